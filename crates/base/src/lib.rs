@@ -1,0 +1,20 @@
+//! The words every other crate of Firn speaks: identifiers, indexes, counts, times and schemes.
+//!
+//! Owns: the newtypes of the glossary and how they print and parse.
+//! Always holds: no IO, no clock, no randomness; every identifier prints as lower-case hex.
+//! Leaves to others: what identifiers are digests of (`bundle`), who signs what (`wire`).
+
+mod identifier;
+mod object_key;
+mod quantity;
+mod scheme;
+mod timestamp;
+
+pub use identifier::{
+    ArchiveId, BundleId, BundleNumber, CodingId, Digest, ManifestRoot, NodeId, ParseIdentifierError,
+    PayloadRoot, PublicKey, ReservationId, ShardRoot, TokenId,
+};
+pub use object_key::{KEY_BYTES, KeyKind, Location, ObjectKey, ParseKeyError};
+pub use quantity::{BitRate, ByteCount, ParseQuantityError, parse_duration};
+pub use scheme::{SHARD_BYTES_MIN, Scheme, SchemeError, ShardIndex, shard_bytes};
+pub use timestamp::Timestamp;

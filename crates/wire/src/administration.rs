@@ -1,0 +1,46 @@
+//! What an operator asks of the coordinators, by Unix socket or with an operator's key.
+
+use firn_base::NodeId;
+use serde::{Deserialize, Serialize};
+
+use crate::{CoordinatorStatus, JoinToken, LedgerAct, LedgerEntry, NodeState, Signed};
+
+/// An act of administration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminRequest {
+    /// Record an act of governance: publishers, uploaders, operators, withdrawals, policy.
+    Govern(LedgerAct),
+    /// Make a join token.
+    CreateToken {
+        /// Who will own the node.
+        operator: String,
+        /// The failure domain it vouches for.
+        failure_domain: Option<String>,
+        /// How long it is good for.
+        valid_millis: u64,
+    },
+    /// Move a node to another state: suspend, resume, drain, declare lost, or gone once it is empty.
+    SetNodeState {
+        /// The node.
+        node: NodeId,
+        /// Where to.
+        state: NodeState,
+    },
+    /// List the coordinators.
+    Members,
+    /// Read the ledger.
+    Ledger,
+}
+
+/// The answer to an act of administration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AdminReply {
+    /// Done and committed.
+    Done,
+    /// The token asked for.
+    Token(Signed<JoinToken>),
+    /// The coordinators.
+    Members(Vec<CoordinatorStatus>),
+    /// The ledger, at most its last 10,000 entries.
+    Ledger(Vec<LedgerEntry>),
+}

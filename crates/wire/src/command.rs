@@ -1,0 +1,216 @@
+//! The commands of the coordinators' log. The leader decides; a command carries the decision and its time.
+
+use firn_base::BundleNumber;
+use firn_base::{CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId};
+use serde::{Deserialize, Serialize};
+
+use crate::{LedgerAct, NodeState};
+
+/// A command with the leader's time. Apply takes the later of this and the last applied time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedCommand {
+    /// The leader's clock.
+    pub at: Timestamp,
+    /// What to do.
+    pub command: Command,
+}
+
+/// One change of the archive's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Append to the ledger.
+    Govern(LedgerAct),
+    /// Admit a node, or renew what an admitted one says of itself.
+    JoinNode {
+        /// The node.
+        node: NodeId,
+        /// Its owner.
+        operator: String,
+        /// What it can vanish together with.
+        failure_domain: String,
+        /// Host and UDP port.
+        address: String,
+        /// Its quota.
+        quota_bytes: u64,
+        /// The token that is used up by this; none for a node that is known.
+        token: Option<TokenId>,
+    },
+    /// Move a node to another state.
+    SetNodeState {
+        /// The node.
+        node: NodeId,
+        /// Where to.
+        state: NodeState,
+    },
+    /// Set space aside for an upload.
+    Reserve {
+        /// Its name.
+        reservation: ReservationId,
+        /// Who may use it.
+        uploader: PublicKey,
+        /// The bundle's content header.
+        content_header: Vec<u8>,
+        /// Its coding header.
+        coding_header: Vec<u8>,
+        /// How many shards there shall be.
+        n: u8,
+        /// Which node shall take which shard.
+        assignments: Vec<(ShardIndex, NodeId)>,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// End reservations that were not used: their shards become surplus.
+    ExpireReservations(Vec<ReservationId>),
+    /// Make bundles part of the archive, all or none.
+    Commit {
+        /// The bundles: one, or a head with its parts.
+        bundles: Vec<BundleCommit>,
+        /// References that the source itself lacks.
+        externals: Vec<ObjectKey>,
+    },
+    /// Record what became of shards.
+    RecordPlacements(Vec<PlacementChange>),
+    /// The leader's summary of who was heard when, so that the next leader goes on from there.
+    Summary {
+        /// Nodes with the time each was last heard.
+        last_seen: Vec<(NodeId, Timestamp)>,
+    },
+}
+
+/// One bundle of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleCommit {
+    /// Its reservation, which holds its headers.
+    pub reservation: ReservationId,
+    /// Shards with receipts.
+    pub receipts: Vec<(ShardIndex, NodeId)>,
+    /// Where each key lies.
+    pub entries: Vec<IndexEntry>,
+}
+
+/// Where a key lies in its bundle, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// The key.
+    pub key: ObjectKey,
+    /// Path-info block of the manifest.
+    pub block: u16,
+    /// Record in the block.
+    pub entry: u16,
+    /// References that the leader did not see visible and that do not become visible by themselves with this
+    /// commit: outside keys, and keys of the same commit that wait themselves.
+    pub waits: Vec<ObjectKey>,
+}
+
+/// What became of one shard on one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlacementChange {
+    /// The node gave a receipt.
+    Placed {
+        /// The coding.
+        coding: CodingId,
+        /// Which shard.
+        index: ShardIndex,
+        /// Where.
+        node: NodeId,
+    },
+    /// The node no longer has it.
+    Missing {
+        /// The coding.
+        coding: CodingId,
+        /// Which shard.
+        index: ShardIndex,
+        /// Where it was.
+        node: NodeId,
+    },
+    /// It has a new home: this copy becomes surplus, to be trashed.
+    Retired {
+        /// The coding.
+        coding: CodingId,
+        /// Which shard.
+        index: ShardIndex,
+        /// The old home.
+        node: NodeId,
+    },
+    /// The node moved the surplus copy to trash.
+    Trashed {
+        /// The coding.
+        coding: CodingId,
+        /// Which shard.
+        index: ShardIndex,
+        /// Where it was.
+        node: NodeId,
+    },
+}
+
+/// What applying a command came to, alike on every replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandOutcome {
+    /// Done.
+    Applied,
+    /// The commit was applied.
+    Committed {
+        /// The numbers of its bundles.
+        bundles: Vec<BundleNumber>,
+        /// Keys that became visible by it, from this and earlier commits.
+        visible: u64,
+        /// Keys of this commit that wait.
+        held: Vec<ObjectKey>,
+    },
+    /// Nothing was changed.
+    Rejected(RejectReason),
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RejectReason {
+    /// The token was used before.
+    #[error("the join token was used already: ask the operator for another")]
+    TokenUsed,
+    /// No such node.
+    #[error("no such node")]
+    UnknownNode,
+    /// The node is gone or lost.
+    #[error("the node was removed from the archive: join again with a new identity and token")]
+    NodeRemoved,
+    /// The node's state does not allow the change.
+    #[error("a node that is {from} cannot become {to}")]
+    IllegalState {
+        /// Its state.
+        from: NodeState,
+        /// The state asked for.
+        to: NodeState,
+    },
+    /// The node still holds shards.
+    #[error("the node still holds {shards} shards: drain it first, or remove it as lost")]
+    NodeNotEmpty {
+        /// How many.
+        shards: u64,
+    },
+    /// The reservation is unknown or has ended.
+    #[error("the reservation has ended: publish again")]
+    UnknownReservation,
+    /// Another reservation with this name exists.
+    #[error("the reservation exists already")]
+    ReservationExists,
+    /// A node has no room for its share.
+    #[error("node {0} has no room for its shard")]
+    NoRoom(String),
+    /// The same bundle is committed already.
+    #[error("the bundle is committed already")]
+    BundleExists,
+    /// Too few shards have receipts.
+    #[error("{found} shards have receipts, {needed} are needed")]
+    TooFewReceipts {
+        /// Distinct shards with receipts.
+        found: u8,
+        /// The commit threshold.
+        needed: u8,
+    },
+    /// A bundle it depends on is not committed.
+    #[error("a bundle that this one depends on is not in the archive")]
+    UnknownDependency,
+    /// The command contradicts itself.
+    #[error("the command is malformed: {0}")]
+    Malformed(String),
+}

@@ -1,0 +1,194 @@
+//! The ledger: the numbered record of governance, chained by digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_base::{Digest, ObjectKey, PublicKey, Timestamp, TokenId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Signed, Statement, encode};
+
+/// One act of governance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LedgerAct {
+    /// Accept a Nix signing key, `name:base64`, with a rank: smaller is served first.
+    AddPublisher(PublisherEntry),
+    /// Accept no more paths signed by this key.
+    RemovePublisher {
+        /// The key's name.
+        name: String,
+    },
+    /// Allow an identity to reserve and commit.
+    AddUploader {
+        /// The identity.
+        key: PublicKey,
+        /// Whose it is.
+        name: String,
+    },
+    /// Allow it no more.
+    RemoveUploader {
+        /// The identity.
+        key: PublicKey,
+    },
+    /// Allow an identity to administer the archive from afar.
+    AddOperator {
+        /// The identity.
+        key: PublicKey,
+        /// Whose it is.
+        name: String,
+    },
+    /// Allow it no more.
+    RemoveOperator {
+        /// The identity.
+        key: PublicKey,
+    },
+    /// A join token was used up.
+    UseToken {
+        /// The token.
+        token: TokenId,
+        /// The node that used it.
+        node: PublicKey,
+    },
+    /// A key is served no more.
+    Withdraw {
+        /// The key.
+        key: ObjectKey,
+        /// Why, for those who ask.
+        reason: String,
+    },
+    /// The archive's policy from here on.
+    SetPolicy(Policy),
+}
+
+/// A Nix signing key whose signatures the archive accepts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublisherEntry {
+    /// The key's name, as in `cache.nixos.org-1`.
+    pub name: String,
+    /// The ed25519 key.
+    pub key: PublicKey,
+    /// Smaller is preferred where two publishers signed different contents for one path.
+    pub rank: u32,
+}
+
+/// What separates failure domains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DomainRule {
+    /// The name that a node's owner gives it.
+    Named,
+    /// Operator, address prefix, AS and country.
+    Public,
+}
+
+/// The archive's settings, decided at bootstrap and changed through the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// What separates failure domains.
+    pub domains: DomainRule,
+    /// Repair at this many durable shards or fewer; none: the scheme's own threshold.
+    pub repair_at: Option<u8>,
+    /// Repair whenever a shard is missing, whatever the scheme.
+    pub repair_at_full: bool,
+    /// A node offline for longer counts as lost.
+    pub count_lost_after_millis: u64,
+    /// Whether repair waits when much of the fleet vanishes at once.
+    pub brake: bool,
+}
+
+/// One entry: its place, the digest of the entry before, when, and what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// Counts from zero.
+    pub position: u64,
+    /// Digest of the entry before; zeros for the first.
+    pub previous: Digest,
+    /// The archive's time of the act.
+    pub at: Timestamp,
+    /// What was decided.
+    pub act: LedgerAct,
+}
+
+impl LedgerEntry {
+    /// BLAKE3 of the entry's encoding: what the next entry names as its predecessor.
+    pub fn digest(&self) -> Digest {
+        Digest::from_bytes(*blake3::hash(&encode(self)).as_bytes())
+    }
+}
+
+/// The ledger up to a position, as a coordinator signs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LedgerHead {
+    /// Entries in the ledger.
+    pub entries: u64,
+    /// Digest of the last; zeros for an empty ledger.
+    pub digest: Digest,
+}
+
+impl Statement for LedgerHead {
+    const KIND: &'static str = "ledger";
+}
+
+/// A page of the ledger with one coordinator's signature over the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerPage {
+    /// Entries from the position asked for.
+    pub entries: Vec<LedgerEntry>,
+    /// Its signature over the head.
+    pub signed_head: Signed<LedgerHead>,
+}
+
+/// What the ledger says when read from its beginning: who may do what.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LedgerState {
+    /// Accepted publishers by name.
+    pub publishers: BTreeMap<String, PublisherEntry>,
+    /// Uploaders with their names.
+    pub uploaders: BTreeMap<PublicKey, String>,
+    /// Operators with their names.
+    pub operators: BTreeMap<PublicKey, String>,
+    /// Tokens that were used up.
+    pub used_tokens: BTreeSet<TokenId>,
+    /// Keys that are served no more.
+    pub withdrawn: BTreeSet<ObjectKey>,
+    /// The policy in force; none before bootstrap.
+    pub policy: Option<Policy>,
+}
+
+impl LedgerState {
+    /// Takes one more act into account.
+    pub fn apply(&mut self, act: &LedgerAct) {
+        match act {
+            LedgerAct::AddPublisher(entry) => {
+                self.publishers.insert(entry.name.clone(), entry.clone());
+            }
+            LedgerAct::RemovePublisher { name } => {
+                self.publishers.remove(name);
+            }
+            LedgerAct::AddUploader { key, name } => {
+                self.uploaders.insert(*key, name.clone());
+            }
+            LedgerAct::RemoveUploader { key } => {
+                self.uploaders.remove(key);
+            }
+            LedgerAct::AddOperator { key, name } => {
+                self.operators.insert(*key, name.clone());
+            }
+            LedgerAct::RemoveOperator { key } => {
+                self.operators.remove(key);
+            }
+            LedgerAct::UseToken { token, .. } => {
+                self.used_tokens.insert(*token);
+            }
+            LedgerAct::Withdraw { key, .. } => {
+                self.withdrawn.insert(*key);
+            }
+            LedgerAct::SetPolicy(policy) => self.policy = Some(policy.clone()),
+        }
+    }
+
+    /// Publishers, the most preferred first.
+    pub fn publishers_by_rank(&self) -> Vec<&PublisherEntry> {
+        let mut publishers: Vec<_> = self.publishers.values().collect();
+        publishers.sort_by_key(|entry| entry.rank);
+        publishers
+    }
+}

@@ -1,0 +1,51 @@
+//! What machines of an archive say to each other, and its bytes.
+//!
+//! Owns: identities and signatures, signed statements, requests and replies, commands of the log, and the
+//! limits on all of them. Always holds: a message is `postcard` behind a leading u16 version; a signature
+//! covers `firn/<kind>/1`, NUL, the archive id and the exact bytes; nothing here opens a socket, reads a
+//! clock or draws randomness. Leaves to others: carrying the bytes (`transport`), deciding
+//! (`coordinator/logic`, `storage-node/logic`), what lies on disk (`bundle`, the coordinator's records).
+
+mod administration;
+mod command;
+mod coordinator_request;
+mod descriptor;
+mod feed;
+mod identity;
+mod ledger;
+mod limits;
+mod message;
+mod node_request;
+mod signed;
+mod statement;
+mod status;
+
+pub use administration::{AdminReply, AdminRequest};
+pub use command::{
+    BundleCommit, Command, CommandOutcome, IndexEntry, PlacementChange, RejectReason, TimedCommand,
+};
+pub use coordinator_request::{
+    BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
+    JoinRequest, NodeAddress, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, ShardCopies,
+    UploadedBundle,
+};
+pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
+pub use feed::{FeedBatch, FeedEvent};
+pub use identity::{Identity, Signature, SignatureError};
+pub use ledger::{
+    DomainRule, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, LedgerState, Policy, PublisherEntry,
+};
+pub use limits::{
+    ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, FEED_EVENTS_MAX,
+    INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX,
+};
+pub use message::{DecodeError, PROTOCOL_VERSION, decode, encode};
+pub use node_request::{
+    BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
+};
+pub use signed::{OpenError, Signed, Statement, Verified};
+pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, Receipt, Ticket};
+pub use status::{
+    ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeState, NodeStatus,
+    NodeSummary,
+};

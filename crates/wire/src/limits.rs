@@ -1,0 +1,29 @@
+//! The largest of everything that a stranger may send: checked before anything is allocated.
+
+/// An ordinary request or reply. The largest is a page of the feed or of bundles.
+pub const CONTROL_BYTES_MAX: usize = 4 << 20;
+
+/// A commit carries the manifests of its bundles: one of 32 MiB, or those of a head and its parts.
+pub const COMMIT_BYTES_MAX: usize = 80 << 20;
+
+/// The longest range of a shard that one request may ask for. Longer reads are several requests, so that a
+/// node's send buffers stay bounded and a slow reader holds little.
+pub const RANGE_BYTES_MAX: u64 = 4 << 20;
+
+/// Keys in one presence or lookup request.
+pub const KEYS_PER_REQUEST_MAX: usize = 10_000;
+
+/// Bundles in one request for bundle facts: 40 roots and placements each stay within a control message.
+pub const BUNDLES_PER_REQUEST_MAX: usize = 256;
+
+/// Events in one page of the feed.
+pub const FEED_EVENTS_MAX: usize = 65_536;
+
+/// Shards in one page of an inventory.
+pub const INVENTORY_SHARDS_MAX: usize = 65_536;
+
+/// Names of operators, failure domains, publishers and uploaders.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// A host and port as text.
+pub const ADDRESS_BYTES_MAX: usize = 255;

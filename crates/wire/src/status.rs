@@ -1,0 +1,193 @@
+//! What operators and programs see of an archive's state.
+
+use std::fmt;
+
+use firn_base::{
+    ArchiveId, BundleId, BundleNumber, ByteCount, CodingId, NodeId, ObjectKey, Scheme, ShardIndex, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// Where a node is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Holds shards and receives new ones.
+    Active,
+    /// Holds shards, receives none; reversible.
+    Suspended,
+    /// Its shards are being moved away.
+    Draining,
+    /// Left with nothing on it.
+    Gone,
+    /// Declared lost: its shards count no more.
+    Lost,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+            Self::Lost => "lost",
+        })
+    }
+}
+
+/// What a node says of itself with every heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Host and UDP port at which readers reach it.
+    pub address: String,
+    /// Its hard quota.
+    pub quota: ByteCount,
+    /// Bytes of the quota in use: shards, outboards, temporary files and trash.
+    pub used: ByteCount,
+    /// Shards it holds.
+    pub shards: u64,
+    /// Its owner wants it to leave.
+    pub leaving: bool,
+    /// Drawn at every start of the program: a new one means that the inventory may have changed.
+    pub run: u64,
+}
+
+/// One node as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// The node.
+    pub node: NodeId,
+    /// Its owner.
+    pub operator: String,
+    /// What it can vanish together with.
+    pub failure_domain: String,
+    /// Host and UDP port.
+    pub address: String,
+    /// Where it is in its life.
+    pub state: NodeState,
+    /// Whether the answering coordinator hears it now.
+    pub online: bool,
+    /// Whether its inventory was compared and sampled since it came online: before that its shards are not
+    /// counted as online.
+    pub proved: bool,
+    /// When it was last heard; none if not since the leader began.
+    pub last_seen: Option<Timestamp>,
+    /// Its quota.
+    pub quota: ByteCount,
+    /// Bytes of committed placements, reservations and surplus, by the coordinator's account.
+    pub assigned: ByteCount,
+    /// Shards placed on it.
+    pub shards: u64,
+}
+
+/// How many bundles are how well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BundleHealthCounts {
+    /// All n shards durable.
+    pub full: u64,
+    /// Fewer than n, enough to read, not yet urgent.
+    pub degraded: u64,
+    /// At or below the urgent threshold, still at least k durable.
+    pub urgent: u64,
+    /// Fewer than k durable.
+    pub lost: u64,
+    /// Fewer than k online: cannot be read now.
+    pub unreadable: u64,
+    /// No legal node for a shard that is missing: the domain caps leave no choice.
+    pub at_risk: u64,
+}
+
+/// One coordinator as the answering one sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoordinatorStatus {
+    /// The coordinator.
+    pub id: NodeId,
+    /// Where it listens.
+    pub address: String,
+    /// Whether the leader had an acknowledgement from it within the last election timeout.
+    pub online: bool,
+    /// Whether it leads.
+    pub leader: bool,
+    /// Entries it lacks of the leader's log, where the leader knows.
+    pub lag: Option<u64>,
+}
+
+/// The archive at a glance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// The archive.
+    pub archive: ArchiveId,
+    /// The answering coordinator's time.
+    pub at: Timestamp,
+    /// Generation of the roster in force.
+    pub generation: u64,
+    /// Term of the consensus.
+    pub term: u64,
+    /// Index of the last applied entry.
+    pub applied: u64,
+    /// The coordinators.
+    pub coordinators: Vec<CoordinatorStatus>,
+    /// Nodes by state: (state, all, online).
+    pub nodes: Vec<(NodeState, u64, u64)>,
+    /// The scheme for new bundles; none while no node is active.
+    pub scheme: Option<Scheme>,
+    /// Keys that can be read.
+    pub visible_keys: u64,
+    /// Keys committed but waiting for a reference.
+    pub held_keys: u64,
+    /// References recorded as external.
+    pub external_references: u64,
+    /// Committed bundles.
+    pub bundles: u64,
+    /// Payload bytes of committed bundles.
+    pub payload: ByteCount,
+    /// Bytes of all placed shards.
+    pub stored: ByteCount,
+    /// Quotas of active nodes together.
+    pub capacity: ByteCount,
+    /// Bytes that may still be assigned on active nodes.
+    pub free: ByteCount,
+    /// Bundles by health, by the leader's measurement; none from a follower.
+    pub health: Option<BundleHealthCounts>,
+    /// Shards that repair still has to make; none from a follower.
+    pub repair_backlog: Option<u64>,
+    /// Shards that a drain still has to move; none from a follower.
+    pub move_backlog: Option<u64>,
+    /// Bytes that repair and moves have read and sent since this leader began; none from a follower.
+    pub repair_traffic: Option<ByteCount>,
+    /// Length of the feed.
+    pub feed_head: u64,
+}
+
+/// One bundle with the health of its shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleSummary {
+    /// Its number.
+    pub number: BundleNumber,
+    /// Its id.
+    pub id: BundleId,
+    /// The coding that is counted.
+    pub coding: CodingId,
+    /// k and n.
+    pub scheme: Scheme,
+    /// Payload bytes.
+    pub payload: ByteCount,
+    /// Bytes of each shard.
+    pub shard_bytes: u64,
+    /// Keys whose records lie here.
+    pub keys: u64,
+    /// Distinct shards on nodes not counted lost.
+    pub durable: u8,
+    /// Distinct shards on nodes that are online and proved; none from a follower.
+    pub online: Option<u8>,
+    /// Who holds which shard.
+    pub placements: Vec<(ShardIndex, Vec<NodeId>)>,
+}
+
+/// A path that is committed and waits for a reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPath {
+    /// The path.
+    pub key: ObjectKey,
+    /// What it waits for.
+    pub waiting_for: Vec<ObjectKey>,
+}
