@@ -22,10 +22,6 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// All shards of `shard_bytes` each that `coder` makes of some data: k of data, then all parity.
-///
-/// # Panics
-///
-/// Never: the counts and lengths are right.
 pub fn all_shards(coder: &Coder, shard_bytes: usize) -> Vec<Vec<u8>> {
     let mut shards: Vec<_> = (1..).take(coder.k()).map(|seed| noise(seed, shard_bytes)).collect();
     shards.resize(coder.n_max(), vec![0; shard_bytes]);

@@ -9,8 +9,10 @@ use reed_solomon_erasure::galois_8::{mul_slice, mul_slice_xor};
 
 /// Bytes of each shard that are worked on before going on to the next ones.
 ///
-/// The tile of one output stays in the first-level cache while k tiles of input come from the second.
-pub const TILE_BYTES: usize = 16 * 1024;
+/// Each output tile is passed over k times, and k tiles of input once for every output, so all of them
+/// should lie in the second-level cache. Measured with SIMD from memory: for 16 of 40, whole shards of
+/// 1 MiB take a third longer; for smaller k, and between tiles of 8 and 64 KiB, differences drown in noise.
+pub const TILE_BYTES: usize = 32 * 1024;
 
 /// The ranges that cut `shard_bytes` into tiles; none for empty shards.
 pub(crate) fn tiles(shard_bytes: usize) -> impl Iterator<Item = Range<usize>> {

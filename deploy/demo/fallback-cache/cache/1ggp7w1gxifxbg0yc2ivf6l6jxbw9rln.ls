@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"glacier":{"type":"regular","size":54,"narOffset":232},"noise":{"type":"regular","size":40800,"narOffset":472}}}}

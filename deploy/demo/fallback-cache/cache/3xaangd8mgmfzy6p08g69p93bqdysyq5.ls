@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"a":{"type":"directory","entries":{"b":{"type":"directory","entries":{"c":{"type":"directory","entries":{"references":{"type":"regular","size":101,"narOffset":648}}}}},"layers":{"type":"regular","size":240006,"narOffset":1000}}}}}}

@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"all":{"type":"regular","size":389,"narOffset":232}}}}

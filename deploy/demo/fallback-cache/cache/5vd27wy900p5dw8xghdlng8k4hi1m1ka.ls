@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"bin":{"type":"directory","entries":{"firn":{"type":"regular","size":72,"executable":true,"narOffset":400}}},"source":{"type":"regular","size":51,"narOffset":688}}}}

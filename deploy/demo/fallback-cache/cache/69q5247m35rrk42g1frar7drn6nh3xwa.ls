@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"firn":{"type":"symlink","target":"/nix/store/5vd27wy900p5dw8xghdlng8k4hi1m1ka-firn-1/bin/firn"},"self":{"type":"regular","size":50,"narOffset":480}}}}

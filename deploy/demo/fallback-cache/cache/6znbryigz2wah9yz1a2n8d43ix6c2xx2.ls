@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"symlink","target":"/nix/store/wz3vzx76g6fd2xxbs741wkpm2km57x8b-snow-1"}}

@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"größe":{"type":"directory","entries":{"a+b%20c?d#e":{"type":"regular","size":2,"narOffset":376}}},"with space":{"type":"directory","entries":{"x":{"type":"regular","size":2,"narOffset":744}}}}}}

@@ -1,0 +1,1 @@
+{"version":1,"root":{"type":"directory","entries":{"flakes":{"type":"regular","size":108894,"narOffset":232}}}}
