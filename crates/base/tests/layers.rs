@@ -24,7 +24,7 @@ const NEVER_SEEN_BY_DECISIONS: [&str; 7] =
     ["tokio", "quinn", "quinn-proto", "rocksdb", "rand", "openraft", "mio"];
 
 /// Arrows go from a higher number to a smaller one; the one sideways edge is bundle -> nix-format.
-const LAYERS: [(&str, u8); 18] = [
+const LAYERS: [(&str, u8); 19] = [
     ("firn-base", 0),
     ("firn-erasure", 1),
     ("firn-bundle", 1),
@@ -33,6 +33,7 @@ const LAYERS: [(&str, u8); 18] = [
     ("firn-coordinator-logic", 2),
     ("firn-storage-node-logic", 2),
     ("firn-client-logic", 2),
+    ("firn-program", 3),
     ("firn-transport", 3),
     ("firn-retrieval", 4),
     ("firn-client", 5),

@@ -85,7 +85,8 @@ impl CodingHeader {
 
     /// The bytes whose BLAKE3 is the coding id: see `docs/formats.md`.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let count = u8::try_from(self.roots.len()).expect("new allows as many roots as the ladder, 40 at most");
+        let count =
+            u8::try_from(self.roots.len()).expect("new allows as many roots as the ladder, 40 at most");
         let mut bytes = Vec::with_capacity(FIXED_BYTES + 32 * self.roots.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());

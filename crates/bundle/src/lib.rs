@@ -1,1 +1,74 @@
-//! Not written yet.
+//! The bytes that outlive every program: bundles, codings and shard files.
+//!
+//! Owns: chunking, frames, manifests, content and coding headers, shard files and range proofs. Every format is
+//! described in `docs/formats.md` and pinned by the golden files in `tests/golden`.
+//! Always holds: no file, no network, no clock; equal input gives equal bytes; foreign bytes are bounded before
+//! anything is allocated for them and make no function panic.
+//! Leaves to others: the erasure code (`erasure`), files and connections (shells), signatures (`nix-format`).
+//!
+//! Packing: [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
+//! [`CodingHeader`], [`ShardFileHeader`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
+//! [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`], [`ChunkEntry::cut`],
+//! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`].
+
+mod block;
+mod build_error;
+mod builder;
+mod chunk_entry;
+mod chunk_list;
+mod chunking;
+mod coding_header;
+mod content_header;
+mod cursor;
+mod frame;
+mod header_error;
+mod limits;
+mod manifest;
+mod manifest_error;
+mod manifest_header;
+mod patch;
+mod proof;
+mod record;
+mod record_codec;
+mod restore;
+mod sealed_bundle;
+mod sealing;
+mod shard_file;
+mod shard_tree;
+
+pub use block::{Block, BlockDirectory, BlockEntry};
+pub use build_error::BuildError;
+pub use builder::{BuilderOptions, BundleBuilder};
+pub use chunk_entry::{ChunkEntry, ChunkRef, ForeignChunk, verify_chunk};
+pub use chunk_list::{ChunkList, ChunkRun, PATCH_BYTES, Patch};
+pub use chunking::{CHUNKER_AVERAGE_BYTES, CHUNKER_MAX_BYTES, CHUNKER_MIN_BYTES, Chunker};
+pub use coding_header::{CODING_HEADER_BYTES_MAX, CodingHeader};
+pub use content_header::{BundleRole, CONTENT_HEADER_BYTES_MAX, ContentHeader};
+pub use frame::{
+    Codec, CompressedFrame, FrameEntry, FrameError, PendingFrame, compress_frame, decompress_frame,
+};
+pub use header_error::{HeaderError, HeaderKind};
+pub use limits::{
+    BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX, CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX,
+    MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
+    SHARD_FILE_HEADER_BYTES_MAX,
+};
+pub use manifest::{LocatedRecord, Manifest};
+pub use manifest_error::{ManifestError, ManifestPart};
+pub use manifest_header::{
+    BLOCK_ENTRY_BYTES, CHUNK_ENTRY_BYTES, FOREIGN_ENTRY_BYTES, FRAME_ENTRY_BYTES, MANIFEST_HEADER_BYTES,
+    ManifestHeader,
+};
+pub use patch::{PATCH_PLACEHOLDER, PatchApplier, PatchError};
+pub use proof::{
+    ProofError, ReadAt, ReadWindow, covering_groups, decode_range, decode_range_exact, encode_range,
+    encode_range_of_file, encoded_range_bytes,
+};
+pub use record::{Blob, Encoding, NewRecord, Record, RecordBody};
+pub use restore::{BundleReader, RestoreError};
+pub use sealed_bundle::{PartChunk, PartChunks, PushedChunk, RecordPosition, SealedBundle};
+pub use shard_file::{
+    ParsedShardFileHeader, SHARD_FILE_PAGE_BYTES, SHARD_FILE_TRAILER_BYTES, ShardFileHeader, ShardFileLayout,
+    check_shard_file_trailer, shard_file_trailer,
+};
+pub use shard_tree::{GROUP_BYTES, ShardLengthError, ShardTree, ShardTreeBuilder, outboard_bytes};

@@ -84,6 +84,9 @@ mod tests {
     #[test]
     fn an_unknown_compression_is_refused_by_name() {
         let error = Compression::from_narinfo(Some("foo")).unwrap_err();
-        assert_eq!(error.to_string(), "the compression `foo` is unknown; none, xz, bzip2 and zstd can be read");
+        assert_eq!(
+            error.to_string(),
+            "the compression `foo` is unknown; none, xz, bzip2 and zstd can be read"
+        );
     }
 }

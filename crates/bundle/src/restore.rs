@@ -1,0 +1,105 @@
+//! Restoring objects from a payload that can be read at offsets: the restore check before sending, and
+//! `recover`.
+//!
+//! Owns: going from a record through chunks and frames to the object's bytes. Always holds: every chunk was
+//! checked against its hash; memory is the tables, one frame and one chunk.
+//! Leaves to others: the hash of the whole object, opening other bundles.
+
+use std::io;
+
+use crate::chunk_entry::{ChunkRef, ForeignChunk, verify_chunk};
+use crate::frame::{FrameError, decompress_frame};
+use crate::manifest::Manifest;
+use crate::manifest_error::ManifestError;
+use crate::patch::{PatchApplier, PatchError};
+use crate::proof::ReadAt;
+use crate::record::Record;
+
+/// Why an object could not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The manifest was refused.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A frame or chunk was refused.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The patches were refused.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// A chunk of another bundle has another length than its entry says.
+    #[error("a chunk of bundle {dependency} among the dependencies has another length than expected")]
+    ForeignLength {
+        /// A position in the content header's dependencies.
+        dependency: u8,
+    },
+    /// Reading the payload, another bundle, or writing the object failed.
+    #[error("an object could not be restored: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A bundle whose payload is at hand.
+#[derive(Debug)]
+pub struct BundleReader<R> {
+    manifest: Manifest,
+    payload: R,
+    // The frame read last: chunks in succession nearly always share it.
+    frame: Option<(u32, Vec<u8>)>,
+}
+
+impl<R: ReadAt> BundleReader<R> {
+    /// A reader of the bundle of `manifest`, whose payload begins at offset 0 of `payload`.
+    pub const fn new(manifest: Manifest, payload: R) -> Self {
+        Self { manifest, payload, frame: None }
+    }
+
+    /// The manifest.
+    pub const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// One chunk of the bundle's own, checked.
+    pub fn chunk(&mut self, number: u32) -> Result<&[u8], RestoreError> {
+        let chunk = *self.manifest.chunk(number)?;
+        if self.frame.as_ref().is_none_or(|(frame, _)| *frame != chunk.frame) {
+            let entry = self.manifest.frame(chunk.frame)?;
+            let length = usize::try_from(entry.stored_bytes).map_err(io::Error::other)?;
+            let mut stored = vec![0; length];
+            self.payload.read_exact_at(entry.payload_offset, &mut stored)?;
+            self.frame = Some((chunk.frame, decompress_frame(&stored, entry)?));
+        }
+        let raw = self.frame.as_ref().map_or(&[][..], |(_, raw)| raw);
+        Ok(chunk.cut(raw)?)
+    }
+
+    /// Gives `sink` the bytes of an object of this bundle, in order: what was published, decompressed, or the
+    /// published file, as the record's encoding says.
+    ///
+    /// `foreign` gives chunks of other bundles; they are checked here.
+    pub fn restore(
+        &mut self,
+        record: &Record,
+        mut foreign: impl FnMut(&ForeignChunk) -> Result<Vec<u8>, RestoreError>,
+        mut sink: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), RestoreError> {
+        let list = self.manifest.chunk_list(record)?;
+        let mut patches = PatchApplier::new(list.patches(), &record.hash_parts())?;
+        for chunk in list.chunks() {
+            let mut bytes = match chunk {
+                ChunkRef::Own(number) => self.chunk(number)?.to_vec(),
+                ChunkRef::Foreign(number) => {
+                    let entry = *self.manifest.foreign(number)?;
+                    let bytes = foreign(&entry)?;
+                    if u32::try_from(bytes.len()) != Ok(entry.length) {
+                        return Err(RestoreError::ForeignLength { dependency: entry.dependency });
+                    }
+                    verify_chunk(&bytes, &entry.hash)?;
+                    bytes
+                }
+            };
+            patches.apply(&mut bytes)?;
+            sink(&bytes)?;
+        }
+        Ok(patches.finish()?)
+    }
+}

@@ -1,0 +1,188 @@
+//! The content of an object as a stream: frames fetched ahead, chunks cut and checked, hash parts restored.
+//!
+//! Always holds: pieces come in order; at most so many frames as the caller says are under way, each in a task
+//! that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), the object's own hash
+//! (`verified_stream`).
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use firn_base::{BundleId, ObjectKey};
+use firn_bundle::{ChunkList, PATCH_BYTES, PATCH_PLACEHOLDER, Patch};
+use firn_transport::Environment;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::JoinHandle;
+
+use crate::frame_reader::FrameReader;
+use crate::visit_planner::{Visit, VisitPlanner};
+use crate::{ByteStream, ManifestReader, ReadError};
+
+// Pieces cut out of a frame keep all of it in memory; below this share of it they are copied.
+const SLICE_SHARE: usize = 4;
+
+/// Where the content of one object comes from.
+#[derive(Debug)]
+pub(crate) struct ContentSource {
+    pub(crate) bundle: BundleId,
+    pub(crate) key: ObjectKey,
+    pub(crate) bytes: u64,
+    pub(crate) list: ChunkList,
+    pub(crate) hash_parts: Vec<[u8; 32]>,
+    pub(crate) manifests: ManifestReader,
+    pub(crate) frames: Arc<FrameReader>,
+    pub(crate) environment: Environment,
+}
+
+/// The bytes `range` of the content; the caller has checked the range.
+pub(crate) fn content_stream(
+    source: Arc<ContentSource>,
+    range: Range<u64>,
+    frames_ahead: usize,
+) -> ByteStream {
+    let planner = VisitPlanner::new(Arc::clone(&source), range);
+    let visits = stream::try_unfold(planner, |mut planner| async move {
+        Ok(planner.next().await?.map(|visit| (visit, planner)))
+    });
+    visits
+        .map_ok(move |visit| Task::spawn(read_visit(Arc::clone(&source), visit)))
+        .try_buffered(frames_ahead)
+        .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
+}
+
+async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {
+    let frame = source.frames.frame(visit.bundle, visit.frame).await?;
+    let environment = source.environment.clone();
+    environment.blocking(move || cut_visit(&source, &visit, &frame)).await
+}
+
+/// Checks the chunks of a visit and cuts the wanted bytes out of its frame.
+fn cut_visit(source: &ContentSource, visit: &Visit, frame: &Bytes) -> Result<Vec<Bytes>, ReadError> {
+    // Stretches of the frame that lie one behind the other in the object too.
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    for cut in &visit.cuts {
+        let chunk = cut.entry.cut(frame).map_err(|error| ReadError::damaged(visit.bundle, error))?;
+        // Within the chunk, which lies within the frame.
+        let place = |offset: u32| usize::try_from(offset).expect("a chunk fits in memory");
+        let start = place(cut.entry.offset);
+        let wanted = start + place(cut.wanted.start)..start + place(cut.wanted.end).min(chunk.len());
+        match stretches.last_mut() {
+            Some(last) if last.end == wanted.start => last.end = wanted.end,
+            _ => stretches.push(wanted),
+        }
+    }
+    let wanted: usize = stretches.iter().map(ExactSizeIterator::len).sum();
+    let copy_all = wanted.saturating_mul(SLICE_SHARE) < frame.len();
+    let mut position = visit.position;
+    let mut pieces = Vec::with_capacity(stretches.len());
+    for stretch in stretches {
+        let end = position.saturating_add(stretch.len() as u64);
+        let patches = overlapping(source.list.patches(), position..end);
+        let piece = if patches.is_empty() && !copy_all {
+            frame.slice(stretch)
+        } else {
+            let mut piece = frame[stretch].to_vec();
+            restore(patches, &source.hash_parts, position, &mut piece)
+                .map_err(|what| ReadError::WrongObject { key: source.key, what })?;
+            Bytes::from(piece)
+        };
+        pieces.push(piece);
+        position = end;
+    }
+    Ok(pieces)
+}
+
+/// The patches that touch `range`.
+fn overlapping(patches: &[Patch], range: Range<u64>) -> &[Patch] {
+    let from = patches.partition_point(|patch| patch.offset.saturating_add(PATCH_BYTES) <= range.start);
+    let to = patches.partition_point(|patch| patch.offset < range.end);
+    &patches[from..to.max(from)]
+}
+
+/// Writes hash parts, or those bytes of them that lie in `piece`, which begins at `position` of the object.
+fn restore(
+    patches: &[Patch],
+    hash_parts: &[[u8; 32]],
+    position: u64,
+    piece: &mut [u8],
+) -> Result<(), String> {
+    let end = position.saturating_add(piece.len() as u64);
+    for patch in patches {
+        let text = usize::try_from(patch.reference).ok().and_then(|number| hash_parts.get(number));
+        let text = text.ok_or("a patch names a reference that it does not have")?;
+        let from = patch.offset.max(position);
+        let to = patch.offset.saturating_add(PATCH_BYTES).min(end);
+        // Both are within the piece and the text.
+        let index = |value: u64| usize::try_from(value).expect("a piece fits in memory");
+        let target = &mut piece[index(from - position)..index(to - position)];
+        let part = index(from - patch.offset)..index(to - patch.offset);
+        if *target != PATCH_PLACEHOLDER[part.clone()] {
+            return Err(format!("byte {from} is no placeholder, where a hash part belongs"));
+        }
+        target.copy_from_slice(&text[part]);
+    }
+    Ok(())
+}
+
+/// A task that goes on while its owner does something else, and ends with its owner.
+struct Task<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Task<T> {
+    fn spawn(work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        match Pin::new(&mut self.0).poll(context) {
+            Poll::Ready(Ok(value)) => Poll::Ready(value),
+            Poll::Ready(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is being shut down and drops this future next.
+                Err(_) => Poll::Pending,
+            },
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_part_is_restored_from_either_side_of_a_border() {
+        let patches = [Patch { offset: 10, reference: 1 }];
+        let hash_parts = [[b'a'; 32], *b"0123456789abcdfghijklmnpqrsvwxyz"];
+        let mut whole = [b'.'; 60];
+        whole[10..42].fill(b'e');
+        let mut expected = [b'.'; 60];
+        expected[10..42].copy_from_slice(&hash_parts[1]);
+        for border in 0..=60 {
+            let mut restored = Vec::new();
+            for (from, to) in [(0, border), (border, 60)] {
+                let mut piece = whole[from..to].to_vec();
+                let touching = overlapping(&patches, from as u64..to as u64);
+                restore(touching, &hash_parts, from as u64, &mut piece).unwrap();
+                restored.extend_from_slice(&piece);
+            }
+            assert_eq!(restored, expected);
+        }
+        let mut wrong = [b'x'; 60];
+        assert!(restore(&patches, &hash_parts, 0, &mut wrong).is_err());
+    }
+}

@@ -1,0 +1,57 @@
+//! Frames, fetched and decompressed once for all who want a chunk of them.
+//!
+//! Owns: the cache of decompressed frames. Always holds: memory is bounded; a frame under way is fetched once,
+//! so neighbouring small objects cost one read. Leaves to others: chunk hashes (checked at every cut).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_base::BundleId;
+use firn_bundle::decompress_frame;
+use firn_transport::Environment;
+use futures::FutureExt;
+
+use crate::single_flight::SingleFlight;
+use crate::weighted_cache::WeightedCache;
+use crate::{ManifestReader, ReadError};
+
+type FrameName = (BundleId, u32);
+
+/// Decompressed frames by bundle and number.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    manifests: ManifestReader,
+    environment: Environment,
+    frames: WeightedCache<FrameName, Bytes>,
+    flights: SingleFlight<FrameName, Result<Bytes, ReadError>>,
+}
+
+impl FrameReader {
+    pub(crate) fn new(manifests: ManifestReader, environment: Environment, cache_bytes: usize) -> Self {
+        Self { manifests, environment, frames: WeightedCache::new(cache_bytes), flights: SingleFlight::new() }
+    }
+
+    /// The raw frame. Chunks cut out of it are not checked yet.
+    pub(crate) async fn frame(self: &Arc<Self>, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
+        let name = (bundle, number);
+        if let Some(frame) = self.frames.get(&name) {
+            return Ok(frame);
+        }
+        let own = Arc::clone(self);
+        let fetch = move || async move { own.fetch(bundle, number).await }.boxed();
+        self.flights.run(name, fetch).await
+    }
+
+    async fn fetch(&self, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
+        let entry = self.manifests.frame_entry(bundle, number).await?;
+        let stored = self.manifests.payloads().read(bundle, entry.payload_extent()).await?;
+        let raw = self
+            .environment
+            .blocking(move || decompress_frame(&stored, &entry))
+            .await
+            .map_err(|error| ReadError::damaged(bundle, error))?;
+        let raw = Bytes::from(raw);
+        self.frames.insert((bundle, number), raw.clone(), raw.len());
+        Ok(raw)
+    }
+}

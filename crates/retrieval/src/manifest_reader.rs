@@ -1,0 +1,358 @@
+//! Manifests by their pieces: the header and directory once, then the block or table page that is wanted.
+//!
+//! Owns: which bytes of a manifest are read, and remembering them. Always holds: memory is bounded; equal
+//! pieces under way are read once; a record that is handed out carries the key that was asked for.
+//! Leaves to others: what the pieces mean (`bundle`), the bytes of objects (`object`).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_base::{BundleId, ObjectKey};
+use firn_bundle::{
+    Block, BlockDirectory, ChunkEntry, ChunkList, ContentHeader, ForeignChunk, FrameEntry,
+    MANIFEST_FIRST_READ_BYTES, ManifestError, ManifestHeader, Record,
+};
+use futures::FutureExt;
+use futures::future::try_join_all;
+
+use crate::single_flight::SingleFlight;
+use crate::weighted_cache::WeightedCache;
+use crate::{PayloadReader, ReadError};
+
+/// The longest chunk list that is read. With patches of two bytes each it becomes 64 MiB in memory; the
+/// longest honest ones have some ten thousand patches.
+pub const CHUNK_LIST_BYTES_MAX: u64 = 8 << 20;
+
+// About one range proof's worth: smaller reads carry as many bytes.
+const PAGE_ENTRIES: u32 = 512;
+
+// Parsed records take about this many times their raw bytes.
+const RECORD_WEIGHT: usize = 4;
+
+/// How much a manifest reader remembers.
+#[derive(Debug, Clone, Copy)]
+pub struct ManifestOptions {
+    /// Bytes of headers and directories: a few hundred bytes to 64 KiB per bundle.
+    pub heads_bytes: usize,
+    /// Bytes of parsed blocks of records.
+    pub blocks_bytes: usize,
+    /// Bytes of chunk and frame table pages.
+    pub tables_bytes: usize,
+}
+
+impl Default for ManifestOptions {
+    fn default() -> Self {
+        Self { heads_bytes: 32 << 20, blocks_bytes: 64 << 20, tables_bytes: 16 << 20 }
+    }
+}
+
+/// What is read of a manifest before anything else.
+#[derive(Debug)]
+pub struct ManifestHead {
+    /// What the bundle holds.
+    pub content: Arc<ContentHeader>,
+    /// Counts and extents.
+    pub header: ManifestHeader,
+    /// Where the blocks lie.
+    pub directory: BlockDirectory,
+    // The whole manifest, if the first read had it.
+    whole: Option<Bytes>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Table {
+    Chunks,
+    Frames,
+    Foreign,
+}
+
+type PageName = (BundleId, Table, u32);
+
+#[derive(Debug)]
+enum Page {
+    Chunks(Vec<ChunkEntry>),
+    Frames(Vec<FrameEntry>),
+    Foreign(Vec<ForeignChunk>),
+}
+
+type Records = Arc<[Arc<Record>]>;
+type Flights<K, T> = SingleFlight<K, Result<T, ReadError>>;
+
+/// Reads pieces of manifests and remembers them. Clones share the memory.
+#[derive(Debug, Clone)]
+pub struct ManifestReader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    payloads: Arc<dyn PayloadReader>,
+    heads: WeightedCache<BundleId, Arc<ManifestHead>>,
+    blocks: WeightedCache<(BundleId, u16), Records>,
+    pages: WeightedCache<PageName, Arc<Page>>,
+    head_flights: Flights<BundleId, Arc<ManifestHead>>,
+    block_flights: Flights<(BundleId, u16), Records>,
+    page_flights: Flights<PageName, Arc<Page>>,
+}
+
+impl ManifestReader {
+    /// A reader of the manifests in `payloads`.
+    pub fn new(payloads: Arc<dyn PayloadReader>, options: ManifestOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                payloads,
+                heads: WeightedCache::new(options.heads_bytes),
+                blocks: WeightedCache::new(options.blocks_bytes),
+                pages: WeightedCache::new(options.tables_bytes),
+                head_flights: SingleFlight::new(),
+                block_flights: SingleFlight::new(),
+                page_flights: SingleFlight::new(),
+            }),
+        }
+    }
+
+    /// Where the payloads are read from.
+    pub fn payloads(&self) -> &Arc<dyn PayloadReader> {
+        &self.shared.payloads
+    }
+
+    /// Header and directory of the bundle's manifest: one read of 64 KiB, nearly always.
+    pub async fn head(&self, bundle: BundleId) -> Result<Arc<ManifestHead>, ReadError> {
+        if let Some(head) = self.shared.heads.get(&bundle) {
+            return Ok(head);
+        }
+        let shared = Arc::clone(&self.shared);
+        let read = move || async move { shared.read_head(bundle).await }.boxed();
+        self.shared.head_flights.run(bundle, read).await
+    }
+
+    /// The record at (block, entry), if it carries `key`.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] where the manifest has no such record or it is that of another key: index and
+    /// bundle contradict each other.
+    pub async fn record(
+        &self,
+        bundle: BundleId,
+        block: u16,
+        entry: u16,
+        key: &ObjectKey,
+    ) -> Result<Arc<Record>, ReadError> {
+        let records = self.block(bundle, block).await?;
+        let record = records
+            .get(usize::from(entry))
+            .ok_or_else(|| ReadError::damaged(bundle, format!("block {block} has no record {entry}")))?;
+        if record.key != *key {
+            let what = format!("record {entry} of block {block} is that of {}, not of {key}", record.key);
+            return Err(ReadError::damaged(bundle, what));
+        }
+        Ok(Arc::clone(record))
+    }
+
+    /// All records of a block.
+    pub async fn block(&self, bundle: BundleId, block: u16) -> Result<Arc<[Arc<Record>]>, ReadError> {
+        if let Some(records) = self.shared.blocks.get(&(bundle, block)) {
+            return Ok(records);
+        }
+        let head = self.head(bundle).await?;
+        let shared = Arc::clone(&self.shared);
+        let read = move || async move { shared.read_block(bundle, &head, block).await }.boxed();
+        self.shared.block_flights.run((bundle, block), read).await
+    }
+
+    /// The chunks and patches of an object of this bundle.
+    pub async fn chunk_list(&self, bundle: BundleId, record: &Record) -> Result<ChunkList, ReadError> {
+        let head = self.head(bundle).await?;
+        let (extent, section) = (record.chunk_list.clone(), head.header.chunk_lists_extent());
+        if extent.start < section.start || extent.end > section.end || extent.start > extent.end {
+            return Err(ReadError::damaged(bundle, "a chunk list lies outside of the chunk lists"));
+        }
+        if extent.end - extent.start > CHUNK_LIST_BYTES_MAX {
+            return Err(ReadError::damaged(bundle, "a chunk list is larger than 8 MiB"));
+        }
+        let bytes = self.shared.manifest_bytes(bundle, &head, extent).await?;
+        ChunkList::parse(&bytes, 0, &head.header).map_err(|error| ReadError::damaged(bundle, error))
+    }
+
+    /// Entries of the chunk table.
+    pub async fn chunk_entries(
+        &self,
+        bundle: BundleId,
+        entries: Range<u32>,
+    ) -> Result<Vec<ChunkEntry>, ReadError> {
+        let pages = self.pages(bundle, Table::Chunks, &entries).await?;
+        gather(bundle, &pages, &entries, |page| match page {
+            Page::Chunks(own) => own,
+            Page::Frames(_) | Page::Foreign(_) => &[],
+        })
+    }
+
+    /// Entries of the foreign chunk table.
+    pub async fn foreign_entries(
+        &self,
+        bundle: BundleId,
+        entries: Range<u32>,
+    ) -> Result<Vec<ForeignChunk>, ReadError> {
+        let pages = self.pages(bundle, Table::Foreign, &entries).await?;
+        gather(bundle, &pages, &entries, |page| match page {
+            Page::Foreign(own) => own,
+            Page::Chunks(_) | Page::Frames(_) => &[],
+        })
+    }
+
+    /// One entry of the frame table.
+    pub async fn frame_entry(&self, bundle: BundleId, number: u32) -> Result<FrameEntry, ReadError> {
+        let entries = number..number.saturating_add(1);
+        let pages = self.pages(bundle, Table::Frames, &entries).await?;
+        let found = gather(bundle, &pages, &entries, |page| match page {
+            Page::Frames(own) => own,
+            Page::Chunks(_) | Page::Foreign(_) => &[],
+        })?;
+        found.into_iter().next().ok_or_else(|| ReadError::damaged(bundle, "the frame table is too short"))
+    }
+
+    async fn pages(
+        &self,
+        bundle: BundleId,
+        table: Table,
+        entries: &Range<u32>,
+    ) -> Result<Vec<Arc<Page>>, ReadError> {
+        let numbers = entries.start / PAGE_ENTRIES..entries.end.div_ceil(PAGE_ENTRIES);
+        try_join_all(numbers.map(|number| self.page(bundle, table, number))).await
+    }
+
+    async fn page(&self, bundle: BundleId, table: Table, number: u32) -> Result<Arc<Page>, ReadError> {
+        let name = (bundle, table, number);
+        if let Some(page) = self.shared.pages.get(&name) {
+            return Ok(page);
+        }
+        let head = self.head(bundle).await?;
+        let shared = Arc::clone(&self.shared);
+        let read = move || async move { shared.read_page(&head, name).await }.boxed();
+        self.shared.page_flights.run(name, read).await
+    }
+}
+
+impl Shared {
+    async fn read_head(&self, bundle: BundleId) -> Result<Arc<ManifestHead>, ReadError> {
+        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let content = self.payloads.content(bundle).await?;
+        let length = content.manifest_bytes();
+        let start = content.manifest_extent().start;
+        let mut read =
+            self.payloads.read(bundle, start..start + length.min(MANIFEST_FIRST_READ_BYTES)).await?;
+        let header = ManifestHeader::parse(&read, length).map_err(damaged)?;
+        let extent = header.directory_extent();
+        if extent.end > read.len() as u64 {
+            let rest = self.payloads.read(bundle, start + read.len() as u64..start + extent.end).await?;
+            read = [read, rest].concat().into();
+        }
+        let directory = slice(&read, &extent).ok_or_else(|| ReadError::damaged(bundle, "it is cut off"))?;
+        let directory = BlockDirectory::parse(&directory, &header).map_err(damaged)?;
+        let whole = (read.len() as u64 == length).then_some(read);
+        let bytes = whole.as_ref().map_or(0, Bytes::len)
+            + directory.entries().len() * size_of::<firn_bundle::BlockEntry>()
+            + content.dependencies().len() * 32
+            + size_of::<ManifestHead>();
+        let head = Arc::new(ManifestHead { content, header, directory, whole });
+        self.heads.insert(bundle, Arc::clone(&head), bytes);
+        Ok(head)
+    }
+
+    async fn read_block(
+        &self,
+        bundle: BundleId,
+        head: &ManifestHead,
+        block: u16,
+    ) -> Result<Records, ReadError> {
+        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let entry = head.directory.entry(block).map_err(damaged)?;
+        let stored = self.manifest_bytes(bundle, head, entry.extent.clone()).await?;
+        let parsed = Block::parse(&stored, entry).map_err(damaged)?;
+        let records: Records = parsed.into_records().into_iter().map(Arc::new).collect();
+        let references: usize =
+            records.iter().filter_map(|record| record.path_info()).map(|info| info.references.len()).sum();
+        let raw = usize::try_from(entry.raw_bytes).unwrap_or(usize::MAX);
+        let bytes = raw
+            .saturating_mul(RECORD_WEIGHT)
+            .saturating_add(records.len() * size_of::<Record>())
+            .saturating_add(references * 128);
+        self.blocks.insert((bundle, block), Arc::clone(&records), bytes);
+        Ok(records)
+    }
+
+    async fn read_page(&self, head: &ManifestHead, name: PageName) -> Result<Arc<Page>, ReadError> {
+        let (bundle, table, number) = name;
+        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let count = match table {
+            Table::Chunks => head.header.chunk_count(),
+            Table::Frames => head.header.frame_count(),
+            Table::Foreign => head.header.foreign_count(),
+        };
+        let first = number.saturating_mul(PAGE_ENTRIES).min(count);
+        let entries = first..first.saturating_add(PAGE_ENTRIES).min(count);
+        let extent = match table {
+            Table::Chunks => head.header.chunk_entries_extent(&entries),
+            Table::Frames => head.header.frame_entries_extent(&entries),
+            Table::Foreign => head.header.foreign_entries_extent(&entries),
+        };
+        let bytes = self.manifest_bytes(bundle, head, extent.map_err(damaged)?).await?;
+        let content = &head.content;
+        let page = match table {
+            Table::Chunks => ChunkEntry::parse_table(&bytes, first, &head.header).map(Page::Chunks),
+            Table::Frames => {
+                FrameEntry::parse_table(&bytes, first, content.manifest_extent().start).map(Page::Frames)
+            }
+            Table::Foreign => {
+                ForeignChunk::parse_table(&bytes, first, content.dependencies().len()).map(Page::Foreign)
+            }
+        };
+        let page = Arc::new(page.map_err(damaged)?);
+        self.pages.insert(name, Arc::clone(&page), bytes.len());
+        Ok(page)
+    }
+
+    /// Bytes by their place in the manifest.
+    async fn manifest_bytes(
+        &self,
+        bundle: BundleId,
+        head: &ManifestHead,
+        extent: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        if extent.is_empty() {
+            return Ok(Bytes::new());
+        }
+        if let Some(whole) = &head.whole {
+            return slice(whole, &extent).ok_or_else(|| ReadError::damaged(bundle, "it is cut off"));
+        }
+        let start = head.content.manifest_extent().start;
+        self.payloads.read(bundle, start.saturating_add(extent.start)..start.saturating_add(extent.end)).await
+    }
+}
+
+/// The entries asked for, out of the pages that hold them.
+fn gather<T: Copy>(
+    bundle: BundleId,
+    pages: &[Arc<Page>],
+    entries: &Range<u32>,
+    table: impl Fn(&Page) -> &[T],
+) -> Result<Vec<T>, ReadError> {
+    let first = usize::try_from(entries.start % PAGE_ENTRIES).unwrap_or(usize::MAX);
+    let count = entries.len();
+    let found: Vec<T> = pages.iter().flat_map(|page| table(page)).skip(first).take(count).copied().collect();
+    if found.len() == count {
+        Ok(found)
+    } else {
+        Err(ReadError::damaged(
+            bundle,
+            format!("a table has no entries {} to {}", entries.start, entries.end),
+        ))
+    }
+}
+
+fn slice(bytes: &Bytes, extent: &Range<u64>) -> Option<Bytes> {
+    let start = usize::try_from(extent.start).ok()?;
+    let end = usize::try_from(extent.end).ok()?;
+    (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
+}

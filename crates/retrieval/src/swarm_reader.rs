@@ -1,0 +1,173 @@
+//! Payloads from the nodes that hold their shards.
+//!
+//! Owns: which nodes are asked for a range, when others are asked instead, and how often in all. Always holds:
+//! a range comes from its data shard or from any k others; requests under way are bounded; a range that k
+//! holders can give is given. Leaves to others: one race for one range (`piece_race`), where holders are
+//! (`directory`), the wire (`shard_source`).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_base::BundleId;
+use firn_bundle::ContentHeader;
+use firn_erasure::Coder;
+use futures::FutureExt;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::sync::Semaphore;
+
+use crate::node_health::NodeHealth;
+use crate::payload::check_range;
+use crate::piece_race::{PieceRace, Shortage};
+use crate::{BundleFacts, Directory, PayloadReader, ReadError, ShardRange, ShardSource};
+
+/// How hard a swarm reader tries.
+#[derive(Debug, Clone, Copy)]
+pub struct SwarmOptions {
+    /// A holder that has not answered after this long, or after [`Self::hedge_factor`] times what it usually
+    /// takes for so many bytes, is read around.
+    pub hedge_after: Duration,
+    /// See [`Self::hedge_after`].
+    pub hedge_factor: u32,
+    /// How many more than k are asked when a range is read around a holder: the first k count.
+    pub surplus: usize,
+    /// Requests under way at most, over all reads.
+    pub requests_max: usize,
+    /// After this long a range is given up; it is tried twice.
+    pub give_up_after: Duration,
+}
+
+impl Default for SwarmOptions {
+    fn default() -> Self {
+        Self {
+            hedge_after: Duration::from_millis(300),
+            hedge_factor: 3,
+            surplus: 3,
+            requests_max: 128,
+            give_up_after: Duration::from_secs(20),
+        }
+    }
+}
+
+/// What a swarm reader has done since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SwarmCounts {
+    /// Ranges of shards that were wanted.
+    pub ranges: u64,
+    /// Of these, read around their holder because it failed, is away or was avoided.
+    pub degraded: u64,
+    /// Of these, also asked of others because their holder was slow.
+    pub hedged: u64,
+    /// Wrong answers.
+    pub lies: u64,
+    /// Ranges that too few holders could give.
+    pub unreadable: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) ranges: AtomicU64,
+    pub(crate) degraded: AtomicU64,
+    pub(crate) hedged: AtomicU64,
+    pub(crate) lies: AtomicU64,
+    pub(crate) unreadable: AtomicU64,
+}
+
+/// Reads payloads from nodes. Clones share caches, limits and counts.
+#[derive(Debug, Clone)]
+pub struct SwarmReader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) directory: Arc<dyn Directory>,
+    pub(crate) source: Arc<dyn ShardSource>,
+    pub(crate) options: SwarmOptions,
+    pub(crate) health: NodeHealth,
+    pub(crate) permits: Semaphore,
+    pub(crate) counters: Counters,
+}
+
+impl SwarmReader {
+    /// A reader that learns from `directory` where shards lie and reads them from `source`.
+    pub fn new(directory: Arc<dyn Directory>, source: Arc<dyn ShardSource>, options: SwarmOptions) -> Self {
+        let permits = Semaphore::new(options.requests_max.clamp(1, Semaphore::MAX_PERMITS));
+        let (health, counters) = (NodeHealth::default(), Counters::default());
+        Self { shared: Arc::new(Shared { directory, source, options, health, permits, counters }) }
+    }
+
+    /// Where it learns where shards lie.
+    pub fn directory(&self) -> &Arc<dyn Directory> {
+        &self.shared.directory
+    }
+
+    /// What it has done since it began.
+    pub fn counts(&self) -> SwarmCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.shared.counters;
+        SwarmCounts {
+            ranges: read(&counters.ranges),
+            degraded: read(&counters.degraded),
+            hedged: read(&counters.hedged),
+            lies: read(&counters.lies),
+            unreadable: read(&counters.unreadable),
+        }
+    }
+
+    async fn facts(&self, bundle: BundleId) -> Result<Arc<BundleFacts>, ReadError> {
+        self.shared.directory.bundle(bundle).await.map_err(|error| error.into_read_error(bundle))
+    }
+
+    async fn read_range(&self, bundle: BundleId, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let facts = self.facts(bundle).await?;
+        check_range(&range, facts.content.payload_bytes())?;
+        let coder = Coder::new(facts.coding.k()).map_err(|error| ReadError::damaged(bundle, error))?;
+        let pieces = facts.coding.locate(range.clone());
+        let reads = pieces.into_iter().map(|(index, range)| {
+            self.read_piece(&coder, ShardRange { bundle: Arc::clone(&facts), index, range })
+        });
+        let mut parts = try_join_all(reads).await?;
+        if parts.len() == 1 {
+            return Ok(parts.remove(0));
+        }
+        Ok(parts.concat().into())
+    }
+
+    /// One range of one data shard: once with what is known, and once more with fresh facts.
+    async fn read_piece(&self, coder: &Coder, wanted: ShardRange) -> Result<Bytes, ReadError> {
+        let shared = &*self.shared;
+        shared.counters.ranges.fetch_add(1, Ordering::Relaxed);
+        let id = wanted.bundle.id;
+        let first = match PieceRace::run(shared, coder, &wanted, false).await? {
+            Ok(bytes) => return Ok(bytes),
+            Err(shortage) => shortage,
+        };
+        let fresh = shared.directory.refresh(id).await.map_err(|error| error.into_read_error(id))?;
+        // Another coding has other shards: this range would not be the same bytes.
+        let second = if fresh.coding == wanted.bundle.coding {
+            let wanted = ShardRange { bundle: fresh, ..wanted };
+            match PieceRace::run(shared, coder, &wanted, true).await? {
+                Ok(bytes) => return Ok(bytes),
+                Err(shortage) => shortage,
+            }
+        } else {
+            first
+        };
+        shared.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+        let Shortage { have, need } = second;
+        Err(ReadError::Unreadable { bundle: id, have: have.max(first.have), need })
+    }
+}
+
+impl PayloadReader for SwarmReader {
+    fn content(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+        async move { Ok(Arc::clone(&self.facts(bundle).await?.content)) }.boxed()
+    }
+
+    fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        self.read_range(bundle, range).boxed()
+    }
+}

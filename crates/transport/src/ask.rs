@@ -1,0 +1,125 @@
+//! How long a question to the coordinators may take, and how it can fail.
+//!
+//! Always holds: every question has a deadline; only what may be done twice is sent twice.
+
+use std::time::Duration;
+
+use firn_base::{ArchiveId, NodeId};
+use firn_wire::{CoordinatorRequest, DescriptorError, RefusedRequest};
+
+use crate::LedgerError;
+
+/// Why the coordinators gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// They answered, and refuse.
+    #[error(transparent)]
+    Refused(#[from] RefusedRequest),
+    /// None of them answers usefully.
+    #[error("no coordinator of archive {} answers: {}", archive.short(), list(tried))]
+    NoAnswer {
+        /// The archive.
+        archive: ArchiveId,
+        /// One sentence for each that was tried.
+        tried: Vec<String>,
+    },
+    /// The connection was lost before the answer to what must not be done twice.
+    #[error("it is not known whether this was done, look before you try again: {reason}")]
+    Uncertain {
+        /// What happened.
+        reason: String,
+    },
+    /// The answer is no answer to the question.
+    #[error(
+        "a coordinator gave an answer that does not fit the question: update the older of the two programs"
+    )]
+    UnexpectedReply,
+    /// It is not in the roster.
+    #[error("{0} is not a coordinator of this archive")]
+    NotACoordinator(NodeId),
+    /// The descriptor that they gave is not to be trusted.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The ledger is not vouched for.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+fn list(tried: &[String]) -> String {
+    if tried.is_empty() { "its roster names none".to_owned() } else { tried.join("; ") }
+}
+
+/// What one coordinator's turn came to.
+pub(crate) enum Turn {
+    /// A checked answer, maybe a refusal.
+    Answered(firn_wire::CoordinatorReply),
+    /// The request did not leave this machine.
+    NotReached(String),
+    /// The request may have arrived; there is no usable answer.
+    Lost(String),
+}
+
+/// How long a question may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// One coordinator's time.
+    pub(crate) turn: Duration,
+    /// All turns together, pauses included.
+    pub(crate) total: Duration,
+    /// After so long without an answer the next coordinator is asked as well.
+    pub(crate) hedge: Option<Duration>,
+    /// Whether it must not be done twice.
+    pub(crate) once: bool,
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+impl Pace {
+    pub(crate) fn of(request: &CoordinatorRequest) -> Self {
+        // A coordinator that was killed answers nothing until the idle timeout ends its connection; readers
+        // should not notice.
+        let read = Self {
+            turn: seconds(5),
+            total: seconds(15),
+            hedge: Some(Duration::from_millis(700)),
+            once: false,
+        };
+        match request {
+            CoordinatorRequest::Feed { wait_millis, .. } => {
+                let wait = Duration::from_millis((*wait_millis).into()).min(seconds(30));
+                Self { turn: wait + seconds(5), total: wait + seconds(15), hedge: None, once: false }
+            }
+            // 80 MiB of manifests over a home line of 10 Mbit/s take 70 s. Committing twice is refused as done
+            // already, reserving twice leaves a reservation that expires.
+            CoordinatorRequest::Commit(_) => {
+                Self { turn: seconds(120), total: seconds(240), hedge: None, once: false }
+            }
+            CoordinatorRequest::Reserve(_) | CoordinatorRequest::LateReceipts(_) => {
+                Self { turn: seconds(10), total: seconds(30), hedge: None, once: false }
+            }
+            CoordinatorRequest::Admin(_) => {
+                Self { turn: seconds(10), total: seconds(20), hedge: None, once: true }
+            }
+            CoordinatorRequest::Join(_)
+            | CoordinatorRequest::Heartbeat(_)
+            | CoordinatorRequest::Inventory { .. }
+            | CoordinatorRequest::Raft(_)
+            | CoordinatorRequest::Forward { .. } => Self { hedge: None, ..read },
+            CoordinatorRequest::GetDescriptor
+            | CoordinatorRequest::GetLedger { .. }
+            | CoordinatorRequest::GetPass
+            | CoordinatorRequest::GetScheme
+            | CoordinatorRequest::Presence(_)
+            | CoordinatorRequest::Lookup(_)
+            | CoordinatorRequest::Bundles(_)
+            | CoordinatorRequest::Nodes
+            | CoordinatorRequest::Status
+            | CoordinatorRequest::ListNodes
+            | CoordinatorRequest::ListBundles { .. }
+            | CoordinatorRequest::ListHeld
+            | CoordinatorRequest::ListExternals => read,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! An archive's coordinators as one thing to ask.
+//!
+//! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is
+//! slow, gone, unable or caught lying is passed over for the others until the deadline; the roster is never
+//! replaced by an older one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_base::NodeId;
+use firn_wire::{
+    CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, RefusalKind, VerifiedRoster,
+    encode,
+};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::ask::{Pace, Turn};
+use crate::reply_check::check_reply;
+use crate::{AskError, ConnectionPool};
+
+// An election takes one to two seconds: several rounds fit into it without flooding anybody.
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
+#[derive(Debug, Clone)]
+pub struct CoordinatorClient {
+    pool: ConnectionPool,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    roster: VerifiedRoster,
+    /// Who answered last: asked first.
+    preferred: NodeId,
+}
+
+impl CoordinatorClient {
+    /// The coordinators of `roster`, reached through `pool`. No connection is made before the first question.
+    pub fn new(pool: ConnectionPool, roster: VerifiedRoster) -> Self {
+        let coordinators = &roster.roster().coordinators;
+        // Askers begin with different coordinators, so that the first in the roster does not serve all.
+        let own = usize::from(pool.endpoint().public().as_bytes()[0]);
+        let first = coordinators.get(own % coordinators.len().max(1));
+        let preferred = first.map_or(NodeId::from_bytes([0; 32]), |entry| entry.id);
+        Self { pool, known: Arc::new(Mutex::new(Known { roster, preferred })) }
+    }
+
+    /// The roster in use.
+    pub fn roster(&self) -> VerifiedRoster {
+        self.known().roster.clone()
+    }
+
+    /// The connections it asks through.
+    pub fn pool(&self) -> &ConnectionPool {
+        &self.pool
+    }
+
+    /// Takes a newer roster into use. Says whether it was newer.
+    pub fn adopt_roster(&self, roster: &VerifiedRoster) -> bool {
+        let mut known = self.known();
+        let newer = roster.archive() == known.roster.archive()
+            && roster.roster().generation > known.roster.roster().generation;
+        if newer {
+            known.roster = roster.clone();
+        }
+        newer
+    }
+
+    /// Asks until one of the coordinators answers. Tells of a refusal at once, unless it says that another
+    /// coordinator or a later moment may do.
+    pub async fn ask(&self, request: &CoordinatorRequest) -> Result<CoordinatorReply, AskError> {
+        let pace = Pace::of(request);
+        let encoded = Bytes::from(encode(request));
+        let deadline = Instant::now() + pace.total;
+        let mut failures = BTreeMap::new();
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let round = self.ask_round(request, &encoded, pace, deadline, &mut failures).await;
+            if let Some(result) = round {
+                return result;
+            }
+            if Instant::now() + pause >= deadline {
+                let archive = self.known().roster.archive();
+                return Err(AskError::NoAnswer { archive, tried: failures.into_values().collect() });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Asks one coordinator, once.
+    pub async fn ask_coordinator(
+        &self,
+        coordinator: NodeId,
+        request: &CoordinatorRequest,
+        within: Duration,
+    ) -> Result<CoordinatorReply, AskError> {
+        let entry = {
+            let known = self.known();
+            let mut entries = known.roster.roster().coordinators.iter();
+            let entry = entries.find(|entry| entry.id == coordinator);
+            entry.cloned().ok_or(AskError::NotACoordinator(coordinator))?
+        };
+        match self.turn(&entry, request, Bytes::from(encode(request)), within).await {
+            Turn::Answered(CoordinatorReply::Refused(refusal)) => Err(AskError::Refused(refusal)),
+            Turn::Answered(reply) => Ok(reply),
+            Turn::NotReached(reason) | Turn::Lost(reason) => {
+                Err(AskError::NoAnswer { archive: self.known().roster.archive(), tried: vec![reason] })
+            }
+        }
+    }
+
+    /// Every coordinator gets one turn, one after another or side by side where the first is slow. None means
+    /// that another round may help.
+    async fn ask_round(
+        &self,
+        request: &CoordinatorRequest,
+        encoded: &Bytes,
+        pace: Pace,
+        deadline: Instant,
+        failures: &mut BTreeMap<NodeId, String>,
+    ) -> Option<Result<CoordinatorReply, AskError>> {
+        let mut waiting = self.in_order();
+        let mut turns = FuturesUnordered::new();
+        let begin = |entry: CoordinatorEntry| async move {
+            let turn = self.turn(&entry, request, encoded.clone(), pace.turn).await;
+            (entry.id, turn)
+        };
+        turns.push(begin(waiting.pop_front()?));
+        loop {
+            let hedge = pace.hedge.filter(|_| !waiting.is_empty());
+            let slow = async {
+                match hedge {
+                    Some(after) => sleep(after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((coordinator, turn)) = turns.next() => {
+                    match turn {
+                        Turn::Answered(CoordinatorReply::Refused(refusal)) => match refusal.kind {
+                            RefusalKind::Unavailable | RefusalKind::Disk => {
+                                failures.insert(coordinator, format!("{}: {refusal}", coordinator.short()));
+                            }
+                            _ => return Some(Err(AskError::Refused(refusal))),
+                        },
+                        Turn::Answered(reply) => {
+                            self.known().preferred = coordinator;
+                            return Some(Ok(reply));
+                        }
+                        Turn::Lost(reason) if pace.once => return Some(Err(AskError::Uncertain { reason })),
+                        Turn::Lost(reason) | Turn::NotReached(reason) => {
+                            failures.insert(coordinator, reason);
+                        }
+                    }
+                    match waiting.pop_front() {
+                        Some(entry) => turns.push(begin(entry)),
+                        None if turns.is_empty() => return None,
+                        None => {}
+                    }
+                }
+                () = slow => turns.extend(waiting.pop_front().map(&begin)),
+                () = sleep_until(deadline) => return None,
+            }
+        }
+    }
+
+    async fn turn(
+        &self,
+        entry: &CoordinatorEntry,
+        request: &CoordinatorRequest,
+        encoded: Bytes,
+        within: Duration,
+    ) -> Turn {
+        let begun = Instant::now();
+        let connection = match timeout(within, self.pool.get(entry.id, &entry.address)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Turn::NotReached(error.to_string()),
+            Err(_) => {
+                return Turn::NotReached(format!(
+                    "{} does not answer at {} within {} ms",
+                    entry.id.short(),
+                    entry.address,
+                    within.as_millis()
+                ));
+            }
+        };
+        let rest = within.saturating_sub(begun.elapsed());
+        let reply = match connection.call_encoded(encoded, CONTROL_BYTES_MAX, rest).await {
+            Ok(reply) => reply,
+            Err(error) => return Turn::Lost(error.to_string()),
+        };
+        match check_reply(&self.roster(), self.pool.endpoint().public(), request, &reply) {
+            Ok(()) => Turn::Answered(reply),
+            Err(fault) => {
+                tracing::warn!(coordinator = %entry.id, fault, "a coordinator's answer was not believed");
+                Turn::Lost(format!("{} is not believed: {fault}", entry.id.short()))
+            }
+        }
+    }
+
+    /// The coordinators, the preferred one first, the others in the roster's order from there.
+    fn in_order(&self) -> VecDeque<CoordinatorEntry> {
+        let known = self.known();
+        let mut order: VecDeque<_> = known.roster.roster().coordinators.iter().cloned().collect();
+        let first = order.iter().position(|entry| entry.id == known.preferred).unwrap_or(0);
+        order.rotate_left(first);
+        order
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,180 @@
+//! Each question to the coordinators with the type of its answer.
+//!
+//! Always holds: lists longer than one request takes are split; what a method returns passed `reply_check`.
+
+use std::time::Duration;
+
+use firn_base::{BundleNumber, CodingId, Location, ObjectKey, Scheme, ShardIndex};
+use firn_wire::{
+    AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
+    CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor, FeedBatch,
+    HeartbeatReply, HeldPath, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
+    Receipt, ReservationGrant, ReserveRequest, Signed, VerifiedRoster,
+};
+
+use crate::{AskError, CoordinatorClient};
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Numbers of its bundles.
+    pub bundles: Vec<BundleNumber>,
+    /// Keys that became visible.
+    pub visible: u64,
+    /// Keys of this commit that wait, with what for.
+    pub held: Vec<HeldPath>,
+}
+
+// One arm that is wanted; `reply_check` has turned away the others already.
+macro_rules! expect {
+    ($reply:expr, $pattern:pat => $value:expr) => {
+        match $reply {
+            $pattern => Ok($value),
+            _ => Err(AskError::UnexpectedReply),
+        }
+    };
+}
+
+impl CoordinatorClient {
+    /// The archive's descriptor as a coordinator has it.
+    pub async fn descriptor(&self) -> Result<Descriptor, AskError> {
+        expect!(self.ask(&Request::GetDescriptor).await?, Reply::Descriptor(descriptor) => descriptor)
+    }
+
+    /// Asks for the roster in force and goes on with it if it is newer.
+    pub async fn refresh_roster(&self) -> Result<VerifiedRoster, AskError> {
+        let roster = VerifiedRoster::open(&self.descriptor().await?.roster, self.roster().archive())?;
+        self.adopt_roster(&roster);
+        Ok(self.roster())
+    }
+
+    /// A pass for this program's key, good for any node.
+    pub async fn pass(&self) -> Result<Signed<Pass>, AskError> {
+        expect!(self.ask(&Request::GetPass).await?, Reply::Pass(pass) => pass)
+    }
+
+    /// The scheme for a new bundle.
+    pub async fn scheme(&self) -> Result<Scheme, AskError> {
+        expect!(self.ask(&Request::GetScheme).await?, Reply::Scheme(scheme) => scheme)
+    }
+
+    /// Whether each key is archived, visible or held back.
+    pub async fn presence(&self, keys: &[ObjectKey]) -> Result<Vec<bool>, AskError> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for part in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let reply = self.ask(&Request::Presence(part.to_vec())).await?;
+            answers.extend(expect!(reply, Reply::Presence(answers) => answers)?);
+        }
+        Ok(answers)
+    }
+
+    /// Where each key lies: no location for one that is not visible, several for variants.
+    pub async fn lookup(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
+        let mut answers = Vec::with_capacity(keys.len());
+        for part in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let reply = self.ask(&Request::Lookup(part.to_vec())).await?;
+            answers.extend(expect!(reply, Reply::Lookup(answers) => answers)?);
+        }
+        Ok(answers)
+    }
+
+    /// Headers and placements of bundles, none for an unknown one. The headers are a coordinator's word: a
+    /// bundle's id is the digest of its content header.
+    pub async fn bundles(&self, names: &[BundleName]) -> Result<Vec<Option<BundleInfo>>, AskError> {
+        let mut answers = Vec::with_capacity(names.len());
+        for part in names.chunks(BUNDLES_PER_REQUEST_MAX) {
+            let reply = self.ask(&Request::Bundles(part.to_vec())).await?;
+            answers.extend(expect!(reply, Reply::Bundles(answers) => answers)?);
+        }
+        Ok(answers)
+    }
+
+    /// Addresses of all nodes that hold shards.
+    pub async fn nodes(&self) -> Result<Vec<NodeAddress>, AskError> {
+        expect!(self.ask(&Request::Nodes).await?, Reply::Nodes(nodes) => nodes)
+    }
+
+    /// Space for one coded bundle. Every ticket was checked: for this program, its target, by a coordinator.
+    pub async fn reserve(&self, request: ReserveRequest) -> Result<ReservationGrant, AskError> {
+        expect!(self.ask(&Request::Reserve(request)).await?, Reply::Reserved(grant) => grant)
+    }
+
+    /// Makes uploaded bundles part of the archive.
+    pub async fn commit(&self, request: CommitRequest) -> Result<Committed, AskError> {
+        expect!(self.ask(&Request::Commit(request)).await?,
+            Reply::Committed { bundles, visible, held } => Committed { bundles, visible, held })
+    }
+
+    /// Receipts that came after the commit.
+    pub async fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> Result<(), AskError> {
+        expect!(self.ask(&Request::LateReceipts(receipts)).await?, Reply::ReceiptsTaken => ())
+    }
+
+    /// The feed from a position, signed by a coordinator; waits up to `wait` (at most 30 s) for an event. A
+    /// batch without events comes when there was none.
+    pub async fn feed(&self, from: u64, wait: Duration) -> Result<FeedBatch, AskError> {
+        let wait_millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
+        let batch =
+            expect!(self.ask(&Request::Feed { from, wait_millis }).await?, Reply::Feed(batch) => batch)?;
+        // The signature was checked with the reply.
+        batch.peek().map_err(|_| AskError::UnexpectedReply)
+    }
+
+    /// The archive at a glance.
+    pub async fn status(&self) -> Result<ArchiveStatus, AskError> {
+        expect!(self.ask(&Request::Status).await?, Reply::Status(status) => status)
+    }
+
+    /// All nodes.
+    pub async fn list_nodes(&self) -> Result<Vec<NodeSummary>, AskError> {
+        expect!(self.ask(&Request::ListNodes).await?, Reply::NodeList(nodes) => nodes)
+    }
+
+    /// A page of bundles from a number on; empty at the end.
+    pub async fn list_bundles(&self, from: BundleNumber) -> Result<Vec<BundleSummary>, AskError> {
+        expect!(self.ask(&Request::ListBundles { from }).await?, Reply::BundleList(bundles) => bundles)
+    }
+
+    /// Paths that wait for a reference.
+    pub async fn list_held(&self) -> Result<Vec<HeldPath>, AskError> {
+        expect!(self.ask(&Request::ListHeld).await?, Reply::Held(paths) => paths)
+    }
+
+    /// References recorded as external.
+    pub async fn list_externals(&self) -> Result<Vec<ObjectKey>, AskError> {
+        expect!(self.ask(&Request::ListExternals).await?, Reply::Externals(keys) => keys)
+    }
+
+    /// An act of administration. It is sent once: if the connection is lost meanwhile, the error says so.
+    pub async fn administer(&self, request: AdminRequest) -> Result<AdminReply, AskError> {
+        expect!(self.ask(&Request::Admin(request)).await?, Reply::Admin(reply) => reply)
+    }
+
+    /// Asks to be admitted as a storage node.
+    pub async fn join(&self, request: JoinRequest) -> Result<(), AskError> {
+        expect!(self.ask(&Request::Join(request)).await?, Reply::Joined => ())
+    }
+
+    /// A sign of life to one coordinator.
+    pub async fn heartbeat(
+        &self,
+        coordinator: firn_base::NodeId,
+        status: NodeStatus,
+        within: Duration,
+    ) -> Result<HeartbeatReply, AskError> {
+        let reply = self.ask_coordinator(coordinator, &Request::Heartbeat(status), within).await?;
+        expect!(reply, Reply::Heartbeat(reply) => reply)
+    }
+
+    /// A page of a node's inventory to one coordinator.
+    pub async fn inventory(
+        &self,
+        coordinator: firn_base::NodeId,
+        shards: Vec<(CodingId, ShardIndex)>,
+        more: bool,
+        within: Duration,
+    ) -> Result<(), AskError> {
+        let reply = self.ask_coordinator(coordinator, &Request::Inventory { shards, more }, within).await?;
+        expect!(reply, Reply::InventoryTaken => ())
+    }
+}

@@ -1,0 +1,86 @@
+//! Whether a coordinator's reply can be believed, as far as the asker can tell.
+//!
+//! Always holds: a reply that passes is of the kind asked for, has as many answers as there were questions,
+//! and every signature in it is by a coordinator of the roster, for this asker.
+
+use firn_base::{ArchiveId, PublicKey};
+use firn_wire::{
+    AdminReply, CoordinatorReply, CoordinatorRequest, FeedBatch, ReservationGrant, Signed, Statement,
+    VerifiedRoster,
+};
+
+/// Checks `reply` to `request`; the error is what is wrong with it.
+pub(crate) fn check_reply(
+    roster: &VerifiedRoster,
+    asker: PublicKey,
+    request: &CoordinatorRequest,
+    reply: &CoordinatorReply,
+) -> Result<(), String> {
+    use {CoordinatorReply as Reply, CoordinatorRequest as Request};
+    match (request, reply) {
+        (Request::Presence(keys), Reply::Presence(answers)) => check_count(keys.len(), answers.len()),
+        (Request::Lookup(keys), Reply::Lookup(answers)) => check_count(keys.len(), answers.len()),
+        (Request::Bundles(names), Reply::Bundles(answers)) => check_count(names.len(), answers.len()),
+        (Request::GetPass, Reply::Pass(pass)) => {
+            let pass = open(roster, pass)?;
+            if pass.reader == asker { Ok(()) } else { Err("its pass is for another reader".into()) }
+        }
+        (Request::Feed { from, .. }, Reply::Feed(batch)) => check_batch(&open(roster, batch)?, *from),
+        (Request::Reserve(_), Reply::Reserved(grant)) => check_grant(roster, asker, grant),
+        (Request::GetLedger { .. }, Reply::Ledger(page)) => open(roster, &page.signed_head).map(|_| ()),
+        (Request::GetDescriptor, Reply::Descriptor(descriptor)) => {
+            let newer = VerifiedRoster::open(&descriptor.roster, roster.archive());
+            newer.map(|_| ()).map_err(|error| error.to_string())
+        }
+        (Request::Admin(_), Reply::Admin(AdminReply::Token(token))) => open(roster, token).map(|_| ()),
+        (_, Reply::Refused(_))
+        | (Request::Forward { .. }, _)
+        | (Request::Raft(_), Reply::Raft(_))
+        | (Request::Join(_), Reply::Joined)
+        | (Request::Heartbeat(_), Reply::Heartbeat(_))
+        | (Request::Inventory { .. }, Reply::InventoryTaken)
+        | (Request::GetScheme, Reply::Scheme(_))
+        | (Request::Nodes, Reply::Nodes(_))
+        | (Request::Commit(_), Reply::Committed { .. })
+        | (Request::LateReceipts(_), Reply::ReceiptsTaken)
+        | (Request::Status, Reply::Status(_))
+        | (Request::ListNodes, Reply::NodeList(_))
+        | (Request::ListBundles { .. }, Reply::BundleList(_))
+        | (Request::ListHeld, Reply::Held(_))
+        | (Request::ListExternals, Reply::Externals(_))
+        | (Request::Admin(_), Reply::Admin(_)) => Ok(()),
+        _ => Err("it answered another question".into()),
+    }
+}
+
+fn check_count(asked: usize, answered: usize) -> Result<(), String> {
+    if asked == answered { Ok(()) } else { Err(format!("it answered {answered} of {asked} questions")) }
+}
+
+fn check_batch(batch: &FeedBatch, from: u64) -> Result<(), String> {
+    let end = u64::try_from(batch.events.len()).ok().and_then(|events| batch.first.checked_add(events));
+    if batch.events.is_empty() || (batch.first == from && end.is_some_and(|end| end <= batch.head)) {
+        Ok(())
+    } else {
+        Err("its feed does not go on where it was asked to".into())
+    }
+}
+
+fn check_grant(roster: &VerifiedRoster, asker: PublicKey, grant: &ReservationGrant) -> Result<(), String> {
+    for (target, ticket) in &grant.targets {
+        let ticket = open(roster, ticket)?;
+        if ticket.node != target.node || ticket.bearer != asker || ticket.reservation != grant.reservation {
+            return Err("its tickets do not fit the reservation".into());
+        }
+    }
+    Ok(())
+}
+
+fn open<T: Statement>(roster: &VerifiedRoster, signed: &Signed<T>) -> Result<T, String> {
+    let archive: ArchiveId = roster.archive();
+    let verified = signed.open(archive).map_err(|error| error.to_string())?;
+    if !roster.has_coordinator(verified.signer()) {
+        return Err(format!("{} signed, which is no coordinator", verified.signer().short()));
+    }
+    Ok(verified.into_statement())
+}
