@@ -1,1 +1,62 @@
-//! Not written yet.
+//! What the coordinators decide: their state and how commands change it, who holds what, what to repair.
+//!
+//! Owns: records, `apply`, placement, health, repair, the leader's soft state and the checks of a commit.
+//! Always holds: nothing here reads a clock, a disk, a socket or chance; time and seeds are given, and equal
+//! inputs give equal results on every replica. Leaves to others: consensus, storage and the network
+//! (`coordinator/server`).
+
+mod apply;
+mod brake;
+mod catalogue;
+mod change;
+mod commit_check;
+mod digest;
+mod facts;
+mod fleet;
+mod fleet_watch;
+mod headers;
+mod health;
+mod inventory;
+mod layer;
+mod memory;
+mod moves;
+mod orders;
+mod overlay;
+mod placement;
+mod policy;
+mod receipts;
+mod repair;
+mod state;
+mod tidying;
+mod view;
+mod width;
+
+pub use apply::{Applied, apply};
+pub use brake::{BrakeFacts, BrakeState, brake};
+pub use catalogue::{BundleView, Catalogue};
+pub use change::Change;
+pub use commit_check::{CheckedBundle, RecordSummary, plan_commit};
+pub use digest::{content_digest, digest};
+pub use facts::{Facts, Scan};
+pub use fleet::{FleetNode, FleetView};
+pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
+pub use headers::{CodedBundle, CodedBundleError};
+pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
+pub use inventory::{
+    CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
+};
+pub use memory::MemoryState;
+pub use moves::{MovePlan, drained_nodes, plan_moves};
+pub use orders::Orders;
+pub use overlay::Overlay;
+pub use placement::{PlacementError, PlacementRequest, plan_placement};
+pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
+pub use receipts::{ExpectedReceipts, ReceiptError};
+pub use repair::{BuildPlan, PlanningBudget, PlanningView, RepairPlan, plan_repairs, survey};
+pub use state::{
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
+    SurplusRecord,
+};
+pub use tidying::{TidyingPlan, plan_tidying};
+pub use view::{bundle_info, bundle_summary, node_summary};
+pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

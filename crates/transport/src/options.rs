@@ -30,7 +30,7 @@ pub struct EndpointOptions {
     pub connection_window_bytes: u32,
     /// The largest datagram that is tried towards other machines.
     pub mtu_bytes: u16,
-    /// The datagram used towards this machine itself.
+    /// The datagram used towards this machine itself, at most 6,550.
     pub loopback_mtu_bytes: u16,
 }
 
@@ -50,8 +50,13 @@ impl Default for EndpointOptions {
     }
 }
 
-// Ten segments of this size fill the 64 KiB that the kernel takes in one call.
+// Measured on loopback, both ends, two cores: 1,400 to 1,900 MB/s at 1.0 to 1.2 processor seconds per GB; with
+// 1,452 bytes 430 to 850 MB/s at 2.3 to 2.6.
 const LOOPBACK_MTU_BYTES: u16 = 6400;
+
+// The kernel takes ten datagrams of at most this size in one call; with larger ones it falls back to one by
+// one, and the rate to that of small datagrams.
+const LOOPBACK_MTU_BYTES_MAX: u16 = 6550;
 
 // QUIC asks for 1,200 at least.
 const MTU_BYTES_MIN: u16 = 1200;
@@ -59,7 +64,11 @@ const MTU_BYTES_MIN: u16 = 1200;
 impl EndpointOptions {
     /// The largest datagram taken from anybody.
     pub(crate) fn datagram_bytes_max(&self) -> u16 {
-        self.mtu_bytes.max(self.loopback_mtu_bytes).max(1472)
+        self.mtu_bytes.max(self.near_bytes()).clamp(1472, 65_527)
+    }
+
+    fn near_bytes(&self) -> u16 {
+        self.loopback_mtu_bytes.clamp(MTU_BYTES_MIN, LOOPBACK_MTU_BYTES_MAX)
     }
 
     /// The settings of a connection with this machine itself (`loopback`) or with another.
@@ -74,7 +83,7 @@ impl EndpointOptions {
         config.stream_receive_window(self.stream_window_bytes.into());
         config.receive_window(self.connection_window_bytes.into());
         config.send_window(self.connection_window_bytes.into());
-        let mtu = if loopback { self.loopback_mtu_bytes } else { self.mtu_bytes }.max(MTU_BYTES_MIN);
+        let mtu = if loopback { self.near_bytes() } else { self.mtu_bytes.max(MTU_BYTES_MIN) };
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(mtu);
         config.mtu_discovery_config(Some(discovery));

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 
+use data_encoding::BASE64;
 use firn_base::{ArchiveId, PublicKey};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,17 @@ impl<T: Statement> Signed<T> {
     /// The statement without any check, for display only.
     pub fn peek(&self) -> Result<T, DecodeError> {
         decode(&self.bytes)
+    }
+
+    /// One line of base64, to be handed from person to person.
+    pub fn to_text(&self) -> String {
+        BASE64.encode(&encode(self))
+    }
+
+    /// Reads what [`Self::to_text`] wrote; lines that begin with `#` and white space are left out.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let line: String = text.lines().filter(|line| !line.starts_with('#')).map(str::trim).collect();
+        decode(&BASE64.decode(line.as_bytes()).ok()?).ok()
     }
 
     /// Who claims to have signed.

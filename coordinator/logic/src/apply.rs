@@ -1,0 +1,99 @@
+//! Applying a committed command: total, deterministic, alike on every replica.
+//!
+//! Owns: the dispatch and the archive's time. Always holds: a rejected command changes nothing but the time; no
+//! command panics; the only inputs are the facts and the command.
+//! Leaves to others: each command's meaning (the modules below), writing the changes (the shell).
+
+mod account;
+mod commit;
+mod govern;
+mod nodes;
+mod placements;
+mod reserve;
+mod visibility;
+
+use firn_wire::{Command, CommandOutcome, RejectReason, TimedCommand};
+
+use crate::change::Change;
+use crate::facts::Facts;
+use crate::overlay::Overlay;
+
+/// What a command came to, and what to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For whoever proposed it.
+    pub outcome: CommandOutcome,
+    /// To be written in one atomic batch with the log position.
+    pub changes: Vec<Change>,
+}
+
+/// Done, or the reason why nothing is to be changed.
+type Verdict<T> = Result<T, RejectReason>;
+
+/// Applies `command` to `facts`. Fails only if the facts cannot be read; the replica must then stop.
+///
+/// Several commands in one batch: keep an [`Overlay`], apply to it, let it absorb each command's changes.
+pub fn apply<F: Facts>(facts: &F, command: &TimedCommand) -> Result<Applied, F::Error> {
+    let mut state = Overlay::new(facts)?;
+    advance_time(&mut state, command);
+    let outcome = match carry_out(&mut state, &command.command)? {
+        Ok(outcome) => outcome,
+        Err(reason) => {
+            state = Overlay::new(facts)?;
+            advance_time(&mut state, command);
+            CommandOutcome::Rejected(reason)
+        }
+    };
+    Ok(Applied { outcome, changes: state.into_changes() })
+}
+
+fn advance_time<F: Facts>(state: &mut Overlay<'_, F>, command: &TimedCommand) {
+    let time = &mut state.counters_mut().time;
+    *time = command.at.max(*time);
+}
+
+fn carry_out<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    command: &Command,
+) -> Result<Verdict<CommandOutcome>, F::Error> {
+    let done = match command {
+        Command::Govern(act) => govern::govern(state, act)?,
+        Command::JoinNode { node, operator, failure_domain, address, quota_bytes, token } => {
+            let joining = nodes::JoiningNode {
+                id: *node,
+                operator,
+                failure_domain,
+                address,
+                quota_bytes: *quota_bytes,
+                token: *token,
+            };
+            nodes::join(state, &joining)?
+        }
+        Command::SetNodeState { node, state: to } => nodes::set_state(state, *node, *to)?,
+        Command::Reserve {
+            reservation,
+            uploader,
+            content_header,
+            coding_header,
+            n,
+            assignments,
+            expires,
+        } => {
+            let wanted = reserve::WantedReservation {
+                id: *reservation,
+                uploader: *uploader,
+                content_header,
+                coding_header,
+                n: *n,
+                assignments,
+                expires: *expires,
+            };
+            reserve::reserve(state, &wanted)?
+        }
+        Command::ExpireReservations(ids) => reserve::end_all(state, ids)?,
+        Command::Commit { bundles, externals } => return commit::commit(state, bundles, externals),
+        Command::RecordPlacements(changes) => placements::record(state, changes)?,
+        Command::Summary { last_seen } => nodes::summarise(state, last_seen)?,
+    };
+    Ok(done.map(|()| CommandOutcome::Applied))
+}

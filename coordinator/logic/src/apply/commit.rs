@@ -1,0 +1,153 @@
+//! Commit: bundles become part of the archive, all of a command or none.
+//!
+//! Owns: bundle records and numbers. Always holds (invariant 2): a bundle enters with receipts for at least
+//! k + ⌈(n-k)/2⌉ distinct shards, from the nodes its reservation named, none of them lost; and with every bundle
+//! it depends on. Leaves to others: signatures, manifests and references (`commit_check`).
+
+use std::collections::BTreeSet;
+
+use firn_base::{BundleNumber, Location, ObjectKey, ShardIndex};
+use firn_wire::{BundleCommit, CommandOutcome, RejectReason};
+
+use super::account::{add_placement, drop_surplus};
+use super::{Verdict, reserve, visibility};
+use crate::change::Change;
+use crate::facts::Facts;
+use crate::headers::CodedBundle;
+use crate::overlay::Overlay;
+use crate::state::{BundleRecord, CodingRecord, NodeNumber, ReservationRecord};
+
+/// Commits `bundles`, in which a head stands behind its parts.
+pub(super) fn commit<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    bundles: &[BundleCommit],
+    externals: &[ObjectKey],
+) -> Result<Verdict<CommandOutcome>, F::Error> {
+    if bundles.is_empty() {
+        return Ok(Err(RejectReason::Malformed("a commit of no bundle".into())));
+    }
+    let mut numbers = Vec::with_capacity(bundles.len());
+    let mut entries = Vec::new();
+    for bundle in bundles {
+        // Each bundle is added before the next is checked, so that a head finds its parts. A rejection
+        // undoes all of them.
+        let number = match add(state, bundle)? {
+            Ok(number) => number,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        numbers.push(number);
+        entries.extend(
+            bundle
+                .entries
+                .iter()
+                .map(|entry| (Location { bundle: number, block: entry.block, entry: entry.entry }, entry)),
+        );
+    }
+    let revealed = visibility::reveal(state, &entries, externals)?;
+    Ok(Ok(CommandOutcome::Committed { bundles: numbers, visible: revealed.visible, held: revealed.held }))
+}
+
+fn add<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    commit: &BundleCommit,
+) -> Result<Verdict<BundleNumber>, F::Error> {
+    let Some(reservation) = state.reservation(commit.reservation)? else {
+        return Ok(Err(RejectReason::UnknownReservation));
+    };
+    if state.bundle_number(reservation.bundle)?.is_some() {
+        return Ok(Err(RejectReason::BundleExists));
+    }
+    let places: BTreeSet<_> = commit.entries.iter().map(|entry| (entry.block, entry.entry)).collect();
+    if places.len() < commit.entries.len() {
+        return Ok(Err(RejectReason::Malformed("two keys lie in one place".into())));
+    }
+    let headers = (&reservation.content_header, &reservation.coding_header);
+    let coded = match CodedBundle::read(headers.0, headers.1, reservation.scheme.n()) {
+        Ok(coded) => coded,
+        Err(error) => return Ok(Err(RejectReason::Malformed(error.to_string()))),
+    };
+    for dependency in &coded.dependencies {
+        if state.bundle_number(*dependency)?.is_none() {
+            return Ok(Err(RejectReason::UnknownDependency));
+        }
+    }
+    let counted = counted_receipts(state, commit, &reservation)?;
+    let distinct: BTreeSet<_> = counted.iter().map(|(index, _)| *index).collect();
+    let needed = coded.scheme.commit_threshold();
+    if distinct.len() < usize::from(needed) {
+        let found = u8::try_from(distinct.len()).unwrap_or(u8::MAX);
+        return Ok(Err(RejectReason::TooFewReceipts { found, needed }));
+    }
+    let number = BundleNumber(state.counters()?.next_bundle);
+    let Some(next) = number.0.checked_add(1) else {
+        return Ok(Err(RejectReason::Malformed("the archive's bundle numbers are used up".into())));
+    };
+    let counters = state.counters_mut();
+    counters.next_bundle = next;
+    counters.payload_bytes = counters.payload_bytes.saturating_add(coded.payload_bytes);
+    enter(state, number, &coded, reservation, &counted, commit.entries.len() as u64)?;
+    Ok(Ok(number))
+}
+
+/// Receipts that count: for a shard from the node it was assigned to, which is still of the archive.
+fn counted_receipts<F: Facts>(
+    state: &Overlay<'_, F>,
+    commit: &BundleCommit,
+    reservation: &ReservationRecord,
+) -> Result<BTreeSet<(ShardIndex, NodeNumber)>, F::Error> {
+    let mut counted = BTreeSet::new();
+    for (index, id) in &commit.receipts {
+        if let Some(node) = state.node_by_id(*id)?
+            && node.is_member()
+            && reservation.assignments.binary_search(&(*index, node.number)).is_ok()
+        {
+            counted.insert((*index, node.number));
+        }
+    }
+    Ok(counted)
+}
+
+fn enter<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    number: BundleNumber,
+    coded: &CodedBundle,
+    mut reservation: ReservationRecord,
+    counted: &BTreeSet<(ShardIndex, NodeNumber)>,
+    keys: u64,
+) -> Result<(), F::Error> {
+    let mut coding = CodingRecord {
+        id: coded.coding,
+        header: reservation.coding_header.clone(),
+        scheme: coded.scheme,
+        shard_bytes: coded.shard_bytes,
+        file_bytes: coded.file_bytes,
+        placements: Vec::with_capacity(counted.len()),
+    };
+    for (index, node) in counted {
+        // Charged since the reservation: the placement takes the charge over.
+        drop_surplus(state, (coded.coding, *index, *node))?;
+        add_placement(state, &mut coding, *index, *node)?;
+    }
+    let committed_at = state.counters()?.time;
+    state.write(Change::NameBundle(coded.bundle, number));
+    state.write(Change::NameCoding(coded.coding, number));
+    state.write(Change::PutBundle(BundleRecord {
+        number,
+        id: coded.bundle,
+        content_header: reservation.content_header.clone(),
+        payload_bytes: coded.payload_bytes,
+        codings: vec![coding],
+        keys,
+        uploader: reservation.uploader,
+        committed_at,
+    }));
+    // What has no receipt yet may still come: the reservation lives on for it.
+    reservation.assignments.retain(|assignment| !counted.contains(assignment));
+    reservation.committed = Some(number);
+    if reservation.assignments.is_empty() {
+        reserve::remove(state, &reservation);
+    } else {
+        state.write(Change::PutReservation(reservation));
+    }
+    Ok(())
+}

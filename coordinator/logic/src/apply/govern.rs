@@ -1,0 +1,73 @@
+//! Acts of governance: each one is appended to the ledger.
+//!
+//! Owns: the ledger's chain, used tokens, withdrawals, policy. Always holds: an entry names the digest of the
+//! entry before. Leaves to others: whether whoever asked for the act had the right to (the shell).
+
+use firn_base::ObjectKey;
+use firn_wire::{FeedEvent, LedgerAct, LedgerEntry, LedgerHead, RejectReason};
+
+use super::{Verdict, visibility};
+use crate::change::Change;
+use crate::facts::Facts;
+use crate::overlay::Overlay;
+
+/// Carries out an act and records it.
+pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<Verdict<()>, F::Error> {
+    match act {
+        LedgerAct::UseToken { token, .. } => {
+            if state.is_token_used(*token)? {
+                return Ok(Err(RejectReason::TokenUsed));
+            }
+            state.write(Change::PutUsedToken(*token));
+        }
+        LedgerAct::Withdraw { key, .. } => {
+            if state.is_withdrawn(*key)? {
+                return Ok(Ok(()));
+            }
+            withdraw(state, *key)?;
+        }
+        LedgerAct::SetPolicy(policy) => state.write(Change::PutPolicy(policy.clone())),
+        // Who may publish, upload and administer is read from the ledger itself.
+        LedgerAct::AddPublisher(_)
+        | LedgerAct::RemovePublisher { .. }
+        | LedgerAct::AddUploader { .. }
+        | LedgerAct::RemoveUploader { .. }
+        | LedgerAct::AddOperator { .. }
+        | LedgerAct::RemoveOperator { .. } => {}
+    }
+    append(state, act)?;
+    Ok(Ok(()))
+}
+
+fn append<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<(), F::Error> {
+    let counters = state.counters()?;
+    let entry = LedgerEntry {
+        position: counters.ledger.entries,
+        previous: counters.ledger.digest,
+        at: counters.time,
+        act: act.clone(),
+    };
+    state.counters_mut().ledger =
+        LedgerHead { entries: counters.ledger.entries.saturating_add(1), digest: entry.digest() };
+    state.write(Change::PutLedger(entry));
+    Ok(())
+}
+
+/// Ends the life of a key: lookups find it no more, and later commits do not bring it back.
+fn withdraw<F: Facts>(state: &mut Overlay<'_, F>, key: ObjectKey) -> Result<(), F::Error> {
+    state.counters_mut().withdrawn += 1;
+    state.write(Change::PutWithdrawn(key));
+    for variant in state.variants(key)? {
+        state.write(Change::RemoveVariant(key, variant));
+    }
+    for record in state.held(key)? {
+        visibility::unhold(state, &record)?;
+    }
+    if state.location(key)?.is_some() {
+        state.write(Change::RemoveLocation(key));
+        let counters = state.counters_mut();
+        counters.visible_keys = counters.visible_keys.saturating_sub(1);
+        visibility::append_to_feed(state, FeedEvent::Withdrawn(key));
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The life of a node: joining, changing state, being heard.
+//!
+//! Owns: node records but for their account of bytes. Always holds: a node enters once, with a token that is
+//! used up by it; whoever is gone or lost does not come back under the same identity; only an empty node goes.
+//! Leaves to others: who may ask for it, and whether the token was signed (the shell).
+
+use firn_base::{NodeId, Timestamp, TokenId};
+use firn_wire::{ADDRESS_BYTES_MAX, LedgerAct, NAME_BYTES_MAX, NodeState, RejectReason};
+
+use super::{Verdict, govern};
+use crate::change::Change;
+use crate::facts::Facts;
+use crate::overlay::Overlay;
+use crate::state::{NodeNumber, NodeRecord};
+
+/// What a joining node says of itself.
+pub(super) struct JoiningNode<'a> {
+    pub(super) id: NodeId,
+    pub(super) operator: &'a str,
+    pub(super) failure_domain: &'a str,
+    pub(super) address: &'a str,
+    pub(super) quota_bytes: u64,
+    pub(super) token: Option<TokenId>,
+}
+
+/// Admits a node with an unused token, or renews what a known one says of itself; a known node's token stays
+/// unused, so that a node may show it at every start.
+pub(super) fn join<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    joining: &JoiningNode<'_>,
+) -> Result<Verdict<()>, F::Error> {
+    let names_fit = joining.operator.len() <= NAME_BYTES_MAX
+        && joining.failure_domain.len() <= NAME_BYTES_MAX
+        && joining.address.len() <= ADDRESS_BYTES_MAX;
+    if !names_fit {
+        return Ok(Err(RejectReason::Malformed("a name or address of the node is too long".into())));
+    }
+    let now = state.counters()?.time;
+    if let Some(mut known) = state.node_by_id(joining.id)? {
+        if !known.is_member() {
+            return Ok(Err(RejectReason::NodeRemoved));
+        }
+        known.operator = joining.operator.into();
+        known.failure_domain = joining.failure_domain.into();
+        known.address = joining.address.into();
+        known.quota_bytes = joining.quota_bytes;
+        known.last_seen = now;
+        state.write(Change::PutNode(known));
+        return Ok(Ok(()));
+    }
+    let Some(token) = joining.token else { return Ok(Err(RejectReason::UnknownNode)) };
+    let number = NodeNumber(state.counters()?.next_node);
+    let Some(next) = number.0.checked_add(1) else {
+        return Ok(Err(RejectReason::Malformed("the archive's node numbers are used up".into())));
+    };
+    let use_token = LedgerAct::UseToken { token, node: joining.id.into() };
+    if let Err(reason) = govern::govern(state, &use_token)? {
+        return Ok(Err(reason));
+    }
+    state.counters_mut().next_node = next;
+    state.write(Change::NameNode(joining.id, number));
+    state.write(Change::PutNode(NodeRecord {
+        number,
+        id: joining.id,
+        operator: joining.operator.into(),
+        failure_domain: joining.failure_domain.into(),
+        address: joining.address.into(),
+        quota_bytes: joining.quota_bytes,
+        assigned_bytes: 0,
+        shards: 0,
+        state: NodeState::Active,
+        joined_at: now,
+        last_seen: now,
+    }));
+    Ok(Ok(()))
+}
+
+/// Moves a node to another state, if its life allows it.
+pub(super) fn set_state<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    id: NodeId,
+    to: NodeState,
+) -> Result<Verdict<()>, F::Error> {
+    let Some(mut node) = state.node_by_id(id)? else { return Ok(Err(RejectReason::UnknownNode)) };
+    if let Err(reason) = check_transition(&node, to) {
+        return Ok(Err(reason));
+    }
+    if node.state != to {
+        node.state = to;
+        state.write(Change::PutNode(node));
+    }
+    Ok(Ok(()))
+}
+
+/// Notes when nodes were last heard. Unknown nodes are passed over: they may have been forgotten since.
+pub(super) fn summarise<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    last_seen: &[(NodeId, Timestamp)],
+) -> Result<Verdict<()>, F::Error> {
+    let now = state.counters()?.time;
+    for (id, heard) in last_seen {
+        if let Some(mut node) = state.node_by_id(*id)? {
+            let heard = (*heard).min(now);
+            if heard > node.last_seen {
+                node.last_seen = heard;
+                state.write(Change::PutNode(node));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn check_transition(node: &NodeRecord, to: NodeState) -> Verdict<()> {
+    use NodeState::{Active, Draining, Gone, Lost, Suspended};
+    match (node.state, to) {
+        (from, to) if from == to => Ok(()),
+        (Gone, _) | (Lost, Active | Suspended | Draining) => Err(RejectReason::NodeRemoved),
+        (Active, Suspended | Draining | Lost)
+        | (Suspended, Active | Draining | Lost)
+        | (Draining, Active | Lost)
+        | (Lost, Gone) => Ok(()),
+        (Active | Suspended | Draining, Gone) if node.shards == 0 => Ok(()),
+        (Active | Suspended | Draining, Gone) => Err(RejectReason::NodeNotEmpty { shards: node.shards }),
+        (from, to) => Err(RejectReason::IllegalState { from, to }),
+    }
+}

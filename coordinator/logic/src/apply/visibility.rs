@@ -1,0 +1,150 @@
+//! Which keys can be read: entries of a commit appear at once or wait for their references.
+//!
+//! Owns: the index, held records, external references and the feed. Always holds (invariant 1): a key becomes
+//! visible only when every reference of its record is visible or external, and each key that becomes visible
+//! releases those that waited for it in the same command. A withdrawn key never comes back.
+//! Leaves to others: which references a record has (`commit_check`).
+
+use std::collections::{BTreeSet, VecDeque};
+
+use firn_base::{Location, ObjectKey};
+use firn_wire::{FeedEvent, IndexEntry};
+
+use crate::change::Change;
+use crate::facts::Facts;
+use crate::overlay::Overlay;
+use crate::state::HeldRecord;
+
+/// What a commit did to keys.
+pub(super) struct Revealed {
+    /// Keys that became visible, of this and of earlier commits.
+    pub(super) visible: u64,
+    /// Keys of this commit that cannot be read yet.
+    pub(super) held: Vec<ObjectKey>,
+}
+
+/// Takes in the entries of a commit, each with its place, and the references that are external from now on.
+pub(super) fn reveal<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    entries: &[(Location, &IndexEntry)],
+    externals: &[ObjectKey],
+) -> Result<Revealed, F::Error> {
+    let mut fresh = VecDeque::new();
+    let visible_before = state.counters()?.visible_keys;
+    for key in externals {
+        if !state.is_satisfied(*key)? {
+            state.write(Change::PutExternal(*key));
+            state.counters_mut().externals += 1;
+            fresh.push_back(*key);
+        }
+    }
+    // Entries that wait for nothing come first: others of the same commit may refer to them.
+    for (location, entry) in entries.iter().filter(|(_, entry)| entry.waits.is_empty()) {
+        show(state, entry.key, *location, &mut fresh)?;
+    }
+    let mut waiting = BTreeSet::new();
+    for (location, entry) in entries.iter().filter(|(_, entry)| !entry.waits.is_empty()) {
+        let mut waits = BTreeSet::new();
+        for awaited in &entry.waits {
+            // The leader saw an earlier state: what it waited for may have appeared since.
+            if *awaited != entry.key && !state.is_satisfied(*awaited)? {
+                waits.insert(*awaited);
+            }
+        }
+        if waits.is_empty() {
+            show(state, entry.key, *location, &mut fresh)?;
+        } else if !state.is_withdrawn(entry.key)? {
+            hold(state, entry.key, *location, waits);
+            waiting.insert(entry.key);
+        }
+    }
+    cascade(state, fresh)?;
+    let mut held = Vec::new();
+    for key in waiting {
+        if state.location(key)?.is_none() {
+            held.push(key);
+        }
+    }
+    Ok(Revealed { visible: state.counters()?.visible_keys - visible_before, held })
+}
+
+/// Forgets a held record and what it waits for.
+pub(super) fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) -> Result<(), F::Error> {
+    let HeldRecord { key, location, waits } = record;
+    for awaited in waits {
+        state.write(Change::RemoveWaiter { awaited: *awaited, key: *key, location: *location });
+    }
+    state.write(Change::RemoveHeld(*key, *location));
+    let counters = state.counters_mut();
+    counters.held_records = counters.held_records.saturating_sub(1);
+    Ok(())
+}
+
+/// Appends one event.
+pub(super) fn append_to_feed<F: Facts>(state: &mut Overlay<'_, F>, event: FeedEvent) {
+    let counters = state.counters_mut();
+    let position = counters.feed_head;
+    counters.feed_head += 1;
+    state.write(Change::PutFeed(position, event));
+}
+
+fn hold<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    key: ObjectKey,
+    location: Location,
+    waits: BTreeSet<ObjectKey>,
+) {
+    for awaited in &waits {
+        state.write(Change::PutWaiter { awaited: *awaited, key, location });
+    }
+    state.write(Change::PutHeld(HeldRecord { key, location, waits: waits.into_iter().collect() }));
+    state.counters_mut().held_records += 1;
+}
+
+/// Makes a record readable: the first of its key makes the key visible, later ones are variants beside it.
+fn show<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    key: ObjectKey,
+    location: Location,
+    fresh: &mut VecDeque<ObjectKey>,
+) -> Result<(), F::Error> {
+    if state.is_withdrawn(key)? {
+        return Ok(());
+    }
+    match state.location(key)? {
+        None => {
+            state.write(Change::PutLocation(key, location));
+            state.counters_mut().visible_keys += 1;
+            append_to_feed(state, FeedEvent::Visible(key));
+            fresh.push_back(key);
+        }
+        Some(first) if first == location => {}
+        Some(_) => state.write(Change::PutVariant(key, location)),
+    }
+    Ok(())
+}
+
+/// Releases what waited for `fresh` keys, and what waited for those.
+fn cascade<F: Facts>(state: &mut Overlay<'_, F>, mut fresh: VecDeque<ObjectKey>) -> Result<(), F::Error> {
+    while let Some(awaited) = fresh.pop_front() {
+        // Waiters exist only while records are held; most commits find none and need no scan.
+        if state.counters()?.held_records == 0 {
+            return Ok(());
+        }
+        for (key, location) in state.waiters(awaited)? {
+            state.write(Change::RemoveWaiter { awaited, key, location });
+            let Some(mut record) = state.held(key)?.into_iter().find(|record| record.location == location)
+            else {
+                continue;
+            };
+            record.waits.retain(|wait| *wait != awaited);
+            if record.waits.is_empty() {
+                unhold(state, &record)?;
+                show(state, key, location, &mut fresh)?;
+            } else {
+                state.write(Change::PutHeld(record));
+            }
+        }
+    }
+    Ok(())
+}

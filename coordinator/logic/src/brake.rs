@@ -1,0 +1,131 @@
+//! When repair waits: after many nodes vanished at once, and while a leader is new.
+//!
+//! Owns: the decision. Always holds: urgent repair never waits for this; a brake ends by itself.
+//! Leaves to others: who is away since when (`fleet`), what is urgent (`health`).
+
+use std::time::Duration;
+
+use firn_base::Timestamp;
+
+/// What the decision rests on.
+#[derive(Debug, Clone)]
+pub struct BrakeFacts {
+    /// The time.
+    pub now: Timestamp,
+    /// When this leader began.
+    pub leader_since: Timestamp,
+    /// Whether the archive's policy has the brake on.
+    pub enabled: bool,
+    /// Nodes of the archive.
+    pub members: u64,
+    /// Those of them that are online.
+    pub members_online: u64,
+    /// Quotas of all members together.
+    pub capacity: u64,
+    /// When members that are away vanished or began to count as lost, with their quotas.
+    pub departures: Vec<(Timestamp, u64)>,
+}
+
+/// Whether repair that is not urgent may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrakeState {
+    /// It may.
+    Free,
+    /// The leader is new and has not heard enough nodes; not later than `until`.
+    NewLeader {
+        /// When it ends at the latest.
+        until: Timestamp,
+    },
+    /// Much vanished at once, and it is more likely a cable than so many disks; not later than `until`.
+    FleetVanished {
+        /// When it ends at the latest.
+        until: Timestamp,
+    },
+}
+
+/// A new leader waits until this share of the nodes is back: 90 %.
+const NODES_BACK_PERCENT: u64 = 90;
+/// … but no longer than this.
+const NEW_LEADER_WAIT_MAX: Duration = Duration::from_secs(600);
+/// More than this share of capacity away within [`VANISHED_WINDOW`] is one event, not many failures.
+const VANISHED_PERCENT: u64 = 10;
+const VANISHED_WINDOW: Duration = Duration::from_secs(3600);
+/// After this the nodes are taken for lost.
+const VANISHED_WAIT_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// Decides whether repair that is not urgent waits.
+pub fn brake(facts: &BrakeFacts) -> BrakeState {
+    if !facts.enabled {
+        return BrakeState::Free;
+    }
+    let until = facts.leader_since.after(NEW_LEADER_WAIT_MAX);
+    let back = facts.members_online.saturating_mul(100) >= facts.members.saturating_mul(NODES_BACK_PERCENT);
+    if !back && facts.now < until {
+        return BrakeState::NewLeader { until };
+    }
+    let mut departures = facts.departures.clone();
+    departures.sort_unstable();
+    let (mut first, mut away) = (0, 0_u128);
+    let mut latest = None;
+    for (time, bytes) in &departures {
+        away += u128::from(*bytes);
+        while time.since(departures[first].0) >= VANISHED_WINDOW {
+            away -= u128::from(departures[first].1);
+            first += 1;
+        }
+        if away * 100 > u128::from(facts.capacity) * u128::from(VANISHED_PERCENT) {
+            latest = Some(time.after(VANISHED_WAIT_MAX));
+        }
+    }
+    match latest {
+        Some(until) if facts.now < until => BrakeState::FleetVanished { until },
+        _ => BrakeState::Free,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::from_millis(hours * 3_600_000)
+    }
+
+    fn facts(now: Timestamp) -> BrakeFacts {
+        BrakeFacts {
+            now,
+            leader_since: at(0),
+            enabled: true,
+            members: 100,
+            members_online: 100,
+            capacity: 1000,
+            departures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_new_leader_waits_for_ninety_percent_and_ten_minutes_at_most() {
+        let early = Timestamp::from_millis(60_000);
+        let few = |now| BrakeFacts { members_online: 89, ..facts(now) };
+        assert!(matches!(brake(&few(early)), BrakeState::NewLeader { .. }));
+        assert_eq!(brake(&facts(early)), BrakeState::Free);
+        assert_eq!(brake(&BrakeFacts { members_online: 90, ..facts(early) }), BrakeState::Free);
+        assert_eq!(brake(&few(Timestamp::from_millis(600_000))), BrakeState::Free);
+    }
+
+    #[test]
+    fn more_than_a_tenth_within_an_hour_stops_repair_for_six_hours() {
+        let many = |now| BrakeFacts { departures: vec![(at(10), 60), (at(10), 41)], ..facts(now) };
+        assert_eq!(brake(&many(at(11))), BrakeState::FleetVanished { until: at(16) });
+        assert_eq!(brake(&many(at(16))), BrakeState::Free);
+        let off = BrakeFacts { enabled: false, ..many(at(11)) };
+        assert_eq!(brake(&off), BrakeState::Free);
+    }
+
+    #[test]
+    fn the_same_loss_spread_over_hours_stops_nothing() {
+        let spread =
+            BrakeFacts { departures: vec![(at(12), 60), (at(10), 60), (at(11), 60)], ..facts(at(12)) };
+        assert_eq!(brake(&spread), BrakeState::Free);
+    }
+}

@@ -1,0 +1,180 @@
+//! The fleet at one moment, as planners see it.
+//!
+//! Owns: for each node whether it is online, proved, counted and how much room it has; the width.
+//! Always holds: one view is one moment: committed records, soft state and time meet here and nowhere else.
+//! Leaves to others: choosing (`placement`), judging bundles (`health`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firn_base::{NodeId, Timestamp};
+use firn_wire::{DomainRule, NodeState, Policy};
+
+use crate::fleet_watch::FleetWatch;
+use crate::orders::Orders;
+use crate::state::{NodeNumber, NodeRecord};
+
+/// One node at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetNode {
+    /// Its number.
+    pub number: NodeNumber,
+    /// Its identity.
+    pub id: NodeId,
+    /// Where it is in its life.
+    pub state: NodeState,
+    /// Heard within the last seconds.
+    pub online: bool,
+    /// Its inventory was compared and sampled in this run.
+    pub proved: bool,
+    /// Its shards are durable: it is of the archive and not offline for longer than the policy allows.
+    pub counted: bool,
+    /// When it was last heard at the latest.
+    pub last_seen: Timestamp,
+    /// Its quota.
+    pub quota_bytes: u64,
+    /// Bytes that may still be put on it: of its quota, less what is assigned or on its way, and no more than
+    /// it says itself.
+    pub free_bytes: u64,
+    domain: u32,
+    operator: u32,
+}
+
+/// All nodes at one moment, by number.
+#[derive(Debug, Clone)]
+pub struct FleetView {
+    rule: DomainRule,
+    count_lost_after: Duration,
+    nodes: Vec<Option<FleetNode>>,
+}
+
+impl FleetView {
+    /// The fleet at `now`.
+    pub fn new<'a>(
+        records: impl IntoIterator<Item = &'a NodeRecord>,
+        policy: &Policy,
+        watch: &FleetWatch,
+        orders: &Orders,
+        now: Timestamp,
+    ) -> Self {
+        let count_lost_after = Duration::from_millis(policy.count_lost_after_millis);
+        let coming = orders.bytes_coming();
+        let (mut domains, mut operators) = (BTreeMap::new(), BTreeMap::new());
+        let mut view = Self { rule: policy.domains, count_lost_after, nodes: Vec::new() };
+        for record in records {
+            let number = record.number;
+            let last_seen = watch.last_seen(record);
+            let online = record.is_member() && watch.is_online(number, now);
+            let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
+            let own_word = watch.status(number).map(|status| status.quota.0.saturating_sub(status.used.0));
+            let assignable =
+                record.free_bytes().saturating_sub(coming.get(&number).copied().unwrap_or_default());
+            view.insert(FleetNode {
+                number,
+                id: record.id,
+                state: record.state,
+                online,
+                proved: online && watch.is_proved(number),
+                counted,
+                last_seen,
+                quota_bytes: record.quota_bytes,
+                free_bytes: own_word.map_or(assignable, |word| word.min(assignable)),
+                domain: intern(&mut domains, &record.failure_domain),
+                operator: intern(&mut operators, &record.operator),
+            });
+        }
+        view
+    }
+
+    fn insert(&mut self, node: FleetNode) {
+        let position = position(node.number);
+        if self.nodes.len() <= position {
+            self.nodes.resize(position + 1, None);
+        }
+        self.nodes[position] = Some(node);
+    }
+
+    /// A node by number.
+    pub fn node(&self, number: NodeNumber) -> Option<&FleetNode> {
+        self.nodes.get(position(number))?.as_ref()
+    }
+
+    /// All nodes, in order of their numbers.
+    pub fn nodes(&self) -> impl Iterator<Item = &FleetNode> {
+        self.nodes.iter().flatten()
+    }
+
+    /// Whether two nodes can vanish together, so that caps keep them from holding shards of one bundle.
+    pub fn share_a_domain(&self, one: &FleetNode, other: &FleetNode) -> bool {
+        one.domain == other.domain || (self.rule == DomainRule::Public && one.operator == other.operator)
+    }
+
+    /// How many shards of one bundle the domain caps allow on active nodes, whether online or not.
+    ///
+    /// In a `public` archive, where operator and domain both cap, this may be less than the best assignment
+    /// would reach; never more.
+    pub fn width(&self) -> usize {
+        let mut chosen: Vec<&FleetNode> = Vec::new();
+        for node in self.nodes().filter(|node| node.counted && node.state == NodeState::Active) {
+            if !chosen.iter().any(|other| self.share_a_domain(node, other)) {
+                chosen.push(node);
+            }
+            if chosen.len() >= WIDTH_MAX {
+                break;
+            }
+        }
+        chosen.len()
+    }
+
+    /// Nodes that are away: when each vanished, and when it began to count as lost, with its quota. For
+    /// [`crate::brake()`].
+    pub fn departures(&self, now: Timestamp) -> Vec<(Timestamp, u64)> {
+        let mut departures = Vec::new();
+        for node in self.nodes().filter(|node| is_member(node.state) && !node.online) {
+            departures.push((node.last_seen, node.quota_bytes));
+            let lost_at = node.last_seen.after(self.count_lost_after);
+            if lost_at <= now {
+                departures.push((lost_at, node.quota_bytes));
+            }
+        }
+        departures
+    }
+
+    /// Members of the archive, those of them that are online, and the quotas of all members together.
+    pub fn members(&self) -> (u64, u64, u64) {
+        let mut sums = (0, 0, 0_u64);
+        for node in self.nodes().filter(|node| is_member(node.state)) {
+            sums.0 += 1;
+            sums.1 += u64::from(node.online);
+            sums.2 = sums.2.saturating_add(node.quota_bytes);
+        }
+        sums
+    }
+
+    /// Notes that `bytes` of a node's room are promised, for the rest of a planning pass.
+    pub(crate) fn promise(&mut self, number: NodeNumber, bytes: u64) {
+        if let Some(Some(node)) = self.nodes.get_mut(position(number)) {
+            node.free_bytes = node.free_bytes.saturating_sub(bytes);
+        }
+    }
+}
+
+// The widest scheme has 40 shards and is chosen from 60 domains on: more change nothing.
+const WIDTH_MAX: usize = 64;
+
+const fn is_member(state: NodeState) -> bool {
+    matches!(state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
+}
+
+fn position(number: NodeNumber) -> usize {
+    usize::try_from(number.0).expect("node numbers have 32 bits, and so has usize at least")
+}
+
+fn intern(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {
+    if let Some(known) = names.get(name) {
+        return *known;
+    }
+    let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    names.insert(name.to_owned(), next);
+    next
+}

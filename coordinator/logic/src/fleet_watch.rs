@@ -1,0 +1,262 @@
+//! What a coordinator hears of nodes: soft state, rebuilt by each leader from heartbeats.
+//!
+//! Owns: when each node was last heard, which run of its program it is, and how far its inventory has come.
+//! Always holds: time is given, never read; a node's shards count as online only after its inventory was
+//! compared and sampled in this run. Leaves to others: comparing (`inventory`), challenging (the shell), the
+//! committed record of who was heard (`Command::Summary`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firn_base::{CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
+use firn_wire::{INVENTORY_SHARDS_MAX, NodeStatus};
+
+use crate::state::{NodeNumber, NodeRecord};
+
+/// A node that was silent for longer is offline: five heartbeats of 2 s.
+pub const OFFLINE_AFTER: Duration = Duration::from_secs(10);
+
+/// How often the leader commits when nodes were last heard.
+pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(600);
+
+// The same run of the program after a short absence: its disk cannot have been exchanged meanwhile.
+const PROOF_KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// Everything heard since this coordinator began to listen.
+#[derive(Debug, Clone)]
+pub struct FleetWatch {
+    started: Timestamp,
+    nodes: BTreeMap<NodeNumber, Watched>,
+}
+
+#[derive(Debug, Clone)]
+struct Watched {
+    last_seen: Timestamp,
+    status: NodeStatus,
+    reported_online: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone)]
+enum Stage {
+    Wanted { since: Timestamp },
+    Receiving { since: Timestamp, shards: Vec<(CodingId, ShardIndex)> },
+    Received,
+    Proved,
+}
+
+/// What a heartbeat brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// It was offline or unknown before.
+    pub came_online: bool,
+    /// Ask it for its inventory.
+    pub inventory_wanted: bool,
+}
+
+/// A whole inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// Everything the node says it holds, in order.
+    pub shards: Vec<(CodingId, ShardIndex)>,
+    /// When it was asked for: what was placed later may be missing from it.
+    pub wanted_since: Timestamp,
+}
+
+/// What came of a page of an inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InventoryProgress {
+    /// Another page follows.
+    More,
+    /// That was the last one.
+    Complete(Inventory),
+    /// Nobody asked for it.
+    Unwanted,
+    /// Out of order, or more than fits on the node: refused, it has to begin again.
+    Malformed,
+}
+
+impl FleetWatch {
+    /// A watch that begins at `started` and has heard nobody.
+    pub const fn new(started: Timestamp) -> Self {
+        Self { started, nodes: BTreeMap::new() }
+    }
+
+    /// When it began.
+    pub const fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// A node was heard. Another run than before, or a long absence, makes its inventory wanted.
+    pub fn heard(&mut self, node: NodeNumber, status: NodeStatus, now: Timestamp) -> Heard {
+        let came_online = !self.is_online(node, now);
+        let known = self.nodes.remove(&node);
+        let mut watched = match known {
+            Some(known) if known.status.run == status.run && now.since(known.last_seen) <= PROOF_KEPT_FOR => {
+                Watched { status, ..known }
+            }
+            _ => {
+                Watched { last_seen: now, status, reported_online: true, stage: Stage::Wanted { since: now } }
+            }
+        };
+        watched.last_seen = watched.last_seen.max(now);
+        watched.reported_online = true;
+        let inventory_wanted = matches!(watched.stage, Stage::Wanted { .. });
+        self.nodes.insert(node, watched);
+        Heard { came_online, inventory_wanted }
+    }
+
+    /// Nodes that fell silent since this was last asked; each is named once.
+    pub fn newly_offline(&mut self, now: Timestamp) -> Vec<NodeNumber> {
+        let mut offline = Vec::new();
+        for (node, watched) in &mut self.nodes {
+            if watched.reported_online && now.since(watched.last_seen) > OFFLINE_AFTER {
+                watched.reported_online = false;
+                offline.push(*node);
+            }
+        }
+        offline
+    }
+
+    /// Whether a node was heard within [`OFFLINE_AFTER`].
+    pub fn is_online(&self, node: NodeNumber, now: Timestamp) -> bool {
+        self.nodes.get(&node).is_some_and(|watched| now.since(watched.last_seen) <= OFFLINE_AFTER)
+    }
+
+    /// Whether a node's inventory was compared and sampled in this run.
+    pub fn is_proved(&self, node: NodeNumber) -> bool {
+        self.nodes.get(&node).is_some_and(|watched| matches!(watched.stage, Stage::Proved))
+    }
+
+    /// What a node said of itself last.
+    pub fn status(&self, node: NodeNumber) -> Option<&NodeStatus> {
+        self.nodes.get(&node).map(|watched| &watched.status)
+    }
+
+    /// When a node was last heard by this coordinator.
+    pub fn last_heard(&self, node: NodeNumber) -> Option<Timestamp> {
+        self.nodes.get(&node).map(|watched| watched.last_seen)
+    }
+
+    /// When a node was last heard at the latest: by this coordinator, or by the one before, which may have
+    /// heard it until its next summary was due.
+    pub fn last_seen(&self, record: &NodeRecord) -> Timestamp {
+        let before = record.last_seen.after(SUMMARY_INTERVAL).min(self.started).max(record.last_seen);
+        self.last_heard(record.number).map_or(before, |heard| heard.max(record.last_seen))
+    }
+
+    /// Who was heard when, for the next summary.
+    pub fn summary(&self) -> Vec<(NodeNumber, Timestamp)> {
+        self.nodes.iter().map(|(node, watched)| (*node, watched.last_seen)).collect()
+    }
+
+    /// Takes a page of an inventory. Pages come in order of coding and index.
+    pub fn inventory_page(
+        &mut self,
+        node: NodeNumber,
+        page: Vec<(CodingId, ShardIndex)>,
+        more: bool,
+    ) -> InventoryProgress {
+        let Some(watched) = self.nodes.get_mut(&node) else { return InventoryProgress::Unwanted };
+        let (since, mut shards) = match &mut watched.stage {
+            Stage::Wanted { since } => (*since, Vec::new()),
+            Stage::Receiving { since, shards } => (*since, std::mem::take(shards)),
+            Stage::Received | Stage::Proved => return InventoryProgress::Unwanted,
+        };
+        shards.extend(page);
+        let fits = watched.status.quota.0 / SHARD_BYTES_MIN + INVENTORY_SHARDS_MAX as u64;
+        if shards.len() as u64 > fits || !shards.is_sorted_by(|one, next| one < next) {
+            watched.stage = Stage::Wanted { since };
+            return InventoryProgress::Malformed;
+        }
+        if more {
+            watched.stage = Stage::Receiving { since, shards };
+            return InventoryProgress::More;
+        }
+        watched.stage = Stage::Received;
+        InventoryProgress::Complete(Inventory { shards, wanted_since: since })
+    }
+
+    /// The node proved samples of what it is counted for: its shards count as online.
+    pub fn prove(&mut self, node: NodeNumber) {
+        if let Some(watched) = self.nodes.get_mut(&node)
+            && matches!(watched.stage, Stage::Received)
+        {
+            watched.stage = Stage::Proved;
+        }
+    }
+
+    /// The inventory has to be asked for again: a proof failed, or the connection broke before its end.
+    pub fn want_inventory(&mut self, node: NodeNumber, now: Timestamp) {
+        if let Some(watched) = self.nodes.get_mut(&node) {
+            watched.stage = Stage::Wanted { since: now };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firn_base::ByteCount;
+
+    const NODE: NodeNumber = NodeNumber(3);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    fn status(run: u64) -> NodeStatus {
+        NodeStatus {
+            address: "[::1]:4433".into(),
+            quota: ByteCount(1 << 30),
+            used: ByteCount(0),
+            shards: 0,
+            leaving: false,
+            run,
+        }
+    }
+
+    fn proved_watch() -> FleetWatch {
+        let mut watch = FleetWatch::new(at(0));
+        assert_eq!(watch.heard(NODE, status(1), at(1)), Heard { came_online: true, inventory_wanted: true });
+        assert!(matches!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Complete(_)));
+        watch.prove(NODE);
+        watch
+    }
+
+    #[test]
+    fn a_node_that_is_silent_for_ten_seconds_is_offline_and_named_once() {
+        let mut watch = proved_watch();
+        assert!(watch.is_online(NODE, at(11)));
+        assert_eq!(watch.newly_offline(at(11)), []);
+        assert!(!watch.is_online(NODE, at(12)));
+        assert_eq!(watch.newly_offline(at(12)), [NODE]);
+        assert_eq!(watch.newly_offline(at(13)), []);
+    }
+
+    #[test]
+    fn a_short_silence_of_the_same_run_keeps_the_proof_and_a_new_run_loses_it() {
+        let mut watch = proved_watch();
+        let heard = watch.heard(NODE, status(1), at(60));
+        assert_eq!(heard, Heard { came_online: true, inventory_wanted: false });
+        assert!(watch.is_proved(NODE));
+        assert!(watch.heard(NODE, status(2), at(61)).inventory_wanted);
+        assert!(!watch.is_proved(NODE));
+        let mut watch = proved_watch();
+        assert!(watch.heard(NODE, status(1), at(700)).inventory_wanted);
+    }
+
+    #[test]
+    fn an_inventory_out_of_order_has_to_begin_again() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, status(1), at(1));
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], true), InventoryProgress::More);
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Malformed);
+        let whole = Inventory { shards: vec![shard(1), shard(2)], wanted_since: at(1) };
+        assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Complete(whole));
+        assert_eq!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Unwanted);
+        assert_eq!(watch.inventory_page(NodeNumber(9), vec![], false), InventoryProgress::Unwanted);
+    }
+}

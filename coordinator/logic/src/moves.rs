@@ -1,0 +1,87 @@
+//! Planning moves: good shards brought to other homes.
+//!
+//! Owns: emptying draining nodes, and taking apart shards that came to share a failure domain (a node came back,
+//! or its domain was renamed). Always holds: a move breaks no cap, judged without the copy that it replaces; that
+//! copy counts until the new one has its receipt; bundles that lack shards are repaired first.
+//! Leaves to others: missing shards (`repair`), the old copies (`tidying`).
+
+use firn_base::ShardIndex;
+use firn_wire::NodeState;
+
+use crate::brake::BrakeState;
+use crate::catalogue::BundleView;
+use crate::fleet::{FleetNode, FleetView};
+use crate::health::classify;
+use crate::repair::{
+    BuildPlan, Builder, PlanningBudget, PlanningView, WantedBuild, is_at_rest, needs_no_repair,
+};
+use crate::state::NodeNumber;
+
+/// What is to be moved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MovePlan {
+    /// Builds to order now.
+    pub builds: Vec<BuildPlan>,
+    /// Shards still to be moved, those on their way included.
+    pub backlog_shards: u64,
+}
+
+/// Looks at every bundle and plans moves within `budget`, one shard of a bundle at a time.
+pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 32]) -> MovePlan {
+    let mut plan = MovePlan::default();
+    let mut builder = Builder::new(view, budget, seed);
+    for bundle in view.catalogue.bundles() {
+        let misplaced = misplaced(bundle, view.fleet);
+        if misplaced.is_empty() {
+            continue;
+        }
+        plan.backlog_shards += misplaced.len() as u64;
+        if builder.is_spent() || view.brake != BrakeState::Free || !is_at_rest(view, bundle) {
+            continue;
+        }
+        if !needs_no_repair(view, bundle, &classify(bundle, view.fleet)) {
+            continue;
+        }
+        // The first that finds a legal home; the others follow when this one has arrived.
+        plan.builds.extend(misplaced.iter().find_map(|copy| {
+            builder.build(&WantedBuild { bundle, shards: &[copy.0], replaced: &[*copy], urgent: false })
+        }));
+    }
+    plan
+}
+
+/// Draining nodes on which nothing is placed and nothing is surplus: they may go.
+pub fn drained_nodes(view: &PlanningView<'_>) -> Vec<NodeNumber> {
+    let mut drained: Vec<_> = view
+        .catalogue
+        .nodes()
+        .filter(|node| node.state == NodeState::Draining && node.shards == 0)
+        .map(|node| node.number)
+        .collect();
+    drained.retain(|number| !view.catalogue.surplus().any(|copy| copy.node == *number));
+    drained
+}
+
+/// Copies that shall lie elsewhere, each the only good one of its index.
+fn misplaced(bundle: &BundleView, fleet: &FleetView) -> Vec<(ShardIndex, NodeNumber)> {
+    let counted: Vec<(ShardIndex, &FleetNode)> = bundle
+        .placements
+        .iter()
+        .filter_map(|(index, holder)| Some((*index, fleet.node(*holder).filter(|node| node.counted)?)))
+        .collect();
+    let mut misplaced = Vec::new();
+    for (position, (index, node)) in counted.iter().enumerate() {
+        let has_a_home = |(other, at): &(ShardIndex, &FleetNode)| {
+            other == index && at.number != node.number && at.state != NodeState::Draining
+        };
+        if counted.iter().any(has_a_home) {
+            continue;
+        }
+        let crowded =
+            |(other, at): &(ShardIndex, &FleetNode)| other != index && fleet.share_a_domain(node, at);
+        if node.state == NodeState::Draining || counted[..position].iter().any(crowded) {
+            misplaced.push((*index, node.number));
+        }
+    }
+    misplaced
+}

@@ -1,0 +1,168 @@
+//! Orders that are on their way: soft state of the leader.
+//!
+//! Owns: leases on builds and deletions, each with a deadline. Always holds: one build of a bundle at a time, so
+//! that nothing is made twice; a node whose copy of a shard is being trashed is offered no shard of the same
+//! coding, so that no late deletion hits a new copy. Leaves to others: sending them (the shell).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_base::{BundleNumber, CodingId, ReservationId, ShardIndex, Timestamp};
+
+use crate::repair::BuildPlan;
+use crate::state::NodeNumber;
+
+/// What the leader has ordered and not yet heard the end of.
+#[derive(Debug, Clone, Default)]
+pub struct Orders {
+    builds: BTreeMap<ReservationId, (BuildPlan, Timestamp)>,
+    building: BTreeSet<BundleNumber>,
+    resting: BTreeMap<BundleNumber, Timestamp>,
+    trashing: BTreeMap<(CodingId, NodeNumber, ShardIndex), Timestamp>,
+}
+
+impl Orders {
+    /// No orders.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A build was ordered under the name `id`; its tickets end at `deadline`.
+    pub fn begin_build(&mut self, id: ReservationId, plan: BuildPlan, deadline: Timestamp) {
+        self.building.insert(plan.bundle);
+        self.builds.insert(id, (plan, deadline));
+    }
+
+    /// A build ended. Gives its plan back, unless its deadline had passed before. With `retry_after` the bundle
+    /// is not built again before: for builds that failed.
+    pub fn finish_build(&mut self, id: ReservationId, retry_after: Option<Timestamp>) -> Option<BuildPlan> {
+        let (plan, _) = self.builds.remove(&id)?;
+        self.building.remove(&plan.bundle);
+        if let Some(time) = retry_after {
+            self.resting.insert(plan.bundle, time);
+        }
+        Some(plan)
+    }
+
+    /// A deletion was ordered; the order ends at `deadline`.
+    pub fn begin_trash(&mut self, copy: (NodeNumber, CodingId, ShardIndex), deadline: Timestamp) {
+        let (node, coding, index) = copy;
+        self.trashing.insert((coding, node, index), deadline);
+    }
+
+    /// A deletion was carried out, or will surely not be. An order whose answer was lost stays until its
+    /// deadline.
+    pub fn finish_trash(&mut self, copy: (NodeNumber, CodingId, ShardIndex)) {
+        let (node, coding, index) = copy;
+        self.trashing.remove(&(coding, node, index));
+    }
+
+    /// Drops what ended by `now`; gives back the builds that nobody reported on.
+    pub fn expire(&mut self, now: Timestamp) -> Vec<BuildPlan> {
+        self.resting.retain(|_, until| *until > now);
+        self.trashing.retain(|_, deadline| *deadline > now);
+        let over: Vec<_> =
+            self.builds.iter().filter(|(_, (_, deadline))| *deadline <= now).map(|(id, _)| *id).collect();
+        over.into_iter().filter_map(|id| self.finish_build(id, None)).collect()
+    }
+
+    /// Whether a bundle is being built, or rests after a failed build.
+    pub fn is_busy(&self, bundle: BundleNumber) -> bool {
+        self.building.contains(&bundle) || self.resting.contains_key(&bundle)
+    }
+
+    /// Builds on their way.
+    pub fn builds(&self) -> usize {
+        self.builds.len()
+    }
+
+    /// Builds on their way by worker.
+    pub fn load(&self) -> BTreeMap<NodeNumber, usize> {
+        let mut load = BTreeMap::new();
+        for (plan, _) in self.builds.values() {
+            *load.entry(plan.worker).or_default() += 1;
+        }
+        load
+    }
+
+    /// Bytes on their way by target.
+    pub fn bytes_coming(&self) -> BTreeMap<NodeNumber, u64> {
+        let mut coming: BTreeMap<NodeNumber, u64> = BTreeMap::new();
+        for (plan, _) in self.builds.values() {
+            for (_, node) in &plan.targets {
+                let bytes = coming.entry(*node).or_default();
+                *bytes = bytes.saturating_add(plan.file_bytes);
+            }
+        }
+        coming
+    }
+
+    /// Whether a copy is being trashed.
+    pub fn is_trashing(&self, copy: (NodeNumber, CodingId, ShardIndex)) -> bool {
+        let (node, coding, index) = copy;
+        self.trashing.contains_key(&(coding, node, index))
+    }
+
+    /// Nodes on which a shard of `coding` is being trashed: not to be chosen for another one now.
+    pub fn trashing_of(&self, coding: CodingId) -> BTreeSet<NodeNumber> {
+        let from = (coding, NodeNumber(0), ShardIndex(0));
+        let own = self.trashing.range(from..).take_while(|((of, _, _), _)| *of == coding);
+        own.map(|((_, node, _), _)| *node).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(bundle: u32) -> BuildPlan {
+        BuildPlan {
+            bundle: BundleNumber(bundle),
+            coding: CodingId::from_bytes([1; 32]),
+            worker: NodeNumber(1),
+            sources: vec![(ShardIndex(0), NodeNumber(2))],
+            targets: vec![(ShardIndex(1), NodeNumber(1)), (ShardIndex(2), NodeNumber(3))],
+            retire: Vec::new(),
+            shard_bytes: 90,
+            file_bytes: 100,
+            urgent: false,
+        }
+    }
+
+    #[test]
+    fn a_build_is_busy_until_it_ends_or_its_deadline_passes() {
+        let (id, time) = (ReservationId::from_bytes([1; 32]), Timestamp::from_millis);
+        let mut orders = Orders::new();
+        orders.begin_build(id, plan(5), time(10));
+        assert!(orders.is_busy(BundleNumber(5)));
+        assert_eq!(orders.bytes_coming().get(&NodeNumber(3)), Some(&100));
+        assert_eq!(orders.load().get(&NodeNumber(1)), Some(&1));
+        assert_eq!(orders.expire(time(9)), []);
+        assert_eq!(orders.expire(time(10)), [plan(5)]);
+        assert!(!orders.is_busy(BundleNumber(5)));
+        assert_eq!(orders.finish_build(id, None), None);
+    }
+
+    #[test]
+    fn a_failed_build_rests_before_it_is_tried_again() {
+        let (id, time) = (ReservationId::from_bytes([1; 32]), Timestamp::from_millis);
+        let mut orders = Orders::new();
+        orders.begin_build(id, plan(5), time(10));
+        assert_eq!(orders.finish_build(id, Some(time(20))), Some(plan(5)));
+        assert!(orders.is_busy(BundleNumber(5)));
+        orders.expire(time(20));
+        assert!(!orders.is_busy(BundleNumber(5)));
+    }
+
+    #[test]
+    fn a_node_that_trashes_a_shard_is_offered_none_of_the_same_coding() {
+        let coding = CodingId::from_bytes([1; 32]);
+        let copy = (NodeNumber(4), coding, ShardIndex(2));
+        let mut orders = Orders::new();
+        orders.begin_trash(copy, Timestamp::from_millis(10));
+        assert!(orders.is_trashing(copy));
+        assert_eq!(orders.trashing_of(coding), BTreeSet::from([NodeNumber(4)]));
+        assert_eq!(orders.trashing_of(CodingId::from_bytes([2; 32])), BTreeSet::new());
+        orders.finish_trash(copy);
+        assert!(!orders.is_trashing(copy));
+    }
+}

@@ -1,0 +1,137 @@
+//! Which nodes shall hold the shards of a bundle.
+//!
+//! Owns: the choice for new bundles, repairs and moves. Always holds: chosen nodes are active, online, have
+//! room, and no two of them (nor one and a holder that stays) share a failure domain; the choice follows from
+//! view and seed alone. Leaves to others: promising the room (`apply`), which scheme (`width`).
+
+use std::collections::BTreeSet;
+
+use firn_base::{NodeId, Scheme, ShardIndex};
+use firn_wire::NodeState;
+
+use crate::fleet::{FleetNode, FleetView};
+use crate::state::NodeNumber;
+
+/// What is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacementRequest<'a> {
+    /// k and n.
+    pub scheme: Scheme,
+    /// Bytes of each shard's file.
+    pub file_bytes: u64,
+    /// Nodes not to be chosen, as those on which a shard of the same coding is being trashed.
+    pub avoid: &'a BTreeSet<NodeNumber>,
+}
+
+/// Why no placement was found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// Too few failure domains have an active node online.
+    #[error("only {found} failure domains have a node online, a commit needs {needed}: add nodes or wait")]
+    TooFewDomains {
+        /// Domains found.
+        found: usize,
+        /// Distinct shards that a commit needs.
+        needed: usize,
+    },
+    /// There are nodes enough, but they are full.
+    #[error("only {found} failure domains have room for a shard, a commit needs {needed}: add nodes")]
+    Full {
+        /// Domains with room.
+        found: usize,
+        /// Distinct shards that a commit needs.
+        needed: usize,
+    },
+}
+
+/// One node for each shard of a new bundle: as many of the scheme's n as domains allow now, at least the commit
+/// threshold. Emptier nodes, and so new ones, are chosen more often.
+///
+/// There is no reserve brake yet: uploads go on until nodes lack room.
+pub fn plan_placement(
+    fleet: &FleetView,
+    request: &PlacementRequest<'_>,
+    seed: [u8; 32],
+) -> Result<Vec<(ShardIndex, NodeId)>, PlacementError> {
+    let needed = usize::from(request.scheme.commit_threshold());
+    let wanted = Wanted {
+        count: usize::from(request.scheme.n()),
+        file_bytes: request.file_bytes,
+        staying: &[],
+        avoid: request.avoid,
+    };
+    let chosen = choose(fleet, &wanted, seed);
+    if chosen.len() < needed {
+        let without_room = choose(fleet, &Wanted { file_bytes: 0, ..wanted }, seed).len();
+        return Err(if without_room < needed {
+            PlacementError::TooFewDomains { found: without_room, needed }
+        } else {
+            PlacementError::Full { found: chosen.len(), needed }
+        });
+    }
+    Ok((0..request.scheme.n()).map(ShardIndex).zip(chosen.into_iter().map(|node| node.id)).collect())
+}
+
+/// What to choose nodes for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// How many at most.
+    pub(crate) count: usize,
+    /// Room that each must have.
+    pub(crate) file_bytes: u64,
+    /// Holders of other shards that stay: their domains are taken.
+    pub(crate) staying: &'a [NodeNumber],
+    /// Nodes not to be chosen.
+    pub(crate) avoid: &'a BTreeSet<NodeNumber>,
+}
+
+/// Up to `count` nodes, the preferred first: weighted rendezvous hashing by free bytes.
+pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 32]) -> Vec<&'f FleetNode> {
+    let staying: Vec<&FleetNode> = wanted.staying.iter().filter_map(|number| fleet.node(*number)).collect();
+    let mut candidates: Vec<(f64, &FleetNode)> = fleet
+        .nodes()
+        .filter(|node| node.state == NodeState::Active && node.online)
+        .filter(|node| node.free_bytes >= wanted.file_bytes && !wanted.avoid.contains(&node.number))
+        .filter(|node| !staying.iter().any(|holder| fleet.share_a_domain(node, holder)))
+        .map(|node| (score(seed, node), node))
+        .collect();
+    candidates.sort_by(|one, other| one.0.total_cmp(&other.0).then(one.1.number.cmp(&other.1.number)));
+    let mut chosen: Vec<&FleetNode> = Vec::with_capacity(wanted.count);
+    for (_, node) in candidates {
+        if chosen.len() == wanted.count {
+            break;
+        }
+        if !chosen.iter().any(|other| fleet.share_a_domain(node, other)) {
+            chosen.push(node);
+        }
+    }
+    chosen
+}
+
+/// Whether caps and membership alone leave `count` nodes for shards beside those who stay, whatever their room
+/// and whether they are online now.
+pub(crate) fn caps_allow(fleet: &FleetView, count: usize, staying: &[NodeNumber]) -> bool {
+    let mut taken: Vec<&FleetNode> = staying.iter().filter_map(|number| fleet.node(*number)).collect();
+    let mut found = 0;
+    for node in fleet.nodes().filter(|node| node.state == NodeState::Active && node.counted) {
+        if found >= count {
+            break;
+        }
+        if !taken.iter().any(|other| fleet.share_a_domain(node, other)) {
+            taken.push(node);
+            found += 1;
+        }
+    }
+    found >= count
+}
+
+/// Exponentially distributed with the node's free bytes as rate: the smallest of several is each one with a
+/// chance in proportion to its room. Only the leader computes it, so its last bits need not agree elsewhere.
+fn score(seed: [u8; 32], node: &FleetNode) -> f64 {
+    let hash = blake3::keyed_hash(&seed, node.id.as_bytes());
+    let (first, _) = hash.as_bytes().split_first_chunk::<4>().expect("a hash has 32 bytes");
+    let uniform = (f64::from(u32::from_le_bytes(*first)) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    // Megabytes are fine enough for a weight, and fit 32 bits up to 4 PB.
+    let weight = f64::from(u32::try_from(node.free_bytes >> 20).unwrap_or(u32::MAX)) + 1.0;
+    -uniform.ln() / weight
+}

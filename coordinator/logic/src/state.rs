@@ -1,0 +1,204 @@
+//! The records of the coordinators' state.
+//!
+//! Owns: what is remembered of nodes, bundles, reservations, surplus copies and held paths.
+//! Always holds: plain values without serialisation; lists that say "sorted" are sorted and without
+//! repetition, so that equal states are equal values.
+//! Leaves to others: how records change (`apply`), how they are read (`facts`), their bytes (the shell).
+
+use firn_base::{
+    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, Scheme,
+    ShardIndex, Timestamp,
+};
+use firn_wire::{LedgerHead, NodeState};
+
+/// A node's short name in placements, counted up in apply; a node keeps it for ever.
+///
+/// A placement is 5 bytes instead of 33. Never taken for a [`BundleNumber`]: both count from zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NodeNumber(pub u32);
+
+/// One storage node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its number.
+    pub number: NodeNumber,
+    /// Its identity.
+    pub id: NodeId,
+    /// Its owner.
+    pub operator: String,
+    /// What it can vanish together with.
+    pub failure_domain: String,
+    /// Host and UDP port.
+    pub address: String,
+    /// Its hard quota in bytes.
+    pub quota_bytes: u64,
+    /// Bytes of shard files placed, reserved or surplus on it, by the coordinators' account.
+    pub assigned_bytes: u64,
+    /// Shards placed on it.
+    pub shards: u64,
+    /// Where it is in its life.
+    pub state: NodeState,
+    /// When it was admitted.
+    pub joined_at: Timestamp,
+    /// When it was last heard, as of the last summary.
+    pub last_seen: Timestamp,
+}
+
+impl NodeRecord {
+    /// Whether its state lets its shards count. (Being offline for long is judged elsewhere.)
+    pub const fn is_member(&self) -> bool {
+        matches!(self.state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
+    }
+
+    /// Bytes that may still be assigned to it.
+    pub const fn free_bytes(&self) -> u64 {
+        self.quota_bytes.saturating_sub(self.assigned_bytes)
+    }
+}
+
+/// One erasure-coded form of a bundle and where its shards lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodingRecord {
+    /// BLAKE3 of the header.
+    pub id: CodingId,
+    /// The coding header's bytes.
+    pub header: Vec<u8>,
+    /// How many shards are enough and how many there should be. n grows when a shard of a higher index is
+    /// placed.
+    pub scheme: Scheme,
+    /// Bytes of each shard.
+    pub shard_bytes: u64,
+    /// Bytes of each shard's file on a node: what is counted against quotas.
+    pub file_bytes: u64,
+    /// Who holds which shard; sorted. One index may lie on several nodes, one node may hold several indexes
+    /// (which caps forbid, but a changed failure domain may bring about).
+    pub placements: Vec<(ShardIndex, NodeNumber)>,
+}
+
+/// One committed bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleRecord {
+    /// Its number.
+    pub number: BundleNumber,
+    /// BLAKE3 of the content header.
+    pub id: BundleId,
+    /// The content header's bytes.
+    pub content_header: Vec<u8>,
+    /// Bytes of its payload.
+    pub payload_bytes: u64,
+    /// Its codings, at least one; the first is the one to read and to count.
+    pub codings: Vec<CodingRecord>,
+    /// Records in its manifest.
+    pub keys: u64,
+    /// Who committed it.
+    pub uploader: PublicKey,
+    /// When.
+    pub committed_at: Timestamp,
+}
+
+/// Space set aside for one coded bundle.
+///
+/// Lives on after the commit until all its shards have receipts or it is ended, so that late receipts land.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservationRecord {
+    /// Its name.
+    pub id: ReservationId,
+    /// Who may use it.
+    pub uploader: PublicKey,
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The content header's bytes.
+    pub content_header: Vec<u8>,
+    /// The coding.
+    pub coding: CodingId,
+    /// The coding header's bytes.
+    pub coding_header: Vec<u8>,
+    /// k and n.
+    pub scheme: Scheme,
+    /// Bytes of each shard.
+    pub shard_bytes: u64,
+    /// Bytes of each shard's file on a node.
+    pub file_bytes: u64,
+    /// Which node shall take which shard and has no committed receipt yet; sorted.
+    pub assignments: Vec<(ShardIndex, NodeNumber)>,
+    /// After this time the leader ends it.
+    pub expires: Timestamp,
+    /// The bundle's number, once it is committed.
+    pub committed: Option<BundleNumber>,
+}
+
+/// A copy of a shard that does not count and is to be trashed; its bytes count until it is.
+///
+/// Key: (node, coding, index).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SurplusRecord {
+    /// Where.
+    pub node: NodeNumber,
+    /// The coding; its bundle may be unknown, if an upload was abandoned.
+    pub coding: CodingId,
+    /// Which shard.
+    pub index: ShardIndex,
+    /// Bytes of its file.
+    pub file_bytes: u64,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A record of a committed bundle that waits for references before its key may be read.
+///
+/// Key: (key, location): the same key in two bundles waits for each apart, so that no publisher delays
+/// another's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRecord {
+    /// The key.
+    pub key: ObjectKey,
+    /// Where its record lies.
+    pub location: Location,
+    /// What it waits for; sorted, never empty.
+    pub waits: Vec<ObjectKey>,
+}
+
+/// Counts and heads: the one record that nearly every command changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// The next bundle's number; also the count of bundles, for none is ever removed.
+    pub next_bundle: u32,
+    /// The next node's number; also the count of nodes that ever joined.
+    pub next_node: u32,
+    /// Events in the feed.
+    pub feed_head: u64,
+    /// Keys that can be read.
+    pub visible_keys: u64,
+    /// Held records.
+    pub held_records: u64,
+    /// References recorded as external.
+    pub externals: u64,
+    /// Withdrawn keys.
+    pub withdrawn: u64,
+    /// Payload bytes of committed bundles.
+    pub payload_bytes: u64,
+    /// Bytes of the files of all placed shards.
+    pub stored_bytes: u64,
+    /// The ledger's length and last digest.
+    pub ledger: LedgerHead,
+    /// The archive's time: the largest that a command carried.
+    pub time: Timestamp,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            next_bundle: 0,
+            next_node: 0,
+            feed_head: 0,
+            visible_keys: 0,
+            held_records: 0,
+            externals: 0,
+            withdrawn: 0,
+            payload_bytes: 0,
+            stored_bytes: 0,
+            ledger: LedgerHead { entries: 0, digest: firn_base::Digest::from_bytes([0; 32]) },
+            time: Timestamp::default(),
+        }
+    }
+}

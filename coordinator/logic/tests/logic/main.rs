@@ -1,0 +1,14 @@
+//! The coordinators' decisions as a log would bring them about: commands in, outcomes and states out.
+
+#![allow(clippy::unwrap_used, reason = "a test whose facts are not there has failed")]
+
+mod commits;
+mod ledger;
+mod moves;
+mod nodes;
+mod placements;
+mod properties;
+mod repairs;
+mod reservations;
+mod returns;
+mod support;

@@ -1,0 +1,68 @@
+//! The life of nodes.
+
+use firn_base::Timestamp;
+use firn_wire::{Command, CommandOutcome, NodeState, RejectReason};
+
+use crate::support::{Archive, node_id};
+
+fn join_without_token(archive: &mut Archive, node: u32, quota_bytes: u64) -> CommandOutcome {
+    archive.run(Command::JoinNode {
+        node: node_id(node),
+        operator: "someone".into(),
+        failure_domain: "shed".into(),
+        address: "[::1]:9".into(),
+        quota_bytes,
+        token: None,
+    })
+}
+
+#[test]
+fn a_stranger_without_a_token_does_not_join() {
+    let mut archive = Archive::of(1);
+    let outcome = join_without_token(&mut archive, 5, 1);
+    assert_eq!(outcome, CommandOutcome::Rejected(RejectReason::UnknownNode));
+}
+
+#[test]
+fn a_known_node_renews_what_it_says_without_using_a_token() {
+    let mut archive = Archive::of(1);
+    assert_eq!(archive.join(0, "attic"), CommandOutcome::Applied);
+    assert_eq!(join_without_token(&mut archive, 0, 5000), CommandOutcome::Applied);
+    let node = archive.node(0);
+    assert_eq!((node.quota_bytes, node.failure_domain.as_str()), (5000, "shed"));
+    assert_eq!(archive.nodes().len(), 1);
+}
+
+#[test]
+fn a_lost_node_does_not_come_back_under_its_identity() {
+    let mut archive = Archive::of(1);
+    assert_eq!(archive.set_state(0, NodeState::Lost), CommandOutcome::Applied);
+    let removed = CommandOutcome::Rejected(RejectReason::NodeRemoved);
+    assert_eq!(archive.join(0, "attic"), removed);
+    assert_eq!(archive.set_state(0, NodeState::Active), removed);
+    assert_eq!(archive.set_state(0, NodeState::Gone), CommandOutcome::Applied);
+    assert_eq!(archive.set_state(0, NodeState::Lost), removed);
+}
+
+#[test]
+fn a_node_with_shards_does_not_go() {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &[0, 1, 2, 3]);
+    archive.set_state(0, NodeState::Draining);
+    let not_empty = RejectReason::NodeNotEmpty { shards: 1 };
+    assert_eq!(archive.set_state(0, NodeState::Gone), CommandOutcome::Rejected(not_empty));
+    let illegal = RejectReason::IllegalState { from: NodeState::Draining, to: NodeState::Suspended };
+    assert_eq!(archive.set_state(0, NodeState::Suspended), CommandOutcome::Rejected(illegal));
+    assert_eq!(archive.set_state(0, NodeState::Active), CommandOutcome::Applied);
+}
+
+#[test]
+fn a_summary_never_makes_a_node_heard_earlier_or_in_the_future() {
+    let mut archive = Archive::of(2);
+    archive.wait(5000);
+    let far = Timestamp::from_millis(u64::MAX);
+    let last_seen = vec![(node_id(0), far), (node_id(1), Timestamp::from_millis(1)), (node_id(9), far)];
+    assert_eq!(archive.run(Command::Summary { last_seen }), CommandOutcome::Applied);
+    assert_eq!(archive.node(0).last_seen, archive.now);
+    assert_eq!(archive.node(1).last_seen, Timestamp::from_millis(1_000_000));
+}
