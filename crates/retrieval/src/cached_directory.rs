@@ -124,14 +124,13 @@ impl CachedDirectory {
         let now = Instant::now();
         let entry = {
             let mut known = self.shared.known();
-            let entry = known.bundles.get_mut(&id).map(|entry| {
+            known.bundles.get_mut(&id).map(|entry| {
                 let before = entry.clone();
                 if self.shared.is_due(entry, now) {
                     entry.asked = now;
                 }
                 before
-            });
-            entry
+            })
         };
         let Some(entry) = entry else { return self.fetch_bundle(BundleName::Id(id)).await };
         if self.shared.is_due(&entry, now) {

@@ -1,7 +1,7 @@
 //! The content of an object as a stream: frames fetched ahead, chunks cut and checked, hash parts restored.
 //!
-//! Always holds: pieces come in order; at most so many frames as the caller says are under way, each in a task
-//! that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), the object's own hash
+//! Always holds: pieces come in order; frames fetched ahead take no more memory than the caller says, each in a
+//! task that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), the object's own hash
 //! (`verified_stream`).
 
 use std::future::Future;
@@ -14,7 +14,9 @@ use bytes::Bytes;
 use firn_base::{BundleId, ObjectKey};
 use firn_bundle::{ChunkList, PATCH_BYTES, PATCH_PLACEHOLDER, Patch};
 use firn_transport::Environment;
+use futures::TryFutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::frame_reader::FrameReader;
@@ -23,6 +25,9 @@ use crate::{ByteStream, ManifestReader, ReadError};
 
 // Pieces cut out of a frame keep all of it in memory; below this share of it they are copied.
 const SLICE_SHARE: usize = 4;
+
+// Tasks of one stream, where frames are tiny.
+const VISITS_AHEAD_MAX: usize = 32;
 
 /// Where the content of one object comes from.
 #[derive(Debug)]
@@ -37,20 +42,35 @@ pub(crate) struct ContentSource {
     pub(crate) environment: Environment,
 }
 
-/// The bytes `range` of the content; the caller has checked the range.
-pub(crate) fn content_stream(
-    source: Arc<ContentSource>,
-    range: Range<u64>,
-    frames_ahead: usize,
-) -> ByteStream {
+/// The bytes `range` of the content; the caller has checked the range. Frames fetched ahead, stored and
+/// decompressed, take at most `bytes_ahead`, or are one.
+pub(crate) fn content_stream(source: Arc<ContentSource>, range: Range<u64>, bytes_ahead: u32) -> ByteStream {
+    let budget = Arc::new(Semaphore::new(usize::try_from(bytes_ahead).unwrap_or(Semaphore::MAX_PERMITS)));
     let planner = VisitPlanner::new(Arc::clone(&source), range);
-    let visits = stream::try_unfold(planner, |mut planner| async move {
-        Ok(planner.next().await?.map(|visit| (visit, planner)))
+    let visits = stream::try_unfold((planner, source), move |(mut planner, source)| {
+        let budget = Arc::clone(&budget);
+        async move {
+            let Some(visit) = planner.next().await? else { return Ok(None) };
+            // Shares are given out in the order of the object, so that the first one waited for has its own.
+            let weight = source.frames.weight(visit.bundle, visit.frame).await?.min(bytes_ahead);
+            let share = budget.acquire_many_owned(weight).await.ok();
+            let task = Task::spawn(read_visit(Arc::clone(&source), visit));
+            Ok(Some((task.map_ok(move |pieces| (pieces, share)), (planner, source))))
+        }
     });
     visits
-        .map_ok(move |visit| Task::spawn(read_visit(Arc::clone(&source), visit)))
-        .try_buffered(frames_ahead)
-        .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+        .try_buffered(VISITS_AHEAD_MAX)
+        .map_ok(|(pieces, share)| {
+            // The share is kept until the last piece was taken.
+            let mut share = Some(share);
+            let last = pieces.len().saturating_sub(1);
+            stream::iter(pieces.into_iter().enumerate().map(move |(number, piece)| {
+                if number == last {
+                    share.take();
+                }
+                Ok(piece)
+            }))
+        })
         .try_flatten()
         .boxed()
 }

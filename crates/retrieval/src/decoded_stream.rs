@@ -149,3 +149,54 @@ fn run(mut decoder: Decoder) -> (Decoder, Bytes, Outcome) {
     output.truncate(filled);
     (decoder, Bytes::from(output), outcome)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    fn stream_of(file: &[u8], piece: usize) -> ByteStream {
+        let pieces: Vec<_> = file.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        stream::iter(pieces).boxed()
+    }
+
+    async fn decode(file: &[u8], compression: Compression, piece: usize) -> Result<Vec<u8>, ReadError> {
+        let key = ObjectKey::store_path([1; 20]);
+        let decoded = decoded_stream(stream_of(file, piece), compression, key, Environment::real());
+        decoded.try_fold(Vec::new(), |whole, piece| async move { Ok([whole, piece.to_vec()].concat()) }).await
+    }
+
+    #[tokio::test]
+    async fn decoders_go_on_where_they_were_however_small_the_pieces() {
+        let contents: Vec<u8> = (0..3000u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
+        let bzip2 = {
+            use std::io::Write;
+            let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            encoder.write_all(&contents).unwrap();
+            encoder.finish().unwrap()
+        };
+        for (compression, file) in [
+            (Compression::None, contents.clone()),
+            (Compression::Xz, liblzma::encode_all(&contents[..], 1).unwrap()),
+            (Compression::Bzip2, bzip2),
+            (Compression::Zstd, zstd::encode_all(&contents[..], 3).unwrap()),
+        ] {
+            for piece in [1, 2, 7, 100, file.len()] {
+                assert!(
+                    decode(&file, compression, piece).await.unwrap() == contents,
+                    "{compression} {piece}"
+                );
+                if compression != Compression::None {
+                    let cut = decode(&file[..file.len() - 1], compression, piece).await;
+                    assert!(matches!(cut, Err(ReadError::WrongObject { .. })), "{compression} {piece}");
+                }
+            }
+            let twice = [&file[..], &file[..]].concat();
+            assert!(
+                decode(&twice, compression, 3).await.unwrap().len() == 2 * contents.len(),
+                "{compression}"
+            );
+        }
+    }
+}

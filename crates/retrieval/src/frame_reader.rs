@@ -31,6 +31,12 @@ impl FrameReader {
         Self { manifests, environment, frames: WeightedCache::new(cache_bytes), flights: SingleFlight::new() }
     }
 
+    /// Bytes that a frame takes while it is decompressed.
+    pub(crate) async fn weight(&self, bundle: BundleId, number: u32) -> Result<u32, ReadError> {
+        let entry = self.manifests.frame_entry(bundle, number).await?;
+        Ok(entry.stored_bytes.saturating_add(entry.raw_bytes))
+    }
+
     /// The raw frame. Chunks cut out of it are not checked yet.
     pub(crate) async fn frame(self: &Arc<Self>, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
         let name = (bundle, number);

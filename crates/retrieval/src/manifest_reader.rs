@@ -164,10 +164,8 @@ impl ManifestReader {
     /// The chunks and patches of an object of this bundle.
     pub async fn chunk_list(&self, bundle: BundleId, record: &Record) -> Result<ChunkList, ReadError> {
         let head = self.head(bundle).await?;
-        let (extent, section) = (record.chunk_list.clone(), head.header.chunk_lists_extent());
-        if extent.start < section.start || extent.end > section.end || extent.start > extent.end {
-            return Err(ReadError::damaged(bundle, "a chunk list lies outside of the chunk lists"));
-        }
+        let extent = head.header.chunk_list_extent(record);
+        let extent = extent.map_err(|error| ReadError::damaged(bundle, error))?;
         if extent.end - extent.start > CHUNK_LIST_BYTES_MAX {
             return Err(ReadError::damaged(bundle, "a chunk list is larger than 8 MiB"));
         }
@@ -252,7 +250,7 @@ impl Shared {
         let directory = BlockDirectory::parse(&directory, &header).map_err(damaged)?;
         let whole = (read.len() as u64 == length).then_some(read);
         let bytes = whole.as_ref().map_or(0, Bytes::len)
-            + directory.entries().len() * size_of::<firn_bundle::BlockEntry>()
+            + size_of_val(directory.entries())
             + content.dependencies().len() * 32
             + size_of::<ManifestHead>();
         let head = Arc::new(ManifestHead { content, header, directory, whole });

@@ -47,6 +47,11 @@ impl NodeHealth {
         per_unit.saturating_mul(units(bytes))
     }
 
+    /// Whether the node ever answered, so that [`Self::expected`] is more than a guess.
+    pub(crate) fn is_known(&self, node: NodeId) -> bool {
+        self.record(node).per_unit.is_some()
+    }
+
     /// The node answered.
     pub(crate) fn answered(&self, node: NodeId, bytes: u64, took: Duration) {
         self.change(node, |record| {

@@ -29,16 +29,16 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, ReadError>>;
 /// How much an object reader takes.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectOptions {
-    /// Frames of one stream that are fetched ahead. Each takes at most 8 MiB, and 1 MiB with the frames that
-    /// our publisher makes.
-    pub frames_ahead: usize,
+    /// Bytes of frames that one stream fetches ahead, stored and decompressed: at least one frame, which takes
+    /// at most 8 MiB, and 1.5 MiB as our publisher makes them.
+    pub bytes_ahead: u32,
     /// Bytes of decompressed frames that are remembered, over all streams.
     pub frame_cache_bytes: usize,
 }
 
 impl Default for ObjectOptions {
     fn default() -> Self {
-        Self { frames_ahead: 6, frame_cache_bytes: 16 << 20 }
+        Self { bytes_ahead: 12 << 20, frame_cache_bytes: 16 << 20 }
     }
 }
 
@@ -48,7 +48,7 @@ pub struct ObjectReader {
     manifests: ManifestReader,
     environment: Environment,
     frames: Arc<FrameReader>,
-    frames_ahead: usize,
+    bytes_ahead: u32,
 }
 
 /// An object that can be read: its record and its chunk list.
@@ -64,7 +64,7 @@ impl ObjectReader {
     /// A reader of the objects that `manifests` describes.
     pub fn new(manifests: ManifestReader, environment: Environment, options: ObjectOptions) -> Self {
         let frames = FrameReader::new(manifests.clone(), environment.clone(), options.frame_cache_bytes);
-        Self { manifests, environment, frames: Arc::new(frames), frames_ahead: options.frames_ahead.max(1) }
+        Self { manifests, environment, frames: Arc::new(frames), bytes_ahead: options.bytes_ahead.max(1) }
     }
 
     /// The manifests it reads.
@@ -187,7 +187,7 @@ impl ObjectPlan {
 
     fn checked_content(&self, range: Range<u64>, bytes: u64, sha256: Option<Sha256>) -> ByteStream {
         let whole = range == (0..bytes);
-        let content = content_stream(Arc::clone(&self.content), range, self.reader.frames_ahead);
+        let content = content_stream(Arc::clone(&self.content), range, self.reader.bytes_ahead);
         if whole {
             let expected = Expected { key: self.record.key, bytes, sha256 };
             verified_stream(content, expected, self.reader.environment.clone())

@@ -153,8 +153,11 @@ impl<'a> PieceRace<'a> {
     /// When to stop waiting for `candidate`, or for whoever is asked.
     fn patience(&self, candidate: Option<&Candidate>) -> Instant {
         let options = &self.shared.options;
-        let usual = candidate
-            .map_or(Duration::ZERO, |candidate| candidate.expected.saturating_mul(options.hedge_factor));
+        let usual = candidate.map_or(Duration::ZERO, |candidate| {
+            // A guess already is that of a slow line; only what was measured has a variance to allow for.
+            let known = self.shared.health.is_known(candidate.node.node);
+            candidate.expected.saturating_mul(if known { options.hedge_factor } else { 1 })
+        });
         Instant::now() + options.hedge_after.max(usual).min(options.give_up_after)
     }
 

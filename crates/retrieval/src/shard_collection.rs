@@ -62,11 +62,42 @@ pub(crate) struct ShardCollection {
     damaged: Mutex<BTreeSet<DamagedShardFile>>,
 }
 
+/// What a look through directories gave.
+#[derive(Debug, Default)]
+struct Findings {
+    files: Vec<FoundFile>,
+    contents: BTreeMap<BundleId, Arc<ContentHeader>>,
+    // A rotten root makes a header name a coding of its own. Shards of one bundle and k differ in nothing else,
+    // so the coding that most files name is the true one, and each shard's bytes are checked against it.
+    votes: BTreeMap<(BundleId, u8), BTreeMap<CodingId, (u32, CodingHeader)>>,
+}
+
+#[derive(Debug)]
+struct FoundFile {
+    path: PathBuf,
+    bundle: BundleId,
+    k: u8,
+    index: ShardIndex,
+    layout: ShardFileLayout,
+}
+
+impl Findings {
+    fn add(&mut self, path: PathBuf, header: &ShardFileHeader) {
+        let coding = header.coding();
+        let (bundle, k) = (coding.bundle(), coding.k());
+        // Parsing checked that the coding is one of this content.
+        self.contents.entry(bundle).or_insert_with(|| Arc::new(header.content().clone()));
+        let votes = self.votes.entry((bundle, k)).or_default();
+        votes.entry(coding.coding_id()).or_insert_with(|| (0, coding.clone())).0 += 1;
+        self.files.push(FoundFile { path, bundle, k, index: header.index(), layout: header.layout() });
+    }
+}
+
 impl ShardCollection {
     /// Looks through files and directories, all the way down. Files that are no shard files are passed over.
     pub(crate) fn scan(places: &[PathBuf]) -> Result<Self, ReadError> {
         let mut collection = Self::default();
-        let mut found: Vec<(PathBuf, Box<ShardFileHeader>)> = Vec::new();
+        let mut found = Findings::default();
         let mut waiting: Vec<PathBuf> = places.to_vec();
         while let Some(place) = waiting.pop() {
             let disk = |error: io::Error| ReadError::Disk {
@@ -85,13 +116,11 @@ impl ShardCollection {
                 continue;
             }
             match read_header(&place) {
-                Ok(Some(header)) => found.push((place, header)),
+                Ok(Some(header)) => found.add(place, &header),
                 Ok(None) => {}
                 Err(what) => collection.note(&place, what, false),
             }
         }
-        // The order of directories is the file system's; ours is that of the paths.
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
         collection.group(found);
         Ok(collection)
     }
@@ -106,39 +135,24 @@ impl ShardCollection {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(file);
     }
 
-    fn group(&mut self, found: Vec<(PathBuf, Box<ShardFileHeader>)>) {
-        // A rotten root makes a header name a coding of its own. Shards of one bundle and k differ in nothing
-        // else, so the coding that most files name is the true one, and the shard's own bytes are checked
-        // against it.
-        let mut votes: BTreeMap<(BundleId, u8), BTreeMap<CodingId, (u32, CodingHeader)>> = BTreeMap::new();
-        for (_, header) in &found {
-            let (coding, bundle) = (header.coding(), header.coding().bundle());
-            let votes = votes.entry((bundle, coding.k())).or_default();
-            votes.entry(coding.coding_id()).or_insert_with(|| (0, coding.clone())).0 += 1;
+    fn group(&mut self, mut found: Findings) {
+        // The order of directories is the file system's; ours is that of the paths.
+        found.files.sort_by(|one, other| one.path.cmp(&other.path));
+        for (bundle, content) in found.contents {
+            self.bundles.insert(bundle, CollectedBundle { content, codings: Vec::new() });
         }
-        for ((bundle, _), candidates) in votes {
-            let Some((_, header)) = candidates.into_values().max_by_key(|(count, _)| *count) else {
-                continue;
-            };
-            let content = found.iter().map(|(_, own)| own.content()).find(|own| own.bundle_id() == bundle);
-            let Some(content) = content else { continue };
-            let files = BTreeMap::new();
-            self.bundles
-                .entry(bundle)
-                .or_insert_with(|| CollectedBundle {
-                    content: Arc::new(content.clone()),
-                    codings: Vec::new(),
-                })
-                .codings
-                .push(CollectedCoding { header, files });
+        for ((bundle, _), candidates) in found.votes {
+            let header = candidates.into_values().max_by_key(|(count, _)| *count).map(|(_, header)| header);
+            if let Some((header, own)) = header.zip(self.bundles.get_mut(&bundle)) {
+                own.codings.push(CollectedCoding { header, files: BTreeMap::new() });
+            }
         }
-        for (path, header) in found {
-            let coding = header.coding();
-            let Some(bundle) = self.bundles.get_mut(&coding.bundle()) else { continue };
-            let own = bundle.codings.iter_mut().find(|own| own.header.k() == coding.k());
-            let Some(own) = own else { continue };
-            let file = ShardFile { path, layout: header.layout(), verdict: Mutex::new(None) };
-            own.files.entry(header.index()).or_default().push(file);
+        for file in found.files {
+            let codings = self.bundles.get_mut(&file.bundle).map(|own| own.codings.iter_mut());
+            let coding = codings.and_then(|mut codings| codings.find(|coding| coding.header.k() == file.k));
+            let Some(coding) = coding else { continue };
+            let shard = ShardFile { path: file.path, layout: file.layout, verdict: Mutex::new(None) };
+            coding.files.entry(file.index).or_default().push(shard);
         }
         for bundle in self.bundles.values_mut() {
             bundle.codings.sort_by_key(|coding| {

@@ -1,8 +1,8 @@
 //! Connections to named peers, each dialled once and used by all.
 //!
-//! Always holds: at most one dial to a peer that was not forgotten is under way, and it goes on when its callers give up; after a
-//! failed dial the same address is left alone for a while (0.1 s, doubling to 2 s) and callers get the last
-//! error at once; at most [`CONNECTIONS_MAX`] peers are kept, the longest unused are let go.
+//! Always holds: at most one dial to a peer that was not forgotten is under way, and it goes on when its
+//! callers give up; after a failed dial the same address is left alone for a while (0.1 s, doubling to 2 s) and
+//! callers get the last error at once; at most [`CONNECTIONS_MAX`] peers are kept, the longest unused are let go.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
