@@ -1,0 +1,250 @@
+//! Starting and stopping a gateway.
+//!
+//! Owns: its tasks. Always holds: the port is taken before anything else and opened only when absence can be
+//! decided (or, where misses are allowed, after a wait); dropping what `start` gave ends everything. Leaves to
+//! others: what the tasks do.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_retrieval::{
+    CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, ManifestOptions, ManifestReader,
+    NodeSource, ObjectOptions, ObjectReader, PayloadReader, SwarmOptions, SwarmReader,
+};
+use firn_transport::{CoordinatorClient, Environment};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::coordinators::{FeedSource, NetworkCoordinators, PublisherSource};
+use crate::feed_follower::FeedFollower;
+use crate::gateway_core::{CoreParts, GatewayCore};
+use crate::key_file::{KeyFile, KeyFileError};
+use crate::key_set::KeySet;
+use crate::options::{GatewayOptions, WhenUnreadable};
+use crate::routes::Router;
+use crate::server::{BoundPort, ListenError, RunningServer};
+
+/// The archive that a gateway serves: how to reach it.
+#[derive(Debug, Clone)]
+pub struct ArchiveParts {
+    /// Clock, sockets and blocking work.
+    pub environment: Environment,
+    /// The archive's coordinators. Nodes are reached over the same connections: passes are made out to the key
+    /// of their endpoint.
+    pub coordinators: CoordinatorClient,
+}
+
+/// Why a gateway was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The cache directory.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+}
+
+/// Starts gateways.
+#[derive(Debug)]
+pub struct Gateway;
+
+/// A gateway's core with the tasks that keep it up to date, without a port. Dropping it ends the tasks.
+#[derive(Debug)]
+pub struct OpenGateway {
+    core: Arc<GatewayCore>,
+    swarm: SwarmReader,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// A gateway that serves. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct RunningGateway {
+    server: RunningServer,
+    open: OpenGateway,
+}
+
+// Ranks change by an act of governance: rarely, and not in a hurry.
+const PUBLISHERS_EVERY: Duration = Duration::from_secs(60);
+const PUBLISHERS_RETRY: Duration = Duration::from_secs(5);
+
+const REMIND_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Gateway {
+    /// Opens the archive and follows its feed, without a port: for programs that read through the core.
+    pub async fn open(archive: ArchiveParts, options: &GatewayOptions) -> Result<OpenGateway, StartError> {
+        let ArchiveParts { environment, coordinators } = archive;
+        let archive = coordinators.roster().archive();
+        let (file, keys) = match &options.cache_dir {
+            None => (None, None),
+            Some(directory) => {
+                let directory = directory.clone();
+                environment.blocking(move || load_keys(&directory, archive)).await?
+            }
+        };
+        let source = Arc::new(CoordinatorSource::new(coordinators.clone()));
+        let directory: Arc<dyn Directory> =
+            Arc::new(CachedDirectory::new(source, environment.clone(), DirectoryOptions::default()));
+        let nodes = Arc::new(NodeSource::new(coordinators.pool().clone()));
+        let swarm = SwarmReader::new(Arc::clone(&directory), nodes, SwarmOptions::default());
+        let payloads: Arc<dyn PayloadReader> = Arc::new(swarm.clone());
+        let manifests = ManifestReader::new(payloads, ManifestOptions::default());
+        let object_options =
+            ObjectOptions { frame_cache_bytes: options.cache_bytes, ..ObjectOptions::default() };
+        let network = Arc::new(NetworkCoordinators::new(coordinators, directory));
+        let core = Arc::new(GatewayCore::new(CoreParts {
+            environment: environment.clone(),
+            locator: network.clone(),
+            objects: ObjectReader::new(manifests, environment.clone(), object_options),
+            keys_usable: keys.is_some(),
+            keys: keys.unwrap_or_default(),
+            narinfo_cache_bytes: options.narinfo_cache_bytes,
+            listing_cache_bytes: options.listing_cache_bytes,
+        }));
+        Ok(OpenGateway::follow(core, swarm, network.clone(), network, file, environment))
+    }
+
+    /// Starts a gateway: takes the port, follows the feed to its head, opens the port.
+    ///
+    /// Waits for the archive as the options say; give up by dropping the future.
+    pub async fn start(archive: ArchiveParts, options: GatewayOptions) -> Result<RunningGateway, StartError> {
+        let port = BoundPort::bind(options.listen)?;
+        let open = Self::open(archive, &options).await?;
+        let when_unreadable = options.when_unreadable();
+        match when_unreadable {
+            WhenUnreadable::Retry => open.usable().await,
+            WhenUnreadable::Miss => {
+                if timeout(options.first_feed_wait, open.usable()).await.is_err() {
+                    tracing::warn!(
+                        "no coordinator answers: until one does, every path is answered as unreadable"
+                    );
+                }
+            }
+        }
+        let router = Router::new(Arc::clone(&open.core), when_unreadable, Some(open.swarm.clone()));
+        let server = port.serve(router, options.limits)?;
+        tracing::info!(
+            "gateway listens on http://{}/ with {} keys at feed position {}",
+            server.address(),
+            open.core.key_count(),
+            open.core.feed_position()
+        );
+        Ok(RunningGateway { server, open })
+    }
+}
+
+impl OpenGateway {
+    fn follow(
+        core: Arc<GatewayCore>,
+        swarm: SwarmReader,
+        feed: Arc<dyn FeedSource>,
+        publishers: Arc<dyn PublisherSource>,
+        file: Option<KeyFile>,
+        environment: Environment,
+    ) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let follower = FeedFollower { keys: Arc::clone(&core.keys), source: feed, file, environment };
+        let tasks = vec![
+            tokio::spawn(follower.run(stopped.clone())),
+            tokio::spawn(follow_publishers(Arc::clone(&core), publishers, stopped)),
+        ];
+        Self { core, swarm, stop, tasks }
+    }
+
+    /// The core, which answers as long as this lives.
+    pub const fn core(&self) -> &Arc<GatewayCore> {
+        &self.core
+    }
+
+    /// How reading from nodes goes.
+    pub const fn swarm(&self) -> &SwarmReader {
+        &self.swarm
+    }
+
+    /// Waits until absence can be decided; says now and then that it waits.
+    pub async fn usable(&self) {
+        let mut remind = Instant::now() + REMIND_EVERY;
+        while !self.core.is_usable() {
+            if Instant::now() >= remind {
+                tracing::warn!("waiting for the archive's feed: no coordinator has told it yet");
+                remind = Instant::now() + REMIND_EVERY;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Ends the tasks in order; the key set is saved if there is a place for it.
+    pub async fn close(mut self) {
+        self.stop.send_replace(true);
+        for task in self.tasks.drain(..) {
+            drop(task.await);
+        }
+    }
+}
+
+impl Drop for OpenGateway {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl RunningGateway {
+    /// Where it listens.
+    pub const fn local_address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The core that it serves from.
+    pub const fn core(&self) -> &Arc<GatewayCore> {
+        self.open.core()
+    }
+
+    /// Takes no more connections, lets transfers end for a while, saves the key set.
+    pub async fn shutdown(self) {
+        self.server.shutdown().await;
+        self.open.close().await;
+    }
+}
+
+type LoadedKeys = (Option<KeyFile>, Option<KeySet>);
+
+fn load_keys(directory: &std::path::Path, archive: firn_base::ArchiveId) -> Result<LoadedKeys, KeyFileError> {
+    let file = KeyFile::in_directory(directory, archive)?;
+    let keys = match file.load() {
+        Ok(keys) => keys,
+        Err(error @ KeyFileError::Unfit { .. }) => {
+            tracing::warn!("{error}");
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    Ok((Some(file), keys))
+}
+
+async fn follow_publishers(
+    core: Arc<GatewayCore>,
+    source: Arc<dyn PublisherSource>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let refresh = async {
+        let mut known = false;
+        loop {
+            match source.publishers().await {
+                Ok(publishers) => {
+                    known = true;
+                    core.set_publishers(publishers);
+                }
+                Err(error) => tracing::debug!("the publishers' ranks were not renewed: {error}"),
+            }
+            sleep(if known { PUBLISHERS_EVERY } else { PUBLISHERS_RETRY }).await;
+        }
+    };
+    tokio::select! {
+        () = refresh => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}

@@ -1,0 +1,275 @@
+//! The gateway without its sockets: from a store path hash to a narinfo, NAR, listing or log.
+//!
+//! Owns: finding records, remembering what was found, opening objects. Always holds: absence is decided from
+//! the key set alone, without naming the key to anybody (invariant 12); an object that is archived is never
+//! reported absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP
+//! (`routes`), keeping the key set (`feed_follower`).
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_base::ObjectKey;
+use firn_nix_format::{NarInspector, PublisherKey, Sha256};
+use firn_retrieval::ObjectReader;
+use firn_transport::Environment;
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::bounded_cache::BoundedCache;
+use crate::coordinators::KeyLocator;
+use crate::key_set::KeySet;
+use crate::metrics::Metrics;
+use crate::narinfo::RenderedNarInfo;
+use crate::open_object::OpenObject;
+use crate::serve_error::ServeError;
+use crate::shared_keys::SharedKeys;
+use crate::variants::{Variant, preferred};
+
+/// What a core reads through and how much it remembers.
+#[derive(Debug)]
+pub struct CoreParts {
+    /// Clock and blocking work.
+    pub environment: Environment,
+    /// Who finds records.
+    pub locator: Arc<dyn KeyLocator>,
+    /// Who reads objects; it has the cache of NAR contents.
+    pub objects: ObjectReader,
+    /// The key set to begin with.
+    pub keys: KeySet,
+    /// Whether that set may answer before the feed was heard: it was saved by an earlier life.
+    pub keys_usable: bool,
+    /// Bytes of narinfos and records to remember.
+    pub narinfo_cache_bytes: usize,
+    /// Bytes of listings to remember.
+    pub listing_cache_bytes: usize,
+}
+
+/// Answers what a binary cache is asked.
+#[derive(Debug)]
+pub struct GatewayCore {
+    pub(crate) keys: Arc<SharedKeys>,
+    pub(crate) metrics: Metrics,
+    environment: Environment,
+    locator: Arc<dyn KeyLocator>,
+    objects: ObjectReader,
+    found: BoundedCache<Arc<Found>>,
+    listings: BoundedCache<Bytes>,
+    listing_permits: Semaphore,
+    publishers: RwLock<Arc<Vec<PublisherKey>>>,
+}
+
+/// What is known of one key.
+#[derive(Debug)]
+struct Found {
+    /// The order of the index; at least one.
+    variants: Vec<Variant>,
+    narinfo: Option<RenderedNarInfo>,
+    at: Instant,
+    refreshing: std::sync::atomic::AtomicBool,
+}
+
+// The feed does not tell of a further publisher's record of a known key: what is older is looked up again, while
+// the old answer is served.
+const REFRESH_AFTER: Duration = Duration::from_secs(300);
+
+// A replica that was asked may lag behind the one that told of the key.
+const LOCATE_TRIES: u32 = 4;
+const LOCATE_PAUSE: Duration = Duration::from_millis(150);
+
+// Making a listing reads a whole NAR, and its tree can take 250 MB.
+const LISTINGS_AT_ONCE: usize = 2;
+
+// Parsed records beside the text that they are rendered to.
+const RECORD_SHARE: usize = 3;
+
+const NOT_ARCHIVED: &str = "this store path is not archived";
+const NO_SUCH_NAR: &str = "no NAR of this hash is archived for the store path";
+const NO_LOG: &str = "no build log of this derivation is archived";
+const NO_LISTING: &str = "the NAR of this store path has no listing: names in it are not text";
+
+impl GatewayCore {
+    /// A core that holds `parts.keys` until the feed tells more.
+    pub fn new(parts: CoreParts) -> Self {
+        Self {
+            keys: Arc::new(SharedKeys::new(parts.keys, parts.keys_usable)),
+            metrics: Metrics::default(),
+            environment: parts.environment,
+            locator: parts.locator,
+            objects: parts.objects,
+            found: BoundedCache::new(parts.narinfo_cache_bytes),
+            listings: BoundedCache::new(parts.listing_cache_bytes),
+            listing_permits: Semaphore::new(LISTINGS_AT_ONCE),
+            publishers: RwLock::default(),
+        }
+    }
+
+    /// Whether `key` is archived, from local data.
+    pub fn holds(&self, key: &ObjectKey) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// The feed position as of which absence is decided.
+    pub fn feed_position(&self) -> u64 {
+        self.keys.position()
+    }
+
+    /// Keys that are served.
+    pub fn key_count(&self) -> u64 {
+        self.keys.len()
+    }
+
+    /// Whether absence can be decided: the feed was followed to its head once, or a saved set was loaded.
+    pub fn is_usable(&self) -> bool {
+        self.keys.is_usable()
+    }
+
+    /// How long ago the feed was last known to hold nothing newer; none if it never was.
+    pub fn feed_age(&self) -> Option<Duration> {
+        self.keys.followed_at().map(|at| at.elapsed())
+    }
+
+    /// Takes the publishers' ranks into use.
+    pub(crate) fn set_publishers(&self, publishers: Vec<PublisherKey>) {
+        let mut known = self.publishers.write().unwrap_or_else(PoisonError::into_inner);
+        if **known != publishers {
+            *known = Arc::new(publishers);
+            self.found.clear();
+        }
+    }
+
+    /// The narinfo of the store path with this hash.
+    pub async fn narinfo(self: &Arc<Self>, hash: [u8; 20]) -> Result<RenderedNarInfo, ServeError> {
+        let key = ObjectKey::store_path(hash);
+        if let Some(narinfo) = self.remembered(&key)?.and_then(|found| found.narinfo.clone()) {
+            return Ok(narinfo);
+        }
+        let found = Box::pin(self.look_up(key)).await?;
+        found.narinfo.clone().ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
+    }
+
+    /// The NAR of this hash among those archived for the store path.
+    pub async fn nar(self: &Arc<Self>, hash: [u8; 20], nar_hash: Sha256) -> Result<OpenObject, ServeError> {
+        let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
+        let fits = |variant: &&Variant| variant.nar_hash() == Some(nar_hash);
+        let variants: Vec<_> = found.variants.iter().filter(fits).cloned().collect();
+        OpenObject::new(self.objects.clone(), variants).ok_or(ServeError::NotArchived(NO_SUCH_NAR))
+    }
+
+    /// The NAR that the narinfo of the store path names.
+    pub async fn preferred_nar(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
+        let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
+        let info = preferred(&found.variants, &self.publishers());
+        let info = info.ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))?;
+        self.nar(hash, info.nar_hash).await
+    }
+
+    /// The build log of the derivation with this hash, decompressed.
+    pub async fn log(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
+        let found = self.find(ObjectKey::build_log(hash), NO_LOG).await?;
+        // Logs are signed by nobody: the first one stays.
+        let first = found.variants.first().cloned().into_iter().collect();
+        OpenObject::new(self.objects.clone(), first).ok_or(ServeError::NotArchived(NO_LOG))
+    }
+
+    /// The listing of the store path's NAR, as JSON. Made by reading the NAR once.
+    pub async fn listing(self: &Arc<Self>, hash: [u8; 20]) -> Result<Bytes, ServeError> {
+        let key = ObjectKey::store_path(hash);
+        let nar = self.preferred_nar(hash).await?;
+        if let Some(listing) = self.listings.get(&key) {
+            return Ok(listing);
+        }
+        let _permit = self.listing_permits.acquire().await.map_err(|error| ServeError::unreadable(&error))?;
+        // Somebody else may have made it meanwhile.
+        if let Some(listing) = self.listings.get(&key) {
+            return Ok(listing);
+        }
+        let mut inspector = NarInspector::new(nar.bytes());
+        let mut stream = nar.stream(0..nar.bytes()).await?;
+        while let Some(piece) = stream.next().await {
+            inspector.push(&piece?).map_err(|_| ServeError::NotArchived(NO_LISTING))?;
+        }
+        let listing = inspector.finish().map_err(|_| ServeError::NotArchived(NO_LISTING))?;
+        let json = self.environment.blocking(move || listing.to_json()).await;
+        let json = Bytes::from(json.map_err(|_| ServeError::NotArchived(NO_LISTING))?);
+        self.listings.insert(key, json.clone(), json.len());
+        Ok(json)
+    }
+
+    /// The next question about `key` is looked up anew.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        self.found.remove(key);
+    }
+
+    fn publishers(&self) -> Arc<Vec<PublisherKey>> {
+        Arc::clone(&self.publishers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is remembered of a key that is archived.
+    fn remembered(self: &Arc<Self>, key: &ObjectKey) -> Result<Option<Arc<Found>>, ServeError> {
+        if !self.keys.contains(key) {
+            if self.keys.is_usable() {
+                return Err(ServeError::NotArchived(NOT_ARCHIVED));
+            }
+            return Err(ServeError::unreadable(&"the archive's feed was not heard yet"));
+        }
+        let Some(found) = self.found.get(key) else { return Ok(None) };
+        self.metrics.count_cache_hit();
+        if found.at.elapsed() >= REFRESH_AFTER
+            && !found.refreshing.swap(true, std::sync::atomic::Ordering::Relaxed)
+        {
+            let (core, key) = (Arc::clone(self), *key);
+            tokio::spawn(async move { drop(core.look_up(key).await) });
+        }
+        Ok(Some(found))
+    }
+
+    async fn find(self: &Arc<Self>, key: ObjectKey, absent: &'static str) -> Result<Arc<Found>, ServeError> {
+        let remembered = self.remembered(&key).map_err(|error| match error {
+            ServeError::NotArchived(_) => ServeError::NotArchived(absent),
+            unreadable => unreadable,
+        })?;
+        match remembered {
+            Some(found) => Ok(found),
+            None => self.look_up(key).await,
+        }
+    }
+
+    async fn look_up(&self, key: ObjectKey) -> Result<Arc<Found>, ServeError> {
+        let mut places = self.locator.locate(key).await?;
+        for _ in 1..LOCATE_TRIES {
+            if !places.is_empty() {
+                break;
+            }
+            sleep(LOCATE_PAUSE).await;
+            places = self.locator.locate(key).await?;
+        }
+        let (mut variants, mut failure) = (Vec::new(), None);
+        for place in places {
+            let manifests = self.objects.manifests();
+            match manifests.record(place.bundle, place.block, place.entry, &key).await {
+                Ok(record) => variants.push(Variant { bundle: place.bundle, record }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if variants.is_empty() {
+            return Err(match failure {
+                Some(error) => error.into(),
+                None => ServeError::unreadable(&"the coordinators do not find it yet"),
+            });
+        }
+        let info = preferred(&variants, &self.publishers());
+        let narinfo = info.as_ref().map(RenderedNarInfo::new);
+        let text = narinfo.as_ref().map_or(0, |narinfo| narinfo.text.len());
+        let bytes = (text + 256).saturating_mul(1 + RECORD_SHARE * variants.len());
+        let at = Instant::now();
+        let found = Arc::new(Found { variants, narinfo, at, refreshing: false.into() });
+        match failure {
+            // With a record missing the answer may be another one than it should be: good for now only.
+            Some(error) => tracing::warn!("one of several records of {key} cannot be read: {error}"),
+            None => self.found.insert(key, Arc::clone(&found), bytes),
+        }
+        Ok(found)
+    }
+}

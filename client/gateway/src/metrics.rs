@@ -1,0 +1,164 @@
+//! What the gateway counts, and its text for Prometheus.
+//!
+//! Always holds: counting is one atomic addition. Leaves to others: what is counted where (`routes`, `core`).
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use firn_retrieval::SwarmCounts;
+use hyper::StatusCode;
+
+use crate::gateway_core::GatewayCore;
+
+/// Routes that are counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    CacheInfo,
+    NarInfo,
+    Nar,
+    Listing,
+    Log,
+    Other,
+}
+
+const ROUTES: [(RouteKind, &str); 6] = [
+    (RouteKind::CacheInfo, "nix-cache-info"),
+    (RouteKind::NarInfo, "narinfo"),
+    (RouteKind::Nar, "nar"),
+    (RouteKind::Listing, "ls"),
+    (RouteKind::Log, "log"),
+    (RouteKind::Other, "other"),
+];
+
+// What the gateway answers. Anything else would be counted as the last.
+const STATUSES: [u16; 9] = [200, 206, 304, 400, 404, 405, 416, 503, 500];
+
+/// Counters of one gateway since it began.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    requests: [[AtomicU64; STATUSES.len()]; ROUTES.len()],
+    bytes: [AtomicU64; ROUTES.len()],
+    cache_hits: AtomicU64,
+    unreadable: AtomicU64,
+    broken_off: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Metrics {
+    pub(crate) fn count_request(&self, route: RouteKind, status: StatusCode, bytes: u64) {
+        let column =
+            STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
+        self.requests[route as usize][column].fetch_add(1, Ordering::Relaxed);
+        self.count_bytes(route, bytes);
+    }
+
+    pub(crate) fn count_bytes(&self, route: RouteKind, bytes: u64) {
+        self.bytes[route as usize].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_cache_hit(&self) {
+        self.cache_hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_unreadable(&self) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_broken_off(&self) {
+        self.broken_off.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_connection(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The text form, with what the core and the swarm know.
+    pub(crate) fn text(&self, core: &GatewayCore, swarm: Option<SwarmCounts>) -> String {
+        let mut page = Page::default();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        page.family("requests_total", "counter", "Answers by route and status.");
+        for (route, name) in ROUTES {
+            for (status, counter) in STATUSES.iter().zip(&self.requests[route as usize]) {
+                let count = read(counter);
+                if count > 0 || *status == 200 {
+                    page.labelled("requests_total", &format!("route=\"{name}\",status=\"{status}\""), count);
+                }
+            }
+        }
+        page.family("body_bytes_total", "counter", "Bytes of bodies by route.");
+        for (route, name) in ROUTES {
+            page.labelled(
+                "body_bytes_total",
+                &format!("route=\"{name}\""),
+                read(&self.bytes[route as usize]),
+            );
+        }
+        let missing = STATUSES.iter().position(|status| *status == 404).unwrap_or_default();
+        let misses = self.requests.iter().map(|statuses| read(&statuses[missing])).sum();
+        page.one("misses_total", "counter", "Answers 404.", misses);
+        page.one(
+            "unreadable_total",
+            "counter",
+            "Requests for what is archived but could not be read.",
+            read(&self.unreadable),
+        );
+        page.one(
+            "broken_off_total",
+            "counter",
+            "Bodies that were cut short because reading failed.",
+            read(&self.broken_off),
+        );
+        page.one("cache_hits_total", "counter", "Records found in memory.", read(&self.cache_hits));
+        page.one("connections_total", "counter", "Connections accepted.", read(&self.connections));
+        page.one(
+            "feed_position",
+            "gauge",
+            "Feed position as of which absence is decided.",
+            core.feed_position(),
+        );
+        page.one("keys", "gauge", "Keys that are served.", core.key_count());
+        if let Some(age) = core.feed_age() {
+            page.one("feed_age_seconds", "gauge", "Time since the feed held nothing newer.", age.as_secs());
+        }
+        if let Some(swarm) = swarm {
+            page.one("shard_ranges_total", "counter", "Ranges of shards wanted.", swarm.ranges);
+            page.one(
+                "shard_ranges_degraded_total",
+                "counter",
+                "Ranges read around their holder.",
+                swarm.degraded,
+            );
+            page.one("shard_ranges_hedged_total", "counter", "Ranges also asked of others.", swarm.hedged);
+            page.one("shard_lies_total", "counter", "Wrong answers of nodes.", swarm.lies);
+            page.one(
+                "shard_ranges_unreadable_total",
+                "counter",
+                "Ranges that too few holders gave.",
+                swarm.unreadable,
+            );
+        }
+        page.text
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let written =
+            write!(self.text, "# HELP firn_gateway_{name} {help}\n# TYPE firn_gateway_{name} {kind}\n");
+        written.expect("a String takes every write");
+    }
+
+    fn labelled(&mut self, name: &str, labels: &str, value: u64) {
+        writeln!(self.text, "firn_gateway_{name}{{{labels}}} {value}").expect("a String takes every write");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.family(name, kind, help);
+        writeln!(self.text, "firn_gateway_{name} {value}").expect("a String takes every write");
+    }
+}

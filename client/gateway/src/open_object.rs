@@ -1,0 +1,71 @@
+//! An object that was found and can be streamed.
+//!
+//! Always holds: the first bytes were read before a stream is handed out, so that what cannot be read at all is
+//! refused and not broken off; where several bundles hold equal contents, any of them will do.
+
+use std::ops::Range;
+
+use firn_bundle::RecordBody;
+use firn_nix_format::Sha256;
+use firn_retrieval::{ByteStream, ObjectReader, ReadError};
+use futures::{StreamExt, stream};
+
+use crate::serve_error::ServeError;
+use crate::variants::Variant;
+
+/// An object that was found: a NAR or a log.
+#[derive(Debug, Clone)]
+pub struct OpenObject {
+    objects: ObjectReader,
+    /// All of the same contents.
+    variants: Vec<Variant>,
+    bytes: u64,
+    sha256: Sha256,
+}
+
+impl OpenObject {
+    /// The object that all of `variants` hold; none if there are none.
+    pub(crate) fn new(objects: ObjectReader, variants: Vec<Variant>) -> Option<Self> {
+        let (bytes, sha256) = match &variants.first()?.record.body {
+            RecordBody::StorePath(info) => (info.nar_size, info.nar_hash),
+            RecordBody::Blob(blob) => (blob.bytes, blob.sha256),
+        };
+        Some(Self { objects, variants, bytes, sha256 })
+    }
+
+    /// Its bytes, decompressed: NarSize for a NAR.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// SHA-256 of its bytes: NarHash for a NAR.
+    pub const fn sha256(&self) -> Sha256 {
+        self.sha256
+    }
+
+    /// The bytes `range` of it, decompressed and checked; a stream of all of it ends cleanly only if the hash of
+    /// the whole is right.
+    ///
+    /// # Errors
+    /// What kept the first bytes from being read. Later failures come from the stream.
+    pub async fn stream(&self, range: Range<u64>) -> Result<ByteStream, ServeError> {
+        let mut failure = None;
+        for variant in &self.variants {
+            match self.begin(variant, range.clone()).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let failure = failure.map(ServeError::from);
+        Err(failure.unwrap_or_else(|| ServeError::unreadable(&"no bundle holds it")))
+    }
+
+    async fn begin(&self, variant: &Variant, range: Range<u64>) -> Result<ByteStream, ReadError> {
+        let plan = self.objects.open(variant.bundle, variant.record.clone()).await?;
+        let mut stream = plan.stream(Some(range))?;
+        Ok(match stream.next().await.transpose()? {
+            Some(first) => stream::once(async { Ok(first) }).chain(stream).boxed(),
+            None => stream,
+        })
+    }
+}

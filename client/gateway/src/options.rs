@@ -1,0 +1,102 @@
+//! What a gateway is told by whoever starts it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What is answered for a path that is archived and cannot be read at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenUnreadable {
+    /// 503 with Retry-After: Nix waits and tries again. Right for a cache that others rely on.
+    Retry,
+    /// 404 that says so in a header and is not cached: Nix goes on without the path. Right for a laptop.
+    Miss,
+}
+
+/// How a gateway serves.
+#[derive(Debug, Clone)]
+pub struct GatewayOptions {
+    /// Where it listens for HTTP.
+    pub listen: SocketAddr,
+    /// What is answered for what cannot be read; by default [`WhenUnreadable::Miss`] on loopback and
+    /// [`WhenUnreadable::Retry`] elsewhere.
+    pub when_unreadable: Option<WhenUnreadable>,
+    /// Bytes of decompressed frames that are remembered: NARs that are asked for again come from there.
+    pub cache_bytes: usize,
+    /// Bytes of narinfos and records that are remembered. A record takes about four times its narinfo.
+    pub narinfo_cache_bytes: usize,
+    /// Bytes of listings that are remembered.
+    pub listing_cache_bytes: usize,
+    /// Where the key set is saved, so that a gateway started again answers while every coordinator is away.
+    pub cache_dir: Option<PathBuf>,
+    /// With [`WhenUnreadable::Miss`] the port opens after this long even if no coordinator was heard. With
+    /// [`WhenUnreadable::Retry`] it opens only once the archive's feed was heard, or a saved key set was found.
+    pub first_feed_wait: Duration,
+    /// Limits on clients.
+    pub limits: ServerLimits,
+}
+
+/// Limits on clients.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerLimits {
+    /// Connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// A connection that sends no whole request head for so long is closed, idle ones too.
+    pub header_wait: Duration,
+    /// A connection whose peer takes no byte for so long is cut.
+    pub stall_max: Duration,
+    /// How long transfers may go on after a shutdown began.
+    pub drain_wait: Duration,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            when_unreadable: None,
+            cache_bytes: 256 << 20,
+            narinfo_cache_bytes: 64 << 20,
+            listing_cache_bytes: 16 << 20,
+            cache_dir: None,
+            first_feed_wait: Duration::from_secs(10),
+            limits: ServerLimits::default(),
+        }
+    }
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            // Each may hold some MiB of frames ahead.
+            connections_max: 1024,
+            // Longer than Nix leaves a connection idle between two batches of requests.
+            header_wait: Duration::from_secs(60),
+            stall_max: Duration::from_secs(60),
+            drain_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+impl GatewayOptions {
+    /// What is answered for what cannot be read.
+    pub fn when_unreadable(&self) -> WhenUnreadable {
+        let by_listener =
+            if self.listen.ip().is_loopback() { WhenUnreadable::Miss } else { WhenUnreadable::Retry };
+        self.when_unreadable.unwrap_or(by_listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_a_miss_on_loopback_and_to_be_retried_elsewhere() {
+        let mut options = GatewayOptions::default();
+        assert_eq!(options.when_unreadable(), WhenUnreadable::Miss);
+        options.listen = (Ipv4Addr::UNSPECIFIED, 80).into();
+        assert_eq!(options.when_unreadable(), WhenUnreadable::Retry);
+        options.when_unreadable = Some(WhenUnreadable::Miss);
+        assert_eq!(options.when_unreadable(), WhenUnreadable::Miss);
+    }
+}

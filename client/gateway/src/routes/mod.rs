@@ -1,0 +1,214 @@
+//! Answering HTTP requests: what a binary cache is asked, and how the gateway fares.
+//!
+//! Owns: status codes and headers. Always holds: HEAD has the headers of GET and no body; nothing is ever
+//! content-encoded; a refusal is one plain sentence; what is not archived is 404, never 5xx. Leaves to others:
+//! sockets (`server`), finding things (`core`).
+
+mod answer;
+mod objects;
+mod target;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_base::ObjectKey;
+use firn_retrieval::SwarmReader;
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::body::GatewayBody;
+use crate::gateway_core::GatewayCore;
+use crate::metrics::RouteKind;
+use crate::options::WhenUnreadable;
+use crate::serve_error::ServeError;
+use answer::Answer;
+use target::Target;
+
+/// Answers requests from one core.
+#[derive(Debug, Clone)]
+pub struct Router {
+    core: Arc<GatewayCore>,
+    when_unreadable: WhenUnreadable,
+    swarm: Option<SwarmReader>,
+}
+
+/// What of a request decides its answer.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    head: bool,
+    headers: &'a HeaderMap,
+}
+
+const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";
+
+// A client that asks again soon learns soon of a path that became visible; Nix itself remembers misses anyway.
+const CACHE_MISS: HeaderValue = HeaderValue::from_static("public, max-age=10");
+const CACHE_SHORT: HeaderValue = HeaderValue::from_static("public, max-age=300");
+const CACHE_INFO_FOR: HeaderValue = HeaderValue::from_static("public, max-age=3600");
+const CACHE_FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NAR_INFO: HeaderValue = HeaderValue::from_static("text/x-nix-narinfo");
+const CACHE_INFO_TYPE: HeaderValue = HeaderValue::from_static("text/x-nix-cache-info");
+const NAR: HeaderValue = HeaderValue::from_static("application/x-nix-nar");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+
+// Shards are read around and coordinators elect within seconds; what takes longer is worth a longer pause.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+
+/// Invariant 9: absence is at most this old while a coordinator is reachable.
+const FEED_AGE_MAX: Duration = Duration::from_secs(60);
+
+impl Router {
+    /// Answers from `core`; `swarm`'s counts appear among the metrics.
+    pub const fn new(
+        core: Arc<GatewayCore>,
+        when_unreadable: WhenUnreadable,
+        swarm: Option<SwarmReader>,
+    ) -> Self {
+        Self { core, when_unreadable, swarm }
+    }
+
+    /// The core that it answers from.
+    pub const fn core(&self) -> &Arc<GatewayCore> {
+        &self.core
+    }
+
+    /// Answers one request. Its body, if it has one, is not read.
+    pub async fn respond<B>(&self, request: Request<B>) -> Response<GatewayBody> {
+        let (request, _) = request.into_parts();
+        let head = request.method == Method::HEAD;
+        let asked = Asked { head, headers: &request.headers };
+        let (route, answer) = if head || request.method == Method::GET {
+            self.answer(Target::parse(request.uri.path()), asked).await
+        } else {
+            let sentence = "only GET and HEAD are answered here";
+            let refusal = Answer::sentence(StatusCode::METHOD_NOT_ALLOWED, sentence.into(), NO_STORE);
+            (RouteKind::Other, refusal.with(ALLOW, HeaderValue::from_static("GET, HEAD")))
+        };
+        let response = answer.into_response(head);
+        let bytes = match route {
+            // Counted as they go.
+            RouteKind::Nar | RouteKind::Log if response.status().is_success() => 0,
+            _ => http_body::Body::size_hint(response.body()).exact().unwrap_or(0),
+        };
+        self.core.metrics.count_request(route, response.status(), bytes);
+        response
+    }
+
+    async fn answer(&self, target: Target, asked: Asked<'_>) -> (RouteKind, Answer) {
+        match target {
+            Target::NarInfo(hash) => (RouteKind::NarInfo, self.narinfo(hash, asked).await),
+            // Boxed, so that the future of a narinfo, which is moved about for every request, stays small.
+            Target::Nar { hash, nar_hash } => {
+                (RouteKind::Nar, Box::pin(self.nar(hash, nar_hash, asked)).await)
+            }
+            Target::Listing(hash) => (RouteKind::Listing, Box::pin(self.listing(hash, asked)).await),
+            Target::Log(hash) => (RouteKind::Log, Box::pin(self.log(hash, asked)).await),
+            Target::PublishedNar => {
+                let sentence = "NARs are served under the URLs that the narinfos of this cache name";
+                (RouteKind::Nar, self.missing(sentence))
+            }
+            Target::Unarchived => {
+                (RouteKind::Other, self.missing("objects of this kind are not archived yet"))
+            }
+            Target::CacheInfo => {
+                let info =
+                    Answer::whole(Bytes::from_static(CACHE_INFO.as_bytes()), CACHE_INFO_TYPE, CACHE_INFO_FOR);
+                (RouteKind::CacheInfo, info)
+            }
+            Target::Metrics => {
+                let counts = self.swarm.as_ref().map(SwarmReader::counts);
+                let text = self.core.metrics.text(&self.core, counts);
+                (RouteKind::Other, Answer::whole(text.into(), METRICS, NO_STORE))
+            }
+            Target::Health => {
+                (RouteKind::Other, Answer::sentence(StatusCode::OK, "the gateway runs".into(), NO_STORE))
+            }
+            Target::Ready => (RouteKind::Other, self.ready()),
+            Target::Unknown => {
+                let sentence = "there is nothing here: this is a Nix binary cache, see /nix-cache-info";
+                (RouteKind::Other, Answer::sentence(StatusCode::NOT_FOUND, sentence.into(), CACHE_MISS))
+            }
+            Target::Malformed(sentence) => {
+                (RouteKind::Other, Answer::sentence(StatusCode::BAD_REQUEST, sentence.into(), CACHE_MISS))
+            }
+        }
+    }
+
+    async fn narinfo(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
+        let narinfo = match self.core.narinfo(hash).await {
+            Ok(narinfo) => narinfo,
+            Err(error) => return self.refusal(&ObjectKey::store_path(hash), error),
+        };
+        let answer = if asked.has(&narinfo.etag) {
+            Answer::new(StatusCode::NOT_MODIFIED)
+        } else {
+            Answer::new(StatusCode::OK)
+                .with(CONTENT_TYPE, NAR_INFO)
+                .with(CONTENT_LENGTH, narinfo.content_length)
+                .body(GatewayBody::whole(narinfo.text))
+        };
+        self.at_position(answer.tagged(narinfo.etag, CACHE_SHORT))
+    }
+
+    fn ready(&self) -> Answer {
+        let not_ready = |sentence| Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE);
+        if !self.core.is_usable() {
+            return not_ready("the archive's feed was not heard yet".into());
+        }
+        match self.core.feed_age() {
+            Some(age) if age < FEED_AGE_MAX => {
+                Answer::sentence(StatusCode::OK, "the gateway is ready".into(), NO_STORE)
+            }
+            Some(age) => {
+                let seconds = age.as_secs();
+                not_ready(format!("no coordinator told the archive's feed for {seconds} s").into())
+            }
+            None => not_ready("no coordinator has answered since the gateway was started".into()),
+        }
+    }
+
+    /// 404, as of the feed position.
+    fn missing(&self, sentence: &'static str) -> Answer {
+        self.at_position(Answer::sentence(StatusCode::NOT_FOUND, sentence.into(), CACHE_MISS))
+    }
+
+    fn refusal(&self, key: &ObjectKey, error: ServeError) -> Answer {
+        let cause = match error {
+            ServeError::NotArchived(sentence) => return self.missing(sentence),
+            ServeError::Unreadable { cause, passing } => {
+                if !passing {
+                    self.core.forget(key);
+                }
+                cause
+            }
+        };
+        self.core.metrics.count_unreadable();
+        tracing::warn!("{key} is archived but cannot be read now: {cause}");
+        let sentence = format!("this is archived but cannot be read now: {cause}").into();
+        self.at_position(match self.when_unreadable {
+            WhenUnreadable::Retry => Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE)
+                .with(hyper::header::RETRY_AFTER, RETRY_AFTER),
+            WhenUnreadable::Miss => Answer::sentence(StatusCode::NOT_FOUND, sentence, NO_STORE)
+                .with(answer::UNREADABLE, HeaderValue::from_static("1")),
+        })
+    }
+
+    fn at_position(&self, answer: Answer) -> Answer {
+        answer.with(answer::FEED_POSITION, self.core.keys.position_header())
+    }
+}
+
+impl Asked<'_> {
+    /// Whether the client has the version `etag` already.
+    fn has(&self, etag: &HeaderValue) -> bool {
+        self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            let mut tags = value.split(',').map(str::trim);
+            tags.any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
+        })
+    }
+}

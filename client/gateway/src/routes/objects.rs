@@ -1,0 +1,122 @@
+//! NARs, listings and logs.
+//!
+//! Always holds: Content-Length is that of the decompressed object; a range is answered only for the version
+//! that the client knows (If-Range). Leaves to others: reading, checking.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use firn_base::ObjectKey;
+use firn_nix_format::Sha256;
+use hyper::StatusCode;
+use hyper::header::{
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, RANGE,
+};
+
+use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
+use crate::body::GatewayBody;
+use crate::metrics::RouteKind;
+use crate::open_object::OpenObject;
+use crate::range_header::{Wanted, wanted};
+
+/// What sets one kind of object apart from another.
+struct Kind {
+    route: RouteKind,
+    content_type: HeaderValue,
+    cache: HeaderValue,
+}
+
+impl Router {
+    pub(super) async fn nar(&self, hash: [u8; 20], nar_hash: Sha256, asked: Asked<'_>) -> Answer {
+        let key = ObjectKey::store_path(hash);
+        let kind = Kind { route: RouteKind::Nar, content_type: NAR, cache: CACHE_FOR_EVER };
+        match self.core.nar(hash, nar_hash).await {
+            Ok(nar) => self.object(key, nar, asked, kind).await,
+            Err(error) => self.refusal(&key, error),
+        }
+    }
+
+    pub(super) async fn log(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
+        let key = ObjectKey::build_log(hash);
+        let kind = Kind { route: RouteKind::Log, content_type: TEXT, cache: CACHE_SHORT };
+        match self.core.log(hash).await {
+            Ok(log) => self.object(key, log, asked, kind).await,
+            Err(error) => self.refusal(&key, error),
+        }
+    }
+
+    pub(super) async fn listing(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
+        let listing: Bytes = match self.core.listing(hash).await {
+            Ok(listing) => listing,
+            Err(error) => return self.refusal(&ObjectKey::store_path(hash), error),
+        };
+        let tag = &blake3::hash(&listing).to_hex()[..32];
+        let etag = etag(tag);
+        let answer = if asked.has(&etag) {
+            Answer::new(StatusCode::NOT_MODIFIED)
+        } else {
+            Answer::whole(listing, JSON, CACHE_SHORT)
+        };
+        self.at_position(answer.tagged(etag, CACHE_SHORT))
+    }
+
+    async fn object(&self, key: ObjectKey, object: OpenObject, asked: Asked<'_>, kind: Kind) -> Answer {
+        let (bytes, etag) = (object.bytes(), etag(&object.sha256().to_base32()));
+        let finish = |answer: Answer| {
+            let answer = answer.tagged(etag.clone(), kind.cache.clone());
+            self.at_position(answer.with(ACCEPT_RANGES, HeaderValue::from_static("bytes")))
+        };
+        if asked.has(&etag) {
+            return finish(Answer::new(StatusCode::NOT_MODIFIED));
+        }
+        let (status, range) = match asked.part(bytes, &etag) {
+            Wanted::Whole => (StatusCode::OK, 0..bytes),
+            Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+            Wanted::Nothing => {
+                let sentence = format!("the range lies behind the end: there are {bytes} bytes");
+                let refusal =
+                    Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), super::NO_STORE);
+                let refusal = refusal.with(CONTENT_RANGE, header(format!("bytes */{bytes}")));
+                return self.at_position(refusal);
+            }
+        };
+        let mut answer = Answer::new(status)
+            .with(CONTENT_TYPE, kind.content_type.clone())
+            .with(CONTENT_LENGTH, (range.end - range.start).into());
+        if status == StatusCode::PARTIAL_CONTENT {
+            answer = answer.with(CONTENT_RANGE, content_range(&range, bytes));
+        }
+        if !asked.head {
+            let length = range.end - range.start;
+            let stream = match object.stream(range).await {
+                Ok(stream) => stream,
+                Err(error) => return self.refusal(&key, error),
+            };
+            let core = self.core.clone();
+            answer = answer.body(GatewayBody::stream(stream, length, key.to_string(), kind.route, core));
+        }
+        finish(answer)
+    }
+}
+
+impl Asked<'_> {
+    /// The part of an object of `bytes` that is asked for. Ranges have a meaning for GET alone.
+    fn part(&self, bytes: u64, etag: &HeaderValue) -> Wanted {
+        let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let other_version = self.headers.get(IF_RANGE).is_some_and(|known| known != etag);
+        if self.head || other_version { Wanted::Whole } else { wanted(text(RANGE), bytes) }
+    }
+}
+
+fn content_range(range: &Range<u64>, bytes: u64) -> HeaderValue {
+    // Nobody asks for the empty range of an empty object: that is no part.
+    header(format!("bytes {}-{}/{bytes}", range.start, range.end.saturating_sub(1)))
+}
+
+fn etag(tag: &str) -> HeaderValue {
+    header(format!("\"{tag}\""))
+}
+
+fn header(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("digits and letters stand in any header")
+}

@@ -1,0 +1,148 @@
+//! What a URL path asks for.
+//!
+//! Always holds: a key is well-formed before anything is looked up. Leaves to others: answering.
+
+use firn_nix_format::{Sha256, nixbase32};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    CacheInfo,
+    NarInfo([u8; 20]),
+    Nar {
+        hash: [u8; 20],
+        nar_hash: Sha256,
+    },
+    /// `nar/<FileHash>.nar…`: what other caches' narinfos name.
+    PublishedNar,
+    Listing([u8; 20]),
+    Log([u8; 20]),
+    /// Kinds of objects that are not archived yet.
+    Unarchived,
+    Metrics,
+    Health,
+    Ready,
+    /// Nothing that a binary cache has.
+    Unknown,
+    /// A key that cannot be one.
+    Malformed(&'static str),
+}
+
+const STORE_HASH_DIGITS: usize = 32;
+const NAR_HASH_DIGITS: usize = 52;
+
+const MALFORMED_HASH: &str = "a store path hash has 32 characters of Nix's base32";
+const MALFORMED_NAR: &str = "a NAR is named by a store path hash, a dash and the 52 characters of its NarHash: nar/<hash>-<NarHash>.nar";
+const MALFORMED_LOG: &str = "a log is named by its derivation: log/<hash>-<name>.drv";
+
+impl Target {
+    /// Reads the path of a URL, with its leading slash.
+    pub(crate) fn parse(path: &str) -> Self {
+        let Some(path) = path.strip_prefix('/') else { return Self::Unknown };
+        if let Some(hash) = path.strip_suffix(".narinfo") {
+            return store_hash(hash).map_or(Self::Malformed(MALFORMED_HASH), Self::NarInfo);
+        }
+        if let Some(name) = path.strip_prefix("nar/") {
+            return nar(name);
+        }
+        if let Some(hash) = path.strip_suffix(".ls") {
+            return store_hash(hash).map_or(Self::Malformed(MALFORMED_HASH), Self::Listing);
+        }
+        if let Some(derivation) = path.strip_prefix("log/") {
+            return log(derivation).map_or(Self::Malformed(MALFORMED_LOG), Self::Log);
+        }
+        match path {
+            "nix-cache-info" => Self::CacheInfo,
+            "metrics" => Self::Metrics,
+            "healthz" => Self::Health,
+            "readyz" => Self::Ready,
+            _ if ["realisations/", "build-trace-v2/", "debuginfo/"]
+                .iter()
+                .any(|one| path.starts_with(one)) =>
+            {
+                Self::Unarchived
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+fn store_hash(text: &str) -> Option<[u8; 20]> {
+    nixbase32::decode(text).ok()
+}
+
+fn nar(name: &str) -> Target {
+    let malformed = Target::Malformed(MALFORMED_NAR);
+    let Some((stem, suffix)) = name.split_once(".nar") else { return malformed };
+    if let Some((hash, nar_hash)) = stem.split_once('-') {
+        return match (store_hash(hash), Sha256::from_base32(nar_hash), suffix) {
+            (Some(hash), Ok(nar_hash), "") => Target::Nar { hash, nar_hash },
+            _ => malformed,
+        };
+    }
+    let published = stem.len() == NAR_HASH_DIGITS
+        && Sha256::from_base32(stem).is_ok()
+        && matches!(suffix, "" | ".xz" | ".bz2" | ".zst" | ".br" | ".gz" | ".lzip" | ".lz4");
+    if published { Target::PublishedNar } else { malformed }
+}
+
+/// The hash of a derivation. The name may hold anything: it does not choose the log.
+fn log(derivation: &str) -> Option<[u8; 20]> {
+    let (hash, rest) = derivation.split_at_checked(STORE_HASH_DIGITS)?;
+    if !rest.starts_with('-') || rest.contains('/') {
+        return None;
+    }
+    store_hash(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "4d20g8srpvv02vkiwrmz28g62m15n56b";
+    const NAR_HASH: &str = "0a65g9v2vzcn1k0qnvlgkzadgqqq2zlyn89i4h3sdccwqj630li3";
+
+    #[test]
+    fn every_url_of_a_binary_cache_is_understood() {
+        let hash = nixbase32::decode(HASH).unwrap();
+        let nar_hash = Sha256::from_base32(NAR_HASH).unwrap();
+        for (path, target) in [
+            ("/nix-cache-info".to_owned(), Target::CacheInfo),
+            (format!("/{HASH}.narinfo"), Target::NarInfo(hash)),
+            (format!("/nar/{HASH}-{NAR_HASH}.nar"), Target::Nar { hash, nar_hash }),
+            (format!("/nar/{NAR_HASH}.nar.xz"), Target::PublishedNar),
+            (format!("/{HASH}.ls"), Target::Listing(hash)),
+            (format!("/log/{HASH}-hello-2.12.1.drv"), Target::Log(hash)),
+            ("/realisations/sha256:00!out.doi".to_owned(), Target::Unarchived),
+            ("/debuginfo/00ff".to_owned(), Target::Unarchived),
+            ("/metrics".to_owned(), Target::Metrics),
+            ("/".to_owned(), Target::Unknown),
+            ("/index.html".to_owned(), Target::Unknown),
+        ] {
+            assert_eq!(Target::parse(&path), target, "{path}");
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_keys_are_malformed() {
+        for path in [
+            "/.narinfo".to_owned(),
+            "/hello.narinfo".to_owned(),
+            format!("/{}.narinfo", HASH.replace('4', "e")),
+            format!("/{HASH}x.narinfo"),
+            format!("/../{HASH}.narinfo"),
+            "/hello.ls".to_owned(),
+            "/nar/".to_owned(),
+            "/nar/hello.nar".to_owned(),
+            format!("/nar/{HASH}-{NAR_HASH}.nar.xz"),
+            format!("/nar/{HASH}-{HASH}.nar"),
+            format!("/nar/{NAR_HASH}.nar.exe"),
+            "/log/hello.drv".to_owned(),
+            format!("/log/{HASH}"),
+            format!("/log/{HASH}-a/../b"),
+            "/log/ü".to_owned(),
+        ] {
+            assert!(matches!(Target::parse(&path), Target::Malformed(_)), "{path}");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Why an object is not served, as far as a client should know.
+
+use firn_retrieval::ReadError;
+
+use crate::coordinators::CoordinatorsAway;
+
+/// Why an object is not served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServeError {
+    /// The archive does not have it, as of the feed position: 404.
+    #[error("{0}")]
+    NotArchived(&'static str),
+    /// The archive has it and it cannot be read at the moment: 503, or what `--when-unreadable` says.
+    #[error("this is archived but cannot be read now: {cause}")]
+    Unreadable {
+        /// What stands in the way.
+        cause: String,
+        /// Whether it may pass by itself. Otherwise what is remembered of the object is forgotten: it may lie
+        /// elsewhere by now.
+        passing: bool,
+    },
+}
+
+impl ServeError {
+    /// It is archived and was not read for this reason.
+    pub(crate) fn unreadable(cause: &impl std::fmt::Display) -> Self {
+        Self::Unreadable { cause: cause.to_string(), passing: true }
+    }
+}
+
+impl From<ReadError> for ServeError {
+    fn from(error: ReadError) -> Self {
+        Self::Unreadable { cause: error.to_string(), passing: error.is_temporary() }
+    }
+}
+
+impl From<CoordinatorsAway> for ServeError {
+    fn from(error: CoordinatorsAway) -> Self {
+        Self::unreadable(&error)
+    }
+}

@@ -1,0 +1,220 @@
+//! An archive in memory, with a gateway's router in front of it.
+#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use firn_base::{BundleId, ObjectKey};
+use firn_bundle::{Blob, BundleBuilder, Chunker, ContentHeader, Encoding, NewRecord};
+use firn_gateway::{
+    CoordinatorsAway, CoreParts, GatewayBody, GatewayCore, KeyLocator, KeySet, RecordPlace, Router,
+    WhenUnreadable,
+};
+use firn_nix_format::{
+    Compression, NarNode, PathInfo, PublisherSecretKey, Sha256, StorePath, nar, nixbase32,
+};
+use firn_retrieval::{
+    ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, PayloadReader, ReadError,
+};
+use firn_transport::Environment;
+use firn_wire::FeedEvent;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use hyper::{Request, Response};
+
+/// Bundles in memory; nodes and coordinators can be away.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryArchive {
+    bundles: BTreeMap<BundleId, (Arc<ContentHeader>, Mutex<Vec<u8>>)>,
+    places: BTreeMap<ObjectKey, Vec<RecordPlace>>,
+    pub(crate) nodes_away: AtomicBool,
+    pub(crate) coordinators_away: AtomicBool,
+    pub(crate) lookups: AtomicUsize,
+}
+
+impl PayloadReader for MemoryArchive {
+    fn content(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+        let content = self.bundles.get(&bundle).map(|(content, _)| Arc::clone(content));
+        async move { content.ok_or(ReadError::UnknownBundle { bundle }) }.boxed()
+    }
+
+    fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        async move {
+            if self.nodes_away.load(Ordering::Relaxed) {
+                return Err(ReadError::Unreadable { bundle, have: 3, need: 4 });
+            }
+            let (_, payload) = self.bundles.get(&bundle).ok_or(ReadError::UnknownBundle { bundle })?;
+            let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+            Ok(Bytes::copy_from_slice(&payload.lock().unwrap()[range]))
+        }
+        .boxed()
+    }
+}
+
+impl KeyLocator for MemoryArchive {
+    fn locate(&self, key: ObjectKey) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if self.coordinators_away.load(Ordering::Relaxed) {
+                return Err(CoordinatorsAway { cause: "all are away".to_owned() });
+            }
+            Ok(self.places.get(&key).cloned().unwrap_or_default())
+        }
+        .boxed()
+    }
+}
+
+/// Packs bundles into an archive, one at a time.
+#[derive(Default)]
+pub(crate) struct ArchiveMaker {
+    archive: MemoryArchive,
+    open: Option<BundleBuilder>,
+}
+
+impl ArchiveMaker {
+    /// Adds an object with `contents` as they shall be archived.
+    pub(crate) fn object(&mut self, record: NewRecord, contents: &[u8]) {
+        let builder = self.open.get_or_insert_with(|| BundleBuilder::new(Default::default()));
+        builder.begin_object();
+        let mut chunker = Chunker::new();
+        let mut push = |chunk: &[u8]| builder.push_chunk(chunk).map(drop);
+        chunker.push(contents, &mut push).unwrap();
+        chunker.finish(&mut push).unwrap();
+        builder.finish_object(record).unwrap();
+    }
+
+    /// Adds a store path whose NAR is `nar`.
+    pub(crate) fn path(&mut self, info: &PathInfo, nar: &[u8]) {
+        self.object(NewRecord::store_path(info.clone(), Encoding::Chunked), nar);
+    }
+
+    /// Adds a build log as `compression` made it into `file`.
+    pub(crate) fn log(&mut self, hash: [u8; 20], log: &[u8], compression: Compression, file: &[u8]) {
+        let blob = Blob {
+            url: format!("log/{}-hello.drv", nixbase32::encode(&hash)),
+            compression,
+            bytes: log.len() as u64,
+            sha256: Sha256::of(log),
+        };
+        let encoding = if compression == Compression::None { Encoding::Chunked } else { Encoding::Verbatim };
+        self.object(NewRecord::blob(ObjectKey::build_log(hash), blob, encoding), file);
+    }
+
+    /// Ends the bundle; the next object goes into another.
+    pub(crate) fn seal(&mut self) -> BundleId {
+        let mut payload = Vec::new();
+        let sealed = self.open.take().expect("an object was added").seal(&mut payload).unwrap();
+        let bundle = sealed.content.bundle_id();
+        for position in sealed.positions {
+            let place = RecordPlace { bundle, block: position.block, entry: position.entry };
+            self.archive.places.entry(position.key).or_default().push(place);
+        }
+        self.archive.bundles.insert(bundle, (Arc::new(sealed.content), Mutex::new(payload)));
+        bundle
+    }
+
+    /// The archive with all that was sealed.
+    pub(crate) fn finish(self) -> MemoryArchive {
+        self.archive
+    }
+}
+
+impl MemoryArchive {
+    /// Changes a byte shortly before the manifest of the bundle: in its last frame.
+    pub(crate) fn damage_last_frame(&self, bundle: BundleId) {
+        let (content, payload) = &self.bundles[&bundle];
+        let at = usize::try_from(content.manifest_extent().start).unwrap() - 100;
+        payload.lock().unwrap()[at] ^= 1;
+    }
+}
+
+pub(crate) fn secret_key(number: u8) -> PublisherSecretKey {
+    PublisherSecretKey::from_seed(&format!("cache-{number}"), &[number; 32]).unwrap()
+}
+
+/// A signed path info for `nar`.
+pub(crate) fn path_info(number: u8, nar: &[u8]) -> PathInfo {
+    let mut info = PathInfo {
+        store_path: StorePath::from_parts([number; 20], "hello-2.12.1").unwrap(),
+        url: "nar/original.nar.xz".to_owned(),
+        compression: Compression::Xz,
+        file_hash: Some(Sha256::of(b"file")),
+        file_size: Some(4),
+        nar_hash: Sha256::of(nar),
+        nar_size: nar.len() as u64,
+        references: vec![StorePath::from_parts([77; 20], "glibc-2.40").unwrap()],
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+        extra: Vec::new(),
+    };
+    info.signatures.push(secret_key(1).sign(&info));
+    info
+}
+
+/// The NAR of a directory with one file of `bytes` bytes that do not compress, and a symlink.
+pub(crate) fn nar_of(bytes: usize) -> Vec<u8> {
+    let mut contents = vec![0; bytes];
+    blake3::Hasher::new().update(&bytes.to_le_bytes()).finalize_xof().fill(&mut contents);
+    let entries = [
+        (b"hello".to_vec(), NarNode::Regular { contents, executable: true }),
+        (b"link".to_vec(), NarNode::Symlink { target: b"hello".to_vec() }),
+    ];
+    nar::encode(&NarNode::Directory(entries.into())).unwrap()
+}
+
+/// A router over `archive`, all of whose keys are known.
+pub(crate) fn router(archive: &Arc<MemoryArchive>, when_unreadable: WhenUnreadable) -> Router {
+    let mut keys = KeySet::default();
+    let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
+    keys.apply(0, &events).unwrap();
+    let environment = Environment::real();
+    let payloads = Arc::clone(archive) as Arc<dyn PayloadReader>;
+    let manifests = ManifestReader::new(payloads, ManifestOptions::default());
+    let core = GatewayCore::new(CoreParts {
+        environment: environment.clone(),
+        locator: Arc::clone(archive) as Arc<dyn KeyLocator>,
+        objects: ObjectReader::new(manifests, environment, ObjectOptions::default()),
+        keys,
+        keys_usable: true,
+        narinfo_cache_bytes: 1 << 20,
+        listing_cache_bytes: 1 << 20,
+    });
+    Router::new(Arc::new(core), when_unreadable, None)
+}
+
+pub(crate) fn hash_part(number: u8) -> String {
+    nixbase32::encode(&[number; 20])
+}
+
+/// The answer to a request with these headers.
+pub(crate) async fn ask(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Response<GatewayBody> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    router.respond(request.body(()).unwrap()).await
+}
+
+pub(crate) async fn get(router: &Router, path: &str) -> Response<GatewayBody> {
+    ask(router, "GET", path, &[]).await
+}
+
+/// A header's text; empty where there is none.
+pub(crate) fn header(response: &Response<GatewayBody>, name: &str) -> String {
+    response.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+pub(crate) async fn body(response: Response<GatewayBody>) -> Bytes {
+    response.into_body().collect().await.unwrap().to_bytes()
+}
