@@ -1,1 +1,20 @@
-//! Not written yet.
+//! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
+//!
+//! Owns: the quota, the order of orders, the checks of passes, tickets and orders, archive time, the trash
+//! rules, and the conversation with each coordinator.
+//! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
+//! Leaves to others: disks, sockets and keys (`storage-node/server`).
+
+mod admission;
+mod archive_time;
+mod orders;
+mod quota;
+mod session;
+mod trash;
+
+pub use admission::{AdmissionError, Grounds};
+pub use archive_time::ArchiveTime;
+pub use orders::{OrderGate, OrderRefused};
+pub use quota::{Account, Admitted, QuotaExceeded};
+pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
+pub use trash::{DELETES_PER_HOUR_MIN, DeleteBudget, TRASH_KEPT, TooManyDeletes, TrashEntry, trash_to_empty};

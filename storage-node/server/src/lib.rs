@@ -1,1 +1,34 @@
-//! Not written yet.
+//! The storage node: shards on a disk, served and kept by order of the coordinators.
+//!
+//! Owns: the shard store, answering requests, carrying out build orders, the links to the coordinators, the
+//! node's data directory, control socket and page for monitoring.
+//! Always holds: what was acknowledged is on disk, synced; nothing unproved leaves; the quota is never
+//! exceeded; nothing is deleted but by the rules of `storage-node/logic`.
+//! Leaves to others: decisions (`storage-node/logic`), formats (`bundle`), the network (`transport`).
+
+mod authority;
+mod build;
+mod build_sources;
+mod build_targets;
+mod control;
+mod data_directory;
+mod governance;
+mod link;
+mod monitoring;
+mod node;
+mod report;
+mod serve;
+mod shared;
+mod store;
+mod storing;
+
+pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
+pub use data_directory::{DataDirectory, OpenDataError};
+pub use governance::{ArchiveFileError, kept_descriptor};
+pub use monitoring::serve_monitoring;
+pub use node::{NodeHandle, QUOTA_DEFAULT, StartNodeError, StorageNode, StorageNodeOptions};
+pub use report::{LinkReport, NodeReport, WorkReport};
+pub use store::{
+    Disk, DiskEntry, DiskFaults, DiskFile, FileDisk, InspectError, MemoryDisk, ReadShardError, ScanReport,
+    ShardName, ShardStore, ShardWriter, StoreShardError, verify_file,
+};

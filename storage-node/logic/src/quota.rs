@@ -1,0 +1,156 @@
+//! The quota: how many bytes a node may have on its disk, and how many it has.
+//!
+//! Always holds: shards, files being written and trash together never exceed the quota through an admission;
+//! every byte is in exactly one of the three. A quota that was made smaller than what is there refuses new
+//! bytes and removes nothing.
+//! Leaves to others: what is to be trashed or emptied (`trash`), and how much a disk really has free.
+
+use firn_base::ByteCount;
+
+/// Bytes on disk by what they are. A shard file counts whole: header, shard, outboard tree and trailer.
+#[derive(Debug)]
+pub struct Account {
+    quota: u64,
+    stored: u64,
+    pending: u64,
+    trash: u64,
+}
+
+/// Bytes set aside for a file that is being written. Goes back to its account by [`Account::keep`] or
+/// [`Account::release`]; not `Clone`, so that no byte is given back twice.
+#[derive(Debug)]
+#[must_use = "bytes that are set aside stay so until they are kept or released"]
+pub struct Admitted {
+    bytes: u64,
+}
+
+/// There is no room within the quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node's quota has {} left, {} are needed: choose another node or raise --quota", ByteCount(*free), ByteCount(*wanted))]
+pub struct QuotaExceeded {
+    /// What was asked for.
+    pub wanted: u64,
+    /// What the quota has left.
+    pub free: u64,
+    /// What emptying all trash would free.
+    pub trash: u64,
+}
+
+impl QuotaExceeded {
+    /// How many bytes of trash must go for the wanted ones to fit; none if all of it would not be enough.
+    pub const fn trash_needed(&self) -> Option<u64> {
+        let needed = self.wanted.saturating_sub(self.free);
+        if needed <= self.trash { Some(needed) } else { None }
+    }
+}
+
+impl Account {
+    /// An empty account with a quota of `quota` bytes.
+    pub const fn new(quota: ByteCount) -> Self {
+        Self { quota: quota.0, stored: 0, pending: 0, trash: 0 }
+    }
+
+    /// Sets `bytes` aside for a file about to be written.
+    ///
+    /// # Errors
+    ///
+    /// The quota has fewer left; nothing is set aside.
+    pub const fn admit(&mut self, bytes: u64) -> Result<Admitted, QuotaExceeded> {
+        let free = self.quota.saturating_sub(self.used_bytes());
+        if bytes > free {
+            return Err(QuotaExceeded { wanted: bytes, free, trash: self.trash });
+        }
+        self.pending += bytes;
+        Ok(Admitted { bytes })
+    }
+
+    /// The file is complete and holds what was set aside for it.
+    pub const fn keep(&mut self, admitted: Admitted) {
+        self.pending -= admitted.bytes;
+        self.stored += admitted.bytes;
+    }
+
+    /// The file was not written, or is gone.
+    pub const fn release(&mut self, admitted: Admitted) {
+        self.pending -= admitted.bytes;
+    }
+
+    /// A file of `bytes` was found at start.
+    pub const fn found_stored(&mut self, bytes: u64) {
+        self.stored = self.stored.saturating_add(bytes);
+    }
+
+    /// Trash of `bytes` was found at start.
+    pub const fn found_trash(&mut self, bytes: u64) {
+        self.trash = self.trash.saturating_add(bytes);
+    }
+
+    /// A stored file of `bytes` was moved to trash.
+    pub const fn moved_to_trash(&mut self, bytes: u64) {
+        self.stored -= bytes;
+        self.trash += bytes;
+    }
+
+    /// Trash of `bytes` was removed.
+    pub const fn emptied(&mut self, bytes: u64) {
+        self.trash -= bytes;
+    }
+
+    /// Changes the quota.
+    pub const fn set_quota(&mut self, quota: ByteCount) {
+        self.quota = quota.0;
+    }
+
+    /// The quota.
+    pub const fn quota(&self) -> ByteCount {
+        ByteCount(self.quota)
+    }
+
+    /// Bytes in use: shards, files being written and trash.
+    pub const fn used(&self) -> ByteCount {
+        ByteCount(self.used_bytes())
+    }
+
+    /// Bytes of trash.
+    pub const fn trash(&self) -> ByteCount {
+        ByteCount(self.trash)
+    }
+
+    const fn used_bytes(&self) -> u64 {
+        self.stored.saturating_add(self.pending).saturating_add(self.trash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_being_written_and_trash_count_against_the_quota() {
+        let mut account = Account::new(ByteCount(100));
+        let first = account.admit(60).unwrap();
+        assert_eq!(account.admit(41).unwrap_err(), QuotaExceeded { wanted: 41, free: 40, trash: 0 });
+        account.keep(first);
+        account.moved_to_trash(60);
+        let refused = account.admit(50).unwrap_err();
+        assert_eq!(refused.trash_needed(), Some(10));
+        account.emptied(60);
+        let second = account.admit(100).unwrap();
+        account.release(second);
+        assert_eq!(account.used(), ByteCount(0));
+    }
+
+    #[test]
+    fn a_quota_below_what_is_there_refuses_new_bytes() {
+        let mut account = Account::new(ByteCount(10));
+        account.found_stored(50);
+        assert_eq!(account.admit(1).unwrap_err(), QuotaExceeded { wanted: 1, free: 0, trash: 0 });
+        assert_eq!(account.used(), ByteCount(50));
+    }
+
+    #[test]
+    fn trash_that_is_too_little_is_not_worth_emptying() {
+        let refused = QuotaExceeded { wanted: 100, free: 10, trash: 80 };
+        assert_eq!(refused.trash_needed(), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! Flags, environment and configuration file of the program, made into what a node is started with.
+//!
+//! Always holds: a flag outweighs the environment, which outweighs the file; a key that nobody knows is an
+//! error; nothing is guessed.
+//! Leaves to others: running (`main`).
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use firn_base::ByteCount;
+use firn_wire::{Descriptor, JoinToken, Signed};
+use serde::Deserialize;
+
+const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Keeps erasure-coded pieces of Nix store paths for an archive.
+///
+/// The node keeps shards within its quota, serves them to readers who show a coordinator's pass, and rebuilds
+/// or moves shards when a coordinator orders it. It dials the coordinators itself; readers dial it, so its UDP
+/// port must be reachable.
+#[derive(Debug, Parser)]
+#[command(name = "firn-storage-node", version, args_conflicts_with_subcommands = false)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+
+    /// A TOML file with the same keys as the options, without the dashes in front
+    #[arg(long, value_name = "FILE", env = "FIRN_CONFIG", global = true)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Tells more; twice for every detail
+    #[arg(short, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+
+    /// Without a command the node runs until SIGTERM
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What may stand on the command line, in the environment and in the file.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Where the node keeps its identity and shards; an empty directory at first
+    #[arg(long, value_name = "DIR", env = "FIRN_DATA_DIR", global = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// The archive's descriptor: a file or an http(s):// URL. The node keeps it and refreshes it from the
+    /// coordinators, so it is needed at the first start only
+    #[arg(long, value_name = "FILE|URL", env = "FIRN_ARCHIVE", global = true)]
+    pub(crate) archive: Option<String>,
+
+    /// The most bytes that the node puts on the disk, everything included [default: 50GB, and never more than
+    /// half of what the disk has for it]
+    #[arg(long, value_name = "SIZE", env = "FIRN_QUOTA", global = true)]
+    pub(crate) quota: Option<String>,
+
+    /// A file with the join token that the archive's operator gave you; needed until the node is admitted
+    #[arg(long, value_name = "FILE", env = "FIRN_TOKEN_FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// What this node can vanish together with: nodes of one name get at most one shard of a bundle
+    /// [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "FIRN_FAILURE_DOMAIN", global = true)]
+    pub(crate) failure_domain: Option<String>,
+
+    /// The UDP address to listen on [default: 0.0.0.0:4434]
+    #[arg(long, value_name = "ADDR", env = "FIRN_LISTEN", global = true)]
+    pub(crate) listen: Option<String>,
+
+    /// The host and UDP port at which readers and other nodes reach this node. Needed behind a router or
+    /// firewall that forwards a port [default: the address it listens on, or for 0.0.0.0 the one from which this
+    /// machine reaches the coordinators]
+    #[arg(long, value_name = "ADDR", env = "FIRN_ADVERTISE", global = true)]
+    pub(crate) advertise: Option<String>,
+
+    /// A TCP address for /metrics, /healthz and /readyz [default: none]
+    #[arg(long, value_name = "ADDR", env = "FIRN_HTTP", global = true)]
+    pub(crate) http: Option<String>,
+
+    /// How messages are written to stderr: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "FIRN_LOG_FORMAT", global = true)]
+    pub(crate) log_format: Option<String>,
+}
+
+/// Commands about a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prints the node's id
+    Id,
+    /// Shows the running node at a glance
+    Status {
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks a shard file and prints what it holds
+    Inspect {
+        /// The file
+        file: PathBuf,
+        /// Prints JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lets the running node leave the archive: its shards are moved to others, then it ends
+    Leave {
+        /// Only says what would be moved
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What a node is started with, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) archive: Option<String>,
+    pub(crate) quota: Option<ByteCount>,
+    pub(crate) token: Option<Signed<JoinToken>>,
+    pub(crate) failure_domain: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<String>,
+    pub(crate) http: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// These, completed by those of the file.
+    pub(crate) fn with_file(self, file: Option<&Path>) -> Result<Self, String> {
+        let Some(file) = file else { return Ok(self) };
+        let text = fs::read_to_string(file)
+            .map_err(|error| format!("the configuration file {} cannot be read: {error}", file.display()))?;
+        let from_file: Self =
+            toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Self {
+            data_dir: self.data_dir.or(from_file.data_dir),
+            archive: self.archive.or(from_file.archive),
+            quota: self.quota.or(from_file.quota),
+            token_file: self.token_file.or(from_file.token_file),
+            failure_domain: self.failure_domain.or(from_file.failure_domain),
+            listen: self.listen.or(from_file.listen),
+            advertise: self.advertise.or(from_file.advertise),
+            http: self.http.or(from_file.http),
+            log_format: self.log_format.or(from_file.log_format),
+        })
+    }
+
+    /// Where the node lives.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, String> {
+        self.data_dir.clone().ok_or_else(|| "say where the node lives: --data-dir DIR".to_owned())
+    }
+
+    /// How messages are written.
+    pub(crate) fn log_format(&self) -> Result<LogFormat, String> {
+        match self.log_format.as_deref() {
+            None | Some("text") => Ok(LogFormat::Text),
+            Some("json") => Ok(LogFormat::Json),
+            Some(other) => Err(format!("--log-format: `{other}` is neither text nor json")),
+        }
+    }
+
+    /// Checks everything that can be checked without opening the node.
+    pub(crate) fn check(self, host_name: &str) -> Result<Config, String> {
+        let data_dir = self.data_dir()?;
+        let quota = self.quota.as_deref().map(str::parse).transpose();
+        let quota = quota.map_err(|error| format!("--quota: {error}"))?;
+        let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
+        let http = self.http.as_deref().map(|text| parse_address("--http", text)).transpose()?;
+        if let Some(advertise) = &self.advertise
+            && advertise
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+        {
+            return Err(format!(
+                "--advertise: `{advertise}` is not a host and port: write for example 203.0.113.7:4434"
+            ));
+        }
+        let failure_domain = self.failure_domain.unwrap_or_else(|| host_name.to_owned());
+        if failure_domain.is_empty() {
+            return Err("--failure-domain: the name must not be empty".to_owned());
+        }
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        let (archive, advertise) = (self.archive, self.advertise);
+        Ok(Config { data_dir, archive, quota, token, failure_domain, listen, advertise, http })
+    }
+}
+
+/// Reads the descriptor that `--archive` names. May block for 20 s.
+pub(crate) fn read_descriptor(archive: &str) -> Result<Descriptor, String> {
+    let text = if archive.starts_with("http://") || archive.starts_with("https://") {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(FETCH_TIMEOUT)).build().into();
+        let fetched = agent.get(archive).call().and_then(|mut response| {
+            response.body_mut().with_config().limit(ARCHIVE_BYTES_MAX).read_to_string()
+        });
+        fetched.map_err(|error| format!("the descriptor cannot be fetched from {archive}: {error}"))?
+    } else {
+        fs::read_to_string(archive)
+            .map_err(|error| format!("the descriptor {archive} cannot be read: {error}"))?
+    };
+    text.parse().map_err(|error| format!("{archive}: {error}"))
+}
+
+fn parse_address(flag: &str, text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{flag}: `{text}` is not an address and port: write for example 0.0.0.0:4434"))
+}
+
+/// Reads a join token as `token create` printed it.
+fn read_token(file: &Path) -> Result<Signed<JoinToken>, String> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| format!("the token file {} cannot be read: {error}", file.display()))?;
+    Signed::from_text(&text).ok_or_else(|| {
+        format!("{} holds no join token: ask the archive's operator for a new one", file.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { data_dir: Some("/data".into()), ..Settings::default() }
+    }
+
+    #[test]
+    fn the_command_line_is_sound_and_flags_outweigh_the_file() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("node.toml");
+        fs::write(&file, "quota = \"1GB\"\nlisten = \"127.0.0.1:9\"\n").unwrap();
+        let given = Settings { quota: Some("2GB".into()), ..settings() };
+        let config = given.with_file(Some(&file)).unwrap().check("host").unwrap();
+        assert_eq!(config.quota, Some(ByteCount(2_000_000_000)));
+        assert_eq!(config.listen, "127.0.0.1:9".parse().unwrap());
+        assert_eq!(config.failure_domain, "host");
+        fs::write(&file, "max-upload = \"1MB/s\"\n").unwrap();
+        assert!(settings().with_file(Some(&file)).unwrap_err().contains("max-upload"));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_a_sentence() {
+        let refusal = |settings: Settings| settings.check("host").unwrap_err();
+        assert!(refusal(Settings::default()).contains("--data-dir"));
+        assert!(
+            refusal(Settings { quota: Some("lots".into()), ..settings() }).starts_with("--quota: `lots`")
+        );
+        assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
+        assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
+        assert!(Settings { log_format: Some("xml".into()), ..settings() }.log_format().is_err());
+    }
+}

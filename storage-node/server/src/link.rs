@@ -1,0 +1,237 @@
+//! The links to the coordinators: dialled, kept, and served in both directions.
+//!
+//! Always holds: one task per coordinator of the roster in force; each link is dialled again for as long as
+//! the roster names its coordinator; whatever a coordinator asks on a link is answered as on any connection.
+//! Leaves to others: what to say when (`Session`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::NodeId;
+use firn_storage_node_logic::{Known, Session, Step, reconnect_delay};
+use firn_transport::{AskError, Connection, serve_connection};
+use firn_wire::{
+    CoordinatorEntry, CoordinatorReply, CoordinatorRequest, INVENTORY_SHARDS_MAX, JoinRequest, NodeState,
+    OrderRank, RefusalKind,
+};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::governance::keep_descriptor;
+use crate::serve::Server;
+use crate::shared::Shared;
+use crate::store::ShardName;
+
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
+
+// The leader commits a join before it answers, and may just be elected.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(6);
+
+// A page is up to 2 MB.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+const DESCRIPTOR_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps a link to every coordinator of the roster in force.
+pub(crate) async fn keep_links(shared: Arc<Shared>, mut generation: watch::Receiver<u64>) {
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<NodeId, (CoordinatorEntry, AbortHandle)> = BTreeMap::new();
+    loop {
+        generation.mark_unchanged();
+        let roster = shared.client.roster();
+        let coordinators = &roster.roster().coordinators;
+        running.retain(|id, (entry, task)| {
+            let stays = coordinators.contains(entry);
+            if !stays {
+                task.abort();
+                shared.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+            }
+            stays
+        });
+        for entry in coordinators {
+            running.entry(entry.id).or_insert_with(|| {
+                shared.link(entry.id, |state| state.address.clone_from(&entry.address));
+                let task = tasks.spawn(keep_link(Arc::clone(&shared), entry.clone()));
+                (entry.clone(), task)
+            });
+        }
+        if generation.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn keep_link(shared: Arc<Shared>, entry: CoordinatorEntry) {
+    let mut attempt = 0;
+    // Orders that are being carried out when the link is lost go on: their receipts count by another way too.
+    let mut serving = JoinSet::new();
+    loop {
+        while serving.try_join_next().is_some() {}
+        let trouble = match shared.pool.get(entry.id, &entry.address).await {
+            Ok(connection) => {
+                attempt = 0;
+                shared.link(entry.id, |state| {
+                    state.connected = true;
+                    state.trouble = None;
+                });
+                tracing::info!(coordinator = %entry.id.short(), address = entry.address, "connected");
+                let server = Arc::new(Server { shared: Arc::clone(&shared) });
+                serving.spawn(serve_connection(connection.clone(), server));
+                converse(&shared, &entry, &connection).await;
+                connection.close_reason().unwrap_or_else(|| "it was closed".to_owned())
+            }
+            Err(error) => error.to_string(),
+        };
+        shared.link(entry.id, |state| {
+            state.connected = false;
+            if state.trouble.as_ref() != Some(&trouble) {
+                tracing::warn!(coordinator = %entry.id.short(), trouble, "not connected: dialling again");
+                state.trouble = Some(trouble);
+            }
+        });
+        sleep(reconnect_delay(attempt, shared.environment.random_u64())).await;
+        attempt = attempt.saturating_add(1);
+    }
+}
+
+/// Talks to one coordinator until the connection is over.
+async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &Connection) {
+    let mut session = Session::new(shared.elapsed());
+    // Ended with the conversation.
+    let mut errands = JoinSet::new();
+    while !connection.is_closed() {
+        let step = session.next(shared.elapsed(), &mut shared.membership());
+        match step {
+            Step::Heartbeat => heartbeat(shared, entry.id, &mut session).await,
+            Step::Join => join(shared, entry.id, &mut session).await,
+            Step::InventoryPage { after } => {
+                let after = after.map(|(coding, index)| ShardName::new(coding, index));
+                send_page(shared, entry.id, &mut session, after).await;
+            }
+            Step::FetchDescriptor => {
+                fetch_descriptor(shared, entry.id).await;
+                session.descriptor_tried();
+            }
+            Step::FetchLedger => {
+                // Of its own, because it asks all coordinators and heartbeats must go on.
+                let shared = Arc::clone(shared);
+                while errands.try_join_next().is_some() {}
+                errands.spawn(async move { shared.ledger.refresh(&shared.client).await });
+                session.ledger_tried();
+            }
+            Step::Wait(time) => {
+                // Whichever comes first.
+                let _ = timeout(time, connection.closed()).await;
+            }
+        }
+    }
+}
+
+async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Session) {
+    let (asked, sent) = (shared.environment.now(), shared.elapsed());
+    let reply = shared.client.heartbeat(coordinator, shared.status(), HEARTBEAT_TIMEOUT).await;
+    let now = shared.elapsed();
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::debug!(coordinator = %coordinator.short(), %error, "a heartbeat was not heard");
+            session.heartbeat_refused(now);
+            return;
+        }
+    };
+    shared.authority.learn_time(coordinator, reply.now, asked);
+    shared.authority.hear(OrderRank { generation: reply.generation, epoch: reply.epoch }).await;
+    shared.link(coordinator, |state| state.heard = Some(tokio::time::Instant::now()));
+    let known = Known {
+        generation: shared.client.roster().roster().generation,
+        ledger_entries: shared.ledger.entries(),
+    };
+    let (before, after) = {
+        let mut membership = shared.membership();
+        let before = membership.state();
+        session.heard(&reply, known, (sent, now), &mut membership);
+        (before, membership.state())
+    };
+    if before != after {
+        tell_state(shared, after);
+    }
+}
+
+fn tell_state(shared: &Shared, state: Option<NodeState>) {
+    let leaving = shared.leaving.load(std::sync::atomic::Ordering::Acquire);
+    match state {
+        Some(NodeState::Gone) if leaving => {
+            tracing::info!("every shard has a new home: this node has left the archive");
+            shared.left.send_replace(true);
+        }
+        Some(state @ (NodeState::Gone | NodeState::Lost)) => {
+            tracing::error!(
+                "the archive has removed this node (it is {state}): to come back, give it a new data directory and a new token"
+            );
+        }
+        Some(state) => tracing::info!("this node is {state}"),
+        None => tracing::warn!("the archive does not know this node"),
+    }
+}
+
+async fn join(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Session) {
+    let known = shared.membership().state().is_some();
+    let request = CoordinatorRequest::Join(JoinRequest {
+        token: shared.token.clone().filter(|_| !known),
+        failure_domain: shared.failure_domain.clone(),
+        status: shared.status(),
+    });
+    let reply = shared.client.ask_coordinator(coordinator, &request, JOIN_TIMEOUT).await;
+    let now = shared.elapsed();
+    let mut membership = shared.membership();
+    match reply {
+        Ok(CoordinatorReply::Joined) => session.joined(now, &mut membership),
+        Err(AskError::Refused(refused)) if refused.kind != RefusalKind::Unavailable => {
+            // An empty node whose token was used before is most often one whose disk is not mounted.
+            let empty =
+                if shared.store.shards() == 0 { " (this node is empty: is its disk mounted?)" } else { "" };
+            tracing::error!("the archive does not admit this node: {refused}{empty}");
+            session.join_failed(now, false, &mut membership);
+        }
+        Ok(_) | Err(_) => session.join_failed(now, true, &mut membership),
+    }
+}
+
+async fn send_page(
+    shared: &Arc<Shared>,
+    coordinator: NodeId,
+    session: &mut Session,
+    after: Option<ShardName>,
+) {
+    let (page, more) = shared.store.inventory(after, INVENTORY_SHARDS_MAX);
+    let last = page.last().map(|name| (name.coding, name.index));
+    let shards = page.into_iter().map(|name| (name.coding, name.index)).collect();
+    match shared.client.inventory(coordinator, shards, more, PAGE_TIMEOUT).await {
+        Ok(()) => session.page_sent(last, more),
+        Err(error) => {
+            // The next heartbeat tells whether it is still wanted; it begins anew then.
+            tracing::debug!(coordinator = %coordinator.short(), %error, "the inventory was not taken");
+            session.page_sent(None, false);
+        }
+    }
+}
+
+async fn fetch_descriptor(shared: &Arc<Shared>, coordinator: NodeId) {
+    let request = CoordinatorRequest::GetDescriptor;
+    let reply = shared.client.ask_coordinator(coordinator, &request, DESCRIPTOR_TIMEOUT).await;
+    let Ok(CoordinatorReply::Descriptor(descriptor)) = reply else { return };
+    // The client has checked that the archive's key signed it.
+    let Ok(roster) = descriptor.verify() else { return };
+    let disk = Arc::clone(&shared.disk);
+    let kept = shared.environment.blocking(move || keep_descriptor(disk.as_ref(), descriptor)).await;
+    if let Err(error) = kept {
+        tracing::error!(%error, "the new roster cannot be kept");
+        return;
+    }
+    if shared.client.adopt_roster(&roster) {
+        let generation = roster.roster().generation;
+        tracing::info!(generation, "a new roster is in force");
+        shared.generation.send_replace(generation);
+    }
+}

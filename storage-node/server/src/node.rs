@@ -1,0 +1,295 @@
+//! A running storage node.
+//!
+//! Always holds: the same code runs as a program of its own, within `firn-local` and in the simulation; only
+//! disk and environment differ. [`StorageNode::shutdown`] tells the peers; dropping the node, or the runtime it
+//! lives in, ends it as a power cut would.
+//! Leaves to others: flags and files (`config`), the tasks themselves (`serve`, `link`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use firn_base::{ByteCount, NodeId};
+use firn_storage_node_logic::{DeleteBudget, Membership};
+use firn_transport::{
+    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
+};
+use firn_wire::{
+    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
+};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::authority::Authority;
+use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
+use crate::link::keep_links;
+use crate::report::NodeReport;
+use crate::serve::Server;
+use crate::shared::{Counters, Shared, Turns};
+use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
+
+/// The quota of a node whose owner names none.
+pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
+
+const LEAVING_FILE: &str = "leaving";
+
+// Trash is a day old when it goes: minutes do not matter.
+const TRASH_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What a node is started with.
+#[derive(Debug)]
+pub struct StorageNodeOptions {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its data directory, or a disk of the simulation.
+    pub disk: Arc<dyn Disk>,
+    /// The archive. If the node has kept a newer roster, that one counts.
+    pub descriptor: Descriptor,
+    /// Its invitation, for the first start.
+    pub token: Option<Signed<JoinToken>>,
+    /// How many bytes it may have on its disk, everything included; none: [`QUOTA_DEFAULT`], and never more than
+    /// half of what the disk has for it.
+    pub quota: Option<ByteCount>,
+    /// What it can vanish together with.
+    pub failure_domain: String,
+    /// The UDP address it listens on.
+    pub listen: SocketAddr,
+    /// Host and port at which readers reach it; none: `listen` as it was bound.
+    pub advertise: Option<String>,
+    /// This machine's address as others see it: takes the place of an unspecified one in `listen`.
+    pub own_address: Option<IpAddr>,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartNodeError {
+    /// The descriptor is not sound.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The data directory is of another archive, or its copy of the descriptor unusable.
+    #[error(transparent)]
+    Archive(#[from] ArchiveFileError),
+    /// The port is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The disk cannot be used.
+    #[error("cannot use the data directory: {0}")]
+    Disk(#[from] io::Error),
+    /// Nobody would find the node.
+    #[error(
+        "others must know how to reach this node: give --advertise HOST:PORT, or a --listen address that is not {listen}"
+    )]
+    NoAddress {
+        /// What it listens on.
+        listen: SocketAddr,
+    },
+    /// A name is longer than coordinators take.
+    #[error("the {what} is longer than {most} bytes: choose a shorter one")]
+    TooLong {
+        /// Which.
+        what: &'static str,
+        /// How long it may be.
+        most: usize,
+    },
+}
+
+/// A running storage node.
+#[derive(Debug)]
+pub struct StorageNode {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    scan: ScanReport,
+    // Aborted when this is dropped.
+    tasks: JoinSet<()>,
+}
+
+/// What programs around a node may do with it: look, and let it leave. Clones are for tasks of their own.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+impl StorageNode {
+    /// Opens the store and the port and begins to talk to the coordinators, reachable or not.
+    pub async fn start(
+        environment: Environment,
+        options: StorageNodeOptions,
+    ) -> Result<Self, StartNodeError> {
+        check_length("failure domain", &options.failure_domain, NAME_BYTES_MAX)?;
+        check_length("address", options.advertise.as_deref().unwrap_or_default(), ADDRESS_BYTES_MAX)?;
+        let opened = {
+            let (environment, disk) = (environment.clone(), Arc::clone(&options.disk));
+            let (descriptor, quota) = (options.descriptor, options.quota);
+            let inner = environment.clone();
+            environment.blocking(move || open_disk(inner, disk, descriptor, quota)).await?
+        };
+        let Opened { roster, store, scan, ledger, leaving } = opened;
+        for sentence in &scan.sentences {
+            tracing::error!("{sentence}");
+        }
+        let endpoint =
+            Endpoint::bind(&environment, &options.identity, options.listen, EndpointOptions::default())
+                .await?;
+        let pool = ConnectionPool::new(endpoint.clone());
+        let generation = roster.roster().generation;
+        let archive = roster.archive();
+        let client = CoordinatorClient::new(pool.clone(), roster);
+        let node = options.identity.node_id();
+        let authority =
+            Authority::open(environment.clone(), node, Arc::clone(&options.disk), client.clone())?;
+        let address = match options.advertise {
+            Some(address) => address,
+            None => reachable(endpoint.local_address(), options.own_address)?.to_string(),
+        };
+        let shared = Arc::new(Shared {
+            archive,
+            address,
+            failure_domain: options.failure_domain,
+            token: options.token,
+            budget: Mutex::new(DeleteBudget::new(store.shards(), environment.now())),
+            store,
+            disk: options.disk,
+            pool,
+            client,
+            authority,
+            ledger,
+            membership: Mutex::new(Membership::default()),
+            links: Mutex::default(),
+            leaving: AtomicBool::new(leaving),
+            counters: Counters::default(),
+            turns: Turns::default(),
+            started: Instant::now(),
+            generation: watch::Sender::new(generation),
+            left: watch::Sender::new(false),
+            run: environment.random_u64(),
+            identity: options.identity,
+            environment,
+        });
+        tracing::info!(
+            node = %node, archive = %archive.short(), address = shared.address,
+            shards = scan.shards, quota = %shared.store.quota(), "the storage node is up"
+        );
+        let tasks = spawn_tasks(&shared, &endpoint);
+        Ok(Self { shared, endpoint, scan, tasks })
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.shared.id()
+    }
+
+    /// The address it was bound to.
+    pub fn local_address(&self) -> SocketAddr {
+        self.endpoint.local_address()
+    }
+
+    /// What was on the disk at start.
+    pub const fn scan(&self) -> &ScanReport {
+        &self.scan
+    }
+
+    /// For whoever wants to look at the node or let it leave.
+    pub fn handle(&self) -> NodeHandle {
+        NodeHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Waits until a node that was told to leave holds nothing more. Of any other this never ends.
+    pub async fn left(&self) {
+        let mut left = self.shared.left.subscribe();
+        // The sender lives as long as we do.
+        let _ = left.wait_for(|left| *left).await;
+    }
+
+    /// Ends the node and tells its peers. What is being written is dropped; everything acknowledged is on disk.
+    pub async fn shutdown(mut self) {
+        self.tasks.shutdown().await;
+        self.endpoint.close().await;
+    }
+}
+
+impl NodeHandle {
+    /// The node at a glance.
+    pub fn report(&self) -> NodeReport {
+        NodeReport::of(&self.shared)
+    }
+
+    /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
+    /// number of shards to be moved.
+    pub async fn leave(&self) -> io::Result<u64> {
+        let disk = Arc::clone(&self.shared.disk);
+        let written = self.shared.environment.blocking(move || {
+            replace_small(disk.as_ref(), "", LEAVING_FILE, b"this node leaves its archive\n")
+        });
+        written.await?;
+        self.shared.leaving.store(true, Ordering::Release);
+        tracing::info!("this node is to leave: its shards are moved to others");
+        Ok(self.shared.store.shards())
+    }
+}
+
+struct Opened {
+    roster: firn_wire::VerifiedRoster,
+    store: Arc<ShardStore>,
+    scan: ScanReport,
+    ledger: LedgerCopy,
+    leaving: bool,
+}
+
+fn open_disk(
+    environment: Environment,
+    disk: Arc<dyn Disk>,
+    descriptor: Descriptor,
+    quota: Option<ByteCount>,
+) -> Result<Opened, StartNodeError> {
+    let roster = keep_descriptor(disk.as_ref(), descriptor)?.verify()?;
+    let (store, scan) = ShardStore::open(Arc::clone(&disk), QUOTA_DEFAULT, environment.now())?;
+    let available = disk.free_bytes()?.saturating_add(store.used().0);
+    match quota {
+        None => store.set_quota(ByteCount(QUOTA_DEFAULT.0.min(available / 2))),
+        Some(quota) => {
+            if quota.0 > available {
+                let available = ByteCount(available);
+                tracing::warn!(%quota, %available, "the quota is larger than what the disk has for this node");
+            }
+            store.set_quota(quota);
+        }
+    }
+    let leaving = read_small(disk.as_ref(), LEAVING_FILE, 1 << 12)?.is_some();
+    let ledger = LedgerCopy::open(environment, disk)?;
+    Ok(Opened { roster, store, scan, ledger, leaving })
+}
+
+fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let server = Arc::new(Server { shared: Arc::clone(shared) });
+    let endpoint = endpoint.clone();
+    tasks.spawn(async move { serve(&endpoint, server).await });
+    tasks.spawn(keep_links(Arc::clone(shared), shared.generation.subscribe()));
+    let shared = Arc::clone(shared);
+    tasks.spawn(async move {
+        loop {
+            let now = shared.local_time();
+            if let Err(error) = shared.with_store(move |store| store.empty_trash(now)).await {
+                tracing::error!(%error, "trash cannot be emptied");
+            }
+            sleep(TRASH_INTERVAL).await;
+        }
+    });
+    tasks
+}
+
+/// Where others reach a node that listens on `bound`.
+fn reachable(bound: SocketAddr, own_address: Option<IpAddr>) -> Result<SocketAddr, StartNodeError> {
+    match own_address {
+        _ if !bound.ip().is_unspecified() => Ok(bound),
+        Some(own) => Ok(SocketAddr::new(own, bound.port())),
+        None => Err(StartNodeError::NoAddress { listen: bound }),
+    }
+}
+
+fn check_length(what: &'static str, text: &str, most: usize) -> Result<(), StartNodeError> {
+    if text.len() <= most { Ok(()) } else { Err(StartNodeError::TooLong { what, most }) }
+}

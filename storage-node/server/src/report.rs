@@ -1,0 +1,173 @@
+//! What the node says of itself to its owner.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::shared::Shared;
+
+/// The node at a glance; `firn-storage-node status --json` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// The node's id.
+    pub node: String,
+    /// The archive's id.
+    pub archive: String,
+    /// Where readers are told to reach it.
+    pub address: String,
+    /// Its failure domain.
+    pub failure_domain: String,
+    /// Where it is in its life, as a coordinator last said; none if it is not admitted.
+    pub state: Option<String>,
+    /// Whether its owner wants it to leave.
+    pub leaving: bool,
+    /// Shards that it holds.
+    pub shards: u64,
+    /// Bytes of its quota in use: shards, files being written and trash.
+    pub used_bytes: u64,
+    /// Of these, trash.
+    pub trash_bytes: u64,
+    /// Its quota.
+    pub quota_bytes: u64,
+    /// Shards found damaged since it was started.
+    pub damaged: u64,
+    /// Generation of the roster in force.
+    pub generation: u64,
+    /// Entries of its copy of the ledger.
+    pub ledger_entries: u64,
+    /// By how much the archive's clock is ahead of the machine's.
+    pub clock_offset_millis: i64,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// Its links to the coordinators.
+    pub coordinators: Vec<LinkReport>,
+    /// What it has done since it was started.
+    pub done: WorkReport,
+}
+
+/// The link to one coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkReport {
+    /// The coordinator.
+    pub id: String,
+    /// Where it is dialled.
+    pub address: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Seconds since it last answered a heartbeat; none if it never did.
+    pub heard_seconds_ago: Option<u64>,
+    /// Why there is no connection.
+    pub trouble: Option<String>,
+}
+
+/// What a node has done since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkReport {
+    /// Ranges served to readers and auditors.
+    pub ranges_served: u64,
+    /// Bytes of these, proofs included.
+    pub bytes_served: u64,
+    /// Shards taken.
+    pub shards_stored: u64,
+    /// Bytes of these.
+    pub bytes_stored: u64,
+    /// Shards moved to trash by order.
+    pub shards_trashed: u64,
+    /// Build orders carried out.
+    pub builds: u64,
+    /// Bytes read from other nodes for them.
+    pub build_bytes_read: u64,
+    /// Bytes sent to other nodes for them.
+    pub build_bytes_sent: u64,
+    /// Requests refused.
+    pub refusals: u64,
+}
+
+impl NodeReport {
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let links = shared.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let coordinators = links
+            .into_iter()
+            .map(|(id, link)| LinkReport {
+                id: id.to_string(),
+                address: link.address,
+                connected: link.connected,
+                heard_seconds_ago: link.heard.map(|at| at.elapsed().as_secs()),
+                trouble: link.trouble,
+            })
+            .collect();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &shared.counters;
+        Self {
+            node: shared.id().to_string(),
+            archive: shared.archive.to_string(),
+            address: shared.address.clone(),
+            failure_domain: shared.failure_domain.clone(),
+            state: shared.membership().state().map(|state| state.to_string()),
+            leaving: shared.leaving.load(Ordering::Acquire),
+            shards: shared.store.shards(),
+            used_bytes: shared.store.used().0,
+            trash_bytes: shared.store.trash_bytes().0,
+            quota_bytes: shared.store.quota().0,
+            damaged: shared.store.losses(),
+            generation: shared.client.roster().roster().generation,
+            ledger_entries: shared.ledger.entries(),
+            clock_offset_millis: shared.authority.clock_offset_millis(),
+            uptime_seconds: shared.elapsed().as_secs(),
+            coordinators,
+            done: WorkReport {
+                ranges_served: read(&counters.ranges_served),
+                bytes_served: read(&counters.bytes_served),
+                shards_stored: read(&counters.shards_stored),
+                bytes_stored: read(&counters.bytes_stored),
+                shards_trashed: read(&counters.shards_trashed),
+                builds: read(&counters.builds),
+                build_bytes_read: read(&counters.build_bytes_read),
+                build_bytes_sent: read(&counters.build_bytes_sent),
+                refusals: read(&counters.refusals),
+            },
+        }
+    }
+
+    /// Whether the node takes part: admitted, and in touch with a coordinator.
+    pub fn is_ready(&self) -> bool {
+        self.state.is_some() && self.coordinators.iter().any(|link| link.connected)
+    }
+
+    /// The report in Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let connected = self.coordinators.iter().filter(|link| link.connected).count() as u64;
+        let done = &self.done;
+        let gauges = [
+            ("shards", "Shards held", self.shards),
+            ("used_bytes", "Bytes of the quota in use", self.used_bytes),
+            ("trash_bytes", "Bytes of trash", self.trash_bytes),
+            ("quota_bytes", "The quota", self.quota_bytes),
+            ("coordinators_connected", "Coordinators with a connection", connected),
+            ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
+            ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),
+            ("uptime_seconds", "Seconds since the start", self.uptime_seconds),
+        ];
+        let counters = [
+            ("damaged_shards_total", "Shards found damaged", self.damaged),
+            ("ranges_served_total", "Ranges served", done.ranges_served),
+            ("served_bytes_total", "Bytes served, proofs included", done.bytes_served),
+            ("shards_stored_total", "Shards taken", done.shards_stored),
+            ("stored_bytes_total", "Bytes of shards taken", done.bytes_stored),
+            ("shards_trashed_total", "Shards moved to trash by order", done.shards_trashed),
+            ("builds_total", "Build orders carried out", done.builds),
+            ("build_read_bytes_total", "Bytes read for build orders", done.build_bytes_read),
+            ("build_sent_bytes_total", "Bytes sent for build orders", done.build_bytes_sent),
+            ("refusals_total", "Requests refused", done.refusals),
+        ];
+        let mut text = String::new();
+        for (kind, list) in [("gauge", &gauges[..]), ("counter", &counters[..])] {
+            for (name, help, value) in list {
+                text.push_str(&format!(
+                    "# HELP firn_node_{name} {help}.\n# TYPE firn_node_{name} {kind}\nfirn_node_{name} {value}\n"
+                ));
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,204 @@
+//! Answering what is asked of the node, on connections of either direction.
+//!
+//! Always holds: nothing is done before its right was checked; at most so much at once as [`Turns`] allows;
+//! every wait for a peer ends.
+//! Leaves to others: the rights (`authority`), the shards (`store`), building (`build`).
+//!
+//! [`Turns`]: crate::shared::Turns
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use firn_base::PublicKey;
+use firn_transport::{Connection, Handler, Stream, StreamError};
+use firn_wire::{
+    BuildOrder, BuildReport, CONTROL_BYTES_MAX, DeleteOrder, NodeReply, NodeRequest, RANGE_BYTES_MAX,
+    RangeRequest, Receipt, RefusalKind, RefusedRequest, Signed, StoreRequest,
+};
+use tokio::time::timeout;
+
+use crate::build::build;
+use crate::shared::{Shared, Work, count};
+use crate::store::ShardName;
+use crate::storing::{Admitted, admit_shard, refuse_read};
+
+// A request is one small message.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+// A bearer that sends nothing for so long has gone.
+const BEARER_STALL_MAX: Duration = Duration::from_secs(30);
+
+// A reader that takes none of a range for so long has gone.
+const READER_STALL_MAX: Duration = Duration::from_secs(60);
+
+// Bytes that are collected before they are handed to the disk.
+const WRITE_BLOCK_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Answers the streams of all connections.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Why an exchange ended without an answer.
+enum Failure {
+    /// The answer is a refusal.
+    Refused(RefusedRequest),
+    /// The peer is gone.
+    Peer,
+}
+
+impl From<RefusedRequest> for Failure {
+    fn from(refused: RefusedRequest) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StreamError> for Failure {
+    fn from(_: StreamError) -> Self {
+        Self::Peer
+    }
+}
+
+impl Handler for Server {
+    async fn handle(&self, connection: &Connection, mut stream: Stream) {
+        let request = timeout(REQUEST_TIMEOUT, stream.receive(CONTROL_BYTES_MAX)).await;
+        let result = match request {
+            Ok(Ok(request)) => self.answer(connection.peer(), request, &mut stream).await,
+            Ok(Err(StreamError::Unreadable { source, .. })) => {
+                Err(RefusedRequest::new(RefusalKind::Malformed, source.to_string()).into())
+            }
+            Ok(Err(StreamError::TooLarge { .. })) => {
+                Err(RefusedRequest::new(RefusalKind::Malformed, "the request is too large").into())
+            }
+            Ok(Err(_)) | Err(_) => Err(Failure::Peer),
+        };
+        if let Err(Failure::Refused(refused)) = result {
+            count(&self.shared.counters.refusals, 1);
+            tracing::debug!(peer = %connection.peer().short(), %refused, "refused");
+            // A peer that is gone has no use for the reason.
+            let _ = stream.send(&NodeReply::Refused(refused)).await;
+        }
+        stream.finish();
+    }
+}
+
+impl Server {
+    async fn answer(
+        &self,
+        peer: PublicKey,
+        request: NodeRequest,
+        stream: &mut Stream,
+    ) -> Result<(), Failure> {
+        let reply = match request {
+            NodeRequest::ReadRange(request) => {
+                let (reply, proof) = self.read_range(peer, &request).await?;
+                let sent = async {
+                    stream.send(&reply).await?;
+                    stream.send_bytes(proof).await
+                };
+                return timeout(READER_STALL_MAX, sent)
+                    .await
+                    .map_err(|_| Failure::Peer)?
+                    .map_err(Failure::from);
+            }
+            NodeRequest::Store(request) => NodeReply::Stored(self.store(peer, &request, stream).await?),
+            NodeRequest::Build(order) => NodeReply::Built(self.build(peer, order).await?),
+            NodeRequest::Delete(order) => {
+                self.delete(peer, &order).await?;
+                NodeReply::Deleted
+            }
+        };
+        stream.send(&reply).await?;
+        Ok(())
+    }
+
+    async fn read_range(
+        &self,
+        peer: PublicKey,
+        request: &RangeRequest,
+    ) -> Result<(NodeReply, Bytes), RefusedRequest> {
+        self.shared.authority.admit_reader(request.pass.as_ref(), peer)?;
+        if request.bytes > RANGE_BYTES_MAX {
+            let sentence =
+                format!("a range has at most {RANGE_BYTES_MAX} bytes: ask for the rest separately");
+            return Err(RefusedRequest::new(RefusalKind::Malformed, sentence));
+        }
+        let work = match self.shared.authority.is_coordinator(peer) {
+            true => Work::CoordinatorRead,
+            false => Work::Read,
+        };
+        let turn = self.shared.turns.take(work).await?;
+        let name = ShardName::new(request.coding, request.index);
+        let range = request.offset..request.offset.saturating_add(request.bytes);
+        let now = self.shared.local_time();
+        let proof = self.shared.with_store(move |store| store.read(name, &range, now)).await;
+        drop(turn);
+        let proof = Bytes::from(proof.map_err(|error| refuse_read(&error))?);
+        count(&self.shared.counters.ranges_served, 1);
+        count(&self.shared.counters.bytes_served, proof.len() as u64);
+        Ok((NodeReply::Range { encoded_bytes: proof.len() as u64 }, proof))
+    }
+
+    async fn store(
+        &self,
+        peer: PublicKey,
+        request: &StoreRequest,
+        stream: &mut Stream,
+    ) -> Result<Signed<Receipt>, Failure> {
+        let _turn = self.shared.turns.take(Work::Store).await?;
+        let mut incoming = match admit_shard(&self.shared, request, peer).await? {
+            Admitted::Here(receipt) => return Ok(receipt),
+            Admitted::Taking(incoming) => incoming,
+        };
+        while incoming.missing() > 0 {
+            let missing = usize::try_from(incoming.missing()).unwrap_or(usize::MAX);
+            let block = receive_block(stream, missing.min(WRITE_BLOCK_BYTES)).await?;
+            incoming.write(block).await?;
+        }
+        Ok(incoming.finish().await?)
+    }
+
+    async fn delete(&self, peer: PublicKey, order: &Signed<DeleteOrder>) -> Result<(), RefusedRequest> {
+        let order =
+            self.shared.authority.admit(|grounds, gate| grounds.check_delete(order, peer, gate)).await?;
+        let (name, now) = (ShardName::new(order.coding, order.index), self.shared.local_time());
+        if !self.shared.store.holds(name) {
+            return Ok(());
+        }
+        let shards = self.shared.store.shards();
+        self.shared.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(shards, now)?;
+        match self.shared.with_store(move |store| store.trash(name, now)).await {
+            Ok(_) => {
+                count(&self.shared.counters.shards_trashed, 1);
+                Ok(())
+            }
+            Err(error) => {
+                let sentence = format!("the node's disk failed: {error}");
+                Err(RefusedRequest::new(RefusalKind::Disk, sentence))
+            }
+        }
+    }
+
+    async fn build(&self, peer: PublicKey, order: BuildOrder) -> Result<BuildReport, RefusedRequest> {
+        let _turn = self.shared.turns.take(Work::Build).await?;
+        let report = build(&self.shared, peer, order).await?;
+        count(&self.shared.counters.builds, 1);
+        count(&self.shared.counters.build_bytes_read, report.read.0);
+        count(&self.shared.counters.build_bytes_sent, report.sent.0);
+        Ok(report)
+    }
+}
+
+/// The next `bytes` bytes of a stream, in one piece: the disk likes few and long writes.
+async fn receive_block(stream: &mut Stream, bytes: usize) -> Result<Bytes, Failure> {
+    let mut block = Vec::with_capacity(bytes);
+    while block.len() < bytes {
+        let wanted = (bytes - block.len()).min(PIECE_BYTES);
+        let piece = timeout(BEARER_STALL_MAX, stream.receive_bytes(wanted)).await;
+        block.extend_from_slice(&piece.map_err(|_| Failure::Peer)??.ok_or(Failure::Peer)?);
+    }
+    Ok(block.into())
+}

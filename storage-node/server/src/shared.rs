@@ -1,0 +1,188 @@
+//! What all tasks of a running node share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use firn_base::{ArchiveId, NodeId, Timestamp};
+use firn_storage_node_logic::{DeleteBudget, Membership};
+use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
+use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::authority::Authority;
+use crate::governance::LedgerCopy;
+use crate::store::{Disk, ShardStore};
+
+// Each holds a block of 1 MiB and what QUIC has buffered for it.
+const STORES_MAX: usize = 16;
+
+// Each holds a proof of up to 4 MiB.
+const READS_MAX: usize = 32;
+
+// Audits and rebuilding must get through however busy readers keep the node.
+const COORDINATOR_READS_MAX: usize = 8;
+
+// Each holds two blocks of 1 MiB for every shard involved: about 40 MiB for k = 16.
+const BUILDS_MAX: usize = 3;
+
+// A short burst waits; whoever waits longer is better served elsewhere.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
+
+// The leader waits minutes for a build, and gives a refused one to the next worker only after a while.
+const BUILD_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What all tasks of a running node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) environment: Environment,
+    pub(crate) identity: Identity,
+    pub(crate) archive: ArchiveId,
+    pub(crate) address: String,
+    pub(crate) failure_domain: String,
+    pub(crate) token: Option<Signed<JoinToken>>,
+    pub(crate) store: Arc<ShardStore>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) pool: ConnectionPool,
+    pub(crate) client: CoordinatorClient,
+    pub(crate) authority: Authority,
+    pub(crate) ledger: LedgerCopy,
+    pub(crate) membership: Mutex<Membership>,
+    pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
+    pub(crate) budget: Mutex<DeleteBudget>,
+    pub(crate) leaving: AtomicBool,
+    pub(crate) counters: Counters,
+    pub(crate) turns: Turns,
+    pub(crate) started: Instant,
+    // Generation of the roster in force: links are started and ended by it.
+    pub(crate) generation: watch::Sender<u64>,
+    // Set once a node that wanted to leave holds nothing more.
+    pub(crate) left: watch::Sender<bool>,
+    // Drawn at start.
+    pub(crate) run: u64,
+}
+
+/// What is known of the link to one coordinator.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LinkState {
+    pub(crate) address: String,
+    pub(crate) connected: bool,
+    pub(crate) heard: Option<Instant>,
+    pub(crate) trouble: Option<String>,
+}
+
+/// What the node has done since it was started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) ranges_served: AtomicU64,
+    pub(crate) bytes_served: AtomicU64,
+    pub(crate) shards_stored: AtomicU64,
+    pub(crate) bytes_stored: AtomicU64,
+    pub(crate) shards_trashed: AtomicU64,
+    pub(crate) builds: AtomicU64,
+    pub(crate) build_bytes_read: AtomicU64,
+    pub(crate) build_bytes_sent: AtomicU64,
+    pub(crate) refusals: AtomicU64,
+}
+
+/// How much is done at once.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    stores: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    coordinator_reads: Arc<Semaphore>,
+    builds: Arc<Semaphore>,
+}
+
+/// What a turn is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Store,
+    Read,
+    CoordinatorRead,
+    Build,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self {
+            stores: semaphore(STORES_MAX),
+            reads: semaphore(READS_MAX),
+            coordinator_reads: semaphore(COORDINATOR_READS_MAX),
+            builds: semaphore(BUILDS_MAX),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, not for long.
+    pub(crate) async fn take(&self, work: Work) -> Result<OwnedSemaphorePermit, RefusedRequest> {
+        let semaphore = match work {
+            Work::Store => &self.stores,
+            Work::Read => &self.reads,
+            Work::CoordinatorRead => &self.coordinator_reads,
+            Work::Build => &self.builds,
+        };
+        let wait = if work == Work::Build { BUILD_WAIT_MAX } else { TURN_WAIT_MAX };
+        let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or_else(|| {
+            RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
+        })
+    }
+}
+
+impl Shared {
+    pub(crate) fn id(&self) -> NodeId {
+        self.identity.node_id()
+    }
+
+    /// The node's own clock: when something was trashed.
+    pub(crate) fn local_time(&self) -> Timestamp {
+        self.environment.now()
+    }
+
+    /// Time since the program began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// What a heartbeat says.
+    pub(crate) fn status(&self) -> NodeStatus {
+        NodeStatus {
+            address: self.address.clone(),
+            quota: self.store.quota(),
+            used: self.store.used(),
+            shards: self.store.shards(),
+            leaving: self.leaving.load(Ordering::Acquire),
+            // A shard that was lost changes the inventory as a restart may.
+            run: self.run.wrapping_add(self.store.losses()),
+        }
+    }
+
+    pub(crate) fn membership(&self) -> MutexGuard<'_, Membership> {
+        self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of a link.
+    pub(crate) fn link(&self, coordinator: NodeId, change: impl FnOnce(&mut LinkState)) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        change(links.entry(coordinator).or_default());
+    }
+
+    /// Runs `work` on the shard store where it holds up nobody.
+    pub(crate) async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<ShardStore>) -> T + Send + 'static,
+    ) -> T {
+        let store = Arc::clone(&self.store);
+        self.environment.blocking(move || work(&store)).await
+    }
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}

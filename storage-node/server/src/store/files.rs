@@ -1,0 +1,114 @@
+//! A real directory as a [`Disk`].
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use firn_transport::DataDir;
+
+use super::disk::{Disk, DiskEntry, DiskFile};
+
+/// A directory of the machine's file system.
+#[derive(Debug)]
+pub struct FileDisk {
+    root: PathBuf,
+    // Held for as long as somebody may write here.
+    _lock: Option<DataDir>,
+}
+
+impl FileDisk {
+    /// The directory `root`, which exists.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), _lock: None }
+    }
+
+    /// The data directory that `lock` keeps other processes out of, for as long as this lives.
+    pub fn locked(lock: DataDir) -> Self {
+        Self { root: lock.path().to_owned(), _lock: Some(lock) }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        if path.is_empty() { self.root.clone() } else { self.root.join(path) }
+    }
+}
+
+impl Disk for FileDisk {
+    fn create(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(self.place(path))?;
+        Ok(Box::new(RealFile { file }))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile { file: File::open(self.place(path))? }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.place(from), self.place(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        std::fs::remove_file(self.place(path))
+    }
+
+    fn make_directory(&self, path: &str) -> io::Result<()> {
+        match std::fs::create_dir(self.place(path)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync_directory(&self, path: &str) -> io::Result<()> {
+        File::open(self.place(path))?.sync_all()
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<DiskEntry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(self.place(path))? {
+            let entry = entry?;
+            // Files that vanish while we look, and names that are no text, are none of ours.
+            let (Ok(metadata), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else {
+                continue;
+            };
+            let is_directory = metadata.is_dir();
+            let bytes = if is_directory { 0 } else { metadata.len() };
+            entries.push(DiskEntry { name, bytes, is_directory });
+        }
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(&self.root)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+}
+
+impl DiskFile for RealFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}

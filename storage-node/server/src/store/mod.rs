@@ -1,0 +1,23 @@
+//! Shards on disk: [`ShardStore`] over a [`Disk`], which is a real directory or a simulated one.
+
+mod disk;
+mod files;
+mod memory;
+mod name;
+mod scan;
+mod shard_file;
+mod shard_reader;
+mod shard_store;
+mod shard_writer;
+
+pub use disk::{Disk, DiskEntry, DiskFile};
+pub use files::FileDisk;
+pub use memory::{DiskFaults, MemoryDisk};
+pub use name::ShardName;
+pub use scan::ScanReport;
+pub use shard_file::{InspectError, verify_file};
+pub use shard_reader::ReadShardError;
+pub use shard_store::{ShardStore, StoreShardError};
+pub use shard_writer::ShardWriter;
+
+pub(crate) use disk::{read_small, replace_small};

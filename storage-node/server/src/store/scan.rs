@@ -1,0 +1,119 @@
+//! What is on the disk when the node starts.
+//!
+//! Always holds: a file counts as a shard only if its name, its header and its length agree; what was being
+//! written when the node died is removed; nothing else is removed, and what cannot be read stays where it is.
+
+use std::io;
+
+use firn_base::Timestamp;
+
+use super::disk::{Disk, DiskEntry};
+use super::name::{SHARDS, ShardName, TEMPORARY, TRASH, TrashName, TrashReason};
+use super::shard_file::{OpenShard, OpenShardError};
+use super::shard_store::Shelf;
+
+// One report names at most so many files: a whole disk may be damaged.
+const NAMED_MAX: usize = 100;
+
+/// What was found at start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScanReport {
+    /// Shards that are here.
+    pub shards: u64,
+    /// Files that were being written when the node died; removed.
+    pub torn: u64,
+    /// Damaged files, set aside. Their shards are reported missing.
+    pub damaged: u64,
+    /// Files that could not be read or are of a newer version. They stay where they are and are not served.
+    pub unreadable: u64,
+    /// One sentence for each damaged or unreadable file, the first 100.
+    pub sentences: Vec<String>,
+}
+
+impl ScanReport {
+    fn tell(&mut self, sentence: String) {
+        if self.sentences.len() < NAMED_MAX {
+            self.sentences.push(sentence);
+        }
+    }
+}
+
+/// Fills an empty `shelf` with what lies on `disk`.
+pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Result<ScanReport> {
+    for directory in [SHARDS, TEMPORARY, TRASH] {
+        disk.make_directory(directory)?;
+    }
+    disk.sync_directory("")?;
+    disk.sync_directory(SHARDS)?;
+    let mut report = ScanReport::default();
+    for entry in disk.list(TEMPORARY)? {
+        disk.remove(&format!("{TEMPORARY}/{}", entry.name))?;
+        report.torn += 1;
+    }
+    for entry in disk.list(TRASH)? {
+        if let Some(name) = TrashName::parse_file_name(&entry.name) {
+            shelf.account.found_trash(entry.bytes);
+            shelf.trash.insert(name, entry.bytes);
+        }
+    }
+    for entry in disk.list(SHARDS)? {
+        let Some(fan) = fan_of(&entry) else { continue };
+        // Synced with SHARDS above, even if the node died before it did so.
+        shelf.directories.insert(fan);
+        let directory = format!("{SHARDS}/{}", entry.name);
+        for file in disk.list(&directory)? {
+            let name = ShardName::parse_file_name(&file.name).filter(|name| name.directory() == directory);
+            // Files of other names are none of ours: they stay, and count for nothing.
+            let Some(name) = name.filter(|_| !file.is_directory) else { continue };
+            take_up(disk, shelf, &mut report, name, file.bytes, now);
+        }
+        // A name whose directory was not synced before the node died would not survive a power cut now.
+        disk.sync_directory(&directory)?;
+    }
+    Ok(report)
+}
+
+fn fan_of(entry: &DiskEntry) -> Option<u8> {
+    let fan = (entry.name.len() == 2).then(|| u8::from_str_radix(&entry.name, 16).ok()).flatten()?;
+    (entry.is_directory && format!("{fan:02x}") == entry.name).then_some(fan)
+}
+
+fn take_up(
+    disk: &dyn Disk,
+    shelf: &mut Shelf,
+    report: &mut ScanReport,
+    name: ShardName,
+    bytes: u64,
+    now: Timestamp,
+) {
+    match OpenShard::open(disk, name) {
+        Ok(_) => {
+            shelf.account.found_stored(bytes);
+            shelf.shards.insert(name, bytes);
+            report.shards += 1;
+        }
+        Err(OpenShardError::Damaged(what)) => {
+            report.tell(format!("shard {name} is damaged ({what}): it is set aside and reported missing"));
+            report.damaged += 1;
+            let trash = TrashName { since: now, shard: name, reason: TrashReason::Damaged };
+            match disk.rename(&name.path(), &trash.path()) {
+                Ok(()) => {
+                    shelf.account.found_trash(bytes);
+                    shelf.trash.insert(trash, bytes);
+                }
+                // It stays where it is, unlisted, and takes up room.
+                Err(_) => shelf.account.found_stored(bytes),
+            }
+        }
+        Err(OpenShardError::TooNew(sentence)) => {
+            report.tell(format!("shard {name} is not served: {sentence}"));
+            report.unreadable += 1;
+            shelf.account.found_stored(bytes);
+        }
+        Err(OpenShardError::Disk(error)) => {
+            report.tell(format!("shard {name} cannot be read and is not served: {error}"));
+            report.unreadable += 1;
+            shelf.account.found_stored(bytes);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The shards on one disk.
+//!
+//! Owns: which shards are here, the account of bytes, trash, and the order in which files and directories are
+//! synced. Always holds: a shard is listed only when its file is whole, verified, synced and named durably; the
+//! files together never exceed the quota; a file found damaged is set aside and never served.
+//! Leaves to others: who may store and read (`admission`), and the disk itself ([`Disk`]). All calls block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use firn_base::{ByteCount, Timestamp};
+use firn_storage_node_logic::{Account, QuotaExceeded, TrashEntry, trash_to_empty};
+use lru::LruCache;
+
+use super::disk::Disk;
+use super::name::{SHARDS, ShardName, TRASH, TrashName, TrashReason};
+use super::scan::{ScanReport, scan};
+use super::shard_file::OpenShard;
+
+// Open files kept for the next range: well below the usual limit of 1,024 descriptors.
+const OPEN_SHARDS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// The shards on one disk. Shared; every method may be called at any time.
+#[derive(Debug)]
+pub struct ShardStore {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) shelf: Mutex<Shelf>,
+    pub(super) open: Mutex<LruCache<ShardName, Arc<OpenShard>>>,
+    losses: AtomicU64,
+}
+
+/// What is where.
+#[derive(Debug)]
+pub(super) struct Shelf {
+    pub(super) account: Account,
+    // Each with the bytes of its file.
+    pub(super) shards: BTreeMap<ShardName, u64>,
+    pub(super) writing: BTreeSet<ShardName>,
+    pub(super) trash: BTreeMap<TrashName, u64>,
+    // Directories that are known to survive a power cut.
+    pub(super) directories: BTreeSet<u8>,
+}
+
+/// Why a shard was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreShardError {
+    /// The shard is here.
+    #[error("the shard is here already")]
+    AlreadyHere,
+    /// Another connection is bringing it.
+    #[error("the shard is being brought by another connection: try again later")]
+    InProgress,
+    /// There is no room.
+    #[error(transparent)]
+    QuotaExceeded(#[from] QuotaExceeded),
+    /// The bytes are not the ones announced.
+    #[error("the bytes brought are not the shard of the ticket: its root or length differs")]
+    WrongBytes,
+    /// The disk failed; nothing was kept.
+    #[error("the node's disk failed: {0}")]
+    Disk(io::Error),
+}
+
+impl From<io::Error> for StoreShardError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl ShardStore {
+    /// Opens what `disk` holds: removes torn files, sets damaged ones aside, reads the headers of the others.
+    ///
+    /// # Errors
+    ///
+    /// The directories cannot be made or listed. A single bad file is no error: it is in the report.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        quota: ByteCount,
+        now: Timestamp,
+    ) -> io::Result<(Arc<Self>, ScanReport)> {
+        let mut shelf = Shelf {
+            account: Account::new(quota),
+            shards: BTreeMap::new(),
+            writing: BTreeSet::new(),
+            trash: BTreeMap::new(),
+            directories: BTreeSet::new(),
+        };
+        let report = scan(disk.as_ref(), &mut shelf, now)?;
+        let open = Mutex::new(LruCache::new(OPEN_SHARDS_MAX));
+        let store = Self { disk, shelf: Mutex::new(shelf), open, losses: AtomicU64::new(0) };
+        Ok((Arc::new(store), report))
+    }
+
+    /// Whether the shard is here.
+    pub fn holds(&self, name: ShardName) -> bool {
+        self.shelf().shards.contains_key(&name)
+    }
+
+    /// Up to `count` shards behind `after`, in order, and whether there are more.
+    pub fn inventory(&self, after: Option<ShardName>, count: usize) -> (Vec<ShardName>, bool) {
+        let shelf = self.shelf();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut behind = shelf.shards.range((from, Bound::Unbounded)).map(|(name, _)| *name);
+        let page = behind.by_ref().take(count).collect();
+        (page, behind.next().is_some())
+    }
+
+    /// How many shards are here.
+    pub fn shards(&self) -> u64 {
+        self.shelf().shards.len() as u64
+    }
+
+    /// The quota.
+    pub fn quota(&self) -> ByteCount {
+        self.shelf().account.quota()
+    }
+
+    /// Changes the quota. What is here stays, even if it is more.
+    pub fn set_quota(&self, quota: ByteCount) {
+        self.shelf().account.set_quota(quota);
+    }
+
+    /// Bytes in use: shards, files being written and trash.
+    pub fn used(&self) -> ByteCount {
+        self.shelf().account.used()
+    }
+
+    /// Bytes of trash.
+    pub fn trash_bytes(&self) -> ByteCount {
+        self.shelf().account.trash()
+    }
+
+    /// How many shards were found damaged since the store was opened: whoever counts on them must be told.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// Moves a shard to trash and says whether it was here.
+    pub fn trash(&self, name: ShardName, now: Timestamp) -> io::Result<bool> {
+        self.move_to_trash(name, now, TrashReason::Deleted)
+    }
+
+    /// Removes what has lain in trash for a day, and gives the number of files removed.
+    pub fn empty_trash(&self, now: Timestamp) -> io::Result<usize> {
+        self.remove_trash(&mut self.shelf(), now, 0)
+    }
+
+    /// Sets a shard aside that does not match its root.
+    pub(super) fn set_aside(&self, name: ShardName, now: Timestamp) {
+        match self.move_to_trash(name, now, TrashReason::Damaged) {
+            Ok(true) => {
+                tracing::error!(shard = %name, "the shard is damaged: it is set aside and reported missing")
+            }
+            Ok(false) => return,
+            Err(error) => {
+                // It cannot be moved, but must not be served or counted on.
+                tracing::error!(shard = %name, %error, "the shard is damaged and cannot be set aside");
+                if self.shelf().shards.remove(&name).is_none() {
+                    return;
+                }
+                self.forget_open(name);
+            }
+        }
+        self.losses.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn move_to_trash(&self, name: ShardName, now: Timestamp, reason: TrashReason) -> io::Result<bool> {
+        let mut shelf = self.shelf();
+        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        let trash = TrashName { since: now, shard: name, reason };
+        self.disk.rename(&name.path(), &trash.path())?;
+        shelf.shards.remove(&name);
+        // Of two in one millisecond the file of the later one has replaced that of the earlier.
+        if let Some(replaced) = shelf.trash.insert(trash, bytes) {
+            shelf.account.emptied(replaced);
+        }
+        shelf.account.moved_to_trash(bytes);
+        drop(shelf);
+        self.forget_open(name);
+        self.disk.sync_directory(TRASH)?;
+        self.disk.sync_directory(&name.directory())?;
+        Ok(true)
+    }
+
+    /// Makes room for `needed` bytes by removing the oldest trash.
+    pub(super) fn remove_trash(&self, shelf: &mut Shelf, now: Timestamp, needed: u64) -> io::Result<usize> {
+        let entries = shelf.trash.iter().map(|(name, bytes)| TrashEntry { since: name.since, bytes: *bytes });
+        let count = trash_to_empty(entries, now, needed);
+        for _ in 0..count {
+            let Some((name, bytes)) = shelf.trash.first_key_value().map(|(name, bytes)| (*name, *bytes))
+            else {
+                break;
+            };
+            match self.disk.remove(&name.path()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            shelf.trash.remove(&name);
+            shelf.account.emptied(bytes);
+        }
+        Ok(count)
+    }
+
+    /// Makes the directory of a shard so that it survives a power cut.
+    pub(super) fn ensure_directory(&self, name: ShardName) -> io::Result<()> {
+        let fan = name.coding.as_bytes()[0];
+        if self.shelf().directories.contains(&fan) {
+            return Ok(());
+        }
+        self.disk.make_directory(&name.directory())?;
+        self.disk.sync_directory(SHARDS)?;
+        self.shelf().directories.insert(fan);
+        Ok(())
+    }
+
+    pub(super) fn forget_open(&self, name: ShardName) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).pop(&name);
+    }
+
+    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        // A thread that panicked with the lock has changed one of these collections or none.
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

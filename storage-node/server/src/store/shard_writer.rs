@@ -1,0 +1,157 @@
+//! A shard on its way to the disk.
+//!
+//! Always holds: the bytes are set aside within the quota before the first is written; the shard appears in the
+//! store only after its root was found right and file, name and directories are synced; a writer that is
+//! dropped before that leaves nothing.
+
+use std::sync::Arc;
+
+use firn_base::{ShardRoot, Timestamp};
+use firn_bundle::{ShardFileHeader, ShardFileLayout, ShardTreeBuilder, shard_file_trailer};
+use firn_storage_node_logic::Admitted;
+
+use super::disk::DiskFile;
+use super::name::ShardName;
+use super::shard_store::{ShardStore, StoreShardError};
+
+/// Takes the bytes of one shard, in order.
+#[derive(Debug)]
+#[must_use = "a writer that is dropped unfinished keeps nothing"]
+pub struct ShardWriter {
+    store: Arc<ShardStore>,
+    name: ShardName,
+    root: ShardRoot,
+    layout: ShardFileLayout,
+    header: Vec<u8>,
+    file: Option<Box<dyn DiskFile>>,
+    tree: Option<ShardTreeBuilder>,
+    written: u64,
+    // None once the account has it back.
+    admitted: Option<Admitted>,
+    // Where the bytes lie now.
+    path: String,
+}
+
+impl ShardStore {
+    /// Begins to take the shard that `header` describes. Room is made at the cost of trash, if need be.
+    ///
+    /// # Errors
+    ///
+    /// The shard is here or being written, there is no room, or the disk fails.
+    pub fn begin(
+        self: &Arc<Self>,
+        header: &ShardFileHeader,
+        now: Timestamp,
+    ) -> Result<ShardWriter, StoreShardError> {
+        let name = ShardName::new(header.coding().coding_id(), header.index());
+        let layout = header.layout();
+        let admitted = self.admit(name, layout.file_bytes, now)?;
+        let path = name.temporary_path();
+        let mut writer = ShardWriter {
+            store: Arc::clone(self),
+            name,
+            root: header.root(),
+            layout,
+            header: header.to_bytes(),
+            file: None,
+            tree: Some(ShardTreeBuilder::new(layout.shard_bytes)),
+            written: 0,
+            admitted: Some(admitted),
+            path,
+        };
+        // From here on an error drops the writer, and that cleans up.
+        let file = writer.file.insert(self.disk.create(&writer.path)?);
+        file.write_at(0, &writer.header)?;
+        Ok(writer)
+    }
+
+    fn admit(&self, name: ShardName, bytes: u64, now: Timestamp) -> Result<Admitted, StoreShardError> {
+        let mut shelf = self.shelf();
+        if shelf.shards.contains_key(&name) {
+            return Err(StoreShardError::AlreadyHere);
+        }
+        if shelf.writing.contains(&name) {
+            return Err(StoreShardError::InProgress);
+        }
+        let admitted = match shelf.account.admit(bytes) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let needed = refused.trash_needed().ok_or(refused)?;
+                self.remove_trash(&mut shelf, now, needed)?;
+                shelf.account.admit(bytes)?
+            }
+        };
+        shelf.writing.insert(name);
+        Ok(admitted)
+    }
+}
+
+impl ShardWriter {
+    /// Takes the next bytes of the shard.
+    ///
+    /// # Errors
+    ///
+    /// They are more than the shard has, or the disk fails; drop the writer then.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreShardError> {
+        let (Some(file), Some(tree)) = (&self.file, &mut self.tree) else {
+            return Err(StoreShardError::WrongBytes);
+        };
+        tree.update(bytes).map_err(|_| StoreShardError::WrongBytes)?;
+        file.write_at(self.layout.shard_offset + self.written, bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes taken so far.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Checks the shard's root and makes it durable. Once this returns `Ok`, the shard survives a power cut.
+    ///
+    /// # Errors
+    ///
+    /// Bytes are missing or wrong, or the disk fails: then nothing is kept.
+    pub fn finish(mut self) -> Result<ShardRoot, StoreShardError> {
+        let (Some(file), Some(tree)) = (self.file.take(), self.tree.take()) else {
+            return Err(StoreShardError::WrongBytes);
+        };
+        let tree = tree.finish().map_err(|_| StoreShardError::WrongBytes)?;
+        if tree.root != self.root {
+            return Err(StoreShardError::WrongBytes);
+        }
+        file.write_at(self.layout.outboard_offset, &tree.outboard)?;
+        file.write_at(self.layout.trailer_offset, &shard_file_trailer(&self.header, &tree.outboard))?;
+        file.sync()?;
+        drop(file);
+        self.store.ensure_directory(self.name)?;
+        self.store.disk.rename(&self.path, &self.name.path())?;
+        self.path = self.name.path();
+        self.store.disk.sync_directory(&self.name.directory())?;
+        let mut shelf = self.store.shelf();
+        if let Some(admitted) = self.admitted.take() {
+            shelf.account.keep(admitted);
+        }
+        shelf.shards.insert(self.name, self.layout.file_bytes);
+        Ok(self.root)
+    }
+}
+
+impl Drop for ShardWriter {
+    fn drop(&mut self) {
+        self.file = None;
+        let admitted = self.admitted.take();
+        let removed = admitted.is_none() || {
+            let removed = self.store.disk.remove(&self.path);
+            matches!(&removed, Err(error) if error.kind() == std::io::ErrorKind::NotFound) || removed.is_ok()
+        };
+        let mut shelf = self.store.shelf();
+        shelf.writing.remove(&self.name);
+        match admitted {
+            Some(admitted) if removed => shelf.account.release(admitted),
+            // What could not be removed takes up room until the next start.
+            Some(admitted) => drop(admitted),
+            None => {}
+        }
+    }
+}

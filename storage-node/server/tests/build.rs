@@ -1,0 +1,188 @@
+//! Build orders over real QUIC: repair, moves, and sources and targets that fail.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use firn_base::{NodeId, ReservationId, ShardIndex};
+use firn_storage_node::{MemoryDisk, StorageNode};
+use firn_wire::{
+    BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, OrderRank, RefusalKind, Ticket,
+};
+use support::CodedBundle;
+use support::world::World;
+
+struct Fleet {
+    world: World,
+    nodes: Vec<StorageNode>,
+    disks: Vec<MemoryDisk>,
+}
+
+async fn fleet(count: u8) -> Fleet {
+    let world = World::new().await;
+    let (mut nodes, mut disks) = (Vec::new(), Vec::new());
+    for seed in 1..=count {
+        let disk = MemoryDisk::new();
+        nodes.push(world.start(seed, Arc::new(disk.clone())).await);
+        disks.push(disk);
+    }
+    Fleet { world, nodes, disks }
+}
+
+impl Fleet {
+    fn source(&self, index: u8, node: usize) -> BuildSource {
+        let node = &self.nodes[node];
+        BuildSource { index: ShardIndex(index), node: node.id(), address: node.local_address().to_string() }
+    }
+
+    fn target(&self, bundle: &CodedBundle, builder: usize, index: u8, node: usize) -> BuildTarget {
+        let (node, builder) = (&self.nodes[node], self.nodes[builder].id());
+        let ticket = self.world.ticket(node.id(), builder.into(), bundle, index);
+        self.target_with(&ticket, node.local_address().to_string())
+    }
+
+    fn target_with(&self, ticket: &Ticket, address: String) -> BuildTarget {
+        BuildTarget { address, ticket: self.world.seal(ticket) }
+    }
+
+    fn order(
+        &self,
+        bundle: &CodedBundle,
+        builder: usize,
+        sources: Vec<BuildSource>,
+        targets: Vec<BuildTarget>,
+    ) -> BuildOrder {
+        BuildOrder {
+            reservation: ReservationId::from_bytes([9; 32]),
+            content_header: bundle.content.to_bytes(),
+            coding_header: bundle.coding.to_bytes(),
+            sources,
+            targets,
+            pass: self.world.pass(self.nodes[builder].id().into()),
+            rank: OrderRank { generation: 1, epoch: 5 },
+        }
+    }
+
+    async fn build(&self, builder: usize, order: BuildOrder) -> BuildReport {
+        match self.world.order(self.nodes[builder].id(), &NodeRequest::Build(order)).await {
+            NodeReply::Built(report) => report,
+            other => panic!("not built: {other:?}"),
+        }
+    }
+
+    fn receipts(&self, report: &BuildReport) -> Vec<(u8, NodeId)> {
+        let open = |receipt: &firn_wire::Signed<firn_wire::Receipt>| {
+            let receipt = receipt.open(self.world.archive).unwrap();
+            (receipt.index.0, receipt.node)
+        };
+        report.receipts.iter().map(open).collect()
+    }
+
+    async fn check(&self, bundle: &CodedBundle, index: u8, node: usize) {
+        let connection = self.world.connect(&self.nodes[node]).await;
+        let pass = self.world.pass(self.world.client.public());
+        let bytes = bundle.coding.shard_bytes();
+        let read =
+            firn_retrieval::read_range(&connection, Some(&pass), &bundle.coding, ShardIndex(index), 0, bytes);
+        assert_eq!(read.await.unwrap(), bundle.shard(index));
+    }
+}
+
+#[tokio::test]
+async fn lost_shards_are_made_from_k_others_and_brought_home() {
+    let fleet = fleet(5).await;
+    let bundle = CodedBundle::new(1, 5_000_000, 2);
+    fleet.world.bring(&fleet.nodes[0], &bundle, 0).await.unwrap();
+    fleet.world.bring(&fleet.nodes[1], &bundle, 3).await.unwrap();
+    // Node 2 makes data shard 1 and parity shard 5 for nodes 3 and 4, and parity shard 2 for itself.
+    let sources = vec![fleet.source(0, 0), fleet.source(3, 1)];
+    let targets =
+        [(1, 3), (5, 4), (2, 2)].map(|(index, node)| fleet.target(&bundle, 2, index, node)).to_vec();
+    let report = fleet.build(2, fleet.order(&bundle, 2, sources, targets)).await;
+    assert_eq!(report.failures, Vec::<String>::new());
+    let ids = [3, 4, 2].map(|node| fleet.nodes[node].id());
+    assert_eq!(fleet.receipts(&report), [(1, ids[0]), (5, ids[1]), (2, ids[2])]);
+    for (index, node) in [(1, 3), (5, 4), (2, 2)] {
+        fleet.check(&bundle, index, node).await;
+    }
+    let shard_bytes = bundle.coding.shard_bytes();
+    assert_eq!(report.sent.0, 2 * shard_bytes);
+    assert!(report.read.0 >= 2 * shard_bytes && report.read.0 < 2 * shard_bytes * 102 / 100);
+    // Ordered again, everything is there and nothing is moved.
+    let sources = vec![fleet.source(0, 0), fleet.source(3, 1)];
+    let targets = vec![fleet.target(&bundle, 2, 2, 2)];
+    let again = fleet.build(2, fleet.order(&bundle, 2, sources, targets)).await;
+    assert_eq!((again.receipts.len(), again.read.0, again.sent.0), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_shard_that_somebody_has_is_moved_without_reading_any_other() {
+    let fleet = fleet(3).await;
+    let bundle = CodedBundle::new(2, 2_000_000, 4);
+    fleet.world.bring(&fleet.nodes[0], &bundle, 7).await.unwrap();
+    let report = fleet
+        .build(1, fleet.order(&bundle, 1, vec![fleet.source(7, 0)], vec![fleet.target(&bundle, 1, 7, 2)]))
+        .await;
+    assert_eq!((report.receipts.len(), report.failures.len()), (1, 0));
+    assert!(report.read.0 < bundle.coding.shard_bytes() * 102 / 100);
+    fleet.check(&bundle, 7, 2).await;
+}
+
+#[tokio::test]
+async fn sources_and_targets_that_fail_are_named_and_the_others_served() {
+    let fleet = fleet(5).await;
+    let bundle = CodedBundle::new(3, 5_000_000, 2);
+    for (index, node) in [(0, 0), (2, 1), (4, 2)] {
+        fleet.world.bring(&fleet.nodes[node], &bundle, index).await.unwrap();
+    }
+    // Rot in the third block of shard 0: found in the middle of the work.
+    let id = bundle.id().to_string();
+    let path = format!("shards/{}/{id}.0.shard", &id[..2]);
+    assert!(fleet.disks[0].flip(&path, 4096 + 2_200_000, 1));
+    let away = BuildSource {
+        index: ShardIndex(1),
+        node: NodeId::from_bytes([7; 32]),
+        address: "127.0.0.1:1".into(),
+    };
+    let sources = vec![fleet.source(0, 0), away, fleet.source(2, 1), fleet.source(4, 2)];
+    let bad_ticket = Ticket {
+        node: NodeId::from_bytes([8; 32]),
+        ..fleet.world.ticket(fleet.nodes[4].id(), fleet.nodes[3].id().into(), &bundle, 5)
+    };
+    let targets = vec![
+        fleet.target(&bundle, 3, 3, 4),
+        fleet.target_with(&bad_ticket, fleet.nodes[4].local_address().to_string()),
+    ];
+    let report = fleet.build(3, fleet.order(&bundle, 3, sources, targets)).await;
+    assert_eq!(fleet.receipts(&report), [(3, fleet.nodes[4].id())]);
+    assert!(report.failures.iter().any(|text| text.starts_with("shard 0 was not read")), "{report:?}");
+    assert!(report.failures.iter().any(|text| text.starts_with("shard 5 was not brought")), "{report:?}");
+    fleet.check(&bundle, 3, 4).await;
+    assert_eq!(fleet.nodes[4].handle().report().shards, 1);
+}
+
+#[tokio::test]
+async fn with_too_few_sources_nothing_is_kept_anywhere() {
+    let fleet = fleet(3).await;
+    let bundle = CodedBundle::new(4, 2_000_000, 2);
+    fleet.world.bring(&fleet.nodes[0], &bundle, 0).await.unwrap();
+    let targets = vec![fleet.target(&bundle, 1, 1, 2), fleet.target(&bundle, 1, 3, 1)];
+    let report = fleet.build(1, fleet.order(&bundle, 1, vec![fleet.source(0, 0)], targets)).await;
+    assert!(report.receipts.is_empty());
+    assert!(report.failures.iter().any(|text| text.contains("2 are needed")), "{report:?}");
+    let used = |node: usize| fleet.nodes[node].handle().report().used_bytes;
+    fleet.world.wait("the targets drop what they have", |_| used(1) == 0 && used(2) == 0).await;
+}
+
+#[tokio::test]
+async fn only_a_coordinator_orders_building() {
+    let fleet = fleet(1).await;
+    let bundle = CodedBundle::new(5, 100_000, 1);
+    let order = fleet.order(&bundle, 0, Vec::new(), vec![fleet.target(&bundle, 0, 0, 0)]);
+    let connection = fleet.world.connect(&fleet.nodes[0]).await;
+    let within = std::time::Duration::from_secs(5);
+    let reply: NodeReply =
+        connection.call(&NodeRequest::Build(order), firn_wire::CONTROL_BYTES_MAX, within).await.unwrap();
+    assert!(matches!(reply, NodeReply::Refused(refused) if refused.kind == RefusalKind::NotAllowed));
+}

@@ -1,0 +1,120 @@
+//! Power cuts, full disks and failing disks, by seed, over the disk in memory.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use firn_base::{ByteCount, Timestamp};
+use firn_storage_node::{DiskFaults, MemoryDisk, ShardName, ShardStore};
+use support::CodedBundle;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+const ROOMY: ByteCount = ByteCount(1 << 30);
+
+fn open(disk: &MemoryDisk) -> Arc<ShardStore> {
+    ShardStore::open(Arc::new(disk.clone()), ROOMY, NOW).expect("the disk works").0
+}
+
+fn put(store: &Arc<ShardStore>, bundle: &CodedBundle, index: u8) -> bool {
+    let Ok(mut writer) = store.begin(&bundle.header(index), NOW) else { return false };
+    bundle.shard(index).chunks(30_000).all(|piece| writer.write(piece).is_ok()) && writer.finish().is_ok()
+}
+
+fn held(store: &ShardStore) -> BTreeSet<ShardName> {
+    store.inventory(None, 10_000).0.into_iter().collect()
+}
+
+#[test]
+fn whatever_was_acknowledged_survives_a_power_cut_and_the_rest_is_whole_or_gone() {
+    let bundles: Vec<CodedBundle> = (0..4).map(|seed| CodedBundle::new(seed, 60_000, 1)).collect();
+    for seed in 0..200 {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        let mut acknowledged = BTreeSet::new();
+        for bundle in &bundles[..3] {
+            assert!(put(&store, bundle, 0));
+            acknowledged.insert(bundle.name(0));
+        }
+        let mut unfinished = store.begin(&bundles[3].header(0), NOW).unwrap();
+        let shard = bundles[3].shard(0);
+        // Of some the last byte is written but nothing synced.
+        let written = if seed % 2 == 0 { shard.len() } else { 20_000 };
+        unfinished.write(&shard[..written]).unwrap();
+        std::mem::forget(unfinished);
+        disk.crash(seed);
+        let (again, report) = ShardStore::open(Arc::new(disk.clone()), ROOMY, NOW).unwrap();
+        assert_eq!(held(&again), acknowledged, "seed {seed}");
+        assert_eq!(report.damaged, 0, "seed {seed}");
+        for name in acknowledged {
+            again.verify(name, NOW).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_shard_that_was_trashed_is_after_a_power_cut_in_one_place_or_the_other() {
+    let bundle = CodedBundle::new(1, 60_000, 1);
+    for seed in 0..50 {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        assert!(put(&store, &bundle, 0));
+        store.trash(bundle.name(0), NOW).unwrap();
+        disk.crash(seed);
+        let again = open(&disk);
+        assert_eq!((again.shards(), again.trash_bytes()), (0, store.trash_bytes()), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_keeps_what_is_there() {
+    let (first, second) = (CodedBundle::new(1, 60_000, 1), CodedBundle::new(2, 60_000, 1));
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    assert!(put(&store, &first, 0));
+    disk.set_capacity(Some(disk.used_bytes() + 40_000));
+    assert!(!put(&store, &second, 0));
+    assert_eq!(held(&store), BTreeSet::from([first.name(0)]));
+    assert_eq!(store.used(), ByteCount(disk.used_bytes()));
+    disk.set_capacity(None);
+    assert!(put(&store, &second, 0));
+}
+
+#[test]
+fn with_a_failing_disk_nothing_is_acknowledged_that_is_not_there() {
+    let bundles: Vec<CodedBundle> = (0..8).map(|seed| CodedBundle::new(seed, 60_000, 1)).collect();
+    let (mut stored, mut refused) = (0, 0);
+    for seed in 0..60 {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        let faults = DiskFaults { read_errors_per_million: 0, write_errors_per_million: 60_000, seed };
+        disk.set_faults(faults);
+        let acknowledged: BTreeSet<ShardName> =
+            bundles.iter().filter(|bundle| put(&store, bundle, 0)).map(|bundle| bundle.name(0)).collect();
+        disk.set_faults(DiskFaults::default());
+        assert!(store.used().0 >= disk.used_bytes(), "seed {seed}: every byte is counted");
+        assert_eq!(held(&store), acknowledged, "seed {seed}");
+        disk.crash(seed);
+        let again = open(&disk);
+        assert!(held(&again).is_superset(&acknowledged), "seed {seed}");
+        for name in held(&again) {
+            again.verify(name, NOW).unwrap();
+        }
+        stored += acknowledged.len();
+        refused += bundles.len() - acknowledged.len();
+    }
+    assert!(stored > 50 && refused > 50, "both happen: {stored} stored, {refused} refused");
+}
+
+#[test]
+fn a_read_that_fails_is_refused_without_giving_the_shard_up() {
+    let bundle = CodedBundle::new(1, 60_000, 1);
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    assert!(put(&store, &bundle, 0));
+    disk.set_faults(DiskFaults { read_errors_per_million: 1_000_000, ..DiskFaults::default() });
+    assert!(store.read(bundle.name(0), &(0..100), NOW).is_err());
+    disk.set_faults(DiskFaults::default());
+    assert!(store.read(bundle.name(0), &(0..100), NOW).is_ok());
+}

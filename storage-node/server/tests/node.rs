@@ -1,0 +1,251 @@
+//! A real node over real QUIC on loopback, with a coordinator that the test plays.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_base::{ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
+use firn_retrieval::{ReadRangeError, read_range};
+use firn_storage_node::{MemoryDisk, StorageNode};
+use firn_wire::{
+    CONTROL_BYTES_MAX, DeleteOrder, NodeReply, NodeRequest, NodeState, OrderRank, Pass, RefusalKind, Signed,
+    StoreRequest, Ticket,
+};
+use support::CodedBundle;
+use support::world::{World, later};
+
+async fn read(
+    world: &World,
+    node: &StorageNode,
+    bundle: &CodedBundle,
+    index: u8,
+    pass: Option<&Signed<Pass>>,
+) -> Result<Bytes, ReadRangeError> {
+    let connection = world.connect(node).await;
+    let bytes = bundle.coding.shard_bytes();
+    read_range(&connection, pass, &bundle.coding, ShardIndex(index), 0, bytes).await
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, ReadRangeError>) -> RefusalKind {
+    match result.unwrap_err() {
+        ReadRangeError::Refused { refused, .. } => refused.kind,
+        other => panic!("not refused: {other}"),
+    }
+}
+
+fn path_of(bundle: &CodedBundle, index: u8) -> String {
+    let id = bundle.id().to_string();
+    format!("shards/{}/{id}.{index}.shard", &id[..2])
+}
+
+#[tokio::test]
+async fn a_node_joins_takes_a_shard_and_serves_it_to_the_holder_of_a_pass() {
+    let world = World::new().await;
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    {
+        let heard = world.heard.lock().unwrap();
+        let (id, join) = &heard.joins[0];
+        assert_eq!((*id, join.failure_domain.as_str()), (node.id(), "host-1"));
+        assert!(join.token.is_some());
+        assert_eq!(join.status.address, node.local_address().to_string());
+    }
+    let bundle = CodedBundle::new(1, 9_000_000, 2);
+    let receipt = world.bring(&node, &bundle, 4).await.unwrap();
+    assert_eq!((receipt.index, receipt.root), (ShardIndex(4), bundle.header(4).root()));
+    let pass = world.pass(world.client.public());
+    // More than one range fits in one request.
+    assert!(bundle.coding.shard_bytes() > firn_wire::RANGE_BYTES_MAX);
+    assert_eq!(read(&world, &node, &bundle, 4, Some(&pass)).await.unwrap(), bundle.shard(4));
+    // Once more, with the pass that is remembered.
+    assert_eq!(read(&world, &node, &bundle, 4, Some(&pass)).await.unwrap(), bundle.shard(4));
+    assert_eq!(refusal(read(&world, &node, &bundle, 3, Some(&pass)).await), RefusalKind::NotFound);
+    let report = node.handle().report();
+    assert_eq!((report.shards, report.state.as_deref()), (1, Some("active")));
+    assert!(report.is_ready() && report.metrics().contains("firn_node_shards 1\n"));
+    // A bearer whose answer was lost comes again.
+    assert_eq!(world.bring(&node, &bundle, 4).await.unwrap(), receipt);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_killed_finds_everything_that_it_acknowledged() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let bundle = CodedBundle::new(2, 300_000, 2);
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    for index in 0..6 {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    // Cut off in the middle of one more.
+    let other = CodedBundle::new(3, 300_000, 1);
+    let ticket = world.ticket(node.id(), world.client.public(), &other, 0);
+    let mut stream = world.connect(&node).await.open().await.unwrap();
+    let request = StoreRequest {
+        ticket: world.seal(&ticket),
+        content_header: other.content.to_bytes(),
+        coding_header: other.coding.to_bytes(),
+    };
+    stream.send(&NodeRequest::Store(request)).await.unwrap();
+    stream.send_bytes(Bytes::copy_from_slice(&other.shard(0)[..200_000])).await.unwrap();
+    world.wait("the node begins to write", |_| disk.paths().iter().any(|path| path.contains("temp"))).await;
+    drop(node);
+    disk.crash(7);
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    assert_eq!(node.scan().shards, 6);
+    assert!(!disk.paths().iter().any(|path| path.contains("temp")));
+    let pass = world.pass(world.client.public());
+    world.pool.forget(node.id());
+    for index in 0..6 {
+        assert_eq!(read(&world, &node, &bundle, index, Some(&pass)).await.unwrap(), bundle.shard(index));
+    }
+    let listed = world.heard.lock().unwrap().inventories[&node.id()].last().unwrap().len();
+    assert_eq!(listed, 6);
+}
+
+#[tokio::test]
+async fn tickets_of_others_and_of_the_past_are_refused() {
+    let world = World::new().await;
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    let bundle = CodedBundle::new(4, 100_000, 2);
+    let good = world.ticket(node.id(), world.client.public(), &bundle, 0);
+    let refused = async |ticket: Ticket| {
+        world.bring_with(&node, &ticket, &bundle, bundle.shard(0)).await.unwrap_err().kind
+    };
+    let elsewhere = Ticket { node: NodeId::from_bytes([9; 32]), ..good.clone() };
+    assert_eq!(refused(elsewhere).await, RefusalKind::NotAllowed);
+    let of_another = Ticket { bearer: PublicKey::from_bytes([9; 32]), ..good.clone() };
+    assert_eq!(refused(of_another).await, RefusalKind::NotAllowed);
+    let expired = Ticket { expires: Timestamp::from_millis(1), ..good.clone() };
+    assert_eq!(refused(expired).await, RefusalKind::Expired);
+    let other_shard = Ticket { index: ShardIndex(1), ..good.clone() };
+    assert_eq!(refused(other_shard).await, RefusalKind::Malformed);
+    let of_a_strange_roster = Ticket { rank: OrderRank { generation: 2, epoch: 1 }, ..good.clone() };
+    assert_eq!(refused(of_a_strange_roster).await, RefusalKind::Unavailable);
+    let wrong = vec![7; bundle.shard(0).len()];
+    let refused_bytes = world.bring_with(&node, &good, &bundle, &wrong).await.unwrap_err();
+    assert_eq!(refused_bytes.kind, RefusalKind::Malformed);
+    assert_eq!(node.handle().report().shards, 0);
+    assert_eq!(node.handle().report().used_bytes, 0);
+    // A new leader is heard: the old one's ticket counts no more.
+    world.heard.lock().unwrap().epoch = 6;
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    assert_eq!(world.heard.lock().unwrap().joins.len(), 1, "a node joins once");
+    assert_eq!(refused(good).await, RefusalKind::Superseded);
+}
+
+#[tokio::test]
+async fn a_gate_that_rose_stays_so_after_a_restart() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let bundle = CodedBundle::new(5, 100_000, 1);
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let good = world.ticket(node.id(), world.client.public(), &bundle, 0);
+    let newer = Ticket { rank: OrderRank { generation: 1, epoch: 9 }, ..good.clone() };
+    world.bring_with(&node, &newer, &bundle, bundle.shard(0)).await.unwrap();
+    drop(node);
+    disk.crash(1);
+    let node = world.start(1, Arc::new(disk)).await;
+    world.pool.forget(node.id());
+    let old = Ticket { index: ShardIndex(1), root: bundle.header(1).root(), ..good };
+    let refused = world.bring_with(&node, &old, &bundle, bundle.shard(1)).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Superseded);
+}
+
+#[tokio::test]
+async fn readers_without_a_pass_of_their_own_are_refused() {
+    let world = World::new().await;
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    let bundle = CodedBundle::new(6, 100_000, 1);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    assert_eq!(refusal(read(&world, &node, &bundle, 0, None).await), RefusalKind::NotAllowed);
+    let stolen = world.pass(PublicKey::from_bytes([9; 32]));
+    assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&stolen)).await), RefusalKind::NotAllowed);
+    let good = world.pass(world.client.public());
+    read(&world, &node, &bundle, 0, Some(&good)).await.unwrap();
+    // A pass that is remembered does not cover another one.
+    let expired = world.seal(&Pass { reader: world.client.public(), expires: Timestamp::from_millis(1) });
+    assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&expired)).await), RefusalKind::Expired);
+    let own =
+        Signed::seal(&world.client, world.archive, &Pass { reader: world.client.public(), expires: later() });
+    assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&own)).await), RefusalKind::NotAllowed);
+}
+
+#[tokio::test]
+async fn a_flipped_byte_on_disk_is_not_served_and_the_loss_is_reported() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let bundle = CodedBundle::new(7, 300_000, 1);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    world.bring(&node, &bundle, 1).await.unwrap();
+    assert!(disk.flip(&path_of(&bundle, 0), 4096 + 100_000, 0x10));
+    let pass = world.pass(world.client.public());
+    let before = world.inventories(node.id());
+    assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&pass)).await), RefusalKind::NotFound);
+    assert!(read(&world, &node, &bundle, 1, Some(&pass)).await.is_ok());
+    world.wait("a new inventory comes", |world| world.inventories(node.id()) > before).await;
+    let inventory = world.heard.lock().unwrap().inventories[&node.id()].last().cloned().unwrap();
+    assert_eq!(inventory, [(bundle.id(), ShardIndex(1))]);
+    assert_eq!(node.handle().report().damaged, 1);
+}
+
+#[tokio::test]
+async fn the_quota_of_a_node_is_hard() {
+    let world = World::new().await;
+    let bundle = CodedBundle::new(8, 100_000, 1);
+    let one = bundle.header(0).layout().file_bytes;
+    let mut options = world.options(1, Arc::new(MemoryDisk::new()));
+    options.quota = Some(ByteCount(2 * one));
+    let node = world.start_with(options).await;
+    world.bring(&node, &bundle, 0).await.unwrap();
+    world.bring(&node, &bundle, 1).await.unwrap();
+    let refused = world.bring(&node, &bundle, 2).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Full);
+    assert_eq!(node.handle().report().used_bytes, 2 * one);
+}
+
+#[tokio::test]
+async fn only_a_coordinator_deletes_and_what_it_deletes_goes_through_trash() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let bundle = CodedBundle::new(9, 100_000, 1);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    let order = DeleteOrder {
+        node: node.id(),
+        coding: bundle.id(),
+        index: ShardIndex(0),
+        expires: later(),
+        rank: OrderRank { generation: 1, epoch: 5 },
+    };
+    let request = NodeRequest::Delete(world.seal(&order));
+    let connection = world.connect(&node).await;
+    let within = std::time::Duration::from_secs(5);
+    let reply: NodeReply = connection.call(&request, CONTROL_BYTES_MAX, within).await.unwrap();
+    assert!(matches!(reply, NodeReply::Refused(refused) if refused.kind == RefusalKind::NotAllowed));
+    assert_eq!(node.handle().report().shards, 1);
+    assert_eq!(world.order(node.id(), &request).await, NodeReply::Deleted);
+    assert_eq!(world.order(node.id(), &request).await, NodeReply::Deleted);
+    let report = node.handle().report();
+    assert_eq!((report.shards, report.trash_bytes), (0, bundle.header(0).layout().file_bytes));
+    assert!(disk.paths().iter().any(|path| path.starts_with("shards/trash/")));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_says_so_and_ends_when_it_is_gone() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    assert_eq!(node.handle().leave().await.unwrap(), 0);
+    let id = node.id();
+    let leaving = |world: &World| world.heard.lock().unwrap().status[&id].leaving;
+    world.wait("a heartbeat says so", leaving).await;
+    node.shutdown().await;
+    // It still wants to after a restart.
+    let node = world.start(1, Arc::new(disk)).await;
+    assert!(leaving(&world));
+    world.heard.lock().unwrap().states.insert(id, NodeState::Gone);
+    tokio::time::timeout(std::time::Duration::from_secs(10), node.left()).await.unwrap();
+}
