@@ -1,1 +1,25 @@
-//! Not written yet.
+//! The coordinator: the archive's state, kept alike on three or five machines.
+//!
+//! Owns: the stores, the consensus over them, and the program around both. Leaves to others: every decision
+//! (`coordinator/logic`), the messages (`wire`), the connections (`transport`).
+
+pub mod consensus;
+mod control;
+mod coordinator;
+mod driver;
+mod founding;
+mod home;
+mod http;
+mod links;
+mod raft;
+mod serve;
+mod shared;
+pub mod storage;
+
+pub use consensus::{Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError};
+pub use control::{CONTROL_SOCKET, ControlError, ask_control, serve_control};
+pub use coordinator::{Administration, Coordinator, CoordinatorError, CoordinatorOptions};
+pub use founding::{ParsePeerError, Peer, ask_peers, found_archive};
+pub use home::{Home, HomeError};
+pub use http::{bind_http, serve_http};
+pub use raft::{StateFacts, Timing};

@@ -25,6 +25,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// No command of the program has an option of this name.
+    #[error("`{key}` in {} is no option of this program: look for a typing error", path.display())]
+    Unknown {
+        /// The key.
+        key: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A value has a form that no option has.
     #[error("`{key}` in {} is neither text, number, truth value nor a list of them", path.display())]
     Value {
@@ -38,7 +46,8 @@ pub enum ConfigError {
 /// Parses this process's arguments as `P`, filled up from the environment and the configuration file. Ends the
 /// process with code 2 and a sentence if they are wrong, with code 0 after help or version.
 ///
-/// A key of the file that the chosen command does not know is left alone: one file serves several commands.
+/// A key of the file that the chosen command does not know is left alone if another command does: one file
+/// serves them all. A key that none knows is refused.
 pub fn parse<P: CommandFactory + FromArgMatches>() -> P {
     let given: Vec<OsString> = std::env::args_os().collect();
     let filled = fill(P::command(), &given, std::env::var_os("FIRN_CONFIG")).unwrap_or_else(|error| {
@@ -60,6 +69,9 @@ fn fill(
         std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
     let table: Table =
         text.parse().map_err(|source| ConfigError::Parse { path: path.clone(), source: Box::new(source) })?;
+    if let Some(key) = table.keys().find(|key| !knows(&command, key)) {
+        return Err(ConfigError::Unknown { key: key.clone(), path });
+    }
     // Each level's options go right behind the word that chose it: only there do they belong to it.
     let mut levels = vec![(&command, 1)];
     for (position, word) in given.iter().enumerate().skip(1).take_while(|(_, word)| *word != "--") {
@@ -90,6 +102,11 @@ fn fill(
         filled.splice(position..position, added);
     }
     Ok(filled)
+}
+
+fn knows(command: &Command, key: &str) -> bool {
+    command.get_arguments().any(|argument| argument.get_long() == Some(key))
+        || command.get_subcommands().any(|below| knows(below, key))
 }
 
 fn config_path(given: &[OsString], environment: Option<OsString>) -> Option<PathBuf> {
@@ -175,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_file_fills_what_the_command_line_leaves_open() {
-        let text = "data-dir = \"a\"\nlisten = \"b\"\nfast = true\npeer = [\"x\", \"y\"]\nunknown = 1\n";
+        let text = "data-dir = \"a\"\nlisten = \"b\"\nfast = true\npeer = [\"x\", \"y\"]\n";
         let program = parse_with(text, &["serve", "--listen", "c"]).unwrap();
         assert_eq!(program.data_dir.as_deref(), Some("a"));
         let Some(Action::Serve { listen, fast, peer }) = program.action else { panic!("serve was chosen") };
@@ -186,6 +203,13 @@ mod tests {
     fn a_flag_that_the_file_denies_stays_off() {
         let program = parse_with("fast = false\n", &["serve"]).unwrap();
         assert!(matches!(program.action, Some(Action::Serve { fast: false, .. })));
+    }
+
+    #[test]
+    fn a_key_that_no_command_knows_is_refused() {
+        let error = parse_with("listne = \"a\"\n", &[]).err().unwrap().to_string();
+        assert!(error.starts_with("`listne` in "), "{error}");
+        assert!(parse_with("listen = \"a\"\n", &[]).is_ok());
     }
 
     #[test]

@@ -1,1 +1,3 @@
-//! Not written yet.
+//! stub
+mod chance;
+mod entropy;

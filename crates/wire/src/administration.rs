@@ -3,7 +3,7 @@
 use firn_base::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::{CoordinatorStatus, JoinToken, LedgerAct, LedgerEntry, NodeState, Signed};
+use crate::{CoordinatorStatus, JoinToken, LedgerAct, LedgerEntry, NodeState, NodeSummary, Signed};
 
 /// An act of administration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,8 @@ pub enum AdminRequest {
     },
     /// List the coordinators.
     Members,
+    /// List the nodes.
+    Nodes,
     /// Read the ledger.
     Ledger,
 }
@@ -41,6 +43,8 @@ pub enum AdminReply {
     Token(Signed<JoinToken>),
     /// The coordinators.
     Members(Vec<CoordinatorStatus>),
+    /// The nodes.
+    Nodes(Vec<NodeSummary>),
     /// The ledger, at most its last 10,000 entries.
     Ledger(Vec<LedgerEntry>),
 }

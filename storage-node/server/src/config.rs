@@ -1,8 +1,7 @@
-//! Flags, environment and configuration file of the program, made into what a node is started with.
+//! Options of the program, made into what a node is started with.
 //!
-//! Always holds: a flag outweighs the environment, which outweighs the file; a key that nobody knows is an
-//! error; nothing is guessed.
-//! Leaves to others: running (`main`).
+//! Always holds: nothing is guessed. Leaves to others: where an option comes from (`firn-program`), running
+//! (`main`).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,8 +10,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use firn_base::ByteCount;
+use firn_program::LogOptions;
 use firn_wire::{Descriptor, JoinToken, Signed};
-use serde::Deserialize;
 
 const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
@@ -30,11 +29,10 @@ pub(crate) struct Arguments {
 
     /// A TOML file with the same keys as the options, without the dashes in front
     #[arg(long, value_name = "FILE", env = "FIRN_CONFIG", global = true)]
-    pub(crate) config: Option<PathBuf>,
+    config: Option<PathBuf>,
 
-    /// Tells more; twice for every detail
-    #[arg(short, action = clap::ArgAction::Count, global = true)]
-    pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
 
     /// Without a command the node runs until SIGTERM
     #[command(subcommand)]
@@ -42,8 +40,7 @@ pub(crate) struct Arguments {
 }
 
 /// What may stand on the command line, in the environment and in the file.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Settings {
     /// Where the node keeps its identity and shards; an empty directory at first
     #[arg(long, value_name = "DIR", env = "FIRN_DATA_DIR", global = true)]
@@ -81,10 +78,6 @@ pub(crate) struct Settings {
     /// A TCP address for /metrics, /healthz and /readyz [default: none]
     #[arg(long, value_name = "ADDR", env = "FIRN_HTTP", global = true)]
     pub(crate) http: Option<String>,
-
-    /// How messages are written to stderr: text or json [default: text]
-    #[arg(long, value_name = "FORMAT", env = "FIRN_LOG_FORMAT", global = true)]
-    pub(crate) log_format: Option<String>,
 }
 
 /// Commands about a node.
@@ -114,13 +107,6 @@ pub(crate) enum Command {
     },
 }
 
-/// How messages are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
-}
-
 /// What a node is started with, checked.
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -135,38 +121,9 @@ pub(crate) struct Config {
 }
 
 impl Settings {
-    /// These, completed by those of the file.
-    pub(crate) fn with_file(self, file: Option<&Path>) -> Result<Self, String> {
-        let Some(file) = file else { return Ok(self) };
-        let text = fs::read_to_string(file)
-            .map_err(|error| format!("the configuration file {} cannot be read: {error}", file.display()))?;
-        let from_file: Self =
-            toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Self {
-            data_dir: self.data_dir.or(from_file.data_dir),
-            archive: self.archive.or(from_file.archive),
-            quota: self.quota.or(from_file.quota),
-            token_file: self.token_file.or(from_file.token_file),
-            failure_domain: self.failure_domain.or(from_file.failure_domain),
-            listen: self.listen.or(from_file.listen),
-            advertise: self.advertise.or(from_file.advertise),
-            http: self.http.or(from_file.http),
-            log_format: self.log_format.or(from_file.log_format),
-        })
-    }
-
     /// Where the node lives.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, String> {
         self.data_dir.clone().ok_or_else(|| "say where the node lives: --data-dir DIR".to_owned())
-    }
-
-    /// How messages are written.
-    pub(crate) fn log_format(&self) -> Result<LogFormat, String> {
-        match self.log_format.as_deref() {
-            None | Some("text") => Ok(LogFormat::Text),
-            Some("json") => Ok(LogFormat::Json),
-            Some(other) => Err(format!("--log-format: `{other}` is neither text nor json")),
-        }
     }
 
     /// Checks everything that can be checked without opening the node.
@@ -234,19 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound_and_flags_outweigh_the_file() {
+    fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Arguments::command().debug_assert();
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("node.toml");
-        fs::write(&file, "quota = \"1GB\"\nlisten = \"127.0.0.1:9\"\n").unwrap();
-        let given = Settings { quota: Some("2GB".into()), ..settings() };
-        let config = given.with_file(Some(&file)).unwrap().check("host").unwrap();
-        assert_eq!(config.quota, Some(ByteCount(2_000_000_000)));
-        assert_eq!(config.listen, "127.0.0.1:9".parse().unwrap());
-        assert_eq!(config.failure_domain, "host");
-        fs::write(&file, "max-upload = \"1MB/s\"\n").unwrap();
-        assert!(settings().with_file(Some(&file)).unwrap_err().contains("max-upload"));
+        let config = settings().check("host").unwrap();
+        assert_eq!((config.failure_domain.as_str(), config.quota), ("host", None));
     }
 
     #[test]
@@ -258,6 +207,5 @@ mod tests {
         );
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
         assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
-        assert!(Settings { log_format: Some("xml".into()), ..settings() }.log_format().is_err());
     }
 }

@@ -2,13 +2,11 @@
 
 mod config;
 mod inspect;
-mod logging;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use firn_storage_node::{
     ControlReply, ControlRequest, DataDirectory, NodeReport, StorageNode, StorageNodeOptions, ask_control,
     kept_descriptor, serve_control, serve_monitoring,
@@ -16,7 +14,6 @@ use firn_storage_node::{
 use firn_transport::Environment;
 use firn_wire::Descriptor;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use config::{Arguments, Command, Config, read_descriptor};
 
@@ -33,7 +30,7 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    match run(firn_program::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(sentence)) => {
             eprintln!("error: {sentence}\n\nFor more information, try '--help'.");
@@ -47,8 +44,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
-    let settings = arguments.settings.with_file(arguments.config.as_deref()).map_err(Failure::Usage)?;
-    logging::begin(settings.log_format().map_err(Failure::Usage)?, arguments.verbose);
+    let settings = arguments.settings;
+    arguments.log.begin(arguments.command.is_some());
     if let Some(Command::Inspect { file, json }) = &arguments.command {
         return inspect::inspect(file, *json).map_err(Failure::Failed);
     }
@@ -76,8 +73,6 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let environment = Environment::real();
     let directory = DataDirectory::open(&config.data_dir, &environment).map_err(failed)?;
     let descriptor = find_descriptor(&directory, config.archive.as_deref())?;
@@ -120,8 +115,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         }
     });
     tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: the node ends"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: the node ends"),
+        () = firn_program::stop_signal() => tracing::info!("the node was asked to stop"),
         () = node.left() => tracing::info!("the node has left: its data directory can be removed"),
     }
     node.shutdown().await;

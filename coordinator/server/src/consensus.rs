@@ -1,0 +1,324 @@
+//! The consensus of an archive's coordinators: propose a command, read the state, know who leads.
+//!
+//! Owns: starting and stopping it, and hiding the library it is made with. Always holds: an outcome is given only
+//! for a command that a majority has on disk and that was applied here; a member whose store fails stops and says
+//! so. Leaves to others: what is proposed (`driver`), carrying messages in (`serve`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{NodeId, PublicKey};
+use firn_transport::{ConnectionPool, Environment};
+use firn_wire::{CommandOutcome, CoordinatorStatus, TimedCommand};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
+use openraft::metrics::WaitError;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::raft::{
+    Inbound, LogStore, Member, Members, Metrics, Network, QuorumGate, Raft, StateFacts, StateMachine, Timing,
+};
+use crate::storage::{KeyValue, StorageError};
+
+// A command that is not applied by then has met a majority that went away: whoever asked may ask again.
+const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a member of the consensus is made of.
+#[derive(Debug)]
+pub struct ConsensusOptions {
+    /// Its number.
+    pub raft_id: u64,
+    /// All members, itself included: number → identity, host and UDP port.
+    pub members: BTreeMap<u64, (NodeId, String)>,
+    /// Whether it founds the group if its log is empty. One member of a new archive does.
+    pub bootstrap: bool,
+    /// The store of the log.
+    pub log: Arc<dyn KeyValue>,
+    /// The store of the state.
+    pub state: Arc<dyn KeyValue>,
+    /// Where blocking work runs, and chance.
+    pub environment: Environment,
+    /// The ways to the others.
+    pub pool: ConnectionPool,
+    /// How patient it is. The same on all members.
+    pub timing: Timing,
+}
+
+/// A running member. Clones are the same member; it ends with the last one, or by [`Self::shutdown`].
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft_id: u64,
+    raft: Raft,
+    members: Members,
+    network: Network,
+    inbound: Inbound,
+    gate: QuorumGate,
+    timing: Timing,
+    facts: StateFacts,
+}
+
+/// Why a member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its store failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The options contradict each other.
+    #[error("the consensus cannot start: {0}")]
+    Options(String),
+    /// The library stopped, as a rule because a store failed.
+    #[error("the consensus stopped while it started: {0}")]
+    Stopped(String),
+}
+
+/// Why a command has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Another coordinator leads: ask that one.
+    #[error("another coordinator leads")]
+    NotLeader {
+        /// Who, if known.
+        leader: Option<NodeId>,
+    },
+    /// No majority answers. The command may have been taken or not: ask again what became of it.
+    #[error("no majority of the coordinators answers: try again later")]
+    Unavailable,
+    /// This member has stopped, as a rule because its store failed.
+    #[error("this coordinator has stopped: {0}")]
+    Stopped(String),
+}
+
+/// How the consensus stands, as this member sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsensusStatus {
+    /// The term: the epoch of orders.
+    pub term: u64,
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+    /// Whether this member leads.
+    pub is_leader: bool,
+    /// Index of the last applied entry; 0 before the first.
+    pub applied: u64,
+    /// Index of the last entry of its log; 0 before the first.
+    pub last_entry: u64,
+    /// Why this member has stopped; none while it runs.
+    pub failure: Option<String>,
+}
+
+/// Tells of changes of the [`ConsensusStatus`].
+#[derive(Debug, Clone)]
+pub struct ConsensusWatch {
+    metrics: watch::Receiver<Metrics>,
+    raft_id: u64,
+    members: Members,
+}
+
+impl Consensus {
+    /// Starts a member with what its stores hold.
+    pub async fn start(options: ConsensusOptions) -> Result<Self, StartError> {
+        let ConsensusOptions { raft_id, members, bootstrap, log, state, environment, pool, timing } = options;
+        let members: BTreeMap<_, _> =
+            members.into_iter().map(|(number, (id, address))| (number, Member { id, address })).collect();
+        if !members.contains_key(&raft_id) {
+            return Err(StartError::Options(format!("number {raft_id} is not among its members")));
+        }
+        let members = Arc::new(members);
+        let config = timing.config().map_err(StartError::Options)?;
+        let state_machine = {
+            let (state, inner) = (Arc::clone(&state), environment.clone());
+            environment.blocking(move || StateMachine::open(state, inner)).await?
+        };
+        let log_store = LogStore::new(log, Arc::clone(&state), environment.clone());
+        let gate = QuorumGate::default();
+        let network = Network::new(pool, Arc::clone(&members), environment.clone(), timing, gate.clone());
+        let raft = Raft::new(raft_id, Arc::new(config), network.clone(), log_store, state_machine).await;
+        let raft = raft.map_err(|error| StartError::Stopped(error.to_string()))?;
+        gate.open(raft.metrics());
+        if bootstrap {
+            match raft.initialize((*members).clone()).await {
+                // It was founded before: what is in the log counts.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(error) => return Err(StartError::Stopped(error.to_string())),
+            }
+        }
+        let facts = StateFacts::new(Arc::clone(&state) as _);
+        let inbound = Inbound::new(Arc::clone(&members), state, environment);
+        let inner = Inner { raft_id, raft, members, network, inbound, gate, timing, facts };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Has a command committed and applied, if this member leads.
+    pub async fn propose(&self, command: TimedCommand) -> Result<CommandOutcome, ProposeError> {
+        if self.is_leader() && !self.may_write() {
+            return Err(ProposeError::Unavailable);
+        }
+        let written = timeout(PROPOSAL_TIMEOUT, self.inner.raft.client_write(command)).await;
+        match written.map_err(|_| ProposeError::Unavailable)? {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(self.not_leader(&to)),
+            Err(RaftError::APIError(other)) => Err(ProposeError::Stopped(other.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// On the leader: confirms with a majority that it still leads, and waits until everything committed before
+    /// is applied here. Gives the index up to which reads are then current; another member that has
+    /// [waited](Self::wait_applied) for it answers as currently.
+    pub async fn ensure_linearizable(&self) -> Result<u64, ProposeError> {
+        let ensured = timeout(PROPOSAL_TIMEOUT, self.inner.raft.ensure_linearizable()).await;
+        match ensured.map_err(|_| ProposeError::Unavailable)? {
+            Ok(read) => Ok(read.map_or(0, |log_id| log_id.index)),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => Err(self.not_leader(&to)),
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => {
+                Err(ProposeError::Unavailable)
+            }
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Waits until the entry at `index` is applied here, at most `within`.
+    pub async fn wait_applied(&self, index: u64, within: Duration) -> Result<(), ProposeError> {
+        let wait = self.inner.raft.wait(Some(within));
+        match wait.applied_index_at_least(Some(index), "entry applied").await {
+            Ok(_) => Ok(()),
+            Err(WaitError::Timeout(..)) => Err(ProposeError::Unavailable),
+            Err(WaitError::ShuttingDown) => Err(ProposeError::Stopped("it is shutting down".into())),
+        }
+    }
+
+    /// The answer to a `CoordinatorRequest::Raft` that came by a connection of `peer`: the content of a
+    /// `CoordinatorReply::Raft`. The caller bounds the message to `COMMIT_BYTES_MAX`, for entries carry commits.
+    pub async fn handle_raft(&self, peer: PublicKey, message: &[u8]) -> Vec<u8> {
+        self.inner.inbound.handle(&self.inner.raft, peer, message).await
+    }
+
+    /// Who leads, if this member knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.status().leader
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.metrics().borrow().state.is_leader()
+    }
+
+    /// Whether this member leads and a majority answered it a moment ago.
+    pub fn may_write(&self) -> bool {
+        self.inner.gate.leads(self.inner.timing.write_gate)
+    }
+
+    /// The term: the epoch of orders.
+    pub fn term(&self) -> u64 {
+        self.inner.raft.metrics().borrow().current_term
+    }
+
+    /// Index of the last applied entry; 0 before the first.
+    pub fn applied(&self) -> u64 {
+        self.status().applied
+    }
+
+    /// How the consensus stands.
+    pub fn status(&self) -> ConsensusStatus {
+        self.watch().status()
+    }
+
+    /// Tells of changes.
+    pub fn watch(&self) -> ConsensusWatch {
+        ConsensusWatch {
+            metrics: self.inner.raft.metrics(),
+            raft_id: self.inner.raft_id,
+            members: Arc::clone(&self.inner.members),
+        }
+    }
+
+    /// The state for reading.
+    pub fn facts(&self) -> StateFacts {
+        self.inner.facts.clone()
+    }
+
+    /// All members. Who is online is known of those that this member has to do with: a leader of all, a follower
+    /// of itself and the leader.
+    pub fn members_status(&self) -> Vec<CoordinatorStatus> {
+        let metrics = self.inner.raft.metrics().borrow().clone();
+        let is_leader = metrics.state.is_leader();
+        let members = self.inner.members.iter().map(|(number, member)| {
+            let is_self = *number == self.inner.raft_id;
+            let leads = metrics.current_leader == Some(*number);
+            let answered = self.inner.network.answered_within(*number, self.inner.timing.election_max);
+            let replicated = metrics.replication.as_ref().and_then(|replication| replication.get(number));
+            let lag = replicated.map(|matched| {
+                let has = matched.map_or(0, |log_id| log_id.index.saturating_add(1));
+                metrics.last_log_index.map_or(0, |last| last.saturating_add(1)).saturating_sub(has)
+            });
+            CoordinatorStatus {
+                id: member.id,
+                address: member.address.clone(),
+                online: is_self || answered || (leads && !is_leader),
+                leader: leads,
+                lag: if is_self && is_leader { Some(0) } else { lag },
+            }
+        });
+        members.collect()
+    }
+
+    /// Ends this member. What it acknowledged is on disk before and after.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(%error, "the consensus did not end cleanly");
+        }
+    }
+
+    fn not_leader(&self, to: &ForwardToLeader<u64, Member>) -> ProposeError {
+        let leader = to.leader_id.and_then(|number| self.inner.members.get(&number));
+        ProposeError::NotLeader { leader: leader.map(|member| member.id) }
+    }
+}
+
+impl ConsensusWatch {
+    /// How the consensus stands.
+    pub fn status(&self) -> ConsensusStatus {
+        let metrics = self.metrics.borrow();
+        let leader = metrics.current_leader.and_then(|number| self.members.get(&number));
+        ConsensusStatus {
+            term: metrics.current_term,
+            leader: leader.map(|member| member.id),
+            is_leader: metrics.state.is_leader(),
+            applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            last_entry: metrics.last_log_index.unwrap_or(0),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// This member's number.
+    pub const fn raft_id(&self) -> u64 {
+        self.raft_id
+    }
+
+    /// Waits for a change since the last call. Gives false once the member is gone: there will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+
+    /// Waits until `condition` holds. Gives false once the member is gone.
+    pub async fn wait_for(&mut self, mut condition: impl FnMut(&ConsensusStatus) -> bool) -> bool {
+        loop {
+            if condition(&self.status()) {
+                return true;
+            }
+            if !self.changed().await {
+                return false;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Consensus").field("raft_id", &self.inner.raft_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,192 @@
+//! A running coordinator.
+//!
+//! Owns: starting its parts in order and ending them. Always holds: it answers nobody before its stores are
+//! open and its archive is known. Leaves to others: arguments and signals (`main`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{NodeId, PublicKey};
+use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
+use firn_wire::{
+    AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor,
+    DescriptorError, Identity, LedgerAct, Policy, RefusalKind, RefusedRequest,
+};
+use tokio::task::JoinSet;
+
+use crate::consensus::{Consensus, ConsensusOptions, StartError};
+use crate::driver;
+use crate::raft::Timing;
+use crate::serve::Service;
+use crate::shared::{Parts, Shared};
+use crate::storage::KeyValue;
+
+/// What a coordinator is made of.
+#[derive(Debug)]
+pub struct CoordinatorOptions {
+    /// Who it is; one of the roster.
+    pub identity: Identity,
+    /// The archive.
+    pub descriptor: Descriptor,
+    /// The socket it listens on, bound with the same identity.
+    pub endpoint: Endpoint,
+    /// The store of the log.
+    pub log: Arc<dyn KeyValue>,
+    /// The store of the state.
+    pub state: Arc<dyn KeyValue>,
+    /// Whether it founds the archive, and with which policy.
+    pub founding: Option<Policy>,
+    /// How patient the consensus is.
+    pub timing: Timing,
+    /// Clock, chance and threads.
+    pub environment: Environment,
+}
+
+/// A running coordinator. Dropping it stops it at once; what it acknowledged is on disk.
+#[derive(Debug)]
+pub struct Coordinator {
+    service: Arc<Service>,
+    endpoint: Endpoint,
+    tasks: JoinSet<()>,
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The descriptor is not signed by its archive.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The roster does not name it.
+    #[error("coordinator {0} is not in the roster of this archive")]
+    NotInRoster(NodeId),
+    /// The consensus did not start.
+    #[error(transparent)]
+    Consensus(#[from] StartError),
+}
+
+impl Coordinator {
+    /// Starts a coordinator.
+    pub async fn start(options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
+        let CoordinatorOptions { identity, descriptor, endpoint, log, state, founding, timing, environment } =
+            options;
+        let roster = descriptor.verify()?;
+        let own = identity.node_id();
+        let entries = &roster.roster().coordinators;
+        let raft_id = entries.iter().find(|entry| entry.id == own).map(|entry| entry.raft_id);
+        let raft_id = raft_id.ok_or(CoordinatorError::NotInRoster(own))?;
+        let members: BTreeMap<_, _> =
+            entries.iter().map(|entry| (entry.raft_id, (entry.id, entry.address.clone()))).collect();
+        let pool = ConnectionPool::new(endpoint.clone());
+        let bootstrap = founding.is_some();
+        let consensus = Consensus::start(ConsensusOptions {
+            raft_id,
+            members,
+            bootstrap,
+            log,
+            state,
+            environment: environment.clone(),
+            pool: pool.clone(),
+            timing,
+        })
+        .await?;
+        let shared = Shared::new(Parts { identity, descriptor, roster, consensus, environment, pool });
+        let service = Arc::new(Service { shared: shared.clone() });
+        let mut tasks = JoinSet::new();
+        let (serving, handler) = (endpoint.clone(), service.clone());
+        tasks.spawn(async move { serve(&serving, handler).await });
+        tasks.spawn(driver::run(shared));
+        if let Some(policy) = founding {
+            let service = service.clone();
+            tasks.spawn(async move { settle_policy(&service, policy).await });
+        }
+        Ok(Self { service, endpoint, tasks })
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> NodeId {
+        self.service.shared.identity.node_id()
+    }
+
+    /// The archive.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.service.shared.descriptor
+    }
+
+    /// Its member of the consensus.
+    pub fn consensus(&self) -> &Consensus {
+        &self.service.shared.consensus
+    }
+
+    /// A handle for administration from this machine.
+    pub fn administration(&self) -> Administration {
+        Administration { service: self.service.clone() }
+    }
+
+    /// Ends it cleanly: peers learn at once.
+    pub async fn shutdown(mut self) {
+        self.service.shared.consensus.shutdown().await;
+        self.tasks.shutdown().await;
+        self.endpoint.close().await;
+    }
+}
+
+/// Administration of an archive through one of its coordinators, by whoever owns its machine.
+#[derive(Debug, Clone)]
+pub struct Administration {
+    service: Arc<Service>,
+}
+
+impl Administration {
+    /// Carries out one act; it is forwarded to the leader where that is another coordinator.
+    pub async fn administer(&self, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
+        self.service.administer(request).await
+    }
+
+    /// The archive at a glance, as the leader sees it, or as this coordinator does while there is none.
+    pub async fn status(&self) -> Result<ArchiveStatus, RefusedRequest> {
+        match self.ask(CoordinatorRequest::Status).await {
+            CoordinatorReply::Status(status) => Ok(status),
+            CoordinatorReply::Refused(refusal) => Err(refusal),
+            _ => Err(RefusedRequest::new(RefusalKind::Malformed, "the answer does not fit the question")),
+        }
+    }
+
+    /// The answer to any request, asked as this coordinator itself.
+    pub async fn ask(&self, request: CoordinatorRequest) -> CoordinatorReply {
+        let own: PublicKey = self.service.shared.identity.public();
+        self.service.answer(own, None, request).await
+    }
+
+    /// Whether this coordinator takes part: it knows a leader and has not stopped.
+    pub fn is_ready(&self) -> bool {
+        let status = self.service.shared.consensus.status();
+        status.failure.is_none() && status.leader.is_some()
+    }
+
+    /// Why this coordinator has stopped; none while it runs.
+    pub fn failure(&self) -> Option<String> {
+        self.service.shared.consensus.status().failure
+    }
+
+    /// The descriptor, for those who ask by HTTP.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.service.shared.descriptor
+    }
+}
+
+/// Puts the founder's policy at the head of a new ledger.
+async fn settle_policy(service: &Service, policy: Policy) {
+    const PAUSE: Duration = Duration::from_millis(200);
+    loop {
+        use firn_coordinator_logic::Facts;
+        if service.shared.facts().is_ok_and(|facts| facts.policy().is_ok_and(|known| known.is_some())) {
+            return;
+        }
+        let act = LedgerAct::SetPolicy(policy.clone());
+        if service.administer(AdminRequest::Govern(act)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}

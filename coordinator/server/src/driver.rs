@@ -1,0 +1,174 @@
+//! Leading: what the leader does between requests.
+//!
+//! Owns: the rhythm of planning, and carrying plans out. Always holds: only a leader plans; a plan's result is
+//! committed before anything depends on it; work under way is bounded by the planning budget.
+//! Leaves to others: every choice (`firn_coordinator_logic`).
+
+mod builds;
+mod deletions;
+mod inventories;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::Timestamp;
+use firn_coordinator_logic::{
+    MovePlan, Orders, PlanningBudget, PlanningView, RepairPlan, SUMMARY_INTERVAL, Scan, TidyingPlan,
+    drained_nodes, plan_moves, plan_repairs, plan_tidying,
+};
+use firn_wire::{Command, NodeState, RefusalKind, RefusedRequest};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::shared::{Findings, Shared, disk};
+
+pub(crate) use inventories::take_inventory;
+
+/// Between two looks at the archive. A pass over a small archive takes far less; a large one is planned less
+/// often by itself, because a pass that takes longer delays the next.
+const PASS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Builds on their way at a time, and on one worker.
+const BUILDS_MAX: usize = 32;
+const BUILDS_PER_WORKER_MAX: usize = 2;
+
+/// Changes and deletions in one pass of tidying.
+const TIDYING_LIMIT: usize = 256;
+
+/// Reservations ended by one command.
+const EXPIRED_MAX: usize = 256;
+
+/// What one pass decided.
+struct Decisions {
+    repairs: RepairPlan,
+    moves: MovePlan,
+    tidying: TidyingPlan,
+    drained: Vec<firn_base::NodeId>,
+    expired: Vec<firn_base::ReservationId>,
+    width: usize,
+}
+
+/// Leads while this coordinator is the leader, for as long as the process lives.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut passes = interval(PASS_INTERVAL);
+    passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last_summary = shared.environment.now();
+    loop {
+        passes.tick().await;
+        if !shared.consensus.is_leader() {
+            follow(&shared);
+            continue;
+        }
+        begin_to_lead(&shared);
+        // Reads before the first own commit could miss what the leader before has committed.
+        if let Err(refusal) = pass(&shared, &mut last_summary).await
+            && refusal.kind != RefusalKind::Unavailable
+        {
+            tracing::warn!(%refusal, "a planning pass failed");
+        }
+    }
+}
+
+fn follow(shared: &Shared) {
+    let mut soft = shared.soft();
+    if soft.leading_since.take().is_some() {
+        tracing::info!("this coordinator no longer leads");
+        soft.findings = None;
+        soft.orders = Orders::new();
+    }
+}
+
+fn begin_to_lead(shared: &Shared) {
+    let now = shared.environment.now();
+    let mut soft = shared.soft();
+    if soft.leading_since.is_none() {
+        tracing::info!(term = shared.consensus.term(), "this coordinator leads");
+        soft.leading_since = Some(now);
+        soft.orders = Orders::new();
+        soft.repair_traffic_bytes = 0;
+    }
+}
+
+async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), RefusedRequest> {
+    // A leader that was cut off must not plan from what others have changed meanwhile.
+    shared.confirm_leadership().await?;
+    let now = shared.environment.now();
+    shared.soft().orders.expire(now);
+    let seed = shared.environment.seed();
+    let decisions = shared.with_view(|view| decide(view, seed))?;
+    note(shared, &decisions, now);
+    for node in leaving_nodes(shared)? {
+        set_state(shared, node, NodeState::Draining).await?;
+    }
+    for node in decisions.drained {
+        tracing::info!(node = %node.short(), "node is drained and gone");
+        set_state(shared, node, NodeState::Gone).await?;
+    }
+    if !decisions.expired.is_empty() {
+        shared.carry_out(Command::ExpireReservations(decisions.expired), RefusalKind::Malformed).await?;
+    }
+    if !decisions.tidying.changes.is_empty() {
+        let command = Command::RecordPlacements(decisions.tidying.changes);
+        shared.carry_out(command, RefusalKind::Malformed).await?;
+    }
+    deletions::order(shared, &decisions.tidying.trash)?;
+    builds::order(shared, decisions.repairs.builds.into_iter().chain(decisions.moves.builds))?;
+    if now.since(*last_summary) >= SUMMARY_INTERVAL {
+        *last_summary = now;
+        summarise(shared).await?;
+    }
+    Ok(())
+}
+
+fn decide(view: &PlanningView<'_>, seed: [u8; 32]) -> Decisions {
+    let free = BUILDS_MAX.saturating_sub(view.orders.builds());
+    let budget = PlanningBudget { builds_max: free, builds_per_worker_max: BUILDS_PER_WORKER_MAX };
+    let repairs = plan_repairs(view, &budget, seed);
+    // Moves take what repairs leave, and never a worker or room that a repair of this pass was promised.
+    let left = if repairs.builds.is_empty() { free } else { 0 };
+    let moves = plan_moves(view, &PlanningBudget { builds_max: left, ..budget }, seed);
+    let identity = |number| view.catalogue.node(number).map(|node| node.id);
+    Decisions {
+        repairs,
+        moves,
+        tidying: plan_tidying(view, TIDYING_LIMIT),
+        drained: drained_nodes(view).into_iter().filter_map(identity).collect(),
+        expired: view.catalogue.expired_reservations(view.now, EXPIRED_MAX),
+        width: view.fleet.width(),
+    }
+}
+
+/// Active nodes whose owners want them to leave.
+fn leaving_nodes(shared: &Shared) -> Result<Vec<firn_base::NodeId>, RefusedRequest> {
+    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let soft = shared.soft();
+    let leaves = |number| soft.fleet.status(number).is_some_and(|status| status.leaving);
+    let leaving = records.iter().filter(|node| node.state == NodeState::Active && leaves(node.number));
+    Ok(leaving.map(|node| node.id).collect())
+}
+
+fn note(shared: &Shared, decisions: &Decisions, now: Timestamp) {
+    let mut soft = shared.soft();
+    soft.width.observe(decisions.width, now);
+    for node in soft.fleet.newly_offline(now) {
+        tracing::info!(node = node.0, "node is offline");
+    }
+    soft.findings = Some(Findings {
+        health: decisions.repairs.health,
+        repair_backlog: decisions.repairs.backlog_shards,
+        move_backlog: decisions.moves.backlog_shards,
+    });
+}
+
+async fn set_state(shared: &Shared, node: firn_base::NodeId, state: NodeState) -> Result<(), RefusedRequest> {
+    shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await.map(drop)
+}
+
+/// Commits who was heard when, so that the next leader goes on from there.
+async fn summarise(shared: &Shared) -> Result<(), RefusedRequest> {
+    let heard = shared.soft().fleet.summary();
+    let last_seen = shared.with_view(|view| {
+        let identity = |(number, time)| view.catalogue.node(number).map(|node| (node.id, time));
+        heard.into_iter().filter_map(identity).collect()
+    })?;
+    shared.carry_out(Command::Summary { last_seen }, RefusalKind::Malformed).await.map(drop)
+}

@@ -1,0 +1,153 @@
+//! Builds: repairs and moves that nodes carry out.
+//!
+//! Always holds: placements are recorded only for receipts that were checked; an old copy is retired in the same
+//! command that records the new one. Leaves to others: what to build (`plan_repairs`, `plan_moves`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{ReservationId, Timestamp};
+use firn_coordinator_logic::{BuildPlan, CodedBundle, ExpectedReceipts, Facts, NodeNumber, NodeRecord};
+use firn_wire::{
+    BuildOrder, BuildReport, BuildSource, BuildTarget, CONTROL_BYTES_MAX, Command, NodeReply, NodeRequest,
+    PlacementChange, RefusalKind, RefusedRequest, Signed, Ticket,
+};
+
+use crate::shared::{Shared, disk, malformed};
+
+/// A build that is not reported on by then is given to another worker; its tickets end at the same time.
+const BUILD_WITHIN: Duration = Duration::from_secs(600);
+/// A bundle whose build failed rests this long.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Starts builds. Each goes on by itself.
+pub(super) fn order(
+    shared: &Arc<Shared>,
+    plans: impl Iterator<Item = BuildPlan>,
+) -> Result<(), RefusedRequest> {
+    for plan in plans {
+        let id = ReservationId::from_bytes(shared.environment.seed());
+        let deadline = shared.environment.now().after(BUILD_WITHIN);
+        shared.soft().orders.begin_build(id, plan.clone(), deadline);
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let done = build(&shared, id, &plan, deadline).await;
+            let retry = match &done {
+                Ok(true) => None,
+                Ok(false) => Some(shared.environment.now().after(RETRY_AFTER)),
+                Err(refusal) => {
+                    tracing::info!(bundle = plan.bundle.0, %refusal, "a build failed: it is tried again");
+                    Some(shared.environment.now().after(RETRY_AFTER))
+                }
+            };
+            shared.soft().orders.finish_build(id, retry);
+        });
+    }
+    Ok(())
+}
+
+/// Has a build carried out and records its results. Says whether all of it was made.
+async fn build(
+    shared: &Shared,
+    id: ReservationId,
+    plan: &BuildPlan,
+    deadline: Timestamp,
+) -> Result<bool, RefusedRequest> {
+    let facts = shared.facts()?;
+    let node = |number: NodeNumber| -> Result<NodeRecord, RefusedRequest> {
+        let record = facts.node(number).map_err(|error| disk(&error))?;
+        record.ok_or_else(|| malformed(format!("node number {} is unknown", number.0)))
+    };
+    let bundle = facts.bundle(plan.bundle).map_err(|error| disk(&error))?;
+    let bundle = bundle.ok_or_else(|| malformed(format!("bundle {} is unknown", plan.bundle)))?;
+    let coding = bundle.codings.iter().find(|coding| coding.id == plan.coding);
+    let coding = coding.ok_or_else(|| malformed(format!("bundle {} lost its coding", plan.bundle)))?;
+    let coded = CodedBundle::read(&bundle.content_header, &coding.header, coding.scheme.n())
+        .map_err(|error| malformed(error.to_string()))?;
+    let worker = node(plan.worker)?;
+    let rank = shared.rank();
+    let mut targets = Vec::with_capacity(plan.targets.len());
+    for (index, number) in &plan.targets {
+        let target = node(*number)?;
+        let root = coded.roots.get(index.position()).copied();
+        let ticket = Ticket {
+            node: target.id,
+            bearer: worker.id.into(),
+            reservation: id,
+            coding: plan.coding,
+            index: *index,
+            shard_bytes: plan.shard_bytes,
+            root: root.ok_or_else(|| malformed(format!("shard {index} has no root")))?,
+            expires: deadline,
+            rank,
+        };
+        let ticket = Signed::seal(&shared.identity, shared.archive, &ticket);
+        targets.push(BuildTarget { address: target.address, ticket });
+    }
+    let mut sources = Vec::with_capacity(plan.sources.len());
+    for (index, number) in &plan.sources {
+        let source = node(*number)?;
+        sources.push(BuildSource { index: *index, node: source.id, address: source.address });
+    }
+    let order = BuildOrder {
+        reservation: id,
+        content_header: bundle.content_header.clone(),
+        coding_header: coding.header.clone(),
+        sources,
+        targets,
+        pass: shared.pass(worker.id.into()),
+        rank,
+    };
+    let report = send(shared, &worker, order).await?;
+    shared.soft().repair_traffic_bytes += report.read.0.saturating_add(report.sent.0);
+    let expected = ExpectedReceipts::of_build(&facts, shared.archive, id, plan, coded.roots);
+    let expected = expected.map_err(|error| disk(&error))?;
+    let mut changes = Vec::new();
+    for receipt in report.receipts.iter().take(plan.targets.len()) {
+        match expected.check(receipt) {
+            Ok((index, node)) => changes.push(PlacementChange::Placed { coding: plan.coding, index, node }),
+            Err(error) => {
+                tracing::warn!(worker = %worker.id.short(), %error, "a build brought a bad receipt")
+            }
+        }
+    }
+    for failure in &report.failures {
+        tracing::info!(bundle = plan.bundle.0, worker = %worker.id.short(), failure, "part of a build failed");
+    }
+    let made = changes.len();
+    let placed: Vec<_> = changes
+        .iter()
+        .filter_map(|change| match change {
+            PlacementChange::Placed { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect();
+    for (index, number) in plan.retire.iter().filter(|(index, _)| placed.contains(index)) {
+        changes.push(PlacementChange::Retired {
+            coding: plan.coding,
+            index: *index,
+            node: node(*number)?.id,
+        });
+    }
+    if !changes.is_empty() {
+        shared.carry_out(Command::RecordPlacements(changes), RefusalKind::Malformed).await?;
+    }
+    Ok(made == plan.targets.len())
+}
+
+async fn send(
+    shared: &Shared,
+    worker: &NodeRecord,
+    order: BuildOrder,
+) -> Result<BuildReport, RefusedRequest> {
+    let away = |reason: String| {
+        RefusedRequest::new(RefusalKind::Unavailable, format!("worker {}: {reason}", worker.id.short()))
+    };
+    let connection = shared.links.get(worker.id).ok_or_else(|| away("it is not connected".to_owned()))?;
+    let reply = connection.call(&NodeRequest::Build(order), CONTROL_BYTES_MAX, BUILD_WITHIN).await;
+    match reply.map_err(|error| away(error.to_string()))? {
+        NodeReply::Built(report) => Ok(report),
+        NodeReply::Refused(refusal) => Err(away(refusal.sentence)),
+        _ => Err(away("its answer does not fit".to_owned())),
+    }
+}

@@ -1,0 +1,129 @@
+//! A node's inventory: compared, sampled, and only then its shards count as online.
+//!
+//! Always holds: what a node lacks is recorded at once; what it has is believed after up to 20 proofs.
+//! Leaves to others: the comparison and the choice of samples (`compare_inventory`, `choose_challenges`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{CodingId, ShardIndex};
+use firn_bundle::CodingHeader;
+use firn_coordinator_logic::{
+    CHALLENGE_BYTES, Challenge, Facts, Inventory, NodeRecord, choose_challenges, compare_inventory,
+};
+use firn_retrieval::{ReadRangeError, read_range};
+use firn_wire::{Command, PlacementChange, RefusalKind, RefusedRequest};
+use tokio::time::sleep;
+
+use crate::shared::{Shared, disk, malformed};
+
+/// Something was changing while the inventory was taken: it is asked for again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// Takes a whole inventory of `node`: records what is missing, samples what is there.
+pub(crate) async fn take_inventory(
+    shared: &Arc<Shared>,
+    node: &NodeRecord,
+    inventory: Inventory,
+) -> Result<(), RefusedRequest> {
+    let seed = shared.environment.seed();
+    let (findings, challenges) = shared.with_view(|view| {
+        let findings = compare_inventory(view, node.number, &inventory);
+        let mut held = view.catalogue.placed_on(node.number);
+        held.retain(|shard| inventory.shards.binary_search(shard).is_ok());
+        let mut challenges = choose_challenges(view, &held, seed);
+        // What nobody else has is worth a look of its own before it counts.
+        for adopted in &findings.adopt {
+            challenges.extend(choose_challenges(view, &[*adopted], seed));
+        }
+        (findings, challenges)
+    })?;
+    let name = node.id.short();
+    if !findings.missing.is_empty() {
+        tracing::warn!(
+            node = name,
+            shards = findings.missing.len(),
+            "the node lacks shards it is counted for"
+        );
+        shared.carry_out(Command::RecordPlacements(findings.missing), RefusalKind::Malformed).await?;
+    }
+    if findings.unknown > 0 {
+        tracing::info!(
+            node = name,
+            shards = findings.unknown,
+            "the node holds shards of unknown bundles: kept"
+        );
+    }
+    let trash: Vec<_> = findings.trash.iter().map(|(coding, index)| (node.number, *coding, *index)).collect();
+    super::deletions::order(shared, &trash)?;
+    let (shared, node) = (shared.clone(), node.clone());
+    // The node waits for the answer to its inventory; the proofs come by streams of their own.
+    tokio::spawn(async move {
+        match prove(&shared, &node, &challenges, &findings.adopt).await {
+            Ok(()) => {
+                shared.soft().fleet.prove(node.number);
+                tracing::info!(node = node.id.short(), proofs = challenges.len(), "the node's shards count");
+            }
+            Err(refusal) => {
+                tracing::warn!(node = node.id.short(), %refusal, "the node did not prove its shards");
+                sleep(AGAIN_AFTER / 12).await;
+                shared.soft().fleet.want_inventory(node.number, shared.environment.now());
+                return;
+            }
+        }
+        if findings.unsettled {
+            sleep(AGAIN_AFTER).await;
+            shared.soft().fleet.want_inventory(node.number, shared.environment.now());
+        }
+    });
+    Ok(())
+}
+
+async fn prove(
+    shared: &Shared,
+    node: &NodeRecord,
+    challenges: &[Challenge],
+    adopt: &[(CodingId, ShardIndex)],
+) -> Result<(), RefusedRequest> {
+    let facts = shared.facts()?;
+    let unavailable = |sentence: String| RefusedRequest::new(RefusalKind::Unavailable, sentence);
+    let connection = shared.links.get(node.id).ok_or_else(|| unavailable("it is not connected".into()))?;
+    let mut bad = Vec::new();
+    for challenge in challenges {
+        let Challenge { coding, index, offset } = *challenge;
+        let number = facts.coding_bundle(coding).map_err(|error| disk(&error))?;
+        let bundle = number.map_or(Ok(None), |number| facts.bundle(number)).map_err(|error| disk(&error))?;
+        let record = bundle.and_then(|bundle| bundle.codings.into_iter().find(|record| record.id == coding));
+        // Withdrawn meanwhile: nothing to prove.
+        let Some(record) = record else { continue };
+        let header = CodingHeader::parse(&record.header).map_err(|error| malformed(error.to_string()))?;
+        let bytes = CHALLENGE_BYTES.min(header.shard_bytes().saturating_sub(offset));
+        match read_range(&connection, None, &header, index, offset, bytes).await {
+            Ok(_) => {}
+            Err(ReadRangeError::Unreachable { .. }) => return Err(unavailable("it went away".to_owned())),
+            Err(ReadRangeError::Refused { refused, .. }) if refused.kind == RefusalKind::Unavailable => {
+                return Err(refused);
+            }
+            Err(error) => {
+                tracing::warn!(node = node.id.short(), %coding, %index, %error, "a sampled shard is not good");
+                bad.push((coding, index));
+            }
+        }
+    }
+    let missing = bad
+        .iter()
+        .filter(|shard| !adopt.contains(shard))
+        .map(|(coding, index)| PlacementChange::Missing { coding: *coding, index: *index, node: node.id });
+    let placed = adopt
+        .iter()
+        .filter(|shard| !bad.contains(shard))
+        .map(|(coding, index)| PlacementChange::Placed { coding: *coding, index: *index, node: node.id });
+    let changes: Vec<_> = missing.chain(placed).collect();
+    if !changes.is_empty() {
+        shared.carry_out(Command::RecordPlacements(changes), RefusalKind::Malformed).await?;
+    }
+    match bad.is_empty() {
+        true => Ok(()),
+        false => Err(malformed(format!("{} of {} sampled shards are not good", bad.len(), challenges.len()))),
+    }
+}

@@ -1,0 +1,109 @@
+//! What a coordinator shows by HTTP: its descriptor, metrics, health. Nothing here changes anything.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use firn_wire::ArchiveStatus;
+use tokio::net::TcpListener;
+
+use crate::coordinator::Administration;
+
+/// Serves on `listener` until dropped: `/archive`, `/metrics`, `/healthz`, `/readyz`.
+pub async fn serve_http(listener: TcpListener, administration: Administration) -> io::Result<()> {
+    let router = Router::new()
+        .route("/archive", get(archive))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(administration);
+    axum::serve(listener, router).await
+}
+
+/// Binds the HTTP port; the error names the address.
+pub async fn bind_http(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address} (HTTP): {error}")))
+}
+
+async fn archive(State(administration): State<Administration>) -> String {
+    administration.descriptor().to_string()
+}
+
+async fn healthz(State(administration): State<Administration>) -> impl IntoResponse {
+    match administration.failure() {
+        None => (StatusCode::OK, "running\n".to_owned()),
+        Some(failure) => (StatusCode::SERVICE_UNAVAILABLE, format!("stopped: {failure}\n")),
+    }
+}
+
+async fn readyz(State(administration): State<Administration>) -> impl IntoResponse {
+    match administration.is_ready() {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the coordinators have no leader now\n"),
+    }
+}
+
+async fn metrics(State(administration): State<Administration>) -> impl IntoResponse {
+    let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    match administration.status().await {
+        Ok(status) => (StatusCode::OK, headers, prometheus(&status)),
+        Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, headers, format!("# {refusal}\n")),
+    }
+}
+
+/// The archive's figures in Prometheus' text form. What only a leader measures is left out by others.
+fn prometheus(status: &ArchiveStatus) -> String {
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, "# HELP firn_{name} {help}\n# TYPE firn_{name} gauge\nfirn_{name} {value}");
+    };
+    gauge("visible_keys", "Keys that can be read.", status.visible_keys);
+    gauge("held_keys", "Keys that wait for a reference.", status.held_keys);
+    gauge("bundles", "Committed bundles.", status.bundles);
+    gauge("payload_bytes", "Payload bytes of committed bundles.", status.payload.0);
+    gauge("stored_bytes", "Bytes of all placed shards.", status.stored.0);
+    gauge("capacity_bytes", "Quotas of active nodes.", status.capacity.0);
+    gauge("free_bytes", "Bytes that may still be assigned.", status.free.0);
+    gauge("feed_head", "Length of the feed.", status.feed_head);
+    gauge("consensus_term", "Term of the consensus.", status.term);
+    gauge("consensus_applied", "Index of the last applied entry.", status.applied);
+    if let Some(health) = status.health {
+        gauge("bundles_full", "Bundles with all n shards durable.", health.full);
+        gauge("bundles_degraded", "Bundles with fewer than n, not urgent.", health.degraded);
+        gauge("bundles_urgent", "Bundles at or below the urgent threshold.", health.urgent);
+        gauge("bundles_lost", "Bundles with fewer than k durable.", health.lost);
+        gauge("bundles_unreadable", "Bundles with fewer than k online.", health.unreadable);
+        gauge("bundles_at_risk", "Bundles for which caps leave no node.", health.at_risk);
+    }
+    for (name, help, value) in [
+        ("repair_backlog_shards", "Shards that repair has to make.", status.repair_backlog),
+        ("move_backlog_shards", "Shards that have to move.", status.move_backlog),
+        (
+            "repair_traffic_bytes",
+            "Read and sent by repair since this leader began.",
+            status.repair_traffic.map(|b| b.0),
+        ),
+    ] {
+        if let Some(value) = value {
+            gauge(name, help, value);
+        }
+    }
+    let _ = writeln!(text, "# HELP firn_nodes Nodes by state.\n# TYPE firn_nodes gauge");
+    for (state, all, online) in &status.nodes {
+        let _ = writeln!(text, "firn_nodes{{state=\"{state}\",online=\"true\"}} {online}");
+        let _ = writeln!(
+            text,
+            "firn_nodes{{state=\"{state}\",online=\"false\"}} {}",
+            all.saturating_sub(*online)
+        );
+    }
+    text
+}

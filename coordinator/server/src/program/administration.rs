@@ -1,0 +1,225 @@
+//! Commands for the coordinator that runs on a data directory.
+
+use std::path::Path;
+
+use firn_base::{ObjectKey, PublicKey};
+use firn_coordinator::ask_control;
+use firn_nix_format::{PublisherKey, StorePath};
+use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerEntry, LedgerState, NodeState, PublisherEntry};
+
+use super::Failure;
+use super::arguments::{
+    Action, IdentityAction, MemberAction, NodeAction, PathAction, PublisherAction, TokenAction,
+};
+
+/// Carries out `action` and prints what came of it.
+pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) -> Result<(), Failure> {
+    match action {
+        Action::Id => super::print_id(directory),
+        Action::Token(TokenAction::Create { operator, failure_domain, valid }) => {
+            let request = AdminRequest::CreateToken {
+                operator: operator.clone(),
+                failure_domain: failure_domain.clone(),
+                valid_millis: u64::try_from(valid.as_millis()).unwrap_or(u64::MAX),
+            };
+            match ask_control(directory, &request).await? {
+                AdminReply::Token(token) => println!("{}", token.to_text()),
+                _ => return Err("the coordinator's answer does not fit".into()),
+            }
+            Ok(())
+        }
+        Action::Node(action) => node(action, directory, json).await,
+        Action::Publisher(action) => publisher(action, directory, json).await,
+        Action::Uploader(action) => identity(action, directory, json, Right::Upload).await,
+        Action::Operator(action) => identity(action, directory, json, Right::Operate).await,
+        Action::Path(PathAction::Withdraw { path, reason, dry_run }) => {
+            let parsed: StorePath = path.parse()?;
+            if *dry_run {
+                println!("would withdraw {parsed}");
+                return Ok(());
+            }
+            let key = ObjectKey::store_path(*parsed.hash());
+            govern(directory, LedgerAct::Withdraw { key, reason: reason.clone() }).await
+        }
+        Action::Member(MemberAction::List) => members(directory, json).await,
+        Action::Log => {
+            for entry in ledger(directory).await? {
+                match json {
+                    true => println!("{}", serde_json::to_string(&entry)?),
+                    false => println!("{:>6}  {}  {:?}", entry.position, entry.at, entry.act),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn done(directory: &Path, request: AdminRequest) -> Result<(), Failure> {
+    match ask_control(directory, &request).await? {
+        AdminReply::Done => Ok(()),
+        _ => Err("the coordinator's answer does not fit".into()),
+    }
+}
+
+async fn govern(directory: &Path, act: LedgerAct) -> Result<(), Failure> {
+    done(directory, AdminRequest::Govern(act)).await
+}
+
+async fn ledger(directory: &Path) -> Result<Vec<LedgerEntry>, Failure> {
+    match ask_control(directory, &AdminRequest::Ledger).await? {
+        AdminReply::Ledger(entries) => Ok(entries),
+        _ => Err("the coordinator's answer does not fit".into()),
+    }
+}
+
+async fn governance(directory: &Path) -> Result<LedgerState, Failure> {
+    let mut state = LedgerState::default();
+    ledger(directory).await?.iter().for_each(|entry| state.apply(&entry.act));
+    Ok(state)
+}
+
+async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), Failure> {
+    let (node, state) = match action {
+        NodeAction::List => return nodes(directory, json).await,
+        NodeAction::Suspend { node } => (node, NodeState::Suspended),
+        NodeAction::Resume { node } => (node, NodeState::Active),
+        NodeAction::Drain { node } => (node, NodeState::Draining),
+        NodeAction::Remove { node, lost, dry_run } => {
+            let state = if *lost { NodeState::Lost } else { NodeState::Gone };
+            if *dry_run {
+                println!("would make node {node} {state}");
+                return Ok(());
+            }
+            (node, state)
+        }
+    };
+    done(directory, AdminRequest::SetNodeState { node: *node, state }).await?;
+    println!("node {} is {state}", node.short());
+    Ok(())
+}
+
+async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
+    let AdminReply::Nodes(nodes) = ask_control(directory, &AdminRequest::Nodes).await? else {
+        return Err("the coordinator's answer does not fit".into());
+    };
+    for node in nodes {
+        match json {
+            true => println!(
+                "{}",
+                serde_json::json!({
+                    "node": node.node.to_string(), "operator": node.operator, "failure_domain": node.failure_domain,
+                    "address": node.address, "state": node.state.to_string(), "online": node.online,
+                    "proved": node.proved, "quota": node.quota.0, "assigned": node.assigned.0, "shards": node.shards,
+                })
+            ),
+            false => println!(
+                "{}  {:<10}  {:<7}  {:<20}  {:>6} shards  {} of {}",
+                node.node,
+                node.state.to_string(),
+                if node.online { "online" } else { "offline" },
+                node.failure_domain,
+                node.shards,
+                node.assigned,
+                node.quota,
+            ),
+        }
+    }
+    Ok(())
+}
+
+async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Result<(), Failure> {
+    match action {
+        PublisherAction::Add { key, rank } => {
+            let parsed: PublisherKey = key.trim().parse()?;
+            let entry = PublisherEntry {
+                name: parsed.name().to_owned(),
+                key: PublicKey::from_bytes(*parsed.as_bytes()),
+                rank: *rank,
+            };
+            govern(directory, LedgerAct::AddPublisher(entry)).await
+        }
+        PublisherAction::Remove { name } => {
+            govern(directory, LedgerAct::RemovePublisher { name: name.clone() }).await
+        }
+        PublisherAction::List => {
+            let state = governance(directory).await?;
+            for entry in state.publishers_by_rank() {
+                let key = PublisherKey::from_parts(&entry.name, entry.key.as_bytes())?;
+                match json {
+                    true => println!("{}", serde_json::json!({ "key": key.to_string(), "rank": entry.rank })),
+                    false => println!("{:>6}  {key}", entry.rank),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What an identity may be allowed.
+#[derive(Clone, Copy)]
+enum Right {
+    Upload,
+    Operate,
+}
+
+async fn identity(
+    action: &IdentityAction,
+    directory: &Path,
+    json: bool,
+    right: Right,
+) -> Result<(), Failure> {
+    match (action, right) {
+        (IdentityAction::Add { key, name }, Right::Upload) => {
+            govern(directory, LedgerAct::AddUploader { key: *key, name: name.clone() }).await
+        }
+        (IdentityAction::Add { key, name }, Right::Operate) => {
+            govern(directory, LedgerAct::AddOperator { key: *key, name: name.clone() }).await
+        }
+        (IdentityAction::Remove { key }, Right::Upload) => {
+            govern(directory, LedgerAct::RemoveUploader { key: *key }).await
+        }
+        (IdentityAction::Remove { key }, Right::Operate) => {
+            govern(directory, LedgerAct::RemoveOperator { key: *key }).await
+        }
+        (IdentityAction::List, right) => {
+            let state = governance(directory).await?;
+            let allowed = match right {
+                Right::Upload => &state.uploaders,
+                Right::Operate => &state.operators,
+            };
+            for (key, name) in allowed {
+                match json {
+                    true => println!("{}", serde_json::json!({ "key": key.to_string(), "name": name })),
+                    false => println!("{key}  {name}"),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn members(directory: &Path, json: bool) -> Result<(), Failure> {
+    let AdminReply::Members(members) = ask_control(directory, &AdminRequest::Members).await? else {
+        return Err("the coordinator's answer does not fit".into());
+    };
+    for member in members {
+        let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
+        match json {
+            true => println!(
+                "{}",
+                serde_json::json!({
+                    "id": member.id.to_string(), "address": member.address, "online": member.online,
+                    "leader": member.leader, "lag": member.lag,
+                })
+            ),
+            false => println!(
+                "{}  {:<22}  {:<8}  {:<7}  lag {lag}",
+                member.id,
+                member.address,
+                if member.leader { "leader" } else { "follower" },
+                if member.online { "online" } else { "offline" },
+            ),
+        }
+    }
+    Ok(())
+}

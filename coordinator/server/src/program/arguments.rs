@@ -1,0 +1,293 @@
+//! Arguments. What is written here is the manual.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use firn_base::{NodeId, PublicKey, parse_duration};
+use firn_coordinator::Peer;
+use firn_program::LogOptions;
+use firn_wire::{DomainRule, Policy};
+
+use super::Failure;
+
+/// Coordinator of a Firn archive: decides with its peers who holds what.
+///
+/// Without a command it runs. The commands administer the coordinator that runs on --data-dir.
+#[derive(Debug, Parser)]
+#[command(name = "firn-coordinator", version)]
+pub(crate) struct Cli {
+    /// Options from a TOML file; the command line and FIRN_… variables come first
+    #[arg(long, value_name = "FILE", global = true, env = "FIRN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Keys, log and state; made if it is empty
+    #[arg(long, value_name = "DIR", global = true, env = "FIRN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    #[command(subcommand)]
+    pub(crate) action: Option<Action>,
+}
+
+/// What a running coordinator is told.
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// UDP address for nodes, clients and other coordinators
+    #[arg(long, value_name = "ADDR", env = "FIRN_LISTEN")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// TCP address for /archive, /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDR", env = "FIRN_HTTP")]
+    pub(crate) http: Option<SocketAddr>,
+    /// HOST:PORT at which others reach --listen, if it differs
+    #[arg(long, value_name = "HOST:PORT", env = "FIRN_ADVERTISE")]
+    pub(crate) advertise: Option<String>,
+    /// Another coordinator, once for each; its ID is what `firn-coordinator id` prints there
+    #[arg(long, value_name = "ID@HOST:PORT", env = "FIRN_PEER", value_delimiter = ',')]
+    pub(crate) peer: Vec<Peer>,
+    /// Found a new archive with this coordinator and its peers; its key is written to archive.key
+    #[arg(long)]
+    pub(crate) bootstrap: bool,
+    /// What keeps shards of one bundle apart; for --bootstrap
+    #[arg(long, value_enum, default_value_t = Domains::Named)]
+    domains: Domains,
+    /// Repair at this many durable shards, or at any loss; default: the scheme's own rule; for --bootstrap
+    #[arg(long, value_name = "N|full")]
+    repair_at: Option<RepairAt>,
+    /// A node that is offline for longer counts as lost; for --bootstrap
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "72h")]
+    count_lost_after: Duration,
+    /// Whether repair waits when much of the fleet vanishes at once; for --bootstrap
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    brake: Switch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Domains {
+    /// Operators, address prefixes, ASes and countries
+    Public,
+    /// The name that each node's owner gives
+    Named,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RepairAt {
+    Full,
+    Shards(u8),
+}
+
+impl std::str::FromStr for RepairAt {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "full" => Ok(Self::Full),
+            number => number.parse().map(Self::Shards).map_err(|_| "write a number of shards, or `full`"),
+        }
+    }
+}
+
+impl RunOptions {
+    /// The policy that a new archive begins with.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            domains: match self.domains {
+                Domains::Public => DomainRule::Public,
+                Domains::Named => DomainRule::Named,
+            },
+            repair_at: match self.repair_at {
+                Some(RepairAt::Shards(shards)) => Some(shards),
+                Some(RepairAt::Full) | None => None,
+            },
+            repair_at_full: self.repair_at == Some(RepairAt::Full),
+            count_lost_after_millis: u64::try_from(self.count_lost_after.as_millis()).unwrap_or(u64::MAX),
+            brake: self.brake == Switch::On,
+        }
+    }
+}
+
+impl Cli {
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, Failure> {
+        self.data_dir.clone().ok_or_else(|| "name the data directory with --data-dir".into())
+    }
+}
+
+/// What can be done with a coordinator.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Print this coordinator's ID, making its key if there is none
+    Id,
+    /// Join tokens
+    #[command(subcommand)]
+    Token(TokenAction),
+    /// Storage nodes
+    #[command(subcommand)]
+    Node(NodeAction),
+    /// Nix signing keys whose paths the archive accepts
+    #[command(subcommand)]
+    Publisher(PublisherAction),
+    /// Identities that may upload
+    #[command(subcommand)]
+    Uploader(IdentityAction),
+    /// Identities that may administer from afar
+    #[command(subcommand)]
+    Operator(IdentityAction),
+    /// Archived paths
+    #[command(subcommand)]
+    Path(PathAction),
+    /// Coordinators
+    #[command(subcommand)]
+    Member(MemberAction),
+    /// Print the ledger: everything that was decided about who may do what
+    Log,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenAction {
+    /// Print a token that makes one node active; give it to the node as --token-file
+    Create {
+        /// Who will own the node
+        #[arg(long, default_value = "operator")]
+        operator: String,
+        /// The failure domain that the token vouches for
+        #[arg(long)]
+        failure_domain: Option<String>,
+        /// How long it is good for
+        #[arg(long, value_parser = parse_duration, default_value = "7d")]
+        valid: Duration,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeAction {
+    /// Print all nodes
+    List,
+    /// Give it no new shards
+    Suspend {
+        /// The node's ID
+        node: NodeId,
+    },
+    /// Give it shards again
+    Resume {
+        /// The node's ID
+        node: NodeId,
+    },
+    /// Move its shards to other nodes; it is gone when it is empty
+    Drain {
+        /// The node's ID
+        node: NodeId,
+    },
+    /// Remove it: an empty one, or with --lost one that will not come back
+    Remove {
+        /// The node's ID
+        node: NodeId,
+        /// Count its shards as lost and repair them
+        #[arg(long)]
+        lost: bool,
+        /// Say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PublisherAction {
+    /// Accept paths signed by NAME:BASE64
+    Add {
+        /// The key as Nix writes it
+        key: String,
+        /// Smaller is preferred where two publishers signed different contents for one path
+        #[arg(long, default_value_t = 100)]
+        rank: u32,
+    },
+    /// Accept no more paths signed by this key; what is archived stays
+    Remove {
+        /// The key's name
+        name: String,
+    },
+    /// Print the accepted keys
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityAction {
+    /// Allow an identity
+    Add {
+        /// Its public key, 64 hexadecimal digits
+        key: PublicKey,
+        /// Whose it is
+        #[arg(long)]
+        name: String,
+    },
+    /// Allow it no more
+    Remove {
+        /// Its public key
+        key: PublicKey,
+    },
+    /// Print those allowed
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PathAction {
+    /// Serve a path no more; its bytes stay
+    Withdraw {
+        /// /nix/store/…
+        path: String,
+        /// Why, for those who ask
+        #[arg(long)]
+        reason: String,
+        /// Say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberAction {
+    /// Print the coordinators with role and lag
+    List,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_policy_is_what_the_founder_said() {
+        let cli = Cli::parse_from([
+            "firn-coordinator",
+            "--bootstrap",
+            "--domains",
+            "public",
+            "--repair-at",
+            "full",
+            "--count-lost-after",
+            "24h",
+            "--brake",
+            "off",
+        ]);
+        let policy = cli.run.policy();
+        assert_eq!(policy.domains, DomainRule::Public);
+        assert!(policy.repair_at_full && !policy.brake);
+        assert_eq!(policy.count_lost_after_millis, 24 * 3_600_000);
+    }
+}

@@ -1,0 +1,12 @@
+//! The program around the library: arguments, running, administration.
+
+mod administration;
+mod arguments;
+mod running;
+
+pub(crate) use administration::administer;
+pub(crate) use arguments::{Action, Cli};
+pub(crate) use running::{print_id, run};
+
+/// An error for the person at the terminal.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

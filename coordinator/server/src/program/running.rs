@@ -1,0 +1,122 @@
+//! Running a coordinator on a data directory.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
+use firn_coordinator::{
+    Coordinator, CoordinatorOptions, Home, Peer, Timing, ask_peers, bind_http, found_archive, serve_control,
+    serve_http,
+};
+use firn_program::stop_signal;
+use firn_transport::{Endpoint, EndpointOptions, Environment};
+use firn_wire::Descriptor;
+
+use super::Failure;
+use super::arguments::RunOptions;
+
+/// The port that a coordinator listens on if it is not told another.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4433);
+
+/// Prints the coordinator's ID.
+pub(crate) fn print_id(directory: &Path) -> Result<(), Failure> {
+    // The directory may be in use by the running coordinator: its public half is all that is asked for.
+    let key = directory.join(firn_transport::IDENTITY_FILE);
+    let identity = match firn_transport::load_identity(&key) {
+        Ok(identity) => identity,
+        Err(firn_transport::IdentityFileError::Missing { .. }) => {
+            Home::open(directory, &Environment::real())?.identity().clone()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    println!("{}", identity.public());
+    Ok(())
+}
+
+/// Runs until the process is asked to stop, or a part of it fails.
+pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Failure> {
+    let environment = Environment::real();
+    let home = Home::open(directory, &environment)?;
+    let known = home.descriptor()?;
+    if options.bootstrap && known.is_some() {
+        tracing::info!("the archive is founded already: --bootstrap is not needed any more");
+    }
+    let listen = options.listen.unwrap_or(DEFAULT_LISTEN);
+    let endpoint = Endpoint::bind(&environment, home.identity(), listen, EndpointOptions::default()).await?;
+    let http = match options.http {
+        Some(address) => Some(bind_http(address).await?),
+        None => None,
+    };
+    let founding = options.bootstrap && known.is_none();
+    let descriptor = match known {
+        Some(descriptor) => descriptor,
+        None if options.bootstrap => {
+            let address = advertised(options, &endpoint)?;
+            found(&home, Peer { id: home.identity().node_id(), address }, &options.peer, &environment)?
+        }
+        None if options.peer.is_empty() => {
+            return Err("this coordinator knows no archive: found one with --bootstrap, or name its coordinators with --peer".into());
+        }
+        None => tokio::select! {
+            descriptor = ask_peers(&endpoint, &options.peer) => {
+                home.keep_descriptor(&descriptor)?;
+                descriptor
+            }
+            () = stop_signal() => return Ok(()),
+        },
+    };
+    let open = |kind: StoreKind, name: &str| -> Result<Arc<dyn KeyValue>, Failure> {
+        Ok(Arc::new(RocksDb::open(&home.join(name), kind)?))
+    };
+    let coordinator = Coordinator::start(CoordinatorOptions {
+        identity: home.identity().clone(),
+        descriptor,
+        endpoint,
+        log: open(StoreKind::Log, "log")?,
+        state: open(StoreKind::State, "state")?,
+        founding: founding.then(|| options.policy()),
+        timing: Timing::default(),
+        environment,
+    })
+    .await?;
+    tracing::info!(id = %coordinator.id(), archive = %coordinator.descriptor().archive, %listen, "coordinator runs");
+    let mut watch = coordinator.consensus().watch();
+    let serving = async {
+        match http {
+            Some(listener) => serve_http(listener, coordinator.administration()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = serve_control(directory, coordinator.administration()) => result.map_err(Failure::from),
+        result = serving => result.map_err(Failure::from),
+        _ = watch.wait_for(|status| status.failure.is_some()) => {
+            Err(format!("the coordinator has stopped: {}", watch.status().failure.unwrap_or_default()).into())
+        }
+        () = stop_signal() => Ok(()),
+    };
+    coordinator.shutdown().await;
+    result
+}
+
+fn found(home: &Home, own: Peer, peers: &[Peer], environment: &Environment) -> Result<Descriptor, Failure> {
+    let key = home.create_archive_key(environment)?;
+    let descriptor = found_archive(&key, own, peers, environment.now());
+    home.keep_descriptor(&descriptor)?;
+    tracing::warn!(
+        key = %home.join("archive.key").display(),
+        "archive founded: move its key to a safe place off this machine; only new rosters need it"
+    );
+    Ok(descriptor)
+}
+
+fn advertised(options: &RunOptions, endpoint: &Endpoint) -> Result<String, Failure> {
+    match &options.advertise {
+        Some(address) => Ok(address.clone()),
+        None if endpoint.local_address().ip().is_unspecified() => {
+            Err("others must know how to reach this coordinator: give --advertise HOST:PORT, or a --listen address that is not 0.0.0.0".into())
+        }
+        None => Ok(endpoint.local_address().to_string()),
+    }
+}

@@ -1,0 +1,76 @@
+//! What apply changes, as a batch of the state's tables.
+
+use firn_coordinator_logic::Change;
+
+use super::keys;
+use super::records::Record;
+use crate::storage::{Batch, Table};
+
+const NOTHING: [u8; 0] = [];
+
+/// Adds `change` to `batch`.
+pub(super) fn record(batch: &mut Batch, change: &Change) {
+    match change {
+        Change::PutCounters(counters) => batch.put(Table::Meta, keys::COUNTERS, counters.to_bytes()),
+        Change::PutPolicy(policy) => batch.put(Table::Meta, keys::POLICY, policy.to_bytes()),
+        Change::PutNode(record) => batch.put(Table::Nodes, keys::node(record.number), record.to_bytes()),
+        Change::NameNode(id, number) => {
+            batch.put(Table::NodeNames, *id.as_bytes(), number.0.to_le_bytes());
+        }
+        Change::PutBundle(record) => {
+            batch.put(Table::Bundles, keys::bundle(record.number), record.to_bytes());
+        }
+        Change::NameBundle(id, number) => {
+            batch.put(Table::BundleNames, *id.as_bytes(), number.0.to_le_bytes());
+        }
+        Change::NameCoding(id, number) => {
+            batch.put(Table::CodingNames, *id.as_bytes(), number.0.to_le_bytes());
+        }
+        Change::PutReservation(record) => {
+            batch.put(Table::Reservations, *record.id.as_bytes(), record.to_bytes());
+        }
+        Change::RemoveReservation(id) => batch.delete(Table::Reservations, *id.as_bytes()),
+        Change::PutReservationOf(coding, id) => {
+            batch.put(Table::ReservationsOf, keys::reservation_of(*coding, *id), NOTHING);
+        }
+        Change::RemoveReservationOf(coding, id) => {
+            batch.delete(Table::ReservationsOf, keys::reservation_of(*coding, *id));
+        }
+        Change::PutSurplus(record) => {
+            let key = keys::surplus(record.node, record.coding, record.index);
+            batch.put(Table::Surplus, key, record.to_bytes());
+        }
+        Change::RemoveSurplus(node, coding, index) => {
+            batch.delete(Table::Surplus, keys::surplus(*node, *coding, *index));
+        }
+        Change::PutLocation(key, location) => {
+            batch.put(Table::Index, key.to_bytes(), location.to_bytes());
+        }
+        Change::RemoveLocation(key) => batch.delete(Table::Index, key.to_bytes()),
+        Change::PutVariant(key, location) => {
+            batch.put(Table::Variants, keys::placed(*key, *location), NOTHING);
+        }
+        Change::RemoveVariant(key, location) => {
+            batch.delete(Table::Variants, keys::placed(*key, *location));
+        }
+        Change::PutHeld(record) => {
+            batch.put(Table::Held, keys::placed(record.key, record.location), record.to_bytes());
+        }
+        Change::RemoveHeld(key, location) => batch.delete(Table::Held, keys::placed(*key, *location)),
+        Change::PutWaiter { awaited, key, location } => {
+            batch.put(Table::Waiters, keys::waiter(*awaited, *key, *location), NOTHING);
+        }
+        Change::RemoveWaiter { awaited, key, location } => {
+            batch.delete(Table::Waiters, keys::waiter(*awaited, *key, *location));
+        }
+        Change::PutExternal(key) => batch.put(Table::Externals, key.to_bytes(), NOTHING),
+        Change::PutWithdrawn(key) => batch.put(Table::Withdrawn, key.to_bytes(), NOTHING),
+        Change::PutUsedToken(token) => batch.put(Table::UsedTokens, *token.as_bytes(), NOTHING),
+        Change::PutLedger(entry) => {
+            batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());
+        }
+        Change::PutFeed(position, event) => {
+            batch.put(Table::Feed, keys::position(*position), event.to_bytes());
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The consensus over the archive's state, on the `openraft` library.
+//!
+//! Owns: the log and the state as the library wants them, the bytes of records, snapshots, and messages between
+//! members. Always holds: nothing outside this module and `consensus` names the library.
+//! Leaves to others: what commands mean (`coordinator/logic`), where bytes lie (`storage`).
+
+mod bytes;
+mod changes;
+mod contact;
+mod facts;
+mod gate;
+mod inbound;
+mod keys;
+mod log_store;
+mod message;
+mod network;
+mod records;
+mod snapshot;
+mod state_machine;
+mod timing;
+mod types;
+
+pub use facts::StateFacts;
+pub(crate) use gate::QuorumGate;
+pub(crate) use inbound::Inbound;
+pub(crate) use log_store::LogStore;
+pub(crate) use network::Network;
+pub(crate) use state_machine::StateMachine;
+pub use timing::Timing;
+pub(crate) use types::{Member, Members, Metrics, Raft};
+
+#[cfg(test)]
+mod suite_tests;

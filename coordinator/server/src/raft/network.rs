@@ -1,0 +1,276 @@
+//! A leader's or candidate's words to the other members.
+//!
+//! Always holds: a leader that no majority answered for two longest elections sends nothing; entries that take
+//! longer than a heartbeat go on while signs of life pass them, so that one large commit over a slow line costs
+//! no leader its office. Leaves to others: finding the way (`contact`), answering (`inbound`).
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use firn_transport::{ConnectionPool, Environment};
+use openraft::error::{RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::SnapshotResponse;
+use openraft::{AnyError, OptionalSend};
+use tokio::task::JoinHandle;
+
+use super::contact::{Contacts, NoAnswer};
+use super::gate::QuorumGate;
+use super::message::{RaftReply, RaftRequest};
+use super::snapshot::{self, Export, StateImage};
+use super::state_machine::read_position;
+use super::timing::Timing;
+use super::types::{
+    AppendRequest, AppendResponse, Doing, LogId, Member, Members, Snapshot, TypeConfig, Vote, VoteRequest,
+    VoteResponse,
+};
+use crate::storage::StorageError;
+
+// Entries on their way, however slow the line: a commit of 80 MB over 25 Mbit/s.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
+
+const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(30);
+
+// The other side checks and syncs the whole state: some 10 GiB on a slow disk.
+const SNAPSHOT_END_TIMEOUT: Duration = Duration::from_secs(900);
+
+// A member that does not answer is tried again this soon: well within an election, so that one that comes back
+// hears its leader before it asks for votes.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+type Fatal = openraft::error::Fatal<u64>;
+type Refusal = RPCError<u64, Member, RaftError<u64>>;
+
+/// Makes a [`Peer`] for each member.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    contacts: Contacts,
+    members: Members,
+    environment: Environment,
+    timing: Timing,
+    gate: QuorumGate,
+}
+
+/// The way to one member.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    network: Network,
+    number: u64,
+    member: Member,
+    sending: Option<Sending>,
+}
+
+/// Entries on their way.
+#[derive(Debug)]
+struct Sending {
+    what: (Vote, Option<LogId>, Option<LogId>),
+    task: JoinHandle<Result<RaftReply, NoAnswer>>,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Network {
+    /// The ways to `members`. `gate` looks at the consensus that this belongs to.
+    pub(crate) fn new(
+        pool: ConnectionPool,
+        members: Members,
+        environment: Environment,
+        timing: Timing,
+        gate: QuorumGate,
+    ) -> Self {
+        Self { contacts: Contacts::new(pool, environment.clone()), members, environment, timing, gate }
+    }
+
+    /// Whether member `number` answered within `limit`.
+    pub(crate) fn answered_within(&self, number: u64, limit: Duration) -> bool {
+        self.contacts.last_answer(number).is_some_and(|answer| answer.elapsed() <= limit)
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        // The roster knows better than the log where a member listens today.
+        let member = self.members.get(&target).unwrap_or(node).clone();
+        Peer { network: self.clone(), number: target, member, sending: None }
+    }
+}
+
+fn unreachable(sentence: &str) -> Unreachable {
+    Unreachable::new(&AnyError::error(sentence))
+}
+
+fn refusal(error: &NoAnswer) -> Refusal {
+    RPCError::Unreachable(unreachable(&error.0))
+}
+
+fn to_append(reply: Result<RaftReply, NoAnswer>) -> Result<AppendResponse, NoAnswer> {
+    match reply? {
+        RaftReply::Append(response) => Ok(response),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(reply: RaftReply) -> NoAnswer {
+    match reply {
+        RaftReply::Refused(sentence) => NoAnswer(sentence),
+        _ => NoAnswer("a member gave an answer to another question".into()),
+    }
+}
+
+impl Peer {
+    async fn ask(&self, request: RaftRequest, within: Duration) -> Result<RaftReply, NoAnswer> {
+        self.network.contacts.ask(self.number, &self.member, request, within).await
+    }
+
+    /// Goes on sending `request`, or begins to.
+    fn send_entries(&mut self, request: &AppendRequest) -> &mut Sending {
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let what = (request.vote, request.prev_log_id, last);
+        let same = self.sending.take().filter(|sending| sending.what == what);
+        self.sending.insert(same.unwrap_or_else(|| {
+            let contacts = self.network.contacts.clone();
+            let (number, member) = (self.number, self.member.clone());
+            let request = RaftRequest::Append(request.clone());
+            let task =
+                tokio::spawn(async move { contacts.ask(number, &member, request, APPEND_TIMEOUT).await });
+            Sending { what, task }
+        }))
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, SendError> {
+        let StateImage::Here(store) = *snapshot.snapshot else {
+            return Err(NoAnswer("a state that has just arrived is not passed on".into()).into());
+        };
+        let export = self.network.environment.blocking(move || {
+            let export = Export::new(store.view()?);
+            let position = read_position(export.view())?;
+            Ok::<_, StorageError>((export, position))
+        });
+        let (mut export, position) = export.await?;
+        let transfer = self.network.environment.random_u64();
+        let begin = RaftRequest::SnapshotBegin { vote, transfer };
+        if let Some(higher) = self.hand_over(begin, SNAPSHOT_PART_TIMEOUT).await? {
+            return Ok(higher);
+        }
+        let mut number: u64 = 0;
+        loop {
+            let (went_on, part) = self
+                .network
+                .environment
+                .blocking(move || {
+                    let part = export.next_part();
+                    (export, part)
+                })
+                .await;
+            export = went_on;
+            let Some(bytes) = part? else { break };
+            let part = RaftRequest::SnapshotPart { vote, transfer, number, bytes };
+            if let Some(higher) = self.hand_over(part, SNAPSHOT_PART_TIMEOUT).await? {
+                return Ok(higher);
+            }
+            number = number.saturating_add(1);
+        }
+        let meta = snapshot::meta(position.applied, position.membership);
+        let end = RaftRequest::SnapshotEnd { vote, transfer, meta, trailer: export.trailer() };
+        let installed = self.hand_over(end, SNAPSHOT_END_TIMEOUT).await?;
+        installed.ok_or_else(|| NoAnswer("a member did not install the snapshot".into()).into())
+    }
+
+    /// The vote of the other side if that ends the matter.
+    async fn hand_over(&self, request: RaftRequest, within: Duration) -> Result<Option<Vote>, NoAnswer> {
+        match self.ask(request, within).await? {
+            RaftReply::Taken => Ok(None),
+            RaftReply::Installed { vote } => Ok(Some(vote)),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(
+        &mut self,
+        request: AppendRequest,
+        option: RPCOption,
+    ) -> Result<AppendResponse, Refusal> {
+        if self.network.gate.is_stale(self.network.timing.append_gate()) {
+            return Err(RPCError::Unreachable(unreachable("no majority answers: waiting for a new leader")));
+        }
+        let patience = option.soft_ttl() / 2;
+        if request.entries.is_empty() {
+            let reply = self.ask(RaftRequest::Append(request), option.soft_ttl()).await;
+            return to_append(reply).map_err(|error| refusal(&error));
+        }
+        let sending = self.send_entries(&request);
+        let sent = match request.prev_log_id {
+            Some(_) => tokio::time::timeout(patience, &mut sending.task).await.ok(),
+            // Nothing can be said of a member of which nothing is known.
+            None => Some((&mut sending.task).await),
+        };
+        if let Some(sent) = sent {
+            self.sending = None;
+            let reply = sent.unwrap_or_else(|error| Err(NoAnswer(error.to_string())));
+            return to_append(reply).map_err(|error| refusal(&error));
+        }
+        // They are still under way: let the member know that its leader lives, and the library that the member
+        // does. It then asks for the same entries again.
+        let previous = request.prev_log_id;
+        let sign_of_life = AppendRequest { entries: Vec::new(), ..request };
+        let reply = self.ask(RaftRequest::Append(sign_of_life), patience).await;
+        match to_append(reply).map_err(|error| refusal(&error))? {
+            AppendResponse::Success => Ok(AppendResponse::PartialSuccess(previous)),
+            other => {
+                self.sending = None;
+                Ok(other)
+            }
+        }
+    }
+
+    async fn vote(&mut self, request: VoteRequest, option: RPCOption) -> Result<VoteResponse, Refusal> {
+        match self.ask(RaftRequest::Vote(request), option.soft_ttl()).await {
+            Ok(RaftReply::Vote(response)) => Ok(response),
+            Ok(other) => Err(refusal(&unexpected(other))),
+            Err(error) => Err(refusal(&error)),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<u64>, StreamingError<TypeConfig, Fatal>> {
+        let mut cancel = pin!(cancel);
+        tokio::select! {
+            closed = &mut cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot) => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(SendError::Storage(error)) => {
+                    Err(StreamingError::StorageError(Doing::ReadState.failed(&error)))
+                }
+                Err(SendError::NoAnswer(error)) => {
+                    Err(StreamingError::Unreachable(unreachable(&error.0)))
+                }
+            },
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(RETRY_AFTER))
+    }
+}

@@ -1,0 +1,368 @@
+//! The bytes of the state's records.
+//!
+//! Always holds: a record begins with its version and is fixed little-endian behind it; a list stands behind its
+//! `u32` length. Entries of the ledger keep the bytes that the digest chain covers, those of `wire`; places in
+//! the index are the bare 8 bytes of [`Location::to_bytes`]. Golden bytes pin all of it.
+
+use firn_base::{
+    BundleId, BundleNumber, CodingId, Digest, Location, NodeId, PublicKey, ReservationId, Scheme, ShardIndex,
+    Timestamp,
+};
+use firn_coordinator_logic::{
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
+    SurplusRecord,
+};
+use firn_wire::{DomainRule, FeedEvent, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
+
+use super::bytes::{Reader, Writer};
+use super::keys;
+use crate::storage::StorageError;
+
+/// A value of a table.
+pub(super) trait Record: Sized {
+    /// Its bytes.
+    fn to_bytes(&self) -> Vec<u8>;
+    /// Reads what [`Self::to_bytes`] wrote.
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError>;
+}
+
+const SHARD_PLACE_BYTES: usize = 5;
+// Of a coding without header and placements.
+const CODING_BYTES_MIN: usize = 32 + 2 + 8 + 8 + 4 + 4;
+
+impl Record for Counters {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .u32(self.next_bundle)
+            .u32(self.next_node)
+            .u64(self.feed_head)
+            .u64(self.visible_keys)
+            .u64(self.held_records)
+            .u64(self.externals)
+            .u64(self.withdrawn)
+            .u64(self.payload_bytes)
+            .u64(self.stored_bytes)
+            .u64(self.ledger.entries)
+            .raw(self.ledger.digest.as_bytes())
+            .u64(self.time.as_millis())
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("counters", bytes)?;
+        let counters = Self {
+            next_bundle: reader.u32()?,
+            next_node: reader.u32()?,
+            feed_head: reader.u64()?,
+            visible_keys: reader.u64()?,
+            held_records: reader.u64()?,
+            externals: reader.u64()?,
+            withdrawn: reader.u64()?,
+            payload_bytes: reader.u64()?,
+            stored_bytes: reader.u64()?,
+            ledger: LedgerHead { entries: reader.u64()?, digest: Digest::from_bytes(reader.array()?) },
+            time: Timestamp::from_millis(reader.u64()?),
+        };
+        reader.finish()?;
+        Ok(counters)
+    }
+}
+
+const fn state_byte(state: NodeState) -> u8 {
+    match state {
+        NodeState::Active => 1,
+        NodeState::Suspended => 2,
+        NodeState::Draining => 3,
+        NodeState::Gone => 4,
+        NodeState::Lost => 5,
+    }
+}
+
+fn read_state(reader: &mut Reader<'_>) -> Result<NodeState, StorageError> {
+    let byte = reader.u8()?;
+    [NodeState::Active, NodeState::Suspended, NodeState::Draining, NodeState::Gone, NodeState::Lost]
+        .into_iter()
+        .find(|state| state_byte(*state) == byte)
+        .ok_or_else(|| reader.damaged())
+}
+
+impl Record for NodeRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .u32(self.number.0)
+            .raw(self.id.as_bytes())
+            .u8(state_byte(self.state))
+            .u64(self.quota_bytes)
+            .u64(self.assigned_bytes)
+            .u64(self.shards)
+            .u64(self.joined_at.as_millis())
+            .u64(self.last_seen.as_millis())
+            .blob(self.operator.as_bytes())
+            .blob(self.failure_domain.as_bytes())
+            .blob(self.address.as_bytes())
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("node", bytes)?;
+        let record = Self {
+            number: NodeNumber(reader.u32()?),
+            id: NodeId::from_bytes(reader.array()?),
+            state: read_state(&mut reader)?,
+            quota_bytes: reader.u64()?,
+            assigned_bytes: reader.u64()?,
+            shards: reader.u64()?,
+            joined_at: Timestamp::from_millis(reader.u64()?),
+            last_seen: Timestamp::from_millis(reader.u64()?),
+            operator: reader.text()?,
+            failure_domain: reader.text()?,
+            address: reader.text()?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+fn write_scheme(writer: Writer, scheme: Scheme) -> Writer {
+    writer.u8(scheme.k()).u8(scheme.n())
+}
+
+fn read_scheme(reader: &mut Reader<'_>) -> Result<Scheme, StorageError> {
+    let (k, n) = (reader.u8()?, reader.u8()?);
+    Scheme::new(k, n).map_err(|_| reader.damaged())
+}
+
+fn write_places(writer: Writer, places: &[(ShardIndex, NodeNumber)]) -> Writer {
+    writer.list(places, |writer, (index, node)| writer.u8(index.0).u32(node.0))
+}
+
+fn read_places(reader: &mut Reader<'_>) -> Result<Vec<(ShardIndex, NodeNumber)>, StorageError> {
+    reader.list(SHARD_PLACE_BYTES, |reader| Ok((ShardIndex(reader.u8()?), NodeNumber(reader.u32()?))))
+}
+
+fn write_coding(writer: Writer, coding: &CodingRecord) -> Writer {
+    let writer = write_scheme(writer.raw(coding.id.as_bytes()), coding.scheme);
+    let writer = writer.u64(coding.shard_bytes).u64(coding.file_bytes).blob(&coding.header);
+    write_places(writer, &coding.placements)
+}
+
+fn read_coding(reader: &mut Reader<'_>) -> Result<CodingRecord, StorageError> {
+    Ok(CodingRecord {
+        id: CodingId::from_bytes(reader.array()?),
+        scheme: read_scheme(reader)?,
+        shard_bytes: reader.u64()?,
+        file_bytes: reader.u64()?,
+        header: reader.blob()?.to_vec(),
+        placements: read_places(reader)?,
+    })
+}
+
+impl Record for BundleRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .u32(self.number.0)
+            .raw(self.id.as_bytes())
+            .u64(self.payload_bytes)
+            .u64(self.keys)
+            .raw(self.uploader.as_bytes())
+            .u64(self.committed_at.as_millis())
+            .blob(&self.content_header)
+            .list(&self.codings, write_coding)
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("bundle", bytes)?;
+        let record = Self {
+            number: BundleNumber(reader.u32()?),
+            id: BundleId::from_bytes(reader.array()?),
+            payload_bytes: reader.u64()?,
+            keys: reader.u64()?,
+            uploader: PublicKey::from_bytes(reader.array()?),
+            committed_at: Timestamp::from_millis(reader.u64()?),
+            content_header: reader.blob()?.to_vec(),
+            codings: reader.list(CODING_BYTES_MIN, read_coding)?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for ReservationRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        let writer = Writer::record()
+            .raw(self.id.as_bytes())
+            .raw(self.uploader.as_bytes())
+            .raw(self.bundle.as_bytes())
+            .raw(self.coding.as_bytes());
+        let writer = write_scheme(writer, self.scheme)
+            .u64(self.shard_bytes)
+            .u64(self.file_bytes)
+            .u64(self.expires.as_millis())
+            .flag(self.committed.is_some())
+            .u32(self.committed.map_or(0, |number| number.0))
+            .blob(&self.content_header)
+            .blob(&self.coding_header);
+        write_places(writer, &self.assignments).finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("reservation", bytes)?;
+        let record = Self {
+            id: ReservationId::from_bytes(reader.array()?),
+            uploader: PublicKey::from_bytes(reader.array()?),
+            bundle: BundleId::from_bytes(reader.array()?),
+            coding: CodingId::from_bytes(reader.array()?),
+            scheme: read_scheme(&mut reader)?,
+            shard_bytes: reader.u64()?,
+            file_bytes: reader.u64()?,
+            expires: Timestamp::from_millis(reader.u64()?),
+            committed: {
+                let (is_some, number) = (reader.flag()?, reader.u32()?);
+                is_some.then_some(BundleNumber(number))
+            },
+            content_header: reader.blob()?.to_vec(),
+            coding_header: reader.blob()?.to_vec(),
+            assignments: read_places(&mut reader)?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for SurplusRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .u32(self.node.0)
+            .raw(self.coding.as_bytes())
+            .u8(self.index.0)
+            .u64(self.file_bytes)
+            .u64(self.since.as_millis())
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("surplus", bytes)?;
+        let record = Self {
+            node: NodeNumber(reader.u32()?),
+            coding: CodingId::from_bytes(reader.array()?),
+            index: ShardIndex(reader.u8()?),
+            file_bytes: reader.u64()?,
+            since: Timestamp::from_millis(reader.u64()?),
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for HeldRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .raw(&self.key.to_bytes())
+            .raw(&self.location.to_bytes())
+            .list(&self.waits, |writer, key| writer.raw(&key.to_bytes()))
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("held", bytes)?;
+        let record = Self {
+            key: keys::read_key(&mut reader)?,
+            location: Location::from_bytes(&reader.array()?),
+            waits: reader.list(firn_base::KEY_BYTES, keys::read_key)?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for Policy {
+    fn to_bytes(&self) -> Vec<u8> {
+        let domains = match self.domains {
+            DomainRule::Named => 1,
+            DomainRule::Public => 2,
+        };
+        Writer::record()
+            .u8(domains)
+            .flag(self.repair_at.is_some())
+            .u8(self.repair_at.unwrap_or(0))
+            .flag(self.repair_at_full)
+            .u64(self.count_lost_after_millis)
+            .flag(self.brake)
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("policy", bytes)?;
+        let policy = Self {
+            domains: match reader.u8()? {
+                1 => DomainRule::Named,
+                2 => DomainRule::Public,
+                _ => return Err(reader.damaged()),
+            },
+            repair_at: {
+                let (is_some, durable) = (reader.flag()?, reader.u8()?);
+                is_some.then_some(durable)
+            },
+            repair_at_full: reader.flag()?,
+            count_lost_after_millis: reader.u64()?,
+            brake: reader.flag()?,
+        };
+        reader.finish()?;
+        Ok(policy)
+    }
+}
+
+impl Record for FeedEvent {
+    fn to_bytes(&self) -> Vec<u8> {
+        let (kind, key) = match self {
+            Self::Visible(key) => (1, key),
+            Self::Withdrawn(key) => (2, key),
+        };
+        Writer::record().u8(kind).raw(&key.to_bytes()).finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("feed", bytes)?;
+        let kind = reader.u8()?;
+        let key = keys::read_key(&mut reader)?;
+        reader.finish()?;
+        match kind {
+            1 => Ok(Self::Visible(key)),
+            2 => Ok(Self::Withdrawn(key)),
+            _ => Err(reader.damaged()),
+        }
+    }
+}
+
+impl Record for LedgerEntry {
+    fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        decode(bytes).map_err(|error| StorageError::corrupted(format!("an entry of the ledger: {error}")))
+    }
+}
+
+impl Record for Location {
+    fn to_bytes(&self) -> Vec<u8> {
+        Self::to_bytes(self).to_vec()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let bytes =
+            <&[u8; 8]>::try_from(bytes).map_err(|_| StorageError::corrupted("a place of the index"))?;
+        Ok(Self::from_bytes(bytes))
+    }
+}
+
+/// Numbers behind names: 4 bytes, without a version, as in the index.
+pub(super) fn number_from_bytes(bytes: &[u8]) -> Result<u32, StorageError> {
+    let bytes = <[u8; 4]>::try_from(bytes).map_err(|_| StorageError::corrupted("a number behind a name"))?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;

@@ -1,0 +1,216 @@
+//! The archive's state, made by the log.
+//!
+//! Always holds: what entries change, the position behind them and the membership go to the store in one batch,
+//! so that a restart goes on exactly where the state stands; batches need no sync, for the log has them until
+//! the state was flushed. A store that fails stops the replica: apply never makes an outcome of it.
+//! Leaves to others: what a command means (`coordinator/logic`), the log (`log_store`).
+
+use std::sync::Arc;
+
+use firn_coordinator_logic::{Overlay, apply};
+use firn_transport::Environment;
+use firn_wire::{CommandOutcome, decode, encode};
+use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+
+use super::bytes::{Reader, Writer};
+use super::facts::StateFacts;
+use super::snapshot::{self, StateImage};
+use super::types::{
+    Doing, LogEntry, LogId, RaftStorageError, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use super::{changes, keys};
+use crate::storage::{Batch, Durability, KeyValue, Read, StorageError, Table};
+
+// Entries in one batch at most: bounds what an overlay holds while a restarted replica catches up.
+const ENTRIES_PER_BATCH: usize = 256;
+
+// The one format of the state's tables so far.
+const STATE_FORMAT: u32 = 1;
+
+/// The state in a store. Clones are the same state.
+#[derive(Debug, Clone)]
+pub(crate) struct StateMachine {
+    state: Arc<dyn KeyValue>,
+    environment: Environment,
+}
+
+/// Where the state stands.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Position {
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+}
+
+impl StateMachine {
+    /// The state in `state`; refuses one of a newer format. Blocks on the disk.
+    pub(crate) fn open(state: Arc<dyn KeyValue>, environment: Environment) -> Result<Self, StorageError> {
+        match state.get(Table::Meta, keys::FORMAT)? {
+            Some(bytes) => check_format(&bytes)?,
+            None => {
+                let mut batch = Batch::new();
+                batch.put(Table::Meta, keys::FORMAT, STATE_FORMAT.to_le_bytes());
+                state.write(batch, Durability::Synced)?;
+            }
+        }
+        // What is read from here on may be acted upon, so it must survive a loss of power.
+        state.flush()?;
+        Ok(Self { state, environment })
+    }
+
+    async fn with_state<T: Send + 'static>(
+        &self,
+        doing: Doing,
+        work: impl FnOnce(&Arc<dyn KeyValue>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, RaftStorageError> {
+        let state = Arc::clone(&self.state);
+        let done = self.environment.blocking(move || work(&state)).await;
+        done.map_err(|error| doing.failed(&error))
+    }
+
+    async fn snapshot(&self) -> Result<Option<Snapshot>, RaftStorageError> {
+        let position = self.with_state(Doing::ReadState, |state| read_position(&**state)).await?;
+        Ok(position.applied.map(|_| Snapshot {
+            meta: snapshot::meta(position.applied, position.membership),
+            snapshot: Box::new(StateImage::Here(Arc::clone(&self.state))),
+        }))
+    }
+}
+
+/// Refuses the tables of a newer program.
+pub(super) fn check_format(bytes: &[u8]) -> Result<(), StorageError> {
+    match Reader::bare("format", bytes).u32()? {
+        STATE_FORMAT => Ok(()),
+        found => Err(StorageError::Newer(format!("the state has format {found}"))),
+    }
+}
+
+/// Where the state of `store` stands.
+pub(super) fn read_position(store: &dyn Read) -> Result<Position, StorageError> {
+    let applied = store.get(Table::Meta, keys::APPLIED)?.map(|bytes| read_log_id(&bytes)).transpose()?;
+    let membership = store.get(Table::Meta, keys::MEMBERSHIP)?.map(|bytes| {
+        decode(&bytes).map_err(|error| StorageError::corrupted(format!("the membership: {error}")))
+    });
+    Ok(Position { applied, membership: membership.transpose()?.unwrap_or_default() })
+}
+
+fn read_log_id(bytes: &[u8]) -> Result<LogId, StorageError> {
+    let mut reader = Reader::record("position", bytes)?;
+    let (term, leader, index) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    reader.finish()?;
+    Ok(LogId::new(openraft::CommittedLeaderId::new(term, leader), index))
+}
+
+fn write_applied(batch: &mut Batch, applied: LogId) {
+    let leader = applied.leader_id;
+    let bytes = Writer::record().u64(leader.term).u64(leader.node_id).u64(applied.index).finish();
+    batch.put(Table::Meta, keys::APPLIED, bytes);
+}
+
+fn write_membership(batch: &mut Batch, membership: &StoredMembership) {
+    batch.put(Table::Meta, keys::MEMBERSHIP, encode(membership));
+}
+
+/// Applies `entries` in one batch.
+fn apply_entries(
+    state: &Arc<dyn KeyValue>,
+    entries: &[LogEntry],
+) -> Result<Vec<CommandOutcome>, StorageError> {
+    let facts = StateFacts::new(Arc::clone(state) as Arc<dyn Read>);
+    let mut overlay = Overlay::new(&facts)?;
+    let mut batch = Batch::new();
+    let mut outcomes = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let outcome = match &entry.payload {
+            EntryPayload::Blank => CommandOutcome::Applied,
+            EntryPayload::Normal(command) => {
+                let applied = apply(&overlay, command)?;
+                overlay.absorb(applied.changes);
+                applied.outcome
+            }
+            EntryPayload::Membership(membership) => {
+                let stored = StoredMembership::new(Some(entry.log_id), membership.clone());
+                write_membership(&mut batch, &stored);
+                CommandOutcome::Applied
+            }
+        };
+        outcomes.push(outcome);
+    }
+    if let Some(last) = entries.last() {
+        write_applied(&mut batch, last.log_id);
+    }
+    overlay.into_changes().iter().for_each(|change| changes::record(&mut batch, change));
+    state.write(batch, Durability::Buffered)?;
+    Ok(outcomes)
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
+    /// The state itself, flushed: from here on the log may forget what made it.
+    async fn build_snapshot(&mut self) -> Result<Snapshot, RaftStorageError> {
+        let position = self.with_state(Doing::WriteState, |state| {
+            // Read before the flush: what it says is then on disk.
+            let position = read_position(&**state)?;
+            state.flush()?;
+            Ok(position)
+        });
+        let position = position.await?;
+        Ok(Snapshot {
+            meta: snapshot::meta(position.applied, position.membership),
+            snapshot: Box::new(StateImage::Here(Arc::clone(&self.state))),
+        })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), RaftStorageError> {
+        let position = self.with_state(Doing::ReadState, |state| read_position(&**state)).await?;
+        Ok((position.applied, position.membership))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<CommandOutcome>, RaftStorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.with_state(Doing::WriteState, move |state| {
+            let mut outcomes = Vec::with_capacity(entries.len());
+            for some in entries.chunks(ENTRIES_PER_BATCH) {
+                outcomes.extend(apply_entries(state, some)?);
+            }
+            Ok(outcomes)
+        })
+        .await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<StateImage>, RaftStorageError> {
+        let stage = self.with_state(Doing::WriteState, |state| state.stage()).await?;
+        Ok(Box::new(StateImage::Arrived(stage)))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        image: Box<StateImage>,
+    ) -> Result<(), RaftStorageError> {
+        let mut position = Batch::new();
+        if let Some(applied) = meta.last_log_id {
+            write_applied(&mut position, applied);
+        }
+        if meta.last_membership.log_id().is_some() {
+            write_membership(&mut position, &meta.last_membership);
+        }
+        self.with_state(Doing::WriteState, move |state| snapshot::install(&**state, *image, position)).await
+    }
+
+    /// The state as it is now: newer than the last one built is as good.
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, RaftStorageError> {
+        self.snapshot().await
+    }
+}

@@ -1,0 +1,285 @@
+//! The library's own storage suite, and what it does not ask: crashes, faults, replays and snapshots.
+
+use std::sync::Arc;
+
+use firn_base::{PublicKey, Timestamp};
+use firn_transport::Environment;
+use firn_wire::{Command, CommandOutcome, LedgerAct, TimedCommand, encode};
+use openraft::entry::RaftEntry;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, Entry, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
+
+use super::snapshot::{Export, Import, ImportError};
+use super::types::{LogEntry, LogId, RaftStorageError, TypeConfig, Vote};
+use super::{LogStore, StateFacts, StateMachine};
+use crate::storage::{Fault, KeyValue, Memory, Read, StorageError, StoreKind};
+
+type Stores = (Arc<dyn KeyValue>, Arc<dyn KeyValue>);
+
+fn open(stores: &Stores) -> (LogStore, StateMachine) {
+    let (log, state) = stores.clone();
+    let machine = StateMachine::open(Arc::clone(&state), Environment::real()).unwrap();
+    (LogStore::new(log, state, Environment::real()), machine)
+}
+
+fn in_memory() -> (Memory, Memory) {
+    (Memory::new(StoreKind::Log), Memory::new(StoreKind::State))
+}
+
+fn shared(memory: &(Memory, Memory)) -> Stores {
+    (Arc::new(memory.0.clone()), Arc::new(memory.1.clone()))
+}
+
+struct InMemory;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine> for InMemory {
+    async fn build(&self) -> Result<((), LogStore, StateMachine), RaftStorageError> {
+        let (log, machine) = open(&shared(&in_memory()));
+        Ok(((), log, machine))
+    }
+}
+
+#[test]
+fn stores_in_memory_pass_the_suite_of_the_library() {
+    Suite::test_all(InMemory).unwrap();
+}
+
+#[cfg(feature = "rocksdb")]
+mod on_disk {
+    use super::*;
+    use crate::storage::RocksDb;
+
+    struct OnDisk;
+
+    fn stores(dir: &std::path::Path) -> Stores {
+        let open = |name, kind| Arc::new(RocksDb::open(&dir.join(name), kind).unwrap());
+        (open("log", StoreKind::Log), open("state", StoreKind::State))
+    }
+
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnDisk {
+        async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), RaftStorageError> {
+            let dir = tempfile::tempdir().unwrap();
+            let (log, machine) = open(&stores(dir.path()));
+            Ok((dir, log, machine))
+        }
+    }
+
+    #[test]
+    fn stores_on_disk_pass_the_suite_of_the_library() {
+        Suite::test_all(OnDisk).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_replica_on_disk_installs_the_state_of_another_and_keeps_it() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = stores(from.path());
+        let (_, mut machine) = open(&source);
+        machine.apply(commands(1..=500)).await.unwrap();
+        let digest = digest(&source.1);
+        let target = stores(to.path());
+        {
+            let (_, mut other) = open(&target);
+            other.apply(commands(1..=3)).await.unwrap();
+            let snapshot = machine.get_current_snapshot().await.unwrap().unwrap();
+            other.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+        }
+        assert_eq!(super::digest(&target.1), digest);
+        drop(target);
+        let target = stores(to.path());
+        assert_eq!(super::digest(&target.1), digest);
+        let (_, mut other) = open(&target);
+        assert_eq!(other.applied_state().await.unwrap().0, Some(log_id(1, 500)));
+    }
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(term, 1), index)
+}
+
+fn command(index: u64) -> LogEntry {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&index.to_le_bytes());
+    let act = LedgerAct::AddUploader { key: PublicKey::from_bytes(key), name: format!("uploader {index}") };
+    let command = TimedCommand { at: Timestamp::from_millis(index), command: Command::Govern(act) };
+    Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(command) }
+}
+
+fn commands(indexes: std::ops::RangeInclusive<u64>) -> Vec<LogEntry> {
+    indexes.map(command).collect()
+}
+
+fn digest(state: &Arc<dyn KeyValue>) -> firn_base::Digest {
+    StateFacts::new(Arc::clone(state) as Arc<dyn Read>).digest().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_log_acknowledged_survives_a_loss_of_power() {
+    for chance in 0..4 {
+        let memory = in_memory();
+        let (mut log, _) = open(&shared(&memory));
+        let vote = Vote::new(3, 2);
+        log.save_vote(&vote).await.unwrap();
+        log.blocking_append(commands(1..=20)).await.unwrap();
+        log.save_committed(Some(log_id(1, 15))).await.unwrap();
+        memory.0.crash(chance);
+        memory.1.crash(chance);
+        let (mut log, _) = open(&shared(&memory));
+        assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 20)));
+        assert_eq!(log.try_get_log_entries(..).await.unwrap(), commands(1..=20));
+        let committed = log.read_committed().await.unwrap();
+        assert!(committed.is_none() || committed == Some(log_id(1, 15)));
+    }
+}
+
+#[tokio::test]
+async fn a_purge_never_takes_what_the_state_has_not_on_disk() {
+    for chance in 0..10 {
+        let memory = in_memory();
+        let (mut log, mut machine) = open(&shared(&memory));
+        log.blocking_append(commands(1..=20)).await.unwrap();
+        for index in 1..=20 {
+            machine.apply(vec![command(index)]).await.unwrap();
+        }
+        log.purge(log_id(1, 10)).await.unwrap();
+        memory.0.crash(chance);
+        memory.1.crash(chance);
+        let (mut log, mut machine) = open(&shared(&memory));
+        let applied = machine.applied_state().await.unwrap().0.map_or(0, |applied| applied.index);
+        let first = log.try_get_log_entries(..).await.unwrap().first().map(|entry| entry.log_id.index);
+        assert!(first.is_some_and(|first| first <= applied + 1), "applied {applied}, log from {first:?}");
+    }
+}
+
+#[tokio::test]
+async fn replaying_the_log_from_wherever_power_was_lost_gives_the_same_state() {
+    let whole = in_memory();
+    let (_, mut machine) = open(&shared(&whole));
+    let outcomes = machine.apply(commands(1..=600)).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == CommandOutcome::Applied));
+    let expected = digest(&shared(&whole).1);
+    for chance in 0..30 {
+        let memory = in_memory();
+        let (_, mut machine) = open(&shared(&memory));
+        for some in commands(1..=600).chunks(37) {
+            machine.apply(some.to_vec()).await.unwrap();
+        }
+        memory.1.crash(chance);
+        let (_, mut machine) = open(&shared(&memory));
+        let applied = machine.applied_state().await.unwrap().0.map_or(0, |applied| applied.index);
+        if applied < 600 {
+            machine.apply(commands(applied + 1..=600)).await.unwrap();
+        }
+        assert_eq!(digest(&shared(&memory).1), expected, "power lost at {applied}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_gives_an_error_and_never_an_outcome() {
+    let memory = in_memory();
+    let (mut log, mut machine) = open(&shared(&memory));
+    memory.1.inject(Fault::Full, 0);
+    assert!(machine.apply(commands(1..=1)).await.is_err());
+    memory.1.heal();
+    memory.1.inject(Fault::Read, 0);
+    assert!(machine.apply(commands(1..=1)).await.is_err());
+    memory.0.inject(Fault::Write, 0);
+    assert!(log.blocking_append(commands(1..=1)).await.is_err());
+    assert!(log.save_vote(&Vote::new(1, 1)).await.is_err());
+    memory.0.heal();
+    assert_eq!(log.read_vote().await.unwrap(), None);
+    assert!(log.try_get_log_entries(..).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_to_a_follower_is_cut_by_its_bytes_but_never_empty() {
+    let (mut log, _) = open(&shared(&in_memory()));
+    let large = |index| {
+        let act = LedgerAct::RemovePublisher { name: "x".repeat(400_000) };
+        let command = TimedCommand { at: Timestamp::from_millis(1), command: Command::Govern(act) };
+        LogEntry { log_id: log_id(1, index), payload: EntryPayload::Normal(command) }
+    };
+    log.blocking_append((1..=6).map(large)).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(1, 7).await.unwrap().len(), 3);
+    assert_eq!(log.limited_get_log_entries(6, 7).await.unwrap().len(), 1);
+    assert_eq!(log.try_get_log_entries(1..7).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn the_bytes_of_an_entry_and_a_vote_on_disk_are_pinned() {
+    let entry = encode(&command(7));
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let expected = format!("0100{}{}", "010107", "010700020700000000000000");
+    assert!(hex(&entry).starts_with(&expected), "{}", hex(&entry));
+    assert_eq!(hex(&encode(&Vote::new_committed(3, 2))), "0100030201");
+    assert_eq!(hex(&encode(&LogEntry::new_blank(log_id(3, 9)))), "010003010900");
+}
+
+async fn a_source() -> Stores {
+    let stores = shared(&in_memory());
+    let (_, mut machine) = open(&stores);
+    machine.apply(commands(1..=200)).await.unwrap();
+    machine.build_snapshot().await.unwrap();
+    stores
+}
+
+fn parts(source: &Stores) -> (Vec<Vec<u8>>, super::snapshot::Trailer) {
+    let mut export = Export::new(source.1.view().unwrap());
+    let mut parts = Vec::new();
+    while let Some(part) = export.next_part().unwrap() {
+        parts.push(part);
+    }
+    (parts, export.trailer())
+}
+
+#[tokio::test]
+async fn a_snapshot_carries_the_whole_state() {
+    let source = a_source().await;
+    let target = shared(&in_memory());
+    let (parts, trailer) = parts(&source);
+    let mut import = Import::new(target.1.stage().unwrap());
+    parts.iter().for_each(|part| import.take(part).unwrap());
+    import.finish(trailer).unwrap().install().unwrap();
+    assert_eq!(digest(&target.1), digest(&source.1));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_damaged_anywhere_is_never_installed() {
+    let source = a_source().await;
+    let (parts, trailer) = parts(&source);
+    let whole = parts.concat();
+    let import = |parts: &[Vec<u8>]| {
+        let target = shared(&in_memory());
+        let mut import = Import::new(target.1.stage().unwrap());
+        for part in parts {
+            import.take(part)?;
+        }
+        import.finish(trailer).map(drop)
+    };
+    import(&parts).unwrap();
+    assert!(import(&parts[..parts.len() - 1]).is_err());
+    assert!(import(&[]).is_err());
+    let repeated = [parts.clone(), vec![parts[parts.len() - 1].clone()]].concat();
+    assert!(import(&repeated).is_err());
+    for damaged in (0..whole.len()).step_by(97) {
+        let mut bytes = whole.clone();
+        bytes[damaged] ^= 0x40;
+        let (head, body) = bytes.split_at(10);
+        assert!(import(&[head.to_vec(), body.to_vec()]).is_err(), "byte {damaged}");
+    }
+}
+
+#[tokio::test]
+async fn a_state_of_a_newer_format_is_refused_on_disk_and_in_a_snapshot() {
+    let source = a_source().await;
+    let mut batch = crate::storage::Batch::new();
+    batch.put(crate::storage::Table::Meta, super::keys::FORMAT, 2_u32.to_le_bytes());
+    source.1.write(batch, crate::storage::Durability::Synced).unwrap();
+    let error = StateMachine::open(Arc::clone(&source.1), Environment::real()).unwrap_err();
+    assert!(matches!(error, StorageError::Newer(_)));
+    let (parts, _) = parts(&source);
+    let mut import = Import::new(shared(&in_memory()).1.stage().unwrap());
+    import.take(&parts[0]).unwrap();
+    assert!(matches!(import.take(&parts[1]), Err(ImportError::Storage(StorageError::Newer(_)))));
+}

@@ -1,0 +1,217 @@
+//! Answering requests.
+//!
+//! Owns: who may ask what, and which requests go on to the leader. Always holds: a request that came forwarded
+//! is never forwarded again; a commit-sized message is read from uploaders and coordinators only.
+//! Leaves to others: each request's meaning (the modules below).
+
+mod administer;
+mod commit;
+mod nodes;
+mod reads;
+mod reserve;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::PublicKey;
+use firn_transport::{Connection, Handler, Stream, StreamError};
+use firn_wire::{
+    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, RefusalKind, RefusedRequest,
+    decode, encode,
+};
+
+use crate::shared::{Shared, malformed, not_allowed};
+
+/// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
+const FORWARD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Answers the streams of every peer.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handler for Service {
+    async fn handle(&self, connection: &Connection, mut stream: Stream) {
+        let peer = connection.peer();
+        let bytes_max = if self.may_send_much(peer) { COMMIT_BYTES_MAX } else { CONTROL_BYTES_MAX };
+        let reply = match stream.receive::<CoordinatorRequest>(bytes_max).await {
+            Ok(request) => self.answer(peer, Some(connection), request).await,
+            Err(error @ (StreamError::TooLarge { .. } | StreamError::Unreadable { .. })) => {
+                CoordinatorReply::Refused(malformed(error.to_string()))
+            }
+            Err(_) => return,
+        };
+        // Whoever is gone before the answer asks again.
+        if stream.send(&reply).await.is_ok() {
+            stream.finish();
+        }
+    }
+}
+
+impl Service {
+    fn may_send_much(&self, peer: PublicKey) -> bool {
+        self.shared.is_coordinator(peer)
+            || self
+                .shared
+                .facts()
+                .and_then(|facts| self.shared.governance(&facts))
+                .is_ok_and(|governance| governance.uploaders.contains_key(&peer))
+    }
+
+    /// The answer to a request of `client`, that came on `connection` if not from this machine itself.
+    pub(crate) async fn answer(
+        &self,
+        client: PublicKey,
+        connection: Option<&Connection>,
+        request: CoordinatorRequest,
+    ) -> CoordinatorReply {
+        let result = match request {
+            CoordinatorRequest::Raft(message) if self.shared.is_coordinator(client) => {
+                Ok(CoordinatorReply::Raft(self.shared.consensus.handle_raft(client, &message).await))
+            }
+            CoordinatorRequest::Forward { client, request } if self.is_coordinator(connection) => {
+                match decode(&request) {
+                    Ok(request) => self.answer_here(client, request).await,
+                    Err(error) => Err(malformed(error.to_string())),
+                }
+            }
+            CoordinatorRequest::Raft(_) | CoordinatorRequest::Forward { .. } => {
+                Err(not_allowed("only coordinators of the roster may say this"))
+            }
+            CoordinatorRequest::Heartbeat(status) => {
+                nodes::heartbeat(&self.shared, client, connection, status)
+            }
+            request if is_for_leader(&request) && !self.shared.consensus.is_leader() => {
+                self.forward(client, request).await
+            }
+            request => self.answer_here(client, request).await,
+        };
+        result.unwrap_or_else(CoordinatorReply::Refused)
+    }
+
+    fn is_coordinator(&self, connection: Option<&Connection>) -> bool {
+        connection.is_some_and(|connection| self.shared.is_coordinator(connection.peer()))
+    }
+
+    /// The answer of this coordinator itself, whether it leads or not.
+    async fn answer_here(
+        &self,
+        client: PublicKey,
+        request: CoordinatorRequest,
+    ) -> Result<CoordinatorReply, RefusedRequest> {
+        let shared = &self.shared;
+        match request {
+            CoordinatorRequest::GetDescriptor => Ok(CoordinatorReply::Descriptor(shared.descriptor.clone())),
+            CoordinatorRequest::GetPass => Ok(CoordinatorReply::Pass(shared.pass(client))),
+            CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
+            CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
+            CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),
+            CoordinatorRequest::Bundles(names) => reads::bundles(shared, &names),
+            CoordinatorRequest::Nodes => reads::nodes(shared),
+            CoordinatorRequest::Feed { from, wait_millis } => reads::feed(shared, from, wait_millis).await,
+            CoordinatorRequest::ListHeld => reads::held(shared),
+            CoordinatorRequest::ListExternals => reads::externals(shared),
+            CoordinatorRequest::GetScheme => reserve::scheme(shared),
+            CoordinatorRequest::Reserve(request) => reserve::reserve(shared, client, request).await,
+            CoordinatorRequest::Commit(request) => commit::commit(shared, client, request).await,
+            CoordinatorRequest::LateReceipts(receipts) => {
+                commit::late_receipts(shared, client, &receipts).await
+            }
+            CoordinatorRequest::Join(request) => nodes::join(shared, client, request).await,
+            CoordinatorRequest::Inventory { shards, more } => {
+                nodes::inventory(shared, client, shards, more).await
+            }
+            CoordinatorRequest::Status => status::archive(shared),
+            CoordinatorRequest::ListNodes => status::nodes(shared),
+            CoordinatorRequest::ListBundles { from } => status::bundles(shared, from),
+            CoordinatorRequest::Admin(request) => {
+                let facts = shared.facts()?;
+                // Another coordinator speaks for whoever reached its socket: the owner of its machine.
+                let may = shared.is_coordinator(client)
+                    || shared.governance(&facts)?.operators.contains_key(&client);
+                if !may {
+                    return Err(not_allowed(format!(
+                        "{client} is no operator of this archive: use the coordinator's own socket (--data-dir), or \
+                         add the key with `firn-coordinator operator add`"
+                    )));
+                }
+                administer::administer(shared, request).await.map(CoordinatorReply::Admin)
+            }
+            CoordinatorRequest::Raft(_)
+            | CoordinatorRequest::Forward { .. }
+            | CoordinatorRequest::Heartbeat(_) => Err(malformed("this is not forwarded")),
+        }
+    }
+
+    /// Hands a request on to the leader.
+    pub(crate) async fn forward(
+        &self,
+        client: PublicKey,
+        request: CoordinatorRequest,
+    ) -> Result<CoordinatorReply, RefusedRequest> {
+        let unavailable = |sentence: String| RefusedRequest::new(RefusalKind::Unavailable, sentence);
+        let Some(leader) = self.shared.consensus.leader() else {
+            // The state at a glance is worth having while nobody leads.
+            return match request {
+                CoordinatorRequest::Status
+                | CoordinatorRequest::ListNodes
+                | CoordinatorRequest::ListBundles { .. } => self.answer_here(client, request).await,
+                _ => {
+                    Err(unavailable("the coordinators have no leader now: try again in a moment".to_owned()))
+                }
+            };
+        };
+        if leader == self.shared.identity.node_id() {
+            return self.answer_here(client, request).await;
+        }
+        let address = self
+            .shared
+            .coordinator_address(leader)
+            .ok_or_else(|| unavailable(format!("the leader {} is not in the roster", leader.short())))?;
+        let forwarded = CoordinatorRequest::Forward { client, request: encode(&request) };
+        let reply = async {
+            let connection =
+                self.shared.pool.get(leader, &address).await.map_err(|error| error.to_string())?;
+            connection
+                .call::<_, CoordinatorReply>(&forwarded, CONTROL_BYTES_MAX, FORWARD_WITHIN)
+                .await
+                .map_err(|error| error.to_string())
+        };
+        reply.await.map_err(|reason| unavailable(format!("the leader does not answer: {reason}")))
+    }
+
+    /// An act of administration from this machine's own socket.
+    pub(crate) async fn administer(
+        &self,
+        request: firn_wire::AdminRequest,
+    ) -> Result<firn_wire::AdminReply, RefusedRequest> {
+        if self.shared.consensus.is_leader() || !administer::is_for_leader(&request) {
+            return administer::administer(&self.shared, request).await;
+        }
+        let own = self.shared.identity.public();
+        match self.forward(own, CoordinatorRequest::Admin(request)).await? {
+            CoordinatorReply::Admin(reply) => Ok(reply),
+            CoordinatorReply::Refused(refusal) => Err(refusal),
+            _ => Err(malformed("the leader gave an answer that does not fit")),
+        }
+    }
+}
+
+/// Requests that only the leader can answer, or answers better.
+fn is_for_leader(request: &CoordinatorRequest) -> bool {
+    matches!(
+        request,
+        CoordinatorRequest::Join(_)
+            | CoordinatorRequest::Inventory { .. }
+            | CoordinatorRequest::GetScheme
+            | CoordinatorRequest::Reserve(_)
+            | CoordinatorRequest::Commit(_)
+            | CoordinatorRequest::LateReceipts(_)
+            | CoordinatorRequest::Status
+            | CoordinatorRequest::ListNodes
+            | CoordinatorRequest::ListBundles { .. }
+            | CoordinatorRequest::Admin(_)
+    )
+}

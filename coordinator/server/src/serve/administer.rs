@@ -1,0 +1,89 @@
+//! Administration: governance, tokens, the states of nodes.
+
+use std::time::Duration;
+
+use firn_base::TokenId;
+use firn_coordinator_logic::{Facts, Scan};
+use firn_wire::{
+    AdminReply, AdminRequest, Command, JoinToken, LedgerAct, NAME_BYTES_MAX, NodeState, RefusalKind,
+    RefusedRequest, Signed,
+};
+
+use crate::shared::{Shared, disk, malformed};
+
+/// Ledger entries in one answer.
+const LEDGER_ENTRIES_MAX: u64 = 2_048;
+
+/// Whether only the leader can carry it out.
+pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
+    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger)
+}
+
+/// Carries out what an operator asked; that he may was checked.
+pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
+    match request {
+        AdminRequest::Govern(act) => {
+            check_names(&act)?;
+            shared.carry_out(Command::Govern(act), RefusalKind::Malformed).await?;
+            Ok(AdminReply::Done)
+        }
+        AdminRequest::CreateToken { operator, failure_domain, valid_millis } => {
+            check_name("operator", &operator)?;
+            if let Some(domain) = &failure_domain {
+                check_name("failure domain", domain)?;
+            }
+            let token = JoinToken {
+                token: TokenId::from_bytes(shared.environment.seed()),
+                operator,
+                expires: shared.environment.now().after(Duration::from_millis(valid_millis)),
+                failure_domain,
+            };
+            Ok(AdminReply::Token(Signed::seal(&shared.identity, shared.archive, &token)))
+        }
+        AdminRequest::SetNodeState { node, state } => {
+            let state = match state {
+                // An empty node has nothing to move: it is gone at once.
+                NodeState::Draining if is_empty(shared, node)? => NodeState::Gone,
+                state => state,
+            };
+            shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await?;
+            Ok(AdminReply::Done)
+        }
+        AdminRequest::Members => Ok(AdminReply::Members(super::status::coordinators(shared))),
+        AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
+        AdminRequest::Ledger => {
+            let facts = shared.facts()?;
+            let entries = facts.counters().map_err(|error| disk(&error))?.ledger.entries;
+            let from = entries.saturating_sub(LEDGER_ENTRIES_MAX);
+            Ok(AdminReply::Ledger(facts.ledger_from(from, usize::MAX).map_err(|error| disk(&error))?))
+        }
+    }
+}
+
+fn is_empty(shared: &Shared, node: firn_base::NodeId) -> Result<bool, RefusedRequest> {
+    let record = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
+    Ok(record.is_some_and(|record| record.shards == 0 && record.assigned_bytes == 0))
+}
+
+pub(super) fn check_name(what: &str, name: &str) -> Result<(), RefusedRequest> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(malformed(format!(
+            "the {what} must be a name of 1 to {NAME_BYTES_MAX} bytes on one line"
+        )));
+    }
+    Ok(())
+}
+
+fn check_names(act: &LedgerAct) -> Result<(), RefusedRequest> {
+    match act {
+        LedgerAct::AddPublisher(entry) => check_name("publisher", &entry.name),
+        LedgerAct::AddUploader { name, .. } => check_name("uploader", name),
+        LedgerAct::AddOperator { name, .. } => check_name("operator", name),
+        LedgerAct::RemovePublisher { name } => check_name("publisher", name),
+        LedgerAct::Withdraw { reason, .. } => check_name("reason", reason),
+        LedgerAct::UseToken { .. } => Err(malformed("tokens are used up by nodes that join, not by hand")),
+        LedgerAct::RemoveUploader { .. } | LedgerAct::RemoveOperator { .. } | LedgerAct::SetPolicy(_) => {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Commits: manifests, signatures and receipts are checked here, off the consensus, and the checked result is
+//! proposed.
+//!
+//! Always holds: no bundle is proposed whose manifest does not have the root its reservation names, that holds
+//! a store path without a valid signature of an accepted publisher, or whose receipts do not fit.
+//! Leaves to others: what waits for what (`plan_commit`), the threshold (`apply`).
+
+use std::sync::Arc;
+
+use firn_base::{ObjectKey, PublicKey};
+use firn_bundle::{BundleRole, ContentHeader, Manifest, RecordBody};
+use firn_coordinator_logic::{
+    CheckedBundle, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, plan_commit,
+};
+use firn_nix_format::{PublisherKey, accepted_by};
+use firn_wire::{
+    BUNDLES_PER_REQUEST_MAX, Command, CommandOutcome, CommitRequest, CoordinatorReply, HeldPath, LedgerState,
+    PlacementChange, Receipt, RefusalKind, RefusedRequest, Signed, UploadedBundle,
+};
+
+use crate::raft::StateFacts;
+use crate::shared::{Shared, disk, malformed, not_allowed};
+
+type Reply = Result<CoordinatorReply, RefusedRequest>;
+
+/// References that one commit may call external: as many as one bundle has records.
+const EXTERNALS_MAX: usize = 65_535;
+/// Receipts in one message: one for each shard of the widest scheme, of a head and its parts.
+const LATE_RECEIPTS_MAX: usize = 40 * 256;
+
+pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: CommitRequest) -> Reply {
+    let facts = shared.facts()?;
+    let governance = shared.governance(&facts)?;
+    if !governance.uploaders.contains_key(&uploader) {
+        return Err(not_allowed(format!("{uploader} is no uploader of this archive")));
+    }
+    if request.bundles.is_empty() || request.bundles.len() > BUNDLES_PER_REQUEST_MAX {
+        return Err(malformed(format!("a commit has 1 to {BUNDLES_PER_REQUEST_MAX} bundles")));
+    }
+    if request.externals.len() > EXTERNALS_MAX {
+        return Err(malformed(format!("a commit names at most {EXTERNALS_MAX} external references")));
+    }
+    let mut uploads = Vec::with_capacity(request.bundles.len());
+    for bundle in request.bundles {
+        let reservation = own_reservation(&facts, uploader, &bundle)?;
+        let receipts = receipts(shared, &facts, &reservation, &bundle.receipts)?;
+        uploads.push((reservation, receipts, bundle.manifest));
+    }
+    // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
+    let publishers = publishers(&governance);
+    let checked = shared.environment.blocking(move || check_uploads(uploads, &publishers)).await?;
+    let command = plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?;
+    match shared.propose(command).await? {
+        CommandOutcome::Committed { bundles, visible, held } => {
+            let held = held_paths(&shared.facts()?, &held)?;
+            Ok(CoordinatorReply::Committed { bundles, visible, held })
+        }
+        CommandOutcome::Rejected(reason) => {
+            let kind = match reason {
+                firn_wire::RejectReason::BundleExists => RefusalKind::AlreadyDone,
+                firn_wire::RejectReason::UnknownReservation => RefusalKind::Expired,
+                _ => RefusalKind::Malformed,
+            };
+            Err(RefusedRequest::new(kind, reason.to_string()))
+        }
+        CommandOutcome::Applied => Err(malformed("the commit was applied without a result")),
+    }
+}
+
+fn own_reservation(
+    facts: &StateFacts,
+    uploader: PublicKey,
+    bundle: &UploadedBundle,
+) -> Result<ReservationRecord, RefusedRequest> {
+    let record = facts.reservation(bundle.reservation).map_err(|error| disk(&error))?;
+    let record = record.ok_or_else(|| {
+        RefusedRequest::new(RefusalKind::Expired, "the reservation has ended: reserve again")
+    })?;
+    if record.uploader != uploader {
+        return Err(not_allowed("the reservation belongs to another uploader"));
+    }
+    if record.committed.is_some() {
+        return Err(RefusedRequest::new(RefusalKind::AlreadyDone, "the bundle is committed already"));
+    }
+    Ok(record)
+}
+
+fn receipts(
+    shared: &Shared,
+    facts: &StateFacts,
+    reservation: &ReservationRecord,
+    receipts: &[Signed<Receipt>],
+) -> Result<Vec<(firn_base::ShardIndex, firn_base::NodeId)>, RefusedRequest> {
+    let expected = ExpectedReceipts::of_reservation(facts, shared.archive, reservation)
+        .map_err(|error| disk(&error))?
+        .map_err(|error| malformed(error.to_string()))?;
+    expected.check_all(receipts).map_err(|error| malformed(error.to_string()))
+}
+
+fn publishers(governance: &LedgerState) -> Vec<PublisherKey> {
+    let ranked = governance.publishers_by_rank();
+    ranked
+        .into_iter()
+        .filter_map(|entry| PublisherKey::from_parts(&entry.name, entry.key.as_bytes()).ok())
+        .collect()
+}
+
+type Upload = (ReservationRecord, Vec<(firn_base::ShardIndex, firn_base::NodeId)>, Vec<u8>);
+
+fn check_uploads(
+    uploads: Vec<Upload>,
+    publishers: &[PublisherKey],
+) -> Result<Vec<CheckedBundle>, RefusedRequest> {
+    let mut checked = Vec::with_capacity(uploads.len());
+    let mut manifests: Vec<Manifest> = Vec::with_capacity(uploads.len());
+    for (reservation, receipts, manifest) in uploads {
+        let content = ContentHeader::parse(&reservation.content_header)
+            .map_err(|error| malformed(error.to_string()))?;
+        let manifest =
+            Manifest::parse_whole(&content, manifest).map_err(|error| malformed(error.to_string()))?;
+        check_parts(&manifest, &manifests)?;
+        let mut records = Vec::new();
+        for located in manifest.records() {
+            let located = located.map_err(|error| malformed(error.to_string()))?;
+            let record = &located.record;
+            let references = match &record.body {
+                RecordBody::Blob(_) => Vec::new(),
+                RecordBody::StorePath(info) => {
+                    if accepted_by(info, publishers).is_none() {
+                        return Err(not_allowed(format!(
+                            "{} has no valid signature of a publisher that this archive accepts",
+                            info.store_path
+                        )));
+                    }
+                    info.references.iter().map(|path| ObjectKey::store_path(*path.hash())).collect()
+                }
+            };
+            records.push(RecordSummary {
+                key: record.key,
+                block: located.block,
+                entry: located.entry,
+                references,
+            });
+        }
+        checked.push(CheckedBundle { reservation: reservation.id, receipts, records });
+        manifests.push(manifest);
+    }
+    Ok(checked)
+}
+
+/// A head's parts come before it in the same commit, and its chunks lie where it says.
+fn check_parts(manifest: &Manifest, before: &[Manifest]) -> Result<(), RefusedRequest> {
+    if manifest.content().role() != BundleRole::Head {
+        return Ok(());
+    }
+    for (number, dependency) in (0_u8..=u8::MAX).zip(manifest.content().dependencies()) {
+        let part = before.iter().find(|part| part.content().bundle_id() == *dependency);
+        let part = part.ok_or_else(|| {
+            malformed("a head bundle and all its parts are committed together, parts first")
+        })?;
+        manifest.check_dependency(number, part).map_err(|error| malformed(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn held_paths(facts: &StateFacts, held: &[ObjectKey]) -> Result<Vec<HeldPath>, RefusedRequest> {
+    let mut paths = Vec::with_capacity(held.len());
+    for key in held {
+        let records = facts.held(*key).map_err(|error| disk(&error))?;
+        let waiting_for = records.into_iter().flat_map(|record| record.waits).collect();
+        paths.push(HeldPath { key: *key, waiting_for });
+    }
+    Ok(paths)
+}
+
+pub(super) async fn late_receipts(
+    shared: &Arc<Shared>,
+    uploader: PublicKey,
+    late: &[Signed<Receipt>],
+) -> Reply {
+    if late.len() > LATE_RECEIPTS_MAX {
+        return Err(malformed(format!("send at most {LATE_RECEIPTS_MAX} receipts at a time")));
+    }
+    let facts = shared.facts()?;
+    let mut changes = Vec::new();
+    for signed in late {
+        let claimed = signed.peek().map_err(|error| malformed(error.to_string()))?;
+        let record = facts.reservation(claimed.reservation).map_err(|error| disk(&error))?;
+        // A reservation that has ended needs nothing more: repair takes over.
+        let Some(record) = record.filter(|record| record.uploader == uploader && record.committed.is_some())
+        else {
+            continue;
+        };
+        for (index, node) in receipts(shared, &facts, &record, std::slice::from_ref(signed))? {
+            changes.push(PlacementChange::Placed { coding: record.coding, index, node });
+        }
+    }
+    if !changes.is_empty() {
+        shared.carry_out(Command::RecordPlacements(changes), RefusalKind::Malformed).await?;
+    }
+    Ok(CoordinatorReply::ReceiptsTaken)
+}

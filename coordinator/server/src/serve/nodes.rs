@@ -1,0 +1,133 @@
+//! Storage nodes: admission, signs of life, inventories.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use firn_base::{CodingId, NodeId, PublicKey, ShardIndex};
+use firn_coordinator_logic::{Facts, InventoryProgress};
+use firn_transport::Connection;
+use firn_wire::{
+    ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_SHARDS_MAX, JoinRequest,
+    JoinToken, NodeState, NodeStatus, RefusalKind, RefusedRequest, Signed,
+};
+
+use super::administer::check_name;
+use crate::driver::take_inventory;
+use crate::shared::{Shared, disk, malformed, not_allowed};
+
+type Reply = Result<CoordinatorReply, RefusedRequest>;
+
+pub(super) async fn join(shared: &Shared, client: PublicKey, request: JoinRequest) -> Reply {
+    check_name("failure domain", &request.failure_domain)?;
+    check_address(&request.status.address)?;
+    let node = NodeId::from(client);
+    let known = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
+    let (operator, failure_domain, token) = match (&known, &request.token) {
+        // Renewed at every start: addresses, domains and quotas change.
+        (Some(known), _) => (known.operator.clone(), request.failure_domain, None),
+        (None, Some(token)) => {
+            let token = check_token(shared, token)?;
+            (token.operator, token.failure_domain.unwrap_or(request.failure_domain), Some(token.token))
+        }
+        (None, None) => {
+            return Err(not_allowed(
+                "this archive admits nodes by token: ask its operator for one and start with --token-file",
+            ));
+        }
+    };
+    let command = Command::JoinNode {
+        node,
+        operator,
+        failure_domain,
+        address: request.status.address,
+        quota_bytes: request.status.quota.0,
+        token,
+    };
+    shared.carry_out(command, RefusalKind::NotAllowed).await?;
+    Ok(CoordinatorReply::Joined)
+}
+
+fn check_token(shared: &Shared, token: &Signed<JoinToken>) -> Result<JoinToken, RefusedRequest> {
+    let refuse =
+        |why: &str| not_allowed(format!("the join token {why}: ask the archive's operator for another"));
+    let token = token.open(shared.archive).map_err(|_| refuse("is not of this archive"))?;
+    if !shared.is_coordinator(token.signer()) {
+        return Err(refuse("is not signed by a coordinator of this archive"));
+    }
+    if token.expires <= shared.environment.now() {
+        return Err(refuse(&format!("expired at {}", token.expires)));
+    }
+    Ok(token.into_statement())
+}
+
+fn check_address(address: &str) -> Result<(), RefusedRequest> {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let unspecified = address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    let wrong = host.is_empty() || port.parse::<u16>().is_err() || address.contains(char::is_whitespace);
+    if wrong || unspecified || address.len() > ADDRESS_BYTES_MAX {
+        return Err(malformed(
+            "a node advertises HOST:PORT, the host as readers reach it: start it with --advertise",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn heartbeat(
+    shared: &Shared,
+    client: PublicKey,
+    connection: Option<&Connection>,
+    status: NodeStatus,
+) -> Reply {
+    let facts = shared.facts()?;
+    let record = facts.node_by_id(NodeId::from(client)).map_err(|error| disk(&error))?;
+    let ledger_entries = facts.counters().map_err(|error| disk(&error))?.ledger.entries;
+    let leads = shared.consensus.is_leader();
+    let mut inventory_wanted = false;
+    if let Some(record) = &record {
+        check_address(&status.address)?;
+        if let Some(connection) = connection {
+            shared.links.keep(connection);
+        }
+        let heard = shared.soft().fleet.heard(record.number, status, shared.environment.now());
+        if heard.came_online {
+            tracing::info!(node = %record.id.short(), domain = record.failure_domain, "node is online");
+        }
+        inventory_wanted = heard.inventory_wanted && leads && record.is_member();
+    }
+    Ok(CoordinatorReply::Heartbeat(HeartbeatReply {
+        now: shared.environment.now(),
+        leader: shared.consensus.leader(),
+        generation: shared.roster.roster().generation,
+        epoch: shared.consensus.term(),
+        ledger_entries,
+        inventory_wanted,
+        state: record.map(|record| record.state),
+    }))
+}
+
+pub(super) async fn inventory(
+    shared: &Arc<Shared>,
+    client: PublicKey,
+    shards: Vec<(CodingId, ShardIndex)>,
+    more: bool,
+) -> Reply {
+    if shards.len() > INVENTORY_SHARDS_MAX {
+        return Err(malformed(format!("an inventory page holds at most {INVENTORY_SHARDS_MAX} shards")));
+    }
+    let node = NodeId::from(client);
+    let record = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
+    let record = record.filter(|record| record.state != NodeState::Gone).ok_or_else(|| {
+        RefusedRequest::new(RefusalKind::NotFound, "this node is not of this archive: join first")
+    })?;
+    let progress = shared.soft().fleet.inventory_page(record.number, shards, more);
+    match progress {
+        InventoryProgress::More | InventoryProgress::Unwanted => {}
+        InventoryProgress::Complete(inventory) => take_inventory(shared, &record, inventory).await?,
+        InventoryProgress::Malformed => {
+            return Err(malformed(
+                "the pages of an inventory come in order of coding and index: begin again",
+            ));
+        }
+    }
+    Ok(CoordinatorReply::InventoryTaken)
+}

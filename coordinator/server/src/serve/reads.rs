@@ -1,0 +1,113 @@
+//! What any replica answers from its applied state.
+//!
+//! Always holds: presence is an immutable fact once true; a page never exceeds its bound. Leaves to others:
+//! absence that must be current (readers compare feed positions).
+
+use std::time::Duration;
+
+use firn_base::ObjectKey;
+use firn_coordinator_logic::{Facts, Scan, bundle_info};
+use firn_wire::{
+    BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, CoordinatorReply, FEED_EVENTS_MAX, FeedBatch, HeldPath,
+    KEYS_PER_REQUEST_MAX, LedgerPage, NodeAddress, RefusedRequest, Signed,
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::shared::{Shared, disk, malformed};
+use crate::storage::StorageError;
+
+type Reply = Result<CoordinatorReply, RefusedRequest>;
+
+/// The longest that a reader may wait for news: below the idle timeouts of what lies between.
+const FEED_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Held paths and external references in one answer.
+const LIST_MAX: usize = 10_000;
+/// Entries of the ledger in one answer: names are bounded, so a page stays within a control message.
+const LEDGER_PAGE: usize = 2_048;
+
+pub(super) fn ledger(shared: &Shared, from: u64) -> Reply {
+    let facts = shared.facts()?;
+    let head = facts.counters().map_err(|error| disk(&error))?.ledger;
+    let entries = facts.ledger_from(from, LEDGER_PAGE).map_err(|error| disk(&error))?;
+    let signed_head = Signed::seal(&shared.identity, shared.archive, &head);
+    Ok(CoordinatorReply::Ledger(LedgerPage { entries, signed_head }))
+}
+
+fn bounded(keys: &[ObjectKey]) -> Result<(), RefusedRequest> {
+    if keys.len() > KEYS_PER_REQUEST_MAX {
+        return Err(malformed(format!("ask for at most {KEYS_PER_REQUEST_MAX} keys at a time")));
+    }
+    Ok(())
+}
+
+pub(super) fn presence(shared: &Shared, keys: &[ObjectKey]) -> Reply {
+    bounded(keys)?;
+    let facts = shared.facts()?;
+    let found: Result<_, StorageError> = keys.iter().map(|key| facts.is_archived(*key)).collect();
+    Ok(CoordinatorReply::Presence(found.map_err(|error| disk(&error))?))
+}
+
+pub(super) fn lookup(shared: &Shared, keys: &[ObjectKey]) -> Reply {
+    bounded(keys)?;
+    Ok(CoordinatorReply::Lookup(shared.facts()?.lookup(keys).map_err(|error| disk(&error))?))
+}
+
+pub(super) fn bundles(shared: &Shared, names: &[BundleName]) -> Reply {
+    if names.len() > BUNDLES_PER_REQUEST_MAX {
+        return Err(malformed(format!("ask for at most {BUNDLES_PER_REQUEST_MAX} bundles at a time")));
+    }
+    let facts = shared.facts()?;
+    let find = |name: &BundleName| -> Result<Option<BundleInfo>, StorageError> {
+        let record = match name {
+            BundleName::Number(number) => facts.bundle(*number)?,
+            BundleName::Id(id) => facts.bundle_by_id(*id)?,
+        };
+        record.map(|record| bundle_info(&facts, &record)).transpose()
+    };
+    let found: Result<_, StorageError> = names.iter().map(find).collect();
+    Ok(CoordinatorReply::Bundles(found.map_err(|error| disk(&error))?))
+}
+
+pub(super) fn nodes(shared: &Shared) -> Reply {
+    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let now = shared.environment.now();
+    let soft = shared.soft();
+    let addresses = records.iter().filter(|record| record.is_member()).map(|record| NodeAddress {
+        node: record.id,
+        address: record.address.clone(),
+        online: soft.fleet.is_online(record.number, now),
+    });
+    Ok(CoordinatorReply::Nodes(addresses.collect()))
+}
+
+pub(super) async fn feed(shared: &Shared, from: u64, wait_millis: u32) -> Reply {
+    let wait = Duration::from_millis(wait_millis.into()).min(FEED_WAIT_MAX);
+    let deadline = Instant::now() + wait;
+    let mut watch = shared.consensus.watch();
+    loop {
+        // Whatever is applied from here on wakes the wait below.
+        let applied = watch.status().applied;
+        let facts = shared.facts()?;
+        let head = facts.counters().map_err(|error| disk(&error))?.feed_head;
+        let events = facts.feed_from(from, FEED_EVENTS_MAX).map_err(|error| disk(&error))?;
+        let waited = match events.is_empty() {
+            true => timeout_at(deadline, watch.wait_for(|now| now.applied > applied)).await.unwrap_or(false),
+            false => false,
+        };
+        if !waited {
+            let batch = FeedBatch { first: from, events, head };
+            return Ok(CoordinatorReply::Feed(Signed::seal(&shared.identity, shared.archive, &batch)));
+        }
+    }
+}
+
+pub(super) fn held(shared: &Shared) -> Reply {
+    let records = shared.facts()?.held_after(None, LIST_MAX).map_err(|error| disk(&error))?;
+    let paths = records.into_iter().map(|record| HeldPath { key: record.key, waiting_for: record.waits });
+    Ok(CoordinatorReply::Held(paths.collect()))
+}
+
+pub(super) fn externals(shared: &Shared) -> Reply {
+    let keys = shared.facts()?.externals_after(None, LIST_MAX).map_err(|error| disk(&error))?;
+    Ok(CoordinatorReply::Externals(keys))
+}

@@ -1,0 +1,97 @@
+//! What operators see.
+//!
+//! Always holds: what only a leader measures is none from a follower. Leaves to others: measuring (`driver`).
+
+use std::collections::BTreeMap;
+
+use firn_base::{BundleNumber, ByteCount};
+use firn_coordinator_logic::{
+    BundleHealth, Facts, Scan, bundle_summary, choose_scheme, classify, node_summary,
+};
+use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorStatus, NodeState, NodeSummary, RefusedRequest};
+
+use crate::shared::{Shared, disk};
+use crate::storage::StorageError;
+
+type Reply = Result<CoordinatorReply, RefusedRequest>;
+
+/// Bundles in one page.
+const BUNDLES_PAGE: usize = 1_024;
+
+pub(super) fn archive(shared: &Shared) -> Reply {
+    let facts = shared.facts()?;
+    let counters = facts.counters().map_err(|error| disk(&error))?;
+    let nodes = facts.all_nodes().map_err(|error| disk(&error))?;
+    let fleet = shared.with_view(|view| view.fleet.clone())?;
+    let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
+    let (mut capacity, mut free) = (0_u64, 0_u64);
+    for node in &nodes {
+        let view = fleet.node(node.number);
+        let counts = states.entry(node.state).or_default();
+        counts.0 += 1;
+        counts.1 += u64::from(view.is_some_and(|view| view.online));
+        if node.state == NodeState::Active {
+            capacity = capacity.saturating_add(node.quota_bytes);
+            free = free.saturating_add(view.map_or(node.free_bytes(), |view| view.free_bytes));
+        }
+    }
+    let leads = shared.consensus.is_leader();
+    let soft = shared.soft();
+    let findings = soft.findings.as_ref().filter(|_| leads);
+    Ok(CoordinatorReply::Status(ArchiveStatus {
+        archive: shared.archive,
+        at: shared.environment.now(),
+        generation: shared.roster.roster().generation,
+        term: shared.consensus.term(),
+        applied: shared.consensus.applied(),
+        coordinators: coordinators(shared),
+        nodes: states.into_iter().map(|(state, (all, online))| (state, all, online)).collect(),
+        scheme: choose_scheme(&fleet, &soft.width),
+        visible_keys: counters.visible_keys,
+        held_keys: counters.held_records,
+        external_references: counters.externals,
+        bundles: counters.next_bundle.into(),
+        payload: ByteCount(counters.payload_bytes),
+        stored: ByteCount(counters.stored_bytes),
+        capacity: ByteCount(capacity),
+        free: ByteCount(free),
+        health: findings.map(|findings| findings.health),
+        repair_backlog: findings.map(|findings| findings.repair_backlog),
+        move_backlog: findings.map(|findings| findings.move_backlog),
+        repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
+        feed_head: counters.feed_head,
+    }))
+}
+
+pub(super) fn coordinators(shared: &Shared) -> Vec<CoordinatorStatus> {
+    shared.consensus.members_status()
+}
+
+pub(super) fn nodes(shared: &Shared) -> Reply {
+    Ok(CoordinatorReply::NodeList(summaries(shared)?))
+}
+
+pub(super) fn summaries(shared: &Shared) -> Result<Vec<NodeSummary>, RefusedRequest> {
+    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let now = shared.environment.now();
+    let soft = shared.soft();
+    Ok(records.iter().map(|record| node_summary(record, &soft.fleet, now)).collect())
+}
+
+pub(super) fn bundles(shared: &Shared, from: BundleNumber) -> Reply {
+    let facts = shared.facts()?;
+    let records = facts.bundles_from(from, BUNDLES_PAGE).map_err(|error| disk(&error))?;
+    let leads = shared.consensus.is_leader();
+    let health: Vec<Option<BundleHealth>> = shared.with_view(|view| {
+        let judge = |number| {
+            view.catalogue.bundle(number).filter(|_| leads).map(|bundle| classify(bundle, view.fleet))
+        };
+        records.iter().map(|record| judge(record.number)).collect()
+    })?;
+    let summaries: Result<Vec<_>, StorageError> = records
+        .iter()
+        .zip(&health)
+        .filter_map(|(record, health)| bundle_summary(&facts, record, health.as_ref()).transpose())
+        .collect();
+    Ok(CoordinatorReply::BundleList(summaries.map_err(|error| disk(&error))?))
+}

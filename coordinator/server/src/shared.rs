@@ -1,0 +1,239 @@
+//! What the parts of a running coordinator share.
+//!
+//! Owns: the handles, the soft state behind one lock, the cached reading of the ledger. Always holds: no lock
+//! is held over an await. Leaves to others: answering (`serve`), leading (`driver`).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
+use firn_coordinator_logic::{
+    BrakeFacts, Catalogue, FleetView, FleetWatch, Orders, PlanningView, Scan, WidthMemory, brake,
+};
+use firn_transport::{ConnectionPool, Environment};
+use firn_wire::{
+    Command, CommandOutcome, Descriptor, Identity, LedgerHead, LedgerState, OrderRank, Pass, RefusalKind,
+    RefusedRequest, Signed, TimedCommand, VerifiedRoster,
+};
+
+use crate::consensus::{Consensus, ProposeError};
+use crate::links::Links;
+use crate::raft::StateFacts;
+use crate::storage::StorageError;
+
+/// How long a pass is good for.
+const PASS_VALID: Duration = Duration::from_secs(24 * 3600);
+
+/// Everything that a running coordinator's parts share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) identity: Identity,
+    pub(crate) archive: ArchiveId,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) roster: VerifiedRoster,
+    pub(crate) consensus: Consensus,
+    pub(crate) environment: Environment,
+    pub(crate) pool: ConnectionPool,
+    pub(crate) links: Links,
+    soft: Mutex<Soft>,
+    governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
+    catalogue: Mutex<Option<(u64, Arc<Catalogue>)>>,
+}
+
+/// What is heard and under way; lost with the process and rebuilt from heartbeats.
+#[derive(Debug)]
+pub(crate) struct Soft {
+    pub(crate) fleet: FleetWatch,
+    pub(crate) orders: Orders,
+    pub(crate) width: WidthMemory,
+    /// When this coordinator last became leader; none while it follows.
+    pub(crate) leading_since: Option<Timestamp>,
+    /// What the last planning pass found; none from a follower.
+    pub(crate) findings: Option<Findings>,
+    /// Bytes that repairs and moves read and sent since this leader began.
+    pub(crate) repair_traffic_bytes: u64,
+}
+
+/// What a planning pass measured.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    pub(crate) health: firn_wire::BundleHealthCounts,
+    pub(crate) repair_backlog: u64,
+    pub(crate) move_backlog: u64,
+}
+
+/// The parts of a [`Shared`] that exist before it.
+pub(crate) struct Parts {
+    pub(crate) identity: Identity,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) roster: VerifiedRoster,
+    pub(crate) consensus: Consensus,
+    pub(crate) environment: Environment,
+    pub(crate) pool: ConnectionPool,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { identity, descriptor, roster, consensus, environment, pool } = parts;
+        let soft = Soft {
+            fleet: FleetWatch::new(environment.now()),
+            orders: Orders::new(),
+            width: WidthMemory::new(),
+            leading_since: None,
+            findings: None,
+            repair_traffic_bytes: 0,
+        };
+        Arc::new(Self {
+            archive: descriptor.archive,
+            identity,
+            descriptor,
+            roster,
+            consensus,
+            environment,
+            pool,
+            links: Links::default(),
+            soft: Mutex::new(soft),
+            governance: Mutex::default(),
+            catalogue: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn soft(&self) -> MutexGuard<'_, Soft> {
+        self.soft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The applied state at this moment.
+    pub(crate) fn facts(&self) -> Result<StateFacts, RefusedRequest> {
+        // A replica that stopped may hold a state that is behind for good: others answer better.
+        match self.consensus.status().failure {
+            None => Ok(self.consensus.facts()),
+            Some(failure) => Err(RefusedRequest::new(
+                RefusalKind::Disk,
+                format!("this coordinator has stopped, another may answer: {failure}"),
+            )),
+        }
+    }
+
+    /// Who may do what, as of the applied ledger.
+    pub(crate) fn governance(&self, facts: &StateFacts) -> Result<Arc<LedgerState>, RefusedRequest> {
+        use firn_coordinator_logic::Facts;
+        let head = facts.counters().map_err(|error| disk(&error))?.ledger;
+        let mut cached = self.governance.lock().unwrap_or_else(PoisonError::into_inner);
+        match cached.as_ref() {
+            Some((known, state)) if *known == head => Ok(state.clone()),
+            _ => {
+                let state = Arc::new(facts.ledger_state().map_err(|error| disk(&error))?);
+                *cached = Some((head, state.clone()));
+                Ok(state)
+            }
+        }
+    }
+
+    /// The committed state in memory, read anew when something was applied since the last call.
+    fn catalogue(&self, now: Timestamp) -> Result<Arc<Catalogue>, RefusedRequest> {
+        let facts = self.facts()?;
+        // Read before the state, so that what is applied meanwhile is read again next time.
+        let applied = self.consensus.applied();
+        let mut known = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, catalogue)) = known.as_ref()
+            && *at == applied
+        {
+            return Ok(catalogue.clone());
+        }
+        let before = known.as_ref().map(|(_, catalogue)| catalogue.as_ref());
+        let catalogue = Catalogue::reload(&facts, before, now).map_err(|error| disk(&error))?;
+        let catalogue = Arc::new(catalogue);
+        *known = Some((applied, catalogue.clone()));
+        Ok(catalogue)
+    }
+
+    /// Shows `work` the archive at this moment. The soft state is locked meanwhile.
+    pub(crate) fn with_view<T>(
+        &self,
+        work: impl FnOnce(&PlanningView<'_>) -> T,
+    ) -> Result<T, RefusedRequest> {
+        let now = self.environment.now();
+        let catalogue = self.catalogue(now)?;
+        let soft = self.soft();
+        let fleet = FleetView::new(catalogue.nodes(), catalogue.policy(), &soft.fleet, &soft.orders, now);
+        let (members, members_online, capacity) = fleet.members();
+        let brake = brake(&BrakeFacts {
+            now,
+            leader_since: soft.leading_since.unwrap_or(now),
+            enabled: catalogue.policy().brake,
+            members,
+            members_online,
+            capacity,
+            departures: fleet.departures(now),
+        });
+        Ok(work(&PlanningView { catalogue: &catalogue, fleet: &fleet, orders: &soft.orders, brake, now }))
+    }
+
+    /// Commits `command` with this moment's time. A rejection is an outcome, not an error.
+    pub(crate) async fn propose(&self, command: Command) -> Result<CommandOutcome, RefusedRequest> {
+        let timed = TimedCommand { at: self.environment.now(), command };
+        self.consensus.propose(timed).await.map_err(|error| refused(&error))
+    }
+
+    /// Confirms with a majority that this coordinator leads, and that all committed before is applied here.
+    pub(crate) async fn confirm_leadership(&self) -> Result<(), RefusedRequest> {
+        self.consensus.ensure_linearizable().await.map(drop).map_err(|error| refused(&error))
+    }
+
+    /// Commits `command`; a rejection becomes a refusal of `kind`.
+    pub(crate) async fn carry_out(
+        &self,
+        command: Command,
+        kind: RefusalKind,
+    ) -> Result<CommandOutcome, RefusedRequest> {
+        match self.propose(command).await? {
+            CommandOutcome::Rejected(reason) => Err(RefusedRequest::new(kind, reason.to_string())),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The rank of orders that this leader signs now.
+    pub(crate) fn rank(&self) -> OrderRank {
+        OrderRank { generation: self.roster.roster().generation, epoch: self.consensus.term() }
+    }
+
+    /// A pass for `reader`, good for 24 h.
+    pub(crate) fn pass(&self, reader: PublicKey) -> Signed<Pass> {
+        let expires = self.environment.now().after(PASS_VALID);
+        Signed::seal(&self.identity, self.archive, &Pass { reader, expires })
+    }
+
+    /// Whether `key` is another coordinator.
+    pub(crate) fn is_coordinator(&self, key: PublicKey) -> bool {
+        self.roster.has_coordinator(key)
+    }
+
+    /// The address of a coordinator of the roster.
+    pub(crate) fn coordinator_address(&self, id: NodeId) -> Option<String> {
+        let mut entries = self.roster.roster().coordinators.iter();
+        entries.find(|entry| entry.id == id).map(|entry| entry.address.clone())
+    }
+}
+
+fn refused(error: &ProposeError) -> RefusedRequest {
+    let kind = match error {
+        ProposeError::NotLeader { .. } | ProposeError::Unavailable => RefusalKind::Unavailable,
+        ProposeError::Stopped(_) => RefusalKind::Disk,
+    };
+    RefusedRequest::new(kind, error.to_string())
+}
+
+/// A store that cannot be read or written, for those who ask.
+pub(crate) fn disk(error: &StorageError) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Disk, format!("this coordinator's disk fails: {error}"))
+}
+
+/// A refusal of something wrong in itself.
+pub(crate) fn malformed(sentence: impl Into<String>) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Malformed, sentence)
+}
+
+/// A refusal of something the asker has no right to.
+pub(crate) fn not_allowed(sentence: impl Into<String>) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::NotAllowed, sentence)
+}

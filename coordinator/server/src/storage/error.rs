@@ -1,0 +1,40 @@
+//! What can go wrong with a store, in sentences for whoever runs the coordinator.
+
+use std::io;
+
+/// Why a store could not be opened, read or written. After a failed write the coordinator stops: what is on
+/// disk is then what a restart finds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StorageError {
+    /// Reading or writing failed.
+    #[error("the coordinator's store could not be read or written: check its disk ({0})")]
+    Io(String),
+    /// What is there is not what was written.
+    #[error("the coordinator's store is damaged: replace this coordinator by a new member ({0})")]
+    Corrupted(String),
+    /// No space left.
+    #[error("the disk of the coordinator's store is full: free some space, then start it again ({0})")]
+    Full(String),
+    /// Another process has it open.
+    #[error("another process uses the store in {0}: stop it first")]
+    Locked(String),
+    /// Written by a newer program.
+    #[error("the store was written by a newer version: update this program ({0})")]
+    Newer(String),
+}
+
+impl StorageError {
+    /// Damage, described by `what`.
+    pub fn corrupted(what: impl Into<String>) -> Self {
+        Self::Corrupted(what.into())
+    }
+}
+
+impl From<io::Error> for StorageError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}

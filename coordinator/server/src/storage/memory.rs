@@ -1,0 +1,292 @@
+//! A store in memory that fails as a disk does: for simulations and tests.
+//!
+//! A clone is the same disk: it outlives the program that used it. [`Memory::crash`] is a loss of power: what was
+//! synced stays, of the batches after that a prefix survives. [`Memory::inject`] makes calls fail.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::{
+    Batch, Durability, Entry, KeyRange, KeyValue, Operation, Read, ScanLimit, Stage, StorageError, StoreKind,
+    Table,
+};
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Writes and flushes fail with an input/output error.
+    Write,
+    /// Writes and flushes find the disk full.
+    Full,
+    /// Reads fail with an input/output error.
+    Read,
+}
+
+/// A store in memory. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    kind: StoreKind,
+    disk: Arc<Mutex<Disk>>,
+}
+
+type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+#[derive(Debug, Default)]
+struct Disk {
+    durable: Arc<Tables>,
+    current: Arc<Tables>,
+    unsynced: Vec<Batch>,
+    fault: Option<(Fault, u32)>,
+}
+
+#[derive(Debug)]
+struct MemoryView {
+    tables: Arc<Tables>,
+}
+
+#[derive(Debug)]
+struct MemoryStage {
+    store: Memory,
+    tables: Tables,
+}
+
+impl Memory {
+    /// An empty store.
+    pub fn new(kind: StoreKind) -> Self {
+        Self { kind, disk: Arc::default() }
+    }
+
+    /// Takes the power away: of the batches since the last sync the first `chance % (their number + 1)` survive.
+    /// Faults that were injected are gone.
+    pub fn crash(&self, chance: u64) {
+        let mut disk = self.disk();
+        let unsynced = std::mem::take(&mut disk.unsynced);
+        let possible = u64::try_from(unsynced.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let surviving = usize::try_from(chance % possible).unwrap_or(unsynced.len());
+        for batch in unsynced.iter().take(surviving) {
+            carry_out(Arc::make_mut(&mut disk.durable), batch);
+        }
+        disk.current = Arc::clone(&disk.durable);
+        disk.fault = None;
+    }
+
+    /// Lets `calls` more calls that `fault` concerns succeed and all after them fail, until [`Self::heal`] or
+    /// [`Self::crash`].
+    pub fn inject(&self, fault: Fault, calls: u32) {
+        self.disk().fault = Some((fault, calls));
+    }
+
+    /// Ends an injected fault.
+    pub fn heal(&self) {
+        self.disk().fault = None;
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().expect("no holder of this lock panics while it holds it")
+    }
+
+    fn readable(&self) -> Result<Arc<Tables>, StorageError> {
+        let mut disk = self.disk();
+        disk.check(false)?;
+        Ok(Arc::clone(&disk.current))
+    }
+}
+
+impl Disk {
+    fn check(&mut self, writing: bool) -> Result<(), StorageError> {
+        let Some((fault, calls)) = &mut self.fault else { return Ok(()) };
+        if writing == (*fault == Fault::Read) {
+            return Ok(());
+        }
+        if let Some(fewer) = calls.checked_sub(1) {
+            *calls = fewer;
+            return Ok(());
+        }
+        Err(match fault {
+            Fault::Write | Fault::Read => StorageError::Io("injected".into()),
+            Fault::Full => StorageError::Full("injected".into()),
+        })
+    }
+
+    fn sync(&mut self) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let durable = Arc::make_mut(&mut self.durable);
+        unsynced.iter().for_each(|batch| carry_out(durable, batch));
+    }
+}
+
+fn carry_out(tables: &mut Tables, batch: &Batch) {
+    for operation in batch.operations() {
+        let table = tables.entry(operation.table()).or_default();
+        match operation {
+            Operation::Put(_, key, value) => {
+                table.insert(key.clone(), value.clone());
+            }
+            Operation::Delete(_, key) => {
+                table.remove(key);
+            }
+            Operation::DeleteRange(_, from, to) => {
+                let mut rest = table.split_off(from);
+                table.append(&mut rest.split_off(to));
+            }
+        }
+    }
+}
+
+fn entries<'a>(
+    tables: &'a Tables,
+    table: Table,
+    range: &KeyRange,
+) -> Option<btree_map::Range<'a, Vec<u8>, Vec<u8>>> {
+    if range.to.as_ref().is_some_and(|to| *to <= range.from) {
+        return None;
+    }
+    let to = range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to.as_slice()));
+    Some(tables.get(&table)?.range::<[u8], _>((Bound::Included(range.from.as_slice()), to)))
+}
+
+impl Read for MemoryView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.tables.get(&table).and_then(|entries| entries.get(key)).cloned())
+    }
+
+    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        keys.iter().map(|key| self.get(table, key)).collect()
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
+        let mut found = Vec::new();
+        let mut bytes: usize = 0;
+        for (key, value) in entries(&self.tables, table, range).into_iter().flatten() {
+            bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
+            found.push((key.clone(), value.clone()));
+            if found.len() >= limit.entries || bytes >= limit.bytes {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
+        let last = entries(&self.tables, table, range).and_then(|mut entries| entries.next_back());
+        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+    }
+}
+
+impl Read for Memory {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        MemoryView { tables: self.readable()? }.get(table, key)
+    }
+
+    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        MemoryView { tables: self.readable()? }.multi_get(table, keys)
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
+        MemoryView { tables: self.readable()? }.scan(table, range, limit)
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
+        MemoryView { tables: self.readable()? }.last(table, range)
+    }
+}
+
+impl KeyValue for Memory {
+    fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
+        let mut disk = self.disk();
+        disk.check(true)?;
+        carry_out(Arc::make_mut(&mut disk.current), &batch);
+        disk.unsynced.push(batch);
+        if durability == Durability::Synced {
+            disk.sync();
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        let mut disk = self.disk();
+        disk.check(true)?;
+        disk.sync();
+        Ok(())
+    }
+
+    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
+        Ok(Box::new(MemoryView { tables: self.readable()? }))
+    }
+
+    fn stage(&self) -> Result<Box<dyn Stage>, StorageError> {
+        Ok(Box::new(MemoryStage { store: self.clone(), tables: Tables::new() }))
+    }
+}
+
+impl Stage for MemoryStage {
+    fn write(&mut self, batch: Batch) -> Result<(), StorageError> {
+        self.store.disk().check(true)?;
+        carry_out(&mut self.tables, &batch);
+        Ok(())
+    }
+
+    fn install(self: Box<Self>) -> Result<(), StorageError> {
+        let Self { store, tables } = *self;
+        let mut disk = store.disk();
+        disk.check(true)?;
+        disk.unsynced.clear();
+        disk.durable = Arc::new(tables);
+        disk.current = Arc::clone(&disk.durable);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &Memory, key: &str, durability: Durability) -> Result<(), StorageError> {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, key, "value");
+        store.write(batch, durability)
+    }
+
+    fn keys(store: &Memory) -> Vec<String> {
+        let entries = store.scan(Table::Meta, &KeyRange::all(), ScanLimit::entries(100)).unwrap();
+        entries.into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_loss_of_power_takes_unsynced_batches_from_the_end_only() {
+        for chance in 0..5 {
+            let store = Memory::new(StoreKind::State);
+            put(&store, "1", Durability::Buffered).unwrap();
+            put(&store, "2", Durability::Synced).unwrap();
+            put(&store, "3", Durability::Buffered).unwrap();
+            put(&store, "4", Durability::Buffered).unwrap();
+            store.crash(chance);
+            assert_eq!(keys(&store).len() as u64, 2 + chance % 3);
+            assert!(
+                ["1", "2", "3", "4"].iter().zip(keys(&store)).all(|(expected, found)| found == *expected)
+            );
+        }
+    }
+
+    #[test]
+    fn injected_faults_fail_from_the_named_call_on_and_leave_the_store_as_it_was() {
+        let store = Memory::new(StoreKind::State);
+        store.inject(Fault::Full, 1);
+        put(&store, "1", Durability::Synced).unwrap();
+        assert!(matches!(put(&store, "2", Durability::Synced), Err(StorageError::Full(_))));
+        assert!(matches!(store.flush(), Err(StorageError::Full(_))));
+        assert_eq!(keys(&store), ["1"]);
+        store.heal();
+        store.inject(Fault::Read, 0);
+        put(&store, "2", Durability::Synced).unwrap();
+        assert!(matches!(store.get(Table::Meta, b"1"), Err(StorageError::Io(_))));
+        store.crash(0);
+        assert_eq!(keys(&store), ["1", "2"]);
+    }
+}

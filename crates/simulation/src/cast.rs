@@ -1,0 +1,154 @@
+//! Who takes part in a run: names, keys, addresses, and the world that each program is given.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{Timestamp, TokenId};
+use firn_nix_format::PublisherSecretKey;
+use firn_transport::{Blocking, Clock, Environment};
+use firn_wire::{
+    CoordinatorEntry, Descriptor, DomainRule, Identity, JoinToken, Policy, PublisherEntry, Roster, Signed,
+};
+
+use crate::chance::{Chance, SeededEntropy};
+use crate::clock::SimulatedClock;
+use crate::sockets::SimulatedSockets;
+
+/// Coordinators of the archive.
+pub(crate) const COORDINATORS: usize = 3;
+
+/// The port of every program that is dialled.
+pub(crate) const PORT: u16 = 4433;
+
+// Clocks of volunteers' machines are set by NTP, more or less.
+const CLOCK_AHEAD_MILLIS_MAX: u64 = 1500;
+
+/// Everybody in a run. All of it follows from the seed.
+#[derive(Debug)]
+pub(crate) struct Cast {
+    seed: u64,
+    /// Nodes that are there from the beginning, the others join later.
+    pub(crate) first_nodes: usize,
+    /// All nodes.
+    pub(crate) nodes: usize,
+    /// The archive.
+    pub(crate) descriptor: Descriptor,
+    /// Of a thousand datagrams so many are lost.
+    pub(crate) loss_per_mille: u64,
+    // Each run of a program has another world.
+    runs: Cell<u64>,
+}
+
+impl Cast {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed, "cast");
+        let first_nodes = 8 + chance.position(3);
+        let later_nodes = 2 + chance.position(2);
+        let key = identity(seed, "archive");
+        let archive = key.public().into();
+        let coordinators = (0..COORDINATORS)
+            .zip(1..)
+            .map(|(number, raft_id)| CoordinatorEntry {
+                id: identity(seed, &coordinator(number)).node_id(),
+                raft_id,
+                address: address(&coordinator(number)),
+            })
+            .collect();
+        let issued = SimulatedClock::new(0).now();
+        let roster = Roster { archive, generation: 1, issued, coordinators };
+        Self {
+            seed,
+            first_nodes,
+            nodes: first_nodes + later_nodes,
+            descriptor: Descriptor { archive, roster: Signed::seal(&key, archive, &roster) },
+            loss_per_mille: chance.below(4),
+            runs: Cell::new(0),
+        }
+    }
+
+    /// A stream of chance of its own.
+    pub(crate) fn chance(&self, name: &str) -> Chance {
+        Chance::new(self.seed, name)
+    }
+
+    /// The key of a machine or a person.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        identity(self.seed, name)
+    }
+
+    /// The world of one more run of the program on a machine.
+    pub(crate) fn environment(&self, name: &str) -> Environment {
+        let run = self.runs.get();
+        self.runs.set(run + 1);
+        let ahead = self.chance(&format!("clock of {name}")).below(CLOCK_AHEAD_MILLIS_MAX);
+        let chance = |what: &str| self.chance(&format!("{what} of {name} in run {run}"));
+        Environment::new(
+            Arc::new(SimulatedClock::new(ahead)),
+            Arc::new(SimulatedSockets::new(chance("losses"), self.loss_per_mille)),
+            Arc::new(SeededEntropy::new(chance("entropy"))),
+            Blocking::Inline,
+        )
+    }
+
+    /// The key that signs paths.
+    pub(crate) fn publisher_key(&self) -> PublisherSecretKey {
+        let seed = identity(self.seed, "publisher").seed();
+        PublisherSecretKey::from_seed("simulated-1", &seed).expect("a name and 32 bytes make a key")
+    }
+
+    /// The entry of that key in the ledger.
+    pub(crate) fn publisher_entry(&self) -> PublisherEntry {
+        let key = self.publisher_key().public_key();
+        let bytes = firn_base::PublicKey::from_bytes(*key.as_bytes());
+        PublisherEntry { name: key.name().to_owned(), key: bytes, rank: 0 }
+    }
+
+    /// The invitation of a node.
+    pub(crate) fn token(&self, number: usize) -> Signed<JoinToken> {
+        let token = JoinToken {
+            token: TokenId::from_bytes(identity(self.seed, &format!("token {number}")).seed()),
+            operator: format!("operator-{number}"),
+            expires: Timestamp::after(SimulatedClock::new(0).now(), Duration::from_secs(24 * 3600)),
+            failure_domain: None,
+        };
+        Signed::seal(&self.identity(&coordinator(0)), self.descriptor.archive, &token)
+    }
+
+    /// What a node can vanish together with: the first two nodes stand in one house.
+    pub(crate) fn failure_domain(number: usize) -> String {
+        format!("house-{}", number.max(1))
+    }
+}
+
+/// The policy of the simulated archive: the brake is off, because in these small fleets every fault is much.
+pub(crate) const fn policy() -> Policy {
+    Policy {
+        domains: DomainRule::Named,
+        repair_at: None,
+        repair_at_full: false,
+        count_lost_after_millis: 72 * 3_600_000,
+        brake: false,
+    }
+}
+
+/// A coordinator's host.
+pub(crate) fn coordinator(number: usize) -> String {
+    format!("coordinator-{number}")
+}
+
+/// A node's host.
+pub(crate) fn node(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// Where a host's program is dialled.
+pub(crate) fn address(host: &str) -> String {
+    format!("{host}:{PORT}")
+}
+
+fn identity(seed: u64, name: &str) -> Identity {
+    let mut hasher = blake3::Hasher::new_derive_key("firn-simulation 2026 identity");
+    hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
+    Identity::from_seed(hasher.finalize().as_bytes())
+}

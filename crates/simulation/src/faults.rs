@@ -1,0 +1,192 @@
+//! What goes wrong, and when: drawn from the seed.
+//!
+//! Owns: crashes with loss of unsynced writes, partitions in one or both directions, cutting the power of all
+//! coordinators at once, and the end of each. Always holds: at most [`NODES_DOWN_MAX`] nodes are down by
+//! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
+//! (`machines`), faults that a scenario wishes for (`world`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use turmoil::Sim;
+
+use crate::cast::{COORDINATORS, Cast};
+use crate::chance::Chance;
+use crate::machines::{Machine, Machines};
+use crate::trace;
+
+/// Nodes that are down by accident at a time.
+const NODES_DOWN_MAX: usize = 2;
+
+/// A fault may be drawn this often.
+const DRAW_EVERY_MILLIS: u64 = 500;
+
+/// The hosts of the clients: they have partitions too.
+pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
+
+/// What ends a fault.
+#[derive(Debug, Clone)]
+enum Mending {
+    Start(Machine),
+    Join(String, String),
+}
+
+/// The faults of one run.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    chance: Chance,
+    hosts: Vec<String>,
+    first_nodes: usize,
+    rages_until: u64,
+    drawn_at: u64,
+    due: BTreeMap<u64, Vec<Mending>>,
+    down: BTreeSet<Machine>,
+    /// Faults so far.
+    pub(crate) count: u64,
+}
+
+impl Faults {
+    pub(crate) fn new(cast: &Cast) -> Self {
+        let coordinators = (0..COORDINATORS).map(Machine::Coordinator);
+        let machines = coordinators.chain((0..cast.nodes).map(Machine::Node));
+        let clients = CLIENTS.iter().map(|client| (*client).to_owned());
+        Self {
+            chance: cast.chance("faults"),
+            hosts: machines.map(Machine::host).chain(clients).collect(),
+            first_nodes: cast.first_nodes,
+            rages_until: 0,
+            drawn_at: 0,
+            due: BTreeMap::new(),
+            down: BTreeSet::new(),
+            count: 0,
+        }
+    }
+
+    /// Draws faults until `until`.
+    pub(crate) const fn rage(&mut self, until: u64) {
+        self.rages_until = until;
+    }
+
+    /// Whether no fault is on or can come by itself.
+    pub(crate) fn are_over(&self, now: u64) -> bool {
+        now >= self.rages_until && self.due.is_empty()
+    }
+
+    /// Ends what is due and draws what comes, at `now` milliseconds.
+    pub(crate) fn tick(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+        while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
+            for mending in entry.remove() {
+                match mending {
+                    Mending::Start(machine) => self.restart(sim, machine),
+                    Mending::Join(one, other) => sim.repair(one, other),
+                }
+            }
+        }
+        if now < self.rages_until && now >= self.drawn_at + DRAW_EVERY_MILLIS {
+            self.drawn_at = now;
+            if self.chance.per_mille(400) {
+                self.draw(sim, machines, now);
+            }
+        }
+    }
+
+    /// Takes the power from a machine, for so many milliseconds or for good.
+    pub(crate) fn crash(
+        &mut self,
+        sim: &mut Sim<'_>,
+        machines: &mut Machines,
+        machine: Machine,
+        back_at: Option<u64>,
+    ) {
+        if !self.down.insert(machine) {
+            return;
+        }
+        self.note("crash", &machine.host());
+        machines.crash(sim, machine);
+        if let Some(at) = back_at {
+            self.due.entry(at).or_default().push(Mending::Start(machine));
+        }
+    }
+
+    /// Takes the power from the leader, if there is one and a majority would be left.
+    pub(crate) fn crash_leader(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+        if let Some(leader) = machines.leader().filter(|_| self.coordinators_down() == 0) {
+            let back_at = now + 500 + self.chance.below(8000);
+            self.crash(sim, machines, Machine::Coordinator(leader), Some(back_at));
+        }
+    }
+
+    fn restart(&mut self, sim: &mut Sim<'_>, machine: Machine) {
+        if self.down.remove(&machine) {
+            trace::note("start", machine.host().as_bytes());
+            Machines::restart(sim, machine);
+        }
+    }
+
+    fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+        let until = now + 200 + self.chance.below(9000);
+        match self.chance.below(11) {
+            0 | 1 => {
+                let (one, other) = self.two_hosts();
+                self.note("partition", &format!("{one} {other}"));
+                sim.partition(one.as_str(), other.as_str());
+                self.due.entry(until).or_default().push(Mending::Join(one, other));
+            }
+            2 => {
+                let (one, other) = self.two_hosts();
+                self.note("partition one way", &format!("{one} {other}"));
+                sim.partition_oneway(one.as_str(), other.as_str());
+                self.due.entry(until).or_default().push(Mending::Join(one, other));
+            }
+            3 | 4 => self.isolate(sim, until),
+            5..=7 => {
+                let machine = Machine::Node(self.chance.position(self.first_nodes));
+                if self.nodes_down() < NODES_DOWN_MAX {
+                    self.crash(sim, machines, machine, Some(until));
+                }
+            }
+            8 | 9 => self.crash_leader(sim, machines, now),
+            _ => self.cut_power(sim, machines, now),
+        }
+    }
+
+    /// Cuts one machine off from everybody.
+    fn isolate(&mut self, sim: &Sim<'_>, until: u64) {
+        let one = self.hosts[self.chance.position(self.hosts.len())].clone();
+        self.note("isolation", &one);
+        for other in self.hosts.iter().filter(|other| **other != one) {
+            sim.partition(one.as_str(), other.as_str());
+            self.due.entry(until).or_default().push(Mending::Join(one.clone(), other.clone()));
+        }
+    }
+
+    /// Takes the power from all coordinators at once: single crashes do not find lost votes.
+    fn cut_power(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+        if self.coordinators_down() > 0 {
+            return;
+        }
+        let back_at = now + 300 + self.chance.below(1500);
+        for number in 0..COORDINATORS {
+            let back_at = back_at + self.chance.below(800);
+            self.crash(sim, machines, Machine::Coordinator(number), Some(back_at));
+        }
+    }
+
+    fn two_hosts(&mut self) -> (String, String) {
+        let one = self.chance.position(self.hosts.len());
+        let other = (one + 1 + self.chance.position(self.hosts.len() - 1)) % self.hosts.len();
+        (self.hosts[one].clone(), self.hosts[other].clone())
+    }
+
+    fn coordinators_down(&self) -> usize {
+        self.down.iter().filter(|machine| matches!(machine, Machine::Coordinator(_))).count()
+    }
+
+    fn nodes_down(&self) -> usize {
+        self.down.len() - self.coordinators_down()
+    }
+
+    fn note(&mut self, fault: &str, of: &str) {
+        self.count += 1;
+        trace::note(fault, of.as_bytes());
+    }
+}

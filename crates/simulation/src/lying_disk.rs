@@ -1,0 +1,50 @@
+//! A disk that says it synced and did not: planted to see whether the oracle notices.
+
+use firn_coordinator::storage::{
+    Batch, Durability, Entry, KeyRange, KeyValue, Memory, Read, ScanLimit, Stage, StorageError, StoreKind,
+    Table,
+};
+
+/// A store that never syncs.
+#[derive(Debug)]
+pub(crate) struct LyingDisk(pub(crate) Memory);
+
+impl Read for LyingDisk {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.0.get(table, key)
+    }
+
+    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        self.0.multi_get(table, keys)
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
+        self.0.scan(table, range, limit)
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
+        self.0.last(table, range)
+    }
+}
+
+impl KeyValue for LyingDisk {
+    fn kind(&self) -> StoreKind {
+        self.0.kind()
+    }
+
+    fn write(&self, batch: Batch, _durability: Durability) -> Result<(), StorageError> {
+        self.0.write(batch, Durability::Buffered)
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
+        self.0.view()
+    }
+
+    fn stage(&self) -> Result<Box<dyn Stage>, StorageError> {
+        self.0.stage()
+    }
+}

@@ -1,0 +1,214 @@
+//! The machines: hosts of the simulated world that run the real programs, and disks that outlive them.
+//!
+//! Owns: starting coordinators and nodes, and what a loss of power does to their disks. Leaves to others: when
+//! (`faults`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::ByteCount;
+use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
+use firn_coordinator::{
+    Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, Timing,
+};
+use firn_storage_node::{MemoryDisk, StorageNode, StorageNodeOptions};
+use firn_transport::{Endpoint, EndpointOptions};
+use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
+use turmoil::Sim;
+
+use crate::cast::{self, COORDINATORS, Cast, PORT};
+use crate::chance::Chance;
+use crate::lying_disk::LyingDisk;
+
+/// One machine that can lose its power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Machine {
+    /// A coordinator by number.
+    Coordinator(usize),
+    /// A storage node by number.
+    Node(usize),
+}
+
+/// The disks of all machines, and what can be seen of the coordinators from outside.
+#[derive(Debug)]
+pub(crate) struct Machines {
+    cast: Rc<Cast>,
+    /// Log and state of each coordinator.
+    pub(crate) stores: Vec<(Memory, Memory)>,
+    /// The disk of each node.
+    pub(crate) disks: Vec<MemoryDisk>,
+    watches: Rc<RefCell<BTreeMap<usize, ConsensusWatch>>>,
+    lying_disks: bool,
+    chance: Chance,
+}
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+
+// Room for every shard of the small caches many times over.
+const QUOTA: ByteCount = ByteCount(256 << 20);
+
+// Small enough that every run cuts its logs, and that a coordinator that was away gets a snapshot.
+const SNAPSHOT_EVERY: u64 = 40;
+const ENTRIES_KEPT: u64 = 10;
+
+impl Machine {
+    /// The name of its host.
+    pub(crate) fn host(self) -> String {
+        match self {
+            Self::Coordinator(number) => cast::coordinator(number),
+            Self::Node(number) => cast::node(number),
+        }
+    }
+}
+
+impl Machines {
+    /// Machines that were never switched on. With `lying_disks`, coordinators' disks say that they synced, and
+    /// did not.
+    pub(crate) fn new(cast: Rc<Cast>, lying_disks: bool) -> Self {
+        let store = || (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
+        Self {
+            stores: (0..COORDINATORS).map(|_| store()).collect(),
+            disks: (0..cast.nodes).map(|_| MemoryDisk::new()).collect(),
+            watches: Rc::default(),
+            lying_disks,
+            chance: cast.chance("losses of power"),
+            cast,
+        }
+    }
+
+    /// Switches all of them on. Nodes that are not among the first wait until `joining` is set.
+    pub(crate) fn start(&self, sim: &mut Sim<'_>, joining: &Rc<Cell<bool>>) {
+        for number in 0..COORDINATORS {
+            let (cast, watches) = (Rc::clone(&self.cast), Rc::clone(&self.watches));
+            let (log, state) = self.stores[number].clone();
+            let (log, state) = (self.as_seen(log), self.as_seen(state));
+            sim.host(cast::coordinator(number), move || {
+                let (cast, watches) = (Rc::clone(&cast), Rc::clone(&watches));
+                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches)
+            });
+        }
+        for (number, disk) in self.disks.iter().enumerate() {
+            let (cast, disk, joining) = (Rc::clone(&self.cast), disk.clone(), Rc::clone(joining));
+            let waits = number >= self.cast.first_nodes;
+            sim.host(cast::node(number), move || {
+                let (cast, disk, joining) = (Rc::clone(&cast), disk.clone(), Rc::clone(&joining));
+                async move {
+                    while waits && !joining.get() {
+                        tokio::time::sleep(Duration::from_millis(250)).await;
+                    }
+                    store(cast, number, disk).await
+                }
+            });
+        }
+    }
+
+    /// Takes the power from a machine: what was not synced may be gone.
+    pub(crate) fn crash(&mut self, sim: &mut Sim<'_>, machine: Machine) {
+        sim.crash(machine.host());
+        match machine {
+            Machine::Coordinator(number) => {
+                self.watches.borrow_mut().remove(&number);
+                let (log, state) = &self.stores[number];
+                log.crash(self.chance.number());
+                state.crash(self.chance.number());
+            }
+            Machine::Node(number) => self.disks[number].crash(self.chance.number()),
+        }
+    }
+
+    /// Gives a machine its power back.
+    pub(crate) fn restart(sim: &mut Sim<'_>, machine: Machine) {
+        sim.bounce(machine.host());
+    }
+
+    /// The coordinator that leads, as it sees it itself; the one of the latest term if there are several.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let statuses = self.statuses();
+        let leaders = statuses.iter().filter(|(_, status)| status.is_leader);
+        leaders.max_by_key(|(_, status)| status.term).map(|(number, _)| *number)
+    }
+
+    /// How the consensus stands on each coordinator that runs.
+    pub(crate) fn statuses(&self) -> BTreeMap<usize, ConsensusStatus> {
+        self.watches.borrow().iter().map(|(number, watch)| (*number, watch.status())).collect()
+    }
+
+    fn as_seen(&self, store: Memory) -> Arc<dyn KeyValue> {
+        if self.lying_disks { Arc::new(LyingDisk(store)) } else { Arc::new(store) }
+    }
+}
+
+async fn coordinate(
+    cast: Rc<Cast>,
+    number: usize,
+    log: Arc<dyn KeyValue>,
+    state: Arc<dyn KeyValue>,
+    watches: Rc<RefCell<BTreeMap<usize, ConsensusWatch>>>,
+) -> turmoil::Result {
+    let host = cast::coordinator(number);
+    let environment = cast.environment(&host);
+    let identity = cast.identity(&host);
+    let endpoint = Endpoint::bind(&environment, &identity, ANY, EndpointOptions::default()).await?;
+    let coordinator = Coordinator::start(CoordinatorOptions {
+        identity,
+        descriptor: cast.descriptor.clone(),
+        endpoint,
+        log,
+        state,
+        founding: (number == 0).then(cast::policy),
+        timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
+        environment,
+    })
+    .await?;
+    watches.borrow_mut().insert(number, coordinator.consensus().watch());
+    if number == 0 {
+        govern(&cast, &coordinator.administration()).await;
+    }
+    std::future::pending::<()>().await;
+    drop(coordinator);
+    Ok(())
+}
+
+/// What the founder does on the first day; done twice it changes nothing.
+async fn govern(cast: &Cast, administration: &Administration) {
+    let acts = [
+        LedgerAct::AddPublisher(cast.publisher_entry()),
+        LedgerAct::AddUploader { key: cast.identity("uploader").public(), name: "uploader".to_owned() },
+        LedgerAct::AddOperator { key: cast.identity("operator").public(), name: "operator".to_owned() },
+    ];
+    for act in acts {
+        while !is_done(administration.administer(AdminRequest::Govern(act.clone())).await) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+fn is_done(result: Result<AdminReply, RefusedRequest>) -> bool {
+    // A refusal that is not about this moment says that it was done in an earlier run.
+    !matches!(result, Err(refused) if refused.kind == firn_wire::RefusalKind::Unavailable)
+}
+
+async fn store(cast: Rc<Cast>, number: usize, disk: MemoryDisk) -> turmoil::Result {
+    let host = cast::node(number);
+    let node = StorageNode::start(
+        cast.environment(&host),
+        StorageNodeOptions {
+            identity: cast.identity(&host),
+            disk: Arc::new(disk),
+            descriptor: cast.descriptor.clone(),
+            token: Some(cast.token(number)),
+            quota: Some(QUOTA),
+            failure_domain: Cast::failure_domain(number),
+            listen: ANY,
+            advertise: Some(cast::address(&host)),
+        },
+    )
+    .await?;
+    std::future::pending::<()>().await;
+    drop(node);
+    Ok(())
+}
