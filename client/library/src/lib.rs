@@ -1,1 +1,43 @@
-//! Not written yet.
+//! What clients of an archive share: opening it, and publishing a binary cache into it.
+//!
+//! Owns: [`Archive`], sources, and the pipeline of [`publish()`]: read, check, pack, code, restore, send. Always
+//! holds: nothing is believed that a source says before it was checked; nothing is sent before it was restored;
+//! memory is bounded whatever the size of a NAR; every wait ends.
+//! Leaves to others: decisions (`firn-client-logic`), formats (`firn-bundle`, `firn-nix-format`), connections
+//! (`firn-transport`), reading (`firn-retrieval`), printing (`firn-cli`).
+
+mod archive;
+mod archive_destination;
+mod code;
+mod content;
+mod descriptor_source;
+mod destination;
+mod events;
+mod http_client;
+mod pack;
+mod plan;
+mod publish;
+mod publish_options;
+mod restore;
+mod ship;
+mod source;
+mod spool;
+mod spooled_bundle;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod verify;
+
+pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
+pub use code::CodeError;
+pub use events::{PublishEvent, PublishEvents};
+pub use firn_client_logic::{PublishSummary, RefusedPath, UploadError, UploadPolicy, WaitingPath};
+pub use pack::PackError;
+pub use plan::PlanError;
+pub use publish::publish;
+pub use publish_options::{PublishError, PublishOptions, PublishStopped, publisher_endpoint};
+pub use restore::RestoreCheckError;
+pub use ship::ShipError;
+pub use source::{Source, SourceError, SourceFile};
+pub use spool::SpoolError;
+pub use verify::VerifyError;

@@ -1,1 +1,19 @@
-//! Not written yet.
+//! What a publisher decides: in which order paths are packed, how an upload goes on, what a publish came to.
+//!
+//! Owns: the packing order, the upload as a state machine, the summary and its exit code. Always holds: no IO,
+//! no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
+//! Leaves to others: reading sources, checking, coding and sending (the client library).
+
+mod packing;
+mod shard_progress;
+mod summary;
+mod upload;
+mod upload_policy;
+mod upload_step;
+
+pub use packing::{PackingPath, packing_order};
+pub use shard_progress::SendFailure;
+pub use summary::{PublishSummary, RefusedPath, WaitingPath};
+pub use upload::Upload;
+pub use upload_policy::UploadPolicy;
+pub use upload_step::{ShardSend, UploadError, UploadOutcome, UploadStep, UploadedPart};

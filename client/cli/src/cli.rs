@@ -1,0 +1,161 @@
+//! The command line: its options are documented here and in the commands, and nowhere else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use firn_program::LogOptions;
+
+use crate::commands::bundle::BundleCommand;
+use crate::commands::compare::CompareOptions;
+use crate::commands::gateway::GatewayFlags;
+use crate::commands::get::GetOptions;
+use crate::commands::key::KeyCommand;
+use crate::commands::node::NodeCommand;
+use crate::commands::path_info::PathInfoOptions;
+use crate::commands::publish::PublishFlags;
+use crate::commands::recover::RecoverOptions;
+use crate::commands::status::StatusOptions;
+use crate::commands::verify::VerifyOptions;
+
+/// Publishes Nix store paths into a Firn archive, serves them to Nix, and looks after them.
+///
+/// Every long option may also stand in a TOML file that --config names, under its own name.
+/// Exit codes: 0 done, 1 failed or not everything done, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "firn", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct CommonOptions {
+    /// Take options that are not given here from this TOML file
+    #[arg(long, global = true, value_name = "FILE", env = "FIRN_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The archive's descriptor: a file or an http(s) URL
+    #[arg(long, global = true, value_name = "FILE|URL", env = "FIRN_ARCHIVE")]
+    pub(crate) archive: Option<String>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    _others: OptionsOfOthers,
+}
+
+/// What `firn-local` writes into the configuration file for programs other than this one: a key that no option
+/// has the name of would be refused as a typing error.
+#[derive(Debug, Args)]
+struct OptionsOfOthers {
+    #[arg(long = "gateway-url", hide = true, value_name = "URL")]
+    _gateway_url: Option<String>,
+    #[arg(long = "operator-key", hide = true, value_name = "FILE")]
+    _operator_key: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish a binary cache into the archive
+    Publish(PublishFlags),
+    /// Serve the archive to Nix as a binary cache over HTTP
+    Gateway(GatewayFlags),
+    /// Fetch and unpack store paths
+    Get(GetOptions),
+    /// Print what the archive knows of store paths, as narinfo text
+    PathInfo(PathInfoOptions),
+    /// Read objects back completely and check every hash
+    Verify(VerifyOptions),
+    /// Print the archive's state, or wait for one
+    Status(StatusOptions),
+    /// Look at storage nodes
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Look at bundles
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Print how much is archived and what it takes
+    Stats,
+    /// Restore a binary cache from bare shard files, without any archive
+    Recover(RecoverOptions),
+    /// Make and show the key files of uploaders and operators
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Compare a binary cache with the archive
+    Compare(CompareOptions),
+}
+
+impl Command {
+    /// Whether it runs until it is stopped.
+    pub(crate) const fn serves(&self) -> bool {
+        matches!(self, Self::Gateway(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from([&["firn"], words].concat())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_manual_parses() {
+        for words in [
+            "publish /cache --paths - --uploader-key k --exclude *-doc --encoding verbatim --bundle-size 8MiB --dry-run",
+            "publish /cache --trusted-public-keys x:y --spool-dir /tmp --archive a",
+            "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --memory-cache 256MB --when-unreadable retry",
+            "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o",
+            "path-info /nix/store/4d20g8srpvv02vkiwrmz28g62m15n56b-tree --json",
+            "verify --all --json",
+            "verify 4d20g8srpvv02vkiwrmz28g62m15n56b",
+            "status --json",
+            "status --until full --timeout 60s",
+            "status --until-nodes 13 --timeout 2m",
+            "node list --json",
+            "bundle list",
+            "bundle show 3",
+            "stats",
+            "recover a b --output o --log-format json -v",
+            "key generate f",
+            "key show f",
+            "compare /cache",
+        ] {
+            let words: Vec<&str> = words.split(' ').collect();
+            assert!(parse(&words).is_ok(), "{:?}: {}", words, parse(&words).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_code_2() {
+        for words in [
+            "",
+            "publish",
+            "get --output o",
+            "get x --output o",
+            "verify",
+            "verify --all 4d20g8srpvv02vkiwrmz28g62m15n56b",
+            "status --until never",
+            "recover --output o",
+            "recover a",
+            "bundle show tiny",
+            "publish a --bundle-size many",
+        ] {
+            let words: Vec<&str> = words.split_whitespace().collect();
+            assert_eq!(parse(&words).unwrap_err().exit_code(), 2, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `firn gateway`: the archive as a binary cache over HTTP.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use firn_base::ByteCount;
+use firn_gateway::{ArchiveParts, Gateway, GatewayOptions, WhenUnreadable};
+
+use crate::cli::CommonOptions;
+use crate::command_error::{CommandError, Done};
+use crate::session::Session;
+
+/// Serve the archive to Nix as a binary cache over HTTP.
+///
+/// Runs until SIGTERM or SIGINT. Nix reads it as any other cache: add its URL to the substituters, and the
+/// publishers' keys to trusted-public-keys if they are not there yet.
+#[derive(Debug, Args)]
+pub(crate) struct GatewayFlags {
+    /// Address and TCP port to listen on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FIRN_LISTEN")]
+    listen: SocketAddr,
+    /// Where the set of archived keys is kept, so that a gateway started again answers at once
+    #[arg(long, value_name = "DIR", env = "FIRN_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes of NAR contents to remember
+    #[arg(long, value_name = "SIZE", default_value = "256MB", env = "FIRN_MEMORY_CACHE")]
+    memory_cache: ByteCount,
+    /// What is answered for an archived path that cannot be read now: `retry` is 503 with Retry-After, `miss` is
+    /// 404. Default: miss on loopback, else retry
+    #[arg(long, value_enum, env = "FIRN_WHEN_UNREADABLE")]
+    when_unreadable: Option<WhenUnreadableFlag>,
+}
+
+/// See [`WhenUnreadable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhenUnreadableFlag {
+    Retry,
+    Miss,
+}
+
+/// Runs the command.
+pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<Done, CommandError> {
+    let session = Session::open(common).await?;
+    let archive = session.archive().clone();
+    let refreshing = tokio::spawn(async move {
+        // An old roster still finds the coordinators that are in both.
+        if let Err(error) = archive.refresh().await {
+            tracing::debug!("the roster was not refreshed: {error}");
+        }
+    });
+    let parts = ArchiveParts {
+        environment: session.archive().environment().clone(),
+        coordinators: session.archive().coordinators().clone(),
+    };
+    let options = GatewayOptions {
+        listen: flags.listen,
+        when_unreadable: flags.when_unreadable.map(|flag| match flag {
+            WhenUnreadableFlag::Retry => WhenUnreadable::Retry,
+            WhenUnreadableFlag::Miss => WhenUnreadable::Miss,
+        }),
+        cache_bytes: usize::try_from(flags.memory_cache.0).unwrap_or(usize::MAX),
+        cache_dir: flags.cache_dir,
+        ..GatewayOptions::default()
+    };
+    let stop = firn_program::stop_signal();
+    tokio::pin!(stop);
+    let started = tokio::select! {
+        started = Gateway::start(parts, options) => Some(started?),
+        () = &mut stop => None,
+    };
+    if let Some(gateway) = started {
+        stop.await;
+        tracing::info!("stopping");
+        gateway.shutdown().await;
+    }
+    refreshing.abort();
+    session.close().await;
+    Ok(Done::Completely)
+}

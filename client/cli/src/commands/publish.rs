@@ -1,0 +1,199 @@
+//! `firn publish`: a binary cache into the archive.
+
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use firn_base::ByteCount;
+use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
+use firn_client::{PublishEvent, PublishEvents, PublishOptions, PublishSummary, Source, publish};
+use firn_transport::{Environment, load_identity};
+
+use crate::cli::CommonOptions;
+use crate::command_error::{CommandError, Done};
+use crate::commands::trusted_keys;
+use crate::exclusion::Exclusion;
+use crate::output::{print, print_json};
+use crate::progress::{Progress, Unit};
+use crate::report::PublishReport;
+use crate::session::Session;
+
+/// Publish a binary cache into the archive.
+///
+/// Reads every narinfo of SOURCE, refuses what no publisher of the archive has signed, checks every hash, and
+/// skips what is archived already. Can be interrupted at any time and run again. What was refused, or waits for a
+/// path that was refused, is listed and makes the exit code 1.
+#[derive(Debug, Args)]
+pub(crate) struct PublishFlags {
+    /// A binary cache: a directory, file://… or http(s)://…
+    source: String,
+    /// Publish only the store paths that this file names, one to a line; `-` reads standard input. URLs need it
+    #[arg(long, value_name = "FILE")]
+    paths: Option<PathBuf>,
+    /// The key file of an uploader of the archive (see `firn key`)
+    #[arg(long, value_name = "FILE", env = "FIRN_UPLOADER_KEY")]
+    uploader_key: Option<PathBuf>,
+    /// Only publish what these keys have signed, "K1 K2", of those that the archive accepts
+    #[arg(long, value_name = "KEYS", env = "FIRN_TRUSTED_PUBLIC_KEYS")]
+    trusted_public_keys: Vec<String>,
+    /// Leave out store paths whose name fits this pattern (`*` any text, `?` any character); may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// `chunked` takes NARs apart so that equal parts are stored once; `verbatim` keeps the published files
+    #[arg(long, value_enum, default_value = "chunked")]
+    encoding: EncodingFlag,
+    /// The largest payload of a bundle
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
+    bundle_size: ByteCount,
+    /// Where large files are kept on the way; the system's directory for temporary files if not given
+    #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
+    spool_dir: Option<PathBuf>,
+    /// Say what would be published, and publish nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// See [`Encoding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EncodingFlag {
+    Chunked,
+    Verbatim,
+}
+
+// A bundle holds at least a frame and its manifest.
+const BUNDLE_BYTES_MIN: u64 = 1 << 20;
+
+/// Runs the command.
+pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<Done, CommandError> {
+    let options = options(&flags)?;
+    let environment = Environment::real();
+    let Some(key_file) = flags.uploader_key else {
+        return Err(CommandError::Usage(
+            "who publishes? name the key file of an uploader with --uploader-key FILE (`firn key generate` makes one)"
+                .to_owned(),
+        ));
+    };
+    let identity = load_identity(&key_file)?;
+    let session = Session::open_as(common, identity, &environment).await?;
+    let exclusion = Exclusion::new(&flags.exclude);
+    let source = options.source.clone();
+    let options = environment
+        .blocking(move || {
+            let paths = read_paths(flags.paths)?;
+            exclusion.apply(&source, paths).map(|paths| PublishOptions { paths, ..options })
+        })
+        .await?;
+    let published = {
+        let progress = Arc::new(Progress::new("publishing", Unit::Bytes, 0));
+        let teller = Teller { progress: Arc::clone(&progress) };
+        publish(session.archive(), options, PublishEvents::new(move |event| teller.tell(event))).await
+    };
+    let done = match published {
+        Ok(summary) => {
+            show(common, &summary)?;
+            Done::when(summary.is_complete())
+        }
+        Err(stopped) => {
+            // What was done before stands.
+            show(common, &stopped.summary)?;
+            return Err(CommandError::Failed(stopped.to_string()));
+        }
+    };
+    session.close().await;
+    Ok(done)
+}
+
+fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
+    let source = Source::open(&flags.source).map_err(|error| CommandError::Failed(error.to_string()))?;
+    let is_url = flags.source.starts_with("http://") || flags.source.starts_with("https://");
+    if is_url && flags.paths.is_none() {
+        return Err(CommandError::Usage(format!(
+            "{} cannot be listed: name the paths to publish with --paths FILE",
+            flags.source
+        )));
+    }
+    if !(BUNDLE_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&flags.bundle_size.0) {
+        return Err(CommandError::Usage("--bundle-size lies between 1MiB and 256MiB".to_owned()));
+    }
+    Ok(PublishOptions {
+        trusted_keys: trusted_keys(&flags.trusted_public_keys)?,
+        encoding: match flags.encoding {
+            EncodingFlag::Chunked => Encoding::Chunked,
+            EncodingFlag::Verbatim => Encoding::Verbatim,
+        },
+        bundle_bytes: flags.bundle_size.0,
+        spool_dir: flags.spool_dir.clone(),
+        dry_run: flags.dry_run,
+        ..PublishOptions::new(source)
+    })
+}
+
+/// The lines of the file that hold something.
+fn read_paths(file: Option<PathBuf>) -> Result<Option<Vec<String>>, CommandError> {
+    let Some(file) = file else { return Ok(None) };
+    let failed = |source| CommandError::file("read", &file, source);
+    let reader: Box<dyn BufRead> = if file.as_os_str() == "-" {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        Box::new(BufReader::new(std::fs::File::open(&file).map_err(failed)?))
+    };
+    let mut paths = Vec::new();
+    for line in reader.lines() {
+        let line = line.map_err(failed)?;
+        if !line.trim().is_empty() {
+            paths.push(line.trim().to_owned());
+        }
+    }
+    Ok(Some(paths))
+}
+
+fn show(common: &CommonOptions, summary: &PublishSummary) -> Result<(), CommandError> {
+    if common.json { print_json(&PublishReport::from(summary)) } else { print(&summary.to_string()) }
+}
+
+/// Turns what a publish tells into progress.
+struct Teller {
+    progress: Arc<Progress>,
+}
+
+impl Teller {
+    fn tell(&self, event: &PublishEvent) {
+        match event {
+            PublishEvent::Reading { narinfos } => self.progress.say(format!("reading {narinfos} narinfos")),
+            PublishEvent::Planned { paths, logs, nar_bytes, skipped } => {
+                self.progress.note(&format!(
+                    "{paths} paths and {logs} logs to publish, {nar_bytes}; {skipped} are archived already"
+                ));
+                self.progress.expect(nar_bytes.0);
+            }
+            PublishEvent::Packed { name, content } => {
+                self.progress.add(content.0);
+                self.progress.say(name.clone());
+            }
+            PublishEvent::Uploading { bundle, payload } => {
+                self.progress.say(format!("sending bundle {}, {payload}", bundle.short()));
+            }
+            PublishEvent::Committed { objects, content } => {
+                self.progress.say(format!("{objects} objects committed, {content}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_lines_that_hold_something() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("paths");
+        std::fs::write(&file, "/nix/store/a\n\n  /nix/store/b \n").unwrap();
+        assert_eq!(read_paths(Some(file)).unwrap().unwrap(), ["/nix/store/a", "/nix/store/b"]);
+        assert_eq!(read_paths(None).unwrap(), None);
+        let missing = read_paths(Some(place.path().join("none"))).unwrap_err();
+        assert!(missing.to_string().starts_with("cannot read "), "{missing}");
+    }
+}

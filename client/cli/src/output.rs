@@ -1,0 +1,23 @@
+//! Data to stdout, as text or JSON.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::command_error::CommandError;
+
+/// Prints `text` and a line end.
+pub(crate) fn print(text: &str) -> Result<(), CommandError> {
+    let mut stdout = io::stdout().lock();
+    let written = writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush());
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => CommandError::OutputClosed,
+        _ => CommandError::Output(error),
+    })
+}
+
+/// Prints `value` as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(value);
+    print(&text.map_err(|error| CommandError::Output(error.into()))?)
+}

@@ -1,0 +1,268 @@
+//! Restoring a binary cache from bare shard files.
+//!
+//! Owns: which bundles and objects are tried, and what is said of those that cannot be restored. Always holds:
+//! no network; a NAR gets its name only after its NarHash was found right; a bundle with too few shards still
+//! gives what its data shards hold.
+//! Leaves to others: finding shards and rebuilding (`firn-retrieval`), where files lie (`cache_directory`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use firn_base::BundleId;
+use firn_bundle::{BundleRole, ContentHeader, Encoding, Manifest, Record, RecordBody};
+use firn_nix_format::{Compression, PathInfo};
+use firn_retrieval::{
+    FileReader, FoundShards, ManifestOptions, ManifestReader, ObjectOptions, ObjectPlan, ObjectReader,
+    PayloadReader, ReadError,
+};
+use firn_transport::Environment;
+use futures::stream::{self, StreamExt};
+
+use crate::cache_directory::{CacheDirectory, NarInfoOutcome};
+use crate::command_error::CommandError;
+use crate::file_writer::WriteError;
+use crate::progress::Progress;
+use crate::recovery_summary::{DamagedFile, FailedObject, IncompleteBundle, RecoverySummary};
+
+// Each holds a few frames of up to 4 MiB; restoring is bound by hashing, not by waiting.
+const OBJECTS_AT_ONCE: usize = 4;
+
+/// A recovery that is about to run.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    environment: Environment,
+    files: FileReader,
+    objects: ObjectReader,
+    cache: CacheDirectory,
+}
+
+/// What became of one bundle.
+enum BundleOutcome {
+    Restored,
+    Failed(String),
+}
+
+/// What became of one object.
+enum ObjectOutcome {
+    Path { bytes: u64, note: Option<String> },
+    Other { bytes: u64, note: Option<String> },
+    Failed(FailedObject),
+}
+
+impl Recovery {
+    /// Finds the shard files under `places` and makes ready the cache at `output`.
+    pub(crate) async fn open(
+        environment: &Environment,
+        places: Vec<PathBuf>,
+        output: &Path,
+    ) -> Result<Self, CommandError> {
+        let files = FileReader::scan(environment.clone(), places).await?;
+        if files.bundles().is_empty() {
+            let damaged = files.damaged_files();
+            return Err(CommandError::Failed(match damaged.first() {
+                None => "no shard file was found: name the directories that hold them".to_owned(),
+                Some(file) => format!(
+                    "no usable shard file was found among {} damaged ones, the first is {}: {}",
+                    damaged.len(),
+                    file.path.display(),
+                    file.what
+                ),
+            }));
+        }
+        let cache = CacheDirectory::open(environment, output).await?;
+        let manifests = ManifestReader::new(Arc::new(files.clone()), ManifestOptions::default());
+        let objects = ObjectReader::new(manifests, environment.clone(), ObjectOptions::default());
+        Ok(Self { environment: environment.clone(), files, objects, cache })
+    }
+
+    /// Restores everything that can be.
+    ///
+    /// # Errors
+    /// Only what would keep every object from being written, such as a full disk.
+    pub(crate) async fn run(&self, progress: &Progress) -> Result<RecoverySummary, CommandError> {
+        let bundles = self.files.bundles();
+        let mut summary = RecoverySummary { bundles: count(bundles.len()), ..RecoverySummary::default() };
+        progress.set(0, summary.bundles);
+        let mut restored = BTreeSet::new();
+        let mut failed: BTreeMap<BundleId, String> = BTreeMap::new();
+        for (id, content, _) in bundles.iter().filter(|(_, content, _)| content.role() != BundleRole::Part) {
+            progress.say(format!("{} paths", summary.paths));
+            let is_head = content.role() == BundleRole::Head;
+            let parts = if is_head { content.dependencies() } else { &[] };
+            match self.restore_bundle(*id, content, &mut summary).await? {
+                BundleOutcome::Restored => {
+                    restored.insert(*id);
+                    restored.extend(parts);
+                }
+                BundleOutcome::Failed(why) => {
+                    let part = || format!("it is a part of an object of bundle {}: {why}", id.short());
+                    failed.extend(parts.iter().map(|own| (*own, part())));
+                    failed.insert(*id, why);
+                }
+            }
+            progress.add(1 + count(parts.len()));
+        }
+        self.cache.sync().await.map_err(|error| CommandError::Failed(error.to_string()))?;
+        for (id, content, found) in &bundles {
+            if restored.contains(id) {
+                summary.bundles_restored += 1;
+            } else {
+                let why = failed.remove(id);
+                summary.incomplete_bundles.push(incomplete(*id, content, *found, why));
+            }
+        }
+        let damaged = self.files.damaged_files().into_iter();
+        summary.damaged_files.extend(damaged.map(|file| DamagedFile {
+            path: file.path.display().to_string(),
+            reason: file.what,
+            used: file.usable,
+        }));
+        summary.failed_objects.sort();
+        Ok(summary)
+    }
+
+    async fn restore_bundle(
+        &self,
+        id: BundleId,
+        content: &ContentHeader,
+        summary: &mut RecoverySummary,
+    ) -> Result<BundleOutcome, CommandError> {
+        let manifest = match self.manifest(id, content).await {
+            Ok(manifest) => manifest,
+            Err(error) => return Ok(BundleOutcome::Failed(error.to_string())),
+        };
+        let (mut tried, mut failures) = (0_u64, 0_u64);
+        let records = manifest.records().map(|located| async {
+            match located {
+                Ok(located) => self.restore_object(id, located.record).await,
+                Err(error) => {
+                    let name = format!("a record of bundle {}", id.short());
+                    Ok(ObjectOutcome::Failed(FailedObject { name, reason: error.to_string() }))
+                }
+            }
+        });
+        let mut outcomes = std::pin::pin!(stream::iter(records).buffer_unordered(OBJECTS_AT_ONCE));
+        while let Some(outcome) = outcomes.next().await {
+            tried += 1;
+            let (bytes, note) = match outcome? {
+                ObjectOutcome::Path { bytes, note } => {
+                    summary.paths += 1;
+                    (bytes, note)
+                }
+                ObjectOutcome::Other { bytes, note } => {
+                    summary.others += 1;
+                    (bytes, note)
+                }
+                ObjectOutcome::Failed(object) => {
+                    failures += 1;
+                    summary.failed_objects.push(object);
+                    (0, None)
+                }
+            };
+            summary.bytes = summary.bytes.saturating_add(bytes);
+            summary.notes.extend(note);
+        }
+        Ok(match failures {
+            0 => BundleOutcome::Restored,
+            _ => BundleOutcome::Failed(format!("{failures} of its {tried} objects could not be restored")),
+        })
+    }
+
+    /// The manifest, against its root.
+    async fn manifest(&self, id: BundleId, content: &ContentHeader) -> Result<Manifest, ReadError> {
+        let bytes = self.files.read(id, content.manifest_extent()).await?;
+        let content = content.clone();
+        let parsed = self.environment.blocking(move || Manifest::parse_whole(&content, bytes)).await;
+        parsed.map_err(|error| ReadError::Damaged { bundle: id, what: error.to_string() })
+    }
+
+    async fn restore_object(&self, bundle: BundleId, record: Record) -> Result<ObjectOutcome, CommandError> {
+        let name = object_name(&record);
+        let written = match self.objects.open(bundle, Arc::new(record)).await {
+            Ok(plan) => self.write_object(&plan).await,
+            Err(error) => Err(error.into()),
+        };
+        match written {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if error.concerns_all() => Err(CommandError::Failed(error.to_string())),
+            Err(error) => Ok(ObjectOutcome::Failed(FailedObject { name, reason: error.to_string() })),
+        }
+    }
+
+    async fn write_object(&self, plan: &ObjectPlan) -> Result<ObjectOutcome, WriteError> {
+        let record = Arc::clone(plan.record());
+        match (&record.body, record.encoding) {
+            (RecordBody::StorePath(info), Encoding::Chunked) => {
+                let (url, bytes) = self.cache.add_nar(info.nar_hash, plan.stream(None)?).await?;
+                let outcome = self.cache.add_narinfo(info, &url, Compression::None, None).await?;
+                Ok(ObjectOutcome::Path { bytes, note: variant_note(info, outcome) })
+            }
+            (RecordBody::StorePath(info), Encoding::Verbatim) => {
+                check_whole(plan).await?;
+                let (url, bytes) = self.cache.add_published_nar(info, plan.stream_file(None)?).await?;
+                let file = info.file_hash.map(|hash| (hash, bytes));
+                let outcome = self.cache.add_narinfo(info, &url, info.compression, file).await?;
+                Ok(ObjectOutcome::Path { bytes, note: variant_note(info, outcome) })
+            }
+            (RecordBody::Blob(blob), encoding) => {
+                let stream = match encoding {
+                    Encoding::Chunked => plan.stream(None)?,
+                    Encoding::Verbatim => {
+                        check_whole(plan).await?;
+                        plan.stream_file(None)?
+                    }
+                };
+                let there = self.cache.add_blob(record.key.kind(), &blob.url, stream).await?;
+                let note =
+                    (!there).then(|| format!("{} was found with two contents: one was kept", blob.url));
+                Ok(ObjectOutcome::Other { bytes: plan.file_bytes(), note })
+            }
+        }
+    }
+}
+
+/// Reads the object to its end: its hash is right, or there is an error.
+async fn check_whole(plan: &ObjectPlan) -> Result<(), ReadError> {
+    let mut stream = plan.stream(None)?;
+    while let Some(piece) = stream.next().await {
+        piece?;
+    }
+    Ok(())
+}
+
+fn object_name(record: &Record) -> String {
+    match &record.body {
+        RecordBody::StorePath(info) => info.store_path.to_string(),
+        RecordBody::Blob(blob) => blob.url.clone(),
+    }
+}
+
+fn variant_note(info: &PathInfo, outcome: NarInfoOutcome) -> Option<String> {
+    (outcome == NarInfoOutcome::OtherStays).then(|| {
+        format!(
+            "{} was found with two contents: its narinfo names one, the NAR {} lies beside it",
+            info.store_path, info.nar_hash
+        )
+    })
+}
+
+fn incomplete(
+    id: BundleId,
+    content: &ContentHeader,
+    found: FoundShards,
+    why: Option<String>,
+) -> IncompleteBundle {
+    let reason = match why {
+        Some(why) => why,
+        None if content.role() == BundleRole::Part => {
+            "it is a part of an object whose head bundle was not found".to_owned()
+        }
+        None => "it was not tried".to_owned(),
+    };
+    IncompleteBundle { bundle: id.to_string(), have: found.have, need: found.need, reason }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

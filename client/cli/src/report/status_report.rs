@@ -1,0 +1,291 @@
+//! The archive at a glance.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use firn_base::{ByteCount, Scheme};
+use firn_wire::{ArchiveStatus, BundleHealthCounts, NodeState};
+use serde::Serialize;
+
+use super::{counted, redundancy};
+use crate::table::{Align, Table};
+
+/// `k` of `n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct SchemeReport {
+    k: u8,
+    n: u8,
+}
+
+impl From<Scheme> for SchemeReport {
+    fn from(scheme: Scheme) -> Self {
+        Self { k: scheme.k(), n: scheme.n() }
+    }
+}
+
+impl fmt::Display for SchemeReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.k, self.n)
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct CoordinatorReport {
+    id: String,
+    address: String,
+    online: bool,
+    leader: bool,
+    lag: Option<u64>,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct NodesInState {
+    all: u64,
+    online: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct HealthReport {
+    full: u64,
+    degraded: u64,
+    urgent: u64,
+    lost: u64,
+    unreadable: u64,
+    at_risk: u64,
+}
+
+/// [`ArchiveStatus`] as it is printed.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatusReport {
+    archive: String,
+    at: u64,
+    generation: u64,
+    term: u64,
+    applied: u64,
+    coordinators: Vec<CoordinatorReport>,
+    nodes: BTreeMap<String, NodesInState>,
+    scheme: Option<SchemeReport>,
+    visible_keys: u64,
+    held_keys: u64,
+    external_references: u64,
+    bundles: u64,
+    payload: u64,
+    stored: u64,
+    capacity: u64,
+    free: u64,
+    health: Option<HealthReport>,
+    repair_backlog: Option<u64>,
+    move_backlog: Option<u64>,
+    repair_traffic: Option<u64>,
+    feed_head: u64,
+}
+
+const STATES: [NodeState; 5] =
+    [NodeState::Active, NodeState::Suspended, NodeState::Draining, NodeState::Gone, NodeState::Lost];
+
+impl From<&ArchiveStatus> for StatusReport {
+    fn from(status: &ArchiveStatus) -> Self {
+        let coordinators = status.coordinators.iter().map(|coordinator| CoordinatorReport {
+            id: coordinator.id.to_string(),
+            address: coordinator.address.clone(),
+            online: coordinator.online,
+            leader: coordinator.leader,
+            lag: coordinator.lag,
+        });
+        // Every state is named, so that nobody has to ask whether it is there.
+        let mut nodes: BTreeMap<_, _> =
+            STATES.map(|state| (state.to_string(), NodesInState::default())).into();
+        for (state, all, online) in &status.nodes {
+            nodes.insert(state.to_string(), NodesInState { all: *all, online: *online });
+        }
+        let health = |counts: BundleHealthCounts| HealthReport {
+            full: counts.full,
+            degraded: counts.degraded,
+            urgent: counts.urgent,
+            lost: counts.lost,
+            unreadable: counts.unreadable,
+            at_risk: counts.at_risk,
+        };
+        Self {
+            archive: status.archive.to_string(),
+            at: status.at.as_millis(),
+            generation: status.generation,
+            term: status.term,
+            applied: status.applied,
+            coordinators: coordinators.collect(),
+            nodes,
+            scheme: status.scheme.map(SchemeReport::from),
+            visible_keys: status.visible_keys,
+            held_keys: status.held_keys,
+            external_references: status.external_references,
+            bundles: status.bundles,
+            payload: status.payload.0,
+            stored: status.stored.0,
+            capacity: status.capacity.0,
+            free: status.free.0,
+            health: status.health.map(health),
+            repair_backlog: status.repair_backlog,
+            move_backlog: status.move_backlog,
+            repair_traffic: status.repair_traffic.map(|bytes| bytes.0),
+            feed_head: status.feed_head,
+        }
+    }
+}
+
+impl fmt::Display for StatusReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = Align::Left;
+        let mut table = Table::new(&[("coordinator", left), ("address", left), ("state", left)]);
+        for own in &self.coordinators {
+            let id = own.id.chars().take(10).collect();
+            let lag = match own.lag {
+                Some(lag @ 1..) if !own.leader => format!(", {} behind", counted(lag, "command")),
+                _ => String::new(),
+            };
+            let state = match (own.online, own.leader) {
+                (_, true) => "leads",
+                (true, false) => "follows",
+                (false, false) => "away",
+            };
+            table.row(vec![id, own.address.clone(), format!("{state}{lag}")]);
+        }
+        writeln!(formatter, "archive      {}", self.archive)?;
+        writeln!(formatter, "{table}\n")?;
+        let present = self.nodes.iter().filter(|(_, nodes)| nodes.all > 0);
+        let nodes: Vec<String> = present
+            .map(|(state, nodes)| format!("{} {state} ({} online)", nodes.all, nodes.online))
+            .collect();
+        let nodes = if nodes.is_empty() { "none".to_owned() } else { nodes.join(", ") };
+        let scheme = match self.scheme {
+            Some(SchemeReport { k, n }) => format!("any {k} of {n} shards restore a bundle"),
+            None => "none: no node is active".to_owned(),
+        };
+        writeln!(formatter, "nodes        {nodes}")?;
+        writeln!(formatter, "scheme       {scheme}")?;
+        writeln!(
+            formatter,
+            "objects      {} readable, {} waiting for a reference; {}",
+            self.visible_keys,
+            self.held_keys,
+            counted(self.external_references, "external reference")
+        )?;
+        let bundles = match &self.health {
+            None => "their health is not known: the leader does not answer".to_owned(),
+            Some(health) => format!(
+                "{} full, {} degraded, {} urgent, {} lost; {} unreadable now, {} at risk",
+                health.full, health.degraded, health.urgent, health.lost, health.unreadable, health.at_risk
+            ),
+        };
+        writeln!(formatter, "bundles      {}: {bundles}", self.bundles)?;
+        let times =
+            redundancy(self.stored, self.payload).map_or_else(String::new, |it| format!(" ({it:.2}x)"));
+        writeln!(
+            formatter,
+            "bytes        {} of payload, {} stored{times}; {} free of {}",
+            ByteCount(self.payload),
+            ByteCount(self.stored),
+            ByteCount(self.free),
+            ByteCount(self.capacity)
+        )?;
+        let work = match (self.repair_backlog, self.move_backlog, self.repair_traffic) {
+            (Some(repairs), Some(moves), Some(traffic)) => format!(
+                "{} to make, {} to move; {} read and sent so far",
+                counted(repairs, "shard"),
+                counted(moves, "shard"),
+                ByteCount(traffic)
+            ),
+            _ => "not known: the leader does not answer".to_owned(),
+        };
+        write!(formatter, "repair       {work}")
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use firn_base::{ArchiveId, NodeId, Timestamp};
+    use firn_wire::CoordinatorStatus;
+
+    use super::*;
+
+    pub(crate) fn status() -> ArchiveStatus {
+        let coordinator = |id, leader, online| CoordinatorStatus {
+            id: NodeId::from_bytes([id; 32]),
+            address: format!("127.0.0.1:{id}"),
+            online,
+            leader,
+            lag: Some(if leader { 0 } else { 2 }),
+        };
+        ArchiveStatus {
+            archive: ArchiveId::from_bytes([0xab; 32]),
+            at: Timestamp::from_millis(1_795_383_909_000),
+            generation: 1,
+            term: 2,
+            applied: 30,
+            coordinators: vec![coordinator(1, true, true), coordinator(2, false, false)],
+            nodes: vec![(NodeState::Active, 16, 15), (NodeState::Draining, 1, 1)],
+            scheme: Scheme::new(4, 12).ok(),
+            visible_keys: 57,
+            held_keys: 1,
+            external_references: 2,
+            bundles: 3,
+            payload: ByteCount(1_000_000),
+            stored: ByteCount(3_000_000),
+            capacity: ByteCount(800_000_000_000),
+            free: ByteCount(799_000_000_000),
+            health: Some(BundleHealthCounts { full: 2, degraded: 1, ..BundleHealthCounts::default() }),
+            repair_backlog: Some(4),
+            move_backlog: Some(1),
+            repair_traffic: Some(ByteCount(12_000)),
+            feed_head: 60,
+        }
+    }
+
+    #[test]
+    fn people_see_the_archive_at_a_glance() {
+        let expected = format!(
+            "archive      {}\n\
+             coordinator  address      state\n\
+             0101010101   127.0.0.1:1  leads\n\
+             0202020202   127.0.0.1:2  away, 2 commands behind\n\
+             \n\
+             nodes        16 active (15 online), 1 draining (1 online)\n\
+             scheme       any 4 of 12 shards restore a bundle\n\
+             objects      57 readable, 1 waiting for a reference; 2 external references\n\
+             bundles      3: 2 full, 1 degraded, 0 urgent, 0 lost; 0 unreadable now, 0 at risk\n\
+             bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
+             repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far",
+            "ab".repeat(32)
+        );
+        assert_eq!(StatusReport::from(&status()).to_string(), expected);
+    }
+
+    #[test]
+    fn the_fields_of_the_json_are_pinned() {
+        let expected = format!(
+            concat!(
+                r#"{{"archive":"{archive}","at":1795383909000,"generation":1,"term":2,"applied":30,"#,
+                r#""coordinators":[{{"id":"{one}","address":"127.0.0.1:1","online":true,"leader":true,"lag":0}},"#,
+                r#"{{"id":"{two}","address":"127.0.0.1:2","online":false,"leader":false,"lag":2}}],"#,
+                r#""nodes":{{"active":{{"all":16,"online":15}},"draining":{{"all":1,"online":1}},"#,
+                r#""gone":{{"all":0,"online":0}},"lost":{{"all":0,"online":0}},"suspended":{{"all":0,"online":0}}}},"#,
+                r#""scheme":{{"k":4,"n":12}},"visible_keys":57,"held_keys":1,"external_references":2,"bundles":3,"#,
+                r#""payload":1000000,"stored":3000000,"capacity":800000000000,"free":799000000000,"#,
+                r#""health":{{"full":2,"degraded":1,"urgent":0,"lost":0,"unreadable":0,"at_risk":0}},"#,
+                r#""repair_backlog":4,"move_backlog":1,"repair_traffic":12000,"feed_head":60}}"#
+            ),
+            archive = "ab".repeat(32),
+            one = "01".repeat(32),
+            two = "02".repeat(32),
+        );
+        assert_eq!(serde_json::to_string(&StatusReport::from(&status())).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_follower_leaves_open_what_it_does_not_know() {
+        let from_follower = ArchiveStatus { health: None, repair_backlog: None, scheme: None, ..status() };
+        let report = StatusReport::from(&from_follower);
+        assert!(report.to_string().contains("the leader does not answer"));
+        let json = serde_json::to_value(&report).unwrap();
+        assert!(json["health"].is_null() && json["repair_backlog"].is_null() && json["scheme"].is_null());
+    }
+}

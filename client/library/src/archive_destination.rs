@@ -1,0 +1,63 @@
+//! An archive on the network as a publish's destination.
+
+use std::sync::Arc;
+
+use firn_base::{ObjectKey, Scheme};
+use firn_client_logic::{SendFailure, ShardSend};
+use firn_transport::{AskError, BoxFuture, Committed};
+use firn_wire::{
+    CommitRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, Signed,
+};
+
+use crate::archive::Archive;
+use crate::code::CodedBundle;
+use crate::destination::Destination;
+use crate::transfer::store_shard;
+
+#[derive(Debug)]
+pub(crate) struct ArchiveDestination(pub(crate) Archive);
+
+/// Where nobody answers usefully, asking again later is all that can be done.
+fn refused(error: AskError) -> RefusedRequest {
+    match error {
+        AskError::Refused(refused) => refused,
+        other => RefusedRequest::new(RefusalKind::Unavailable, other.to_string()),
+    }
+}
+
+impl Destination for ArchiveDestination {
+    fn presence(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().presence(&keys).await.map_err(refused) })
+    }
+
+    fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move {
+            let locations = self.0.coordinators().lookup(&keys).await.map_err(refused)?;
+            Ok(locations.iter().map(|locations| !locations.is_empty()).collect())
+        })
+    }
+
+    fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().scheme().await.map_err(refused) })
+    }
+
+    fn reserve(&self, request: ReserveRequest) -> BoxFuture<'_, Result<ReservationGrant, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().reserve(request).await.map_err(refused) })
+    }
+
+    fn store<'a>(
+        &'a self,
+        send: &'a ShardSend,
+        bundle: Arc<CodedBundle>,
+    ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
+        Box::pin(store_shard(self.0.pool(), self.0.environment(), self.0.id(), send, bundle))
+    }
+
+    fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().commit(request).await.map_err(refused) })
+    }
+
+    fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().late_receipts(receipts).await.map_err(refused) })
+    }
+}

@@ -1,0 +1,154 @@
+//! Coding a bundle: the roots of all its shards, and the parity that will be sent.
+//!
+//! Owns: reading the payload by columns, parity files. Always holds: data shards are slices of the payload
+//! file, never copied; there is a root for every index that k may ever use; memory is one column of
+//! [`COLUMN_BYTES`] for each shard.
+//! Leaves to others: the code itself (`firn-erasure`), sending.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use firn_base::{Scheme, ShardIndex, ShardRoot};
+use firn_bundle::{CodingHeader, HeaderError};
+use firn_erasure::{Coder, CoderError, EncodeError};
+
+use crate::spool::{SpoolDir, SpoolError};
+use crate::spooled_bundle::SpooledBundle;
+
+// 40 shards of 256 KiB are 10 MiB; the coder takes them in tiles that fit its cache.
+const COLUMN_BYTES: u64 = 256 << 10;
+
+/// A bundle with its shards at hand.
+#[derive(Debug)]
+pub(crate) struct CodedBundle {
+    bundle: Arc<SpooledBundle>,
+    coding: CodingHeader,
+    scheme: Scheme,
+    // Shards k to n-1, one behind the other; none where they are copies of the payload.
+    parity: Option<File>,
+}
+
+/// Why a bundle was not coded.
+#[derive(Debug, thiserror::Error)]
+pub enum CodeError {
+    /// There is no coder, or this processor cannot run it.
+    #[error(transparent)]
+    Coder(#[from] CoderError),
+    /// The coder refuses the columns.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The coding header refuses the roots.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The spool failed.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+}
+
+/// Codes `bundle` for `scheme`. Blocks.
+pub(crate) fn code(
+    bundle: Arc<SpooledBundle>,
+    scheme: Scheme,
+    spool: &SpoolDir,
+) -> Result<CodedBundle, CodeError> {
+    let coder = Coder::new(scheme.k())?;
+    let shard_bytes = firn_base::shard_bytes(bundle.sealed.content.payload_bytes(), scheme.k());
+    let sent_parity = usize::from(scheme.n() - scheme.k());
+    // Every shard of k = 1 is the payload itself.
+    let parity = if scheme.k() == 1 || sent_parity == 0 { None } else { Some(spool.file()?) };
+    let mut columns = Columns::new(&coder);
+    let mut offset = 0;
+    while offset < shard_bytes {
+        let bytes = COLUMN_BYTES.min(shard_bytes - offset);
+        columns.read(&bundle, shard_bytes, offset, bytes).map_err(|error| spool.failed(error))?;
+        columns.encode(&coder)?;
+        if let Some(file) = &parity {
+            for (row, column) in (0_u64..).zip(columns.parity.iter().take(sent_parity)) {
+                file.write_all_at(column, row * shard_bytes + offset).map_err(|error| spool.failed(error))?;
+            }
+        }
+        offset += bytes;
+    }
+    let bundle_id = bundle.sealed.content.bundle_id();
+    let coding = CodingHeader::new(bundle_id, scheme.k(), shard_bytes, columns.roots())?;
+    Ok(CodedBundle { bundle, coding, scheme, parity })
+}
+
+/// The same range of every shard.
+struct Columns {
+    data: Vec<Vec<u8>>,
+    parity: Vec<Vec<u8>>,
+    hashers: Vec<blake3::Hasher>,
+}
+
+impl Columns {
+    fn new(coder: &Coder) -> Self {
+        let buffers = |count: usize| vec![Vec::new(); count];
+        Self {
+            data: buffers(coder.k()),
+            parity: buffers(coder.n_max() - coder.k()),
+            hashers: vec![blake3::Hasher::new(); coder.n_max()],
+        }
+    }
+
+    fn read(&mut self, bundle: &SpooledBundle, shard_bytes: u64, offset: u64, bytes: u64) -> io::Result<()> {
+        let length = usize::try_from(bytes).map_err(io::Error::other)?;
+        for (shard, column) in (0_u64..).zip(&mut self.data) {
+            column.resize(length, 0);
+            bundle.read_padded(shard * shard_bytes + offset, column)?;
+        }
+        self.parity.iter_mut().for_each(|column| column.resize(length, 0));
+        Ok(())
+    }
+
+    fn encode(&mut self, coder: &Coder) -> Result<(), EncodeError> {
+        let data: Vec<&[u8]> = self.data.iter().map(Vec::as_slice).collect();
+        let mut parity: Vec<&mut [u8]> = self.parity.iter_mut().map(Vec::as_mut_slice).collect();
+        coder.encode(&data, &mut parity)?;
+        for (hasher, column) in self.hashers.iter_mut().zip(self.data.iter().chain(&self.parity)) {
+            hasher.update(column);
+        }
+        Ok(())
+    }
+
+    fn roots(&self) -> Vec<ShardRoot> {
+        self.hashers.iter().map(|hasher| ShardRoot::from_bytes(*hasher.finalize().as_bytes())).collect()
+    }
+}
+
+impl CodedBundle {
+    pub(crate) const fn bundle(&self) -> &Arc<SpooledBundle> {
+        &self.bundle
+    }
+
+    pub(crate) const fn coding(&self) -> &CodingHeader {
+        &self.coding
+    }
+
+    /// The scheme whose shards are at hand.
+    pub(crate) const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Fills `buffer` with a shard's bytes from `offset` on. Blocks.
+    pub(crate) fn read_shard(&self, index: ShardIndex, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let (shard_bytes, k) = (self.coding.shard_bytes(), self.coding.k());
+        let end = offset.checked_add(buffer.len() as u64);
+        if index.0 >= self.scheme.n() || end.is_none_or(|end| end > shard_bytes) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        if k == 1 {
+            return self.bundle.read_padded(offset, buffer);
+        }
+        if index.0 < k {
+            return self.bundle.read_padded(u64::from(index.0) * shard_bytes + offset, buffer);
+        }
+        let row = u64::from(index.0 - k);
+        match &self.parity {
+            Some(file) => file.read_exact_at(buffer, row * shard_bytes + offset),
+            None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The content of one object, cut into chunks, between being checked and being packed.
+//!
+//! Always holds: small contents lie in memory, large ones in a spool file; memory is bounded whatever comes.
+//! Leaves to others: what the bytes are and whether they are right (`verify`).
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
+
+use firn_bundle::Chunker;
+
+use crate::spool::{SpoolDir, SpoolError};
+
+/// Contents up to this size stay in memory: nine of ten paths are below it, and a handful in flight are few.
+pub(crate) const MEMORY_BYTES_MAX: u64 = 8 << 20;
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Takes an object's bytes.
+#[derive(Debug)]
+pub(crate) struct ContentWriter {
+    spool: SpoolDir,
+    chunker: Chunker,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+struct Kept {
+    lengths: Vec<u32>,
+    bytes: u64,
+    place: Place<BufWriter<File>>,
+}
+
+#[derive(Debug)]
+enum Place<F> {
+    Memory(Vec<u8>),
+    File(F),
+}
+
+/// An object's bytes as chunks.
+#[derive(Debug)]
+pub(crate) struct Content {
+    lengths: Vec<u32>,
+    bytes: u64,
+    place: Place<File>,
+}
+
+/// Gives an object's chunks one after the other.
+#[derive(Debug)]
+pub(crate) struct ContentReader {
+    lengths: std::vec::IntoIter<u32>,
+    bytes: Place<BufReader<File>>,
+    read: usize,
+    chunk: Vec<u8>,
+    spool: SpoolDir,
+}
+
+impl ContentWriter {
+    /// For an object of about `expected` bytes.
+    pub(crate) fn new(spool: &SpoolDir, expected: u64) -> Result<Self, SpoolError> {
+        let place = match usize::try_from(expected) {
+            Ok(bytes) if expected <= MEMORY_BYTES_MAX => Place::Memory(Vec::with_capacity(bytes)),
+            _ => Place::File(BufWriter::with_capacity(BUFFER_BYTES, spool.file()?)),
+        };
+        let kept = Kept { lengths: Vec::new(), bytes: 0, place };
+        Ok(Self { spool: spool.clone(), chunker: Chunker::new(), kept })
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let (kept, spool) = (&mut self.kept, &self.spool);
+        let Ok(()) = self.chunker.push(bytes, |chunk| kept.cut(chunk));
+        kept.keep(bytes, spool)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Content, SpoolError> {
+        let kept = &mut self.kept;
+        let Ok(()) = self.chunker.finish(|chunk| kept.cut(chunk));
+        let place = match self.kept.place {
+            Place::Memory(bytes) => Place::Memory(bytes),
+            Place::File(file) => {
+                let file = file.into_inner().map_err(|error| self.spool.failed(error.into_error()))?;
+                Place::File(file)
+            }
+        };
+        Ok(Content { lengths: self.kept.lengths, bytes: self.kept.bytes, place })
+    }
+}
+
+impl Kept {
+    fn cut(&mut self, chunk: &[u8]) -> Result<(), Infallible> {
+        self.lengths.push(u32::try_from(chunk.len()).expect("the chunker cuts at 256 KiB"));
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8], spool: &SpoolDir) -> Result<(), SpoolError> {
+        self.bytes += bytes.len() as u64;
+        if let Place::Memory(memory) = &mut self.place {
+            if self.bytes <= MEMORY_BYTES_MAX {
+                memory.extend_from_slice(bytes);
+                return Ok(());
+            }
+            // More came than was expected.
+            let mut file = BufWriter::with_capacity(BUFFER_BYTES, spool.file()?);
+            file.write_all(memory).map_err(|error| spool.failed(error))?;
+            self.place = Place::File(file);
+        }
+        match &mut self.place {
+            Place::File(file) => file.write_all(bytes).map_err(|error| spool.failed(error)),
+            Place::Memory(_) => Ok(()),
+        }
+    }
+}
+
+impl Content {
+    /// Its bytes.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The chunks from the first on.
+    pub(crate) fn into_reader(self, spool: &SpoolDir) -> Result<ContentReader, SpoolError> {
+        let bytes = match self.place {
+            Place::Memory(bytes) => Place::Memory(bytes),
+            Place::File(mut file) => {
+                file.rewind().map_err(|error| spool.failed(error))?;
+                Place::File(BufReader::with_capacity(BUFFER_BYTES, file))
+            }
+        };
+        let lengths = self.lengths.into_iter();
+        Ok(ContentReader { lengths, bytes, read: 0, chunk: Vec::new(), spool: spool.clone() })
+    }
+}
+
+impl ContentReader {
+    /// The next chunk; none behind the last.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<&[u8]>, SpoolError> {
+        let Some(length) = self.lengths.next() else { return Ok(None) };
+        let length = length as usize;
+        match &mut self.bytes {
+            Place::Memory(bytes) => {
+                let chunk = &bytes[self.read..self.read + length];
+                self.read += length;
+                Ok(Some(chunk))
+            }
+            Place::File(file) => {
+                self.chunk.resize(length, 0);
+                file.read_exact(&mut self.chunk).map_err(|error| self.spool.failed(error))?;
+                Ok(Some(&self.chunk))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut noise = vec![0; bytes];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    fn round_trip(object: &[u8], expected: u64) -> Vec<usize> {
+        let spool = SpoolDir::open(None).unwrap();
+        let mut writer = ContentWriter::new(&spool, expected).unwrap();
+        for piece in object.chunks(100_000) {
+            writer.push(piece).unwrap();
+        }
+        let content = writer.finish().unwrap();
+        assert_eq!(content.bytes(), object.len() as u64);
+        let mut reader = content.into_reader(&spool).unwrap();
+        let (mut lengths, mut bytes) = (Vec::new(), Vec::new());
+        while let Some(chunk) = reader.next_chunk().unwrap() {
+            lengths.push(chunk.len());
+            bytes.extend_from_slice(chunk);
+        }
+        assert!(bytes == object, "the chunks are not the object");
+        lengths
+    }
+
+    #[test]
+    fn chunks_are_the_same_in_memory_and_in_a_file() {
+        let object = noise(1_000_000);
+        let in_memory = round_trip(&object, object.len() as u64);
+        assert!(in_memory.len() > 4);
+        assert_eq!(round_trip(&object, u64::MAX), in_memory);
+        assert_eq!(round_trip(&[], 0), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn more_than_was_expected_goes_on_in_a_file() {
+        round_trip(&noise(9 << 20), 10);
+    }
+}

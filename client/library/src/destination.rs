@@ -1,0 +1,42 @@
+//! What a publish asks of an archive.
+//!
+//! Owns: the questions. Leaves to others: asking them over the network (`archive_destination`), and what to
+//! make of the answers (`firn-client-logic`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use firn_base::{ObjectKey, Scheme};
+use firn_client_logic::{SendFailure, ShardSend};
+use firn_transport::{BoxFuture, Committed};
+use firn_wire::{CommitRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed};
+
+use crate::code::CodedBundle;
+
+/// An archive to publish into. Where nobody answers, the refusal is of kind `Unavailable`.
+pub(crate) trait Destination: Send + Sync + fmt::Debug {
+    /// Which keys are archived, visible or held back.
+    fn presence(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>>;
+
+    /// Which keys can be read.
+    fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>>;
+
+    /// The scheme for new bundles.
+    fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>>;
+
+    /// Space for a bundle.
+    fn reserve(&self, request: ReserveRequest) -> BoxFuture<'_, Result<ReservationGrant, RefusedRequest>>;
+
+    /// Brings one shard to its node; the receipt was checked.
+    fn store<'a>(
+        &'a self,
+        send: &'a ShardSend,
+        bundle: Arc<CodedBundle>,
+    ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>>;
+
+    /// Makes bundles part of the archive.
+    fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>>;
+
+    /// Hands in receipts that came behind the commit.
+    fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>>;
+}

@@ -1,0 +1,126 @@
+//! Fetching over HTTP: narinfos, NARs, logs, descriptors.
+//!
+//! Always holds: a server that sends nothing is given up; a body that was encoded for the way is refused, so
+//! that bytes are always those of the file. Calls block.
+//! Leaves to others: how much of a body is read.
+
+use std::io::Read;
+use std::time::Duration;
+
+use ureq::Agent;
+
+const CONNECT_MAX: Duration = Duration::from_secs(20);
+
+// A cache in front of slow storage may take its time to begin.
+const RESPONSE_MAX: Duration = Duration::from_secs(60);
+
+// A server that sends nothing for so long in the middle of a body has forgotten us.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// A body under way.
+pub(crate) struct Fetched {
+    pub(crate) reader: Box<dyn Read + Send>,
+    pub(crate) bytes: Option<u64>,
+}
+
+/// Why a URL gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    /// The server refuses.
+    #[error("the server answers {0}")]
+    Status(u16),
+    /// The body is encoded for the way.
+    #[error("the server sends it with the content encoding `{0}`, which is not read")]
+    ContentEncoding(String),
+    /// Anything between here and the server.
+    #[error("{0}")]
+    Way(#[from] ureq::Error),
+}
+
+/// An agent whose every wait ends.
+pub(crate) fn agent() -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
+        .accept_encoding("identity")
+        .timeout_connect(Some(CONNECT_MAX))
+        .timeout_recv_response(Some(RESPONSE_MAX))
+        .timeout_per_read(Some(STALL_MAX))
+        .timeout_per_write(Some(STALL_MAX))
+        .build()
+        .into()
+}
+
+/// The body at `url`; none if the server has nothing there.
+pub(crate) fn get(agent: &Agent, url: &str) -> Result<Option<Fetched>, FetchError> {
+    let response = agent.get(url).call()?;
+    if !is_there(response.status().as_u16())? {
+        return Ok(None);
+    }
+    let encoding = response.headers().get("content-encoding").and_then(|value| value.to_str().ok());
+    if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return Err(FetchError::ContentEncoding(encoding.chars().take(40).collect()));
+    }
+    let body = response.into_body();
+    let bytes = body.content_length();
+    Ok(Some(Fetched { reader: Box::new(body.into_reader()), bytes }))
+}
+
+/// Whether the server has something at `url`.
+pub(crate) fn head(agent: &Agent, url: &str) -> Result<bool, FetchError> {
+    is_there(agent.head(url).call()?.status().as_u16())
+}
+
+/// Nix's own rule: 403, 404 and 410 all mean that there is nothing.
+fn is_there(status: u16) -> Result<bool, FetchError> {
+    match status {
+        200 => Ok(true),
+        403 | 404 | 410 => Ok(false),
+        other => Err(FetchError::Status(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that gives this answer to one connection.
+    fn serve(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        format!("http://{address}/x")
+    }
+
+    #[test]
+    fn a_body_is_read_and_its_length_known() {
+        let url = serve("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+        let mut fetched = get(&agent(), &url).unwrap().unwrap();
+        let mut text = String::new();
+        fetched.reader.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), fetched.bytes), ("hello", Some(5)));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_from_what_failed() {
+        let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        assert!(get(&agent(), &serve(missing)).unwrap().is_none());
+        let broken = "HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        assert!(get(&agent(), &serve(broken)).err().unwrap().to_string().contains("500"));
+    }
+
+    #[test]
+    fn a_body_that_was_encoded_for_the_way_is_refused() {
+        let encoded =
+            "HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx";
+        assert!(get(&agent(), &serve(encoded)).err().unwrap().to_string().contains("`br`"));
+    }
+}

@@ -1,0 +1,370 @@
+//! Packing verified objects into bundles whose payloads lie in the spool.
+//!
+//! Owns: where one bundle ends and the next begins, and objects that need several. Always holds: memory is a
+//! few frames and the tables of one bundle, whatever the size of an object; equal objects in equal order give
+//! equal bundles.
+//! Leaves to others: the order of objects (`packing_order`), what a bundle is (`firn-bundle`), sending.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::sync::Arc;
+
+use firn_bundle::{
+    BuildError, BuilderOptions, BundleBuilder, CompressedFrame, NewRecord, PartChunks, PendingFrame,
+    compress_frame,
+};
+use firn_transport::Environment;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::content::ContentReader;
+use crate::spool::{SpoolDir, SpoolError};
+use crate::spooled_bundle::{BundleSet, PackedObject, SpooledBundle};
+use crate::verify::VerifiedObject;
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// What became of an object.
+#[derive(Debug)]
+pub(crate) struct Pushed {
+    /// Bundles that were sealed meanwhile.
+    pub(crate) sealed: Vec<BundleSet>,
+    /// Why the object is in none, if it is not.
+    pub(crate) refused: Option<BuildError>,
+}
+
+/// Why packing cannot go on at all.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The spool failed.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// A bundle could not be made of what was packed.
+    #[error("packing failed: {0}")]
+    Build(#[from] BuildError),
+}
+
+/// Packs objects one after the other.
+#[derive(Debug)]
+pub(crate) struct Packer {
+    environment: Environment,
+    spool: SpoolDir,
+    options: BuilderOptions,
+    threads: usize,
+    // A bundle with at least one record.
+    open: Option<OpenBundle>,
+    objects: Vec<PackedObject>,
+}
+
+#[derive(Debug)]
+struct OpenBundle {
+    builder: BundleBuilder,
+    payload: BufWriter<File>,
+}
+
+/// An object on its way into bundles.
+struct Passage {
+    open: OpenBundle,
+    content: ContentReader,
+    // Complete, to be compressed.
+    frames: Vec<PendingFrame>,
+    // A chunk that the bundle before had no room for.
+    unpushed: Option<Vec<u8>>,
+    // Whether the open bundle holds any of the object.
+    touched: bool,
+    parts: Vec<PartChunks>,
+    part_bundles: Vec<Arc<SpooledBundle>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Frames are complete: compress them.
+    Frames,
+    /// The bundle is full.
+    Full,
+    /// The whole content is pushed.
+    Whole,
+}
+
+impl Packer {
+    /// A packer of bundles as `options` say; `threads` frames are compressed at once.
+    pub(crate) const fn new(
+        environment: Environment,
+        spool: SpoolDir,
+        options: BuilderOptions,
+        threads: usize,
+    ) -> Self {
+        Self { environment, spool, options, threads, open: None, objects: Vec::new() }
+    }
+
+    /// Packs one object.
+    pub(crate) async fn push(&mut self, object: VerifiedObject) -> Result<Pushed, PackError> {
+        let VerifiedObject { record, content, source_bytes } = object;
+        let content_bytes = content.bytes();
+        let packed = PackedObject { key: record.key, content_bytes, source_bytes };
+        let mut sealed = Vec::new();
+        if self.open.as_ref().is_some_and(|open| open.builder.would_exceed(content_bytes, &record)) {
+            sealed.extend(self.finish().await?);
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => OpenBundle::new(self.options, &self.spool)?,
+        };
+        open.builder.begin_object();
+        let passage = Passage {
+            open,
+            content: content.into_reader(&self.spool)?,
+            frames: Vec::new(),
+            unpushed: None,
+            touched: false,
+            parts: Vec::new(),
+            part_bundles: Vec::new(),
+        };
+        let (mut passage, outcome) = self.carry(passage, record).await?;
+        if let Err(error) = outcome {
+            passage.open.builder.abandon_object();
+            self.open = Some(passage.open).filter(|open| open.builder.record_count() > 0);
+            return Ok(Pushed { sealed, refused: Some(error) });
+        }
+        self.objects.push(packed);
+        let ends = !passage.parts.is_empty() || passage.open.builder.is_full();
+        self.open = Some(passage.open);
+        if ends && let Some(mut last) = self.finish().await? {
+            passage.part_bundles.append(&mut last.bundles);
+            sealed.push(BundleSet { bundles: passage.part_bundles, objects: last.objects });
+        }
+        Ok(Pushed { sealed, refused: None })
+    }
+
+    /// Seals what is open, if there is anything in it.
+    pub(crate) async fn finish(&mut self) -> Result<Option<BundleSet>, PackError> {
+        let Some(open) = self.open.take() else { return Ok(None) };
+        let spool = self.spool.clone();
+        let bundle = self.environment.blocking(move || open.seal(&spool)).await?;
+        let objects = std::mem::take(&mut self.objects);
+        Ok(Some(BundleSet { bundles: vec![Arc::new(bundle)], objects }))
+    }
+
+    /// Pushes the content and the record, through as many bundles as it takes. The inner result is the
+    /// object's own.
+    async fn carry(
+        &self,
+        mut passage: Passage,
+        record: NewRecord,
+    ) -> Result<(Passage, Result<(), BuildError>), PackError> {
+        let frames_wanted = self.threads.max(1);
+        loop {
+            let push = move || {
+                let progress = passage.push_chunks(frames_wanted);
+                (passage, progress)
+            };
+            let progress;
+            (passage, progress) = self.environment.blocking(push).await;
+            let progress = match progress {
+                Ok(progress) => progress,
+                Err(PackError::Build(error)) => return Ok((passage, Err(error))),
+                Err(error) => return Err(error),
+            };
+            passage = self.compress_frames(passage).await?;
+            let outcome = match progress {
+                Progress::Frames => continue,
+                Progress::Full => Err(BuildError::Full),
+                Progress::Whole => passage.finish(record.clone()),
+            };
+            match outcome {
+                Err(BuildError::Full) if passage.may_leave_a_part() => {
+                    passage = self.next_part(passage).await?;
+                }
+                outcome => return Ok((passage, outcome)),
+            }
+        }
+    }
+
+    /// Compresses complete frames side by side and appends them in order.
+    async fn compress_frames(&self, mut passage: Passage) -> Result<Passage, PackError> {
+        let frames = std::mem::take(&mut passage.frames);
+        if frames.is_empty() {
+            return Ok(passage);
+        }
+        let level = self.options.frame_level;
+        let compress = |frame| self.environment.blocking(move || compress_frame(frame, level));
+        let compressed: Vec<CompressedFrame> = stream::iter(frames)
+            .map(compress)
+            .buffered(self.threads.max(1))
+            .try_collect()
+            .await
+            .map_err(BuildError::Compress)?;
+        let append = move || {
+            for frame in &compressed {
+                passage.open.builder.append_frame(frame, &mut passage.open.payload)?;
+            }
+            Ok(passage)
+        };
+        self.environment.blocking(append).await
+    }
+
+    /// Seals what is pushed so far as a part and goes on in a new bundle.
+    async fn next_part(&self, mut passage: Passage) -> Result<Passage, PackError> {
+        let (spool, options) = (self.spool.clone(), self.options);
+        let seal = move || {
+            let mut next = OpenBundle::new(options, &spool)?;
+            next.builder.begin_object();
+            let full = std::mem::replace(&mut passage.open, next);
+            let (part, chunks) = full.seal_as_part(&spool)?;
+            passage.parts.push(chunks);
+            passage.part_bundles.push(Arc::new(part));
+            passage.touched = false;
+            Ok(passage)
+        };
+        self.environment.blocking(seal).await
+    }
+}
+
+impl OpenBundle {
+    fn new(options: BuilderOptions, spool: &SpoolDir) -> Result<Self, SpoolError> {
+        let payload = BufWriter::with_capacity(BUFFER_BYTES, spool.file()?);
+        Ok(Self { builder: BundleBuilder::new(options), payload })
+    }
+
+    fn seal(mut self, spool: &SpoolDir) -> Result<SpooledBundle, PackError> {
+        let sealed = self.builder.seal(&mut self.payload)?;
+        Ok(SpooledBundle::new(sealed, self.payload, spool)?)
+    }
+
+    fn seal_as_part(mut self, spool: &SpoolDir) -> Result<(SpooledBundle, PartChunks), PackError> {
+        let (sealed, chunks) = self.builder.seal_as_part(&mut self.payload)?;
+        Ok((SpooledBundle::new(sealed, self.payload, spool)?, chunks))
+    }
+}
+
+impl Passage {
+    /// Pushes chunks until so many frames are complete, the bundle is full, or the content ends.
+    fn push_chunks(&mut self, frames_wanted: usize) -> Result<Progress, PackError> {
+        let builder = &mut self.open.builder;
+        if let Some(chunk) = self.unpushed.take() {
+            builder.push_chunk(&chunk)?;
+            self.touched = true;
+        }
+        loop {
+            while let Some(frame) = builder.take_frame() {
+                self.frames.push(frame);
+            }
+            if self.frames.len() >= frames_wanted {
+                return Ok(Progress::Frames);
+            }
+            let Some(chunk) = self.content.next_chunk()? else { return Ok(Progress::Whole) };
+            match builder.push_chunk(chunk) {
+                Ok(_) => self.touched = true,
+                Err(BuildError::Full) => {
+                    self.unpushed = Some(chunk.to_vec());
+                    return Ok(Progress::Full);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Ends the object with its record.
+    fn finish(&mut self, record: NewRecord) -> Result<(), BuildError> {
+        let builder = &mut self.open.builder;
+        let finished = if self.parts.is_empty() {
+            builder.finish_object(record)
+        } else {
+            builder.finish_spanning_object(record, &self.parts)
+        };
+        finished.map(|_| ())
+    }
+
+    /// A bundle that holds other objects was found to have room, so only an object of its own fills one; and
+    /// without a chunk of it a part would be no progress.
+    const fn may_leave_a_part(&self) -> bool {
+        self.touched && self.open.builder.record_count() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_bundle::{Blob, BundleRole, Encoding};
+    use firn_nix_format::{Compression, Sha256};
+
+    use super::*;
+    use crate::content::ContentWriter;
+
+    fn noise(bytes: usize, seed: u8) -> Vec<u8> {
+        let mut noise = vec![0; bytes];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    fn object(spool: &SpoolDir, bytes: &[u8], name: u8) -> VerifiedObject {
+        let mut content = ContentWriter::new(spool, bytes.len() as u64).unwrap();
+        content.push(bytes).unwrap();
+        let blob = Blob {
+            url: format!("log/{name}"),
+            compression: Compression::None,
+            bytes: bytes.len() as u64,
+            sha256: Sha256::of(bytes),
+        };
+        let key = firn_base::ObjectKey::build_log([name; 20]);
+        let record = NewRecord::blob(key, blob, Encoding::Chunked);
+        VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 1 }
+    }
+
+    fn packer(spool: &SpoolDir, bundle_bytes: u64) -> Packer {
+        let options = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::default() };
+        Packer::new(Environment::real(), spool.clone(), options, 2)
+    }
+
+    #[tokio::test]
+    async fn small_objects_share_a_bundle_until_it_is_full() {
+        let spool = SpoolDir::open(None).unwrap();
+        let mut packer = packer(&spool, 8 << 20);
+        let mut sets = Vec::new();
+        for name in 0..8 {
+            let pushed = packer.push(object(&spool, &noise(1 << 20, name), name)).await.unwrap();
+            assert!(pushed.refused.is_none());
+            sets.extend(pushed.sealed);
+        }
+        sets.extend(packer.finish().await.unwrap());
+        assert!(sets.len() > 1 && sets.len() < 5, "{}", sets.len());
+        let keys: Vec<_> =
+            sets.iter().flat_map(|set| &set.objects).map(|object| object.key.name()[0]).collect();
+        assert_eq!(keys, [0, 1, 2, 3, 4, 5, 6, 7]);
+        for set in &sets {
+            assert_eq!(set.bundles.len(), 1);
+            assert_eq!(set.bundles[0].sealed.content.role(), BundleRole::Ordinary);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_object_becomes_parts_and_a_head_and_leaves_others_alone() {
+        let spool = SpoolDir::open(None).unwrap();
+        let mut packer = packer(&spool, 4 << 20);
+        assert!(packer.push(object(&spool, &noise(1000, 1), 1)).await.unwrap().sealed.is_empty());
+        let pushed = packer.push(object(&spool, &noise(10 << 20, 2), 2)).await.unwrap();
+        assert!(pushed.refused.is_none());
+        let [small, large] = &pushed.sealed[..] else { panic!("{pushed:?}") };
+        assert_eq!(small.objects.len(), 1);
+        let (head, parts) = large.bundles.split_last().unwrap();
+        assert_eq!(head.sealed.content.role(), BundleRole::Head);
+        assert!(parts.len() >= 2);
+        let part_ids: Vec<_> = parts.iter().map(|part| part.sealed.content.bundle_id()).collect();
+        assert_eq!(head.sealed.content.dependencies(), part_ids);
+        assert!(packer.finish().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_object_that_does_not_fit_its_record_is_refused_and_the_next_is_packed() {
+        let spool = SpoolDir::open(None).unwrap();
+        let mut packer = packer(&spool, 8 << 20);
+        let mut wrong = object(&spool, &noise(1000, 1), 1);
+        if let firn_bundle::RecordBody::Blob(blob) = &mut wrong.record.body {
+            blob.bytes = 7;
+        }
+        let pushed = packer.push(wrong).await.unwrap();
+        assert!(matches!(pushed.refused, Some(BuildError::Contradiction(_))));
+        packer.push(object(&spool, &noise(1000, 2), 2)).await.unwrap();
+        let set = packer.finish().await.unwrap().unwrap();
+        assert_eq!(set.objects.len(), 1);
+        assert_eq!(set.objects[0].key.name()[0], 2);
+    }
+}

@@ -1,0 +1,304 @@
+//! What a publish is going to do: which paths are sound, signed by whom, and not archived yet.
+//!
+//! Owns: reading and judging narinfos, presence, external references, the order of packing. Always holds: a
+//! path of the plan carries a signature of an accepted publisher that holds; a reference counts as external
+//! only if neither source nor archive has it.
+//! Leaves to others: the NARs themselves (`verify`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_base::{KeyKind, ObjectKey};
+use firn_client_logic::{PackingPath, packing_order};
+use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
+use firn_transport::Environment;
+use firn_wire::{KEYS_PER_REQUEST_MAX, RefusedRequest};
+use futures::{StreamExt, stream};
+
+use crate::destination::Destination;
+use crate::source::{Source, SourceError};
+use crate::verify::log_url;
+
+// Narinfos read in one go of blocking work.
+const BATCH_NARINFOS: usize = 32;
+
+/// What a publish is going to do.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// What to pack, in this order: keys of `paths` and `logs`.
+    pub(crate) order: Vec<ObjectKey>,
+    pub(crate) paths: BTreeMap<ObjectKey, PathInfo>,
+    /// Logs by their derivation.
+    pub(crate) logs: BTreeMap<ObjectKey, StorePath>,
+    pub(crate) externals: BTreeSet<ObjectKey>,
+    /// How paths and references are called.
+    names: BTreeMap<ObjectKey, String>,
+    /// Names and reasons.
+    pub(crate) refused: Vec<(String, String)>,
+    /// Narinfos that were read.
+    pub(crate) read: u64,
+    /// Paths that the archive has.
+    pub(crate) skipped: u64,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The source is empty.
+    #[error("there is no narinfo in {0}: is it a binary cache?")]
+    NothingThere(String),
+    /// The archive does not say what it has.
+    #[error("the archive cannot be asked: {0}")]
+    Archive(#[from] RefusedRequest),
+}
+
+/// What the plan is made from.
+pub(crate) struct Planner<'a> {
+    pub(crate) environment: &'a Environment,
+    pub(crate) source: &'a Source,
+    pub(crate) destination: &'a dyn Destination,
+    /// Accepted publishers, the most preferred first.
+    pub(crate) publishers: &'a [PublisherKey],
+    /// Batches read side by side.
+    pub(crate) jobs: usize,
+}
+
+impl Planner<'_> {
+    /// The plan for these names of narinfos.
+    pub(crate) async fn plan(&self, names: Vec<String>) -> Result<Plan, PlanError> {
+        let mut plan = Plan { read: names.len() as u64, ..Plan::default() };
+        let mut accepted = self.read_all(names, &mut plan).await;
+        for info in accepted.values() {
+            for path in info.references.iter().chain([&info.store_path]) {
+                plan.names.entry(key_of(path)).or_insert_with(|| path.base_name().to_owned());
+            }
+        }
+        let keys: Vec<ObjectKey> = accepted.keys().copied().collect();
+        let archived = self.archived(&keys).await?;
+        let derivers = self.derivers(&accepted, &archived);
+        plan.logs = self.lacking_logs(derivers).await?;
+        accepted.retain(|key, _| !archived.contains(key));
+        plan.skipped = archived.len() as u64;
+        plan.externals = self.externals(&accepted, &archived).await?;
+        plan.order = order(&accepted, &plan.logs);
+        plan.paths = accepted;
+        Ok(plan)
+    }
+
+    async fn read_all(&self, names: Vec<String>, plan: &mut Plan) -> BTreeMap<ObjectKey, PathInfo> {
+        let batches: Vec<Vec<String>> = names.chunks(BATCH_NARINFOS).map(<[String]>::to_vec).collect();
+        let read = |batch: Vec<String>| {
+            let (source, publishers) = (self.source.clone(), self.publishers.to_vec());
+            self.environment.blocking(move || {
+                let read = batch.into_iter().map(|name| {
+                    let info = read_narinfo(&source, &publishers, &name);
+                    (name, info)
+                });
+                read.collect::<Vec<_>>()
+            })
+        };
+        let mut accepted = BTreeMap::new();
+        let mut batches = stream::iter(batches).map(read).buffered(self.jobs.max(1));
+        while let Some(batch) = batches.next().await {
+            for (name, info) in batch {
+                match info {
+                    Ok(info) => {
+                        accepted.insert(key_of(&info.store_path), info);
+                    }
+                    Err((path, reason)) => {
+                        let name = path.map_or_else(|| format!("{name}.narinfo"), |path| path.to_string());
+                        plan.refused.push((name, reason));
+                    }
+                }
+            }
+        }
+        accepted
+    }
+
+    async fn archived(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
+        let mut archived = BTreeSet::new();
+        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let presence = self.destination.presence(batch.to_vec()).await?;
+            archived.extend(batch.iter().zip(presence).filter(|(_, is)| *is).map(|(key, _)| *key));
+        }
+        Ok(archived)
+    }
+
+    /// Derivations whose logs may be worth a look. Behind a URL each look is a request, so only new paths count.
+    fn derivers(
+        &self,
+        accepted: &BTreeMap<ObjectKey, PathInfo>,
+        archived: &BTreeSet<ObjectKey>,
+    ) -> BTreeMap<ObjectKey, StorePath> {
+        let wanted = |key: &ObjectKey| self.source.is_local() || !archived.contains(key);
+        let derivers =
+            accepted.iter().filter(|(key, _)| wanted(key)).filter_map(|(_, info)| info.deriver.clone());
+        derivers.map(|deriver| (ObjectKey::build_log(*deriver.hash()), deriver)).collect()
+    }
+
+    /// Of these, the logs that the archive lacks and the source has; behind a URL the latter shows when they are
+    /// fetched.
+    async fn lacking_logs(
+        &self,
+        mut logs: BTreeMap<ObjectKey, StorePath>,
+    ) -> Result<BTreeMap<ObjectKey, StorePath>, PlanError> {
+        if self.source.is_local() {
+            let source = self.source.clone();
+            let there = move || {
+                logs.retain(|_, deriver| source.has_file(&log_url(deriver)));
+                logs
+            };
+            logs = self.environment.blocking(there).await;
+        }
+        let keys: Vec<ObjectKey> = logs.keys().copied().collect();
+        let archived = self.archived(&keys).await?;
+        logs.retain(|key, _| !archived.contains(key));
+        Ok(logs)
+    }
+
+    /// References that neither the source nor the archive has.
+    async fn externals(
+        &self,
+        new: &BTreeMap<ObjectKey, PathInfo>,
+        archived: &BTreeSet<ObjectKey>,
+    ) -> Result<BTreeSet<ObjectKey>, PlanError> {
+        let references: BTreeMap<ObjectKey, &StorePath> = new
+            .values()
+            .flat_map(|info| &info.references)
+            .map(|path| (key_of(path), path))
+            .filter(|(key, _)| !new.contains_key(key) && !archived.contains(key))
+            .collect();
+        let keys: Vec<ObjectKey> = references.keys().copied().collect();
+        let in_archive = self.archived(&keys).await?;
+        let unknown: Vec<(ObjectKey, String)> = references
+            .into_iter()
+            .filter(|(key, _)| !in_archive.contains(key))
+            .map(|(key, path)| (key, path.hash_part().to_owned()))
+            .collect();
+        let source = self.source.clone();
+        let lacking = move || {
+            let mut externals = BTreeSet::new();
+            for (key, hash_part) in unknown {
+                // A narinfo that is there and was refused is no lack of the source.
+                if !source.has_narinfo(&hash_part)? {
+                    externals.insert(key);
+                }
+            }
+            Ok::<_, SourceError>(externals)
+        };
+        Ok(self.environment.blocking(lacking).await?)
+    }
+}
+
+impl Plan {
+    /// How a key is called: the base name of its path, or its hash part where nobody named it.
+    pub(crate) fn name(&self, key: &ObjectKey) -> String {
+        if let Some(deriver) = self.logs.get(key) {
+            return log_url(deriver);
+        }
+        self.names.get(key).cloned().unwrap_or_else(|| nixbase32::encode(key.name()))
+    }
+
+    /// The external references of a path.
+    pub(crate) fn externals_of(&self, key: &ObjectKey) -> impl Iterator<Item = ObjectKey> + '_ {
+        let references = self.paths.get(key).into_iter().flat_map(|info| &info.references);
+        references.map(key_of).filter(|reference| self.externals.contains(reference))
+    }
+}
+
+/// The names of narinfos that `paths` mean: store paths, base names or hash parts; and what is none of these.
+pub(crate) fn names_of(paths: &[String]) -> (Vec<String>, Vec<(String, String)>) {
+    let (mut names, mut refused) = (BTreeSet::new(), Vec::new());
+    for path in paths.iter().map(|path| path.trim()).filter(|path| !path.is_empty()) {
+        let parsed = StorePath::parse(path).or_else(|_| StorePath::from_base_name(path));
+        match parsed {
+            Ok(path) => drop(names.insert(path.hash_part().to_owned())),
+            Err(_) if nixbase32::decode::<20>(path).is_ok() => drop(names.insert(path.to_owned())),
+            Err(error) => refused.push((path.to_owned(), error.to_string())),
+        }
+    }
+    (names.into_iter().collect(), refused)
+}
+
+/// Reads one narinfo. A refusal names the path where that is known.
+fn read_narinfo(
+    source: &Source,
+    publishers: &[PublisherKey],
+    name: &str,
+) -> Result<PathInfo, (Option<StorePath>, String)> {
+    let text = match source.narinfo(name) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err((None, "the source has no such narinfo".to_owned())),
+        Err(error) => return Err((None, error.to_string())),
+    };
+    let info = PathInfo::parse(&text).map_err(|error| (None, error.to_string()))?;
+    if info.store_path.hash_part() != name {
+        return Err((None, format!("it describes another path, {}", info.store_path)));
+    }
+    if accepted_by(&info, publishers).is_some() {
+        return Ok(info);
+    }
+    let reason = unsigned(&info, publishers);
+    Err((Some(info.store_path), reason))
+}
+
+/// Why no signature of `info` counts.
+fn unsigned(info: &PathInfo, publishers: &[PublisherKey]) -> String {
+    if info.signatures.is_empty() {
+        return "it carries no signature".to_owned();
+    }
+    let names: BTreeSet<&str> = info.signatures.iter().map(|signature| signature.key_name.as_str()).collect();
+    match names.iter().find(|name| publishers.iter().any(|key| key.name() == **name)) {
+        Some(name) => format!("its signature by {name} does not hold"),
+        None => {
+            let names: Vec<&str> = names.into_iter().collect();
+            format!("it is signed by {}, whom the archive does not accept", names.join(", "))
+        }
+    }
+}
+
+fn order(paths: &BTreeMap<ObjectKey, PathInfo>, logs: &BTreeMap<ObjectKey, StorePath>) -> Vec<ObjectKey> {
+    // By name, so that versions of one package come near each other where references leave the choice.
+    let mut sorted: Vec<(&ObjectKey, &PathInfo)> = paths.iter().collect();
+    sorted.sort_by_key(|(key, info)| (info.store_path.name(), **key));
+    let packing: Vec<PackingPath> = sorted
+        .into_iter()
+        .map(|(key, info)| PackingPath {
+            key: *key,
+            references: info.references.iter().map(key_of).collect(),
+            log: info.deriver.as_ref().map(log_key).filter(|log| logs.contains_key(log)),
+        })
+        .collect();
+    let mut order = packing_order(&packing);
+    // Logs of paths that are archived already.
+    let packed: BTreeSet<ObjectKey> =
+        order.iter().filter(|key| key.kind() == KeyKind::BuildLog).copied().collect();
+    order.extend(logs.keys().filter(|log| !packed.contains(log)));
+    order
+}
+
+fn key_of(path: &StorePath) -> ObjectKey {
+    ObjectKey::store_path(*path.hash())
+}
+
+fn log_key(deriver: &StorePath) -> ObjectKey {
+    ObjectKey::build_log(*deriver.hash())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_may_be_written_in_three_ways() {
+        let hash = "4d20g8srpvv02vkiwrmz28g62m15n56b";
+        let paths =
+            [format!("/nix/store/{hash}-tree"), format!("{hash}-tree"), hash.to_owned(), " ".to_owned()];
+        assert_eq!(names_of(&paths), (vec![hash.to_owned()], Vec::new()));
+        let (names, refused) = names_of(&["../../etc/passwd".to_owned()]);
+        assert!(names.is_empty());
+        assert!(refused[0].1.contains("../../etc/passwd"), "{}", refused[0].1);
+    }
+}

@@ -1,0 +1,381 @@
+//! Publishing a binary cache into an archive, from the first narinfo to the last late receipt.
+//!
+//! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published;
+//! whatever is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are
+//! skipped); memory is bounded by [`PublishOptions::memory`], the frames of one bundle and the shards on their
+//! way, whatever the source.
+//! Leaves to others: every single step.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use firn_base::{ByteCount, KeyKind, ObjectKey};
+use firn_bundle::BuilderOptions;
+use firn_client_logic::{PublishSummary, UploadOutcome, WaitingPath};
+use firn_nix_format::{Compression, PublisherKey};
+use firn_transport::{AskError, BoxFuture, Environment};
+use firn_wire::HeldPath;
+use futures::StreamExt;
+use futures::stream::{FuturesOrdered, FuturesUnordered};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::archive::{Archive, publisher_keys};
+use crate::archive_destination::ArchiveDestination;
+use crate::content::MEMORY_BYTES_MAX;
+use crate::destination::Destination;
+use crate::events::{PublishEvent, PublishEvents};
+use crate::pack::Packer;
+use crate::plan::{Plan, PlanError, Planner, names_of};
+use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
+use crate::ship::{ShipError, Shipped, Shipping};
+use crate::spool::SpoolDir;
+use crate::spooled_bundle::BundleSet;
+use crate::verify::{VerifiedObject, VerifyError, read_log, verify_path};
+
+const MIB: u64 = 1 << 20;
+
+// Bundle sets between their last byte and their commit; each keeps its spool files.
+const SETS_IN_FLIGHT: usize = 2;
+
+/// Publishes into `archive`. Dropping the future interrupts it; running again goes on.
+///
+/// # Errors
+/// Refused paths are no error: they are in the summary. An error ends the publish for all that was to come.
+pub async fn publish(
+    archive: &Archive,
+    options: PublishOptions,
+    events: PublishEvents,
+) -> Result<PublishSummary, PublishStopped> {
+    let stopped = |error: AskError| PublishStopped { error: error.into(), summary: Box::default() };
+    // An old roster still finds the coordinators that are in both.
+    if let Err(error) = archive.refresh().await {
+        tracing::debug!(%error, "the roster was not refreshed");
+    }
+    let publishers = publisher_keys(&archive.ledger().await.map_err(stopped)?);
+    let destination = Arc::new(ArchiveDestination(archive.clone()));
+    publish_into(destination, publishers, archive.environment(), options, events).await
+}
+
+/// Publishes into any destination whose accepted publishers are these.
+pub(crate) async fn publish_into(
+    destination: Arc<dyn Destination>,
+    publishers: Vec<PublisherKey>,
+    environment: &Environment,
+    options: PublishOptions,
+    events: PublishEvents,
+) -> Result<PublishSummary, PublishStopped> {
+    let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
+    let publish = Publish { destination, environment, options, events, summary };
+    let outcome = publish.run(publishers).await;
+    let mut summary = publish.summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.sort();
+    match outcome {
+        Ok(()) => Ok(summary),
+        Err(error) => Err(PublishStopped { error, summary: Box::new(summary) }),
+    }
+}
+
+struct Publish<'a> {
+    destination: Arc<dyn Destination>,
+    environment: &'a Environment,
+    options: PublishOptions,
+    events: PublishEvents,
+    summary: Mutex<PublishSummary>,
+}
+
+/// What became of reading one object.
+type Checked = Result<Option<VerifiedObject>, VerifyError>;
+
+impl Publish<'_> {
+    async fn run(&self, publishers: Vec<PublisherKey>) -> Result<(), PublishError> {
+        let publishers = self.narrow(publishers)?;
+        let names = self.names().await?;
+        self.events.tell(&PublishEvent::Reading { narinfos: names.len() as u64 });
+        let planner = Planner {
+            environment: self.environment,
+            source: &self.options.source,
+            destination: &*self.destination,
+            publishers: &publishers,
+            jobs: self.options.jobs,
+        };
+        let mut plan = planner.plan(names).await?;
+        for (name, reason) in std::mem::take(&mut plan.refused) {
+            self.refuse(name, reason);
+        }
+        let nar_bytes = ByteCount(plan.paths.values().map(|info| info.nar_size).fold(0, u64::saturating_add));
+        let (paths, logs) = (plan.paths.len() as u64, plan.logs.len() as u64);
+        let (read, skipped) = (plan.read, plan.skipped);
+        self.note(|summary| {
+            summary.paths_read = read;
+            summary.paths_skipped = skipped;
+        });
+        self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
+        if self.options.dry_run {
+            self.note(|summary| {
+                summary.paths_published = paths;
+                summary.logs_published = logs;
+                summary.content = nar_bytes;
+                summary.externals = plan.externals.iter().map(|key| plan.name(key)).collect();
+            });
+            return Ok(());
+        }
+        if plan.order.is_empty() {
+            return Ok(());
+        }
+        let spool = SpoolDir::open(self.options.spool_dir.as_deref())?;
+        let (sets, sealed) = mpsc::channel(1);
+        let ((), held) =
+            tokio::try_join!(self.pack_all(&plan, &spool, sets), self.ship_all(&plan, &spool, sealed))?;
+        self.list_waiting(&plan, held).await
+    }
+
+    /// The publishers whose signatures count.
+    fn narrow(&self, publishers: Vec<PublisherKey>) -> Result<Vec<PublisherKey>, PublishError> {
+        let Some(trusted) = &self.options.trusted_keys else { return Ok(publishers) };
+        let names: Vec<String> = publishers.iter().map(|key| key.name().to_owned()).collect();
+        let both: Vec<PublisherKey> = publishers.into_iter().filter(|key| trusted.contains(key)).collect();
+        if both.is_empty() { Err(PublishError::NoPublisher(names.join(", "))) } else { Ok(both) }
+    }
+
+    /// The narinfos to read.
+    async fn names(&self) -> Result<Vec<String>, PublishError> {
+        if let Some(paths) = &self.options.paths {
+            let (names, refused) = names_of(paths);
+            for (name, reason) in refused {
+                self.refuse(name, reason);
+            }
+            return Ok(names);
+        }
+        let source = self.options.source.clone();
+        let names = self.environment.blocking(move || source.list()).await?;
+        if names.is_empty() {
+            return Err(PlanError::NothingThere(self.options.source.to_string()).into());
+        }
+        Ok(names)
+    }
+
+    /// Reads, checks and packs every object, several at once, in the plan's order.
+    async fn pack_all(
+        &self,
+        plan: &Plan,
+        spool: &SpoolDir,
+        sets: mpsc::Sender<BundleSet>,
+    ) -> Result<(), PublishError> {
+        let options = BuilderOptions {
+            payload_bytes_max: self.options.bundle_bytes,
+            frame_level: self.options.frame_level,
+            ..BuilderOptions::default()
+        };
+        let threads = self.options.jobs.div_ceil(2);
+        let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, threads);
+        let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();
+        let mut running = FuturesOrdered::new();
+        let mut in_flight = 0;
+        loop {
+            while let Some(key) = waiting.front().copied() {
+                let cost = memory_of(plan, &key);
+                let room = running.len() < self.options.jobs && in_flight + cost <= self.options.memory.0;
+                if !room && !running.is_empty() {
+                    break;
+                }
+                waiting.pop_front();
+                in_flight += cost;
+                running.push_back(self.check(plan, spool, key, cost));
+            }
+            let Some((key, cost, checked)) = running.next().await else { break };
+            match checked {
+                Ok(Some(object)) => {
+                    let content = ByteCount(object.content.bytes());
+                    let pushed = packer.push(object).await?;
+                    for set in pushed.sealed {
+                        // A receiver that is gone has failed, and that error ends this too.
+                        let _ = sets.send(set).await;
+                    }
+                    match pushed.refused {
+                        Some(error) => self.refuse(plan.name(&key), error.to_string()),
+                        None => self.events.tell(&PublishEvent::Packed { name: plan.name(&key), content }),
+                    }
+                }
+                Ok(None) => {}
+                Err(VerifyError::Spool(error)) => return Err(error.into()),
+                // A log that cannot be had takes nothing from its path.
+                Err(error) if key.kind() == KeyKind::BuildLog => {
+                    let note = format!("{} was not archived: {error}", plan.name(&key));
+                    self.note(|summary| summary.notes.push(note));
+                }
+                Err(error) => self.refuse(plan.name(&key), error.to_string()),
+            }
+            in_flight -= cost;
+        }
+        if let Some(set) = packer.finish().await? {
+            let _ = sets.send(set).await;
+        }
+        Ok(())
+    }
+
+    /// Begins to read and check one object, at once and whether or not it is waited for.
+    fn check(
+        &self,
+        plan: &Plan,
+        spool: &SpoolDir,
+        key: ObjectKey,
+        cost: u64,
+    ) -> impl Future<Output = (ObjectKey, u64, Checked)> + use<> {
+        let (source, spool, encoding) = (self.options.source.clone(), spool.clone(), self.options.encoding);
+        let (info, deriver) = (plan.paths.get(&key).cloned(), plan.logs.get(&key).cloned());
+        let work = move || match (info, deriver) {
+            (Some(info), _) => verify_path(&source, &info, encoding, &spool).map(Some),
+            (None, Some(deriver)) => read_log(&source, &deriver, &spool),
+            (None, None) => Ok(None),
+        };
+        let environment = self.environment.clone();
+        let task = tokio::spawn(async move { environment.blocking(work).await });
+        async move {
+            match task.await {
+                Ok(checked) => (key, cost, checked),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime is being shut down and drops this task next.
+                    Err(_) => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    /// Ships every set, a few at once; gives the keys that were held back at their commit.
+    async fn ship_all(
+        &self,
+        plan: &Plan,
+        spool: &SpoolDir,
+        mut sealed: mpsc::Receiver<BundleSet>,
+    ) -> Result<Vec<HeldPath>, PublishError> {
+        let shipping = Shipping {
+            environment: self.environment.clone(),
+            destination: Arc::clone(&self.destination),
+            spool: spool.clone(),
+            policy: self.options.policy,
+            events: self.events.clone(),
+            sends: Arc::new(Semaphore::new(self.options.policy.sends_in_flight_max.max(1))),
+        };
+        let mut running: FuturesUnordered<BoxFuture<'_, Shipment>> = FuturesUnordered::new();
+        let mut held = Vec::new();
+        loop {
+            tokio::select! {
+                // In this order always: a simulation must run twice alike.
+                biased;
+                Some((set, externals, shipped)) = running.next() => {
+                    held.extend(self.account(plan, &set, &externals, shipped)?);
+                }
+                set = sealed.recv(), if running.len() < SETS_IN_FLIGHT => match set {
+                    Some(set) => running.push(Box::pin(ship(&shipping, plan, set))),
+                    None => break,
+                },
+            }
+        }
+        while let Some((set, externals, shipped)) = running.next().await {
+            held.extend(self.account(plan, &set, &externals, shipped)?);
+        }
+        Ok(held)
+    }
+
+    /// Enters a set into the summary.
+    fn account(
+        &self,
+        plan: &Plan,
+        set: &BundleSet,
+        externals: &BTreeSet<ObjectKey>,
+        shipped: Result<Shipped, ShipError>,
+    ) -> Result<Vec<HeldPath>, PublishError> {
+        let shipped = match shipped {
+            Ok(shipped) => shipped,
+            Err(ShipError::Code(error)) => return Err(error.into()),
+            Err(ShipError::Upload(error)) if error.stops_publishing() => return Err(error.into()),
+            Err(error) => {
+                for object in &set.objects {
+                    self.refuse(plan.name(&object.key), error.to_string());
+                }
+                return Ok(Vec::new());
+            }
+        };
+        let count = |kind| set.objects.iter().filter(|object| object.key.kind() == kind).count() as u64;
+        let content = set.objects.iter().map(|object| object.content_bytes).fold(0, u64::saturating_add);
+        let source = set.objects.iter().map(|object| object.source_bytes).fold(0, u64::saturating_add);
+        self.note(|summary| {
+            summary.paths_published += count(KeyKind::StorePath);
+            summary.logs_published += count(KeyKind::BuildLog);
+            summary.bundles += set.bundles.len() as u64;
+            for (total, more) in [
+                (&mut summary.content, content),
+                (&mut summary.source, source),
+                (&mut summary.payload, shipped.payload),
+                (&mut summary.sent, shipped.sent),
+            ] {
+                *total = ByteCount(total.0.saturating_add(more));
+            }
+            summary.externals.extend(externals.iter().map(|key| plan.name(key)));
+        });
+        let objects = set.objects.len() as u64;
+        self.events.tell(&PublishEvent::Committed { objects, content: ByteCount(content) });
+        Ok(match shipped.outcome {
+            UploadOutcome::Committed { held, .. } => held,
+            UploadOutcome::AlreadyArchived => Vec::new(),
+        })
+    }
+
+    /// Lists what was held back and still cannot be read: later bundles of this publish may have freed it.
+    async fn list_waiting(&self, plan: &Plan, held: Vec<HeldPath>) -> Result<(), PublishError> {
+        let mut keys: BTreeSet<ObjectKey> = held.iter().map(|path| path.key).collect();
+        keys.extend(held.iter().flat_map(|path| &path.waiting_for));
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<ObjectKey> = keys.into_iter().collect();
+        let visible = self.destination.visible(keys.clone()).await.map_err(PlanError::Archive)?;
+        let visible: BTreeMap<ObjectKey, bool> = keys.into_iter().zip(visible).collect();
+        let hidden = |key: &ObjectKey| !visible.get(key).copied().unwrap_or(false);
+        let waiting = held.into_iter().filter(|path| hidden(&path.key)).map(|path| WaitingPath {
+            name: plan.name(&path.key),
+            waiting_for: path
+                .waiting_for
+                .iter()
+                .filter(|key| hidden(key))
+                .map(|key| plan.name(key))
+                .collect(),
+        });
+        self.note(|summary| summary.waiting.extend(waiting));
+        Ok(())
+    }
+
+    fn refuse(&self, name: String, reason: String) {
+        self.events.tell(&PublishEvent::Refused { name: name.clone(), reason: reason.clone() });
+        self.note(|summary| summary.refuse(name, reason));
+    }
+
+    fn note(&self, change: impl FnOnce(&mut PublishSummary)) {
+        change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A set, the external references of its paths, and what became of it.
+type Shipment = (Arc<BundleSet>, BTreeSet<ObjectKey>, Result<Shipped, ShipError>);
+
+async fn ship(shipping: &Shipping, plan: &Plan, set: BundleSet) -> Shipment {
+    let set = Arc::new(set);
+    let externals: BTreeSet<ObjectKey> =
+        set.objects.iter().flat_map(|object| plan.externals_of(&object.key)).collect();
+    let shipped = shipping.ship(Arc::clone(&set), externals.iter().copied().collect()).await;
+    (set, externals, shipped)
+}
+
+/// About what reading an object takes: buffers, its content, and the decoder's window.
+fn memory_of(plan: &Plan, key: &ObjectKey) -> u64 {
+    const BUFFERS: u64 = 2 * MIB;
+    let Some(info) = plan.paths.get(key) else { return BUFFERS + MEMORY_BYTES_MAX };
+    let window = match info.compression {
+        Compression::None => 0,
+        Compression::Bzip2 => 4 * MIB,
+        // What xz -6 and zstd -19 use, and Nix with them. A file may ask for up to 128 MiB.
+        Compression::Xz | Compression::Zstd => info.nar_size.min(8 * MIB),
+    };
+    BUFFERS + info.nar_size.min(MEMORY_BYTES_MAX) + window
+}

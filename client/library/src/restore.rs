@@ -1,0 +1,247 @@
+//! The restore check: no bundle is announced before every object in it was restored and its hash was seen.
+//!
+//! Owns: reading objects back out of the payloads that are about to be sent. Always holds: each object is read
+//! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew.
+//! Leaves to others: formats (`firn-bundle`).
+
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+
+use firn_bundle::{
+    BundleReader, ChunkRef, Encoding, Manifest, ManifestError, PatchApplier, PatchError, Record, RecordBody,
+    RestoreError, verify_chunk,
+};
+use firn_nix_format::{NarMismatch, Sha256, VerifyingReader, decoder};
+
+use crate::spooled_bundle::{BundleSet, SpooledBundle};
+
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Why a bundle set must not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreCheckError {
+    /// The payload cannot be read.
+    #[error("the spooled bundle cannot be read back: {0}")]
+    Read(#[from] io::Error),
+    /// The manifest is none.
+    #[error("the spooled bundle has a bad manifest: {0}")]
+    Manifest(#[from] ManifestError),
+    /// The chunks of an object are not what they should be.
+    #[error("an object cannot be restored from the spooled bundle: {0}")]
+    Restore(#[from] RestoreError),
+    /// The patches of an object are not what they should be.
+    #[error("an object cannot be restored from the spooled bundle: {0}")]
+    Patch(#[from] PatchError),
+    /// An object comes out as another one.
+    #[error("an object comes out of the spooled bundle as another: {0}")]
+    Object(#[from] NarMismatch),
+    /// A record is missing.
+    #[error("the spooled bundle has {found} objects and {packed} were packed")]
+    Objects {
+        /// Records in the manifest.
+        found: usize,
+        /// Objects packed.
+        packed: usize,
+    },
+}
+
+type Reader<'a> = BundleReader<&'a SpooledBundle>;
+
+/// Restores every object of `set` and compares its hash. Blocks.
+pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
+    let mut readers: Vec<Reader<'_>> = set.bundles.iter().map(open).collect::<Result<_, _>>()?;
+    let mut found = 0;
+    for position in 0..readers.len() {
+        // A head depends on the parts before it; other bundles depend on nothing yet.
+        let (parts, rest) = readers.split_at_mut(position);
+        let Some(own) = rest.first_mut() else { break };
+        let records: Result<Vec<_>, ManifestError> = own.manifest().records().collect();
+        for located in records? {
+            check_object(own, parts, &located.record)?;
+            found += 1;
+        }
+    }
+    if found != set.objects.len() {
+        return Err(RestoreCheckError::Objects { found, packed: set.objects.len() });
+    }
+    Ok(())
+}
+
+fn open(bundle: &Arc<SpooledBundle>) -> Result<Reader<'_>, RestoreCheckError> {
+    let content = &bundle.sealed.content;
+    let mut manifest = vec![0; usize::try_from(content.manifest_bytes()).map_err(io::Error::other)?];
+    bundle.read_padded(content.manifest_extent().start, &mut manifest)?;
+    let manifest = Manifest::parse_whole(content, manifest)?;
+    Ok(BundleReader::new(manifest, bundle))
+}
+
+fn check_object<'b>(
+    own: &mut Reader<'b>,
+    parts: &mut [Reader<'b>],
+    record: &Record,
+) -> Result<(), RestoreCheckError> {
+    let list = own.manifest().chunk_list(record)?;
+    let patches = PatchApplier::new(list.patches(), &record.hash_parts())?;
+    let chunks: Vec<ChunkRef> = list.chunks().collect();
+    let mut failure = None;
+    let object = ObjectReader {
+        own,
+        parts,
+        chunks: chunks.into_iter(),
+        patches,
+        chunk: Vec::new(),
+        read: 0,
+        failure: &mut failure,
+    };
+    let outcome = match &record.body {
+        RecordBody::StorePath(info) => {
+            let object = BufReader::with_capacity(PIECE_BYTES, object);
+            let nar: Box<dyn Read> = match record.encoding {
+                Encoding::Chunked => Box::new(object),
+                Encoding::Verbatim => decoder(info.compression, object)?,
+            };
+            read_to_end(nar, info.nar_hash, info.nar_size)
+        }
+        RecordBody::Blob(blob) => read_to_end(object, blob.sha256, blob.bytes),
+    };
+    // The reason behind an error that went through a decoder says more than the decoder.
+    failure.map_or(outcome, Err)
+}
+
+fn read_to_end(reader: impl Read, hash: Sha256, bytes: u64) -> Result<(), RestoreCheckError> {
+    let mut reader = VerifyingReader::new(reader, hash, bytes);
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match reader.read(&mut piece) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(NarMismatch::in_error(&error).map_or(error.into(), RestoreCheckError::from));
+            }
+        }
+    }
+    Ok(reader.finish()?)
+}
+
+/// An object's bytes out of its bundle and the parts before it.
+struct ObjectReader<'a, 'b> {
+    own: &'a mut Reader<'b>,
+    parts: &'a mut [Reader<'b>],
+    chunks: std::vec::IntoIter<ChunkRef>,
+    patches: PatchApplier,
+    chunk: Vec<u8>,
+    // Bytes of the chunk that were handed out.
+    read: usize,
+    failure: &'a mut Option<RestoreCheckError>,
+}
+
+impl ObjectReader<'_, '_> {
+    fn next_chunk(&mut self) -> Result<bool, RestoreCheckError> {
+        let Some(chunk) = self.chunks.next() else { return Ok(false) };
+        self.chunk.clear();
+        self.read = 0;
+        match chunk {
+            ChunkRef::Own(number) => self.chunk.extend_from_slice(self.own.chunk(number)?),
+            ChunkRef::Foreign(number) => {
+                let entry = *self.own.manifest().foreign(number)?;
+                let dependency = usize::from(entry.dependency);
+                let part = self.parts.get_mut(dependency);
+                let part = part.ok_or(RestoreError::ForeignLength { dependency: entry.dependency })?;
+                let bytes = part.chunk(entry.number)?;
+                verify_chunk(bytes, &entry.hash).map_err(RestoreError::from)?;
+                self.chunk.extend_from_slice(bytes);
+            }
+        }
+        self.patches.apply(&mut self.chunk)?;
+        Ok(true)
+    }
+}
+
+impl Read for ObjectReader<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.chunk.len() {
+            match self.next_chunk() {
+                Ok(true) => {}
+                Ok(false) => return Ok(0),
+                Err(failure) => {
+                    *self.failure = Some(failure);
+                    return Err(io::Error::other("the object cannot be restored"));
+                }
+            }
+        }
+        let count = buffer.len().min(self.chunk.len() - self.read);
+        buffer[..count].copy_from_slice(&self.chunk[self.read..self.read + count]);
+        self.read += count;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_bundle::{Blob, BuilderOptions, NewRecord};
+    use firn_nix_format::Compression;
+    use firn_transport::Environment;
+
+    use super::*;
+    use crate::content::ContentWriter;
+    use crate::pack::Packer;
+    use crate::spool::SpoolDir;
+    use crate::verify::VerifiedObject;
+
+    fn noise(bytes: usize) -> Vec<u8> {
+        let mut noise = vec![0; bytes];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    async fn packed(bytes: &[u8], sha256: Sha256) -> BundleSet {
+        let spool = SpoolDir::open(None).unwrap();
+        let options = BuilderOptions { payload_bytes_max: 4 << 20, ..BuilderOptions::default() };
+        let mut packer = Packer::new(Environment::real(), spool.clone(), options, 2);
+        let mut content = ContentWriter::new(&spool, 0).unwrap();
+        content.push(bytes).unwrap();
+        let (url, compression) = ("log/x".to_owned(), Compression::None);
+        let blob = Blob { url, compression, bytes: bytes.len() as u64, sha256 };
+        let record = NewRecord::blob(firn_base::ObjectKey::build_log([1; 20]), blob, Encoding::Chunked);
+        let object = VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 0 };
+        let mut pushed = packer.push(object).await.unwrap();
+        assert!(pushed.refused.is_none());
+        match packer.finish().await.unwrap() {
+            Some(set) => set,
+            None => pushed.sealed.remove(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sound_set_passes_and_one_flipped_bit_anywhere_does_not() {
+        for bytes in [100_000, 9 << 20] {
+            let object = noise(bytes);
+            let set = packed(&object, Sha256::of(&object)).await;
+            assert!(check_restores(&set).is_ok());
+            for bundle in &set.bundles {
+                let payload = bundle.sealed.content.payload_bytes();
+                for part in 0..8 {
+                    let offset = payload * part / 8 + 11;
+                    bundle.damage(offset);
+                    assert!(check_restores(&set).is_err(), "byte {offset} of {payload}");
+                    bundle.damage(offset);
+                }
+            }
+            assert!(check_restores(&set).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_of_another_hash_does_not_pass() {
+        let set = packed(b"one", Sha256::of(b"another")).await;
+        assert!(matches!(check_restores(&set), Err(RestoreCheckError::Object(_))));
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_missing_is_noticed() {
+        let mut set = packed(b"one", Sha256::of(b"one")).await;
+        set.objects.push(set.objects[0]);
+        assert!(matches!(check_restores(&set), Err(RestoreCheckError::Objects { found: 1, packed: 2 })));
+    }
+}

@@ -1,0 +1,280 @@
+//! Getting a bundle set into the archive: restore check, coding, and the upload's steps carried out.
+//!
+//! Owns: the driver of [`Upload`]. Always holds: nothing is reserved before every object of the set was
+//! restored from what will be sent; the number of shards on their way is bounded over all uploads.
+//! Leaves to others: what to do next (`firn-client-logic`), how it is done (`destination`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::{ByteCount, ObjectKey, Scheme, Timestamp};
+use firn_client_logic::{
+    SendFailure, ShardSend, Upload, UploadError, UploadOutcome, UploadPolicy, UploadStep, UploadedPart,
+};
+use firn_transport::{BoxFuture, Committed, Environment};
+use firn_wire::{
+    COMMIT_BYTES_MAX, CommitRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest,
+    Signed, UploadedBundle,
+};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use crate::code::{CodeError, CodedBundle, code};
+use crate::destination::Destination;
+use crate::events::{PublishEvent, PublishEvents};
+use crate::restore::{RestoreCheckError, check_restores};
+use crate::spool::SpoolDir;
+use crate::spooled_bundle::BundleSet;
+
+// What a commit carries besides manifests: receipts and externals of its bundles.
+const COMMIT_RESERVE_BYTES: usize = 4 << 20;
+
+/// Carries bundle sets into an archive.
+#[derive(Debug)]
+pub(crate) struct Shipping {
+    pub(crate) environment: Environment,
+    pub(crate) destination: Arc<dyn Destination>,
+    pub(crate) spool: SpoolDir,
+    pub(crate) policy: UploadPolicy,
+    pub(crate) events: PublishEvents,
+    /// One permit for each shard on its way.
+    pub(crate) sends: Arc<Semaphore>,
+}
+
+/// A bundle set in the archive.
+#[derive(Debug)]
+pub(crate) struct Shipped {
+    pub(crate) outcome: UploadOutcome,
+    pub(crate) payload: u64,
+    pub(crate) sent: u64,
+}
+
+/// Why a bundle set did not get into the archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    /// What would be sent does not restore: nothing was reserved.
+    #[error(transparent)]
+    Restore(#[from] RestoreCheckError),
+    /// It could not be coded.
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    /// The upload was given up.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+}
+
+/// What became of a step.
+enum StepResult {
+    Reserved(usize, Result<ReservationGrant, RefusedRequest>),
+    Extended(usize, ReservationGrant, Result<CodedBundle, CodeError>),
+    /// With the bytes of the shard.
+    Sent(Box<ShardSend>, u64, Result<Signed<Receipt>, SendFailure>),
+    Committed(Result<Committed, RefusedRequest>),
+    Reported(bool),
+    Recoded(Result<(Scheme, Vec<Arc<CodedBundle>>), ShipError>),
+}
+
+type Running<'a> = FuturesUnordered<BoxFuture<'a, StepResult>>;
+
+impl Shipping {
+    /// Ships one set. `externals` are the references of its paths that the source itself lacks.
+    pub(crate) async fn ship(
+        &self,
+        set: Arc<BundleSet>,
+        externals: Vec<ObjectKey>,
+    ) -> Result<Shipped, ShipError> {
+        let checked = Arc::clone(&set);
+        self.environment.blocking(move || check_restores(&checked)).await?;
+        let manifests: usize = set.bundles.iter().map(|bundle| bundle.sealed.manifest.len()).sum();
+        if manifests > COMMIT_BYTES_MAX - COMMIT_RESERVE_BYTES {
+            let sentence = "the object is too large: the manifests of its bundles do not fit one commit";
+            return Err(UploadError::Refused(sentence.to_owned()).into());
+        }
+        let (scheme, coded) = self.code_all(&set).await?;
+        for bundle in &coded {
+            let content = &bundle.bundle().sealed.content;
+            let payload = ByteCount(content.payload_bytes());
+            self.events.tell(&PublishEvent::Uploading { bundle: content.bundle_id(), payload });
+        }
+        let upload = Upload::new(coded.len(), scheme.k(), self.policy, self.environment.now());
+        let drive = Drive { shipping: self, set: &set, externals: &externals, upload, coded, sent: 0 };
+        let (outcome, sent) = drive.run().await?;
+        let payload = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes()).sum();
+        Ok(Shipped { outcome, payload, sent })
+    }
+
+    /// Asks for the scheme and codes every bundle.
+    async fn code_all(&self, set: &BundleSet) -> Result<(Scheme, Vec<Arc<CodedBundle>>), ShipError> {
+        let scheme = self.scheme().await?;
+        let mut coded = Vec::with_capacity(set.bundles.len());
+        for bundle in &set.bundles {
+            let (bundle, spool) = (Arc::clone(bundle), self.spool.clone());
+            coded.push(Arc::new(self.environment.blocking(move || code(bundle, scheme, &spool)).await?));
+        }
+        Ok((scheme, coded))
+    }
+
+    /// The scheme, asked for until the policy's patience ends.
+    async fn scheme(&self) -> Result<Scheme, UploadError> {
+        let begun = self.environment.now();
+        loop {
+            match self.destination.scheme().await {
+                Ok(scheme) => return Ok(scheme),
+                Err(refused) if refused.kind != RefusalKind::Unavailable => {
+                    return Err(match refused.kind {
+                        RefusalKind::NotAllowed => UploadError::NotAllowed(refused.sentence),
+                        RefusalKind::Full => UploadError::Full(refused.sentence),
+                        _ => UploadError::Unavailable(refused.sentence),
+                    });
+                }
+                Err(refused) if self.environment.now().since(begun) >= self.policy.give_up_after => {
+                    return Err(UploadError::Unavailable(refused.sentence));
+                }
+                Err(_) => sleep(self.policy.retry_first).await,
+            }
+        }
+    }
+}
+
+/// One upload under way.
+struct Drive<'a> {
+    shipping: &'a Shipping,
+    set: &'a BundleSet,
+    externals: &'a [ObjectKey],
+    upload: Upload,
+    coded: Vec<Arc<CodedBundle>>,
+    sent: u64,
+}
+
+impl<'a> Drive<'a> {
+    async fn run(mut self) -> Result<(UploadOutcome, u64), ShipError> {
+        let mut running: Running<'a> = FuturesUnordered::new();
+        loop {
+            let now = self.now();
+            let until = match self.upload.next_step(now) {
+                UploadStep::Wait(until) => until,
+                UploadStep::Done(outcome) => return Ok((outcome?, self.sent)),
+                step => {
+                    self.begin(step, &running);
+                    continue;
+                }
+            };
+            let pause = until.map(|until| until.since(now).max(Duration::from_millis(1)));
+            tokio::select! {
+                // In this order always: a simulation must run twice alike.
+                biased;
+                Some(result) = running.next() => self.handle(result, &running)?,
+                () = pause_for(pause) => {}
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shipping.environment.now()
+    }
+
+    fn begin(&self, step: UploadStep, running: &Running<'a>) {
+        let (shipping, destination) = (self.shipping, &self.shipping.destination);
+        match step {
+            UploadStep::Reserve(bundle) => {
+                let coded = &self.coded[bundle];
+                let request = ReserveRequest {
+                    content_header: coded.bundle().sealed.content.to_bytes(),
+                    coding_header: coded.coding().to_bytes(),
+                };
+                let reserve = destination.reserve(request);
+                running.push(Box::pin(async move { StepResult::Reserved(bundle, reserve.await) }));
+            }
+            UploadStep::Send(send) => {
+                let bundle = Arc::clone(&self.coded[send.bundle]);
+                let shard_bytes = bundle.coding().shard_bytes();
+                running.push(Box::pin(async move {
+                    // Never closed, so waiting ends with a permit.
+                    let _permit = shipping.sends.acquire().await;
+                    let stored = destination.store(&send, bundle).await;
+                    StepResult::Sent(send, shard_bytes, stored)
+                }));
+            }
+            UploadStep::Commit(parts) => {
+                let commit = destination.commit(self.commit_request(parts));
+                running.push(Box::pin(async move { StepResult::Committed(commit.await) }));
+            }
+            UploadStep::ReportLate(receipts) => {
+                let report = destination.late_receipts(receipts);
+                running.push(Box::pin(async move { StepResult::Reported(report.await.is_ok()) }));
+            }
+            UploadStep::Recode => {
+                let set = self.set;
+                running.push(Box::pin(async move { StepResult::Recoded(shipping.code_all(set).await) }));
+            }
+            UploadStep::Wait(_) | UploadStep::Done(_) => {}
+        }
+    }
+
+    fn commit_request(&self, parts: Vec<UploadedPart>) -> CommitRequest {
+        let bundles = parts.into_iter().map(|part| UploadedBundle {
+            reservation: part.reservation,
+            manifest: self.set.bundles[part.bundle].sealed.manifest.clone(),
+            receipts: part.receipts,
+        });
+        CommitRequest { bundles: bundles.collect(), externals: self.externals.to_vec() }
+    }
+
+    fn handle(&mut self, result: StepResult, running: &Running<'a>) -> Result<(), ShipError> {
+        let now = self.now();
+        match result {
+            StepResult::Reserved(bundle, Ok(grant)) => self.reserved(bundle, grant, running),
+            StepResult::Reserved(bundle, Err(refused)) => {
+                self.upload.handle_reserve_refused(bundle, refused, now)
+            }
+            StepResult::Extended(bundle, grant, coded) => {
+                self.coded[bundle] = Arc::new(coded?);
+                self.upload.handle_reserved(bundle, grant, now);
+            }
+            StepResult::Sent(send, shard_bytes, Ok(receipt)) => {
+                self.sent = self.sent.saturating_add(shard_bytes);
+                self.shipping.events.tell(&PublishEvent::ShardStored { shard: ByteCount(shard_bytes) });
+                self.upload.handle_stored(&send, receipt, now);
+            }
+            StepResult::Sent(send, _, Err(failure)) => {
+                tracing::debug!(node = %send.target.node, shard = %send.index, failure.sentence, "not stored");
+                self.upload.handle_send_failed(&send, failure, now);
+            }
+            StepResult::Committed(Ok(committed)) => {
+                self.upload.handle_committed(committed.visible, committed.held, now);
+            }
+            StepResult::Committed(Err(refused)) => self.upload.handle_commit_refused(refused, now),
+            StepResult::Reported(taken) => self.upload.handle_late_receipts(taken),
+            StepResult::Recoded(coded) => {
+                let (scheme, coded) = coded?;
+                self.coded = coded;
+                self.upload.handle_recoded(scheme.k(), now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The fleet may have grown since the bundle was coded: then more parity is made first.
+    fn reserved(&mut self, bundle: usize, grant: ReservationGrant, running: &Running<'a>) {
+        let at_hand = self.coded[bundle].scheme();
+        let scheme = grant.scheme;
+        if scheme.k() != at_hand.k() || scheme.n() <= at_hand.n() {
+            return self.upload.handle_reserved(bundle, grant, self.now());
+        }
+        let (shipping, spooled) = (self.shipping, Arc::clone(self.coded[bundle].bundle()));
+        running.push(Box::pin(async move {
+            let spool = shipping.spool.clone();
+            let coded = shipping.environment.blocking(move || code(spooled, scheme, &spool)).await;
+            StepResult::Extended(bundle, grant, coded)
+        }));
+    }
+}
+
+async fn pause_for(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => sleep(pause).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,117 @@
+//! A binary cache in a directory.
+//!
+//! Always holds: a file is opened only if it lies below the directory once all symlinks are followed, and only
+//! if it is a regular one (a pipe would never end, a device might).
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{SourceError, SourceFile};
+
+const SUFFIX: &str = ".narinfo";
+
+#[derive(Debug)]
+pub(super) struct DirectorySource {
+    // As the user named it.
+    path: PathBuf,
+    // With symlinks followed.
+    root: PathBuf,
+}
+
+impl DirectorySource {
+    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
+        let refuse = |source| SourceError::NoDirectory { path: path.to_owned(), source };
+        let root = fs::canonicalize(path).map_err(refuse)?;
+        fs::read_dir(&root).map_err(refuse)?;
+        Ok(Self { path: path.to_owned(), root })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<String>, SourceError> {
+        let refuse = |source| SourceError::NoDirectory { path: self.path.clone(), source };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(refuse)? {
+            let name = entry.map_err(refuse)?.file_name();
+            // A name that is no text is no narinfo's.
+            if let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) {
+                names.push(stem.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        fs::symlink_metadata(self.root.join(name)).is_ok()
+    }
+
+    pub(super) fn open_file(&self, url: &str) -> Result<Option<SourceFile>, SourceError> {
+        let failed = |source| SourceError::Read { name: url.to_owned(), source };
+        let path = match fs::canonicalize(self.root.join(url)) {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        if !path.starts_with(&self.root) {
+            return Err(SourceError::SymlinkLeavesCache(url.to_owned()));
+        }
+        if !fs::metadata(&path).map_err(failed)?.is_file() {
+            return Err(SourceError::NotAFile(url.to_owned()));
+        }
+        let file = File::open(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(Some(SourceFile { reader: Box::new(file), bytes: Some(bytes) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::Source;
+
+    fn directory() -> (tempfile::TempDir, Source) {
+        let place = tempfile::tempdir().unwrap();
+        let cache = place.path().join("cache");
+        std::fs::create_dir_all(cache.join("nar")).unwrap();
+        std::fs::write(place.path().join("secret"), "secret").unwrap();
+        std::fs::write(cache.join("b.narinfo"), "B").unwrap();
+        std::fs::write(cache.join("a.narinfo"), "A").unwrap();
+        std::fs::write(cache.join("nar/x.nar"), "NAR").unwrap();
+        let source = Source::open(&format!("file://{}", cache.display())).unwrap();
+        (place, source)
+    }
+
+    #[test]
+    fn narinfos_are_listed_and_read() {
+        let (_place, source) = directory();
+        assert_eq!(source.list().unwrap(), ["a", "b"]);
+        assert_eq!(source.narinfo("a").unwrap().as_deref(), Some(b"A".as_slice()));
+        assert_eq!(source.narinfo("c").unwrap(), None);
+        assert!(source.has_narinfo("b").unwrap() && !source.has_narinfo("c").unwrap());
+        assert_eq!(source.open_file("nar/x.nar").unwrap().unwrap().bytes, Some(3));
+    }
+
+    #[test]
+    fn neither_dots_nor_symlinks_lead_out_of_the_directory() {
+        let (place, source) = directory();
+        let cache = place.path().join("cache");
+        symlink("../secret", cache.join("out.nar")).unwrap();
+        symlink("nar/x.nar", cache.join("in.nar")).unwrap();
+        assert!(source.open_file("../secret").unwrap_err().to_string().contains("leads out of the cache"));
+        assert!(source.open_file("out.nar").unwrap_err().to_string().contains("symlink"));
+        assert!(source.open_file("in.nar").unwrap().is_some());
+        assert!(source.open_file("nar").unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_narinfo_larger_than_any_real_one_is_refused() {
+        let (place, source) = directory();
+        std::fs::write(place.path().join("cache/big.narinfo"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        assert!(source.narinfo("big").unwrap_err().to_string().contains("larger than 1 MiB"));
+    }
+}

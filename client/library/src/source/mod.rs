@@ -1,0 +1,194 @@
+//! Where a publish reads from: a binary cache in a directory or behind a URL.
+//!
+//! Owns: what can be asked of a source, and which of its files may be opened. Always holds: a file outside of
+//! the cache is never opened, whatever a narinfo or a symlink says; narinfos are at most 1 MiB; every wait for
+//! a server ends.
+//! Leaves to others: whether what is read is genuine (`verify`, `plan`).
+
+mod directory;
+mod http;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use firn_nix_format::{CacheUrlError, PATH_INFO_BYTES_MAX};
+
+use self::directory::DirectorySource;
+use self::http::HttpSource;
+
+/// A binary cache to publish from. Its methods block: call them in blocking work. Clones are the same source.
+#[derive(Debug, Clone)]
+pub struct Source {
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Directory(Arc<DirectorySource>),
+    Http(Arc<HttpSource>),
+}
+
+/// A file of a source, open for reading.
+pub struct SourceFile {
+    /// Its bytes.
+    pub reader: Box<dyn Read + Send>,
+    /// How many there are, where the source says so.
+    pub bytes: Option<u64>,
+}
+
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SourceFile").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Why a source or one of its files cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Neither a directory nor a URL that can be read.
+    #[error("`{0}` is no source: give a directory, file:// or http(s)://")]
+    UnknownScheme(String),
+    /// S3 is spoken by a later version.
+    #[error(
+        "s3:// sources cannot be read yet: give the bucket's https:// address, or copy it to a directory"
+    )]
+    S3,
+    /// There is no such directory.
+    #[error("{} is not a directory that can be read: {source}", path.display())]
+    NoDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A URL cannot be listed.
+    #[error("{0} cannot be listed: name the paths to publish with --paths")]
+    CannotList(String),
+    /// The name leads out of the cache.
+    #[error(transparent)]
+    LeavesCache(#[from] CacheUrlError),
+    /// A symlink leads out of the cache.
+    #[error("`{0}` is a symlink that leads out of the cache")]
+    SymlinkLeavesCache(String),
+    /// It is a directory, a device or something else that holds no bytes.
+    #[error("`{0}` is not a regular file")]
+    NotAFile(String),
+    /// A narinfo is larger than any real one.
+    #[error("`{0}` is larger than 1 MiB")]
+    TooLarge(String),
+    /// The server gave no file.
+    #[error("`{name}` could not be fetched: {reason}")]
+    Fetch {
+        /// The file.
+        name: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The file could not be read.
+    #[error("`{name}` could not be read: {source}")]
+    Read {
+        /// The file.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Source {
+    /// The source that `text` names: a directory, `file://…` or `http(s)://…`.
+    pub fn open(text: &str) -> Result<Self, SourceError> {
+        let place = match text.split_once("://") {
+            Some(("http" | "https", _)) => Place::Http(Arc::new(HttpSource::new(text))),
+            Some(("file", path)) => Place::Directory(Arc::new(DirectorySource::open(Path::new(path))?)),
+            Some(("s3", _)) => return Err(SourceError::S3),
+            Some(_) => return Err(SourceError::UnknownScheme(text.to_owned())),
+            None => Place::Directory(Arc::new(DirectorySource::open(Path::new(text))?)),
+        };
+        Ok(Self { place })
+    }
+
+    /// The names before `.narinfo` of all narinfos, sorted; only directories can tell.
+    pub fn list(&self) -> Result<Vec<String>, SourceError> {
+        match &self.place {
+            Place::Directory(directory) => directory.list(),
+            Place::Http(http) => Err(SourceError::CannotList(http.address().to_owned())),
+        }
+    }
+
+    /// The text of `<hash_part>.narinfo`; none if there is none.
+    pub fn narinfo(&self, hash_part: &str) -> Result<Option<Vec<u8>>, SourceError> {
+        let name = format!("{hash_part}.narinfo");
+        let Some(file) = self.open_file(&name)? else { return Ok(None) };
+        let mut text = Vec::new();
+        let limit = u64::try_from(PATH_INFO_BYTES_MAX).unwrap_or(u64::MAX);
+        let read = file.reader.take(limit.saturating_add(1)).read_to_end(&mut text);
+        read.map_err(|source| SourceError::Read { name: name.clone(), source })?;
+        if text.len() > PATH_INFO_BYTES_MAX {
+            return Err(SourceError::TooLarge(name));
+        }
+        Ok(Some(text))
+    }
+
+    /// Whether there is a narinfo of that hash part, be it sound or not.
+    pub fn has_narinfo(&self, hash_part: &str) -> Result<bool, SourceError> {
+        let name = format!("{hash_part}.narinfo");
+        match &self.place {
+            Place::Directory(directory) => Ok(directory.has(&name)),
+            Place::Http(http) => http.has(&name),
+        }
+    }
+
+    /// Whether the files are on this machine, so that a look costs nothing.
+    pub const fn is_local(&self) -> bool {
+        matches!(self.place, Place::Directory(_))
+    }
+
+    /// Whether a local source has this file; of others nothing is known beforehand.
+    pub(crate) fn has_file(&self, url: &str) -> bool {
+        match &self.place {
+            Place::Directory(directory) => {
+                firn_nix_format::check_cache_url(url).is_ok() && directory.has(url)
+            }
+            Place::Http(_) => false,
+        }
+    }
+
+    /// Opens a file of the cache by its relative URL; none if there is none.
+    pub fn open_file(&self, url: &str) -> Result<Option<SourceFile>, SourceError> {
+        firn_nix_format::check_cache_url(url)?;
+        match &self.place {
+            Place::Directory(directory) => directory.open_file(url),
+            Place::Http(http) => http.open_file(url),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Directory(directory) => write!(formatter, "{}", directory.path().display()),
+            Place::Http(http) => formatter.write_str(http.address()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_source_is_refused_in_a_sentence() {
+        let sentence = |text| Source::open(text).unwrap_err().to_string();
+        assert!(sentence("s3://bucket").contains("cannot be read yet"));
+        assert!(sentence("ftp://host").contains("is no source"));
+        assert!(sentence("/no/such/directory").contains("is not a directory"));
+    }
+
+    #[test]
+    fn a_url_cannot_be_listed() {
+        let error = Source::open("https://cache.example.org").unwrap().list().unwrap_err();
+        assert!(error.to_string().contains("--paths"));
+    }
+}

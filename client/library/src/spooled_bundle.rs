@@ -1,0 +1,72 @@
+//! A sealed bundle whose payload lies in the spool, and bundles that commit together.
+//!
+//! Always holds: the payload file holds exactly the payload; it has no name and goes with the last user.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use firn_base::ObjectKey;
+use firn_bundle::{ReadAt, SealedBundle};
+
+use crate::spool::{SpoolDir, SpoolError};
+
+/// A sealed bundle and its payload.
+#[derive(Debug)]
+pub(crate) struct SpooledBundle {
+    pub(crate) sealed: SealedBundle,
+    payload: File,
+}
+
+/// Bundles that commit together: one, or the parts of an object and its head.
+#[derive(Debug)]
+pub(crate) struct BundleSet {
+    /// Parts before their head.
+    pub(crate) bundles: Vec<Arc<SpooledBundle>>,
+    /// What lies in them.
+    pub(crate) objects: Vec<PackedObject>,
+}
+
+/// An object of a bundle set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackedObject {
+    pub(crate) key: ObjectKey,
+    pub(crate) content_bytes: u64,
+    pub(crate) source_bytes: u64,
+}
+
+impl SpooledBundle {
+    pub(crate) fn new(
+        sealed: SealedBundle,
+        payload: BufWriter<File>,
+        spool: &SpoolDir,
+    ) -> Result<Self, SpoolError> {
+        let payload = payload.into_inner().map_err(|error| spool.failed(error.into_error()))?;
+        Ok(Self { sealed, payload })
+    }
+
+    /// Flips a bit of the payload.
+    #[cfg(test)]
+    pub(crate) fn damage(&self, offset: u64) {
+        let mut byte = [0];
+        FileExt::read_exact_at(&self.payload, &mut byte, offset).unwrap();
+        self.payload.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    }
+
+    /// Fills `buffer` with the payload from `offset` on, and with zeros behind its end.
+    pub(crate) fn read_padded(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let left = self.sealed.content.payload_bytes().saturating_sub(offset);
+        let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let (payload, padding) = buffer.split_at_mut(count);
+        FileExt::read_exact_at(&self.payload, payload, offset)?;
+        padding.fill(0);
+        Ok(())
+    }
+}
+
+impl ReadAt for SpooledBundle {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(&self.payload, buffer, offset)
+    }
+}

@@ -1,0 +1,406 @@
+//! An archive in this process: shards in files, signatures real, commits checked, faults on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use firn_base::{
+    ArchiveId, BundleId, BundleNumber, CodingId, KeyKind, NodeId, ObjectKey, ReservationId, Scheme,
+    ShardIndex, Timestamp,
+};
+use firn_bundle::{BundleReader, CodingHeader, ContentHeader, Encoding, Manifest, Record, RestoreError};
+use firn_client_logic::{SendFailure, ShardSend};
+use firn_erasure::Coder;
+use firn_transport::{BoxFuture, Committed};
+use firn_wire::{
+    CommitRequest, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RefusalKind, RefusedRequest,
+    ReservationGrant, ReserveRequest, Signed, Ticket,
+};
+
+use crate::code::CodedBundle;
+use crate::destination::Destination;
+
+const ARCHIVE: ArchiveId = ArchiveId::from_bytes([1; 32]);
+const PIECE_BYTES: u64 = 100_000;
+const RANK: OrderRank = OrderRank { generation: 1, epoch: 1 };
+
+/// What goes wrong, each so many times.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Nodes that refuse every shard.
+    pub(super) broken_nodes: BTreeSet<usize>,
+    /// Reservations that answer `SchemeChanged`; then the scheme is this.
+    pub(super) change_scheme: Option<Scheme>,
+    /// Grants that ask for more shards than the scheme said.
+    pub(super) grow_to: Option<Scheme>,
+    /// Commits that answer `Expired`.
+    pub(super) expired_commits: u32,
+    /// Commits that are carried out and whose answer is lost.
+    pub(super) lost_answers: u32,
+    /// Reservations that answer so.
+    pub(super) refuse_reservations: Option<RefusalKind>,
+    /// Commits after which every request is refused as `Unavailable`.
+    pub(super) commits_until_silence: Option<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct TestArchive {
+    place: tempfile::TempDir,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    scheme: Scheme,
+    faults: Faults,
+    reservations: BTreeMap<ReservationId, (ContentHeader, CodingHeader, Scheme)>,
+    bundles: BTreeMap<BundleId, CommittedBundle>,
+    commits: Vec<Vec<BundleId>>,
+    entries: BTreeMap<ObjectKey, (BundleId, Record)>,
+    externals: BTreeSet<ObjectKey>,
+    late: usize,
+    counter: u8,
+}
+
+#[derive(Debug)]
+struct CommittedBundle {
+    content: ContentHeader,
+    coding: CodingHeader,
+    manifest: Manifest,
+}
+
+fn coordinator() -> Identity {
+    Identity::from_seed(&[200; 32])
+}
+
+fn node(number: u8) -> Identity {
+    Identity::from_seed(&[number; 32])
+}
+
+impl TestArchive {
+    pub(super) fn new(k: u8, n: u8) -> Arc<Self> {
+        Self::with_faults(k, n, Faults::default())
+    }
+
+    pub(super) fn with_faults(k: u8, n: u8, faults: Faults) -> Arc<Self> {
+        let state = State {
+            scheme: Scheme::new(k, n).unwrap(),
+            faults,
+            reservations: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            commits: Vec::new(),
+            entries: BTreeMap::new(),
+            externals: BTreeSet::new(),
+            late: 0,
+            counter: 0,
+        };
+        Arc::new(Self { place: tempfile::tempdir().unwrap(), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn shard_file(&self, coding: CodingId, index: ShardIndex) -> PathBuf {
+        self.place.path().join(format!("{}-{index}", coding.short()))
+    }
+
+    /// Ends the faults.
+    pub(super) fn heal(&self) {
+        self.state().faults = Faults::default();
+    }
+
+    pub(super) fn keys(&self) -> Vec<ObjectKey> {
+        self.state().entries.keys().copied().collect()
+    }
+
+    pub(super) fn externals(&self) -> Vec<ObjectKey> {
+        self.state().externals.iter().copied().collect()
+    }
+
+    /// How many bundles each commit had.
+    pub(super) fn commits(&self) -> Vec<usize> {
+        self.state().commits.iter().map(Vec::len).collect()
+    }
+
+    pub(super) fn late_receipts_seen(&self) -> usize {
+        self.state().late
+    }
+
+    /// How the record of a key reads.
+    pub(super) fn record(&self, key: ObjectKey) -> Record {
+        self.state().entries[&key].1.clone()
+    }
+
+    /// Gives `sink` an object's content, rebuilt from the last k shards that there are: mostly parity.
+    pub(super) fn restore_into(&self, key: ObjectKey, sink: impl FnMut(&[u8]) -> io::Result<()>) {
+        let state = self.state();
+        let (bundle, record) = &state.entries[&key];
+        let own = &state.bundles[bundle];
+        let mut reader = self.reader(own);
+        let mut parts: Vec<_> =
+            own.content.dependencies().iter().map(|part| self.reader(&state.bundles[part])).collect();
+        let foreign = |entry: &firn_bundle::ForeignChunk| {
+            let part = &mut parts[usize::from(entry.dependency)];
+            Ok::<_, RestoreError>(part.chunk(entry.number)?.to_vec())
+        };
+        reader.restore(record, foreign, sink).unwrap();
+    }
+
+    pub(super) fn restore(&self, key: ObjectKey) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.restore_into(key, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        bytes
+    }
+
+    fn reader(&self, bundle: &CommittedBundle) -> BundleReader<Vec<u8>> {
+        BundleReader::new(bundle.manifest.clone(), self.payload(bundle))
+    }
+
+    fn payload(&self, bundle: &CommittedBundle) -> Vec<u8> {
+        let coder = Coder::new(bundle.coding.k()).unwrap();
+        let id = bundle.coding.coding_id();
+        let there = (0..u8::try_from(coder.n_max()).unwrap()).rev().map(ShardIndex);
+        let shards: Vec<(ShardIndex, Vec<u8>)> = there
+            .filter_map(|index| Some((index, fs::read(self.shard_file(id, index)).ok()?)))
+            .take(coder.k())
+            .collect();
+        let present: Vec<(ShardIndex, &[u8])> =
+            shards.iter().map(|(index, bytes)| (*index, &bytes[..])).collect();
+        let shard_bytes = usize::try_from(bundle.coding.shard_bytes()).unwrap();
+        let mut payload = vec![0; shard_bytes * coder.k()];
+        let mut wanted: Vec<(ShardIndex, &mut [u8])> =
+            (0..).map(ShardIndex).zip(payload.chunks_mut(shard_bytes)).collect();
+        coder.rebuild(&present, &mut wanted).unwrap();
+        payload.truncate(usize::try_from(bundle.content.payload_bytes()).unwrap());
+        assert_eq!(blake3::hash(&payload).as_bytes(), bundle.content.payload_root().as_bytes());
+        payload
+    }
+
+    fn check_silence(&self) -> Result<(), RefusedRequest> {
+        match self.state().faults.commits_until_silence {
+            Some(0) => Err(RefusedRequest::new(RefusalKind::Unavailable, "nobody answers")),
+            _ => Ok(()),
+        }
+    }
+
+    fn reserve_now(&self, request: &ReserveRequest) -> Result<ReservationGrant, RefusedRequest> {
+        self.check_silence()?;
+        let mut state = self.state();
+        let content = ContentHeader::parse(&request.content_header).unwrap();
+        let coding = CodingHeader::parse(&request.coding_header).unwrap();
+        coding.check_belongs_to(&content).unwrap();
+        if let Some(kind) = state.faults.refuse_reservations {
+            return Err(RefusedRequest::new(kind, "the archive says no"));
+        }
+        if let Some(scheme) = state.faults.change_scheme.take() {
+            state.scheme = scheme;
+        }
+        if let Some(scheme) = state.faults.grow_to.take() {
+            state.scheme = scheme;
+        } else if coding.k() != state.scheme.k() {
+            return Err(RefusedRequest::new(RefusalKind::SchemeChanged, "the scheme changed"));
+        }
+        if state.bundles.contains_key(&content.bundle_id()) {
+            return Err(RefusedRequest::new(RefusalKind::AlreadyDone, "the bundle is committed"));
+        }
+        state.counter += 1;
+        let reservation = ReservationId::from_bytes([state.counter; 32]);
+        let scheme = state.scheme;
+        let targets = (0..scheme.n()).map(|index| {
+            let id = node(index).node_id();
+            let ticket = Ticket {
+                node: id,
+                bearer: coordinator().public(),
+                reservation,
+                coding: coding.coding_id(),
+                index: ShardIndex(index),
+                shard_bytes: coding.shard_bytes(),
+                root: coding.root(ShardIndex(index)).unwrap(),
+                expires: Timestamp::from_millis(u64::MAX),
+                rank: RANK,
+            };
+            let address = NodeAddress { node: id, address: index.to_string(), online: true };
+            (address, Signed::seal(&coordinator(), ARCHIVE, &ticket))
+        });
+        let expires = Timestamp::from_millis(u64::MAX);
+        let grant = ReservationGrant { reservation, scheme, expires, targets: targets.collect() };
+        state.reservations.insert(reservation, (content, coding, scheme));
+        Ok(grant)
+    }
+
+    fn store_now(&self, send: &ShardSend, bundle: &CodedBundle) -> Result<Signed<Receipt>, SendFailure> {
+        let number: u8 = send.target.address.parse().unwrap();
+        if self.state().faults.broken_nodes.contains(&usize::from(number)) {
+            return Err(SendFailure { retry: false, sentence: "the disk is full".into() });
+        }
+        let ticket = send.ticket.peek().unwrap();
+        let mut file = fs::File::create(self.shard_file(ticket.coding, ticket.index)).unwrap();
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < ticket.shard_bytes {
+            let length = (ticket.shard_bytes - offset).min(PIECE_BYTES);
+            let mut piece = vec![0; usize::try_from(length).unwrap()];
+            bundle.read_shard(ticket.index, offset, &mut piece).unwrap();
+            hasher.update(&piece);
+            file.write_all(&piece).unwrap();
+            offset += length;
+        }
+        assert_eq!(hasher.finalize().as_bytes(), ticket.root.as_bytes(), "shard {}", ticket.index);
+        let receipt = Receipt {
+            node: ticket.node,
+            reservation: ticket.reservation,
+            coding: ticket.coding,
+            index: ticket.index,
+            root: ticket.root,
+            rank: ticket.rank,
+        };
+        Ok(Signed::seal(&node(number), ARCHIVE, &receipt))
+    }
+
+    fn commit_now(&self, request: CommitRequest) -> Result<Committed, RefusedRequest> {
+        self.check_silence()?;
+        let mut state = self.state();
+        if state.faults.expired_commits > 0 {
+            state.faults.expired_commits -= 1;
+            state.reservations.clear();
+        }
+        let expired = || RefusedRequest::new(RefusalKind::Expired, "the reservation has ended");
+        let mut ids = Vec::new();
+        let mut keys = Vec::new();
+        for bundle in request.bundles {
+            let (content, coding, scheme) =
+                state.reservations.get(&bundle.reservation).cloned().ok_or_else(expired)?;
+            if state.bundles.contains_key(&content.bundle_id()) {
+                return Err(RefusedRequest::new(RefusalKind::AlreadyDone, "the bundle is committed"));
+            }
+            let indexes: BTreeSet<ShardIndex> = bundle
+                .receipts
+                .iter()
+                .map(|receipt| {
+                    let opened = receipt.open(ARCHIVE).unwrap();
+                    assert_eq!(opened.reservation, bundle.reservation);
+                    assert_eq!(NodeId::from(opened.signer()), opened.node);
+                    opened.index
+                })
+                .collect();
+            assert!(indexes.len() >= usize::from(scheme.commit_threshold()), "{} receipts", indexes.len());
+            let manifest = Manifest::parse_whole(&content, bundle.manifest).unwrap();
+            for dependency in content.dependencies() {
+                assert!(state.bundles.contains_key(dependency), "parts come before their head");
+            }
+            for located in manifest.records() {
+                let record = located.unwrap().record;
+                keys.push(record.key);
+                state.entries.insert(record.key, (content.bundle_id(), record));
+            }
+            ids.push(content.bundle_id());
+            state.bundles.insert(content.bundle_id(), CommittedBundle { content, coding, manifest });
+        }
+        state.externals.extend(request.externals);
+        let held: Vec<HeldPath> = keys
+            .iter()
+            .filter(|key| !state.is_visible(key))
+            .map(|key| HeldPath { key: *key, waiting_for: state.lacking(key) })
+            .collect();
+        let bundles = ids.iter().map(|_| BundleNumber(0)).collect();
+        state.commits.push(ids);
+        if let Some(left) = &mut state.faults.commits_until_silence {
+            *left -= 1;
+        }
+        if state.faults.lost_answers > 0 {
+            state.faults.lost_answers -= 1;
+            return Err(RefusedRequest::new(RefusalKind::Unavailable, "the answer was lost"));
+        }
+        Ok(Committed { bundles, visible: (keys.len() - held.len()) as u64, held })
+    }
+}
+
+impl State {
+    fn references(&self, key: &ObjectKey) -> Vec<ObjectKey> {
+        let Some((_, record)) = self.entries.get(key) else { return Vec::new() };
+        let references = record.path_info().into_iter().flat_map(|info| &info.references);
+        references
+            .map(|path| ObjectKey::store_path(*path.hash()))
+            .filter(|reference| reference != key)
+            .collect()
+    }
+
+    /// Whether everything below the key is committed or external.
+    fn is_visible(&self, key: &ObjectKey) -> bool {
+        let mut seen = BTreeSet::from([*key]);
+        let mut open = vec![*key];
+        while let Some(key) = open.pop() {
+            if self.externals.contains(&key) {
+                continue;
+            }
+            if !self.entries.contains_key(&key) {
+                return false;
+            }
+            open.extend(self.references(&key).into_iter().filter(|reference| seen.insert(*reference)));
+        }
+        true
+    }
+
+    fn lacking(&self, key: &ObjectKey) -> Vec<ObjectKey> {
+        self.references(key).into_iter().filter(|reference| !self.is_visible(reference)).collect()
+    }
+}
+
+impl Destination for TestArchive {
+    fn presence(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move {
+            self.check_silence()?;
+            let state = self.state();
+            Ok(keys.iter().map(|key| state.entries.contains_key(key)).collect())
+        })
+    }
+
+    fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move {
+            let state = self.state();
+            Ok(keys.iter().map(|key| state.entries.contains_key(key) && state.is_visible(key)).collect())
+        })
+    }
+
+    fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {
+        Box::pin(async move { self.check_silence().map(|()| self.state().scheme) })
+    }
+
+    fn reserve(&self, request: ReserveRequest) -> BoxFuture<'_, Result<ReservationGrant, RefusedRequest>> {
+        Box::pin(async move { self.reserve_now(&request) })
+    }
+
+    fn store<'a>(
+        &'a self,
+        send: &'a ShardSend,
+        bundle: Arc<CodedBundle>,
+    ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.store_now(send, &bundle)
+        })
+    }
+
+    fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        Box::pin(async move { self.commit_now(request) })
+    }
+
+    fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async move {
+            self.state().late += receipts.len();
+            Ok(())
+        })
+    }
+}
+
+/// The encoding that a key is kept in.
+pub(super) fn encoding_of(archive: &TestArchive, key: ObjectKey) -> Encoding {
+    assert_eq!(key.kind(), KeyKind::StorePath);
+    archive.record(key).encoding
+}

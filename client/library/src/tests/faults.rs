@@ -1,0 +1,133 @@
+//! Archives and nodes that misbehave, and publishes that are interrupted.
+
+use std::time::Duration;
+
+use firn_base::Scheme;
+use firn_client_logic::UploadPolicy;
+use firn_nix_format::Compression;
+use firn_wire::RefusalKind;
+
+use super::archive::{Faults, TestArchive};
+use super::cache::{Cache, noise};
+use super::pipeline::{assert_restores, publish, publish_with};
+use crate::publish_options::PublishOptions;
+
+fn hasty(cache: &Cache) -> PublishOptions {
+    let policy = UploadPolicy {
+        grace: Duration::from_millis(20),
+        retry_first: Duration::from_millis(5),
+        give_up_after: Duration::from_millis(300),
+        ..UploadPolicy::default()
+    };
+    PublishOptions { policy, ..PublishOptions::new(cache.source()) }
+}
+
+#[tokio::test]
+async fn a_bundle_is_coded_anew_when_the_scheme_changes() {
+    let faults = Faults { change_scheme: Scheme::new(8, 24).ok(), ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 12, faults));
+    assert_eq!(publish(&archive, &cache).await.exit_code(), 0);
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn more_parity_is_made_when_the_fleet_has_grown() {
+    let faults = Faults { grow_to: Scheme::new(4, 12).ok(), ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
+    let summary = publish(&archive, &cache).await;
+    assert_eq!(summary.exit_code(), 0);
+    assert!(summary.sent.0 >= summary.payload.0 * 3, "{summary}");
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn a_reservation_that_ended_is_made_again() {
+    let faults = Faults { expired_commits: 1, ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
+    let summary = publish_with(&archive, &cache, hasty(&cache)).await.unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code()), (6, 0));
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_is_done_once() {
+    let faults = Faults { lost_answers: 1, ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
+    let summary = publish_with(&archive, &cache, hasty(&cache)).await.unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code(), archive.commits()), (6, 0, vec![1]));
+}
+
+#[tokio::test]
+async fn a_few_broken_nodes_do_not_stop_a_publish() {
+    let faults = Faults { broken_nodes: [2, 9, 11].into(), ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 12, faults));
+    assert_eq!(publish_with(&archive, &cache, hasty(&cache)).await.unwrap().exit_code(), 0);
+    assert_eq!(archive.late_receipts_seen(), 0);
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn too_many_broken_nodes_stop_a_publish_with_their_reason() {
+    let faults = Faults { broken_nodes: (3..12).collect(), ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 12, faults));
+    let stopped = publish_with(&archive, &cache, hasty(&cache)).await.unwrap_err();
+    assert!(stopped.to_string().contains("3 of the 8 shards"), "{stopped}");
+    assert!(stopped.to_string().contains("the disk is full"), "{stopped}");
+    assert_eq!(stopped.summary.paths_published, 0);
+    archive.heal();
+    assert_eq!(publish(&archive, &cache).await.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn an_archive_that_refuses_for_good_stops_the_publish_with_its_sentence() {
+    for kind in [RefusalKind::NotAllowed, RefusalKind::Full] {
+        let faults = Faults { refuse_reservations: Some(kind), ..Faults::default() };
+        let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
+        let stopped = publish_with(&archive, &cache, hasty(&cache)).await.unwrap_err();
+        assert_eq!(stopped.to_string(), "the archive says no");
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_that_the_archive_refuses_is_listed_path_by_path() {
+    let faults = Faults { refuse_reservations: Some(RefusalKind::Malformed), ..Faults::default() };
+    let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
+    let summary = publish_with(&archive, &cache, hasty(&cache)).await.unwrap();
+    assert_eq!((summary.refused.len(), summary.exit_code()), (6, 1));
+    assert!(summary.refused[0].reason.contains("the archive says no"));
+}
+
+#[tokio::test]
+async fn a_publish_that_was_cut_off_goes_on_where_it_was() {
+    let faults = Faults { commits_until_silence: Some(2), ..Faults::default() };
+    let (mut cache, archive) = (Cache::new(), TestArchive::with_faults(4, 6, faults));
+    for number in 0..12 {
+        cache.add_path(&format!("part-{number}"), &noise(700_000, number), Compression::None, &[]);
+    }
+    let options = || PublishOptions { bundle_bytes: 4 << 20, ..hasty(&cache) };
+    let stopped = publish_with(&archive, &cache, options()).await.unwrap_err();
+    assert!(stopped.to_string().contains("nobody answers"), "{stopped}");
+    let done = archive.keys().len() as u64;
+    assert!(done > 0 && done < 12);
+    assert_eq!(stopped.summary.paths_published, done);
+    archive.heal();
+    let summary = publish_with(&archive, &cache, options()).await.unwrap();
+    assert_eq!((summary.paths_skipped, summary.paths_published, summary.exit_code()), (done, 12 - done, 0));
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn a_publish_may_be_dropped_at_any_time() {
+    let mut cache = Cache::new();
+    for number in 0..12 {
+        cache.add_path(&format!("part-{number}"), &noise(700_000, number), Compression::Xz, &[]);
+    }
+    let archive = TestArchive::new(4, 6);
+    for millis in [1, 5, 20, 60, 150] {
+        let options = PublishOptions { bundle_bytes: 4 << 20, ..hasty(&cache) };
+        let _ = tokio::time::timeout(Duration::from_millis(millis), publish_with(&archive, &cache, options))
+            .await;
+    }
+    assert_eq!(publish(&archive, &cache).await.exit_code(), 0);
+    assert_eq!(archive.keys().len(), 12);
+    assert_restores(&archive, &cache);
+}

@@ -1,0 +1,144 @@
+//! What a publish came to, and the exit code that says so.
+//!
+//! Owns: the account that `firn publish` prints. Always holds: whatever was asked for and cannot be read now is
+//! named with its reason.
+//! Leaves to others: printing (`cli`), the reasons' words (whoever refused).
+
+use std::fmt;
+
+use firn_base::ByteCount;
+
+/// Something that was not published, and why.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedPath {
+    /// The store path, or the narinfo's name where that could not be read.
+    pub name: String,
+    /// One sentence.
+    pub reason: String,
+}
+
+/// A path that is committed and not visible yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WaitingPath {
+    /// The path.
+    pub name: String,
+    /// The references it waits for.
+    pub waiting_for: Vec<String>,
+}
+
+/// What one publish did; with `dry_run`, what it would have done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PublishSummary {
+    /// Nothing was sent.
+    pub dry_run: bool,
+    /// Narinfos that were read.
+    pub paths_read: u64,
+    /// Paths committed by this publish.
+    pub paths_published: u64,
+    /// Build logs committed by this publish.
+    pub logs_published: u64,
+    /// Paths that the archive had already.
+    pub paths_skipped: u64,
+    /// Bytes of the NARs and logs that were committed.
+    pub content: ByteCount,
+    /// Bytes of the files in which the source keeps them.
+    pub source: ByteCount,
+    /// Payload bytes of the bundles that were committed.
+    pub payload: ByteCount,
+    /// Bytes of all shards that nodes gave receipts for.
+    pub sent: ByteCount,
+    /// Bundles that were committed.
+    pub bundles: u64,
+    /// What was not published, sorted by name.
+    pub refused: Vec<RefusedPath>,
+    /// What was committed and waits, sorted by name.
+    pub waiting: Vec<WaitingPath>,
+    /// References that neither the source nor the archive has, recorded as external, sorted.
+    pub externals: Vec<String>,
+    /// Things worth knowing that are no failure, such as a log that could not be read.
+    pub notes: Vec<String>,
+}
+
+impl PublishSummary {
+    /// Whether everything that was asked for can be read now.
+    pub const fn is_complete(&self) -> bool {
+        self.refused.is_empty() && self.waiting.is_empty()
+    }
+
+    /// 0 when everything that was asked for can be read now, else 1.
+    pub const fn exit_code(&self) -> u8 {
+        if self.is_complete() { 0 } else { 1 }
+    }
+
+    /// Notes a refusal.
+    pub fn refuse(&mut self, name: impl Into<String>, reason: impl fmt::Display) {
+        self.refused.push(RefusedPath { name: name.into(), reason: reason.to_string() });
+    }
+
+    /// Sorts the lists, so that equal publishes print alike whatever finished first.
+    pub fn sort(&mut self) {
+        self.refused.sort();
+        self.waiting.sort();
+        self.externals.sort();
+        self.externals.dedup();
+    }
+}
+
+impl fmt::Display for PublishSummary {
+    /// A few lines for people, the refusals last.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.dry_run { "would publish" } else { "published" };
+        write!(
+            formatter,
+            "{verb} {} paths and {} logs, {} of contents; {} paths were archived already",
+            self.paths_published, self.logs_published, self.content, self.paths_skipped
+        )?;
+        if !self.dry_run {
+            write!(formatter, "\n{} bundles, {}; {} sent to nodes", self.bundles, self.payload, self.sent)?;
+        }
+        for note in &self.notes {
+            write!(formatter, "\nnote: {note}")?;
+        }
+        for name in &self.externals {
+            write!(formatter, "\nexternal: {name} is in neither the source nor the archive")?;
+        }
+        for path in &self.waiting {
+            write!(formatter, "\nwaiting: {} waits for {}", path.name, path.waiting_for.join(", "))?;
+        }
+        for path in &self.refused {
+            write!(formatter, "\nrefused: {}: {}", path.name, path.reason)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_makes_the_exit_code_1_and_is_named_with_its_reason() {
+        let mut summary = PublishSummary { paths_published: 2, ..PublishSummary::default() };
+        assert_eq!(summary.exit_code(), 0);
+        summary.refuse("b", "second");
+        summary.refuse("a", "first");
+        summary.sort();
+        assert_eq!(summary.exit_code(), 1);
+        let text = summary.to_string();
+        assert!(text.ends_with("refused: a: first\nrefused: b: second"), "{text}");
+    }
+
+    #[test]
+    fn a_path_that_waits_is_not_complete() {
+        let waiting = vec![WaitingPath { name: "a".into(), waiting_for: vec!["b".into()] }];
+        let summary = PublishSummary { waiting, ..PublishSummary::default() };
+        assert_eq!(summary.exit_code(), 1);
+        assert!(summary.to_string().contains("waiting: a waits for b"));
+    }
+
+    #[test]
+    fn an_external_reference_is_no_failure() {
+        let summary = PublishSummary { externals: vec!["x".into()], ..PublishSummary::default() };
+        assert_eq!(summary.exit_code(), 0);
+    }
+}
