@@ -26,7 +26,7 @@ rm -rf "$dir"; mkdir -p "$dir"; : > "$dir/made-by-demo"
 
 step() { printf '\n\033[1m%3ds  %s\033[0m\n' $((SECONDS - started)) "$*"; }
 say() { printf '      %s\n' "$*"; }
-firn() { "$bin/firn" "$@"; }
+firn() { FIRN_CONFIG=$dir/archive/firn.toml "$bin/firn" "$@"; }
 json() { # FILTER: reads JSON on standard input; python3 is on every Debian
   python3 -c "import json,sys; d=json.load(sys.stdin); print($1)"
 }
@@ -57,7 +57,6 @@ for _ in $(seq 300); do
   sleep 0.1
 done
 [ -e "$dir/archive/ready" ] || { echo "the archive did not start within 30 s: see $dir/archive.log" >&2; exit 1; }
-export FIRN_CONFIG=$dir/archive/firn.toml
 say "scheme $(status "'%d of %d shards restore a bundle' % (d['scheme']['k'], d['scheme']['n'])")"
 
 step "Publish the cache"

@@ -47,7 +47,8 @@ pub enum ConfigError {
 /// process with code 2 and a sentence if they are wrong, with code 0 after help or version.
 ///
 /// A key of the file that the chosen command does not know is left alone if another command does: one file
-/// serves them all. A key that none knows is refused.
+/// serves them all. A key that none knows is refused, unless `FIRN_CONFIG` names the file: that one speaks to
+/// every program of a shell.
 pub fn parse<P: CommandFactory + FromArgMatches>() -> P {
     let given: Vec<OsString> = std::env::args_os().collect();
     let filled = fill(P::command(), &given, std::env::var_os("FIRN_CONFIG")).unwrap_or_else(|error| {
@@ -64,12 +65,16 @@ fn fill(
     given: &[OsString],
     environment: Option<OsString>,
 ) -> Result<Vec<OsString>, ConfigError> {
-    let Some(path) = config_path(given, environment) else { return Ok(given.to_vec()) };
+    let named = config_path(given);
+    let is_shared = named.is_none();
+    let Some(path) = named.or(environment.filter(|path| !path.is_empty()).map(PathBuf::from)) else {
+        return Ok(given.to_vec());
+    };
     let text =
         std::fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
     let table: Table =
         text.parse().map_err(|source| ConfigError::Parse { path: path.clone(), source: Box::new(source) })?;
-    if let Some(key) = table.keys().find(|key| !knows(&command, key)) {
+    if let Some(key) = table.keys().find(|key| !is_shared && !knows(&command, key)) {
         return Err(ConfigError::Unknown { key: key.clone(), path });
     }
     // Each level's options go right behind the word that chose it: only there do they belong to it.
@@ -109,7 +114,8 @@ fn knows(command: &Command, key: &str) -> bool {
         || command.get_subcommands().any(|below| knows(below, key))
 }
 
-fn config_path(given: &[OsString], environment: Option<OsString>) -> Option<PathBuf> {
+/// The file that the command line names.
+fn config_path(given: &[OsString]) -> Option<PathBuf> {
     let mut words = given.iter().skip(1);
     while let Some(word) = words.next() {
         if word == "--config" {
@@ -119,7 +125,7 @@ fn config_path(given: &[OsString], environment: Option<OsString>) -> Option<Path
             return Some(Path::new(path).to_owned());
         }
     }
-    environment.filter(|path| !path.is_empty()).map(PathBuf::from)
+    None
 }
 
 fn is_given(given: &[OsString], long: &str) -> bool {
@@ -183,6 +189,14 @@ mod tests {
         Ok(Program::parse_from(filled?))
     }
 
+    fn parse_in_environment(text: &str) -> Result<Program, ConfigError> {
+        let place = tempfile();
+        std::fs::write(&place, text).unwrap();
+        let filled = fill(Program::command(), &["program".into()], Some(place.clone().into()));
+        std::fs::remove_file(place).unwrap();
+        Ok(Program::parse_from(filled?))
+    }
+
     fn tempfile() -> PathBuf {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -210,6 +224,12 @@ mod tests {
         let error = parse_with("listne = \"a\"\n", &[]).err().unwrap().to_string();
         assert!(error.starts_with("`listne` in "), "{error}");
         assert!(parse_with("listen = \"a\"\n", &[]).is_ok());
+    }
+
+    #[test]
+    fn the_file_of_the_environment_may_speak_to_other_programs_too() {
+        let program = parse_in_environment("data-dir = \"a\"\nuploader-key = \"b\"\n").unwrap();
+        assert_eq!(program.data_dir.as_deref(), Some("a"));
     }
 
     #[test]

@@ -35,8 +35,9 @@ impl LogOptions {
             (0, false) | (1, true) => "info",
             _ => "debug",
         };
-        // The libraries below say at info what only their authors need.
-        let ours = format!("warn,firn={level}")
+        // The libraries below say at info what only their authors need, and openraft warns of every vote that an
+        // election overtakes.
+        let ours = format!("warn,openraft=error,firn={level}")
             + &[
                 "base",
                 "transport",
