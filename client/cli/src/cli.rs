@@ -44,18 +44,6 @@ pub(crate) struct CommonOptions {
     /// Print data as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    #[command(flatten)]
-    _others: OptionsOfOthers,
-}
-
-/// What `firn-local` writes into the configuration file for programs other than this one: a key that no option
-/// has the name of would be refused as a typing error.
-#[derive(Debug, Args)]
-struct OptionsOfOthers {
-    #[arg(long = "gateway-url", hide = true, value_name = "URL")]
-    _gateway_url: Option<String>,
-    #[arg(long = "operator-key", hide = true, value_name = "FILE")]
-    _operator_key: Option<PathBuf>,
 }
 
 /// What to do.

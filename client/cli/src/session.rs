@@ -33,13 +33,14 @@ impl Session {
     pub(crate) async fn open(options: &CommonOptions) -> Result<Self, CommandError> {
         let environment = Environment::real();
         let identity = Identity::from_seed(&environment.seed());
-        Self::open_as(options, identity, &environment).await
+        Self::open_as(options, identity, EndpointOptions::default(), &environment).await
     }
 
     /// Opens the archive that `options` name as `identity`.
     pub(crate) async fn open_as(
         options: &CommonOptions,
         identity: Identity,
+        endpoint: EndpointOptions,
         environment: &Environment,
     ) -> Result<Self, CommandError> {
         let Some(descriptor) = options.archive.clone() else {
@@ -48,8 +49,7 @@ impl Session {
                     .to_owned(),
             ));
         };
-        let options =
-            ArchiveOptions { descriptor, state_dir: state_dir(), endpoint: EndpointOptions::default() };
+        let options = ArchiveOptions { descriptor, state_dir: state_dir(), endpoint };
         let archive = Archive::open(options, identity, environment).await?;
         Ok(Self { archive })
     }

@@ -64,13 +64,22 @@ fn metadata() -> Value {
 fn graph(metadata: &Value) -> (BTreeMap<String, String>, BTreeMap<String, BTreeSet<String>>) {
     let text = |value: &Value| value.as_str().expect("a string").to_owned();
     let list = |value: &Value| value.as_array().cloned().expect("a list");
-    let names =
-        list(&metadata["packages"]).iter().map(|package| (text(&package["id"]), text(&package["name"]))).collect();
-    let edges = list(&metadata["resolve"]["nodes"]).iter().map(|node| {
+    let names = list(&metadata["packages"])
+        .iter()
+        .map(|package| (text(&package["id"]), text(&package["name"])))
+        .collect();
+    let nodes = list(&metadata["resolve"]["nodes"]);
+    let edges = nodes.iter().map(|node| {
         let normal = |dependency: &Value| {
-            list(&dependency["dep_kinds"]).iter().any(|kind| kind["kind"].is_null() && kind["target"].is_null())
+            list(&dependency["dep_kinds"])
+                .iter()
+                .any(|kind| kind["kind"].is_null() && kind["target"].is_null())
         };
-        let needs = list(&node["deps"]).iter().filter(|dependency| normal(dependency)).map(|d| text(&d["pkg"])).collect();
+        let needs = list(&node["deps"])
+            .iter()
+            .filter(|dependency| normal(dependency))
+            .map(|d| text(&d["pkg"]))
+            .collect();
         (text(&node["id"]), needs)
     });
     (names, edges.collect())
@@ -79,10 +88,7 @@ fn graph(metadata: &Value) -> (BTreeMap<String, String>, BTreeMap<String, BTreeS
 fn own_edges() -> BTreeMap<String, BTreeSet<String>> {
     let (names, edges) = graph(&metadata());
     let own = |id: &String| names.get(id).filter(|name| name.starts_with("firn-")).cloned();
-    edges
-        .iter()
-        .filter_map(|(id, needs)| Some((own(id)?, needs.iter().filter_map(own).collect())))
-        .collect()
+    edges.iter().filter_map(|(id, needs)| Some((own(id)?, needs.iter().filter_map(own).collect()))).collect()
 }
 
 #[test]
@@ -111,7 +117,10 @@ fn arrows_go_down() {
         let layer = layers.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no layer in this test"));
         for need in needs {
             let sideways = (name.as_str(), need.as_str()) == ("firn-bundle", "firn-nix-format");
-            assert!(layers[need.as_str()] < *layer || sideways, "{name} may not depend on {need}: arrows go down");
+            assert!(
+                layers[need.as_str()] < *layer || sideways,
+                "{name} may not depend on {need}: arrows go down"
+            );
         }
     }
 }
@@ -136,5 +145,8 @@ fn architecture_draws_the_dependencies_that_cargo_builds() {
             format!("    {name:<24} -> {}\n", needs.join(" "))
         })
         .collect();
-    assert!(drawn == built, "ARCHITECTURE.md draws other arrows than cargo builds. The picture is:\n{picture}");
+    assert!(
+        drawn == built,
+        "ARCHITECTURE.md draws other arrows than cargo builds. The picture is:\n{picture}"
+    );
 }

@@ -35,7 +35,8 @@ impl LogOptions {
             (0, false) | (1, true) => "info",
             _ => "debug",
         };
-        // The libraries below say at info what only their authors need, and openraft warns of every vote that an
+        // The libraries below say at info what only their authors need, and openraft calls every lost message an
+        // error: what matters of it is in our own status and log. and openraft warns of every vote that an
         // election overtakes.
         let ours = format!("warn,openraft=error,firn={level}")
             + &[

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
-use firn_client::{PublishEvent, PublishEvents, PublishOptions, PublishSummary, Source, publish};
+use firn_client::{
+    PublishEvent, PublishEvents, PublishOptions, PublishSummary, Source, publish, publisher_endpoint,
+};
 use firn_transport::{Environment, load_identity};
 
 use crate::cli::CommonOptions;
@@ -75,7 +77,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
         ));
     };
     let identity = load_identity(&key_file)?;
-    let session = Session::open_as(common, identity, &environment).await?;
+    let session = Session::open_as(common, identity, publisher_endpoint(), &environment).await?;
     let exclusion = Exclusion::new(&flags.exclude);
     let source = options.source.clone();
     let options = environment

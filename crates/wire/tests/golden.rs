@@ -1,0 +1,178 @@
+//! The bytes of what is signed, logged or kept for years: a change of these is a new version, not an edit.
+//!
+//! The golden file holds one line per message: its name and its encoding in hexadecimal digits. On a mismatch the
+//! test prints the whole file as the code writes it now.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Debug;
+use std::fmt::Write as _;
+
+use data_encoding::HEXLOWER;
+use firn_base::{
+    ArchiveId, CodingId, Digest, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, ShardRoot,
+    Timestamp, TokenId,
+};
+use firn_wire::{
+    BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DeleteOrder, Descriptor, DomainRule,
+    FeedBatch, FeedEvent, Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodeRequest,
+    OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, Roster, Signed, Ticket,
+    TimedCommand, decode, encode,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const GOLDEN: &str = include_str!("golden/messages.txt");
+
+/// Encodes each message as a line, after it was read back equal.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn add<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, message: &T) {
+        let bytes = encode(message);
+        assert_eq!(decode::<T>(&bytes).as_ref(), Ok(message), "{name} reads back");
+        writeln!(self.0, "{name} {}", HEXLOWER.encode(&bytes)).unwrap();
+    }
+}
+
+fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+#[test]
+fn messages_are_encoded_as_ever() {
+    let mut lines = Lines::default();
+    statements(&mut lines);
+    governance(&mut lines);
+    commands(&mut lines);
+    requests(&mut lines);
+    assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
+}
+
+fn statements(lines: &mut Lines) {
+    let archive = ArchiveId::from_bytes([1; 32]);
+    let identity = Identity::from_seed(&[2; 32]);
+    let rank = OrderRank { generation: 3, epoch: 400 };
+    let (node, coding) = (NodeId::from_bytes([4; 32]), CodingId::from_bytes([5; 32]));
+    let (index, root, reservation) =
+        (ShardIndex(6), ShardRoot::from_bytes([7; 32]), ReservationId::from_bytes([8; 32]));
+    let bearer = PublicKey::from_bytes([9; 32]);
+    let pass = Pass { reader: bearer, expires: at(1_000_000) };
+    lines.add("pass", &pass);
+    lines.add("signed-pass", &Signed::seal(&identity, archive, &pass));
+    lines.add(
+        "ticket",
+        &Ticket {
+            node,
+            bearer,
+            reservation,
+            coding,
+            index,
+            shard_bytes: 65_536,
+            root,
+            expires: at(300),
+            rank,
+        },
+    );
+    lines.add("receipt", &Receipt { node, reservation, coding, index, root, rank });
+    lines.add("delete", &DeleteOrder { node, coding, index, expires: at(300), rank });
+    let token = TokenId::from_bytes([10; 32]);
+    let failure_domain = Some("attic".to_owned());
+    lines.add("token", &JoinToken { token, operator: "ada".into(), expires: at(5), failure_domain });
+    let visible = FeedEvent::Visible(ObjectKey::store_path([11; 20]));
+    let withdrawn = FeedEvent::Withdrawn(ObjectKey::build_log([12; 20]));
+    lines.add("feed", &FeedBatch { first: 7, events: vec![visible, withdrawn], head: 900 });
+    let coordinators =
+        vec![CoordinatorEntry { id: NodeId::from_bytes([13; 32]), raft_id: 1, address: "h:1".into() }];
+    let own: ArchiveId = identity.public().into();
+    let roster = Roster { archive: own, generation: 2, issued: at(6), coordinators };
+    lines.add("roster", &roster);
+    let descriptor = Descriptor { archive: own, roster: Signed::seal(&identity, own, &roster) };
+    assert!(descriptor.verify().is_ok());
+    lines.add("descriptor", &descriptor);
+}
+
+fn governance(lines: &mut Lines) {
+    let key = PublicKey::from_bytes([1; 32]);
+    let policy = Policy {
+        domains: DomainRule::Named,
+        repair_at: Some(28),
+        repair_at_full: false,
+        count_lost_after_millis: 259_200_000,
+        brake: true,
+    };
+    let acts = [
+        LedgerAct::AddPublisher(PublisherEntry { name: "cache-1".into(), key, rank: 100 }),
+        LedgerAct::RemovePublisher { name: "cache-1".into() },
+        LedgerAct::AddUploader { key, name: "hydra".into() },
+        LedgerAct::RemoveUploader { key },
+        LedgerAct::AddOperator { key, name: "ada".into() },
+        LedgerAct::RemoveOperator { key },
+        LedgerAct::UseToken { token: TokenId::from_bytes([2; 32]), node: key },
+        LedgerAct::Withdraw { key: ObjectKey::store_path([3; 20]), reason: "licence".into() },
+        LedgerAct::SetPolicy(policy),
+    ];
+    for (position, act) in (0..).zip(acts) {
+        let entry = LedgerEntry { position, previous: Digest::from_bytes([4; 32]), at: at(9), act };
+        lines.add(&format!("ledger-{position}"), &entry);
+    }
+    lines.add("ledger-head", &LedgerHead { entries: 9, digest: Digest::from_bytes([5; 32]) });
+}
+
+fn commands(lines: &mut Lines) {
+    let (node, coding, index) = (NodeId::from_bytes([1; 32]), CodingId::from_bytes([2; 32]), ShardIndex(3));
+    let reservation = ReservationId::from_bytes([4; 32]);
+    let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
+    let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
+    let all = [
+        Command::Govern(LedgerAct::RemovePublisher { name: "x".into() }),
+        Command::JoinNode {
+            node,
+            operator: "ada".into(),
+            failure_domain: "attic".into(),
+            address: "h:1".into(),
+            quota_bytes: 50_000_000_000,
+            token: None,
+        },
+        Command::SetNodeState { node, state: firn_wire::NodeState::Draining },
+        Command::Reserve {
+            reservation,
+            uploader: PublicKey::from_bytes([9; 32]),
+            content_header: vec![1, 2],
+            coding_header: vec![3],
+            n: 12,
+            assignments: vec![(index, node)],
+            expires: at(70),
+        },
+        Command::ExpireReservations(vec![reservation]),
+        Command::Commit {
+            bundles: vec![BundleCommit { reservation, receipts: vec![(index, node)], entries }],
+            externals: vec![key],
+        },
+        Command::RecordPlacements(vec![
+            PlacementChange::Placed { coding, index, node },
+            PlacementChange::Missing { coding, index, node },
+            PlacementChange::Retired { coding, index, node },
+            PlacementChange::Trashed { coding, index, node },
+        ]),
+        Command::Summary { last_seen: vec![(node, at(80))] },
+    ];
+    for (number, command) in all.into_iter().enumerate() {
+        lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });
+    }
+}
+
+fn requests(lines: &mut Lines) {
+    let key = ObjectKey::store_path([1; 20]);
+    lines.add("lookup", &CoordinatorRequest::Lookup(vec![key]));
+    lines.add("feed-request", &CoordinatorRequest::Feed { from: 5, wait_millis: 20_000 });
+    let range = RangeRequest {
+        pass: None,
+        coding: CodingId::from_bytes([2; 32]),
+        index: ShardIndex(3),
+        offset: 16_384,
+        bytes: 65_536,
+    };
+    lines.add("read-range", &NodeRequest::ReadRange(range));
+}
