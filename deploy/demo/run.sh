@@ -33,6 +33,11 @@ json() { # FILTER: reads JSON on standard input; python3 is on every Debian
 status() { firn status --json | json "$1"; }
 field() { sed -n "s/^$1: //p" "$2"; }
 unpack() { case $(field Compression "$1") in xz) xz -dc "$2" ;; zstd) zstd -qdc "$2" ;; *) cat "$2" ;; esac; }
+# Waits with a bar on a terminal, then says in one line how the archive stands.
+until_status() {
+  firn status "$@" > /dev/null
+  say "$(status "'%d nodes online, %d of %d bundles full, %d of them unreadable' % (sum(n['online'] for n in d['nodes'].values()), d['health']['full'], d['bundles'], d['health']['unreadable'])")"
+}
 local_role() { "$bin/firn-local" "$@" --dir "$dir/archive" > "$dir/local.out" 2>&1 || { cat "$dir/local.out" >&2; exit 1; }; }
 
 step "A signed Nix binary cache"
@@ -100,14 +105,14 @@ fetch second
 step "Start $leader and 5 of the nodes again: their shards count again"
 local_role start "$leader"
 for n in 1 2 3 4 5; do local_role start "storage-node-$n"; done
-firn status --until-nodes 13 --timeout 60s
+until_status --until-nodes 13 --timeout 60s
 
 step "Declare the other 3 lost: the 13 restore full redundancy"
 for n in 6 7 8; do
   id=$("$bin/firn-storage-node" id --data-dir "$dir/archive/storage-node-$n")
   "$bin/firn-coordinator" node remove --lost "$id" --data-dir "$dir/archive/$leader" > /dev/null
 done
-firn status --until full --timeout 60s
+until_status --until full --timeout 60s
 say "repair traffic: $(status "'%.1f MB' % (d['repair_traffic'] / 1e6)")"
 
 step "Add 4 nodes and drain one: shards move"
@@ -115,7 +120,7 @@ for _ in 1 2 3 4; do local_role add storage-node; done
 drained=$("$bin/firn-storage-node" id --data-dir "$dir/archive/storage-node-9")
 before=$(firn node list --json | json "next(n['shards'] for n in d if n['node'] == '$drained')")
 "$bin/firn-coordinator" node drain "$drained" --data-dir "$dir/archive/$leader" > /dev/null
-firn status --until drained --timeout 60s
+until_status --until drained --timeout 60s
 say "storage-node-9 held $before shards, now $(firn node list --json | json "next(n['shards'] for n in d if n['node'] == '$drained')"); the new nodes hold $(firn node list --json | json "sum(n['shards'] for n in sorted(d, key=lambda n: n['joined_at'])[-4:])")"
 
 step "Restore the cache from bare shard files, without any coordinator"

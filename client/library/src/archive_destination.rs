@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, Scheme};
+use firn_base::{ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{AskError, BoxFuture, Committed};
 use firn_wire::{
@@ -59,5 +59,9 @@ impl Destination for ArchiveDestination {
 
     fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
         Box::pin(async move { self.0.coordinators().late_receipts(receipts).await.map_err(refused) })
+    }
+
+    fn release(&self, reservations: Vec<ReservationId>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().release(reservations).await.map_err(refused) })
     }
 }

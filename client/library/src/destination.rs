@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, Scheme};
+use firn_base::{ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{CommitRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed};
@@ -39,4 +39,7 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
 
     /// Hands in receipts that came behind the commit.
     fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>>;
+
+    /// Says that nothing more will be brought for these reservations.
+    fn release(&self, reservations: Vec<ReservationId>) -> BoxFuture<'_, Result<(), RefusedRequest>>;
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{ByteCount, ObjectKey, Scheme, Timestamp};
+use firn_base::{ByteCount, ObjectKey, ReservationId, Scheme, Timestamp};
 use firn_client_logic::{
     SendFailure, ShardSend, Upload, UploadError, UploadOutcome, UploadPolicy, UploadStep, UploadedPart,
 };
@@ -99,7 +99,15 @@ impl Shipping {
             self.events.tell(&PublishEvent::Uploading { bundle: content.bundle_id(), payload });
         }
         let upload = Upload::new(coded.len(), scheme.k(), self.policy, self.environment.now());
-        let drive = Drive { shipping: self, set: &set, externals: &externals, upload, coded, sent: 0 };
+        let drive = Drive {
+            shipping: self,
+            set: &set,
+            externals: &externals,
+            upload,
+            coded,
+            sent: 0,
+            reservations: Vec::new(),
+        };
         let (outcome, sent) = drive.run().await?;
         let payload = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes()).sum();
         Ok(Shipped { outcome, payload, sent })
@@ -146,6 +154,8 @@ struct Drive<'a> {
     upload: Upload,
     coded: Vec<Arc<CodedBundle>>,
     sent: u64,
+    /// Every reservation that was granted.
+    reservations: Vec<ReservationId>,
 }
 
 impl<'a> Drive<'a> {
@@ -155,7 +165,12 @@ impl<'a> Drive<'a> {
             let now = self.now();
             let until = match self.upload.next_step(now) {
                 UploadStep::Wait(until) => until,
-                UploadStep::Done(outcome) => return Ok((outcome?, self.sent)),
+                UploadStep::Done(outcome) => {
+                    // Whatever became of it: the space is free, and repair need not wait for this uploader. Where
+                    // nobody hears it, the reservations end by themselves.
+                    drop(self.shipping.destination.release(self.reservations).await);
+                    return Ok((outcome?, self.sent));
+                }
                 step => {
                     self.begin(step, &running);
                     continue;
@@ -258,6 +273,7 @@ impl<'a> Drive<'a> {
 
     /// The fleet may have grown since the bundle was coded: then more parity is made first.
     fn reserved(&mut self, bundle: usize, grant: ReservationGrant, running: &Running<'a>) {
+        self.reservations.push(grant.reservation);
         let at_hand = self.coded[bundle].scheme();
         let scheme = grant.scheme;
         if scheme.k() != at_hand.k() || scheme.n() <= at_hand.n() {

@@ -119,6 +119,7 @@ impl Service {
             CoordinatorRequest::LateReceipts(receipts) => {
                 commit::late_receipts(shared, client, &receipts).await
             }
+            CoordinatorRequest::Release(reservations) => commit::release(shared, client, &reservations).await,
             CoordinatorRequest::Join(request) => nodes::join(shared, client, request).await,
             CoordinatorRequest::Inventory { shards, more } => {
                 nodes::inventory(shared, client, shards, more).await
@@ -209,6 +210,7 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
             | CoordinatorRequest::Reserve(_)
             | CoordinatorRequest::Commit(_)
             | CoordinatorRequest::LateReceipts(_)
+            | CoordinatorRequest::Release(_)
             | CoordinatorRequest::Status
             | CoordinatorRequest::ListNodes
             | CoordinatorRequest::ListBundles { .. }

@@ -2,11 +2,12 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{Timestamp, TokenId};
+use firn_base::TokenId;
 use firn_nix_format::PublisherSecretKey;
-use firn_transport::{Blocking, Clock, Environment};
+use firn_transport::{Blocking, Environment};
 use firn_wire::{
     CoordinatorEntry, Descriptor, DomainRule, Identity, JoinToken, Policy, PublisherEntry, Roster, Signed,
 };
@@ -38,13 +39,15 @@ pub(crate) struct Cast {
     pub(crate) loss_per_mille: u64,
     // Each run of a program has another world.
     runs: Cell<u64>,
+    slept_millis: Arc<AtomicU64>,
 }
 
 impl Cast {
     pub(crate) fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed, "cast");
         let first_nodes = 8 + chance.position(3);
-        let later_nodes = 2 + chance.position(2);
+        // Two make up for those that are lost, one for the one that is drained.
+        let later_nodes = 3 + chance.position(2);
         let key = identity(seed, "archive");
         let archive = key.public().into();
         let coordinators = (0..COORDINATORS)
@@ -55,7 +58,7 @@ impl Cast {
                 address: address(&coordinator(number)),
             })
             .collect();
-        let issued = SimulatedClock::new(0).now();
+        let issued = SimulatedClock::beginning();
         let roster = Roster { archive, generation: 1, issued, coordinators };
         Self {
             seed,
@@ -64,6 +67,7 @@ impl Cast {
             descriptor: Descriptor { archive, roster: Signed::seal(&key, archive, &roster) },
             loss_per_mille: chance.below(4),
             runs: Cell::new(0),
+            slept_millis: Arc::default(),
         }
     }
 
@@ -84,11 +88,16 @@ impl Cast {
         let ahead = self.chance(&format!("clock of {name}")).below(CLOCK_AHEAD_MILLIS_MAX);
         let chance = |what: &str| self.chance(&format!("{what} of {name} in run {run}"));
         Environment::new(
-            Arc::new(SimulatedClock::new(ahead)),
+            Arc::new(SimulatedClock::new(ahead, Arc::clone(&self.slept_millis))),
             Arc::new(SimulatedSockets::new(chance("losses"), self.loss_per_mille)),
             Arc::new(SeededEntropy::new(chance("entropy"))),
             Blocking::Inline,
         )
+    }
+
+    /// All machines sleep for so long and wake up at once: their clocks go on, and nothing else has happened.
+    pub(crate) fn sleep(&self, millis: u64) {
+        self.slept_millis.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// The key that signs paths.
@@ -109,7 +118,7 @@ impl Cast {
         let token = JoinToken {
             token: TokenId::from_bytes(identity(self.seed, &format!("token {number}")).seed()),
             operator: format!("operator-{number}"),
-            expires: Timestamp::after(SimulatedClock::new(0).now(), Duration::from_secs(24 * 3600)),
+            expires: SimulatedClock::beginning().after(Duration::from_secs(24 * 3600)),
             failure_domain: None,
         };
         Signed::seal(&self.identity(&coordinator(0)), self.descriptor.archive, &token)

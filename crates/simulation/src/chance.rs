@@ -24,7 +24,8 @@ impl Chance {
     pub(crate) fn new(seed: u64, name: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes()).update(name.as_bytes());
-        let state = u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes begin with 8"));
+        let state =
+            u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("32 bytes begin with 8"));
         Self { state }
     }
 

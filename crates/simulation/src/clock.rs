@@ -1,5 +1,8 @@
 //! The time of day in the simulated world.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use firn_base::Timestamp;
 use firn_transport::Clock;
 
@@ -10,12 +13,18 @@ const BEGIN_MILLIS: u64 = 1_750_000_000_000;
 #[derive(Debug)]
 pub(crate) struct SimulatedClock {
     ahead_millis: u64,
+    slept_millis: Arc<AtomicU64>,
 }
 
 impl SimulatedClock {
-    /// A clock that is ahead of the world's by `ahead_millis`.
-    pub(crate) const fn new(ahead_millis: u64) -> Self {
-        Self { ahead_millis }
+    /// A clock that is ahead of the world's by `ahead_millis`, in a world that slept for `slept_millis` so far.
+    pub(crate) const fn new(ahead_millis: u64, slept_millis: Arc<AtomicU64>) -> Self {
+        Self { ahead_millis, slept_millis }
+    }
+
+    /// When the simulated world begins.
+    pub(crate) const fn beginning() -> Timestamp {
+        Timestamp::from_millis(BEGIN_MILLIS)
     }
 }
 
@@ -24,6 +33,7 @@ impl Clock for SimulatedClock {
         // Outside of a host, as while one is being ended, nobody acts on the time.
         let elapsed = turmoil::sim_elapsed().unwrap_or_default();
         let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        Timestamp::from_millis(BEGIN_MILLIS.saturating_add(self.ahead_millis).saturating_add(elapsed))
+        let passed = [self.ahead_millis, self.slept_millis.load(Ordering::Relaxed), elapsed];
+        Timestamp::from_millis(passed.into_iter().fold(BEGIN_MILLIS, u64::saturating_add))
     }
 }

@@ -9,7 +9,7 @@
 #![allow(unsafe_code, reason = "symbols of the C library can only be taken over with the C interface")]
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::chance::step;
@@ -59,8 +59,7 @@ unsafe fn fill(buffer: *mut c_void, length: usize) -> bool {
 }
 
 type GetRandom = unsafe extern "C" fn(*mut c_void, usize, c_uint) -> isize;
-type SystemCall =
-    unsafe extern "C" fn(c_long, c_long, c_long, c_long, c_long, c_long, c_long) -> c_long;
+type SystemCall = unsafe extern "C" fn(c_long, c_long, c_long, c_long, c_long, c_long, c_long) -> c_long;
 
 /// The C library's own function behind one that is defined here.
 fn next(known: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
@@ -111,10 +110,10 @@ unsafe extern "C" fn syscall(
 ) -> c_long {
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
     if number == libc::SYS_getrandom
-        && let Ok(length) = usize::try_from(two)
+        && let (Ok(address), Ok(length)) = (usize::try_from(one), usize::try_from(two))
         && length > 0
     {
-        let buffer = std::ptr::with_exposed_provenance_mut(one.cast_unsigned() as usize);
+        let buffer = std::ptr::with_exposed_provenance_mut(address);
         // SAFETY: the caller vouches that the first argument is writable for as many bytes as the second says.
         if unsafe { fill(buffer, length) } {
             return two;
@@ -125,8 +124,6 @@ unsafe extern "C" fn syscall(
     // SAFETY: the arguments are the caller's.
     unsafe { real(number, one, two, three, four, five, six) }
 }
-
-const _: () = assert!(size_of::<c_long>() == size_of::<usize>() && size_of::<c_int>() == 4);
 
 #[cfg(test)]
 mod tests {
@@ -145,9 +142,8 @@ mod tests {
             let hash = RandomState::new().hash_one("a key");
             let mut by_call = [0_u8; 8];
             // SAFETY: the buffer is as long as the call is told.
-            let filled = unsafe {
-                libc::syscall(libc::SYS_getrandom, by_call.as_mut_ptr(), by_call.len(), 0)
-            };
+            let filled =
+                unsafe { libc::syscall(libc::SYS_getrandom, by_call.as_mut_ptr(), by_call.len(), 0) };
             assert_eq!(filled, 8);
             unseal();
             (bytes, hash, i64::from_le_bytes(by_call))

@@ -1,12 +1,14 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
 //! Owns: crashes with loss of unsynced writes, partitions in one or both directions, cutting the power of all
-//! coordinators at once, and the end of each. Always holds: at most [`NODES_DOWN_MAX`] nodes are down by
+//! coordinators at once, disks that fail or are full, and the end of each. Always holds: at most [`NODES_DOWN_MAX`] nodes are down by
 //! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
 //! (`machines`), faults that a scenario wishes for (`world`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use firn_coordinator::storage::Fault;
+use firn_storage_node::DiskFaults;
 use turmoil::Sim;
 
 use crate::cast::{COORDINATORS, Cast};
@@ -28,6 +30,7 @@ pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
 enum Mending {
     Start(Machine),
     Join(String, String),
+    HealDisk(usize),
 }
 
 /// The faults of one run.
@@ -76,8 +79,9 @@ impl Faults {
         while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
             for mending in entry.remove() {
                 match mending {
-                    Mending::Start(machine) => self.restart(sim, machine),
+                    Mending::Start(machine) => self.restart(sim, machines, machine),
                     Mending::Join(one, other) => sim.repair(one, other),
+                    Mending::HealDisk(node) => machines.disks[node].set_faults(DiskFaults::default()),
                 }
             }
         }
@@ -115,16 +119,16 @@ impl Faults {
         }
     }
 
-    fn restart(&mut self, sim: &mut Sim<'_>, machine: Machine) {
+    fn restart(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, machine: Machine) {
         if self.down.remove(&machine) {
             trace::note("start", machine.host().as_bytes());
-            Machines::restart(sim, machine);
+            machines.restart(sim, machine);
         }
     }
 
     fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
         let until = now + 200 + self.chance.below(9000);
-        match self.chance.below(11) {
+        match self.chance.below(14) {
             0 | 1 => {
                 let (one, other) = self.two_hosts();
                 self.note("partition", &format!("{one} {other}"));
@@ -145,6 +149,8 @@ impl Faults {
                 }
             }
             8 | 9 => self.crash_leader(sim, machines, now),
+            10 | 11 => self.spoil_disk(machines, until),
+            12 => self.spoil_store(machines, until),
             _ => self.cut_power(sim, machines, now),
         }
     }
@@ -169,6 +175,42 @@ impl Faults {
             let back_at = back_at + self.chance.below(800);
             self.crash(sim, machines, Machine::Coordinator(number), Some(back_at));
         }
+    }
+
+    /// Lets some calls to a node's disk fail.
+    fn spoil_disk(&mut self, machines: &Machines, until: u64) {
+        let node = self.chance.position(self.first_nodes);
+        let share = u32::try_from(1000 + self.chance.below(50_000)).unwrap_or(u32::MAX);
+        // A program that cannot read its disk at its start rightly ends.
+        if self.down.contains(&Machine::Node(node)) {
+            return;
+        }
+        self.note("bad disk", &Machine::Node(node).host());
+        let seed = self.chance.number();
+        let faults = DiskFaults { read_errors_per_million: share, write_errors_per_million: share, seed };
+        machines.disks[node].set_faults(faults);
+        self.due.entry(until).or_default().push(Mending::HealDisk(node));
+    }
+
+    /// Lets writes to a coordinator's disk fail, upon which it stops, until it gets a good one.
+    fn spoil_store(&mut self, machines: &Machines, until: u64) {
+        let number = self.chance.position(COORDINATORS);
+        if self.coordinators_down() > 0 {
+            return;
+        }
+        let fault = if self.chance.per_mille(500) { Fault::Full } else { Fault::Write };
+        let machine = Machine::Coordinator(number);
+        self.note("bad store", &machine.host());
+        let (log, state) = &machines.stores[number];
+        let store = if self.chance.per_mille(700) { log } else { state };
+        store.inject(fault, 0);
+        self.down.insert(machine);
+        self.due.entry(until).or_default().push(Mending::Start(machine));
+    }
+
+    /// Whether a coordinator has a reason to have stopped.
+    pub(crate) fn excuse(&self, coordinator: usize) -> bool {
+        self.down.contains(&Machine::Coordinator(coordinator))
     }
 
     fn two_hosts(&mut self) -> (String, String) {

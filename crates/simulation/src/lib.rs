@@ -1,3 +1,28 @@
-//! stub
+//! The real programs' code in a seeded world: coordinators, storage nodes, publisher and readers over real QUIC,
+//! with simulated time, network, disks and chance.
+//!
+//! Owns: [`run`]: one seed, one world, one outcome. Always holds: the same seed gives the same trace hash in every
+//! fresh process; whatever the programs do by the real clock, network, disk or randomness would show as two
+//! hashes.
+//! Leaves to others: everything that is simulated is the crates' own code; RocksDB and real disks have their own
+//! conformance suites.
+
+mod cache;
+mod cast;
 mod chance;
+mod clock;
 mod entropy;
+mod faults;
+mod lying_disk;
+mod machines;
+mod operator;
+mod oracle;
+mod reading;
+mod scenario;
+mod sockets;
+mod stage;
+mod trace;
+mod world;
+
+pub use trace::TraceSum;
+pub use world::{Outcome, RunOptions, run};

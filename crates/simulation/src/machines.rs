@@ -15,7 +15,7 @@ use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, Timing,
 };
-use firn_storage_node::{MemoryDisk, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DiskFaults, MemoryDisk, StorageNode, StorageNodeOptions};
 use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
 use turmoil::Sim;
@@ -80,8 +80,9 @@ impl Machines {
         }
     }
 
-    /// Switches all of them on. Nodes that are not among the first wait until `joining` is set.
-    pub(crate) fn start(&self, sim: &mut Sim<'_>, joining: &Rc<Cell<bool>>) {
+    /// Switches all of them on. Nodes behind the first join when `joining` says
+    /// how many of them may.
+    pub(crate) fn start(&self, sim: &mut Sim<'_>, joining: &Rc<Cell<usize>>) {
         for number in 0..COORDINATORS {
             let (cast, watches) = (Rc::clone(&self.cast), Rc::clone(&self.watches));
             let (log, state) = self.stores[number].clone();
@@ -93,11 +94,11 @@ impl Machines {
         }
         for (number, disk) in self.disks.iter().enumerate() {
             let (cast, disk, joining) = (Rc::clone(&self.cast), disk.clone(), Rc::clone(joining));
-            let waits = number >= self.cast.first_nodes;
+            let later = (number + 1).saturating_sub(self.cast.first_nodes);
             sim.host(cast::node(number), move || {
                 let (cast, disk, joining) = (Rc::clone(&cast), disk.clone(), Rc::clone(&joining));
                 async move {
-                    while waits && !joining.get() {
+                    while later > joining.get() {
                         tokio::time::sleep(Duration::from_millis(250)).await;
                     }
                     store(cast, number, disk).await
@@ -116,12 +117,18 @@ impl Machines {
                 log.crash(self.chance.number());
                 state.crash(self.chance.number());
             }
-            Machine::Node(number) => self.disks[number].crash(self.chance.number()),
+            Machine::Node(number) => {
+                self.disks[number].set_faults(DiskFaults::default());
+                self.disks[number].crash(self.chance.number());
+            }
         }
     }
 
-    /// Gives a machine its power back.
-    pub(crate) fn restart(sim: &mut Sim<'_>, machine: Machine) {
+    /// Gives a machine its power back. One that had not lost it, as a coordinator that stopped, loses it first.
+    pub(crate) fn restart(&mut self, sim: &mut Sim<'_>, machine: Machine) {
+        if sim.is_host_running(machine.host()) {
+            self.crash(sim, machine);
+        }
         sim.bounce(machine.host());
     }
 
@@ -205,6 +212,7 @@ async fn store(cast: Rc<Cast>, number: usize, disk: MemoryDisk) -> turmoil::Resu
             failure_domain: Cast::failure_domain(number),
             listen: ANY,
             advertise: Some(cast::address(&host)),
+            own_address: None,
         },
     )
     .await?;

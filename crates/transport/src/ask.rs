@@ -97,7 +97,9 @@ impl Pace {
             CoordinatorRequest::Commit(_) => {
                 Self { turn: seconds(120), total: seconds(240), hedge: None, once: false }
             }
-            CoordinatorRequest::Reserve(_) | CoordinatorRequest::LateReceipts(_) => {
+            CoordinatorRequest::Reserve(_)
+            | CoordinatorRequest::LateReceipts(_)
+            | CoordinatorRequest::Release(_) => {
                 Self { turn: seconds(10), total: seconds(30), hedge: None, once: false }
             }
             CoordinatorRequest::Admin(_) => {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleNumber, CodingId, Location, ObjectKey, Scheme, ShardIndex};
+use firn_base::{BundleNumber, CodingId, Location, ObjectKey, ReservationId, Scheme, ShardIndex};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
     CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor, FeedBatch,
@@ -108,6 +108,11 @@ impl CoordinatorClient {
     /// Receipts that came after the commit.
     pub async fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> Result<(), AskError> {
         expect!(self.ask(&Request::LateReceipts(receipts)).await?, Reply::ReceiptsTaken => ())
+    }
+
+    /// Ends reservations for which nothing more will be brought.
+    pub async fn release(&self, reservations: Vec<ReservationId>) -> Result<(), AskError> {
+        expect!(self.ask(&Request::Release(reservations)).await?, Reply::Released => ())
     }
 
     /// The feed from a position, signed by a coordinator; waits up to `wait` (at most 30 s) for an event. A

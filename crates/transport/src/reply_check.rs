@@ -43,6 +43,7 @@ pub(crate) fn check_reply(
         | (Request::Nodes, Reply::Nodes(_))
         | (Request::Commit(_), Reply::Committed { .. })
         | (Request::LateReceipts(_), Reply::ReceiptsTaken)
+        | (Request::Release(_), Reply::Released)
         | (Request::Status, Reply::Status(_))
         | (Request::ListNodes, Reply::NodeList(_))
         | (Request::ListBundles { .. }, Reply::BundleList(_))

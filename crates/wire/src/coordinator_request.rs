@@ -84,6 +84,9 @@ pub enum CoordinatorRequest {
     ListExternals,
     /// Administration, with an operator's key.
     Admin(AdminRequest),
+    /// The uploader brings nothing more for these reservations: what they still hold is free, and repair of their
+    /// bundles may begin.
+    Release(Vec<ReservationId>),
 }
 
 /// A node asks to be admitted.
@@ -307,4 +310,6 @@ pub enum CoordinatorReply {
     Admin(AdminReply),
     /// Not done, and why.
     Refused(RefusedRequest),
+    /// The reservations have ended.
+    Released,
 }

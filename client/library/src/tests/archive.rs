@@ -397,6 +397,10 @@ impl Destination for TestArchive {
             Ok(())
         })
     }
+
+    fn release(&self, _: Vec<ReservationId>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The encoding that a key is kept in.

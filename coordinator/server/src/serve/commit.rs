@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, PublicKey};
+use firn_base::{ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, Manifest, RecordBody};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, plan_commit,
@@ -199,4 +199,21 @@ pub(super) async fn late_receipts(
         shared.carry_out(Command::RecordPlacements(changes), RefusalKind::Malformed).await?;
     }
     Ok(CoordinatorReply::ReceiptsTaken)
+}
+
+/// Ends the uploader's own reservations. One that has ended already needs nothing.
+pub(super) async fn release(shared: &Shared, uploader: PublicKey, reservations: &[ReservationId]) -> Reply {
+    if reservations.len() > BUNDLES_PER_REQUEST_MAX {
+        return Err(malformed(format!("release at most {BUNDLES_PER_REQUEST_MAX} reservations at a time")));
+    }
+    let facts = shared.facts()?;
+    let mut own = Vec::new();
+    for id in reservations {
+        let record = facts.reservation(*id).map_err(|error| disk(&error))?;
+        own.extend(record.filter(|record| record.uploader == uploader).map(|record| record.id));
+    }
+    if !own.is_empty() {
+        shared.carry_out(Command::ExpireReservations(own), RefusalKind::Malformed).await?;
+    }
+    Ok(CoordinatorReply::Released)
 }

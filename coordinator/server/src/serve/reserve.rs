@@ -16,8 +16,9 @@ use crate::shared::{Shared, disk, malformed, not_allowed};
 
 type Reply = Result<CoordinatorReply, RefusedRequest>;
 
-/// Time for an upload: a bundle with all its parity is 640 MiB, which a line of 8 Mbit/s carries in 11 minutes.
-const RESERVATION_VALID: Duration = Duration::from_secs(30 * 60);
+/// Time for an upload: a bundle of 256 MiB at 4/12 is 768 MiB, which a line of 10 Mbit/s carries in 11 minutes, and
+/// a head waits for all its parts.
+const RESERVATION_VALID: Duration = Duration::from_secs(2 * 3600);
 
 pub(super) fn scheme(shared: &Shared) -> Reply {
     Ok(CoordinatorReply::Scheme(scheme_now(shared)?))

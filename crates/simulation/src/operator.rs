@@ -1,0 +1,147 @@
+//! The operator of the simulated archive: looks at it through its leader, waits, and moves nodes on.
+
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use firn_base::NodeId;
+use firn_client::Archive;
+use firn_wire::{AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, NodeState, NodeSummary};
+use tokio::time::{Instant, sleep};
+
+use crate::stage::Stage;
+
+// A leader that is about to be replaced does not answer.
+const LEADER_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the leader says of the archive at a moment.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    status: ArchiveStatus,
+    nodes: Vec<NodeSummary>,
+}
+
+impl Seen {
+    /// Nodes that take part and whose shards count.
+    pub(crate) fn proved(&self) -> usize {
+        let counts = |node: &&NodeSummary| node.state == NodeState::Active && node.online && node.proved;
+        self.nodes.iter().filter(counts).count()
+    }
+
+    fn describe(&self) -> String {
+        let status = &self.status;
+        let nodes = self.nodes.iter().map(|node| {
+            let how = if node.proved { "proved" } else { "not proved" };
+            let how = if node.online { how } else { "away" };
+            format!("{} {} {how} {} shards", node.address, node.state, node.shards)
+        });
+        format!(
+            "{:?}, {:?} to repair, {:?} to move; {}",
+            status.health,
+            status.repair_backlog,
+            status.move_backlog,
+            nodes.collect::<Vec<_>>().join(", ")
+        )
+    }
+
+    pub(crate) fn state(&self, node: NodeId) -> Option<NodeState> {
+        self.nodes.iter().find(|summary| summary.node == node).map(|summary| summary.state)
+    }
+
+    /// Whether every bundle has all its shards and nothing is left to do.
+    pub(crate) fn is_whole(&self) -> bool {
+        let health = self.status.health;
+        health.is_some_and(|health| health.full == self.status.bundles && health.unreadable == 0)
+            && self.status.repair_backlog == Some(0)
+            && self.status.move_backlog == Some(0)
+    }
+}
+
+/// Whoever may administer.
+pub(crate) struct Operator {
+    archive: Archive,
+    stage: Rc<Stage>,
+    last: RefCell<String>,
+}
+
+impl Operator {
+    pub(crate) fn new(archive: Archive, stage: Rc<Stage>) -> Self {
+        Self { archive, stage, last: RefCell::default() }
+    }
+
+    /// Looks until `condition` holds.
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        within: Duration,
+        condition: impl Fn(&Seen) -> bool,
+    ) -> Result<Seen, String> {
+        let begun = Instant::now();
+        loop {
+            if let Some(seen) = self.look().await {
+                // Each leader counts from its beginning.
+                let moved = seen.status.repair_traffic.map_or(0, |bytes| bytes.0);
+                self.stage.repaired_bytes.set(self.stage.repaired_bytes.get().max(moved));
+                if condition(&seen) {
+                    return Ok(seen);
+                }
+                *self.last.borrow_mut() = seen.describe();
+            }
+            if begun.elapsed() > within {
+                return Err(format!("after {within:?} it does not hold that {what}: {}", self.last.borrow()));
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// What the leader says, if one answers.
+    async fn look(&self) -> Option<Seen> {
+        let coordinators = self.archive.coordinators();
+        let status = self.said(coordinators.status()).await?;
+        let leader = status.coordinators.iter().find(|coordinator| coordinator.leader)?.id;
+        let ask =
+            async |request| self.said(coordinators.ask_coordinator(leader, &request, LEADER_WITHIN)).await;
+        match (ask(CoordinatorRequest::Status).await?, ask(CoordinatorRequest::ListNodes).await?) {
+            (CoordinatorReply::Status(status), CoordinatorReply::NodeList(nodes)) => {
+                Some(Seen { status, nodes })
+            }
+            _ => None,
+        }
+    }
+
+    /// Moves a node to `state`, until it is in one of `good`.
+    pub(crate) async fn set_state(
+        &self,
+        node: NodeId,
+        state: NodeState,
+        good: &[NodeState],
+    ) -> Result<(), String> {
+        let coordinators = self.archive.coordinators();
+        let request = AdminRequest::SetNodeState { node, state };
+        // Whether an act was done whose answer was lost, the list of nodes tells.
+        let _ = self.said(coordinators.administer(request.clone())).await;
+        let begun = Instant::now();
+        loop {
+            if let Some(seen) = self.look().await {
+                if seen.state(node).is_some_and(|state| good.contains(&state)) {
+                    return Ok(());
+                }
+                let _ = self.said(coordinators.administer(request.clone())).await;
+            }
+            if begun.elapsed() > Duration::from_secs(120) {
+                return Err(format!("node {} does not become {state}: {}", node.short(), self.last.borrow()));
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    async fn said<T, E: Debug>(&self, asking: impl Future<Output = Result<T, E>>) -> Option<T> {
+        asking.await.map_err(|error| self.remember(&error)).ok()
+    }
+
+    fn remember(&self, what: &impl Debug) {
+        *self.last.borrow_mut() = format!("{what:?}");
+    }
+}

@@ -1,0 +1,227 @@
+//! What must hold, looked at from outside: in the stores of coordinators and on the disks of nodes.
+//!
+//! Owns: comparing replicas at equal positions of the log, placements with domains, and files with the books.
+//! Leaves to others: whether paths can be read (`scenario`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use firn_base::{CodingId, Digest, NodeId, ShardIndex};
+use firn_coordinator::StateFacts;
+use firn_coordinator::storage::{Memory, Read, Table};
+use firn_coordinator_logic::{BundleRecord, Facts, NodeNumber, NodeRecord, Scan};
+use firn_storage_node::{Disk, MemoryDisk, verify_file};
+use firn_wire::NodeState;
+
+use crate::cast::{self, Cast};
+use crate::machines::Machines;
+
+/// A shard on a node.
+type Copy = (NodeId, CodingId, ShardIndex);
+
+/// Digests by position of the log: each position has one, whoever applied it and whenever.
+#[derive(Debug, Default)]
+pub(crate) struct Replicas {
+    seen: BTreeMap<Vec<u8>, (usize, Digest)>,
+}
+
+impl Replicas {
+    /// Looks at every coordinator's state; gives what does not fit.
+    pub(crate) fn look(&mut self, machines: &Machines) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (number, (_, state)) in machines.stores.iter().enumerate() {
+            match position(state) {
+                Ok(Some((position, digest))) => {
+                    let (first, known) = *self.seen.entry(position).or_insert((number, digest));
+                    if known != digest {
+                        faults.push(format!(
+                            "coordinators {first} and {number} have other states at the same position of the log"
+                        ));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => faults.push(format!("coordinator {number} cannot be read: {error}")),
+            }
+        }
+        faults
+    }
+
+    /// Positions looked at.
+    pub(crate) fn positions(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+/// Whether all coordinators have applied the same; then the digest of their states.
+pub(crate) fn agreed(machines: &Machines) -> Option<Digest> {
+    let mut all = machines.stores.iter().map(|(_, state)| position(state).ok().flatten());
+    let first = all.next()??;
+    all.all(|other| other.as_ref() == Some(&first)).then_some(first.1)
+}
+
+fn position(state: &Memory) -> Result<Option<(Vec<u8>, Digest)>, String> {
+    let applied = state.get(Table::Meta, b"applied").map_err(|error| error.to_string())?;
+    let Some(applied) = applied else { return Ok(None) };
+    let digest = StateFacts::new(Arc::new(state.clone())).digest().map_err(|error| error.to_string())?;
+    Ok(Some((applied, digest)))
+}
+
+/// The books of the archive beside what lies on the disks; gives what does not fit. To be asked once the faults
+/// are over and every node has shown its inventory.
+pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
+    let facts = StateFacts::new(Arc::new(machines.stores[0].1.clone()));
+    match read_books(&facts) {
+        Ok(books) => {
+            let mut faults = books.check_domains();
+            let (files, mut bad) = files_of(cast, machines, &books.members());
+            faults.append(&mut bad);
+            faults.extend(books.check_files(&files));
+            faults
+        }
+        Err(error) => vec![format!("the state cannot be read: {error}")],
+    }
+}
+
+struct Books {
+    nodes: BTreeMap<NodeNumber, NodeRecord>,
+    bundles: Vec<BundleRecord>,
+    surplus: BTreeSet<Copy>,
+    // Shards of uploads that may still be committed: they may be there or not.
+    reserved: BTreeSet<Copy>,
+    stored_bytes: u64,
+}
+
+fn read_books(facts: &StateFacts) -> Result<Books, firn_coordinator::storage::StorageError> {
+    let nodes: BTreeMap<_, _> = facts.all_nodes()?.into_iter().map(|node| (node.number, node)).collect();
+    let id = |number: &NodeNumber| nodes.get(number).map(|node| node.id);
+    let surplus = facts.surplus_after(None, usize::MAX)?;
+    let surplus =
+        surplus.iter().filter_map(|copy| Some((id(&copy.node)?, copy.coding, copy.index))).collect();
+    let mut reserved = BTreeSet::new();
+    for record in facts.reservations_after(None, usize::MAX)? {
+        let assigned = record.assignments.iter();
+        reserved.extend(assigned.filter_map(|(index, node)| Some((id(node)?, record.coding, *index))));
+    }
+    let bundles = facts.bundles_from(firn_base::BundleNumber(0), usize::MAX)?;
+    let stored_bytes = facts.counters()?.stored_bytes;
+    Ok(Books { nodes, bundles, surplus, reserved, stored_bytes })
+}
+
+impl Books {
+    /// No index of a bundle twice, no two indexes of a bundle in one domain, nothing on a node that is gone.
+    fn check_domains(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for bundle in &self.bundles {
+            for coding in &bundle.codings {
+                let (mut indexes, mut domains) = (BTreeSet::new(), BTreeSet::new());
+                for (index, number) in &coding.placements {
+                    let Some(node) = self.nodes.get(number) else {
+                        faults.push(format!("bundle {} has a shard on an unknown node", bundle.number));
+                        continue;
+                    };
+                    if !indexes.insert(*index) {
+                        faults.push(format!("shard {index} of bundle {} is placed twice", bundle.number));
+                    }
+                    if !domains.insert(node.failure_domain.as_str()) {
+                        faults.push(format!(
+                            "{} holds two shards of bundle {}",
+                            node.failure_domain, bundle.number
+                        ));
+                    }
+                    if node.state != NodeState::Active {
+                        faults.push(format!("bundle {} has a shard on a {} node", bundle.number, node.state));
+                    }
+                }
+                if indexes.len() != usize::from(coding.scheme.n()) {
+                    faults.push(format!("bundle {} has {} shards", bundle.number, indexes.len()));
+                }
+            }
+        }
+        faults
+    }
+
+    /// Nodes that take part. What was never reported to anybody may lie on one that left, and harms nobody.
+    fn members(&self) -> BTreeSet<NodeId> {
+        let gone = |node: &&NodeRecord| !matches!(node.state, NodeState::Gone | NodeState::Lost);
+        self.nodes.values().filter(gone).map(|node| node.id).collect()
+    }
+
+    fn placed(&self) -> BTreeSet<Copy> {
+        let codings = self.bundles.iter().flat_map(|bundle| &bundle.codings);
+        let copies = codings
+            .flat_map(|coding| coding.placements.iter().map(|(index, node)| (*node, coding.id, *index)));
+        copies.filter_map(|(node, coding, index)| Some((self.nodes.get(&node)?.id, coding, index))).collect()
+    }
+
+    /// Files are placements and surplus, no more and no less; their bytes and numbers are those of the account.
+    fn check_files(&self, files: &BTreeMap<Copy, u64>) -> Vec<String> {
+        let mut faults = Vec::new();
+        let say =
+            |copy: &Copy| format!("shard {} of coding {} on node {}", copy.2, copy.1.short(), copy.0.short());
+        let placed = self.placed();
+        for copy in placed.iter().filter(|copy| !files.contains_key(copy)) {
+            faults.push(format!("{} is placed and not there", say(copy)));
+        }
+        for copy in files.keys() {
+            if !placed.contains(copy) && !self.surplus.contains(copy) && !self.reserved.contains(copy) {
+                faults.push(format!("{} is there and in no book", say(copy)));
+            }
+        }
+        let bytes: u64 = files.iter().filter(|(copy, _)| placed.contains(copy)).map(|(_, bytes)| bytes).sum();
+        if bytes != self.stored_bytes {
+            faults.push(format!("placed files have {bytes} bytes, the account says {}", self.stored_bytes));
+        }
+        for node in self.nodes.values() {
+            let shards = placed.iter().filter(|copy| copy.0 == node.id).count() as u64;
+            if shards != node.shards {
+                faults.push(format!(
+                    "node {} has {shards} placed shards, the account says {}",
+                    node.id.short(),
+                    node.shards
+                ));
+            }
+        }
+        faults
+    }
+}
+
+/// Every shard file on `members` with its bytes, checked from its first byte to its last.
+fn files_of(
+    cast: &Cast,
+    machines: &Machines,
+    members: &BTreeSet<NodeId>,
+) -> (BTreeMap<Copy, u64>, Vec<String>) {
+    let (mut files, mut faults) = (BTreeMap::new(), Vec::new());
+    for (number, disk) in machines.disks.iter().enumerate() {
+        let node = cast.identity(&cast::node(number)).node_id();
+        if !members.contains(&node) {
+            continue;
+        }
+        for path in disk.paths() {
+            let Some((coding, index)) = shard_of(&path) else { continue };
+            match check_file(disk, &path, coding, index) {
+                Ok(bytes) => {
+                    files.insert((node, coding, index), bytes);
+                }
+                Err(what) => faults.push(format!("{path} on node {number}: {what}")),
+            }
+        }
+    }
+    (files, faults)
+}
+
+/// Reads `shards/xx/CODING.INDEX.shard`.
+fn shard_of(path: &str) -> Option<(CodingId, ShardIndex)> {
+    let name = path.strip_prefix("shards/")?.split_once('/')?.1.strip_suffix(".shard")?;
+    let (coding, index) = name.split_once('.')?;
+    Some((coding.parse().ok()?, ShardIndex(index.parse().ok()?)))
+}
+
+fn check_file(disk: &MemoryDisk, path: &str, coding: CodingId, index: ShardIndex) -> Result<u64, String> {
+    let file = disk.open(path).map_err(|error| error.to_string())?;
+    let header = verify_file(file.as_ref()).map_err(|error| error.to_string())?;
+    if header.coding().coding_id() != coding || header.index() != index {
+        return Err("it is another shard than its name says".to_owned());
+    }
+    file.bytes().map_err(|error| error.to_string())
+}

@@ -1,0 +1,7 @@
+//! The `firn-local` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firn_local::main()
+}

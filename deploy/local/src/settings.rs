@@ -1,0 +1,184 @@
+//! What an archive on one machine is made of: its roles and their ports, kept in `local.json`.
+//!
+//! Always holds: numbers of roles and ports are given once and for good; the file is written before a role that
+//! it names is started.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use firn_base::ByteCount;
+use firn_transport::write_synced;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, failure};
+use crate::place::Place;
+use crate::ports;
+use crate::role::Role;
+
+const FILE: &str = "local.json";
+
+/// The roles of an archive on one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Whether the archive was founded to the end: publishers, uploader and operator are in its ledger.
+    pub(crate) founded: bool,
+    /// Where the gateway listens.
+    pub(crate) gateway: SocketAddr,
+    /// The quota of each storage node, in bytes.
+    pub(crate) quota_bytes: u64,
+    /// UDP ports of the coordinators, by number.
+    pub(crate) coordinators: BTreeMap<u16, u16>,
+    /// UDP ports of the storage nodes, by number.
+    pub(crate) storage_nodes: BTreeMap<u16, u16>,
+    /// The greatest number that a storage node ever had.
+    pub(crate) storage_nodes_made: u16,
+}
+
+/// What a new archive is made of, and what may be changed later.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Coordinators; for a new archive.
+    pub(crate) coordinators: Option<u16>,
+    /// Storage nodes; for a new archive.
+    pub(crate) storage_nodes: Option<u16>,
+    /// Where the gateway is to listen.
+    pub(crate) gateway: Option<SocketAddr>,
+    /// The quota of each storage node.
+    pub(crate) quota: Option<ByteCount>,
+}
+
+const COORDINATORS_DEFAULT: u16 = 3;
+const STORAGE_NODES_DEFAULT: u16 = 16;
+const QUOTA_DEFAULT: ByteCount = ByteCount(10_000_000_000);
+const GATEWAY_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+impl Settings {
+    /// What is kept in `place`; none if no archive was begun there.
+    pub(crate) fn load(place: &Place) -> Result<Option<Self>, Failure> {
+        let path = place.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failure(format!("cannot read {}: {error}", path.display()))),
+        };
+        let read = serde_json::from_str(&text);
+        read.map(Some).map_err(|error| {
+            failure(format!("{} is damaged: restore it from a backup ({error})", path.display()))
+        })
+    }
+
+    /// Keeps them in `place`.
+    pub(crate) fn save(&self, place: &Place) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        write_synced(place.path(), FILE, text.as_bytes(), 0o644)
+            .map_err(|error| failure(format!("cannot write {}: {error}", place.join(FILE).display())))
+    }
+
+    /// Those of a new archive.
+    pub(crate) fn new(wanted: &Wanted) -> Result<Self, Failure> {
+        let coordinators = wanted.coordinators.unwrap_or(COORDINATORS_DEFAULT);
+        let nodes = wanted.storage_nodes.unwrap_or(STORAGE_NODES_DEFAULT);
+        let mut ports = ports::free(usize::from(coordinators) + usize::from(nodes))?.into_iter();
+        Ok(Self {
+            founded: false,
+            gateway: wanted.gateway.unwrap_or(GATEWAY_DEFAULT),
+            quota_bytes: wanted.quota.unwrap_or(QUOTA_DEFAULT).0,
+            coordinators: (1..=coordinators).zip(ports.by_ref()).collect(),
+            storage_nodes: (1..=nodes).zip(ports).collect(),
+            storage_nodes_made: nodes,
+        })
+    }
+
+    /// Takes over what may change between two starts, and says what may not.
+    pub(crate) fn adopt(&mut self, wanted: &Wanted) -> Vec<String> {
+        self.gateway = wanted.gateway.unwrap_or(self.gateway);
+        self.quota_bytes = wanted.quota.map_or(self.quota_bytes, |quota| quota.0);
+        let mut remarks = Vec::new();
+        let is = [
+            (wanted.coordinators, self.coordinators.len(), "coordinators", ""),
+            (
+                wanted.storage_nodes,
+                self.storage_nodes.len(),
+                "storage nodes",
+                "; `add storage-node` makes more",
+            ),
+        ];
+        for (wanted, there, what, hint) in is {
+            if wanted.is_some_and(|wanted| usize::from(wanted) != there) {
+                remarks.push(format!("this archive was founded before and has {there} {what}{hint}"));
+            }
+        }
+        remarks
+    }
+
+    /// Makes room for one more storage node, and names it.
+    pub(crate) fn add_storage_node(&mut self) -> Result<Role, Failure> {
+        let number =
+            self.storage_nodes_made.checked_add(1).ok_or_else(|| failure("there are too many nodes"))?;
+        let taken: Vec<u16> =
+            self.coordinators.values().chain(self.storage_nodes.values()).copied().collect();
+        let port = ports::free(taken.len() + 1)?.into_iter().find(|port| !taken.contains(port));
+        let port = port.ok_or_else(|| failure("no UDP port is free"))?;
+        self.storage_nodes_made = number;
+        self.storage_nodes.insert(number, port);
+        Ok(Role::StorageNode(number))
+    }
+
+    /// All roles.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = Role> + '_ {
+        let coordinators = self.coordinators.keys().map(|number| Role::Coordinator(*number));
+        let nodes = self.storage_nodes.keys().map(|number| Role::StorageNode(*number));
+        coordinators.chain(nodes).chain([Role::Gateway])
+    }
+
+    /// Where a role listens; none if there is no such role.
+    pub(crate) fn address(&self, role: Role) -> Option<SocketAddr> {
+        let port = match role {
+            Role::Gateway => return Some(self.gateway),
+            Role::Coordinator(number) => self.coordinators.get(&number),
+            Role::StorageNode(number) => self.storage_nodes.get(&number),
+        };
+        port.map(|port| (Ipv4Addr::LOCALHOST, *port).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WANTED: Wanted =
+        Wanted { coordinators: Some(1), storage_nodes: Some(2), gateway: None, quota: None };
+
+    #[test]
+    fn what_is_kept_is_what_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::open(&directory.path().join("archive")).unwrap();
+        assert_eq!(Settings::load(&place).unwrap(), None);
+        let settings = Settings::new(&WANTED).unwrap();
+        settings.save(&place).unwrap();
+        assert_eq!(Settings::load(&place).unwrap(), Some(settings));
+        std::fs::write(place.join(FILE), "{").unwrap();
+        assert!(Settings::load(&place).unwrap_err().to_string().contains("is damaged"));
+    }
+
+    #[test]
+    fn a_number_is_never_given_twice() {
+        let mut settings = Settings::new(&WANTED).unwrap();
+        assert_eq!(settings.add_storage_node().unwrap(), Role::StorageNode(3));
+        settings.storage_nodes.remove(&3);
+        assert_eq!(settings.add_storage_node().unwrap(), Role::StorageNode(4));
+        assert_eq!(settings.address(Role::StorageNode(3)), None);
+        assert_eq!(settings.roles().count(), 1 + 3 + 1);
+    }
+
+    #[test]
+    fn a_later_start_may_move_the_gateway_and_is_told_that_roles_stay() {
+        let mut settings = Settings::new(&WANTED).unwrap();
+        let gateway = "127.0.0.1:9".parse().unwrap();
+        let other =
+            Wanted { coordinators: Some(3), storage_nodes: Some(2), gateway: Some(gateway), quota: None };
+        assert_eq!(settings.adopt(&other), ["this archive was founded before and has 1 coordinators"]);
+        assert_eq!((settings.gateway, settings.quota_bytes), (gateway, QUOTA_DEFAULT.0));
+    }
+}

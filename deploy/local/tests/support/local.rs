@@ -1,0 +1,86 @@
+//! An archive run by `firn-local`.
+
+use std::path::{Path, PathBuf};
+
+use super::{Ended, Running, command, run, tcp_port, wait_for};
+
+/// A directory with an archive that runs in it.
+pub struct Local {
+    place: tempfile::TempDir,
+    pub url: String,
+    pub process: Option<Running>,
+    options: Vec<String>,
+}
+
+impl Local {
+    /// Starts an archive with these options besides `--dir` and `--gateway`, and waits until it is ready.
+    #[track_caller]
+    pub fn up(options: &[&str]) -> Self {
+        let place = tempfile::tempdir().expect("there is room for temporary files");
+        let gateway = format!("127.0.0.1:{}", tcp_port());
+        let mut own = vec!["up".to_owned(), "--gateway".to_owned(), gateway.clone()];
+        own.extend(options.iter().map(|option| (*option).to_owned()));
+        let mut local = Self { place, url: format!("http://{gateway}"), process: None, options: own };
+        local.start();
+        local
+    }
+
+    /// Starts it, again if it ran before, and waits until it is ready.
+    #[track_caller]
+    pub fn start(&mut self) {
+        let mut command = command("firn-local", self.home());
+        command.args(&self.options).arg("--dir").arg(self.dir());
+        let mut process = Running::start(&mut command, &self.home().join("local.log"));
+        wait_for("the archive is ready", || {
+            process.assert_alive();
+            self.dir().join("ready").exists().then_some(())
+        });
+        self.process = Some(process);
+    }
+
+    /// SIGTERM; gives the exit code.
+    #[track_caller]
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.process.take().and_then(Running::terminate)
+    }
+
+    /// Where programs keep what is their user's.
+    pub fn home(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// The archive's directory.
+    pub fn dir(&self) -> PathBuf {
+        self.home().join("archive")
+    }
+
+    /// The data directory of a role.
+    pub fn role(&self, role: &str) -> PathBuf {
+        self.dir().join(role)
+    }
+
+    /// `firn`, with the configuration that the archive wrote.
+    #[track_caller]
+    pub fn firn(&self, arguments: &[&str]) -> Ended {
+        let config = self.dir().join("firn.toml");
+        super::finish(command("firn", self.home()).arg("--config").arg(config).args(arguments))
+    }
+
+    /// `firn-local VERB ROLE`.
+    #[track_caller]
+    pub fn control(&self, verb: &str, role: &str) -> Ended {
+        let dir = self.dir();
+        run(self.home(), "firn-local", [verb.as_ref(), role.as_ref(), "--dir".as_ref(), dir.as_os_str()])
+    }
+
+    /// The coordinator that leads.
+    #[track_caller]
+    pub fn leader(&self) -> String {
+        wait_for("a coordinator leads", || {
+            let status: serde_json::Value =
+                serde_json::from_str(&self.firn(&["status", "--json"]).success()).ok()?;
+            let position = status["coordinators"].as_array()?.iter().position(|one| one["leader"] == true)?;
+            Some(format!("coordinator-{}", position + 1))
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! Running the real programs: found beside the tests, killed when a test ends, waited for with a deadline.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
+
+pub mod cache;
+pub mod fetch;
+pub mod local;
+pub mod nix;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Within this anything that a test waits for has happened, also on a machine that is busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until `look` gives something.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < DEADLINE, "{what}: not within {} s", DEADLINE.as_secs());
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The file of a program of ours.
+pub fn program(name: &str) -> PathBuf {
+    if name == "firn-local" {
+        return env!("CARGO_BIN_EXE_firn-local").into();
+    }
+    let test = std::env::current_exe().expect("a running program has a file");
+    let directory = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+    let program = directory.join(name);
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --release --bins --workspace` first",
+        program.display()
+    );
+    program
+}
+
+/// A program of ours with nothing of the caller's configuration; what it keeps for its user lies in `home`.
+pub fn command(name: &str, home: &Path) -> Command {
+    let mut command = Command::new(program(name));
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("FIRN_") {
+            command.env_remove(variable);
+        }
+    }
+    command.env("HOME", home).env_remove("XDG_STATE_HOME").stdin(Stdio::null());
+    command
+}
+
+/// What a program came to that ran to its end.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Ended {
+    /// Its output, if all went well.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// Its sentence, if it failed with `code`. There is one, and nothing like a stack trace.
+    #[track_caller]
+    pub fn failure(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        sentence(&self.stderr)
+    }
+}
+
+/// The one error in a program's messages.
+#[track_caller]
+pub fn sentence(messages: &str) -> String {
+    let errors: Vec<&str> = messages.lines().filter(|line| line.starts_with("error: ")).collect();
+    let [error] = errors[..] else { panic!("one sentence is expected:\n{messages}") };
+    assert!(!messages.contains("panicked"), "{messages}");
+    error["error: ".len()..].to_owned()
+}
+
+/// Runs a program to its end; it is killed when it takes too long.
+#[track_caller]
+pub fn run<S: AsRef<OsStr>>(home: &Path, name: &str, arguments: impl IntoIterator<Item = S>) -> Ended {
+    finish(command(name, home).args(arguments))
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub fn finish(command: &mut Command) -> Ended {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let id = child.id();
+    let (say, ended) = std::sync::mpsc::channel();
+    // Its pipes are read while it runs: else it could wait for us.
+    std::thread::spawn(move || say.send(child.wait_with_output()));
+    match ended.recv_timeout(DEADLINE * 2) {
+        Ok(output) => output.expect("its output can be read").into(),
+        Err(_) => {
+            signal_process(id, "-KILL");
+            panic!("{command:?} did not end")
+        }
+    }
+}
+
+fn signal_process(id: u32, signal: &str) {
+    let id = id.to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().expect("there is `kill`").success());
+}
+
+/// A program that runs until it is stopped. Killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts `command`; its messages go to the file `log`.
+    #[track_caller]
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("the log can be written");
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("the program starts");
+        Self { child, log: log.to_owned() }
+    }
+
+    /// Its messages so far, and those of its runs before.
+    pub fn messages(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be waited for");
+    }
+
+    /// SIGTERM; gives the exit code.
+    #[track_caller]
+    pub fn terminate(mut self) -> Option<i32> {
+        signal_process(self.child.id(), "-TERM");
+        let ended = wait_for("a program ends on SIGTERM", || self.child.try_wait().expect("it is our child"));
+        ended.code()
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("it is our child")
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn failure(mut self, code: i32) -> String {
+        let status = wait_for("a program ends", || self.ended());
+        assert_eq!(status.code(), Some(code), "{}", self.messages());
+        sentence(&self.messages())
+    }
+
+    /// Waits until its messages hold `text`, and gives the line.
+    #[track_caller]
+    pub fn says(&self, text: &str) -> String {
+        wait_for(text, || self.messages().lines().find(|line| line.contains(text)).map(str::to_owned))
+    }
+
+    /// Asserts that it still runs and nothing in it broke.
+    #[track_caller]
+    pub fn assert_alive(&mut self) {
+        assert_eq!(self.ended(), None, "{}", self.messages());
+        assert!(!self.messages().contains("panicked"), "{}", self.messages());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let messages = self.messages();
+            let lines: Vec<&str> = messages.lines().collect();
+            eprintln!("--- {}\n{}", self.log.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+        }
+    }
+}
+
+/// A TCP port of 127.0.0.1 that nobody has now.
+pub fn tcp_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// UDP ports of 127.0.0.1 that nobody has now, below those that the kernel gives to clients.
+pub fn udp_ports(count: usize) -> Vec<u16> {
+    let start = u16::try_from(std::process::id() % 8_000).expect("it is below 8,000") + 11_000;
+    let mut sockets = Vec::new();
+    for port in start..start + 8_000 {
+        if sockets.len() == count {
+            break;
+        }
+        sockets.extend(UdpSocket::bind(("127.0.0.1", port)).map(|socket| (port, socket)));
+    }
+    assert_eq!(sockets.len(), count, "there are not enough free UDP ports");
+    sockets.into_iter().map(|(port, _)| port).collect()
+}
+
+/// The small signed cache that the demo falls back to.
+pub fn demo_cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/fallback-cache")
+}
+
+/// The key of [`demo_cache`].
+pub fn demo_key() -> String {
+    std::fs::read_to_string(demo_cache().join("key.pub")).expect("the key lies in the repository")
+}
