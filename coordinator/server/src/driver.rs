@@ -95,7 +95,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     shared.soft().orders.expire(now);
     let seed = shared.environment.seed();
     let decisions = shared.with_view(|view| decide(view, seed))?;
-    note(shared, &decisions, now);
+    note(shared, &decisions, now, shared.is_still_hearing()?);
     for node in leaving_nodes(shared)? {
         set_state(shared, node, NodeState::Draining).await?;
     }
@@ -146,13 +146,14 @@ fn leaving_nodes(shared: &Shared) -> Result<Vec<firn_base::NodeId>, RefusedReque
     Ok(leaving.map(|node| node.id).collect())
 }
 
-fn note(shared: &Shared, decisions: &Decisions, now: Timestamp) {
+fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: bool) {
     let mut soft = shared.soft();
     soft.width.observe(decisions.width, now);
     for node in soft.fleet.newly_offline(now) {
         tracing::info!(node = node.0, "node is offline");
     }
-    soft.findings = Some(Findings {
+    // Better no figure than one that takes nodes for gone which had no time to be heard.
+    soft.findings = (!still_hearing).then_some(Findings {
         health: decisions.repairs.health,
         repair_backlog: decisions.repairs.backlog_shards,
         move_backlog: decisions.moves.backlog_shards,

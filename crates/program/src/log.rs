@@ -35,10 +35,9 @@ impl LogOptions {
             (0, false) | (1, true) => "info",
             _ => "debug",
         };
-        // The libraries below say at info what only their authors need, and openraft calls every lost message an
-        // error: what matters of it is in our own status and log. and openraft warns of every vote that an
-        // election overtakes.
-        let ours = format!("warn,openraft=error,firn={level}")
+        // The libraries below say at info what only their authors need. openraft calls every message that a busy or
+        // absent peer does not answer in time an error; that it stopped is in our own status and log.
+        let ours = format!("warn,openraft=off,firn={level}")
             + &[
                 "base",
                 "transport",

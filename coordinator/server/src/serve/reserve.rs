@@ -25,6 +25,13 @@ pub(super) fn scheme(shared: &Shared) -> Reply {
 }
 
 fn scheme_now(shared: &Shared) -> Result<Scheme, RefusedRequest> {
+    if shared.is_still_hearing()? {
+        // The scheme stays with a bundle: it must not be chosen from the few nodes that were heard so far.
+        return Err(RefusedRequest::new(
+            RefusalKind::Unavailable,
+            "the coordinators have a new leader, which has not heard all nodes yet: try again in a few seconds",
+        ));
+    }
     let width = shared.soft().width.clone();
     shared.with_view(|view| choose_scheme(view.fleet, &width))?.ok_or_else(|| {
         RefusedRequest::new(
