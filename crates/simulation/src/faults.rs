@@ -119,6 +119,13 @@ impl Faults {
         }
     }
 
+    /// Takes the power from a machine for a moment at `at`, unless it has been without for good.
+    pub(crate) fn restart_at(&mut self, machine: Machine, at: u64) {
+        if self.down.insert(machine) {
+            self.due.entry(at).or_default().push(Mending::Start(machine));
+        }
+    }
+
     fn restart(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, machine: Machine) {
         if self.down.remove(&machine) {
             trace::note("start", machine.host().as_bytes());

@@ -15,7 +15,7 @@ use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, Timing,
 };
-use firn_storage_node::{DiskFaults, MemoryDisk, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DiskFaults, MemoryDisk, StartNodeError, StorageNode, StorageNodeOptions};
 use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
 use turmoil::Sim;
@@ -201,22 +201,32 @@ fn is_done(result: Result<AdminReply, RefusedRequest>) -> bool {
 
 async fn store(cast: Rc<Cast>, number: usize, disk: MemoryDisk) -> turmoil::Result {
     let host = cast::node(number);
-    let node = StorageNode::start(
-        cast.environment(&host),
-        StorageNodeOptions {
-            identity: cast.identity(&host),
-            disk: Arc::new(disk),
-            descriptor: cast.descriptor.clone(),
-            token: Some(cast.token(number)),
-            quota: Some(QUOTA),
-            failure_domain: Cast::failure_domain(number),
-            listen: ANY,
-            advertise: Some(cast::address(&host)),
-            own_address: None,
-        },
-    )
-    .await?;
+    // What watches over a program starts it again when it finds its disk failing.
+    let node = loop {
+        match StorageNode::start(cast.environment(&host), options(&cast, number, &disk)).await {
+            Ok(node) => break node,
+            Err(StartNodeError::Disk(_) | StartNodeError::Archive(_)) => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     std::future::pending::<()>().await;
     drop(node);
     Ok(())
+}
+
+fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions {
+    let host = cast::node(number);
+    StorageNodeOptions {
+        identity: cast.identity(&host),
+        disk: Arc::new(disk.clone()),
+        descriptor: cast.descriptor.clone(),
+        token: Some(cast.token(number)),
+        quota: Some(QUOTA),
+        failure_domain: Cast::failure_domain(number),
+        listen: ANY,
+        advertise: Some(cast::address(&host)),
+        own_address: None,
+    }
 }

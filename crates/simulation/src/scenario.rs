@@ -88,7 +88,8 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     operator.until("the drained node's shards have moved", seconds(240), moved).await?;
 
     stage.wish(Wish::RestartNodes);
-    sleep(seconds(15)).await;
+    wait_for_calm(stage).await?;
+    sleep(seconds(5)).await;
     operator.until("restarted nodes count again", seconds(240), moved).await?;
     read_everything(cast, stage).await
 }

@@ -17,7 +17,7 @@ pub(crate) enum Wish {
     CrashLeader,
     /// Take the power from a machine, for good.
     CrashForGood(Machine),
-    /// Take the power from every node for a moment.
+    /// Take the power from every node for a moment, one after the other.
     RestartNodes,
     /// Let all machines sleep for so long.
     Sleep(Duration),

@@ -65,6 +65,6 @@ fn the_same_seed_is_the_same_run_and_another_is_not() {
 #[test]
 fn disks_that_lie_about_syncing_do_not_go_unnoticed() {
     // Not every storm cuts the power of enough coordinators at the wrong moment.
-    let noticed = (1..=6).filter(|seed| !simulate(*seed, &["--lying-disks"]).is_sound).count();
+    let noticed = (1..=4).filter(|seed| !simulate(*seed, &["--lying-disks"]).is_sound).count();
     assert!(noticed > 0, "no seed noticed that acknowledged writes were lost");
 }

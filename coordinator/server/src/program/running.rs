@@ -39,16 +39,12 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
     let environment = Environment::real();
     let home = Home::open(directory, &environment)?;
     let known = home.descriptor()?;
-    if options.bootstrap && known.is_some() {
-        tracing::info!("the archive is founded already: --bootstrap is not needed any more");
-    }
     let listen = options.listen.unwrap_or(DEFAULT_LISTEN);
     let endpoint = Endpoint::bind(&environment, home.identity(), listen, EndpointOptions::default()).await?;
     let http = match options.http {
         Some(address) => Some(bind_http(address).await?),
         None => None,
     };
-    let founding = options.bootstrap && known.is_none();
     let descriptor = match known {
         Some(descriptor) => descriptor,
         None if options.bootstrap => {
@@ -75,7 +71,9 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         endpoint,
         log: open(StoreKind::Log, "log")?,
         state: open(StoreKind::State, "state")?,
-        founding: founding.then(|| options.policy()),
+        // Also when the archive is known: a founder that was killed before its first entry was on disk founds it
+        // now; one that has a log goes on with it.
+        founding: options.bootstrap.then(|| options.policy()),
         timing: Timing::default(),
         environment,
     })
