@@ -104,6 +104,13 @@ local_role stop gateway
 local_role start gateway
 say "stopped storage-node-1 to storage-node-8 and $leader; restarted the gateway"
 fetch second
+# A node counts as online until it was silent for 10 s.
+for _ in $(seq 60); do
+  online=$(status "sum(n['online'] for n in d['nodes'].values())")
+  [ "$online" -gt 8 ] || break
+  sleep 0.5
+done
+say "the coordinators hear $online nodes"
 
 step "Start $leader and 5 of the nodes again: their shards count again"
 local_role start "$leader"

@@ -143,6 +143,11 @@ impl Running {
         Self { child, log: log.to_owned() }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its messages so far, and those of its runs before.
     pub fn messages(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
