@@ -60,7 +60,7 @@ lint:
 	@$(WITH_ROCKSDB); cargo clippy --release --locked --workspace --all-targets -- -D warnings
 
 unit:
-	@$(WITH_ROCKSDB); cargo test --release --locked --workspace
+	@$(WITH_ROCKSDB); cargo test --release --locked --workspace --no-fail-fast
 
 test: packages check-format build lint unit ## Format, lints, and every test
 

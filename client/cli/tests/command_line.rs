@@ -60,7 +60,7 @@ fn help_and_version_end_well() {
     let help = firn(&["publish", "--help"]);
     assert!(help.status.success());
     let text = String::from_utf8(help.stdout).unwrap();
-    assert!(text.contains("--uploader-key <FILE>") && !text.contains("operator-key"), "{text}");
+    assert!(text.contains("--uploader-key <FILE>"), "{text}");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_state_that_is_not_reached_in_time_ends_in_a_sentence() {
     let place = tempfile::tempdir().unwrap();
     let config = place.path().join("firn.toml");
     // As firn-local writes it.
-    let keys = "gateway-url = \"http://127.0.0.1:1\"\noperator-key = \"o\"\nuploader-key = \"u\"";
+    let keys = "uploader-key = \"u\"";
     std::fs::write(&config, format!("archive = {:?}\n{keys}\n", descriptor(place.path()))).unwrap();
     let config = config.to_str().unwrap();
     let output = firn(&["status", "--until", "full", "--timeout", "1s", "--config", config]);
