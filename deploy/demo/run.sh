@@ -36,7 +36,8 @@ unpack() { case $(field Compression "$1") in xz) xz -dc "$2" ;; zstd) zstd -qdc 
 # Waits with a bar on a terminal, then says in one line how the archive stands.
 until_status() {
   firn status "$@" > /dev/null
-  say "$(status "'%d nodes online, %d of %d bundles full, %d of them unreadable' % (sum(n['online'] for n in d['nodes'].values()), d['health']['full'], d['bundles'], d['health']['unreadable'])")"
+  # A leader that has not heard most nodes yet gives no figures on bundles.
+  say "$(status "'%d nodes online' % sum(n['online'] for n in d['nodes'].values()) + (d['health'] and ', %d of %d bundles full, %d unreadable' % (d['health']['full'], d['bundles'], d['health']['unreadable']) or '')")"
 }
 local_role() { "$bin/firn-local" "$@" --dir "$dir/archive" > "$dir/local.out" 2>&1 || { cat "$dir/local.out" >&2; exit 1; }; }
 
