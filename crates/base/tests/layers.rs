@@ -50,14 +50,20 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+fn cargo(arguments: &[&str]) -> Vec<u8> {
+    let output =
+        Command::new(env!("CARGO")).args(arguments).current_dir(root()).output().expect("cargo runs");
+    assert!(output.status.success(), "cargo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// What cargo knows of the packages that are built here. Those that only other platforms need may never have been
+/// downloaded.
 fn metadata() -> Value {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
-        .current_dir(root())
-        .output()
-        .expect("cargo runs");
-    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+    let version = String::from_utf8(cargo(&["-vV"])).expect("cargo prints text");
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("cargo names its host");
+    let metadata = ["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host];
+    serde_json::from_slice(&cargo(&metadata)).expect("cargo prints JSON")
 }
 
 /// Names of packages by id, and for each id the ids of what it is built from (tests' own needs left out).
