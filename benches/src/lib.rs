@@ -7,7 +7,7 @@
 //! Leaves to others: the recorded figures (`RESULTS.md`), right answers (each crate's own tests).
 
 use firn_base::ShardIndex;
-use firn_erasure::Coder;
+use firn_erasure::{Coder, ColumnBuffers};
 
 /// `count` bytes that do not compress, alike for one `seed`.
 pub fn noise(seed: u64, count: usize) -> Vec<u8> {
@@ -22,13 +22,15 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// All shards of `shard_bytes` each that `coder` makes of some data: k of data, then all parity.
-pub fn all_shards(coder: &Coder, shard_bytes: usize) -> Vec<Vec<u8>> {
-    let mut shards: Vec<_> = (1..).take(coder.k()).map(|seed| noise(seed, shard_bytes)).collect();
-    shards.resize(coder.n_max(), vec![0; shard_bytes]);
-    let (data, parity) = shards.split_at_mut(coder.k());
-    let data: Vec<_> = data.iter().map(Vec::as_slice).collect();
-    let mut parity: Vec<_> = parity.iter_mut().map(Vec::as_mut_slice).collect();
-    coder.encode(&data, &mut parity).expect("k slices and their parity, all of one length");
+pub fn all_shards(coder: &Coder, shard_bytes: usize) -> ColumnBuffers {
+    let mut shards = ColumnBuffers::new(coder.n_max(), shard_bytes);
+    let mut slices: Vec<_> = shards.slices_mut().collect();
+    let (data, parity) = slices.split_at_mut(coder.k());
+    for (seed, shard) in (1..).zip(&mut *data) {
+        shard.copy_from_slice(&noise(seed, shard_bytes));
+    }
+    let data: Vec<_> = data.iter().map(|shard| &**shard).collect();
+    coder.encode(&data, parity).expect("k slices and their parity, all of one length");
     shards
 }
 
@@ -41,15 +43,21 @@ pub enum Loss {
     OneParity,
     /// Half as many shards as there is parity, every second one from the first on: data and parity.
     HalfOfParity,
+    /// As many shards as there is parity, from the first on: all data and some parity.
+    AsMuchAsParity,
 }
 
 impl Loss {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::OneData, Self::OneParity, Self::HalfOfParity, Self::AsMuchAsParity];
+
     /// The loss's name in reports.
     pub const fn name(self) -> &'static str {
         match self {
             Self::OneData => "one-data",
             Self::OneParity => "one-parity",
             Self::HalfOfParity => "half-of-parity",
+            Self::AsMuchAsParity => "as-much-as-parity",
         }
     }
 
@@ -61,6 +69,7 @@ impl Loss {
             Self::OneData => position == 0,
             Self::OneParity => position == k,
             Self::HalfOfParity => position.is_multiple_of(2) && position < n_max - k,
+            Self::AsMuchAsParity => position < n_max - k,
         };
         indexes.filter(|(position, _)| lost(*position)).map(|(_, index)| index).collect()
     }
@@ -77,6 +86,7 @@ mod tests {
             assert_eq!(Loss::OneData.indexes(&coder), [ShardIndex(0)]);
             assert_eq!(Loss::OneParity.indexes(&coder), [ShardIndex(k)]);
             assert_eq!(Loss::HalfOfParity.indexes(&coder).len(), parity / 2);
+            assert_eq!(Loss::AsMuchAsParity.indexes(&coder).len(), parity);
         }
     }
 }

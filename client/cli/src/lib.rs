@@ -36,9 +36,6 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 pub fn main() -> ExitCode {
     let cli: Cli = firn_program::parse();
     cli.log.begin(!cli.command.serves());
-    if let Err(error) = firn_erasure::check_processor() {
-        return firn_program::failed(&error);
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return firn_program::failed(&error),

@@ -1,25 +1,41 @@
 //! The coder of one k: its matrix, and parity from data.
 //!
 //! Always holds: the matrix has a row for every index that k may ever use ([`Scheme::n_max`]), whatever n
-//! a coding has today.
-//! Leaves to others: shards from other shards (`rebuild`).
+//! a coding has today; its backend runs on this processor; what was prepared once (parity rows, plans of recent
+//! losses) is kept for the next call.
+//! Leaves to others: shards from other shards (`rebuild`), the arithmetic (`rows`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use firn_base::{Scheme, ShardIndex};
+use lru::LruCache;
 
-use crate::kernel::{combine, tiles};
+use crate::backend::Backend;
 use crate::matrix::encoding_matrix;
-use crate::processor::{UnsupportedProcessor, check_processor};
-use crate::rebuild::{RebuildError, RebuildPlan, agree};
+use crate::rebuild::{Losses, RebuildError, RebuildPlan, verify};
+use crate::rows::{OUTPUTS_MAX, Rows};
+use crate::simd::SOURCES_MAX;
 
-/// Encodes and rebuilds shards of every coding with one data count k. Clones share the matrix.
+// A repair meets few patterns of loss at a time, each for many columns and many bundles; 64 plans of 16/40 are
+// at most 800 KiB.
+const PLANS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
+/// Encodes and rebuilds shards of every coding with one data count k. Clones share all that was prepared.
 #[derive(Clone)]
 pub struct Coder {
+    code: Arc<Code>,
+}
+
+struct Code {
+    backend: Backend,
     k: usize,
     // n_max rows of k coefficients.
-    matrix: Arc<[u8]>,
+    matrix: Vec<u8>,
+    // At position i the first i parity rows.
+    parity: Vec<OnceLock<Rows>>,
+    plans: Mutex<LruCache<Losses, RebuildPlan>>,
 }
 
 /// Why there is no coder.
@@ -31,9 +47,12 @@ pub enum CoderError {
         /// The data count that was asked for.
         k: u8,
     },
-    /// The kernels of this build would crash here.
-    #[error(transparent)]
-    Processor(#[from] UnsupportedProcessor),
+    /// There is no such instruction set here.
+    #[error("this processor does not have {backend}: take the backend that is detected")]
+    Backend {
+        /// The backend that was asked for.
+        backend: Backend,
+    },
 }
 
 /// Why nothing was encoded. The parity buffers are untouched.
@@ -68,46 +87,98 @@ pub enum EncodeError {
 }
 
 impl Coder {
-    /// The coder for `k` data shards.
+    /// The coder for `k` data shards, with the fastest backend that this processor runs. All coders of one k in
+    /// a process share what they prepare.
     ///
     /// # Errors
     ///
-    /// `k` is none of the ladder's, or this processor cannot run this build (see [`check_processor`]).
+    /// `k` is none of the ladder's.
     pub fn new(k: u8) -> Result<Self, CoderError> {
+        static CODERS: [OnceLock<Coder>; 5] = [const { OnceLock::new() }; 5];
+        if Scheme::n_max(k).is_none() {
+            return Err(CoderError::UnknownK { k });
+        }
+        // k is a power of two up to 16.
+        let place = &CODERS[k.trailing_zeros() as usize];
+        if let Some(coder) = place.get() {
+            return Ok(coder.clone());
+        }
+        let coder = Self::with_backend(k, Backend::detected())?;
+        Ok(place.get_or_init(|| coder).clone())
+    }
+
+    /// A coder for `k` data shards that computes with `backend`: for comparing backends.
+    ///
+    /// # Errors
+    ///
+    /// `k` is none of the ladder's, or this processor does not run `backend`.
+    pub fn with_backend(k: u8, backend: Backend) -> Result<Self, CoderError> {
         let n_max = Scheme::n_max(k).ok_or(CoderError::UnknownK { k })?;
-        check_processor()?;
-        let k = usize::from(k);
-        Ok(Self { k, matrix: encoding_matrix(k, usize::from(n_max)).into() })
+        if !backend.is_available() {
+            return Err(CoderError::Backend { backend });
+        }
+        let (k, n_max) = (usize::from(k), usize::from(n_max));
+        const { assert!(SOURCES_MAX == 16 && OUTPUTS_MAX == 40, "the bounds are those of the ladder") }
+        assert!(k <= SOURCES_MAX && n_max <= OUTPUTS_MAX);
+        let code = Code {
+            backend,
+            k,
+            matrix: encoding_matrix(k, n_max),
+            parity: (k..=n_max).map(|_| OnceLock::new()).collect(),
+            plans: Mutex::new(LruCache::new(PLANS_MAX)),
+        };
+        Ok(Self { code: Arc::new(code) })
+    }
+
+    /// What it computes with.
+    pub fn backend(&self) -> Backend {
+        self.code.backend
     }
 
     /// How many shards are enough, and how many hold data.
-    pub const fn k(&self) -> usize {
-        self.k
+    pub fn k(&self) -> usize {
+        self.code.k
     }
 
     /// How many shards there are at most, data and parity.
     pub fn n_max(&self) -> usize {
-        self.matrix.len() / self.k
+        self.code.matrix.len() / self.code.k
     }
 
     /// The k coefficients with which shard `index` is summed up from the data shards; none for an index
     /// that this code does not have.
     pub fn coefficients(&self, index: ShardIndex) -> Option<&[u8]> {
-        self.matrix.chunks_exact(self.k).nth(index.position())
+        self.code.matrix.chunks_exact(self.code.k).nth(index.position())
     }
 
     /// Computes parity shards k, k + 1, … of the k `data` shards, as many as `parity` has buffers.
     ///
     /// All slices are of one length, which may be any, zero too. Encoding works byte by byte, so the same
-    /// range of every shard may be encoded alone.
+    /// range of every shard may be encoded alone. It is fastest in the buffers of
+    /// [`ColumnBuffers`](crate::ColumnBuffers).
     ///
     /// # Errors
     ///
     /// Wrong counts or lengths; then nothing is written.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), EncodeError> {
-        let most = self.n_max() - self.k;
-        if data.len() != self.k {
-            return Err(EncodeError::DataCount { given: data.len(), k: self.k });
+        self.encode_on(NonZeroUsize::MIN, data, parity)
+    }
+
+    /// As [`Coder::encode`], on up to `threads` threads that share out the columns and end with the call.
+    ///
+    /// # Errors
+    ///
+    /// Wrong counts or lengths; then nothing is written.
+    pub fn encode_on(
+        &self,
+        threads: NonZeroUsize,
+        data: &[&[u8]],
+        parity: &mut [&mut [u8]],
+    ) -> Result<(), EncodeError> {
+        let Code { k, .. } = *self.code;
+        let most = self.n_max() - k;
+        if data.len() != k {
+            return Err(EncodeError::DataCount { given: data.len(), k });
         }
         if parity.len() > most {
             return Err(EncodeError::ParityCount { given: parity.len(), most });
@@ -117,18 +188,17 @@ impl Coder {
         if let Some((index, given)) = (0..).map(ShardIndex).zip(lengths).find(|(_, given)| *given != first) {
             return Err(EncodeError::Length { index, given, first });
         }
-        let rows = &self.matrix[self.k * self.k..];
-        for tile in tiles(first) {
-            for (row, output) in rows.chunks_exact(self.k).zip(parity.iter_mut()) {
-                combine(row, data, &tile, &mut output[tile.clone()]);
-            }
-        }
+        let coefficients = &self.code.matrix[k * k..][..k * parity.len()];
+        let rows =
+            self.code.parity[parity.len()].get_or_init(|| Rows::new(self.code.backend, k, coefficients));
+        rows.product_on(threads, data, parity);
         Ok(())
     }
 
-    /// Works out once how to make the `wanted` shards from the `present` ones, for use on many columns.
+    /// Works out how to make the `wanted` shards from the `present` ones, for use on many columns.
     ///
-    /// The first k of `present` are the sources; a wanted shard that is present anywhere is copied.
+    /// The first k of `present` are the sources; a wanted shard that is present anywhere is copied. Plans of
+    /// recent losses are remembered.
     ///
     /// # Errors
     ///
@@ -138,7 +208,17 @@ impl Coder {
         present: &[ShardIndex],
         wanted: &[ShardIndex],
     ) -> Result<RebuildPlan, RebuildError> {
-        RebuildPlan::new(self, present, wanted)
+        Ok(self.plan(Losses::new(self, present.iter().copied(), wanted.iter().copied())?))
+    }
+
+    fn plan(&self, losses: Losses) -> RebuildPlan {
+        let plans = || self.code.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = plans().get(&losses).cloned();
+        known.unwrap_or_else(|| {
+            let plan = RebuildPlan::new(self, &losses);
+            plans().put(losses, plan.clone());
+            plan
+        })
     }
 
     /// Computes the `wanted` shards, data or parity, from at least k `present` ones: one
@@ -152,10 +232,19 @@ impl Coder {
         present: &[(ShardIndex, &[u8])],
         wanted: &mut [(ShardIndex, &mut [u8])],
     ) -> Result<(), RebuildError> {
-        let (present_indexes, sources): (Vec<_>, Vec<_>) = present.iter().copied().unzip();
-        let (wanted_indexes, mut outputs): (Vec<_>, Vec<&mut [u8]>) =
-            wanted.iter_mut().map(|(index, output)| (*index, &mut **output)).unzip();
-        self.plan_rebuild(&present_indexes, &wanted_indexes)?.run(&sources, &mut outputs)
+        let wanted_indexes = wanted.iter().map(|(index, _)| *index);
+        let plan = self.plan(Losses::new(self, present.iter().map(|(index, _)| *index), wanted_indexes)?);
+        // No list is longer: an index that stands twice was refused.
+        let (present_count, wanted_count) = (present.len(), wanted.len());
+        let mut sources = [&[][..]; OUTPUTS_MAX];
+        let mut outputs: [&mut [u8]; OUTPUTS_MAX] = std::array::from_fn(|_| Default::default());
+        for (source, (_, slice)) in sources.iter_mut().zip(present) {
+            *source = slice;
+        }
+        for (output, (_, slice)) in outputs.iter_mut().zip(wanted) {
+            *output = slice;
+        }
+        plan.run(&sources[..present_count], &mut outputs[..wanted_count])
     }
 
     /// Whether all `shards` belong to one and the same data. With only k of them the answer is always yes.
@@ -163,13 +252,13 @@ impl Coder {
     /// # Errors
     ///
     /// Fewer than k shards, an unknown index, an index twice, or slices of several lengths.
-    pub fn agree(&self, shards: &[(ShardIndex, &[u8])]) -> Result<bool, RebuildError> {
-        agree(self, shards)
+    pub fn verify(&self, shards: &[(ShardIndex, &[u8])]) -> Result<bool, RebuildError> {
+        verify(self, shards)
     }
 }
 
 impl fmt::Debug for Coder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Coder({} of up to {})", self.k, self.n_max())
+        write!(formatter, "Coder({} of up to {}, {})", self.k(), self.n_max(), self.backend())
     }
 }

@@ -1,31 +1,46 @@
 //! Shards from other shards: a plan per set of indexes, then any number of columns.
 //!
-//! Always holds: only the wanted rows are computed, each from k sources in one pass; nothing is written
-//! unless all counts and lengths are right.
+//! Always holds: only the wanted rows are computed, each from k sources in one pass; running a plan allocates
+//! nothing; nothing is written unless all counts and lengths are right.
 //! Leaves to others: which shards to read and in which order (`retrieval`, the repair worker).
 
-use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use firn_base::ShardIndex;
 
 use crate::coder::Coder;
-use crate::kernel::{TILE_BYTES, combine, tiles};
 use crate::matrix::{invert, row_times};
+use crate::rows::{OUTPUTS_MAX, Rows};
 
-/// How to make certain shards from certain others, see [`Coder::plan_rebuild`].
+/// How to make certain shards from certain others, see [`Coder::plan_rebuild`]. Clones share the matrix.
 #[derive(Debug, Clone)]
 pub struct RebuildPlan {
-    k: usize,
-    present: Vec<ShardIndex>,
-    wanted: Vec<(ShardIndex, Making)>,
+    plan: Arc<Plan>,
 }
 
-#[derive(Debug, Clone)]
-enum Making {
-    // The present shard at this position is the wanted one.
-    Copy(usize),
-    // One coefficient for each of the k sources.
-    Combine(Vec<u8>),
+#[derive(Debug)]
+struct Plan {
+    k: usize,
+    losses: Losses,
+    // For each wanted shard the position of that shard among those present, or none if it is computed.
+    copied_from: Vec<Option<usize>>,
+    // A row for each wanted shard that is computed, in order.
+    rows: Rows,
+}
+
+/// Which shards are present and which are wanted, in the caller's order; every index known, none twice in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Losses {
+    present: Indexes,
+    wanted: Indexes,
+}
+
+// Indexes of one code, without an allocation; those after `count` are all 0.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Indexes {
+    listed: [ShardIndex; OUTPUTS_MAX],
+    count: usize,
 }
 
 /// Why nothing was rebuilt. The buffers are untouched.
@@ -73,31 +88,67 @@ pub enum RebuildError {
     },
 }
 
-impl RebuildPlan {
+impl Losses {
     pub(crate) fn new(
         coder: &Coder,
-        present: &[ShardIndex],
-        wanted: &[ShardIndex],
+        present: impl Iterator<Item = ShardIndex>,
+        wanted: impl Iterator<Item = ShardIndex>,
     ) -> Result<Self, RebuildError> {
-        check_indexes(coder, present)?;
-        check_indexes(coder, wanted)?;
-        let decoding = Decoding::new(coder, present)?;
-        let making = |index: &ShardIndex| match present.iter().position(|own| own == index) {
-            Some(position) => Making::Copy(position),
-            None => Making::Combine(decoding.coefficients(*index)),
-        };
-        let wanted = wanted.iter().map(|index| (*index, making(index))).collect();
-        Ok(Self { k: coder.k(), present: present.to_vec(), wanted })
+        let (present, wanted) = (Indexes::new(coder, present)?, Indexes::new(coder, wanted)?);
+        if present.count < coder.k() {
+            return Err(RebuildError::TooFew { present: present.count, k: coder.k() });
+        }
+        Ok(Self { present, wanted })
+    }
+}
+
+impl Indexes {
+    fn new(coder: &Coder, given: impl Iterator<Item = ShardIndex>) -> Result<Self, RebuildError> {
+        let mut indexes = Self { listed: [ShardIndex(0); OUTPUTS_MAX], count: 0 };
+        for index in given {
+            if coder.coefficients(index).is_none() {
+                return Err(RebuildError::UnknownIndex { index, n_max: coder.n_max() });
+            }
+            if indexes.as_slice().contains(&index) {
+                return Err(RebuildError::Repeated { index });
+            }
+            // There is room: a code has no more indexes.
+            indexes.listed[indexes.count] = index;
+            indexes.count += 1;
+        }
+        Ok(indexes)
+    }
+
+    fn as_slice(&self) -> &[ShardIndex] {
+        &self.listed[..self.count]
+    }
+}
+
+impl RebuildPlan {
+    pub(crate) fn new(coder: &Coder, losses: &Losses) -> Self {
+        let present = losses.present.as_slice();
+        let decoding = Decoding::new(coder, &present[..coder.k()]);
+        let mut coefficients = Vec::new();
+        let mut copied_from = Vec::new();
+        for index in losses.wanted.as_slice() {
+            let position = present.iter().position(|own| own == index);
+            if position.is_none() {
+                coefficients.extend(decoding.coefficients(*index));
+            }
+            copied_from.push(position);
+        }
+        let rows = Rows::new(coder.backend(), coder.k(), &coefficients);
+        Self { plan: Arc::new(Plan { k: coder.k(), losses: losses.clone(), copied_from, rows }) }
     }
 
     /// The shards that are read: the first k of those present, in order, and those merely copied.
     pub fn sources(&self) -> impl Iterator<Item = ShardIndex> {
-        let copied = |position: usize| {
-            self.wanted.iter().any(|(_, making)| matches!(making, Making::Copy(own) if *own == position))
+        let Plan { k, losses, copied_from, rows } = &*self.plan;
+        let read = move |position: usize| {
+            (rows.count() > 0 && position < *k) || copied_from.contains(&Some(position))
         };
-        let combined = self.wanted.iter().any(|(_, making)| matches!(making, Making::Combine(_)));
-        let read = move |position: usize| (combined && position < self.k) || copied(position);
-        self.present.iter().enumerate().filter(move |(position, _)| read(*position)).map(|(_, index)| *index)
+        let present = losses.present.as_slice().iter().enumerate();
+        present.filter(move |(position, _)| read(*position)).map(|(_, index)| *index)
     }
 
     /// Makes the wanted shards, or the same range of each, in the order of the plan's lists.
@@ -106,47 +157,68 @@ impl RebuildPlan {
     ///
     /// Other counts than planned, or slices of several lengths; then nothing is written.
     pub fn run(&self, present: &[&[u8]], wanted: &mut [&mut [u8]]) -> Result<(), RebuildError> {
-        check_count(present.len(), self.present.len())?;
-        check_count(wanted.len(), self.wanted.len())?;
-        let first = present[0].len();
-        let inputs = self.present.iter().copied().zip(present.iter().map(|slice| slice.len()));
-        let outputs = self.wanted.iter().map(|(index, _)| *index).zip(wanted.iter().map(|slice| slice.len()));
-        check_lengths(inputs.chain(outputs), first)?;
-        for tile in tiles(first) {
-            for ((_, making), output) in self.wanted.iter().zip(wanted.iter_mut()) {
-                let output = &mut output[tile.clone()];
-                match making {
-                    Making::Copy(position) => output.copy_from_slice(&present[*position][tile.clone()]),
-                    Making::Combine(coefficients) => combine(coefficients, present, &tile, output),
-                }
+        self.run_on(NonZeroUsize::MIN, present, wanted)
+    }
+
+    /// As [`RebuildPlan::run`], on up to `threads` threads that share out the columns and end with the call.
+    ///
+    /// # Errors
+    ///
+    /// Other counts than planned, or slices of several lengths; then nothing is written.
+    pub fn run_on(
+        &self,
+        threads: NonZeroUsize,
+        present: &[&[u8]],
+        wanted: &mut [&mut [u8]],
+    ) -> Result<(), RebuildError> {
+        let Plan { k, losses, copied_from, rows } = &*self.plan;
+        check_count(present.len(), losses.present.count)?;
+        check_count(wanted.len(), losses.wanted.count)?;
+        let inputs = losses.present.as_slice().iter().zip(present.iter().map(|slice| slice.len()));
+        let outputs = losses.wanted.as_slice().iter().zip(wanted.iter().map(|slice| slice.len()));
+        check_lengths(inputs.chain(outputs), present[0].len())?;
+        let mut computed: [&mut [u8]; OUTPUTS_MAX] = std::array::from_fn(|_| Default::default());
+        let mut places = computed.iter_mut();
+        for (from, output) in copied_from.iter().zip(wanted) {
+            match from {
+                Some(position) => output.copy_from_slice(present[*position]),
+                None => *places.next().expect("a code has at most so many shards") = &mut **output,
             }
         }
+        rows.product_on(threads, &present[..*k], &mut computed[..rows.count()]);
         Ok(())
     }
 }
 
 /// Whether the shards after the first k are what those k make of them.
-pub(crate) fn agree(coder: &Coder, shards: &[(ShardIndex, &[u8])]) -> Result<bool, RebuildError> {
-    let (indexes, slices): (Vec<_>, Vec<_>) = shards.iter().copied().unzip();
-    check_indexes(coder, &indexes)?;
-    let decoding = Decoding::new(coder, &indexes)?;
-    let first = slices[0].len();
-    check_lengths(indexes.iter().copied().zip(slices.iter().map(|slice| slice.len())), first)?;
-    let mut made = vec![0; TILE_BYTES.min(first)];
-    for (index, given) in shards.iter().skip(coder.k()) {
-        let coefficients = decoding.coefficients(*index);
-        for tile in tiles(first) {
-            let made = &mut made[..tile.len()];
-            combine(&coefficients, &slices, &tile, made);
-            if *made != given[tile] {
-                return Ok(false);
-            }
+pub(crate) fn verify(coder: &Coder, shards: &[(ShardIndex, &[u8])]) -> Result<bool, RebuildError> {
+    // A little of every shard at a time, on the stack.
+    const PART_BYTES: usize = 1024;
+    let indexes = Indexes::new(coder, shards.iter().map(|(index, _)| *index))?;
+    let (sources, others) = shards
+        .split_at_checked(coder.k())
+        .ok_or(RebuildError::TooFew { present: shards.len(), k: coder.k() })?;
+    let first = sources[0].1.len();
+    check_lengths(indexes.as_slice().iter().zip(shards.iter().map(|(_, slice)| slice.len())), first)?;
+    let plan =
+        coder.plan_rebuild(&indexes.as_slice()[..sources.len()], &indexes.as_slice()[sources.len()..])?;
+    let mut made = [[0; PART_BYTES]; OUTPUTS_MAX];
+    for start in (0..first).step_by(PART_BYTES) {
+        let end = first.min(start + PART_BYTES);
+        let mut slices = [&[][..]; OUTPUTS_MAX];
+        for (slice, (_, source)) in slices.iter_mut().zip(sources) {
+            *slice = &source[start..end];
+        }
+        let mut outputs = made.each_mut().map(|made| &mut made[..end - start]);
+        plan.run(&slices[..sources.len()], &mut outputs[..others.len()])?;
+        if others.iter().zip(outputs).any(|((_, given), made)| given[start..end] != *made) {
+            return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// What turns the first k present shards into any other.
+/// What turns k shards into any other.
 struct Decoding<'a> {
     coder: &'a Coder,
     // The inverse of the sources' rows: data from sources.
@@ -154,12 +226,10 @@ struct Decoding<'a> {
 }
 
 impl<'a> Decoding<'a> {
-    fn new(coder: &'a Coder, present: &[ShardIndex]) -> Result<Self, RebuildError> {
-        let k = coder.k();
-        let sources = present.get(..k).ok_or(RebuildError::TooFew { present: present.len(), k })?;
+    fn new(coder: &'a Coder, sources: &[ShardIndex]) -> Self {
         let rows = sources.iter().flat_map(|index| row(coder, *index)).copied().collect();
-        let inverse = invert(rows, k).expect("any k different rows of this matrix are independent");
-        Ok(Self { coder, inverse })
+        let inverse = invert(rows, coder.k()).expect("any k different rows of this matrix are independent");
+        Self { coder, inverse }
     }
 
     fn coefficients(&self, index: ShardIndex) -> Vec<u8> {
@@ -171,29 +241,16 @@ fn row(coder: &Coder, index: ShardIndex) -> &[u8] {
     coder.coefficients(index).expect("indexes were checked")
 }
 
-fn check_indexes(coder: &Coder, indexes: &[ShardIndex]) -> Result<(), RebuildError> {
-    let mut seen = BTreeSet::new();
-    for index in indexes.iter().copied() {
-        if coder.coefficients(index).is_none() {
-            return Err(RebuildError::UnknownIndex { index, n_max: coder.n_max() });
-        }
-        if !seen.insert(index) {
-            return Err(RebuildError::Repeated { index });
-        }
-    }
-    Ok(())
-}
-
 const fn check_count(given: usize, planned: usize) -> Result<(), RebuildError> {
     if given == planned { Ok(()) } else { Err(RebuildError::SliceCount { given, planned }) }
 }
 
-fn check_lengths(
-    mut shards: impl Iterator<Item = (ShardIndex, usize)>,
+fn check_lengths<'a>(
+    mut shards: impl Iterator<Item = (&'a ShardIndex, usize)>,
     first: usize,
 ) -> Result<(), RebuildError> {
     match shards.find(|(_, given)| *given != first) {
-        Some((index, given)) => Err(RebuildError::Length { index, given, first }),
+        Some((index, given)) => Err(RebuildError::Length { index: *index, given, first }),
         None => Ok(()),
     }
 }

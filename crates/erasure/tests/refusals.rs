@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 use firn_base::ShardIndex;
-use firn_erasure::{Coder, CoderError, EncodeError, RebuildError};
+use firn_erasure::{Backend, Coder, CoderError, EncodeError, RebuildError};
 
 const A: [u8; 8] = [0xa5; 8];
 
@@ -33,6 +33,18 @@ fn a_k_outside_the_ladder_has_no_coder() {
         Coder::new(3).unwrap_err().to_string(),
         "no archive uses 3 data shards: k is 1, 2, 4, 8 or 16"
     );
+}
+
+#[test]
+fn a_backend_that_the_processor_lacks_has_no_coder() {
+    for backend in Backend::ALL {
+        let made = Coder::with_backend(4, backend);
+        assert_eq!(made.is_ok(), backend.is_available());
+        if let Err(error) = made {
+            assert_eq!(error, CoderError::Backend { backend });
+            assert!(error.to_string().ends_with("take the backend that is detected"));
+        }
+    }
 }
 
 #[test]
@@ -123,7 +135,7 @@ fn a_plan_reads_the_first_k_shards_that_are_present() {
 fn comparing_shards_has_the_same_bounds() {
     let given = |numbers: &[u8]| {
         let shards: Vec<_> = numbers.iter().map(|i| (ShardIndex(*i), &A[..])).collect();
-        coder().agree(&shards)
+        coder().verify(&shards)
     };
     assert_eq!(given(&[0, 1, 2]), Err(RebuildError::TooFew { present: 3, k: 4 }));
     assert_eq!(given(&[0, 1, 2, 3, 3]), Err(RebuildError::Repeated { index: ShardIndex(3) }));

@@ -33,9 +33,6 @@ pub fn main() -> ExitCode {
     let cli: Cli = firn_program::parse();
     // Twenty roles that each say what they do would drown what this program has to say.
     cli.log.begin(true);
-    if let Err(error) = firn_erasure::check_processor() {
-        return firn_program::failed(&error);
-    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return firn_program::failed(&error),
