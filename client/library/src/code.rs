@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the payload by columns, parity files. Always holds: data shards are slices of the payload
 //! file, never copied; there is a root for every index that k may ever use; memory is one column of
-//! [`COLUMN_BYTES`] for each shard.
+//! [`COLUMN_BYTES`] for each shard, whatever the size of the bundle.
 //! Leaves to others: the code itself (`firn-erasure`), sending.
 
 use std::fs::File;
@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use firn_base::{Scheme, ShardIndex, ShardRoot};
 use firn_bundle::{CodingHeader, HeaderError};
-use firn_erasure::{Coder, CoderError, EncodeError};
+use firn_erasure::{Coder, CoderError, ColumnBuffers, EncodeError};
 
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::SpooledBundle;
 
-// 40 shards of 256 KiB are 10 MiB; the coder takes them in tiles that fit its cache.
-const COLUMN_BYTES: u64 = 256 << 10;
+// 40 shards of 32 KiB are 1.25 MiB: what was read is coded and hashed, and what was coded hashed and written,
+// before it leaves the second-level cache.
+const COLUMN_BYTES: usize = 32 << 10;
 
 /// A bundle with its shards at hand.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(crate) struct CodedBundle {
 /// Why a bundle was not coded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodeError {
-    /// There is no coder, or this processor cannot run it.
+    /// There is no coder for this k.
     #[error(transparent)]
     Coder(#[from] CoderError),
     /// The coder refuses the columns.
@@ -58,18 +59,17 @@ pub(crate) fn code(
     let sent_parity = usize::from(scheme.n() - scheme.k());
     // Every shard of k = 1 is the payload itself.
     let parity = if scheme.k() == 1 || sent_parity == 0 { None } else { Some(spool.file()?) };
-    let mut columns = Columns::new(&coder);
+    let mut columns = Columns::new(coder);
     let mut offset = 0;
     while offset < shard_bytes {
-        let bytes = COLUMN_BYTES.min(shard_bytes - offset);
-        columns.read(&bundle, shard_bytes, offset, bytes).map_err(|error| spool.failed(error))?;
-        columns.encode(&coder)?;
+        let bytes = columns.fill(&bundle, shard_bytes, offset, spool)?;
         if let Some(file) = &parity {
-            for (row, column) in (0_u64..).zip(columns.parity.iter().take(sent_parity)) {
-                file.write_all_at(column, row * shard_bytes + offset).map_err(|error| spool.failed(error))?;
+            for (row, column) in (0_u64..).zip(columns.parity().take(sent_parity)) {
+                let written = file.write_all_at(&column[..bytes], row * shard_bytes + offset);
+                written.map_err(|error| spool.failed(error))?;
             }
         }
-        offset += bytes;
+        offset += bytes as u64;
     }
     let bundle_id = bundle.sealed.content.bundle_id();
     let coding = CodingHeader::new(bundle_id, scheme.k(), shard_bytes, columns.roots())?;
@@ -78,39 +78,48 @@ pub(crate) fn code(
 
 /// The same range of every shard.
 struct Columns {
-    data: Vec<Vec<u8>>,
-    parity: Vec<Vec<u8>>,
+    coder: Coder,
+    buffers: ColumnBuffers,
     hashers: Vec<blake3::Hasher>,
 }
 
 impl Columns {
-    fn new(coder: &Coder) -> Self {
-        let buffers = |count: usize| vec![Vec::new(); count];
+    fn new(coder: Coder) -> Self {
         Self {
-            data: buffers(coder.k()),
-            parity: buffers(coder.n_max() - coder.k()),
+            buffers: ColumnBuffers::new(coder.n_max(), COLUMN_BYTES),
             hashers: vec![blake3::Hasher::new(); coder.n_max()],
+            coder,
         }
     }
 
-    fn read(&mut self, bundle: &SpooledBundle, shard_bytes: u64, offset: u64, bytes: u64) -> io::Result<()> {
-        let length = usize::try_from(bytes).map_err(io::Error::other)?;
-        for (shard, column) in (0_u64..).zip(&mut self.data) {
-            column.resize(length, 0);
-            bundle.read_padded(shard * shard_bytes + offset, column)?;
+    /// Reads, codes and hashes the next columns, at most [`COLUMN_BYTES`] long; says how long they are.
+    fn fill(
+        &mut self,
+        bundle: &SpooledBundle,
+        shard_bytes: u64,
+        offset: u64,
+        spool: &SpoolDir,
+    ) -> Result<usize, CodeError> {
+        let bytes = usize::try_from(shard_bytes - offset).map_or(COLUMN_BYTES, |left| left.min(COLUMN_BYTES));
+        let mut columns: Vec<&mut [u8]> =
+            self.buffers.slices_mut().map(|column| &mut column[..bytes]).collect();
+        let (data, parity) = columns.split_at_mut(self.coder.k());
+        for (shard, column) in (0_u64..).zip(&mut *data) {
+            let read = bundle.read_padded(shard * shard_bytes + offset, column);
+            read.map_err(|error| spool.failed(error))?;
         }
-        self.parity.iter_mut().for_each(|column| column.resize(length, 0));
-        Ok(())
-    }
-
-    fn encode(&mut self, coder: &Coder) -> Result<(), EncodeError> {
-        let data: Vec<&[u8]> = self.data.iter().map(Vec::as_slice).collect();
-        let mut parity: Vec<&mut [u8]> = self.parity.iter_mut().map(Vec::as_mut_slice).collect();
-        coder.encode(&data, &mut parity)?;
-        for (hasher, column) in self.hashers.iter_mut().zip(self.data.iter().chain(&self.parity)) {
+        let data: Vec<&[u8]> = data.iter().map(|column| &**column).collect();
+        self.coder.encode(&data, parity)?;
+        // While all of it still lies in the cache.
+        let parity = parity.iter().map(|column| &**column);
+        for (hasher, column) in self.hashers.iter_mut().zip(data.iter().copied().chain(parity)) {
             hasher.update(column);
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    fn parity(&self) -> impl Iterator<Item = &[u8]> {
+        self.buffers.slices().skip(self.coder.k())
     }
 
     fn roots(&self) -> Vec<ShardRoot> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_base::{ByteCount, PublicKey, ShardIndex};
 use firn_bundle::CodingHeader;
-use firn_erasure::Coder;
+use firn_erasure::{Coder, ColumnBuffers};
 use firn_wire::{BuildOrder, BuildReport, RefusalKind, RefusedRequest};
 use futures::future::join_all;
 
@@ -165,9 +165,11 @@ fn rebuild(
     let indexes: Vec<ShardIndex> = present.iter().map(|(index, _)| *index).collect();
     let slices: Vec<&[u8]> = present.iter().map(|(_, block)| block.as_ref()).collect();
     let plan = coder.plan_rebuild(&indexes, &missing).map_err(|error| error.to_string())?;
-    let mut blocks = vec![vec![0; length]; missing.len()];
-    let mut outputs: Vec<&mut [u8]> = blocks.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut blocks = ColumnBuffers::new(missing.len(), length);
+    let mut outputs: Vec<&mut [u8]> = blocks.slices_mut().collect();
     plan.run(&slices, &mut outputs).map_err(|error| error.to_string())?;
-    made.extend(missing.into_iter().zip(blocks.into_iter().map(Bytes::from)));
+    let (memory, places) = blocks.into_memory();
+    let memory = Bytes::from(memory);
+    made.extend(missing.into_iter().zip(places.map(|place| memory.slice(place))));
     Ok(made)
 }
