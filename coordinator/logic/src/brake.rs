@@ -1,11 +1,13 @@
-//! When repair waits: after many nodes vanished at once, and while a leader is new.
+//! When a leader waits: after many nodes vanished at once, and while it is new.
 //!
-//! Owns: the decision. Always holds: urgent repair never waits for this; a brake ends by itself.
+//! Owns: the decisions. Always holds: urgent repair never waits for this; every wait ends by itself.
 //! Leaves to others: who is away since when (`fleet`), what is urgent (`health`).
 
 use std::time::Duration;
 
 use firn_base::Timestamp;
+
+use crate::fleet_watch::OFFLINE_AFTER;
 
 /// What the decision rests on.
 #[derive(Debug, Clone)]
@@ -26,6 +28,19 @@ pub struct BrakeFacts {
     pub departures: Vec<(Timestamp, u64)>,
 }
 
+/// How far a leader has come with hearing the nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct HearingFacts {
+    /// The time.
+    pub now: Timestamp,
+    /// When this leader began; none from a follower.
+    pub leader_since: Option<Timestamp>,
+    /// Nodes of the archive.
+    pub members: u64,
+    /// Those of them that are online.
+    pub members_online: u64,
+}
+
 /// Whether repair that is not urgent may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BrakeState {
@@ -43,7 +58,7 @@ pub enum BrakeState {
     },
 }
 
-/// A new leader waits until this share of the nodes is back: 90 %.
+/// A new leader that has heard this share of the nodes knows the fleet well enough: 90 %.
 const NODES_BACK_PERCENT: u64 = 90;
 /// … but no longer than this.
 const NEW_LEADER_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -59,8 +74,7 @@ pub fn brake(facts: &BrakeFacts) -> BrakeState {
         return BrakeState::Free;
     }
     let until = facts.leader_since.after(NEW_LEADER_WAIT_MAX);
-    let back = facts.members_online.saturating_mul(100) >= facts.members.saturating_mul(NODES_BACK_PERCENT);
-    if !back && facts.now < until {
+    if !are_back(facts.members_online, facts.members) && facts.now < until {
         return BrakeState::NewLeader { until };
     }
     let mut departures = facts.departures.clone();
@@ -81,6 +95,17 @@ pub fn brake(facts: &BrakeFacts) -> BrakeState {
         Some(until) if facts.now < until => BrakeState::FleetVanished { until },
         _ => BrakeState::Free,
     }
+}
+
+/// Whether a leader is so new that most nodes may not have had the time to be heard: what it measures and chooses
+/// now would take silence for absence.
+pub fn is_still_hearing(facts: &HearingFacts) -> bool {
+    let is_new = facts.leader_since.is_none_or(|since| facts.now.since(since) < OFFLINE_AFTER);
+    is_new && !are_back(facts.members_online, facts.members)
+}
+
+const fn are_back(online: u64, members: u64) -> bool {
+    online.saturating_mul(100) >= members.saturating_mul(NODES_BACK_PERCENT)
 }
 
 #[cfg(test)]
@@ -111,6 +136,22 @@ mod tests {
         assert_eq!(brake(&facts(early)), BrakeState::Free);
         assert_eq!(brake(&BrakeFacts { members_online: 90, ..facts(early) }), BrakeState::Free);
         assert_eq!(brake(&few(Timestamp::from_millis(600_000))), BrakeState::Free);
+    }
+
+    #[test]
+    fn a_new_leader_hears_until_ninety_percent_are_back_or_silence_means_absence() {
+        let began = Timestamp::from_millis(60_000);
+        let facts = |millis: u64, members_online| HearingFacts {
+            now: Timestamp::from_millis(60_000 + millis),
+            leader_since: Some(began),
+            members: 100,
+            members_online,
+        };
+        assert!(is_still_hearing(&facts(9_999, 89)));
+        assert!(!is_still_hearing(&facts(0, 90)));
+        assert!(!is_still_hearing(&facts(10_000, 0)), "a node silent for so long is offline");
+        assert!(is_still_hearing(&HearingFacts { leader_since: None, ..facts(20_000, 89) }));
+        assert!(!is_still_hearing(&HearingFacts { members: 0, ..facts(0, 0) }));
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod view;
 mod width;
 
 pub use apply::{Applied, apply};
-pub use brake::{BrakeFacts, BrakeState, brake};
+pub use brake::{BrakeFacts, BrakeState, HearingFacts, brake, is_still_hearing};
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit};

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, Catalogue, FleetView, FleetWatch, OFFLINE_AFTER, Orders, PlanningView, Scan, WidthMemory,
-    brake,
+    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, Orders, PlanningView, Scan, WidthMemory,
+    brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -21,9 +21,6 @@ use crate::consensus::{Consensus, ProposeError};
 use crate::links::Links;
 use crate::raft::StateFacts;
 use crate::storage::StorageError;
-
-/// A new leader that has heard this share of the nodes knows the fleet well enough.
-const NODES_HEARD_PERCENT: u64 = 90;
 
 /// How long a pass is good for.
 const PASS_VALID: Duration = Duration::from_secs(24 * 3600);
@@ -173,14 +170,12 @@ impl Shared {
         Ok(work(&PlanningView { catalogue: &catalogue, fleet: &fleet, orders: &soft.orders, brake, now }))
     }
 
-    /// Whether this leader is so new that most nodes may not have had the time to be heard: what it measures and
-    /// chooses now would take silence for absence.
+    /// Whether this leader has yet to hear most nodes.
     pub(crate) fn is_still_hearing(&self) -> Result<bool, RefusedRequest> {
-        let leading_since = self.soft().leading_since;
+        let leader_since = self.soft().leading_since;
         self.with_view(|view| {
-            let (members, online, _) = view.fleet.members();
-            let is_new = leading_since.is_none_or(|since| view.now.since(since) < OFFLINE_AFTER);
-            is_new && online.saturating_mul(100) < members.saturating_mul(NODES_HEARD_PERCENT)
+            let (members, members_online, _) = view.fleet.members();
+            is_still_hearing(&HearingFacts { now: view.now, leader_since, members, members_online })
         })
     }
 
