@@ -71,15 +71,15 @@ fn misplaced(bundle: &BundleView, fleet: &FleetView) -> Vec<(ShardIndex, NodeNum
         .collect();
     let mut misplaced = Vec::new();
     for (position, (index, node)) in counted.iter().enumerate() {
+        let crowded =
+            |(other, at): &(ShardIndex, &FleetNode)| other != index && fleet.share_a_domain(node, at);
+        if node.state != NodeState::Draining && !counted[..position].iter().any(crowded) {
+            continue;
+        }
         let has_a_home = |(other, at): &(ShardIndex, &FleetNode)| {
             other == index && at.number != node.number && at.state != NodeState::Draining
         };
-        if counted.iter().any(has_a_home) {
-            continue;
-        }
-        let crowded =
-            |(other, at): &(ShardIndex, &FleetNode)| other != index && fleet.share_a_domain(node, at);
-        if node.state == NodeState::Draining || counted[..position].iter().any(crowded) {
+        if !counted.iter().any(has_a_home) {
             misplaced.push((*index, node.number));
         }
     }
