@@ -3,13 +3,16 @@
 //! Owns: emptying draining nodes, and taking apart shards that came to share a failure domain (a node came back,
 //! or its domain was renamed). Always holds: a move breaks no cap, judged without the copy that it replaces; that
 //! copy counts until the new one has its receipt; bundles that lack shards are repaired first.
-//! Leaves to others: missing shards (`repair`), the old copies (`tidying`).
+//! Leaves to others: missing shards (`repair`), the old copies (`tidying`), why a drain does not end (`drain`).
+
+use std::collections::BTreeMap;
 
 use firn_base::ShardIndex;
-use firn_wire::NodeState;
+use firn_wire::{DrainBacklog, NodeState};
 
 use crate::brake::BrakeState;
 use crate::catalogue::BundleView;
+use crate::drain::DrainTally;
 use crate::fleet::{FleetNode, FleetView};
 use crate::health::classify;
 use crate::repair::{
@@ -24,18 +27,22 @@ pub struct MovePlan {
     pub builds: Vec<BuildPlan>,
     /// Shards still to be moved, those on their way included.
     pub backlog_shards: u64,
+    /// What each draining node still holds.
+    pub drains: BTreeMap<NodeNumber, DrainBacklog>,
 }
 
 /// Looks at every bundle and plans moves within `budget`, one shard of a bundle at a time.
 pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 32]) -> MovePlan {
     let mut plan = MovePlan::default();
     let mut builder = Builder::new(view, budget, seed);
+    let mut drains = DrainTally::new(view);
     for bundle in view.catalogue.bundles() {
         let misplaced = misplaced(bundle, view.fleet);
         if misplaced.is_empty() {
             continue;
         }
         plan.backlog_shards += misplaced.len() as u64;
+        drains.count(bundle, &misplaced);
         if builder.is_spent() || view.brake != BrakeState::Free || !is_at_rest(view, bundle) {
             continue;
         }
@@ -47,6 +54,7 @@ pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 3
             builder.build(&WantedBuild { bundle, shards: &[copy.0], replaced: &[*copy], urgent: false })
         }));
     }
+    plan.drains = drains.backlogs;
     plan
 }
 
@@ -63,7 +71,7 @@ pub fn drained_nodes(view: &PlanningView<'_>) -> Vec<NodeNumber> {
 }
 
 /// Copies that shall lie elsewhere, each the only good one of its index.
-fn misplaced(bundle: &BundleView, fleet: &FleetView) -> Vec<(ShardIndex, NodeNumber)> {
+pub(crate) fn misplaced(bundle: &BundleView, fleet: &FleetView) -> Vec<(ShardIndex, NodeNumber)> {
     let counted: Vec<(ShardIndex, &FleetNode)> = bundle
         .placements
         .iter()

@@ -70,6 +70,12 @@ impl Orders {
         self.building.contains(&bundle) || self.resting.contains_key(&bundle)
     }
 
+    /// Which shards of a bundle are on their way to which nodes.
+    pub fn targets(&self, bundle: BundleNumber) -> &[(ShardIndex, NodeNumber)] {
+        let building = self.builds.values().map(|(plan, _)| plan).find(|plan| plan.bundle == bundle);
+        building.map_or(&[], |plan| &plan.targets)
+    }
+
     /// Builds on their way.
     pub fn builds(&self) -> usize {
         self.builds.len()
@@ -136,6 +142,8 @@ mod tests {
         assert!(orders.is_busy(BundleNumber(5)));
         assert_eq!(orders.bytes_coming().get(&NodeNumber(3)), Some(&100));
         assert_eq!(orders.load().get(&NodeNumber(1)), Some(&1));
+        assert_eq!(orders.targets(BundleNumber(5))[1], (ShardIndex(2), NodeNumber(3)));
+        assert_eq!(orders.targets(BundleNumber(6)), []);
         assert_eq!(orders.expire(time(9)), []);
         assert_eq!(orders.expire(time(10)), [plan(5)]);
         assert!(!orders.is_busy(BundleNumber(5)));

@@ -90,8 +90,7 @@ pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 3
     let staying: Vec<&FleetNode> = wanted.staying.iter().filter_map(|number| fleet.node(*number)).collect();
     let mut candidates: Vec<(f64, &FleetNode)> = fleet
         .nodes()
-        .filter(|node| node.state == NodeState::Active && node.online)
-        .filter(|node| node.free_bytes >= wanted.file_bytes && !wanted.avoid.contains(&node.number))
+        .filter(|node| takes_now(node, wanted.file_bytes, wanted.avoid))
         .filter(|node| !staying.iter().any(|holder| fleet.share_a_domain(node, holder)))
         .map(|node| (score(seed, node), node))
         .collect();
@@ -113,7 +112,7 @@ pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 3
 pub(crate) fn caps_allow(fleet: &FleetView, count: usize, staying: &[NodeNumber]) -> bool {
     let mut taken: Vec<&FleetNode> = staying.iter().filter_map(|number| fleet.node(*number)).collect();
     let mut found = 0;
-    for node in fleet.nodes().filter(|node| node.state == NodeState::Active && node.counted) {
+    for node in fleet.nodes().filter(|node| is_eligible(node)) {
         if found >= count {
             break;
         }
@@ -123,6 +122,61 @@ pub(crate) fn caps_allow(fleet: &FleetView, count: usize, staying: &[NodeNumber]
         }
     }
     found >= count
+}
+
+/// A node that could be the home of a shard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Home<'f> {
+    /// It would take the shard now.
+    Open(&'f FleetNode),
+    /// Caps allow it, but each such node is offline, full, or trashing a shard of the same coding.
+    Unavailable(&'f FleetNode),
+}
+
+impl<'f> Home<'f> {
+    /// The node.
+    pub(crate) const fn node(self) -> &'f FleetNode {
+        match self {
+            Self::Open(node) | Self::Unavailable(node) => node,
+        }
+    }
+}
+
+/// A home for one shard of `file_bytes` beside those who hold the others; none where caps leave no node.
+pub(crate) fn find_home<'f>(
+    fleet: &'f FleetView,
+    file_bytes: u64,
+    others: &[&FleetNode],
+    avoid: &BTreeSet<NodeNumber>,
+) -> Option<Home<'f>> {
+    let mut unavailable = None;
+    for node in fleet.nodes().filter(|node| is_eligible(node)) {
+        let takes_now = takes_now(node, file_bytes, avoid);
+        // Comparing domains is the costly part: one home that is unavailable is enough to know of.
+        if (!takes_now && unavailable.is_some())
+            || others.iter().any(|other| fleet.share_a_domain(node, other))
+        {
+            continue;
+        }
+        if takes_now {
+            return Some(Home::Open(node));
+        }
+        unavailable = Some(Home::Unavailable(node));
+    }
+    unavailable
+}
+
+/// Whether a node may be given shards at all.
+fn is_eligible(node: &FleetNode) -> bool {
+    node.state == NodeState::Active && node.counted
+}
+
+/// Whether a node, domains apart, would take a shard of `file_bytes` now.
+fn takes_now(node: &FleetNode, file_bytes: u64, avoid: &BTreeSet<NodeNumber>) -> bool {
+    node.state == NodeState::Active
+        && node.online
+        && node.free_bytes >= file_bytes
+        && !avoid.contains(&node.number)
 }
 
 /// Exponentially distributed with the node's free bytes as rate: the smallest of several is each one with a

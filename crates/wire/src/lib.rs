@@ -10,6 +10,7 @@ mod administration;
 mod command;
 mod coordinator_request;
 mod descriptor;
+mod drain_backlog;
 mod feed;
 mod identity;
 mod ledger;
@@ -30,6 +31,7 @@ pub use coordinator_request::{
     UploadedBundle,
 };
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
+pub use drain_backlog::DrainBacklog;
 pub use feed::{FeedBatch, FeedEvent};
 pub use identity::{Identity, Signature, SignatureError};
 pub use ledger::{

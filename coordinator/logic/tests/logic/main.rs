@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test whose facts are not there has failed")]
 
 mod commits;
+mod drains;
 mod ledger;
 mod moves;
 mod nodes;

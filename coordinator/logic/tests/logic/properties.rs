@@ -264,6 +264,14 @@ proptest! {
                 changes
             });
             if changes.is_empty() {
+                // Whatever draining nodes still hold then is what they are said not to get rid of.
+                let rest = archive.planning(|view| {
+                    let moves = plan_moves(view, &BUDGET, seed);
+                    (plan_repairs(view, &BUDGET, seed).backlog_shards, moves.drains)
+                });
+                for drain in rest.1.values().filter(|_| rest.0 == 0) {
+                    prop_assert_eq!(drain.to_move, drain.without_home + drain.home_unavailable);
+                }
                 break;
             }
             archive.run(Command::RecordPlacements(changes));
