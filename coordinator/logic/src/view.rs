@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use firn_base::{ByteCount, NodeId, ShardIndex, Timestamp};
-use firn_wire::{BundleInfo, BundleSummary, CodingInfo, NodeSummary, ShardCopies};
+use firn_wire::{BundleInfo, BundleSummary, CodingInfo, DrainBacklog, NodeState, NodeSummary, ShardCopies};
 
 use crate::facts::Facts;
 use crate::fleet_watch::FleetWatch;
@@ -53,8 +53,13 @@ pub fn bundle_summary<F: Facts>(
     }))
 }
 
-/// A node for operators, as this coordinator hears it.
-pub fn node_summary(record: &NodeRecord, watch: &FleetWatch, now: Timestamp) -> NodeSummary {
+/// A node for operators, as this coordinator hears it; `drain` as the leader measured it.
+pub fn node_summary(
+    record: &NodeRecord,
+    watch: &FleetWatch,
+    drain: Option<DrainBacklog>,
+    now: Timestamp,
+) -> NodeSummary {
     let online = watch.is_online(record.number, now);
     NodeSummary {
         node: record.id,
@@ -68,6 +73,8 @@ pub fn node_summary(record: &NodeRecord, watch: &FleetWatch, now: Timestamp) -> 
         quota: ByteCount(record.quota_bytes),
         assigned: ByteCount(record.assigned_bytes),
         shards: record.shards,
+        // The measurement may be older than the record.
+        drain: drain.filter(|_| record.state == NodeState::Draining),
     }
 }
 

@@ -157,6 +157,7 @@ fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: b
         health: decisions.repairs.health,
         repair_backlog: decisions.repairs.backlog_shards,
         move_backlog: decisions.moves.backlog_shards,
+        drains: decisions.moves.drains.clone(),
     });
 }
 

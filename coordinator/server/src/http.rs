@@ -83,6 +83,18 @@ fn prometheus(status: &ArchiveStatus) -> String {
         gauge("bundles_unreadable", "Bundles with fewer than k online.", health.unreadable);
         gauge("bundles_at_risk", "Bundles for which caps leave no node.", health.at_risk);
     }
+    if let Some(drain) = status.drain_backlog {
+        gauge(
+            "drain_backlog_without_home_shards",
+            "Shards of draining nodes for which domain caps leave no other node.",
+            drain.without_home,
+        );
+        gauge(
+            "drain_backlog_home_unavailable_shards",
+            "Shards of draining nodes whose other homes are offline or full.",
+            drain.home_unavailable,
+        );
+    }
     for (name, help, value) in [
         ("repair_backlog_shards", "Shards that repair has to make.", status.repair_backlog),
         ("move_backlog_shards", "Shards that have to move.", status.move_backlog),

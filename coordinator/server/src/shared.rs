@@ -3,13 +3,14 @@
 //! Owns: the handles, the soft state behind one lock, the cached reading of the ledger. Always holds: no lock
 //! is held over an await. Leaves to others: answering (`serve`), leading (`driver`).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, Orders, PlanningView, Scan, WidthMemory,
-    brake, is_still_hearing,
+    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Scan,
+    WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -61,6 +62,7 @@ pub(crate) struct Findings {
     pub(crate) health: firn_wire::BundleHealthCounts,
     pub(crate) repair_backlog: u64,
     pub(crate) move_backlog: u64,
+    pub(crate) drains: BTreeMap<NodeNumber, firn_wire::DrainBacklog>,
 }
 
 /// The parts of a [`Shared`] that exist before it.

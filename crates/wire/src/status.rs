@@ -7,6 +7,8 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::DrainBacklog;
+
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum NodeState {
@@ -77,6 +79,8 @@ pub struct NodeSummary {
     pub assigned: ByteCount,
     /// Shards placed on it.
     pub shards: u64,
+    /// What a draining node still holds; none from a follower, before it was measured, and in other states.
+    pub drain: Option<DrainBacklog>,
 }
 
 /// How many bundles are how well.
@@ -150,8 +154,10 @@ pub struct ArchiveStatus {
     pub health: Option<BundleHealthCounts>,
     /// Shards that repair still has to make; none from a follower.
     pub repair_backlog: Option<u64>,
-    /// Shards that a drain still has to move; none from a follower.
+    /// Shards that still have to move, for a drain or out of a crowded failure domain; none from a follower.
     pub move_backlog: Option<u64>,
+    /// What all draining nodes still hold; none from a follower, and before each of them was measured.
+    pub drain_backlog: Option<DrainBacklog>,
     /// Bytes that repair and moves have read and sent since this leader began; none from a follower.
     pub repair_traffic: Option<ByteCount>,
     /// Length of the feed.

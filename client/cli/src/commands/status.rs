@@ -13,7 +13,7 @@ use crate::command_error::{CommandError, Done};
 use crate::commands::node;
 use crate::output::{print, print_json};
 use crate::progress::{Progress, Unit};
-use crate::report::StatusReport;
+use crate::report::{StatusReport, counted};
 use crate::session::Session;
 
 /// Print the archive's state, or wait for one.
@@ -151,9 +151,9 @@ impl Until {
                     .filter(|(state, _, _)| *state == NodeState::Draining)
                     .map(|(_, all, _)| *all)
                     .sum();
-                let shards =
-                    status.move_backlog.map_or_else(String::new, |left| format!(", {left} shards to move"));
-                let sentence = format!("{draining} nodes are draining{shards}");
+                let backlog = status.drain_backlog.map_or_else(String::new, |backlog| format!(": {backlog}"));
+                let drain = if draining == 1 { "is draining" } else { "are draining" };
+                let sentence = format!("{} {drain}{backlog}", counted(draining, "node"));
                 Distance { done: 0, total: draining, reached: draining == 0, sentence }
             }
             Self::Full => {
@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn drained_means_that_no_node_is_draining() {
         let mut status = example_status();
-        assert!(!Until::Drained.distance(&status).reached);
+        let waiting = Until::Drained.distance(&status);
+        assert!(!waiting.reached && waiting.sentence.contains("it has no other home now"), "{waiting:?}");
         status.nodes.retain(|(state, _, _)| *state != NodeState::Draining);
         assert!(Until::Drained.distance(&status).reached);
     }

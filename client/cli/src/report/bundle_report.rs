@@ -195,6 +195,7 @@ mod tests {
             quota: ByteCount(0),
             assigned: ByteCount(0),
             shards: 1,
+            drain: None,
         }
     }
 

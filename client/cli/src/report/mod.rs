@@ -18,7 +18,7 @@ pub(crate) use status_report::{SchemeReport, StatusReport};
 pub(crate) use status_report::tests::status as example_status;
 
 /// `number` things, by their singular: "1 node", "3 nodes".
-fn counted(number: u64, singular: &str) -> String {
+pub(crate) fn counted(number: u64, singular: &str) -> String {
     match number {
         1 => format!("1 {singular}"),
         _ => format!("{number} {singular}s"),

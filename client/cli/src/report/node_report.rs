@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use firn_base::{ByteCount, NodeId, Timestamp};
-use firn_wire::NodeSummary;
+use firn_wire::{DrainBacklog, NodeSummary};
 use serde::Serialize;
 
 use crate::table::{Align, Table};
@@ -22,6 +22,8 @@ pub(crate) struct NodeReport {
     shards: u64,
     assigned: u64,
     quota: u64,
+    /// What a draining node still holds; null in other states and before it was measured.
+    drain: Option<DrainBacklog>,
     /// When its join token was used up; null if that is not known.
     joined_at: Option<u64>,
 }
@@ -41,12 +43,13 @@ impl NodeReport {
             shards: node.shards,
             assigned: node.assigned.0,
             quota: node.quota.0,
+            drain: node.drain,
             joined_at: joined.get(&node.node).map(|at| at.as_millis()),
         }
     }
 }
 
-/// The nodes as a table.
+/// The nodes as a table, and under it what keeps those that drain.
 pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     let (left, right) = (Align::Left, Align::Right);
     let mut table = Table::new(&[
@@ -62,7 +65,7 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     let yes = |truth: bool| if truth { "yes" } else { "no" }.to_owned();
     for node in nodes {
         table.row(vec![
-            node.node.chars().take(10).collect(),
+            node.node.chars().take(NODE_DIGITS).collect(),
             node.failure_domain.clone(),
             node.state.clone(),
             yes(node.online),
@@ -72,8 +75,24 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
             ByteCount(node.quota).to_string(),
         ]);
     }
-    table.to_string()
+    let mut text = table.to_string();
+    for node in nodes {
+        if let (Some(backlog), Some(id)) = (node.drain, node.node.get(..NODE_DIGITS)) {
+            text.push_str(&format!("\nnode {id} is draining: {backlog}"));
+            // Repair and tidying see to those of a node that was away for long, or is not their only home.
+            if backlog.to_move == 0 && node.shards > 0 {
+                let left = node.shards;
+                text.push_str(&format!(
+                    "; shards still recorded on it ({left}) count as lost or lie elsewhere too"
+                ));
+            }
+        }
+    }
+    text
 }
+
+// Forty bits tell the nodes of any archive apart.
+const NODE_DIGITS: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -94,17 +113,33 @@ mod tests {
             quota: ByteCount(50_000_000_000),
             assigned: ByteCount(1_500_000),
             shards: 12,
+            drain: Some(DrainBacklog { to_move: 12, without_home: 12, home_unavailable: 0 }),
         };
         let joined = BTreeMap::from([(node.node, Timestamp::from_millis(5))]);
-        vec![NodeReport::new(&node, &joined), NodeReport::new(&node, &BTreeMap::new())]
+        let active = NodeSummary { state: NodeState::Active, drain: None, ..node.clone() };
+        vec![NodeReport::new(&node, &joined), NodeReport::new(&active, &BTreeMap::new())]
     }
 
     #[test]
-    fn people_see_a_table() {
+    fn people_see_a_table_and_what_keeps_a_draining_node() {
         let expected = "\
 node        domain  state     online  proved  shards  assigned    quota
-cdcdcdcdcd  attic   draining  yes     no          12    1.5 MB  50.0 GB";
-        assert_eq!(node_table(&nodes()[..1]), expected);
+cdcdcdcdcd  attic   draining  yes     no          12    1.5 MB  50.0 GB
+cdcdcdcdcd  attic   active    yes     no          12    1.5 MB  50.0 GB
+node cdcdcdcdcd is draining: 12 shards to move; 12 of them have no other home, because every failure domain with an \
+active node holds a shard of their bundle already: add a node in another failure domain";
+        assert_eq!(node_table(&nodes()), expected);
+    }
+
+    #[test]
+    fn shards_that_stay_recorded_without_a_move_are_explained() {
+        let mut nodes = nodes();
+        nodes[0].drain = Some(DrainBacklog::default());
+        assert!(node_table(&nodes).ends_with(
+            "no shard left to move; shards still recorded on it (12) count as lost or lie elsewhere too"
+        ));
+        nodes[0].shards = 0;
+        assert!(node_table(&nodes).ends_with("no shard left to move"));
     }
 
     #[test]
@@ -113,11 +148,13 @@ cdcdcdcdcd  attic   draining  yes     no          12    1.5 MB  50.0 GB";
             concat!(
                 r#"{{"node":"{}","operator":"alice","failure_domain":"attic","address":"127.0.0.1:9","#,
                 r#""state":"draining","online":true,"proved":false,"last_seen":7,"shards":12,"#,
-                r#""assigned":1500000,"quota":50000000000,"joined_at":5}}"#
+                r#""assigned":1500000,"quota":50000000000,"#,
+                r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"joined_at":5}}"#
             ),
             "cd".repeat(32)
         );
         assert_eq!(serde_json::to_string(&nodes()[0]).unwrap(), expected);
-        assert!(serde_json::to_value(&nodes()[1]).unwrap()["joined_at"].is_null());
+        let other = serde_json::to_value(&nodes()[1]).unwrap();
+        assert!(other["joined_at"].is_null() && other["drain"].is_null());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use firn_base::{ByteCount, Scheme};
-use firn_wire::{ArchiveStatus, BundleHealthCounts, NodeState};
+use firn_wire::{ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState};
 use serde::Serialize;
 
 use super::{counted, redundancy};
@@ -76,6 +76,7 @@ pub(crate) struct StatusReport {
     health: Option<HealthReport>,
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
+    drain_backlog: Option<DrainBacklog>,
     repair_traffic: Option<u64>,
     feed_head: u64,
 }
@@ -126,6 +127,7 @@ impl From<&ArchiveStatus> for StatusReport {
             health: status.health.map(health),
             repair_backlog: status.repair_backlog,
             move_backlog: status.move_backlog,
+            drain_backlog: status.drain_backlog,
             repair_traffic: status.repair_traffic.map(|bytes| bytes.0),
             feed_head: status.feed_head,
         }
@@ -196,7 +198,12 @@ impl fmt::Display for StatusReport {
             ),
             _ => "not known: the leader does not answer".to_owned(),
         };
-        write!(formatter, "repair       {work}")
+        write!(formatter, "repair       {work}")?;
+        let drains = self.nodes.get(&NodeState::Draining.to_string()).is_some_and(|nodes| nodes.all > 0);
+        match self.drain_backlog {
+            Some(backlog) if drains => write!(formatter, "\ndrain        {backlog}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -235,6 +242,7 @@ pub(crate) mod tests {
             health: Some(BundleHealthCounts { full: 2, degraded: 1, ..BundleHealthCounts::default() }),
             repair_backlog: Some(4),
             move_backlog: Some(1),
+            drain_backlog: Some(DrainBacklog { to_move: 1, without_home: 0, home_unavailable: 1 }),
             repair_traffic: Some(ByteCount(12_000)),
             feed_head: 60,
         }
@@ -253,10 +261,20 @@ pub(crate) mod tests {
              objects      57 readable, 1 waiting for a reference; 2 external references\n\
              bundles      3: 2 full, 1 degraded, 0 urgent, 0 lost; 0 unreadable now, 0 at risk\n\
              bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
-             repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far",
+             repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far\n\
+             drain        1 shard to move; it has no other home now, because the nodes that could be it are offline \
+             or full: start them, or add a node in another failure domain",
             "ab".repeat(32)
         );
         assert_eq!(StatusReport::from(&status()).to_string(), expected);
+    }
+
+    #[test]
+    fn nothing_is_said_of_drains_while_no_node_drains() {
+        let mut status = ArchiveStatus { drain_backlog: Some(DrainBacklog::default()), ..status() };
+        assert!(StatusReport::from(&status).to_string().ends_with("\ndrain        no shard left to move"));
+        status.nodes.retain(|(state, _, _)| *state != NodeState::Draining);
+        assert!(!StatusReport::from(&status).to_string().contains("\ndrain "));
     }
 
     #[test]
@@ -271,7 +289,9 @@ pub(crate) mod tests {
                 r#""scheme":{{"k":4,"n":12}},"visible_keys":57,"held_keys":1,"external_references":2,"bundles":3,"#,
                 r#""payload":1000000,"stored":3000000,"capacity":800000000000,"free":799000000000,"#,
                 r#""health":{{"full":2,"degraded":1,"urgent":0,"lost":0,"unreadable":0,"at_risk":0}},"#,
-                r#""repair_backlog":4,"move_backlog":1,"repair_traffic":12000,"feed_head":60}}"#
+                r#""repair_backlog":4,"move_backlog":1,"#,
+                r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,
+                r#""repair_traffic":12000,"feed_head":60}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use firn_base::{BundleNumber, ByteCount};
 use firn_coordinator_logic::{
-    BundleHealth, Facts, Scan, bundle_summary, choose_scheme, classify, node_summary,
+    BundleHealth, Facts, NodeRecord, Scan, bundle_summary, choose_scheme, classify, node_summary, sum_drains,
 };
 use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorStatus, NodeState, NodeSummary, RefusedRequest};
 
@@ -58,6 +58,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         health: findings.map(|findings| findings.health),
         repair_backlog: findings.map(|findings| findings.repair_backlog),
         move_backlog: findings.map(|findings| findings.move_backlog),
+        drain_backlog: findings.and_then(|findings| sum_drains(&nodes, &findings.drains)),
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
     }))
@@ -74,8 +75,11 @@ pub(super) fn nodes(shared: &Shared) -> Reply {
 pub(super) fn summaries(shared: &Shared) -> Result<Vec<NodeSummary>, RefusedRequest> {
     let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
     let now = shared.environment.now();
+    let leads = shared.consensus.is_leader();
     let soft = shared.soft();
-    Ok(records.iter().map(|record| node_summary(record, &soft.fleet, now)).collect())
+    let drains = soft.findings.as_ref().filter(|_| leads).map(|findings| &findings.drains);
+    let drain = |record: &NodeRecord| drains.and_then(|drains| drains.get(&record.number)).copied();
+    Ok(records.iter().map(|record| node_summary(record, &soft.fleet, drain(record), now)).collect())
 }
 
 pub(super) fn bundles(shared: &Shared, from: BundleNumber) -> Reply {
