@@ -3,7 +3,9 @@
 use firn_base::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::{CoordinatorStatus, JoinToken, LedgerAct, LedgerEntry, NodeState, NodeSummary, Signed};
+use crate::{
+    CoordinatorStatus, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, NodeState, NodeSummary, Signed,
+};
 
 /// An act of administration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub enum AdminRequest {
 pub enum AdminReply {
     /// Done and committed.
     Done,
+    /// The node is draining, and has so much to move; none while the leader has yet to hear most nodes.
+    Draining(Option<DrainBacklog>),
     /// The token asked for.
     Token(Signed<JoinToken>),
     /// The coordinators.

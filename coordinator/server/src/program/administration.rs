@@ -93,8 +93,14 @@ async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), F
             (node, state)
         }
     };
-    done(directory, AdminRequest::SetNodeState { node: *node, state }).await?;
-    println!("node {} is {state}", node.short());
+    let name = node.short();
+    match ask_control(directory, &AdminRequest::SetNodeState { node: *node, state }).await? {
+        AdminReply::Draining(Some(backlog)) => println!("node {name} is draining: {backlog}"),
+        AdminReply::Draining(None) => println!("node {name} is draining"),
+        AdminReply::Done if state == NodeState::Draining => println!("node {name} held nothing: it is gone"),
+        AdminReply::Done => println!("node {name} is {state}"),
+        _ => return Err("the coordinator's answer does not fit".into()),
+    }
     Ok(())
 }
 
@@ -110,6 +116,7 @@ async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
                     "node": node.node.to_string(), "operator": node.operator, "failure_domain": node.failure_domain,
                     "address": node.address, "state": node.state.to_string(), "online": node.online,
                     "proved": node.proved, "quota": node.quota.0, "assigned": node.assigned.0, "shards": node.shards,
+                    "drain": node.drain,
                 })
             ),
             false => println!(
@@ -122,6 +129,9 @@ async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
                 node.assigned,
                 node.quota,
             ),
+        }
+        if let Some(backlog) = node.drain.filter(|_| !json) {
+            println!("    draining: {backlog}");
         }
     }
     Ok(())

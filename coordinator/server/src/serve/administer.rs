@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use firn_base::TokenId;
-use firn_coordinator_logic::{Facts, Scan};
+use firn_coordinator_logic::{Facts, PlanningView, Scan, survey_drain};
 use firn_wire::{
-    AdminReply, AdminRequest, Command, JoinToken, LedgerAct, NAME_BYTES_MAX, NodeState, RefusalKind,
-    RefusedRequest, Signed,
+    AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct, NAME_BYTES_MAX, NodeState,
+    RefusalKind, RefusedRequest, Signed,
 };
 
 use crate::shared::{Shared, disk, malformed};
@@ -47,7 +47,11 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
                 state => state,
             };
             shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await?;
-            Ok(AdminReply::Done)
+            Ok(match state {
+                // It is draining, whether its backlog can be told or not.
+                NodeState::Draining => AdminReply::Draining(drain_backlog(shared, node).ok().flatten()),
+                _ => AdminReply::Done,
+            })
         }
         AdminRequest::Members => Ok(AdminReply::Members(super::status::coordinators(shared))),
         AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
@@ -63,6 +67,22 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
 fn is_empty(shared: &Shared, node: firn_base::NodeId) -> Result<bool, RefusedRequest> {
     let record = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
     Ok(record.is_some_and(|record| record.shards == 0 && record.assigned_bytes == 0))
+}
+
+fn drain_backlog(shared: &Shared, node: firn_base::NodeId) -> Result<Option<DrainBacklog>, RefusedRequest> {
+    if shared.is_still_hearing()? {
+        return Ok(None);
+    }
+    let survey = |view: &PlanningView<'_>| {
+        let number = view.catalogue.node_number(node)?;
+        Some((number, survey_drain(view, number)))
+    };
+    let Some((number, backlog)) = shared.with_view(survey)? else { return Ok(None) };
+    // Lists show it at once, not only after the next pass.
+    if let Some(findings) = &mut shared.soft().findings {
+        findings.drains.insert(number, backlog);
+    }
+    Ok(Some(backlog))
 }
 
 pub(super) fn check_name(what: &str, name: &str) -> Result<(), RefusedRequest> {
