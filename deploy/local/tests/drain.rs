@@ -1,0 +1,54 @@
+//! A drain in a fleet without a spare failure domain: it waits, says what for, and ends when a node is added.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use serde_json::Value;
+use support::local::Local;
+use support::{demo_cache, demo_key, finish, run, wait_for};
+
+const NODES: &str = "4";
+const REASON: &str = "no other home, because every failure domain with an active node holds a shard";
+
+/// What the list says of a node.
+fn listed(local: &Local, node: &str) -> Value {
+    let nodes: Vec<Value> = serde_json::from_str(&local.firn(&["node", "list", "--json"]).success()).unwrap();
+    nodes.into_iter().find(|listed| listed["node"] == node).unwrap()
+}
+
+#[test]
+fn a_drain_without_a_home_for_its_shards_says_so_and_ends_when_a_node_is_added() {
+    let key = demo_key();
+    let local = Local::up(&["--coordinators", "1", "--storage-nodes", NODES, "--publisher", key.trim()]);
+    let cache = demo_cache().join("cache");
+    local.firn(&["publish", cache.to_str().unwrap()]).success();
+
+    let id = ["id".into(), "--data-dir".into(), local.role("storage-node-2").into_os_string()];
+    let node = run(local.home(), "firn-storage-node", id).success().trim().to_owned();
+    let shards = listed(&local, &node)["shards"].clone();
+    assert!(shards.as_u64() > Some(0), "{shards}");
+
+    let mut drain = support::command("firn-coordinator", local.home());
+    drain.args(["node", "drain", &node]).arg("--data-dir").arg(local.role("coordinator-1"));
+    let answer = finish(&mut drain).success();
+    assert!(answer.contains("is draining: ") && answer.contains(REASON), "{answer}");
+
+    wait_for("the leader has measured the drain", || {
+        let drain = listed(&local, &node)["drain"].clone();
+        (drain["to_move"] == shards && drain["without_home"] == shards).then_some(())
+    });
+    for arguments in [&["node", "list"][..], &["status"]] {
+        let said = local.firn(arguments).success();
+        assert!(said.contains(REASON), "{said}");
+    }
+    let waited = local.firn(&["status", "--until", "drained", "--timeout", "1s"]).failure(1);
+    assert!(waited.contains(REASON), "{waited}");
+    assert_eq!(listed(&local, &node)["shards"], shards);
+
+    local.control("add", "storage-node").success();
+    local.firn(&["status", "--until", "drained"]).success();
+    let drained = listed(&local, &node);
+    assert_eq!((&drained["state"], &drained["shards"]), (&"gone".into(), &0.into()));
+    assert!(drained["drain"].is_null());
+    local.firn(&["verify", "--all"]).success();
+}
