@@ -78,38 +78,42 @@ pub(crate) fn multiply(
     }
     let columns = Columns { from: &from[..sources.len()], bytes: range.len() };
     macro_rules! by_rows {
-        ($set:ident, $tables:expr, $($rows:literal)*) => {
+        // `$wide`: vectors at a time where there is one row, so that a table that was loaded is used as often.
+        ($set:ident, $tables:expr, wide $wide:literal, $($rows:literal)*) => {
             match outputs.len() {
-                $($rows => {
-                    let to: [*mut u8; $rows] =
-                        std::array::from_fn(|row| outputs[row][range.clone()].as_mut_ptr());
-                    match stores {
-                        // SAFETY: the instruction set is there (first assertion). All pointers are of slices of
-                        // `columns.bytes` bytes that outlive this call, a multiple of BLOCK_BYTES; the outputs
-                        // are borrowed mutably, so no two slices overlap.
-                        Stores::Cached => unsafe { $set::kernel::<$rows, false>($tables, columns, to) },
-                        Stores::Streaming => {
-                            assert!(to.iter().all(|output| output.addr().is_multiple_of(STREAM_ALIGNMENT)));
-                            // SAFETY: as above, and every output is aligned.
-                            unsafe { $set::kernel::<$rows, true>($tables, columns, to) }
-                        }
-                    }
-                })*
+                1 if range.len().is_multiple_of($wide * size_of::<$set::Vector>()) => {
+                    by_rows!($set, $tables, 1, $wide);
+                }
+                $($rows => by_rows!($set, $tables, $rows, 2),)*
                 rows => unreachable!("{rows} rows at once: not more than rows_max, and at least one"),
             }
         };
+        ($set:ident, $tables:expr, $rows:literal, $vectors:literal) => {{
+            let to: [*mut u8; $rows] = std::array::from_fn(|row| outputs[row][range.clone()].as_mut_ptr());
+            match stores {
+                // SAFETY: the instruction set is there (first assertion). All pointers are of slices of
+                // `columns.bytes` bytes that outlive this call, a multiple of these vectors: of BLOCK_BYTES, or
+                // asked for above; the outputs are borrowed mutably, so no two slices overlap.
+                Stores::Cached => unsafe { $set::kernel::<$rows, $vectors, false>($tables, columns, to) },
+                Stores::Streaming => {
+                    assert!(to.iter().all(|output| output.addr().is_multiple_of(STREAM_ALIGNMENT)));
+                    // SAFETY: as above, and every output is aligned.
+                    unsafe { $set::kernel::<$rows, $vectors, true>($tables, columns, to) }
+                }
+            }
+        }};
     }
     match (backend, tables) {
         #[cfg(target_arch = "x86_64")]
         (Backend::GfniAvx512, Tables::Affine(tables)) => {
-            by_rows!(gfni_avx512, tables, 1 2 3 4 5 6 7 8 9 10 11 12);
+            by_rows!(gfni_avx512, tables, wide 8, 1 2 3 4 5 6 7 8 9 10 11 12);
         }
         #[cfg(target_arch = "x86_64")]
-        (Backend::GfniAvx2, Tables::Affine(tables)) => by_rows!(gfni_avx2, tables, 1 2 3 4 5 6),
+        (Backend::GfniAvx2, Tables::Affine(tables)) => by_rows!(gfni_avx2, tables, wide 4, 1 2 3 4 5 6),
         #[cfg(target_arch = "x86_64")]
-        (Backend::Avx2, Tables::HalfBytes(tables)) => by_rows!(avx2, tables, 1 2 3 4),
+        (Backend::Avx2, Tables::HalfBytes(tables)) => by_rows!(avx2, tables, wide 2, 1 2 3 4),
         #[cfg(target_arch = "aarch64")]
-        (Backend::Neon, Tables::HalfBytes(tables)) => by_rows!(neon, tables, 1 2 3 4),
+        (Backend::Neon, Tables::HalfBytes(tables)) => by_rows!(neon, tables, wide 2, 1 2 3 4),
         (backend, _) => unreachable!("no kernel of {backend} takes these tables"),
     }
 }
@@ -131,8 +135,8 @@ struct Columns<'a> {
     bytes: usize,
 }
 
-/// The loop that all kernels share. Two vectors of each row are summed up in registers over all sources, two
-/// sources at a time; then they are stored, and the next two follow.
+/// The loop that all kernels share. `VECTORS` vectors of each row are summed up in registers over all sources, two
+/// sources at a time; then they are stored, and the next follow.
 ///
 /// The module around it defines, for its instruction set: `Vector`, `Input` (a source's vector made ready),
 /// `Table`, and the functions `zero`, `load`, `add_products` and `store`.
@@ -141,35 +145,34 @@ macro_rules! kernel {
         /// # Safety
         ///
         /// The processor has the instruction set; `from` and `to` point to `bytes` bytes each, a multiple of
-        /// two vectors, which nobody else writes, nor reads where they are outputs; outputs are aligned
+        /// `VECTORS` vectors, which nobody else writes, nor reads where they are outputs; outputs are aligned
         /// to a vector if `STREAM`. There is one table for each source and row.
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn kernel<const ROWS: usize, const STREAM: bool>(
+        pub(super) unsafe fn kernel<const ROWS: usize, const VECTORS: usize, const STREAM: bool>(
             tables: &[Table],
             columns: super::Columns<'_>,
             to: [*mut u8; ROWS],
         ) {
             const VECTOR_BYTES: usize = size_of::<Vector>();
-            for at in (0..columns.bytes).step_by(2 * VECTOR_BYTES) {
-                let mut sums = [[zero(); 2]; ROWS];
+            for at in (0..columns.bytes).step_by(VECTORS * VECTOR_BYTES) {
+                let mut sums = [[zero(); VECTORS]; ROWS];
                 for (from, tables) in columns.from.chunks_exact(2).zip(tables.chunks_exact(2 * ROWS)) {
-                    // SAFETY: `at` plus two vectors is at most `bytes`.
+                    // SAFETY: `at` plus all vectors is at most `bytes`.
                     let (first, second) = unsafe {
                         let (first, second) = (from[0].add(at), from[1].add(at));
                         (
-                            [load(first), load(first.add(VECTOR_BYTES))],
-                            [load(second), load(second.add(VECTOR_BYTES))],
+                            std::array::from_fn(|vector| load(first.add(vector * VECTOR_BYTES))),
+                            std::array::from_fn(|vector| load(second.add(vector * VECTOR_BYTES))),
                         )
                     };
                     for row in 0..ROWS {
                         sums[row] = add_products(sums[row], first, &tables[row], second, &tables[ROWS + row]);
                     }
                 }
-                for (to, [low, high]) in to.iter().zip(sums) {
-                    // SAFETY: as for the loads, and aligned if `STREAM`.
-                    unsafe {
-                        store::<STREAM>(to.add(at), low);
-                        store::<STREAM>(to.add(at + VECTOR_BYTES), high);
+                for (to, sums) in to.iter().zip(sums) {
+                    for (vector, sum) in sums.into_iter().enumerate() {
+                        // SAFETY: as for the loads, and aligned if `STREAM`.
+                        unsafe { store::<STREAM>(to.add(at + vector * VECTOR_BYTES), sum) };
                     }
                 }
             }
@@ -181,7 +184,7 @@ macro_rules! kernel {
 mod gfni_avx512 {
     use std::arch::x86_64::*;
 
-    type Vector = __m512i;
+    pub(super) type Vector = __m512i;
     type Input = __m512i;
     type Table = u64;
 
@@ -208,13 +211,13 @@ mod gfni_avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,gfni")]
-    fn add_products(
-        sums: [Vector; 2],
-        first: [Input; 2],
+    fn add_products<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        first: [Input; VECTORS],
         first_table: &Table,
-        second: [Input; 2],
+        second: [Input; VECTORS],
         second_table: &Table,
-    ) -> [Vector; 2] {
+    ) -> [Vector; VECTORS] {
         let one = _mm512_set1_epi64(first_table.cast_signed());
         let other = _mm512_set1_epi64(second_table.cast_signed());
         std::array::from_fn(|half| {
@@ -247,7 +250,7 @@ mod gfni_avx2 {
 
     use super::avx2::{store, zero};
 
-    type Vector = __m256i;
+    pub(super) type Vector = __m256i;
     type Input = __m256i;
     type Table = u64;
 
@@ -265,13 +268,13 @@ mod gfni_avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,gfni")]
-    fn add_products(
-        sums: [Vector; 2],
-        first: [Input; 2],
+    fn add_products<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        first: [Input; VECTORS],
         first_table: &Table,
-        second: [Input; 2],
+        second: [Input; VECTORS],
         second_table: &Table,
-    ) -> [Vector; 2] {
+    ) -> [Vector; VECTORS] {
         let one = _mm256_set1_epi64x(first_table.cast_signed());
         let other = _mm256_set1_epi64x(second_table.cast_signed());
         std::array::from_fn(|half| {
@@ -286,7 +289,7 @@ mod gfni_avx2 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    type Vector = __m256i;
+    pub(super) type Vector = __m256i;
     // Low and high half bytes, each in a byte of its own.
     type Input = [__m256i; 2];
     type Table = [u8; 32];
@@ -313,20 +316,24 @@ mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn add_products(
-        sums: [Vector; 2],
-        first: [Input; 2],
+    fn add_products<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        first: [Input; VECTORS],
         first_table: &Table,
-        second: [Input; 2],
+        second: [Input; VECTORS],
         second_table: &Table,
-    ) -> [Vector; 2] {
+    ) -> [Vector; VECTORS] {
         let sums = add_product(sums, first, first_table);
         add_product(sums, second, second_table)
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn add_product(sums: [Vector; 2], input: [Input; 2], table: &Table) -> [Vector; 2] {
+    fn add_product<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        input: [Input; VECTORS],
+        table: &Table,
+    ) -> [Vector; VECTORS] {
         // SAFETY: 16 bytes can be read at both halves of a table of 32; the loads need no alignment.
         let [low, high] = unsafe {
             let halves = table.as_ptr().cast::<__m128i>();
@@ -362,7 +369,7 @@ mod avx2 {
 mod neon {
     use std::arch::aarch64::*;
 
-    type Vector = uint8x16_t;
+    pub(super) type Vector = uint8x16_t;
     // Low and high half bytes, each in a byte of its own.
     type Input = [uint8x16_t; 2];
     type Table = [u8; 32];
@@ -388,20 +395,24 @@ mod neon {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    fn add_products(
-        sums: [Vector; 2],
-        first: [Input; 2],
+    fn add_products<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        first: [Input; VECTORS],
         first_table: &Table,
-        second: [Input; 2],
+        second: [Input; VECTORS],
         second_table: &Table,
-    ) -> [Vector; 2] {
+    ) -> [Vector; VECTORS] {
         let sums = add_product(sums, first, first_table);
         add_product(sums, second, second_table)
     }
 
     #[inline]
     #[target_feature(enable = "neon")]
-    fn add_product(sums: [Vector; 2], input: [Input; 2], table: &Table) -> [Vector; 2] {
+    fn add_product<const VECTORS: usize>(
+        sums: [Vector; VECTORS],
+        input: [Input; VECTORS],
+        table: &Table,
+    ) -> [Vector; VECTORS] {
         // SAFETY: 16 bytes can be read at both halves of a table of 32.
         let (low, high) = unsafe { (vld1q_u8(table.as_ptr()), vld1q_u8(table.as_ptr().add(16))) };
         std::array::from_fn(|half| {

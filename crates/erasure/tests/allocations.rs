@@ -1,7 +1,5 @@
 //! Coding asks for no memory of its own: callers hold the buffers, plans are made once.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-
 use allocation_counter::measure;
 use firn_base::ShardIndex;
 use firn_erasure::{Backend, Coder, ColumnBuffers};
