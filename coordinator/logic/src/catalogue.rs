@@ -185,6 +185,16 @@ impl Catalogue {
         self.bundles.values()
     }
 
+    /// All bundles, those from `start` on first.
+    pub(crate) fn bundles_around(&self, start: BundleNumber) -> impl Iterator<Item = &BundleView> {
+        self.bundles.range(start..).chain(self.bundles.range(..start)).map(|(_, view)| view)
+    }
+
+    /// The greatest number of a bundle.
+    pub(crate) fn last_bundle(&self) -> Option<BundleNumber> {
+        self.bundles.last_key_value().map(|(number, _)| *number)
+    }
+
     /// A bundle by number.
     pub fn bundle(&self, number: BundleNumber) -> Option<&BundleView> {
         self.bundles.get(&number)

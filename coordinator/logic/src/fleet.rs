@@ -36,8 +36,8 @@ pub struct FleetNode {
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way, and no more than
     /// it says itself.
     pub free_bytes: u64,
-    domain: u32,
-    operator: u32,
+    pub(crate) domain: u32,
+    pub(crate) operator: u32,
 }
 
 /// All nodes at one moment, by number.
@@ -87,7 +87,7 @@ impl FleetView {
     }
 
     fn insert(&mut self, node: FleetNode) {
-        let position = position(node.number);
+        let position = node.number.position();
         if self.nodes.len() <= position {
             self.nodes.resize(position + 1, None);
         }
@@ -96,7 +96,7 @@ impl FleetView {
 
     /// A node by number.
     pub fn node(&self, number: NodeNumber) -> Option<&FleetNode> {
-        self.nodes.get(position(number))?.as_ref()
+        self.nodes.get(number.position())?.as_ref()
     }
 
     /// All nodes, in order of their numbers.
@@ -107,6 +107,11 @@ impl FleetView {
     /// Whether two nodes can vanish together, so that caps keep them from holding shards of one bundle.
     pub fn share_a_domain(&self, one: &FleetNode, other: &FleetNode) -> bool {
         one.domain == other.domain || (self.rule == DomainRule::Public && one.operator == other.operator)
+    }
+
+    /// What keeps two nodes apart.
+    pub(crate) const fn rule(&self) -> DomainRule {
+        self.rule
     }
 
     /// How many shards of one bundle the domain caps allow on active nodes, whether online or not.
@@ -153,7 +158,7 @@ impl FleetView {
 
     /// Notes that `bytes` of a node's room are promised, for the rest of a planning pass.
     pub(crate) fn promise(&mut self, number: NodeNumber, bytes: u64) {
-        if let Some(Some(node)) = self.nodes.get_mut(position(number)) {
+        if let Some(Some(node)) = self.nodes.get_mut(number.position()) {
             node.free_bytes = node.free_bytes.saturating_sub(bytes);
         }
     }
@@ -164,10 +169,6 @@ const WIDTH_MAX: usize = 64;
 
 const fn is_member(state: NodeState) -> bool {
     matches!(state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
-}
-
-fn position(number: NodeNumber) -> usize {
-    usize::try_from(number.0).expect("node numbers have 32 bits, and so has usize at least")
 }
 
 fn intern(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {

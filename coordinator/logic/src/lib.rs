@@ -6,6 +6,7 @@
 //! (`coordinator/server`).
 
 mod apply;
+mod balance;
 mod brake;
 mod catalogue;
 mod change;
@@ -21,13 +22,16 @@ mod inventory;
 mod layer;
 mod memory;
 mod moves;
+mod openings;
 mod orders;
 mod overlay;
 mod placement;
 mod policy;
 mod receipts;
 mod repair;
+mod shares;
 mod state;
+mod taken;
 mod tidying;
 mod view;
 mod width;

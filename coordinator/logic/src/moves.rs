@@ -1,15 +1,17 @@
 //! Planning moves: good shards brought to other homes.
 //!
-//! Owns: emptying draining nodes, and taking apart shards that came to share a failure domain (a node came back,
-//! or its domain was renamed). Always holds: a move breaks no cap, judged without the copy that it replaces; that
-//! copy counts until the new one has its receipt; bundles that lack shards are repaired first.
-//! Leaves to others: missing shards (`repair`), the old copies (`tidying`), why a drain does not end (`drain`).
+//! Owns: emptying draining nodes, taking apart shards that came to share a failure domain (a node came back, or its
+//! domain was renamed), and that both go before balance. Always holds: a move breaks no cap, judged without the copy
+//! that it replaces; that copy counts until the new one has its receipt; bundles that lack shards are repaired first.
+//! Leaves to others: evening out how full nodes are (`balance`), missing shards (`repair`), the old copies
+//! (`tidying`), why a drain does not end (`drain`).
 
 use std::collections::BTreeMap;
 
 use firn_base::ShardIndex;
 use firn_wire::{DrainBacklog, NodeState};
 
+use crate::balance::plan_balance;
 use crate::brake::BrakeState;
 use crate::catalogue::BundleView;
 use crate::drain::DrainTally;
@@ -25,7 +27,7 @@ use crate::state::NodeNumber;
 pub struct MovePlan {
     /// Builds to order now.
     pub builds: Vec<BuildPlan>,
-    /// Shards still to be moved, those on their way included.
+    /// Shards still to be moved, those on their way included; for balance in a large part an estimate.
     pub backlog_shards: u64,
     /// What each draining node still holds.
     pub drains: BTreeMap<NodeNumber, DrainBacklog>,
@@ -55,6 +57,9 @@ pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 3
         }));
     }
     plan.drains = drains.backlogs;
+    let balance = plan_balance(view, &mut builder, &plan.builds, seed);
+    plan.builds.extend(balance.builds);
+    plan.backlog_shards += balance.backlog_shards;
     plan
 }
 

@@ -76,6 +76,11 @@ impl Orders {
         building.map_or(&[], |plan| &plan.targets)
     }
 
+    /// What the builds on their way shall bring about.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &BuildPlan> {
+        self.builds.values().map(|(plan, _)| plan)
+    }
+
     /// Builds on their way.
     pub fn builds(&self) -> usize {
         self.builds.len()

@@ -172,7 +172,7 @@ fn is_eligible(node: &FleetNode) -> bool {
 }
 
 /// Whether a node, domains apart, would take a shard of `file_bytes` now.
-fn takes_now(node: &FleetNode, file_bytes: u64, avoid: &BTreeSet<NodeNumber>) -> bool {
+pub(crate) fn takes_now(node: &FleetNode, file_bytes: u64, avoid: &BTreeSet<NodeNumber>) -> bool {
     node.state == NodeState::Active
         && node.online
         && node.free_bytes >= file_bytes

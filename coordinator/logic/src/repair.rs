@@ -181,11 +181,10 @@ impl<'a> Builder<'a> {
 
     /// A build of as many of the shards as legal nodes take now; none if there is no node, worker or source.
     pub(crate) fn build(&mut self, wanted: &WantedBuild<'_>) -> Option<BuildPlan> {
-        let WantedBuild { bundle, shards, replaced, urgent } = *wanted;
+        let WantedBuild { bundle, shards, replaced, .. } = *wanted;
         if self.is_spent() {
             return None;
         }
-        let sources = self.sources(bundle, replaced)?;
         let staying = self.staying(bundle, replaced);
         let mut avoid = self.view.orders.trashing_of(bundle.coding);
         // Whoever holds or held any shard of it: one more would be two on one node, or hit a copy in trash.
@@ -198,11 +197,21 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|node| node.number)
             .collect();
-        let worker = chosen.iter().copied().min_by_key(|node| (self.load_of(*node), *node))?;
-        if self.load_of(worker) >= self.builds_per_worker_max {
+        self.build_on(wanted, &chosen)
+    }
+
+    /// A build that brings the shards, in their order, to nodes that the caller found legal.
+    pub(crate) fn build_on(&mut self, wanted: &WantedBuild<'_>, chosen: &[NodeNumber]) -> Option<BuildPlan> {
+        let WantedBuild { bundle, shards, replaced, urgent } = *wanted;
+        if self.is_spent() {
             return None;
         }
-        let targets: Vec<_> = shards.iter().copied().zip(chosen).collect();
+        let sources = self.sources(bundle, replaced)?;
+        let worker = chosen.iter().copied().min_by_key(|node| (self.load_of(*node), *node))?;
+        if self.is_loaded(worker) {
+            return None;
+        }
+        let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
         for (_, node) in &targets {
             self.fleet.promise(*node, bundle.file_bytes);
         }
@@ -220,6 +229,16 @@ impl<'a> Builder<'a> {
             file_bytes: bundle.file_bytes,
             urgent,
         })
+    }
+
+    /// Whether a worker has as many builds as it may.
+    pub(crate) fn is_loaded(&self, worker: NodeNumber) -> bool {
+        self.load_of(worker) >= self.builds_per_worker_max
+    }
+
+    /// The fleet, less the room that builds of this pass were promised.
+    pub(crate) const fn fleet(&self) -> &FleetView {
+        &self.fleet
     }
 
     fn load_of(&self, node: NodeNumber) -> usize {

@@ -17,6 +17,13 @@ use firn_wire::{LedgerHead, NodeState};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeNumber(pub u32);
 
+impl NodeNumber {
+    /// Its place in tables of all nodes.
+    pub(crate) fn position(self) -> usize {
+        usize::try_from(self.0).expect("node numbers have 32 bits, and so has usize at least")
+    }
+}
+
 /// One storage node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeRecord {

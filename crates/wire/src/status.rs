@@ -154,7 +154,8 @@ pub struct ArchiveStatus {
     pub health: Option<BundleHealthCounts>,
     /// Shards that repair still has to make; none from a follower.
     pub repair_backlog: Option<u64>,
-    /// Shards that still have to move, for a drain or out of a crowded failure domain; none from a follower.
+    /// Shards that still have to move, for a drain, out of a crowded failure domain, or for balance (in a large part an
+    /// estimate); none from a follower.
     pub move_backlog: Option<u64>,
     /// What all draining nodes still hold; none from a follower, and before each of them was measured.
     pub drain_backlog: Option<DrainBacklog>,

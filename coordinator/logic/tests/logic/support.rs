@@ -101,6 +101,10 @@ impl Archive {
     }
 
     pub(crate) fn join(&mut self, node: u32, domain: &str) -> CommandOutcome {
+        self.join_with(node, domain, QUOTA_BYTES)
+    }
+
+    pub(crate) fn join_with(&mut self, node: u32, domain: &str, quota_bytes: u64) -> CommandOutcome {
         let mut token = [0; 32];
         token[..4].copy_from_slice(&node.to_le_bytes());
         self.run(Command::JoinNode {
@@ -108,7 +112,7 @@ impl Archive {
             operator: format!("operator-{node}"),
             failure_domain: domain.into(),
             address: format!("[::1]:{node}"),
-            quota_bytes: QUOTA_BYTES,
+            quota_bytes,
             token: Some(TokenId::from_bytes(token)),
         })
     }
