@@ -1,0 +1,161 @@
+//! Whole passes of the leader's planners over large archives of 16/40, in memory.
+//!
+//! `cargo bench -p firn-benches --bench planning`; a filter such as `-- 300k` takes a part. The larger archive takes
+//! about 1 GB of memory.
+
+use std::fmt::{Display, Formatter, Result};
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use firn_base::{
+    BundleId, BundleNumber, ByteCount, CodingId, NodeId, PublicKey, Scheme, ShardIndex, Timestamp,
+};
+use firn_coordinator_logic::{
+    BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, MemoryState,
+    NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, plan_moves, plan_repairs, plan_tidying,
+};
+use firn_wire::{NodeState, NodeStatus};
+
+// As the leader plans.
+const BUDGET: PlanningBudget = PlanningBudget { builds_max: 32, builds_per_worker_max: 2 };
+const TIDYING_LIMIT: usize = 256;
+
+const SHARDS: u32 = 40;
+const FILE_BYTES: u64 = 16 << 20;
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+// What the planners' budget of 5 seconds was set for, and a fifth of it.
+const SIZES: [(&str, u32, u32); 2] = [("300k", 300_000, 1000), ("1500k", 1_500_000, 5000)];
+
+/// How full the nodes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    /// All half full.
+    Even,
+    /// All half full, and a tenth as many joined empty.
+    Joined,
+    /// Twenty large nodes hold a shard of every bundle and are nearly empty; caps leave no move.
+    Blocked,
+}
+
+impl Display for Fill {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        formatter.write_str(match self {
+            Self::Even => "even",
+            Self::Joined => "joined",
+            Self::Blocked => "blocked",
+        })
+    }
+}
+
+fn planning(criterion: &mut Criterion) {
+    for (size, bundles, nodes) in SIZES {
+        for fill in [Fill::Even, Fill::Joined, Fill::Blocked] {
+            let mut group = criterion.benchmark_group(format!("{size}/{fill}"));
+            group.sample_size(10).warm_up_time(Duration::from_millis(500));
+            // Made when a benchmark of it is run, for a filter may leave it out.
+            let mut archive = None;
+            let mut measure = |name: &str, plan: &dyn Fn(&PlanningView<'_>)| {
+                group.bench_function(name, |bencher| {
+                    let (catalogue, watch) = archive.get_or_insert_with(|| archive_of(bundles, nodes, fill));
+                    let orders = Orders::new();
+                    let fleet = FleetView::new(catalogue.nodes(), catalogue.policy(), watch, &orders, NOW);
+                    let brake = BrakeState::Free;
+                    let view = PlanningView { catalogue, fleet: &fleet, orders: &orders, brake, now: NOW };
+                    bencher.iter(|| plan(black_box(&view)));
+                });
+            };
+            measure("repairs", &|view| drop(black_box(plan_repairs(view, &BUDGET, [7; 32]))));
+            measure("moves", &|view| drop(black_box(plan_moves(view, &BUDGET, [7; 32]))));
+            measure("tidying", &|view| drop(black_box(plan_tidying(view, TIDYING_LIMIT))));
+            group.finish();
+        }
+    }
+}
+
+fn archive_of(bundles: u32, nodes: u32, fill: Fill) -> (Catalogue, FleetWatch) {
+    let Ok(mut catalogue) = Catalogue::load(&MemoryState::new());
+    let large = if fill == Fill::Blocked { SHARDS / 2 } else { 0 };
+    let mut shards = vec![0_u64; usize::try_from(nodes).expect("32 bits fit")];
+    for number in 0..bundles {
+        let placements = placements(number, nodes, large);
+        for (_, node) in &placements {
+            shards[usize::try_from(node.0).expect("32 bits fit")] += 1;
+        }
+        catalogue.absorb(&[Change::PutBundle(bundle(number, placements))], NOW);
+    }
+    let mut watch = FleetWatch::new(NOW);
+    let mean = u64::from(bundles) * u64::from(SHARDS - large) / u64::from(nodes - large);
+    for (number, shards) in (0..).zip(&shards) {
+        let room = if number < large { shards * 10 } else { mean * 2 };
+        join(&mut catalogue, &mut watch, number, *shards, room);
+    }
+    if fill == Fill::Joined {
+        (nodes..nodes + nodes / 10).for_each(|number| join(&mut catalogue, &mut watch, number, 0, mean * 2));
+    }
+    (catalogue, watch)
+}
+
+/// The `large` first nodes hold one shard each, others are spread over the rest.
+fn placements(bundle: u32, nodes: u32, large: u32) -> Vec<(ShardIndex, NodeNumber)> {
+    let rest = nodes - large;
+    let mixed = bundle.wrapping_mul(0x9e37_79b9);
+    // A stride below the fleet's fortieth part never comes round to the same node.
+    let (start, stride) = (mixed % rest, 1 + (mixed >> 16) % (rest / SHARDS));
+    let holders = (0..large).chain((0..SHARDS - large).map(|step| large + (start + step * stride) % rest));
+    (0..).map(ShardIndex).zip(holders.map(NodeNumber)).collect()
+}
+
+fn bundle(number: u32, placements: Vec<(ShardIndex, NodeNumber)>) -> BundleRecord {
+    let id = *blake3::hash(&number.to_le_bytes()).as_bytes();
+    let coding = CodingRecord {
+        id: CodingId::from_bytes(id),
+        header: Vec::new(),
+        scheme: Scheme::new(16, 40).expect("of the ladder"),
+        shard_bytes: FILE_BYTES,
+        file_bytes: FILE_BYTES,
+        placements,
+    };
+    BundleRecord {
+        number: BundleNumber(number),
+        id: BundleId::from_bytes(id),
+        content_header: Vec::new(),
+        payload_bytes: 16 * FILE_BYTES,
+        codings: vec![coding],
+        keys: 0,
+        uploader: PublicKey::from_bytes([0; 32]),
+        committed_at: NOW,
+    }
+}
+
+fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: u64, room: u64) {
+    let record = NodeRecord {
+        number: NodeNumber(number),
+        id: NodeId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes()),
+        operator: format!("operator-{number}"),
+        failure_domain: format!("domain-{number}"),
+        address: String::new(),
+        quota_bytes: room * FILE_BYTES,
+        assigned_bytes: shards * FILE_BYTES,
+        shards,
+        state: NodeState::Active,
+        joined_at: NOW,
+        last_seen: NOW,
+    };
+    let status = NodeStatus {
+        address: String::new(),
+        quota: ByteCount(record.quota_bytes),
+        used: ByteCount(record.assigned_bytes),
+        shards,
+        leaving: false,
+        run: 1,
+    };
+    watch.heard(record.number, status, NOW);
+    watch.inventory_page(record.number, Vec::new(), false);
+    watch.prove(record.number);
+    catalogue.absorb(&[Change::PutNode(record)], NOW);
+}
+
+criterion_group!(benches, planning);
+criterion_main!(benches);
