@@ -41,13 +41,16 @@ pub fn sum_drains(
 pub(crate) struct DrainTally<'a> {
     view: &'a PlanningView<'a>,
     pub(crate) backlogs: BTreeMap<NodeNumber, DrainBacklog>,
+    /// Bytes of shards that have a legal home and are not on their way there.
+    pub(crate) awaited_bytes: u64,
 }
 
 impl<'a> DrainTally<'a> {
     /// Nothing counted yet, for every draining node.
     pub(crate) fn new(view: &'a PlanningView<'a>) -> Self {
         let draining = view.fleet.nodes().filter(|node| node.state == NodeState::Draining);
-        Self { view, backlogs: draining.map(|node| (node.number, DrainBacklog::default())).collect() }
+        let backlogs = draining.map(|node| (node.number, DrainBacklog::default())).collect();
+        Self { view, backlogs, awaited_bytes: 0 }
     }
 
     /// Counts the misplaced shards of one bundle.
@@ -56,8 +59,12 @@ impl<'a> DrainTally<'a> {
             return;
         }
         let homes = find_homes(self.view, bundle, misplaced);
-        for ((_, holder), home) in misplaced.iter().zip(homes) {
+        let on_their_way = self.view.orders.targets(bundle.number);
+        for ((index, holder), home) in misplaced.iter().zip(homes) {
             if let Some(backlog) = self.backlogs.get_mut(holder) {
+                if home.is_some() && !on_their_way.iter().any(|(coming, _)| coming == index) {
+                    self.awaited_bytes = self.awaited_bytes.saturating_add(bundle.file_bytes);
+                }
                 backlog.to_move += 1;
                 backlog.without_home += u64::from(home.is_none());
                 backlog.home_unavailable += u64::from(matches!(home, Some(Home::Unavailable(_))));

@@ -114,6 +114,28 @@ impl FleetView {
         self.rule
     }
 
+    /// The nodes that count, those that can vanish together in one group: directly, or by way of others where in a
+    /// `public` archive both operator and domain join them.
+    pub fn domains(&self) -> Vec<Vec<&FleetNode>> {
+        let counted = || self.nodes().filter(|node| node.counted);
+        let mut joined: BTreeMap<u32, u32> = BTreeMap::new();
+        if self.rule == DomainRule::Public {
+            let mut first_of: BTreeMap<u32, u32> = BTreeMap::new();
+            for node in counted() {
+                let first = *first_of.entry(node.operator).or_insert(node.domain);
+                let (one, other) = (least_joined(&joined, first), least_joined(&joined, node.domain));
+                if one != other {
+                    joined.insert(one.max(other), one.min(other));
+                }
+            }
+        }
+        let mut groups: BTreeMap<u32, Vec<&FleetNode>> = BTreeMap::new();
+        for node in counted() {
+            groups.entry(least_joined(&joined, node.domain)).or_default().push(node);
+        }
+        groups.into_values().collect()
+    }
+
     /// How many shards of one bundle the domain caps allow on active nodes, whether online or not.
     ///
     /// In a `public` archive, where operator and domain both cap, this may be less than the best assignment
@@ -169,6 +191,14 @@ const WIDTH_MAX: usize = 64;
 
 const fn is_member(state: NodeState) -> bool {
     matches!(state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
+}
+
+/// The domain that stands for all that are joined with this one.
+fn least_joined(joined: &BTreeMap<u32, u32>, mut domain: u32) -> u32 {
+    while let Some(smaller) = joined.get(&domain) {
+        domain = *smaller;
+    }
+    domain
 }
 
 fn intern(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {

@@ -29,6 +29,7 @@ mod placement;
 mod policy;
 mod receipts;
 mod repair;
+mod reserve_room;
 mod shares;
 mod state;
 mod taken;
@@ -59,6 +60,7 @@ pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use repair::{BuildPlan, PlanningBudget, PlanningView, RepairPlan, plan_repairs, survey};
+pub use reserve_room::{Reserve, ReserveError};
 pub use state::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
     SurplusRecord,

@@ -30,6 +30,8 @@ pub struct MovePlan {
     pub builds: Vec<BuildPlan>,
     /// Shards still to be moved, those on their way included; for balance in a large part an estimate.
     pub backlog_shards: u64,
+    /// Bytes of shards that are to leave draining nodes, have a legal home, and are not on their way there.
+    pub awaited_bytes: u64,
     /// What each draining node still holds.
     pub drains: BTreeMap<NodeNumber, DrainBacklog>,
 }
@@ -61,6 +63,7 @@ pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 3
             builder.build(&WantedBuild { bundle, shards: &[copy.0], replaced: &[*copy], urgent: false })
         }));
     }
+    plan.awaited_bytes = drains.awaited_bytes;
     plan.drains = drains.backlogs;
     let balance = plan_balance(view, &mut builder, &plan.builds, seed);
     plan.builds.extend(balance.builds);

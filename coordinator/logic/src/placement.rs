@@ -47,7 +47,7 @@ pub enum PlacementError {
 /// One node for each shard of a new bundle: as many of the scheme's n as domains allow now, at least the commit
 /// threshold. Emptier nodes, and so new ones, are chosen more often.
 ///
-/// There is no reserve brake yet: uploads go on until nodes lack room.
+/// Whether the archive has room beside what it keeps for repairs is asked before (`reserve_room`).
 pub fn plan_placement(
     fleet: &FleetView,
     request: &PlacementRequest<'_>,

@@ -13,7 +13,7 @@ use firn_wire::BundleHealthCounts;
 use crate::brake::BrakeState;
 use crate::catalogue::{BundleView, Catalogue};
 use crate::fleet::FleetView;
-use crate::health::{BundleHealth, IndexSet, classify, count, goal, repair_threshold};
+use crate::health::{BundleHealth, HealthClass, IndexSet, classify, count, goal, repair_threshold};
 use crate::orders::Orders;
 use crate::placement::{Wanted, caps_allow, choose};
 use crate::state::NodeNumber;
@@ -74,6 +74,9 @@ pub struct RepairPlan {
     pub at_risk: Vec<BundleNumber>,
     /// Shards still to be made for bundles that are due, those on their way included.
     pub backlog_shards: u64,
+    /// Bytes of shards that are missing, have a legal home, and whose room nothing else has set aside: they are not
+    /// on their way, and no upload may still bring them.
+    pub awaited_bytes: u64,
     /// All bundles by health.
     pub health: BundleHealthCounts,
 }
@@ -96,6 +99,10 @@ pub fn plan_repairs(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8;
         count(&mut plan.health, &health, lacks_home);
         if lacks_home {
             plan.at_risk.push(bundle.number);
+        }
+        if !lacks_home && health.class != HealthClass::Lost {
+            plan.awaited_bytes =
+                plan.awaited_bytes.saturating_add(awaited_bytes(view, bundle, &health.missing));
         }
         if wanted.is_empty() || health.durable > repair_threshold(goal, view.catalogue.policy()) {
             continue;
@@ -125,6 +132,16 @@ pub fn plan_repairs(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8;
 /// Judges all bundles without planning anything: what `status` shows.
 pub fn survey(view: &PlanningView<'_>) -> RepairPlan {
     plan_repairs(view, &PlanningBudget { builds_max: 0, builds_per_worker_max: 0 }, [0; 32])
+}
+
+/// Bytes that the missing shards of a bundle still need room for.
+fn awaited_bytes(view: &PlanningView<'_>, bundle: &BundleView, missing: &[ShardIndex]) -> u64 {
+    if missing.is_empty() || view.catalogue.awaits_upload(bundle.coding, view.now) {
+        return 0;
+    }
+    let on_their_way = view.orders.targets(bundle.number);
+    let waits = |index: &&ShardIndex| !on_their_way.iter().any(|(coming, _)| coming == *index);
+    bundle.file_bytes.saturating_mul(missing.iter().filter(waits).count() as u64)
 }
 
 /// Nodes that hold a shard of the bundle that counts.

@@ -12,5 +12,6 @@ mod placements;
 mod properties;
 mod repairs;
 mod reservations;
+mod reserve;
 mod returns;
 mod support;
