@@ -157,6 +157,7 @@ fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: b
         health: decisions.repairs.health,
         repair_backlog: decisions.repairs.backlog_shards,
         move_backlog: decisions.moves.backlog_shards,
+        awaited_bytes: decisions.repairs.awaited_bytes.saturating_add(decisions.moves.awaited_bytes),
         drains: decisions.moves.drains.clone(),
     });
 }

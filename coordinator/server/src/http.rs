@@ -75,6 +75,15 @@ fn prometheus(status: &ArchiveStatus) -> String {
     gauge("feed_head", "Length of the feed.", status.feed_head);
     gauge("consensus_term", "Term of the consensus.", status.term);
     gauge("consensus_applied", "Index of the last applied entry.", status.applied);
+    if let Some(reserve) = status.reserve {
+        gauge(
+            "reserve_free_bytes",
+            "Bytes that active nodes may be given, surplus included.",
+            reserve.free.0,
+        );
+        gauge("reserve_kept_bytes", "Bytes of them that are kept for repairs.", reserve.kept.0);
+        gauge("reserve_missing_bytes", "Quota that is missing before publishing goes on.", reserve.missing.0);
+    }
     if let Some(health) = status.health {
         gauge("bundles_full", "Bundles with all n shards durable.", health.full);
         gauge("bundles_degraded", "Bundles with fewer than n, not urgent.", health.degraded);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Scan,
-    WidthMemory, brake, is_still_hearing,
+    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Reserve,
+    Scan, WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -62,6 +62,8 @@ pub(crate) struct Findings {
     pub(crate) health: firn_wire::BundleHealthCounts,
     pub(crate) repair_backlog: u64,
     pub(crate) move_backlog: u64,
+    /// Bytes of shards that need room which nothing has set aside yet.
+    pub(crate) awaited_bytes: u64,
     pub(crate) drains: BTreeMap<NodeNumber, firn_wire::DrainBacklog>,
 }
 
@@ -179,6 +181,13 @@ impl Shared {
             let (members, members_online, _) = view.fleet.members();
             is_still_hearing(&HearingFacts { now: view.now, leader_since, members, members_online })
         })
+    }
+
+    /// How much room is kept for repairs; none before this leader has measured what repair has to do, and from a
+    /// follower.
+    pub(crate) fn reserve(&self) -> Result<Option<Reserve>, RefusedRequest> {
+        let awaited = self.soft().findings.as_ref().map(|findings| findings.awaited_bytes);
+        awaited.map(|bytes| self.with_view(|view| Reserve::measure(view, bytes))).transpose()
     }
 
     /// Commits `command` with this moment's time. A rejection is an outcome, not an error.

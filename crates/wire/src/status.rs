@@ -7,7 +7,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::DrainBacklog;
+use crate::{DrainBacklog, ReserveRoom};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -150,6 +150,8 @@ pub struct ArchiveStatus {
     pub capacity: ByteCount,
     /// Bytes that may still be assigned on active nodes.
     pub free: ByteCount,
+    /// How much of the room is kept for repairs; none from a follower, and before a new leader has measured.
+    pub reserve: Option<ReserveRoom>,
     /// Bundles by health, by the leader's measurement; none from a follower.
     pub health: Option<BundleHealthCounts>,
     /// Shards that repair still has to make; none from a follower.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use firn_base::{ByteCount, Scheme};
-use firn_wire::{ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState};
+use firn_wire::{ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, ReserveLevel, ReserveRoom};
 use serde::Serialize;
 
 use super::{counted, redundancy};
@@ -54,6 +54,14 @@ struct HealthReport {
     at_risk: u64,
 }
 
+/// With a sentence for people where there is something to do.
+#[derive(Debug, Serialize)]
+struct ReserveReport {
+    #[serde(flatten)]
+    room: ReserveRoom,
+    warning: Option<String>,
+}
+
 /// [`ArchiveStatus`] as it is printed.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport {
@@ -73,6 +81,7 @@ pub(crate) struct StatusReport {
     stored: u64,
     capacity: u64,
     free: u64,
+    reserve: Option<ReserveReport>,
     health: Option<HealthReport>,
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
@@ -107,6 +116,10 @@ impl From<&ArchiveStatus> for StatusReport {
             unreadable: counts.unreadable,
             at_risk: counts.at_risk,
         };
+        let reserve = |room: ReserveRoom| ReserveReport {
+            room,
+            warning: (room.level != ReserveLevel::Enough).then(|| room.to_string()),
+        };
         Self {
             archive: status.archive.to_string(),
             at: status.at.as_millis(),
@@ -124,6 +137,7 @@ impl From<&ArchiveStatus> for StatusReport {
             stored: status.stored.0,
             capacity: status.capacity.0,
             free: status.free.0,
+            reserve: status.reserve.map(reserve),
             health: status.health.map(health),
             repair_backlog: status.repair_backlog,
             move_backlog: status.move_backlog,
@@ -189,6 +203,9 @@ impl fmt::Display for StatusReport {
             ByteCount(self.free),
             ByteCount(self.capacity)
         )?;
+        if let Some(reserve) = &self.reserve {
+            writeln!(formatter, "reserve      {}", reserve.room)?;
+        }
         let work = match (self.repair_backlog, self.move_backlog, self.repair_traffic) {
             (Some(repairs), Some(moves), Some(traffic)) => format!(
                 "{} to make, {} to move; {} read and sent so far",
@@ -239,6 +256,15 @@ pub(crate) mod tests {
             stored: ByteCount(3_000_000),
             capacity: ByteCount(800_000_000_000),
             free: ByteCount(799_000_000_000),
+            reserve: Some(ReserveRoom {
+                capacity: ByteCount(800_000_000_000),
+                free: ByteCount(799_000_000_000),
+                kept: ByteCount(100_000_000_000),
+                awaited: ByteCount(0),
+                domains: 2,
+                missing: ByteCount(0),
+                level: ReserveLevel::Enough,
+            }),
             health: Some(BundleHealthCounts { full: 2, degraded: 1, ..BundleHealthCounts::default() }),
             repair_backlog: Some(4),
             move_backlog: Some(1),
@@ -261,6 +287,7 @@ pub(crate) mod tests {
              objects      57 readable, 1 waiting for a reference; 2 external references\n\
              bundles      3: 2 full, 1 degraded, 0 urgent, 0 lost; 0 unreadable now, 0 at risk\n\
              bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
+             reserve      100.0 GB of what is free is kept for repairs\n\
              repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far\n\
              drain        1 shard to move; it has no other home now, because the nodes that could be it are offline \
              or full: start them, or add a node in another failure domain",
@@ -278,6 +305,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_reserve_that_runs_out_is_a_sentence_for_people_and_programs() {
+        let full = ReserveRoom {
+            free: ByteCount(70_000_000_000),
+            missing: ByteCount(30_000_000_000),
+            level: ReserveLevel::Exhausted,
+            ..status().reserve.unwrap()
+        };
+        let report = StatusReport::from(&ArchiveStatus { reserve: Some(full), ..status() });
+        let sentence = "publishing has stopped: the archive has 70.0 GB of space free and keeps 100.0 GB for repairs, \
+                        in case its two largest failure domains vanish: add at least 30.0 GB of quota on storage nodes \
+                        in other failure domains";
+        assert!(report.to_string().contains(&format!("\nreserve      {sentence}\n")), "{report}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            (&json["reserve"]["level"], &json["reserve"]["warning"]),
+            (&"exhausted".into(), &sentence.into())
+        );
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
@@ -288,6 +335,8 @@ pub(crate) mod tests {
                 r#""gone":{{"all":0,"online":0}},"lost":{{"all":0,"online":0}},"suspended":{{"all":0,"online":0}}}},"#,
                 r#""scheme":{{"k":4,"n":12}},"visible_keys":57,"held_keys":1,"external_references":2,"bundles":3,"#,
                 r#""payload":1000000,"stored":3000000,"capacity":800000000000,"free":799000000000,"#,
+                r#""reserve":{{"capacity":800000000000,"free":799000000000,"kept":100000000000,"awaited":0,"#,
+                r#""domains":2,"missing":0,"level":"enough","warning":null}},"#,
                 r#""health":{{"full":2,"degraded":1,"urgent":0,"lost":0,"unreadable":0,"at_risk":0}},"#,
                 r#""repair_backlog":4,"move_backlog":1,"#,
                 r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,

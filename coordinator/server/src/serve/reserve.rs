@@ -27,10 +27,7 @@ pub(super) fn scheme(shared: &Shared) -> Reply {
 fn scheme_now(shared: &Shared) -> Result<Scheme, RefusedRequest> {
     if shared.is_still_hearing()? {
         // The scheme stays with a bundle: it must not be chosen from the few nodes that were heard so far.
-        return Err(RefusedRequest::new(
-            RefusalKind::Unavailable,
-            "the coordinators have a new leader, which has not heard all nodes yet: try again in a few seconds",
-        ));
+        return Err(not_measured());
     }
     let width = shared.soft().width.clone();
     shared.with_view(|view| choose_scheme(view.fleet, &width))?.ok_or_else(|| {
@@ -39,6 +36,13 @@ fn scheme_now(shared: &Shared) -> Result<Scheme, RefusedRequest> {
             "no storage node can take a shard now: start nodes, or wait for them",
         )
     })
+}
+
+fn not_measured() -> RefusedRequest {
+    RefusedRequest::new(
+        RefusalKind::Unavailable,
+        "the coordinators have a new leader, which has not heard all nodes yet: try again in a few seconds",
+    )
 }
 
 pub(super) async fn reserve(shared: &Shared, uploader: PublicKey, request: ReserveRequest) -> Reply {
@@ -77,6 +81,12 @@ pub(super) async fn reserve(shared: &Shared, uploader: PublicKey, request: Reser
             return grant(shared, &facts, &record, &coded);
         }
     }
+    // Several reservations that are judged before the first of them is committed may together take a little of what
+    // is kept: the next one sees it.
+    let reserve = shared.reserve()?.ok_or_else(not_measured)?;
+    reserve
+        .check(scheme, coded.file_bytes)
+        .map_err(|error| RefusedRequest::new(RefusalKind::Full, error.to_string()))?;
     let seed = shared.environment.seed();
     let planned = shared.with_view(|view| {
         let avoid = view.orders.trashing_of(coded.coding);

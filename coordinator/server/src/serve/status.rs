@@ -36,6 +36,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         }
     }
     let leads = shared.consensus.is_leader();
+    let reserve = shared.reserve()?.filter(|_| leads);
     let soft = shared.soft();
     let findings = soft.findings.as_ref().filter(|_| leads);
     Ok(CoordinatorReply::Status(ArchiveStatus {
@@ -55,6 +56,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         stored: ByteCount(counters.stored_bytes),
         capacity: ByteCount(capacity),
         free: ByteCount(free),
+        reserve: reserve.map(|reserve| reserve.room()),
         health: findings.map(|findings| findings.health),
         repair_backlog: findings.map(|findings| findings.repair_backlog),
         move_backlog: findings.map(|findings| findings.move_backlog),
