@@ -243,6 +243,9 @@ impl Publish<'_> {
     }
 
     /// Ships every set, a few at once; gives the keys that were held back at their commit.
+    ///
+    /// When one has to stop the publish, those under way end first: space was granted to them, and what is broken off
+    /// would keep it from others until its reservation ends.
     async fn ship_all(
         &self,
         plan: &Plan,
@@ -258,13 +261,20 @@ impl Publish<'_> {
             sends: Arc::new(Semaphore::new(self.options.policy.sends_in_flight_max.max(1))),
         };
         let mut running: FuturesUnordered<BoxFuture<'_, Shipment>> = FuturesUnordered::new();
-        let mut held = Vec::new();
+        let (mut held, mut stopped) = (Vec::new(), None);
         loop {
             tokio::select! {
                 // In this order always: a simulation must run twice alike.
                 biased;
                 Some((set, externals, shipped)) = running.next() => {
-                    held.extend(self.account(plan, &set, &externals, shipped)?);
+                    match self.account(plan, &set, &externals, shipped) {
+                        Ok(keys) => held.extend(keys),
+                        Err(error) => {
+                            sealed.close();
+                            stopped = Some(error);
+                            break;
+                        }
+                    }
                 }
                 set = sealed.recv(), if running.len() < SETS_IN_FLIGHT => match set {
                     Some(set) => running.push(Box::pin(ship(&shipping, plan, set))),
@@ -273,9 +283,13 @@ impl Publish<'_> {
             }
         }
         while let Some((set, externals, shipped)) = running.next().await {
-            held.extend(self.account(plan, &set, &externals, shipped)?);
+            match self.account(plan, &set, &externals, shipped) {
+                Ok(keys) => held.extend(keys),
+                // The first reason is the one to tell: the others met the same.
+                Err(error) => stopped = stopped.or(Some(error)),
+            }
         }
-        Ok(held)
+        stopped.map_or(Ok(held), Err)
     }
 
     /// Enters a set into the summary.

@@ -41,6 +41,8 @@ pub(super) struct Faults {
     pub(super) lost_answers: u32,
     /// Reservations that answer so.
     pub(super) refuse_reservations: Option<RefusalKind>,
+    /// Reservations that are granted; then the archive is full.
+    pub(super) reservations_until_full: Option<u8>,
     /// Commits after which every request is refused as `Unavailable`.
     pub(super) commits_until_silence: Option<u32>,
 }
@@ -208,6 +210,9 @@ impl TestArchive {
         }
         if state.bundles.contains_key(&content.bundle_id()) {
             return Err(RefusedRequest::new(RefusalKind::AlreadyDone, "the bundle is committed"));
+        }
+        if state.faults.reservations_until_full.is_some_and(|granted| state.counter >= granted) {
+            return Err(RefusedRequest::new(RefusalKind::Full, "the archive is full"));
         }
         state.counter += 1;
         let reservation = ReservationId::from_bytes([state.counter; 32]);

@@ -88,6 +88,21 @@ async fn an_archive_that_refuses_for_good_stops_the_publish_with_its_sentence() 
 }
 
 #[tokio::test]
+async fn what_space_was_granted_for_is_committed_before_a_full_archive_stops_the_publish() {
+    let faults = Faults { reservations_until_full: Some(3), ..Faults::default() };
+    let (mut cache, archive) = (Cache::new(), TestArchive::with_faults(4, 6, faults));
+    for number in 0..24 {
+        cache.add_path(&format!("part-{number}"), &noise(700_000, number), Compression::None, &[]);
+    }
+    let options = || PublishOptions { bundle_bytes: 2 << 20, ..hasty(&cache) };
+    let stopped = publish_with(&archive, &cache, options()).await.unwrap_err();
+    assert_eq!((stopped.to_string().as_str(), stopped.summary.bundles), ("the archive is full", 3));
+    archive.heal();
+    let summary = publish_with(&archive, &cache, options()).await.unwrap();
+    assert_eq!((summary.exit_code(), archive.keys().len()), (0, 24));
+}
+
+#[tokio::test]
 async fn a_bundle_that_the_archive_refuses_is_listed_path_by_path() {
     let faults = Faults { refuse_reservations: Some(RefusalKind::Malformed), ..Faults::default() };
     let (cache, archive) = (Cache::sound(), TestArchive::with_faults(4, 6, faults));
