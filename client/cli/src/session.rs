@@ -80,7 +80,7 @@ impl Session {
             return Ok(status);
         }
         match self.ask_leader_of(&status, &CoordinatorRequest::Status).await {
-            Some(CoordinatorReply::Status(better)) => Ok(better),
+            Some(CoordinatorReply::Status(better)) => Ok(*better),
             _ => Ok(status),
         }
     }

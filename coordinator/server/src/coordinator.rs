@@ -146,7 +146,7 @@ impl Administration {
     /// The archive at a glance, as the leader sees it, or as this coordinator does while there is none.
     pub async fn status(&self) -> Result<ArchiveStatus, RefusedRequest> {
         match self.ask(CoordinatorRequest::Status).await {
-            CoordinatorReply::Status(status) => Ok(status),
+            CoordinatorReply::Status(status) => Ok(*status),
             CoordinatorReply::Refused(refusal) => Err(refusal),
             _ => Err(RefusedRequest::new(RefusalKind::Malformed, "the answer does not fit the question")),
         }

@@ -105,7 +105,7 @@ impl Operator {
             async |request| self.said(coordinators.ask_coordinator(leader, &request, LEADER_WITHIN)).await;
         match (ask(CoordinatorRequest::Status).await?, ask(CoordinatorRequest::ListNodes).await?) {
             (CoordinatorReply::Status(status), CoordinatorReply::NodeList(nodes)) => {
-                Some(Seen { status, nodes })
+                Some(Seen { status: *status, nodes })
             }
             _ => None,
         }

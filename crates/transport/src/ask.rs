@@ -50,7 +50,6 @@ fn list(tried: &[String]) -> String {
 }
 
 /// What one coordinator's turn came to.
-#[expect(clippy::large_enum_variant, reason = "it lives from the answer to the match on it")]
 pub(crate) enum Turn {
     /// A checked answer, maybe a refusal.
     Answered(firn_wire::CoordinatorReply),

@@ -127,7 +127,7 @@ impl CoordinatorClient {
 
     /// The archive at a glance.
     pub async fn status(&self) -> Result<ArchiveStatus, AskError> {
-        expect!(self.ask(&Request::Status).await?, Reply::Status(status) => status)
+        expect!(self.ask(&Request::Status).await?, Reply::Status(status) => *status)
     }
 
     /// All nodes.

@@ -297,7 +297,7 @@ pub enum CoordinatorReply {
     /// Events of the feed.
     Feed(Signed<FeedBatch>),
     /// The archive at a glance.
-    Status(ArchiveStatus),
+    Status(Box<ArchiveStatus>),
     /// Nodes.
     NodeList(Vec<NodeSummary>),
     /// A page of bundles; empty at the end.

@@ -39,7 +39,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     let reserve = shared.reserve()?.filter(|_| leads);
     let soft = shared.soft();
     let findings = soft.findings.as_ref().filter(|_| leads);
-    Ok(CoordinatorReply::Status(ArchiveStatus {
+    Ok(CoordinatorReply::Status(Box::new(ArchiveStatus {
         archive: shared.archive,
         at: shared.environment.now(),
         generation: shared.roster.roster().generation,
@@ -63,7 +63,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         drain_backlog: findings.and_then(|findings| sum_drains(&nodes, &findings.drains)),
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
-    }))
+    })))
 }
 
 pub(super) fn coordinators(shared: &Shared) -> Vec<CoordinatorStatus> {
