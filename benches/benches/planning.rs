@@ -1,8 +1,9 @@
-//! Whole passes of the leader's planners over large archives of 16/40, in memory.
+//! The leader's planners over large archives of 16/40, in memory: whole passes, and what one node's event costs.
 //!
 //! `cargo bench -p firn-benches --bench planning`; a filter such as `-- 300k` takes a part. The larger archive takes
 //! about 1 GB of memory.
 
+use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter, Result};
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,13 +13,15 @@ use firn_base::{
     BundleId, BundleNumber, ByteCount, CodingId, NodeId, PublicKey, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, MemoryState,
-    NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, plan_moves, plan_repairs, plan_tidying,
+    BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, HealthIndex,
+    MemoryState, NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, plan_moves, plan_repairs,
+    plan_tidying,
 };
 use firn_wire::{NodeState, NodeStatus};
 
 // As the leader plans.
-const BUDGET: PlanningBudget = PlanningBudget { builds_max: 32, builds_per_worker_max: 2 };
+const BUDGET: PlanningBudget =
+    PlanningBudget { builds_max: 32, away_builds_max: 6, builds_per_worker_max: 2 };
 const TIDYING_LIMIT: usize = 256;
 
 const SHARDS: u32 = 40;
@@ -56,21 +59,103 @@ fn planning(criterion: &mut Criterion) {
             group.sample_size(10).warm_up_time(Duration::from_millis(500));
             // Made when a benchmark of it is run, for a filter may leave it out.
             let mut archive = None;
-            let mut measure = |name: &str, plan: &dyn Fn(&PlanningView<'_>)| {
+            let mut measure = |name: &str, work: &mut dyn FnMut(&mut Archive)| {
                 group.bench_function(name, |bencher| {
-                    let (catalogue, watch) = archive.get_or_insert_with(|| archive_of(bundles, nodes, fill));
-                    let orders = Orders::new();
-                    let fleet = FleetView::new(catalogue.nodes(), catalogue.policy(), watch, &orders, NOW);
-                    let brake = BrakeState::Free;
-                    let view = PlanningView { catalogue, fleet: &fleet, orders: &orders, brake, now: NOW };
-                    bencher.iter(|| plan(black_box(&view)));
+                    let archive = archive.get_or_insert_with(|| Archive::new(bundles, nodes, fill));
+                    bencher.iter(|| work(archive));
                 });
             };
-            measure("repairs", &|view| drop(black_box(plan_repairs(view, &BUDGET, [7; 32]))));
-            measure("moves", &|view| drop(black_box(plan_moves(view, &BUDGET, [7; 32]))));
-            measure("tidying", &|view| drop(black_box(plan_tidying(view, TIDYING_LIMIT))));
+            measure("judgement", &mut |archive| {
+                archive.health = HealthIndex::new();
+                archive.judge();
+            });
+            // Judging what one node's event changes, and planning whatever there is to do: whether its shards are online
+            // changes, or where it is in its life.
+            let mut proved = true;
+            measure("online", &mut |archive| {
+                proved = !proved;
+                archive.turn(NodeNumber(nodes / 2), proved);
+                archive.follow();
+            });
+            let mut suspended = false;
+            measure("state", &mut |archive| {
+                suspended = !suspended;
+                let state = if suspended { NodeState::Suspended } else { NodeState::Active };
+                archive.set_state(NodeNumber(nodes / 2), state);
+                archive.follow();
+            });
+            measure("repairs", &mut |archive| {
+                archive.plan(|view| drop(black_box(plan_repairs(view, &BUDGET, [7; 32]))))
+            });
+            measure("moves", &mut |archive| {
+                archive.plan(|view| drop(black_box(plan_moves(view, &BUDGET, [7; 32]))))
+            });
+            measure("tidying", &mut |archive| {
+                archive.plan(|view| drop(black_box(plan_tidying(view, TIDYING_LIMIT))))
+            });
             group.finish();
         }
+    }
+}
+
+/// An archive as its leader sees it.
+struct Archive {
+    catalogue: Catalogue,
+    watch: FleetWatch,
+    orders: Orders,
+    health: HealthIndex,
+}
+
+impl Archive {
+    fn new(bundles: u32, nodes: u32, fill: Fill) -> Self {
+        let (catalogue, watch) = archive_of(bundles, nodes, fill);
+        let mut archive = Self { catalogue, watch, orders: Orders::new(), health: HealthIndex::new() };
+        archive.judge();
+        archive
+    }
+
+    fn fleet(&self) -> FleetView {
+        FleetView::new(&self.catalogue, &self.watch, &self.orders, NOW)
+    }
+
+    /// Brings the index up to date; gives how many bundles were judged for it.
+    fn judge(&mut self) -> usize {
+        let fleet = self.fleet();
+        self.health.update(&self.catalogue, &fleet, &BTreeSet::new(), NOW)
+    }
+
+    /// What the leader does after an event.
+    fn follow(&mut self) {
+        assert!(self.judge() > 0, "the node holds shards");
+        self.plan(|view| {
+            black_box(plan_repairs(view, &BUDGET, [7; 32]));
+            black_box(plan_tidying(view, TIDYING_LIMIT));
+        });
+    }
+
+    fn set_state(&mut self, node: NodeNumber, state: NodeState) {
+        let mut record = self.catalogue.node(node).expect("it joined").clone();
+        record.state = state;
+        self.catalogue.absorb(&[Change::PutNode(record)], NOW);
+    }
+
+    fn turn(&mut self, node: NodeNumber, proved: bool) {
+        self.watch.want_inventory(node, NOW);
+        if proved {
+            self.watch.inventory_page(node, Vec::new(), false);
+            self.watch.prove(node);
+        }
+    }
+
+    fn plan(&self, work: impl FnOnce(&PlanningView<'_>)) {
+        work(black_box(&PlanningView {
+            catalogue: &self.catalogue,
+            fleet: &self.fleet(),
+            health: &self.health,
+            orders: &self.orders,
+            brake: BrakeState::Free,
+            now: NOW,
+        }));
     }
 }
 

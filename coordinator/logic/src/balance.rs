@@ -15,13 +15,15 @@ use firn_base::{BundleNumber, ShardIndex};
 use firn_wire::NodeState;
 
 use crate::brake::BrakeState;
+use crate::build_plan::{BuildCause, BuildPlan};
+use crate::builder::{Builder, WantedBuild};
 use crate::catalogue::BundleView;
 use crate::fleet::FleetNode;
-use crate::health::classify;
-use crate::moves::misplaced;
+use crate::layout::misplaced;
 use crate::openings::Openings;
 use crate::placement::takes_now;
-use crate::repair::{BuildPlan, Builder, PlanningView, WantedBuild, is_at_rest, needs_no_repair};
+use crate::planning::PlanningView;
+use crate::repair::needs_no_repair;
 use crate::shares::{Reach, UsedShare, UsedShares};
 use crate::state::NodeNumber;
 use crate::taken::Taken;
@@ -140,14 +142,14 @@ impl<'a, 'b> Search<'a, 'b> {
             let Some((copy, is_too_full)) = self.fullest(bundle, empty_alone, reach) else { continue };
             let anybody = is_too_full && full_alone;
             let Some(home) = self.home(bundle, copy, anybody, reach) else { continue };
-            if !needs_no_repair(view, bundle, &classify(bundle, view.fleet)) {
+            if !needs_no_repair(view, bundle) {
                 continue;
             }
             if self.builder.is_spent() || view.brake != BrakeState::Free {
                 self.is_unfinished = true;
                 return;
             }
-            if !is_at_rest(view, bundle) || self.planned.contains(&bundle.number) {
+            if !view.is_at_rest(bundle) || self.planned.contains(&bundle.number) {
                 self.is_unfinished = true;
                 continue;
             }
@@ -158,8 +160,9 @@ impl<'a, 'b> Search<'a, 'b> {
     }
 
     fn plan(&mut self, bundle: &BundleView, copy: (ShardIndex, NodeNumber), home: NodeNumber) {
-        let wanted = WantedBuild { bundle, shards: &[copy.0], replaced: &[copy], urgent: false };
-        let Some(build) = self.builder.build_on(&wanted, &[home]) else { return };
+        let (shards, replaced) = ([copy.0], [copy]);
+        let wanted = WantedBuild { bundle, shards: &shards, replaced: &replaced, cause: BuildCause::Move };
+        let Ok(build) = self.builder.build_on(&wanted, &[home]) else { return };
         self.shares.shift(copy.1, home, bundle.file_bytes);
         self.planned.insert(bundle.number);
         self.builds.push(build);
@@ -204,13 +207,13 @@ impl<'a, 'b> Search<'a, 'b> {
         for (index, holder) in &bundle.placements {
             self.taken.take_node(*holder);
             let counted = fleet.node(*holder).filter(|node| node.counted && (*index, *holder) != copy);
-            counted.into_iter().for_each(|node| self.taken.take(node));
+            counted.into_iter().for_each(|node| self.taken.take(node.names));
         }
         let mut avoid = None;
         for group in self.openings.groups(or_any) {
             for number in group {
                 let Some(node) = fleet.node(*number) else { continue };
-                if !self.taken.leaves(node) {
+                if !(self.taken.leaves(node.names) && self.taken.leaves_node(node.number)) {
                     continue;
                 }
                 let fits = |share: &UsedShare| {

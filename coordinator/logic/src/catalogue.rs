@@ -1,12 +1,14 @@
 //! What planners need of the committed state, held in memory by the leader.
 //!
-//! Owns: nodes, placements of each bundle's counted coding, reservations and surplus, kept up with every batch of
-//! changes. Always holds: a catalogue that was loaded and absorbed every change since equals one loaded now, but
-//! for when bundles changed. Leaves to others: soft state (`fleet_watch`, `orders`), judging (`health`).
+//! Owns: nodes, placements of each bundle's counted coding, who holds which bundles, which bundles depend on others,
+//! reservations and surplus, kept up with every batch of changes. Always holds: a catalogue that was loaded and
+//! absorbed every change since equals one loaded now, but for when bundles changed and for the numbers of names.
+//! Leaves to others: soft state (`fleet_watch`, `orders`), judging (`health`, `health_index`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firn_base::{BundleNumber, CodingId, NodeId, ReservationId, Scheme, ShardIndex, Timestamp};
+use firn_base::{BundleId, BundleNumber, CodingId, NodeId, ReservationId, Scheme, ShardIndex, Timestamp};
+use firn_bundle::ContentHeader;
 use firn_wire::Policy;
 
 use crate::change::Change;
@@ -20,6 +22,8 @@ const PAGE: usize = 4096;
 pub struct BundleView {
     /// The bundle.
     pub number: BundleNumber,
+    /// Its id.
+    pub id: BundleId,
     /// The coding that is counted.
     pub coding: CodingId,
     /// k and n.
@@ -34,12 +38,27 @@ pub struct BundleView {
     pub changed: Timestamp,
 }
 
+/// A node's failure domain and operator, each name a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeNames {
+    pub(crate) domain: u32,
+    pub(crate) operator: u32,
+}
+
 /// The leader's picture of the committed state.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    nodes: BTreeMap<NodeNumber, NodeRecord>,
+    nodes: BTreeMap<NodeNumber, (NodeRecord, NodeNames)>,
+    domains: BTreeMap<String, u32>,
+    operators: BTreeMap<String, u32>,
     node_names: BTreeMap<NodeId, NodeNumber>,
-    bundles: BTreeMap<BundleNumber, BundleView>,
+    // By number: they are counted up from zero.
+    bundles: Vec<Option<BundleView>>,
+    bundle_names: BTreeMap<BundleId, BundleNumber>,
+    /// By node: bundles of which it holds a shard, sorted.
+    held: Vec<Vec<BundleNumber>>,
+    /// How many bundles cannot be read without this one. By id, for a bundle may be known later than who names it.
+    dependents: BTreeMap<BundleId, u32>,
     codings: BTreeMap<CodingId, BundleNumber>,
     reservations: BTreeMap<ReservationId, (CodingId, Timestamp)>,
     reserved: BTreeSet<(CodingId, ReservationId)>,
@@ -52,8 +71,13 @@ impl Catalogue {
     pub fn load<S: Scan>(state: &S) -> Result<Self, S::Error> {
         let mut catalogue = Self {
             nodes: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            operators: BTreeMap::new(),
             node_names: BTreeMap::new(),
-            bundles: BTreeMap::new(),
+            bundles: Vec::new(),
+            bundle_names: BTreeMap::new(),
+            held: Vec::new(),
+            dependents: BTreeMap::new(),
             codings: BTreeMap::new(),
             reservations: BTreeMap::new(),
             reserved: BTreeSet::new(),
@@ -64,7 +88,7 @@ impl Catalogue {
         let mut from = BundleNumber(0);
         loop {
             let page = state.bundles_from(from, PAGE)?;
-            page.iter().for_each(|record| catalogue.put_bundle(record, record.committed_at));
+            page.iter().for_each(|record| drop(catalogue.put_bundle(record, record.committed_at)));
             match page.last().and_then(|last| last.number.0.checked_add(1)) {
                 Some(next) if page.len() == PAGE => from = BundleNumber(next),
                 _ => break,
@@ -96,8 +120,8 @@ impl Catalogue {
     /// inventory that was asked for earlier may not know of it.
     pub fn reload<S: Scan>(state: &S, before: Option<&Self>, now: Timestamp) -> Result<Self, S::Error> {
         let mut catalogue = Self::load(state)?;
-        for (number, view) in &mut catalogue.bundles {
-            let known = before.and_then(|before| before.bundles.get(number));
+        for view in catalogue.bundles.iter_mut().flatten() {
+            let known = before.and_then(|before| before.bundle(view.number));
             view.changed = match known {
                 Some(known) if known.coding == view.coding && known.placements == view.placements => {
                     known.changed
@@ -108,12 +132,21 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Keeps up with changes that were applied at `now`.
-    pub fn absorb(&mut self, changes: &[Change], now: Timestamp) {
+    /// Keeps up with changes that were applied at `now`. Gives the bundles that have to be judged anew: those which
+    /// changed, and those on which more depend than before.
+    pub fn absorb<'c>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'c Change>,
+        now: Timestamp,
+    ) -> BTreeSet<BundleNumber> {
+        let mut changed = BTreeSet::new();
         for change in changes {
             match change {
                 Change::PutNode(record) => self.put_node(record),
-                Change::PutBundle(record) => self.put_bundle(record, now),
+                Change::PutBundle(record) => {
+                    changed.insert(record.number);
+                    changed.extend(self.put_bundle(record, now));
+                }
                 Change::PutReservation(record) => self.put_reservation(record),
                 Change::RemoveReservation(id) => {
                     if let Some((coding, _)) = self.reservations.remove(id) {
@@ -130,28 +163,93 @@ impl Catalogue {
                 _ => {}
             }
         }
+        changed
+    }
+
+    /// Whether [`Self::absorb`] does anything with a change: the others need not be kept for it.
+    pub const fn concerns(change: &Change) -> bool {
+        matches!(
+            change,
+            Change::PutNode(_)
+                | Change::PutBundle(_)
+                | Change::PutReservation(_)
+                | Change::RemoveReservation(_)
+                | Change::PutSurplus(_)
+                | Change::RemoveSurplus(..)
+                | Change::PutPolicy(_)
+        )
     }
 
     fn put_node(&mut self, record: &NodeRecord) {
         self.node_names.insert(record.id, record.number);
-        self.nodes.insert(record.number, record.clone());
+        let names = NodeNames {
+            domain: number_of(&mut self.domains, &record.failure_domain),
+            operator: number_of(&mut self.operators, &record.operator),
+        };
+        self.nodes.insert(record.number, (record.clone(), names));
     }
 
-    fn put_bundle(&mut self, record: &BundleRecord, changed: Timestamp) {
+    /// Takes a bundle in. Gives those that it names, if it is new: more depend on them now.
+    fn put_bundle(&mut self, record: &BundleRecord, changed: Timestamp) -> Vec<BundleNumber> {
         for coding in &record.codings {
             self.codings.insert(coding.id, record.number);
         }
-        if let Some(coding) = record.codings.first() {
-            let view = BundleView {
-                number: record.number,
-                coding: coding.id,
-                scheme: coding.scheme,
-                shard_bytes: coding.shard_bytes,
-                file_bytes: coding.file_bytes,
-                placements: coding.placements.clone(),
-                changed,
-            };
-            self.bundles.insert(record.number, view);
+        let Some(coding) = record.codings.first() else { return Vec::new() };
+        let view = BundleView {
+            number: record.number,
+            id: record.id,
+            coding: coding.id,
+            scheme: coding.scheme,
+            shard_bytes: coding.shard_bytes,
+            file_bytes: coding.file_bytes,
+            placements: coding.placements.clone(),
+            changed,
+        };
+        let place = position(record.number);
+        if self.bundles.len() <= place {
+            self.bundles.resize(place + 1, None);
+        }
+        let before = self.bundles[place].replace(view);
+        let before_placements = before.as_ref().map_or(&[][..], |before| &before.placements);
+        self.change_holders(record.number, before_placements, &coding.placements);
+        if before.is_some() {
+            return Vec::new();
+        }
+        self.bundle_names.insert(record.id, record.number);
+        // Apply parsed it before; a header that cannot be read names nobody.
+        let header = ContentHeader::parse(&record.content_header).ok();
+        let named = header.iter().flat_map(ContentHeader::dependencies);
+        named
+            .filter_map(|id| {
+                *self.dependents.entry(*id).or_default() += 1;
+                self.bundle_names.get(id).copied()
+            })
+            .collect()
+    }
+
+    fn change_holders(
+        &mut self,
+        bundle: BundleNumber,
+        before: &[(ShardIndex, NodeNumber)],
+        after: &[(ShardIndex, NodeNumber)],
+    ) {
+        let holds =
+            |placements: &[(ShardIndex, NodeNumber)], node| placements.iter().any(|(_, of)| *of == node);
+        for (_, node) in before.iter().filter(|(_, node)| !holds(after, *node)) {
+            if let Some(held) = self.held.get_mut(node.position())
+                && let Ok(place) = held.binary_search(&bundle)
+            {
+                held.remove(place);
+            }
+        }
+        for (_, node) in after.iter().filter(|(_, node)| !holds(before, *node)) {
+            if self.held.len() <= node.position() {
+                self.held.resize(node.position() + 1, Vec::new());
+            }
+            let held = &mut self.held[node.position()];
+            if let Err(place) = held.binary_search(&bundle) {
+                held.insert(place, bundle);
+            }
         }
     }
 
@@ -167,12 +265,17 @@ impl Catalogue {
 
     /// All nodes that ever joined, in order of their numbers.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
-        self.nodes.values()
+        self.nodes.values().map(|(record, _)| record)
+    }
+
+    /// The same with their names' numbers.
+    pub(crate) fn named_nodes(&self) -> impl Iterator<Item = (&NodeRecord, NodeNames)> {
+        self.nodes.values().map(|(record, names)| (record, *names))
     }
 
     /// A node by number.
     pub fn node(&self, number: NodeNumber) -> Option<&NodeRecord> {
-        self.nodes.get(&number)
+        self.nodes.get(&number).map(|(record, _)| record)
     }
 
     /// A node's number by identity.
@@ -182,27 +285,28 @@ impl Catalogue {
 
     /// All bundles, in order of their numbers.
     pub fn bundles(&self) -> impl Iterator<Item = &BundleView> {
-        self.bundles.values()
+        self.bundles.iter().flatten()
     }
 
     /// All bundles, those from `start` on first.
     pub(crate) fn bundles_around(&self, start: BundleNumber) -> impl Iterator<Item = &BundleView> {
-        self.bundles.range(start..).chain(self.bundles.range(..start)).map(|(_, view)| view)
+        let (before, after) = self.bundles.split_at(position(start).min(self.bundles.len()));
+        after.iter().chain(before).flatten()
     }
 
     /// The greatest number of a bundle.
     pub(crate) fn last_bundle(&self) -> Option<BundleNumber> {
-        self.bundles.last_key_value().map(|(number, _)| *number)
+        self.bundles.iter().rev().flatten().next().map(|last| last.number)
     }
 
     /// A bundle by number.
     pub fn bundle(&self, number: BundleNumber) -> Option<&BundleView> {
-        self.bundles.get(&number)
+        self.bundles.get(position(number))?.as_ref()
     }
 
     /// The bundle that a coding is the counted one of.
     pub fn bundle_of(&self, coding: CodingId) -> Option<&BundleView> {
-        self.bundles.get(self.codings.get(&coding)?).filter(|view| view.coding == coding)
+        self.bundle(*self.codings.get(&coding)?).filter(|view| view.coding == coding)
     }
 
     /// Surplus copies, in order of node, coding and index.
@@ -225,16 +329,32 @@ impl Catalogue {
         self.reservations_of(coding).any(|(_, expires)| now < expires)
     }
 
+    /// Codings whose shards may still come from their uploaders.
+    pub(crate) fn awaited_codings(&self, now: Timestamp) -> BTreeSet<CodingId> {
+        let under_way = self.reservations.values().filter(|(_, expires)| now < *expires);
+        under_way.map(|(coding, _)| *coding).collect()
+    }
+
     /// Reservations that are over and to be ended by `Command::ExpireReservations`.
     pub fn expired_reservations(&self, now: Timestamp, limit: usize) -> Vec<ReservationId> {
         let over = self.reservations.iter().filter(|(_, (_, expires))| *expires <= now);
         over.map(|(id, _)| *id).take(limit).collect()
     }
 
+    /// Bundles of which a node holds a shard, in order.
+    pub fn held_by(&self, node: NodeNumber) -> &[BundleNumber] {
+        self.held.get(node.position()).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many bundles cannot be read without this one.
+    pub(crate) fn dependents_of(&self, bundle: &BundleView) -> u32 {
+        self.dependents.get(&bundle.id).copied().unwrap_or_default()
+    }
+
     /// Everything placed on a node: what its inventory has to show.
     pub fn placed_on(&self, node: NodeNumber) -> Vec<(CodingId, ShardIndex)> {
         let mut placed = Vec::new();
-        for view in self.bundles.values() {
+        for view in self.held_by(node).iter().filter_map(|number| self.bundle(*number)) {
             let own = view.placements.iter().filter(|(_, holder)| *holder == node);
             placed.extend(own.map(|(index, _)| (view.coding, *index)));
         }
@@ -247,4 +367,17 @@ impl Catalogue {
         let own = self.reserved.range(from..).take_while(move |(of, _)| *of == coding);
         own.filter_map(|(_, id)| self.reservations.get(id).map(|(_, expires)| (*id, *expires)))
     }
+}
+
+fn position(number: BundleNumber) -> usize {
+    usize::try_from(number.0).expect("bundle numbers have 32 bits, and so has usize at least")
+}
+
+fn number_of(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {
+    if let Some(known) = names.get(name) {
+        return *known;
+    }
+    let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
+    names.insert(name.to_owned(), next);
+    next
 }

@@ -12,18 +12,16 @@ use firn_wire::{DrainBacklog, NodeState};
 
 use crate::catalogue::BundleView;
 use crate::fleet::{FleetNode, FleetView};
-use crate::moves::misplaced;
+use crate::layout::misplaced;
 use crate::placement::{Home, find_home};
-use crate::repair::PlanningView;
+use crate::planning::PlanningView;
 use crate::state::{NodeNumber, NodeRecord};
 
 /// What one draining node still holds; only its own bundles are looked at.
 pub fn survey_drain(view: &PlanningView<'_>, node: NodeNumber) -> DrainBacklog {
     let mut tally = DrainTally::new(view);
-    for bundle in view.catalogue.bundles() {
-        if bundle.placements.iter().any(|(_, holder)| *holder == node) {
-            tally.count(bundle, &misplaced(bundle, view.fleet));
-        }
+    for bundle in view.catalogue.held_by(node).iter().filter_map(|number| view.catalogue.bundle(*number)) {
+        tally.count(bundle, &misplaced(bundle, view.fleet));
     }
     tally.backlogs.remove(&node).unwrap_or_default()
 }

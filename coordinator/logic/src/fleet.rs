@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{NodeId, Timestamp};
-use firn_wire::{DomainRule, NodeState, Policy};
+use firn_wire::{DomainRule, NodeState};
 
+use crate::catalogue::{Catalogue, NodeNames};
 use crate::fleet_watch::FleetWatch;
 use crate::orders::Orders;
-use crate::state::{NodeNumber, NodeRecord};
+use crate::state::NodeNumber;
 
 /// One node at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,8 +37,14 @@ pub struct FleetNode {
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way, and no more than
     /// it says itself.
     pub free_bytes: u64,
-    pub(crate) domain: u32,
-    pub(crate) operator: u32,
+    pub(crate) names: NodeNames,
+}
+
+impl FleetNode {
+    /// Its shards count as online.
+    pub const fn is_reachable(&self) -> bool {
+        self.online && self.proved
+    }
 }
 
 /// All nodes at one moment, by number.
@@ -50,23 +57,18 @@ pub struct FleetView {
 
 impl FleetView {
     /// The fleet at `now`.
-    pub fn new<'a>(
-        records: impl IntoIterator<Item = &'a NodeRecord>,
-        policy: &Policy,
-        watch: &FleetWatch,
-        orders: &Orders,
-        now: Timestamp,
-    ) -> Self {
+    pub fn new(catalogue: &Catalogue, watch: &FleetWatch, orders: &Orders, now: Timestamp) -> Self {
+        let policy = catalogue.policy();
         let count_lost_after = Duration::from_millis(policy.count_lost_after_millis);
         let coming = orders.bytes_coming();
-        let (mut domains, mut operators) = (BTreeMap::new(), BTreeMap::new());
         let mut view = Self { rule: policy.domains, count_lost_after, nodes: Vec::new() };
-        for record in records {
+        for (record, names) in catalogue.named_nodes() {
             let number = record.number;
-            let last_seen = watch.last_seen(record);
-            let online = record.is_member() && watch.is_online(number, now);
+            let seen = watch.sighting(record, now);
+            let last_seen = seen.last_seen;
+            let online = record.is_member() && seen.online;
             let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
-            let own_word = watch.status(number).map(|status| status.quota.0.saturating_sub(status.used.0));
+            let own_word = seen.status.map(|status| status.quota.0.saturating_sub(status.used.0));
             let assignable =
                 record.free_bytes().saturating_sub(coming.get(&number).copied().unwrap_or_default());
             view.insert(FleetNode {
@@ -74,13 +76,12 @@ impl FleetView {
                 id: record.id,
                 state: record.state,
                 online,
-                proved: online && watch.is_proved(number),
+                proved: online && seen.proved,
                 counted,
                 last_seen,
                 quota_bytes: record.quota_bytes,
                 free_bytes: own_word.map_or(assignable, |word| word.min(assignable)),
-                domain: intern(&mut domains, &record.failure_domain),
-                operator: intern(&mut operators, &record.operator),
+                names,
             });
         }
         view
@@ -106,7 +107,8 @@ impl FleetView {
 
     /// Whether two nodes can vanish together, so that caps keep them from holding shards of one bundle.
     pub fn share_a_domain(&self, one: &FleetNode, other: &FleetNode) -> bool {
-        one.domain == other.domain || (self.rule == DomainRule::Public && one.operator == other.operator)
+        one.names.domain == other.names.domain
+            || (self.rule == DomainRule::Public && one.names.operator == other.names.operator)
     }
 
     /// What keeps two nodes apart.
@@ -122,8 +124,8 @@ impl FleetView {
         if self.rule == DomainRule::Public {
             let mut first_of: BTreeMap<u32, u32> = BTreeMap::new();
             for node in counted() {
-                let first = *first_of.entry(node.operator).or_insert(node.domain);
-                let (one, other) = (least_joined(&joined, first), least_joined(&joined, node.domain));
+                let first = *first_of.entry(node.names.operator).or_insert(node.names.domain);
+                let (one, other) = (least_joined(&joined, first), least_joined(&joined, node.names.domain));
                 if one != other {
                     joined.insert(one.max(other), one.min(other));
                 }
@@ -131,7 +133,7 @@ impl FleetView {
         }
         let mut groups: BTreeMap<u32, Vec<&FleetNode>> = BTreeMap::new();
         for node in counted() {
-            groups.entry(least_joined(&joined, node.domain)).or_default().push(node);
+            groups.entry(least_joined(&joined, node.names.domain)).or_default().push(node);
         }
         groups.into_values().collect()
     }
@@ -186,8 +188,9 @@ impl FleetView {
     }
 }
 
-// The widest scheme has 40 shards and is chosen from 60 domains on: more change nothing.
-const WIDTH_MAX: usize = 64;
+// The widest scheme has 40 shards and is chosen from 60 domains on; from 120 on caps never leave a shard without a
+// home. More change nothing.
+const WIDTH_MAX: usize = 120;
 
 const fn is_member(state: NodeState) -> bool {
     matches!(state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
@@ -199,13 +202,4 @@ fn least_joined(joined: &BTreeMap<u32, u32>, mut domain: u32) -> u32 {
         domain = *smaller;
     }
     domain
-}
-
-fn intern(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {
-    if let Some(known) = names.get(name) {
-        return *known;
-    }
-    let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
-    names.insert(name.to_owned(), next);
-    next
 }

@@ -37,6 +37,30 @@ struct Watched {
     stage: Stage,
 }
 
+impl Watched {
+    fn is_online(&self, now: Timestamp) -> bool {
+        now.since(self.last_seen) <= OFFLINE_AFTER
+    }
+
+    const fn is_proved(&self) -> bool {
+        matches!(self.stage, Stage::Proved)
+    }
+}
+
+/// One node as it was heard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sighting<'a> {
+    /// When it was last heard at the latest: by this coordinator, or by the one before, which may have heard it until
+    /// its next summary was due.
+    pub(crate) last_seen: Timestamp,
+    /// Heard within [`OFFLINE_AFTER`].
+    pub(crate) online: bool,
+    /// Its inventory was compared and sampled in this run.
+    pub(crate) proved: bool,
+    /// What it said of itself last.
+    pub(crate) status: Option<&'a NodeStatus>,
+}
+
 #[derive(Debug, Clone)]
 enum Stage {
     Wanted { since: Timestamp },
@@ -120,12 +144,12 @@ impl FleetWatch {
 
     /// Whether a node was heard within [`OFFLINE_AFTER`].
     pub fn is_online(&self, node: NodeNumber, now: Timestamp) -> bool {
-        self.nodes.get(&node).is_some_and(|watched| now.since(watched.last_seen) <= OFFLINE_AFTER)
+        self.nodes.get(&node).is_some_and(|watched| watched.is_online(now))
     }
 
     /// Whether a node's inventory was compared and sampled in this run.
     pub fn is_proved(&self, node: NodeNumber) -> bool {
-        self.nodes.get(&node).is_some_and(|watched| matches!(watched.stage, Stage::Proved))
+        self.nodes.get(&node).is_some_and(Watched::is_proved)
     }
 
     /// What a node said of itself last.
@@ -138,11 +162,16 @@ impl FleetWatch {
         self.nodes.get(&node).map(|watched| watched.last_seen)
     }
 
-    /// When a node was last heard at the latest: by this coordinator, or by the one before, which may have
-    /// heard it until its next summary was due.
-    pub fn last_seen(&self, record: &NodeRecord) -> Timestamp {
+    /// All that was heard of a node.
+    pub(crate) fn sighting(&self, record: &NodeRecord, now: Timestamp) -> Sighting<'_> {
+        let watched = self.nodes.get(&record.number);
         let before = record.last_seen.after(SUMMARY_INTERVAL).min(self.started).max(record.last_seen);
-        self.last_heard(record.number).map_or(before, |heard| heard.max(record.last_seen))
+        Sighting {
+            last_seen: watched.map_or(before, |watched| watched.last_seen.max(record.last_seen)),
+            online: watched.is_some_and(|watched| watched.is_online(now)),
+            proved: watched.is_some_and(Watched::is_proved),
+            status: watched.map(|watched| &watched.status),
+        }
     }
 
     /// Who was heard when, for the next summary.

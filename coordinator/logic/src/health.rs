@@ -5,10 +5,12 @@
 //! proved. Leaves to others: what is done about it (`repair`).
 
 use firn_base::{Scheme, ShardIndex};
-use firn_wire::{BundleHealthCounts, Policy};
+use firn_wire::Policy;
 
 use crate::catalogue::BundleView;
 use crate::fleet::FleetView;
+use crate::index_set::IndexSet;
+use crate::state::NodeNumber;
 
 /// How a bundle stands against its scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,51 +42,62 @@ pub struct BundleHealth {
     pub unreadable: bool,
 }
 
-/// Judges one bundle.
-pub fn classify(bundle: &BundleView, fleet: &FleetView) -> BundleHealth {
-    let (mut durable, mut online) = (IndexSet::default(), IndexSet::default());
-    for (index, holder) in &bundle.placements {
-        if let Some(node) = fleet.node(*holder)
-            && node.counted
-        {
-            durable.insert(*index);
-            if node.online && node.proved {
-                online.insert(*index);
+/// Which shards of a bundle are where they can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Presence {
+    /// Distinct shards on nodes not counted lost.
+    pub(crate) durable: IndexSet,
+    /// Distinct shards on nodes that are online and proved.
+    pub(crate) online: IndexSet,
+}
+
+impl Presence {
+    /// Looks at every copy of a bundle's shards; `node` says whether a node counts, and whether it is online and
+    /// proved.
+    pub(crate) fn of(bundle: &BundleView, node: impl Fn(NodeNumber) -> (bool, bool)) -> Self {
+        let mut presence = Self::default();
+        for (index, holder) in &bundle.placements {
+            let (counted, reachable) = node(*holder);
+            if counted {
+                presence.durable.insert(*index);
+                if reachable {
+                    presence.online.insert(*index);
+                }
             }
         }
+        presence
     }
-    let scheme = bundle.scheme;
-    let missing: Vec<_> = (0..scheme.n()).map(ShardIndex).filter(|index| !durable.contains(*index)).collect();
-    let (durable, online) = (durable.len(), online.len());
-    let class = if durable < scheme.k() {
-        HealthClass::Lost
-    } else if missing.is_empty() {
-        HealthClass::Full
-    } else if durable <= scheme.urgent_threshold() {
-        HealthClass::Urgent
-    } else {
-        HealthClass::Degraded
-    };
-    BundleHealth {
-        durable,
-        online,
-        missing,
-        spare: durable.saturating_sub(scheme.k()),
-        class,
-        unreadable: online < scheme.k(),
+
+    /// How a bundle of `scheme` stands with them.
+    pub(crate) fn class(self, scheme: Scheme) -> HealthClass {
+        let durable = self.durable.len();
+        if durable < scheme.k() {
+            HealthClass::Lost
+        } else if self.durable.lacks_below(scheme.n()) == 0 {
+            HealthClass::Full
+        } else if durable <= scheme.urgent_threshold() {
+            HealthClass::Urgent
+        } else {
+            HealthClass::Degraded
+        }
     }
 }
 
-/// Counts one bundle among the others.
-pub(crate) fn count(counts: &mut BundleHealthCounts, health: &BundleHealth, at_risk: bool) {
-    match health.class {
-        HealthClass::Full => counts.full += 1,
-        HealthClass::Degraded => counts.degraded += 1,
-        HealthClass::Urgent => counts.urgent += 1,
-        HealthClass::Lost => counts.lost += 1,
+/// Judges one bundle.
+pub fn classify(bundle: &BundleView, fleet: &FleetView) -> BundleHealth {
+    let presence = Presence::of(bundle, |number| {
+        fleet.node(number).map_or((false, false), |node| (node.counted, node.is_reachable()))
+    });
+    let scheme = bundle.scheme;
+    let (durable, online) = (presence.durable.len(), presence.online.len());
+    BundleHealth {
+        durable,
+        online,
+        missing: presence.durable.missing_below(scheme.n()).collect(),
+        spare: durable.saturating_sub(scheme.k()),
+        class: presence.class(scheme),
+        unreadable: online < scheme.k(),
     }
-    counts.unreadable += u64::from(health.unreadable);
-    counts.at_risk += u64::from(at_risk);
 }
 
 /// The scheme that a bundle shall have in a fleet of `width`: its own k, and as much parity as the fleet allows.
@@ -102,26 +115,4 @@ pub fn repair_threshold(goal: Scheme, policy: &Policy) -> u8 {
         return below_full;
     }
     policy.repair_at.unwrap_or_else(|| goal.repair_threshold()).min(below_full)
-}
-
-/// A set of shard indexes in one word, for the ladder ends at 40: planners count millions of bundles.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct IndexSet(u64);
-
-impl IndexSet {
-    pub(crate) fn insert(&mut self, index: ShardIndex) {
-        self.0 |= Self::bit(index);
-    }
-
-    pub(crate) fn contains(self, index: ShardIndex) -> bool {
-        self.0 & Self::bit(index) != 0
-    }
-
-    fn len(self) -> u8 {
-        u8::try_from(self.0.count_ones()).expect("a word has 64 bits")
-    }
-
-    fn bit(index: ShardIndex) -> u64 {
-        1_u64.checked_shl(u32::from(index.0)).unwrap_or(0)
-    }
 }

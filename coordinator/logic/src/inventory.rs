@@ -12,7 +12,7 @@ use firn_wire::PlacementChange;
 
 use crate::catalogue::BundleView;
 use crate::fleet_watch::Inventory;
-use crate::repair::PlanningView;
+use crate::planning::PlanningView;
 use crate::state::NodeNumber;
 
 /// What an inventory showed.

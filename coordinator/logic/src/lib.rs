@@ -8,6 +8,8 @@
 mod apply;
 mod balance;
 mod brake;
+mod build_plan;
+mod builder;
 mod catalogue;
 mod change;
 mod commit_check;
@@ -18,20 +20,25 @@ mod fleet;
 mod fleet_watch;
 mod headers;
 mod health;
+mod health_index;
+mod index_set;
 mod inventory;
 mod layer;
+mod layout;
 mod memory;
 mod moves;
 mod openings;
 mod orders;
 mod overlay;
 mod placement;
+mod planning;
 mod policy;
 mod receipts;
 mod repair;
 mod reserve_room;
 mod shares;
 mod state;
+mod survival;
 mod taken;
 mod tidying;
 mod view;
@@ -39,6 +46,7 @@ mod width;
 
 pub use apply::{Applied, apply};
 pub use brake::{BrakeFacts, BrakeState, HearingFacts, brake, is_still_hearing};
+pub use build_plan::{BuildCause, BuildPlan};
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit};
@@ -49,6 +57,7 @@ pub use fleet::{FleetNode, FleetView};
 pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
 pub use headers::{CodedBundle, CodedBundleError};
 pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
+pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
 };
@@ -57,9 +66,10 @@ pub use moves::{MovePlan, drained_nodes, plan_moves};
 pub use orders::Orders;
 pub use overlay::Overlay;
 pub use placement::{PlacementError, PlacementRequest, plan_placement};
+pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
 pub use receipts::{ExpectedReceipts, ReceiptError};
-pub use repair::{BuildPlan, PlanningBudget, PlanningView, RepairPlan, plan_repairs, survey};
+pub use repair::{RepairPlan, plan_repairs, survey};
 pub use reserve_room::{Reserve, ReserveError};
 pub use state::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,

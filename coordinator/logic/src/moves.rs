@@ -8,20 +8,17 @@
 
 use std::collections::BTreeMap;
 
-use firn_base::ShardIndex;
 use firn_wire::{DrainBacklog, NodeState};
 
 use crate::balance::plan_balance;
 use crate::brake::BrakeState;
-use crate::catalogue::BundleView;
+use crate::build_plan::{BuildCause, BuildPlan};
+use crate::builder::{Builder, WantedBuild};
 use crate::drain::DrainTally;
-use crate::fleet::{FleetNode, FleetView};
-use crate::health::classify;
-use crate::repair::{
-    BuildPlan, Builder, PlanningBudget, PlanningView, WantedBuild, is_at_rest, needs_no_repair,
-};
+use crate::layout::misplaced;
+use crate::planning::{PlanningBudget, PlanningView};
+use crate::repair::needs_no_repair;
 use crate::state::NodeNumber;
-use crate::taken::Taken;
 
 /// What is to be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,31 +33,30 @@ pub struct MovePlan {
     pub drains: BTreeMap<NodeNumber, DrainBacklog>,
 }
 
-/// Looks at every bundle and plans moves within `budget`, one shard of a bundle at a time.
+/// Plans moves within `budget`, one shard of a bundle at a time.
 pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 32]) -> MovePlan {
     let mut plan = MovePlan::default();
     let mut builder = Builder::new(view, budget, seed);
     let mut drains = DrainTally::new(view);
-    let mut taken = Taken::new(view.fleet);
-    for bundle in view.catalogue.bundles() {
-        if lies_well(bundle, view.fleet, &mut taken) {
-            continue;
-        }
+    for bundle in view.health.misplaced().filter_map(|number| view.catalogue.bundle(number)) {
         let misplaced = misplaced(bundle, view.fleet);
         if misplaced.is_empty() {
             continue;
         }
         plan.backlog_shards += misplaced.len() as u64;
         drains.count(bundle, &misplaced);
-        if builder.is_spent() || view.brake != BrakeState::Free || !is_at_rest(view, bundle) {
+        if builder.is_spent() || view.brake != BrakeState::Free || !view.is_at_rest(bundle) {
             continue;
         }
-        if !needs_no_repair(view, bundle, &classify(bundle, view.fleet)) {
+        if !needs_no_repair(view, bundle) {
             continue;
         }
         // The first that finds a legal home; the others follow when this one has arrived.
         plan.builds.extend(misplaced.iter().find_map(|copy| {
-            builder.build(&WantedBuild { bundle, shards: &[copy.0], replaced: &[*copy], urgent: false })
+            let (shards, replaced) = ([copy.0], [*copy]);
+            let wanted =
+                WantedBuild { bundle, shards: &shards, replaced: &replaced, cause: BuildCause::Move };
+            builder.build(&wanted).ok()
         }));
     }
     plan.awaited_bytes = drains.awaited_bytes;
@@ -81,40 +77,4 @@ pub fn drained_nodes(view: &PlanningView<'_>) -> Vec<NodeNumber> {
         .collect();
     drained.retain(|number| !view.catalogue.surplus().any(|copy| copy.node == *number));
     drained
-}
-
-/// Whether nothing of a bundle is misplaced, told without comparing every copy with every other: nearly all bundles
-/// of nearly all passes are so.
-fn lies_well(bundle: &BundleView, fleet: &FleetView, taken: &mut Taken) -> bool {
-    taken.begin();
-    let holders = bundle.placements.iter().filter_map(|(_, holder)| fleet.node(*holder));
-    holders.filter(|node| node.counted).all(|node| {
-        let is_alone = taken.leaves(node);
-        taken.take(node);
-        is_alone && node.state != NodeState::Draining
-    })
-}
-
-/// Copies that shall lie elsewhere, each the only good one of its index.
-pub(crate) fn misplaced(bundle: &BundleView, fleet: &FleetView) -> Vec<(ShardIndex, NodeNumber)> {
-    let counted: Vec<(ShardIndex, &FleetNode)> = bundle
-        .placements
-        .iter()
-        .filter_map(|(index, holder)| Some((*index, fleet.node(*holder).filter(|node| node.counted)?)))
-        .collect();
-    let mut misplaced = Vec::new();
-    for (position, (index, node)) in counted.iter().enumerate() {
-        let crowded =
-            |(other, at): &(ShardIndex, &FleetNode)| other != index && fleet.share_a_domain(node, at);
-        if node.state != NodeState::Draining && !counted[..position].iter().any(crowded) {
-            continue;
-        }
-        let has_a_home = |(other, at): &(ShardIndex, &FleetNode)| {
-            other == index && at.number != node.number && at.state != NodeState::Draining
-        };
-        if !counted.iter().any(has_a_home) {
-            misplaced.push((*index, node.number));
-        }
-    }
-    misplaced
 }

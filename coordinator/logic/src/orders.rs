@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleNumber, CodingId, ReservationId, ShardIndex, Timestamp};
 
-use crate::repair::BuildPlan;
+use crate::build_plan::{BuildCause, BuildPlan};
 use crate::state::NodeNumber;
 
 /// What the leader has ordered and not yet heard the end of.
@@ -17,6 +17,7 @@ pub struct Orders {
     builds: BTreeMap<ReservationId, (BuildPlan, Timestamp)>,
     building: BTreeSet<BundleNumber>,
     resting: BTreeMap<BundleNumber, Timestamp>,
+    put_off: BTreeMap<BundleNumber, Timestamp>,
     trashing: BTreeMap<(CodingId, NodeNumber, ShardIndex), Timestamp>,
 }
 
@@ -59,6 +60,7 @@ impl Orders {
     /// Drops what ended by `now`; gives back the builds that nobody reported on.
     pub fn expire(&mut self, now: Timestamp) -> Vec<BuildPlan> {
         self.resting.retain(|_, until| *until > now);
+        self.put_off.retain(|_, until| *until > now);
         self.trashing.retain(|_, deadline| *deadline > now);
         let over: Vec<_> =
             self.builds.iter().filter(|(_, (_, deadline))| *deadline <= now).map(|(id, _)| *id).collect();
@@ -68,6 +70,16 @@ impl Orders {
     /// Whether a bundle is being built, or rests after a failed build.
     pub fn is_busy(&self, bundle: BundleNumber) -> bool {
         self.building.contains(&bundle) || self.resting.contains_key(&bundle)
+    }
+
+    /// No repair was found for a bundle: none is looked for before `until`.
+    pub fn put_off(&mut self, bundle: BundleNumber, until: Timestamp) {
+        self.put_off.insert(bundle, until);
+    }
+
+    /// Whether no repair of a bundle is to be looked for now.
+    pub fn is_put_off(&self, bundle: BundleNumber) -> bool {
+        self.put_off.contains_key(&bundle)
     }
 
     /// Which shards of a bundle are on their way to which nodes.
@@ -84,6 +96,11 @@ impl Orders {
     /// Builds on their way.
     pub fn builds(&self) -> usize {
         self.builds.len()
+    }
+
+    /// Builds on their way for shards that are only away.
+    pub fn away_builds(&self) -> usize {
+        self.plans().filter(|plan| plan.cause == BuildCause::Away).count()
     }
 
     /// Builds on their way by worker.
@@ -129,13 +146,13 @@ mod tests {
         BuildPlan {
             bundle: BundleNumber(bundle),
             coding: CodingId::from_bytes([1; 32]),
+            cause: BuildCause::Missing,
             worker: NodeNumber(1),
             sources: vec![(ShardIndex(0), NodeNumber(2))],
             targets: vec![(ShardIndex(1), NodeNumber(1)), (ShardIndex(2), NodeNumber(3))],
             retire: Vec::new(),
             shard_bytes: 90,
             file_bytes: 100,
-            urgent: false,
         }
     }
 

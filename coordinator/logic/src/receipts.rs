@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use firn_base::{ArchiveId, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, ShardRoot};
 use firn_wire::{OpenError, Receipt, Signed};
 
+use crate::build_plan::BuildPlan;
 use crate::facts::Facts;
 use crate::headers::{CodedBundle, CodedBundleError};
-use crate::repair::BuildPlan;
 use crate::state::ReservationRecord;
 
 /// What receipts have to say.

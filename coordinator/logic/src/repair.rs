@@ -1,76 +1,43 @@
 //! Planning repairs: shards made anew on legal nodes, the bundles in most danger first.
 //!
-//! Owns: which bundles are due, which nodes make and take the shards, what cannot be placed. Always holds: a
-//! plan breaks no domain cap against any holder that counts; a bundle is not repaired while its upload may still
-//! bring the shard, nor twice at a time; all missing shards are made in one build, which reads k only once.
-//! Leaves to others: moves (`moves`), tickets and sending (the shell).
+//! Owns: which bundles are repaired now, what cannot be placed, what is still to be done. Always holds: a bundle is
+//! not repaired while its upload may still bring the shard, nor twice at a time; all missing shards are made in one
+//! build, which reads k only once; what is urgent by durable shards waits for no brake, what has few shards online
+//! waits for its time and takes a part of the budget only.
+//! Leaves to others: judging bundles (`health_index`), targets and sources (`builder`), moves (`moves`), tickets and
+//! sending (the shell).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use firn_base::{BundleNumber, CodingId, ShardIndex, Timestamp};
-use firn_wire::BundleHealthCounts;
+use firn_base::{BundleNumber, ShardIndex};
+use firn_wire::{BundleHealthCounts, DomainRule, SpareCount};
 
 use crate::brake::BrakeState;
-use crate::catalogue::{BundleView, Catalogue};
+use crate::build_plan::{BuildCause, BuildPlan};
+use crate::builder::{Builder, NotBuilt};
+use crate::catalogue::BundleView;
 use crate::fleet::FleetView;
-use crate::health::{BundleHealth, HealthClass, IndexSet, classify, count, goal, repair_threshold};
-use crate::orders::Orders;
-use crate::placement::{Wanted, caps_allow, choose};
+use crate::health::{HealthClass, goal, repair_threshold};
+use crate::health_index::Standing;
+use crate::placement::caps_allow;
+use crate::planning::{PlanningBudget, PlanningView};
 use crate::state::NodeNumber;
 
-/// Everything a planner looks at, at one moment.
-#[derive(Debug, Clone, Copy)]
-pub struct PlanningView<'a> {
-    /// The committed state.
-    pub catalogue: &'a Catalogue,
-    /// The fleet.
-    pub fleet: &'a FleetView,
-    /// Orders on their way.
-    pub orders: &'a Orders,
-    /// Whether repair that is not urgent may go on.
-    pub brake: BrakeState,
-    /// The time.
-    pub now: Timestamp,
-}
+// Bundles for which one plan looks for homes at most: each look compares all nodes. Those for which there is none are
+// put off, so that the next plan comes to others.
+const ATTEMPTS_MAX: usize = 256;
 
-/// How much may be on its way at a time.
-#[derive(Debug, Clone, Copy)]
-pub struct PlanningBudget {
-    /// New builds in this plan.
-    pub builds_max: usize,
-    /// Builds on one worker, those on their way included: a volunteer's line carries few at a time.
-    pub builds_per_worker_max: usize,
-}
-
-/// One build: a worker reads sources, makes the shards of the targets and brings them there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildPlan {
-    /// The bundle.
-    pub bundle: BundleNumber,
-    /// Its coding.
-    pub coding: CodingId,
-    /// Who does it: one of the targets.
-    pub worker: NodeNumber,
-    /// Holders that are online, the preferred first, each index once; for a move first the shard itself.
-    pub sources: Vec<(ShardIndex, NodeNumber)>,
-    /// Which shard shall come to which node.
-    pub targets: Vec<(ShardIndex, NodeNumber)>,
-    /// Copies that become surplus once the same index has its receipt from the target.
-    pub retire: Vec<(ShardIndex, NodeNumber)>,
-    /// Bytes of each shard.
-    pub shard_bytes: u64,
-    /// Bytes of each shard's file.
-    pub file_bytes: u64,
-    /// Whether the bundle is at or below its urgent threshold.
-    pub urgent: bool,
-}
+// The widest scheme's n: no bundle has more shards that need a domain of their own.
+const SHARDS_MAX: usize = 40;
 
 /// What repair has to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RepairPlan {
     /// Builds to order now, the most urgent first.
     pub builds: Vec<BuildPlan>,
-    /// Bundles with a missing shard for which caps leave no node.
+    /// Bundles for which no node or no source was found: not to be tried again for a while.
+    pub put_off: Vec<BundleNumber>,
+    /// Bundles with a missing shard for which caps leave no node, in order.
     pub at_risk: Vec<BundleNumber>,
     /// Shards still to be made for bundles that are due, those on their way included.
     pub backlog_shards: u64,
@@ -79,69 +46,138 @@ pub struct RepairPlan {
     pub awaited_bytes: u64,
     /// All bundles by health.
     pub health: BundleHealthCounts,
+    /// Bundles that are not lost by how many more shards each may lose, the fewest first.
+    pub by_spare: Vec<SpareCount>,
 }
 
-// The worker reads from those that answer: three more than k, so that slow or failing ones do not end it.
-const SPARE_SOURCES: usize = 3;
-
-/// Looks at every bundle and plans the most urgent repairs within `budget`.
+/// Plans the most urgent repairs within `budget`.
 pub fn plan_repairs(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 32]) -> RepairPlan {
-    let mut plan = RepairPlan::default();
-    let mut due = Vec::new();
+    let tally = view.health.tally();
+    let at_risk = at_risk(view);
+    let mut plan = RepairPlan {
+        backlog_shards: tally.backlog_shards,
+        awaited_bytes: awaited_bytes(view, &at_risk),
+        health: BundleHealthCounts { at_risk: at_risk.len() as u64, ..tally.counts },
+        by_spare: view.health.by_spare(),
+        at_risk,
+        ..RepairPlan::default()
+    };
+    let mut search = Search { view, builder: Builder::new(view, budget, seed), attempts_left: ATTEMPTS_MAX };
     let width = view.fleet.width();
-    for bundle in view.catalogue.bundles() {
-        let goal = goal(bundle.scheme, width);
-        let health = classify(bundle, view.fleet);
-        let grown = (bundle.scheme.n()..goal.n()).map(ShardIndex);
-        let wanted: Vec<_> = health.missing.iter().copied().chain(grown).collect();
-        let lacks_home = !health.missing.is_empty()
-            && !caps_allow(view.fleet, health.missing.len(), &holders(bundle, view.fleet));
-        count(&mut plan.health, &health, lacks_home);
-        if lacks_home {
-            plan.at_risk.push(bundle.number);
-        }
-        if !lacks_home && health.class != HealthClass::Lost {
-            plan.awaited_bytes =
-                plan.awaited_bytes.saturating_add(awaited_bytes(view, bundle, &health.missing));
-        }
-        if wanted.is_empty() || health.durable > repair_threshold(goal, view.catalogue.policy()) {
-            continue;
-        }
-        plan.backlog_shards += wanted.len() as u64;
-        let urgent = health.durable <= bundle.scheme.urgent_threshold();
-        let waits = view.orders.is_busy(bundle.number)
-            || view.catalogue.awaits_upload(bundle.coding, view.now)
-            || (view.brake != BrakeState::Free && !urgent);
-        if !waits && !health.unreadable {
-            due.push((!urgent, health.spare, bundle.number, wanted));
-        }
-    }
-    due.sort_unstable();
-    let mut builder = Builder::new(view, budget, seed);
-    for (not_urgent, _, number, wanted) in due {
-        if builder.is_spent() {
+    for number in view.health.due() {
+        if search.is_over() {
             break;
         }
-        if let Some(bundle) = view.catalogue.bundle(number) {
-            plan.builds.extend(builder.repair(bundle, &wanted, !not_urgent));
+        let Some((bundle, standing)) = search.free(number) else { continue };
+        let durable = standing.presence.durable;
+        let urgent = durable.len() <= bundle.scheme.urgent_threshold();
+        if urgent || view.brake == BrakeState::Free {
+            let goal = goal(bundle.scheme, width);
+            let wanted: Vec<_> = durable.missing_below(goal.n()).collect();
+            let cause = if urgent { BuildCause::Urgent } else { BuildCause::Missing };
+            search.attempt(&mut plan, bundle, &wanted, cause);
         }
+    }
+    // What the brake waits for after a mass disappearance has its own time here; a new leader has heard too little.
+    if matches!(view.brake, BrakeState::NewLeader { .. }) {
+        return plan;
+    }
+    for number in view.health.long_few_online(view.now) {
+        if search.is_over() || search.builder.is_spent_on_away() {
+            break;
+        }
+        let is_planned = plan.builds.iter().any(|build| build.bundle == number);
+        let Some((bundle, standing)) = search.free(number).filter(|_| !is_planned) else { continue };
+        search.attempt(&mut plan, bundle, &awaited_online(bundle, standing), BuildCause::Away);
     }
     plan
 }
 
 /// Judges all bundles without planning anything: what `status` shows.
 pub fn survey(view: &PlanningView<'_>) -> RepairPlan {
-    plan_repairs(view, &PlanningBudget { builds_max: 0, builds_per_worker_max: 0 }, [0; 32])
+    plan_repairs(view, &PlanningBudget::NOTHING, [0; 32])
 }
 
-/// Bytes that the missing shards of a bundle still need room for.
-fn awaited_bytes(view: &PlanningView<'_>, bundle: &BundleView, missing: &[ShardIndex]) -> u64 {
-    if missing.is_empty() || view.catalogue.awaits_upload(bundle.coding, view.now) {
-        return 0;
+/// Shards to be made though they are durable, so that a bundle with few shards online has some more than the urgent
+/// threshold: not all, for those that are away may come back.
+fn awaited_online(bundle: &BundleView, standing: &Standing) -> Vec<ShardIndex> {
+    let scheme = bundle.scheme;
+    let step = (scheme.n() - scheme.k()).div_ceil(5);
+    let enough = scheme.urgent_threshold().saturating_add(step).min(scheme.n());
+    let online = standing.presence.online;
+    online.missing_below(scheme.n()).take(enough.saturating_sub(online.len()).into()).collect()
+}
+
+/// One look for repairs to order.
+struct Search<'a> {
+    view: &'a PlanningView<'a>,
+    builder: Builder<'a>,
+    attempts_left: usize,
+}
+
+impl<'a> Search<'a> {
+    const fn is_over(&self) -> bool {
+        self.builder.is_spent() || self.attempts_left == 0
     }
-    let on_their_way = view.orders.targets(bundle.number);
-    let waits = |index: &&ShardIndex| !on_their_way.iter().any(|(coming, _)| coming == *index);
-    bundle.file_bytes.saturating_mul(missing.iter().filter(waits).count() as u64)
+
+    /// A bundle that nothing is on its way to and that was not put off.
+    fn free(&self, number: BundleNumber) -> Option<(&'a BundleView, &'a Standing)> {
+        let bundle = self.view.catalogue.bundle(number)?;
+        let free = self.view.is_at_rest(bundle) && !self.view.orders.is_put_off(number);
+        Some((bundle, self.view.health.standing(number)?)).filter(|_| free)
+    }
+
+    fn attempt(
+        &mut self,
+        plan: &mut RepairPlan,
+        bundle: &BundleView,
+        shards: &[ShardIndex],
+        cause: BuildCause,
+    ) {
+        self.attempts_left -= 1;
+        match self.builder.repair(bundle, shards, cause) {
+            Ok(build) => plan.builds.push(build),
+            Err(NotBuilt::Busy) => {}
+            Err(NotBuilt::NoHome | NotBuilt::NoSource) => plan.put_off.push(bundle.number),
+        }
+    }
+}
+
+/// Bundles with a missing shard for which caps leave no node.
+fn at_risk(view: &PlanningView<'_>) -> Vec<BundleNumber> {
+    // Each holder keeps at most one of so many pairwise legal nodes from taking a shard; in a `public` archive one by
+    // its operator and another by its domain. In a fleet this wide no bundle need be looked at.
+    let kept_by_one = if view.fleet.rule() == DomainRule::Public { 2 } else { 1 };
+    if view.fleet.width() >= SHARDS_MAX * kept_by_one + SHARDS_MAX {
+        return Vec::new();
+    }
+    let lacks_home = |number: &BundleNumber| {
+        view.catalogue.bundle(*number).zip(view.health.standing(*number)).is_some_and(|(bundle, standing)| {
+            let missing = standing.presence.durable.missing_below(bundle.scheme.n()).count();
+            !caps_allow(view.fleet, missing, &holders(bundle, view.fleet))
+        })
+    };
+    view.health.incomplete().filter(lacks_home).collect()
+}
+
+/// Bytes that missing shards still need room for.
+fn awaited_bytes(view: &PlanningView<'_>, at_risk: &[BundleNumber]) -> u64 {
+    let uploads = view.catalogue.awaited_codings(view.now);
+    let uploads = uploads.into_iter().filter_map(|coding| view.catalogue.bundle_of(coding));
+    let set_aside: BTreeSet<_> = at_risk.iter().copied().chain(uploads.map(|bundle| bundle.number)).collect();
+    let standings = set_aside.iter().filter_map(|number| view.health.standing(*number));
+    let mut elsewhere: u64 = standings.map(|standing| standing.missing_bytes).sum();
+    for build in view.orders.plans().filter(|build| !set_aside.contains(&build.bundle)) {
+        let Some(standing) = view.health.standing(build.bundle) else { continue };
+        let Some(bundle) = view.catalogue.bundle(build.bundle) else { continue };
+        let awaited = |(index, _): &&(ShardIndex, NodeNumber)| {
+            standing.class != HealthClass::Lost
+                && index.0 < bundle.scheme.n()
+                && !standing.presence.durable.contains(*index)
+        };
+        elsewhere += bundle.file_bytes.saturating_mul(build.targets.iter().filter(awaited).count() as u64);
+    }
+    view.health.tally().missing_bytes.saturating_sub(elsewhere)
 }
 
 /// Nodes that hold a shard of the bundle that counts.
@@ -151,159 +187,8 @@ fn holders(bundle: &BundleView, fleet: &FleetView) -> Vec<NodeNumber> {
     all.into_iter().collect()
 }
 
-/// Makes build plans one after the other, each aware of what those before promised.
-pub(crate) struct Builder<'a> {
-    view: &'a PlanningView<'a>,
-    fleet: FleetView,
-    load: BTreeMap<NodeNumber, usize>,
-    builds_left: usize,
-    builds_per_worker_max: usize,
-    seed: [u8; 32],
-}
-
-/// What one build shall bring about.
-pub(crate) struct WantedBuild<'a> {
-    pub(crate) bundle: &'a BundleView,
-    /// Shards to make.
-    pub(crate) shards: &'a [ShardIndex],
-    /// Copies that the new ones replace: they take no domain.
-    pub(crate) replaced: &'a [(ShardIndex, NodeNumber)],
-    pub(crate) urgent: bool,
-}
-
-impl<'a> Builder<'a> {
-    pub(crate) fn new(view: &'a PlanningView<'a>, budget: &PlanningBudget, seed: [u8; 32]) -> Self {
-        Self {
-            view,
-            fleet: view.fleet.clone(),
-            load: view.orders.load(),
-            builds_left: budget.builds_max,
-            builds_per_worker_max: budget.builds_per_worker_max,
-            seed,
-        }
-    }
-
-    pub(crate) const fn is_spent(&self) -> bool {
-        self.builds_left == 0
-    }
-
-    fn repair(&mut self, bundle: &BundleView, shards: &[ShardIndex], urgent: bool) -> Option<BuildPlan> {
-        // Copies on nodes counted lost are replaced: should the node return, they are surplus.
-        let lost = |(index, holder): &(ShardIndex, NodeNumber)| {
-            shards.contains(index) && self.fleet.node(*holder).is_none_or(|node| !node.counted)
-        };
-        let replaced: Vec<_> = bundle.placements.iter().copied().filter(lost).collect();
-        self.build(&WantedBuild { bundle, shards, replaced: &replaced, urgent })
-    }
-
-    /// A build of as many of the shards as legal nodes take now; none if there is no node, worker or source.
-    pub(crate) fn build(&mut self, wanted: &WantedBuild<'_>) -> Option<BuildPlan> {
-        let WantedBuild { bundle, shards, replaced, .. } = *wanted;
-        if self.is_spent() {
-            return None;
-        }
-        let staying = self.staying(bundle, replaced);
-        let mut avoid = self.view.orders.trashing_of(bundle.coding);
-        // Whoever holds or held any shard of it: one more would be two on one node, or hit a copy in trash.
-        avoid.extend(bundle.placements.iter().map(|(_, holder)| *holder));
-        let mut seed = blake3::Hasher::new_keyed(&self.seed);
-        seed.update(bundle.coding.as_bytes());
-        let request =
-            Wanted { count: shards.len(), file_bytes: bundle.file_bytes, staying: &staying, avoid: &avoid };
-        let chosen: Vec<_> = choose(&self.fleet, &request, *seed.finalize().as_bytes())
-            .iter()
-            .map(|node| node.number)
-            .collect();
-        self.build_on(wanted, &chosen)
-    }
-
-    /// A build that brings the shards, in their order, to nodes that the caller found legal.
-    pub(crate) fn build_on(&mut self, wanted: &WantedBuild<'_>, chosen: &[NodeNumber]) -> Option<BuildPlan> {
-        let WantedBuild { bundle, shards, replaced, urgent } = *wanted;
-        if self.is_spent() {
-            return None;
-        }
-        let sources = self.sources(bundle, replaced)?;
-        let worker = chosen.iter().copied().min_by_key(|node| (self.load_of(*node), *node))?;
-        if self.is_loaded(worker) {
-            return None;
-        }
-        let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
-        for (_, node) in &targets {
-            self.fleet.promise(*node, bundle.file_bytes);
-        }
-        *self.load.entry(worker).or_default() += 1;
-        self.builds_left -= 1;
-        let made = |copy: &&(ShardIndex, NodeNumber)| targets.iter().any(|(index, _)| *index == copy.0);
-        Some(BuildPlan {
-            bundle: bundle.number,
-            coding: bundle.coding,
-            worker,
-            sources,
-            retire: replaced.iter().filter(made).copied().collect(),
-            targets,
-            shard_bytes: bundle.shard_bytes,
-            file_bytes: bundle.file_bytes,
-            urgent,
-        })
-    }
-
-    /// Whether a worker has as many builds as it may.
-    pub(crate) fn is_loaded(&self, worker: NodeNumber) -> bool {
-        self.load_of(worker) >= self.builds_per_worker_max
-    }
-
-    /// The fleet, less the room that builds of this pass were promised.
-    pub(crate) const fn fleet(&self) -> &FleetView {
-        &self.fleet
-    }
-
-    fn load_of(&self, node: NodeNumber) -> usize {
-        self.load.get(&node).copied().unwrap_or_default()
-    }
-
-    /// Holders whose domains are taken: all that count, but for those which give up their only shard.
-    fn staying(&self, bundle: &BundleView, replaced: &[(ShardIndex, NodeNumber)]) -> Vec<NodeNumber> {
-        let kept = bundle.placements.iter().filter(|copy| !replaced.contains(copy));
-        let counted = kept.filter(|(_, holder)| self.fleet.node(*holder).is_some_and(|node| node.counted));
-        counted.map(|(_, holder)| *holder).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Whom to read: for a move the copy itself where it is online, then k and a few more, proved ones first.
-    fn sources(
-        &self,
-        bundle: &BundleView,
-        replaced: &[(ShardIndex, NodeNumber)],
-    ) -> Option<Vec<(ShardIndex, NodeNumber)>> {
-        let k = usize::from(bundle.scheme.k());
-        let mut online: Vec<_> = bundle
-            .placements
-            .iter()
-            .filter_map(|copy| {
-                let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
-                Some((!replaced.contains(copy), !node.proved, self.load_of(copy.1), *copy))
-            })
-            .collect();
-        online.sort_unstable();
-        let same_index = online.iter().filter(|(kept, ..)| !kept).count();
-        let mut taken = IndexSet::default();
-        let mut sources = Vec::new();
-        for (_, _, _, (index, holder)) in online {
-            if !taken.contains(index) && sources.len() < k + SPARE_SOURCES + same_index {
-                taken.insert(index);
-                sources.push((index, holder));
-            }
-        }
-        (same_index > 0 || sources.len() >= k).then_some(sources)
-    }
-}
-
-/// Whether a bundle may be moved or tidied now: nothing is on its way to it.
-pub(crate) fn is_at_rest(view: &PlanningView<'_>, bundle: &BundleView) -> bool {
-    !view.orders.is_busy(bundle.number) && !view.catalogue.awaits_upload(bundle.coding, view.now)
-}
-
 /// Whether a bundle is whole enough for moves: repair comes first.
-pub(crate) fn needs_no_repair(view: &PlanningView<'_>, bundle: &BundleView, health: &BundleHealth) -> bool {
-    health.durable > repair_threshold(bundle.scheme, view.catalogue.policy())
+pub(crate) fn needs_no_repair(view: &PlanningView<'_>, bundle: &BundleView) -> bool {
+    let threshold = repair_threshold(bundle.scheme, view.catalogue.policy());
+    view.health.standing(bundle.number).is_some_and(|standing| standing.presence.durable.len() > threshold)
 }

@@ -18,7 +18,7 @@ use firn_base::{ByteCount, Scheme};
 use firn_wire::{NodeState, ReserveLevel, ReserveRoom};
 
 use crate::fleet::FleetNode;
-use crate::repair::PlanningView;
+use crate::planning::PlanningView;
 use crate::state::NodeNumber;
 
 /// The share of capacity that stays free at the least, as one part of so many: placement still finds nodes with

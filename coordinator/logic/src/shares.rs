@@ -7,8 +7,9 @@
 
 use firn_wire::NodeState;
 
+use crate::build_plan::BuildPlan;
 use crate::fleet::FleetNode;
-use crate::repair::{BuildPlan, PlanningView};
+use crate::planning::PlanningView;
 use crate::state::NodeNumber;
 
 // Used shares that differ by less are not worth the traffic, for new shards go to emptier nodes anyway: 5 points.

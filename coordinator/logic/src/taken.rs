@@ -6,7 +6,8 @@
 
 use firn_wire::DomainRule;
 
-use crate::fleet::{FleetNode, FleetView};
+use crate::catalogue::NodeNames;
+use crate::fleet::FleetView;
 use crate::state::NodeNumber;
 
 /// What is taken for the bundle that was begun last.
@@ -32,10 +33,10 @@ impl Taken {
         self.bundle += 1;
     }
 
-    /// A node holds a shard that counts: its failure domain is taken.
-    pub(crate) fn take(&mut self, node: &FleetNode) {
-        mark(&mut self.domains, usize_of(node.domain), self.bundle);
-        mark(&mut self.operators, usize_of(node.operator), self.bundle);
+    /// A node of these names holds a shard that counts: its failure domain is taken.
+    pub(crate) fn take(&mut self, names: NodeNames) {
+        mark(&mut self.domains, usize_of(names.domain), self.bundle);
+        mark(&mut self.operators, usize_of(names.operator), self.bundle);
     }
 
     /// A node is no choice itself, whether its domain is taken or not.
@@ -43,12 +44,16 @@ impl Taken {
         mark(&mut self.nodes, node.position(), self.bundle);
     }
 
-    /// Whether the node and its domain are free.
-    pub(crate) fn leaves(&self, node: &FleetNode) -> bool {
+    /// Whether the failure domain of a node of these names is free.
+    pub(crate) fn leaves(&self, names: NodeNames) -> bool {
         let is_taken = |marks: &[u64], at: usize| marks.get(at) == Some(&self.bundle);
-        let domain = is_taken(&self.domains, usize_of(node.domain));
-        let operator = self.operators_count && is_taken(&self.operators, usize_of(node.operator));
-        !(domain || operator || is_taken(&self.nodes, node.number.position()))
+        let domain = is_taken(&self.domains, usize_of(names.domain));
+        !(domain || (self.operators_count && is_taken(&self.operators, usize_of(names.operator))))
+    }
+
+    /// Whether it is a choice itself.
+    pub(crate) fn leaves_node(&self, node: NodeNumber) -> bool {
+        self.nodes.get(node.position()) != Some(&self.bundle)
     }
 }
 

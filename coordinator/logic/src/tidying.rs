@@ -9,7 +9,7 @@ use firn_wire::{NodeState, PlacementChange};
 
 use crate::catalogue::BundleView;
 use crate::fleet::{FleetNode, FleetView};
-use crate::repair::{PlanningView, is_at_rest};
+use crate::planning::PlanningView;
 use crate::state::NodeNumber;
 
 /// What to record and what to trash.
@@ -27,12 +27,12 @@ const FREE_FOR_SURPLUS: u64 = 5;
 /// Plans at most `limit` changes and `limit` deletions.
 pub fn plan_tidying(view: &PlanningView<'_>, limit: usize) -> TidyingPlan {
     let mut plan = TidyingPlan::default();
-    for bundle in view.catalogue.bundles() {
+    for bundle in view.health.untidy().filter_map(|number| view.catalogue.bundle(number)) {
         if plan.changes.len() >= limit {
             break;
         }
         forget_removed(view.fleet, bundle, &mut plan.changes);
-        if is_at_rest(view, bundle) {
+        if view.is_at_rest(bundle) {
             retire_extra(view.fleet, bundle, &mut plan.changes);
         }
     }

@@ -17,7 +17,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::raft::{
-    Inbound, LogStore, Member, Members, Metrics, Network, QuorumGate, Raft, StateFacts, StateMachine, Timing,
+    AppliedChanges, Inbound, LogStore, Member, Members, Metrics, Network, QuorumGate, Raft, StateFacts,
+    StateMachine, Timing,
 };
 use crate::storage::{KeyValue, StorageError};
 
@@ -60,6 +61,7 @@ struct Inner {
     gate: QuorumGate,
     timing: Timing,
     facts: StateFacts,
+    applied_changes: AppliedChanges,
 }
 
 /// Why a member did not start.
@@ -133,6 +135,7 @@ impl Consensus {
             let (state, inner) = (Arc::clone(&state), environment.clone());
             environment.blocking(move || StateMachine::open(state, inner)).await?
         };
+        let applied_changes = state_machine.applied_changes();
         let log_store = LogStore::new(log, Arc::clone(&state), environment.clone());
         let gate = QuorumGate::default();
         let network = Network::new(pool, Arc::clone(&members), environment.clone(), timing, gate.clone());
@@ -148,7 +151,7 @@ impl Consensus {
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
         let inbound = Inbound::new(Arc::clone(&members), state, environment);
-        let inner = Inner { raft_id, raft, members, network, inbound, gate, timing, facts };
+        let inner = Inner { raft_id, raft, members, network, inbound, gate, timing, facts, applied_changes };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -239,6 +242,11 @@ impl Consensus {
     /// The state for reading.
     pub fn facts(&self) -> StateFacts {
         self.inner.facts.clone()
+    }
+
+    /// What was applied here lately.
+    pub(crate) fn applied_changes(&self) -> &AppliedChanges {
+        &self.inner.applied_changes
     }
 
     /// All members. Who is online is known of those that this member has to do with: a leader of all, a follower

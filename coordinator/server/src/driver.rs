@@ -31,6 +31,11 @@ const PASS_INTERVAL: Duration = Duration::from_millis(500);
 const BUILDS_MAX: usize = 32;
 const BUILDS_PER_WORKER_MAX: usize = 2;
 
+/// Of those at most so many for shards that are only away: a fifth, so that real losses never wait for them.
+const AWAY_BUILDS_MAX: usize = BUILDS_MAX / 5;
+/// For a bundle without a home or source for its repair none is looked for so long.
+const PUT_OFF_FOR: Duration = Duration::from_secs(5);
+
 /// Changes and deletions in one pass of tidying.
 const TIDYING_LIMIT: usize = 256;
 
@@ -78,14 +83,17 @@ fn follow(shared: &Shared) {
 }
 
 fn begin_to_lead(shared: &Shared) {
+    if shared.soft().leading_since.is_some() {
+        return;
+    }
+    tracing::info!(term = shared.consensus.term(), "this coordinator leads");
+    // A follower's picture took all nodes for unproved: since when shards are offline begins here.
+    shared.forget_picture();
     let now = shared.environment.now();
     let mut soft = shared.soft();
-    if soft.leading_since.is_none() {
-        tracing::info!(term = shared.consensus.term(), "this coordinator leads");
-        soft.leading_since = Some(now);
-        soft.orders = Orders::new();
-        soft.repair_traffic_bytes = 0;
-    }
+    soft.leading_since = Some(now);
+    soft.orders = Orders::new();
+    soft.repair_traffic_bytes = 0;
 }
 
 async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), RefusedRequest> {
@@ -95,6 +103,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     shared.soft().orders.expire(now);
     let seed = shared.environment.seed();
     let decisions = shared.with_view(|view| decide(view, seed))?;
+    put_off(shared, &decisions.repairs.put_off, now);
     note(shared, &decisions, now, shared.is_still_hearing()?);
     for node in leaving_nodes(shared)? {
         set_state(shared, node, NodeState::Draining).await?;
@@ -121,7 +130,11 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
 
 fn decide(view: &PlanningView<'_>, seed: [u8; 32]) -> Decisions {
     let free = BUILDS_MAX.saturating_sub(view.orders.builds());
-    let budget = PlanningBudget { builds_max: free, builds_per_worker_max: BUILDS_PER_WORKER_MAX };
+    let budget = PlanningBudget {
+        builds_max: free,
+        away_builds_max: AWAY_BUILDS_MAX.saturating_sub(view.orders.away_builds()),
+        builds_per_worker_max: BUILDS_PER_WORKER_MAX,
+    };
     let repairs = plan_repairs(view, &budget, seed);
     // Moves take what repairs leave, and never a worker or room that a repair of this pass was promised.
     let left = if repairs.builds.is_empty() { free } else { 0 };
@@ -146,6 +159,11 @@ fn leaving_nodes(shared: &Shared) -> Result<Vec<firn_base::NodeId>, RefusedReque
     Ok(leaving.map(|node| node.id).collect())
 }
 
+fn put_off(shared: &Shared, bundles: &[firn_base::BundleNumber], now: Timestamp) {
+    let mut soft = shared.soft();
+    bundles.iter().for_each(|bundle| soft.orders.put_off(*bundle, now.after(PUT_OFF_FOR)));
+}
+
 fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: bool) {
     let mut soft = shared.soft();
     soft.width.observe(decisions.width, now);
@@ -155,6 +173,7 @@ fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: b
     // Better no figure than one that takes nodes for gone which had no time to be heard.
     soft.findings = (!still_hearing).then_some(Findings {
         health: decisions.repairs.health,
+        by_spare: decisions.repairs.by_spare.clone(),
         repair_backlog: decisions.repairs.backlog_shards,
         move_backlog: decisions.moves.backlog_shards,
         awaited_bytes: decisions.repairs.awaited_bytes.saturating_add(decisions.moves.awaited_bytes),

@@ -117,6 +117,13 @@ fn prometheus(status: &ArchiveStatus) -> String {
             gauge(name, help, value);
         }
     }
+    if let Some(by_spare) = &status.by_spare {
+        let help = "Bundles by how many more durable shards each may lose.";
+        let _ = writeln!(text, "# HELP firn_bundles_by_spare {help}\n# TYPE firn_bundles_by_spare gauge");
+        for count in by_spare {
+            let _ = writeln!(text, "firn_bundles_by_spare{{spare=\"{}\"}} {}", count.spare, count.bundles);
+        }
+    }
     let _ = writeln!(text, "# HELP firn_nodes Nodes by state.\n# TYPE firn_nodes gauge");
     for (state, all, online) in &status.nodes {
         let _ = writeln!(text, "firn_nodes{{state=\"{state}\",online=\"true\"}} {online}");

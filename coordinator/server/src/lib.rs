@@ -11,6 +11,7 @@ mod founding;
 mod home;
 mod http;
 mod links;
+mod picture;
 mod raft;
 mod serve;
 mod shared;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, Catalogue, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Reserve,
-    Scan, WidthMemory, brake, is_still_hearing,
+    BrakeFacts, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Reserve, Scan,
+    WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -20,6 +20,7 @@ use firn_wire::{
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::links::Links;
+use crate::picture::Picture;
 use crate::raft::StateFacts;
 use crate::storage::StorageError;
 
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) links: Links,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
-    catalogue: Mutex<Option<(u64, Arc<Catalogue>)>>,
+    picture: Mutex<Option<Picture>>,
 }
 
 /// What is heard and under way; lost with the process and rebuilt from heartbeats.
@@ -60,6 +61,7 @@ pub(crate) struct Soft {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings {
     pub(crate) health: firn_wire::BundleHealthCounts,
+    pub(crate) by_spare: Vec<firn_wire::SpareCount>,
     pub(crate) repair_backlog: u64,
     pub(crate) move_backlog: u64,
     /// Bytes of shards that need room which nothing has set aside yet.
@@ -99,7 +101,7 @@ impl Shared {
             links: Links::default(),
             soft: Mutex::new(soft),
             governance: Mutex::default(),
-            catalogue: Mutex::default(),
+            picture: Mutex::default(),
         })
     }
 
@@ -109,9 +111,13 @@ impl Shared {
 
     /// The applied state at this moment.
     pub(crate) fn facts(&self) -> Result<StateFacts, RefusedRequest> {
-        // A replica that stopped may hold a state that is behind for good: others answer better.
+        self.check_running().map(|()| self.consensus.facts())
+    }
+
+    /// Refuses what a replica cannot answer that stopped: its state may be behind for good, others answer better.
+    fn check_running(&self) -> Result<(), RefusedRequest> {
         match self.consensus.status().failure {
-            None => Ok(self.consensus.facts()),
+            None => Ok(()),
             Some(failure) => Err(RefusedRequest::new(
                 RefusalKind::Disk,
                 format!("this coordinator has stopped, another may answer: {failure}"),
@@ -134,44 +140,44 @@ impl Shared {
         }
     }
 
-    /// The committed state in memory, read anew when something was applied since the last call.
-    fn catalogue(&self, now: Timestamp) -> Result<Arc<Catalogue>, RefusedRequest> {
-        let facts = self.facts()?;
-        // Read before the state, so that what is applied meanwhile is read again next time.
-        let applied = self.consensus.applied();
-        let mut known = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, catalogue)) = known.as_ref()
-            && *at == applied
-        {
-            return Ok(catalogue.clone());
-        }
-        let before = known.as_ref().map(|(_, catalogue)| catalogue.as_ref());
-        let catalogue = Catalogue::reload(&facts, before, now).map_err(|error| disk(&error))?;
-        let catalogue = Arc::new(catalogue);
-        *known = Some((applied, catalogue.clone()));
-        Ok(catalogue)
+    /// Forgets the picture of the archive: the next look begins anew.
+    pub(crate) fn forget_picture(&self) {
+        *self.picture.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Shows `work` the archive at this moment. The soft state is locked meanwhile.
+    /// Shows `work` the archive at this moment. The soft state is not locked meanwhile: heartbeats go on.
     pub(crate) fn with_view<T>(
         &self,
         work: impl FnOnce(&PlanningView<'_>) -> T,
     ) -> Result<T, RefusedRequest> {
+        self.check_running()?;
         let now = self.environment.now();
-        let catalogue = self.catalogue(now)?;
-        let soft = self.soft();
-        let fleet = FleetView::new(catalogue.nodes(), catalogue.policy(), &soft.fleet, &soft.orders, now);
+        let mut slot = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        let picture = match slot.as_mut() {
+            Some(picture) => {
+                picture.refresh(&self.consensus, now).map_err(|error| disk(&error))?;
+                picture
+            }
+            None => slot.insert(Picture::load(&self.consensus, now).map_err(|error| disk(&error))?),
+        };
+        let (fleet, orders, leader_since) = {
+            let soft = self.soft();
+            let fleet = FleetView::new(&picture.catalogue, &soft.fleet, &soft.orders, now);
+            (fleet, soft.orders.clone(), soft.leading_since.unwrap_or(now))
+        };
+        picture.judge(&fleet, now);
         let (members, members_online, capacity) = fleet.members();
         let brake = brake(&BrakeFacts {
             now,
-            leader_since: soft.leading_since.unwrap_or(now),
-            enabled: catalogue.policy().brake,
+            leader_since,
+            enabled: picture.catalogue.policy().brake,
             members,
             members_online,
             capacity,
             departures: fleet.departures(now),
         });
-        Ok(work(&PlanningView { catalogue: &catalogue, fleet: &fleet, orders: &soft.orders, brake, now }))
+        let (catalogue, health) = (&picture.catalogue, &picture.health);
+        Ok(work(&PlanningView { catalogue, fleet: &fleet, health, orders: &orders, brake, now }))
     }
 
     /// Whether this leader has yet to hear most nodes.

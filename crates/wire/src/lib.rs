@@ -51,5 +51,5 @@ pub use signed::{OpenError, Signed, Statement, Verified};
 pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, Receipt, Ticket};
 pub use status::{
     ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeState, NodeStatus,
-    NodeSummary,
+    NodeSummary, SpareCount,
 };

@@ -100,6 +100,15 @@ pub struct BundleHealthCounts {
     pub at_risk: u64,
 }
 
+/// How many bundles have how much to spare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareCount {
+    /// Durable shards beyond k.
+    pub spare: u8,
+    /// Bundles that have so many.
+    pub bundles: u64,
+}
+
 /// One coordinator as the answering one sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CoordinatorStatus {
@@ -154,6 +163,8 @@ pub struct ArchiveStatus {
     pub reserve: Option<ReserveRoom>,
     /// Bundles by health, by the leader's measurement; none from a follower.
     pub health: Option<BundleHealthCounts>,
+    /// Bundles that are not lost by how many more durable shards each may lose, the fewest first; none from a follower.
+    pub by_spare: Option<Vec<SpareCount>>,
     /// Shards that repair still has to make; none from a follower.
     pub repair_backlog: Option<u64>,
     /// Shards that still have to move, for a drain, out of a crowded failure domain, or for balance (in a large part an

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use firn_base::{ByteCount, Scheme};
-use firn_wire::{ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, ReserveLevel, ReserveRoom};
+use firn_wire::{
+    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, ReserveLevel, ReserveRoom, SpareCount,
+};
 use serde::Serialize;
 
 use super::{counted, redundancy};
@@ -83,6 +85,7 @@ pub(crate) struct StatusReport {
     free: u64,
     reserve: Option<ReserveReport>,
     health: Option<HealthReport>,
+    by_spare: Option<Vec<SpareCount>>,
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
     drain_backlog: Option<DrainBacklog>,
@@ -139,6 +142,7 @@ impl From<&ArchiveStatus> for StatusReport {
             free: status.free.0,
             reserve: status.reserve.map(reserve),
             health: status.health.map(health),
+            by_spare: status.by_spare.clone(),
             repair_backlog: status.repair_backlog,
             move_backlog: status.move_backlog,
             drain_backlog: status.drain_backlog,
@@ -193,6 +197,9 @@ impl fmt::Display for StatusReport {
             ),
         };
         writeln!(formatter, "bundles      {}: {bundles}", self.bundles)?;
+        if let Some(by_spare) = self.by_spare.as_deref().filter(|by_spare| !by_spare.is_empty()) {
+            writeln!(formatter, "to spare     {}", spare_of_the_weakest(by_spare))?;
+        }
         let times =
             redundancy(self.stored, self.payload).map_or_else(String::new, |it| format!(" ({it:.2}x)"));
         writeln!(
@@ -222,6 +229,29 @@ impl fmt::Display for StatusReport {
             _ => Ok(()),
         }
     }
+}
+
+// The weakest matter: of a large archive nobody reads on to the strongest.
+const SPARES_SHOWN: usize = 4;
+
+/// How many more shards the weakest bundles may lose.
+fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
+    let (shown, others) = by_spare.split_at(by_spare.len().min(SPARES_SHOWN));
+    let mut said: Vec<String> = shown
+        .iter()
+        .map(|count| {
+            format!(
+                "{} can lose {} more",
+                counted(count.bundles, "bundle"),
+                counted(count.spare.into(), "shard")
+            )
+        })
+        .collect();
+    let others: u64 = others.iter().map(|count| count.bundles).sum();
+    if others > 0 {
+        said.push(format!("{} even more", counted(others, "bundle")));
+    }
+    said.join(", ")
 }
 
 #[cfg(test)]
@@ -266,6 +296,7 @@ pub(crate) mod tests {
                 level: ReserveLevel::Enough,
             }),
             health: Some(BundleHealthCounts { full: 2, degraded: 1, ..BundleHealthCounts::default() }),
+            by_spare: Some(vec![SpareCount { spare: 7, bundles: 1 }, SpareCount { spare: 8, bundles: 2 }]),
             repair_backlog: Some(4),
             move_backlog: Some(1),
             drain_backlog: Some(DrainBacklog { to_move: 1, without_home: 0, home_unavailable: 1 }),
@@ -286,6 +317,7 @@ pub(crate) mod tests {
              scheme       any 4 of 12 shards restore a bundle\n\
              objects      57 readable, 1 waiting for a reference; 2 external references\n\
              bundles      3: 2 full, 1 degraded, 0 urgent, 0 lost; 0 unreadable now, 0 at risk\n\
+             to spare     1 bundle can lose 7 more shards, 2 bundles can lose 8 more shards\n\
              bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
              reserve      100.0 GB of what is free is kept for repairs\n\
              repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far\n\
@@ -294,6 +326,15 @@ pub(crate) mod tests {
             "ab".repeat(32)
         );
         assert_eq!(StatusReport::from(&status()).to_string(), expected);
+    }
+
+    #[test]
+    fn of_many_spares_the_smallest_are_told_and_the_others_summed() {
+        let by_spare: Vec<_> = (1..8).map(|spare| SpareCount { spare, bundles: 10 }).collect();
+        let said = spare_of_the_weakest(&by_spare);
+        assert!(
+            said.starts_with("10 bundles can lose 1 more shard, ") && said.ends_with("30 bundles even more")
+        );
     }
 
     #[test]
@@ -338,6 +379,7 @@ pub(crate) mod tests {
                 r#""reserve":{{"capacity":800000000000,"free":799000000000,"kept":100000000000,"awaited":0,"#,
                 r#""domains":2,"missing":0,"level":"enough","warning":null}},"#,
                 r#""health":{{"full":2,"degraded":1,"urgent":0,"lost":0,"unreadable":0,"at_risk":0}},"#,
+                r#""by_spare":[{{"spare":7,"bundles":1}},{{"spare":8,"bundles":2}}],"#,
                 r#""repair_backlog":4,"move_backlog":1,"#,
                 r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,
                 r#""repair_traffic":12000,"feed_head":60}}"#

@@ -16,7 +16,7 @@ use crate::support::{Archive, BUDGET, coding_id, entry, node_id, reservation_id}
 /// Bytes of the file of each shard of the test bundles, k = 2 and 4.
 const FILE: u64 = 69_864;
 /// As the leader plans: few at a time, and few on one node.
-const FEW: PlanningBudget = PlanningBudget { builds_max: 32, builds_per_worker_max: 2 };
+const FEW: PlanningBudget = PlanningBudget { builds_max: 32, away_builds_max: 6, builds_per_worker_max: 2 };
 const ROUNDS_MAX: u8 = 250;
 
 /// An archive of nodes with room for so many shards each, every node its own domain.

@@ -5,6 +5,7 @@
 mod balance;
 mod commits;
 mod drains;
+mod health;
 mod ledger;
 mod moves;
 mod nodes;

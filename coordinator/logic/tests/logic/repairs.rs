@@ -2,8 +2,8 @@
 
 use firn_base::{BundleNumber, ShardIndex};
 use firn_coordinator_logic::{
-    BrakeState, HealthClass, NodeNumber, PlanningBudget, PlanningView, RepairPlan, classify, plan_repairs,
-    survey,
+    BrakeState, BuildCause, HealthClass, NodeNumber, PlanningBudget, PlanningView, RepairPlan, classify,
+    plan_repairs, survey,
 };
 use firn_wire::{Command, LedgerAct, NodeState, PlacementChange, Policy};
 
@@ -149,7 +149,7 @@ fn the_brake_lets_urgent_repairs_through_only() {
     assert_eq!(braked(&archive), []);
     archive.set_state(5, NodeState::Lost);
     let builds = braked(&archive);
-    assert!(builds.len() == 1 && builds[0].urgent);
+    assert!(builds.len() == 1 && builds[0].cause == BuildCause::Urgent);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_bundle_in_most_danger_comes_first_and_the_budget_holds() {
     for node in [8, 9, 12, 13] {
         archive.set_state(node, NodeState::Lost);
     }
-    let budget = PlanningBudget { builds_max: 1, builds_per_worker_max: 1 };
+    let budget = PlanningBudget { builds_max: 1, away_builds_max: 1, builds_per_worker_max: 1 };
     let plan = archive.planning(|view| plan_repairs(view, &budget, [1; 32]));
     assert_eq!(plan.builds.iter().map(|build| build.bundle.0).collect::<Vec<_>>(), [1]);
     assert_eq!((plan.backlog_shards, plan.health.degraded), (6, 2));

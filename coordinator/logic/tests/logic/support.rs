@@ -8,14 +8,15 @@ use firn_base::{
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    BrakeState, BundleRecord, Catalogue, Facts, FleetView, FleetWatch, MemoryState, NodeNumber, NodeRecord,
-    Orders, PlanningBudget, PlanningView, Scan, apply,
+    BrakeState, BundleRecord, Catalogue, Facts, FleetView, FleetWatch, HealthIndex, MemoryState, NodeNumber,
+    NodeRecord, Orders, PlanningBudget, PlanningView, Scan, apply,
 };
 use firn_wire::{BundleCommit, Command, CommandOutcome, IndexEntry, NodeState, NodeStatus, TimedCommand};
 
 pub(crate) const PAYLOAD_BYTES: u64 = 100_000;
 pub(crate) const QUOTA_BYTES: u64 = 1 << 30;
-pub(crate) const BUDGET: PlanningBudget = PlanningBudget { builds_max: 1000, builds_per_worker_max: 1000 };
+pub(crate) const BUDGET: PlanningBudget =
+    PlanningBudget { builds_max: 1000, away_builds_max: 1000, builds_per_worker_max: 1000 };
 
 pub(crate) struct Archive {
     pub(crate) state: MemoryState,
@@ -215,12 +216,23 @@ impl Archive {
 
     /// Lets `look` plan over the state as it is now, without a brake.
     pub(crate) fn planning<T>(&self, look: impl FnOnce(&PlanningView<'_>) -> T) -> T {
+        self.planning_with(&mut HealthIndex::new(), look)
+    }
+
+    /// The same with an index that has seen what was before; it is brought up to date.
+    pub(crate) fn planning_with<T>(
+        &self,
+        health: &mut HealthIndex,
+        look: impl FnOnce(&PlanningView<'_>) -> T,
+    ) -> T {
         let Ok(catalogue) = Catalogue::load(&self.state);
-        let fleet =
-            FleetView::new(catalogue.nodes(), catalogue.policy(), &self.watch, &self.orders, self.now);
+        let fleet = FleetView::new(&catalogue, &self.watch, &self.orders, self.now);
+        let all = catalogue.bundles().map(|bundle| bundle.number).collect();
+        health.update(&catalogue, &fleet, &all, self.now);
         look(&PlanningView {
             catalogue: &catalogue,
             fleet: &fleet,
+            health,
             orders: &self.orders,
             brake: BrakeState::Free,
             now: self.now,

@@ -4,6 +4,7 @@
 //! members. Always holds: nothing outside this module and `consensus` names the library.
 //! Leaves to others: what commands mean (`coordinator/logic`), where bytes lie (`storage`).
 
+mod applied_changes;
 mod bytes;
 mod changes;
 mod contact;
@@ -20,6 +21,7 @@ mod state_machine;
 mod timing;
 mod types;
 
+pub(crate) use applied_changes::AppliedChanges;
 pub use facts::StateFacts;
 pub(crate) use gate::QuorumGate;
 pub(crate) use inbound::Inbound;

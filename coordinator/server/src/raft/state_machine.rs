@@ -13,6 +13,7 @@ use firn_wire::{CommandOutcome, decode, encode};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
+use super::applied_changes::AppliedChanges;
 use super::bytes::{Reader, Writer};
 use super::facts::StateFacts;
 use super::snapshot::{self, StateImage};
@@ -33,6 +34,7 @@ const STATE_FORMAT: u32 = 1;
 pub(crate) struct StateMachine {
     state: Arc<dyn KeyValue>,
     environment: Environment,
+    applied_changes: AppliedChanges,
 }
 
 /// Where the state stands.
@@ -55,7 +57,14 @@ impl StateMachine {
         }
         // What is read from here on may be acted upon, so it must survive a loss of power.
         state.flush()?;
-        Ok(Self { state, environment })
+        let applied_changes = AppliedChanges::default();
+        applied_changes.restart(read_position(&*state)?.applied.map_or(0, |applied| applied.index));
+        Ok(Self { state, environment, applied_changes })
+    }
+
+    /// What is applied from here on.
+    pub(crate) fn applied_changes(&self) -> AppliedChanges {
+        self.applied_changes.clone()
     }
 
     async fn with_state<T: Send + 'static>(
@@ -114,6 +123,7 @@ fn write_membership(batch: &mut Batch, membership: &StoredMembership) {
 /// Applies `entries` in one batch.
 fn apply_entries(
     state: &Arc<dyn KeyValue>,
+    applied_changes: &AppliedChanges,
     entries: &[LogEntry],
 ) -> Result<Vec<CommandOutcome>, StorageError> {
     let facts = StateFacts::new(Arc::clone(state) as Arc<dyn Read>);
@@ -139,8 +149,12 @@ fn apply_entries(
     if let Some(last) = entries.last() {
         write_applied(&mut batch, last.log_id);
     }
-    overlay.into_changes().iter().for_each(|change| changes::record(&mut batch, change));
+    let all = overlay.into_changes();
+    all.iter().for_each(|change| changes::record(&mut batch, change));
     state.write(batch, Durability::Buffered)?;
+    if let Some(last) = entries.last() {
+        applied_changes.record(last.log_id.index, all);
+    }
     Ok(outcomes)
 }
 
@@ -175,10 +189,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
+        let applied_changes = self.applied_changes();
         self.with_state(Doing::WriteState, move |state| {
             let mut outcomes = Vec::with_capacity(entries.len());
             for some in entries.chunks(ENTRIES_PER_BATCH) {
-                outcomes.extend(apply_entries(state, some)?);
+                outcomes.extend(apply_entries(state, &applied_changes, some)?);
             }
             Ok(outcomes)
         })
@@ -206,7 +221,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if meta.last_membership.log_id().is_some() {
             write_membership(&mut position, &meta.last_membership);
         }
-        self.with_state(Doing::WriteState, move |state| snapshot::install(&**state, *image, position)).await
+        let applied_changes = self.applied_changes();
+        let applied = meta.last_log_id.map_or(0, |applied| applied.index);
+        self.with_state(Doing::WriteState, move |state| {
+            snapshot::install(&**state, *image, position)?;
+            applied_changes.restart(applied);
+            Ok(())
+        })
+        .await
     }
 
     /// The state as it is now: newer than the last one built is as good.

@@ -58,6 +58,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         free: ByteCount(free),
         reserve: reserve.map(|reserve| reserve.room()),
         health: findings.map(|findings| findings.health),
+        by_spare: findings.map(|findings| findings.by_spare.clone()),
         repair_backlog: findings.map(|findings| findings.repair_backlog),
         move_backlog: findings.map(|findings| findings.move_backlog),
         drain_backlog: findings.and_then(|findings| sum_drains(&nodes, &findings.drains)),

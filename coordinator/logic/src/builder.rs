@@ -1,0 +1,200 @@
+//! Makes build plans one after the other, each aware of what those before promised.
+//!
+//! Owns: targets, worker and sources of a build. Always holds: no domain cap is broken against any holder that
+//! counts; no worker gets more builds than it may; the room of a target is promised once.
+//! Leaves to others: which shards of which bundle (`repair`, `moves`, `balance`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_base::ShardIndex;
+
+use crate::build_plan::{BuildCause, BuildPlan};
+use crate::catalogue::BundleView;
+use crate::fleet::FleetView;
+use crate::index_set::IndexSet;
+use crate::placement::{Wanted, choose};
+use crate::planning::{PlanningBudget, PlanningView};
+use crate::state::NodeNumber;
+
+// The worker reads from those that answer: three more than k, so that slow or failing ones do not end it.
+const SPARE_SOURCES: usize = 3;
+
+/// Makes build plans one after the other.
+pub(crate) struct Builder<'a> {
+    view: &'a PlanningView<'a>,
+    fleet: FleetView,
+    load: BTreeMap<NodeNumber, usize>,
+    builds_left: usize,
+    away_builds_left: usize,
+    builds_per_worker_max: usize,
+    seed: [u8; 32],
+}
+
+/// What one build shall bring about.
+pub(crate) struct WantedBuild<'a> {
+    pub(crate) bundle: &'a BundleView,
+    /// Shards to make.
+    pub(crate) shards: &'a [ShardIndex],
+    /// Copies that the new ones replace: they take no domain.
+    pub(crate) replaced: &'a [(ShardIndex, NodeNumber)],
+    pub(crate) cause: BuildCause,
+}
+
+/// Why there is no build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotBuilt {
+    /// The budget is used up, or whoever could work has as many builds as it may: soon again.
+    Busy,
+    /// Caps and room leave no node online for any of the shards.
+    NoHome,
+    /// Fewer than k sources are online.
+    NoSource,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(view: &'a PlanningView<'a>, budget: &PlanningBudget, seed: [u8; 32]) -> Self {
+        Self {
+            view,
+            fleet: view.fleet.clone(),
+            load: view.orders.load(),
+            builds_left: budget.builds_max,
+            away_builds_left: budget.away_builds_max,
+            builds_per_worker_max: budget.builds_per_worker_max,
+            seed,
+        }
+    }
+
+    pub(crate) const fn is_spent(&self) -> bool {
+        self.builds_left == 0
+    }
+
+    /// Whether no more builds for shards that are away may be ordered.
+    pub(crate) const fn is_spent_on_away(&self) -> bool {
+        self.builds_left == 0 || self.away_builds_left == 0
+    }
+
+    /// A build that makes shards anew.
+    pub(crate) fn repair(
+        &mut self,
+        bundle: &BundleView,
+        shards: &[ShardIndex],
+        cause: BuildCause,
+    ) -> Result<BuildPlan, NotBuilt> {
+        // Copies on nodes counted lost are replaced: should the node return, they are surplus. Copies on nodes that
+        // are only away stay: they count.
+        let lost = |(index, holder): &(ShardIndex, NodeNumber)| {
+            shards.contains(index) && self.fleet.node(*holder).is_none_or(|node| !node.counted)
+        };
+        let replaced: Vec<_> = bundle.placements.iter().copied().filter(lost).collect();
+        self.build(&WantedBuild { bundle, shards, replaced: &replaced, cause })
+    }
+
+    /// A build of as many of the shards as legal nodes take now.
+    pub(crate) fn build(&mut self, wanted: &WantedBuild<'_>) -> Result<BuildPlan, NotBuilt> {
+        let WantedBuild { bundle, shards, replaced, .. } = *wanted;
+        if self.is_spent() {
+            return Err(NotBuilt::Busy);
+        }
+        let staying = self.staying(bundle, replaced);
+        let mut avoid = self.view.orders.trashing_of(bundle.coding);
+        // Whoever holds or held any shard of it: one more would be two on one node, or hit a copy in trash.
+        avoid.extend(bundle.placements.iter().map(|(_, holder)| *holder));
+        let mut seed = blake3::Hasher::new_keyed(&self.seed);
+        seed.update(bundle.coding.as_bytes());
+        let request =
+            Wanted { count: shards.len(), file_bytes: bundle.file_bytes, staying: &staying, avoid: &avoid };
+        let chosen: Vec<_> = choose(&self.fleet, &request, *seed.finalize().as_bytes())
+            .iter()
+            .map(|node| node.number)
+            .collect();
+        self.build_on(wanted, &chosen)
+    }
+
+    /// A build that brings the shards, in their order, to nodes that the caller found legal.
+    pub(crate) fn build_on(
+        &mut self,
+        wanted: &WantedBuild<'_>,
+        chosen: &[NodeNumber],
+    ) -> Result<BuildPlan, NotBuilt> {
+        let WantedBuild { bundle, shards, replaced, cause } = *wanted;
+        if self.is_spent() || (cause == BuildCause::Away && self.is_spent_on_away()) {
+            return Err(NotBuilt::Busy);
+        }
+        let sources = self.sources(bundle, replaced).ok_or(NotBuilt::NoSource)?;
+        let worker = chosen.iter().copied().min_by_key(|node| (self.load_of(*node), *node));
+        let worker = worker.ok_or(NotBuilt::NoHome)?;
+        if self.is_loaded(worker) {
+            return Err(NotBuilt::Busy);
+        }
+        let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
+        for (_, node) in &targets {
+            self.fleet.promise(*node, bundle.file_bytes);
+        }
+        *self.load.entry(worker).or_default() += 1;
+        self.builds_left -= 1;
+        if cause == BuildCause::Away {
+            self.away_builds_left -= 1;
+        }
+        let made = |copy: &&(ShardIndex, NodeNumber)| targets.iter().any(|(index, _)| *index == copy.0);
+        Ok(BuildPlan {
+            bundle: bundle.number,
+            coding: bundle.coding,
+            cause,
+            worker,
+            sources,
+            retire: replaced.iter().filter(made).copied().collect(),
+            targets,
+            shard_bytes: bundle.shard_bytes,
+            file_bytes: bundle.file_bytes,
+        })
+    }
+
+    /// Whether a worker has as many builds as it may.
+    pub(crate) fn is_loaded(&self, worker: NodeNumber) -> bool {
+        self.load_of(worker) >= self.builds_per_worker_max
+    }
+
+    /// The fleet, less the room that builds of this pass were promised.
+    pub(crate) const fn fleet(&self) -> &FleetView {
+        &self.fleet
+    }
+
+    fn load_of(&self, node: NodeNumber) -> usize {
+        self.load.get(&node).copied().unwrap_or_default()
+    }
+
+    /// Holders whose domains are taken: all that count, but for those which give up their only shard.
+    fn staying(&self, bundle: &BundleView, replaced: &[(ShardIndex, NodeNumber)]) -> Vec<NodeNumber> {
+        let kept = bundle.placements.iter().filter(|copy| !replaced.contains(copy));
+        let counted = kept.filter(|(_, holder)| self.fleet.node(*holder).is_some_and(|node| node.counted));
+        counted.map(|(_, holder)| *holder).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Whom to read: for a move the copy itself where it is online, then k and a few more, proved ones first.
+    fn sources(
+        &self,
+        bundle: &BundleView,
+        replaced: &[(ShardIndex, NodeNumber)],
+    ) -> Option<Vec<(ShardIndex, NodeNumber)>> {
+        let k = usize::from(bundle.scheme.k());
+        let mut online: Vec<_> = bundle
+            .placements
+            .iter()
+            .filter_map(|copy| {
+                let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
+                Some((!replaced.contains(copy), !node.proved, self.load_of(copy.1), *copy))
+            })
+            .collect();
+        online.sort_unstable();
+        let same_index = online.iter().filter(|(kept, ..)| !kept).count();
+        let mut taken = IndexSet::default();
+        let mut sources = Vec::new();
+        for (_, _, _, (index, holder)) in online {
+            if !taken.contains(index) && sources.len() < k + SPARE_SOURCES + same_index {
+                taken.insert(index);
+                sources.push((index, holder));
+            }
+        }
+        (same_index > 0 || sources.len() >= k).then_some(sources)
+    }
+}
