@@ -233,6 +233,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         quota: ByteCount(record.quota_bytes),
         used: ByteCount(record.assigned_bytes),
         shards,
+        max_upload: None,
         leaving: false,
         run: 1,
     };

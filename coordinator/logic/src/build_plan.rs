@@ -5,6 +5,7 @@
 
 use firn_base::{BundleNumber, CodingId, ShardIndex};
 
+use crate::repair_traffic::LineShares;
 use crate::state::NodeNumber;
 
 /// Why a build is made.
@@ -41,4 +42,6 @@ pub struct BuildPlan {
     pub shard_bytes: u64,
     /// Bytes of each shard's file.
     pub file_bytes: u64,
+    /// What it takes of the nodes' lines.
+    pub lines: LineShares,
 }

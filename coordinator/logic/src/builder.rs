@@ -14,6 +14,7 @@ use crate::fleet::FleetView;
 use crate::index_set::IndexSet;
 use crate::placement::{Wanted, choose};
 use crate::planning::{PlanningBudget, PlanningView};
+use crate::repair_traffic::{LineShares, RepairTraffic};
 use crate::state::NodeNumber;
 
 // The worker reads from those that answer: three more than k, so that slow or failing ones do not end it.
@@ -24,6 +25,7 @@ pub(crate) struct Builder<'a> {
     view: &'a PlanningView<'a>,
     fleet: FleetView,
     load: BTreeMap<NodeNumber, usize>,
+    traffic: RepairTraffic,
     builds_left: usize,
     away_builds_left: usize,
     builds_per_worker_max: usize,
@@ -43,7 +45,7 @@ pub(crate) struct WantedBuild<'a> {
 /// Why there is no build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotBuilt {
-    /// The budget is used up, or whoever could work has as many builds as it may: soon again.
+    /// The budget is used up, or whoever could work or be read has as much to do as it may: soon again.
     Busy,
     /// Caps and room leave no node online for any of the shards.
     NoHome,
@@ -57,6 +59,7 @@ impl<'a> Builder<'a> {
             view,
             fleet: view.fleet.clone(),
             load: view.orders.load(),
+            traffic: view.orders.traffic().clone(),
             builds_left: budget.builds_max,
             away_builds_left: budget.away_builds_max,
             builds_per_worker_max: budget.builds_per_worker_max,
@@ -69,8 +72,8 @@ impl<'a> Builder<'a> {
     }
 
     /// Whether no more builds for shards that are away may be ordered.
-    pub(crate) const fn is_spent_on_away(&self) -> bool {
-        self.builds_left == 0 || self.away_builds_left == 0
+    pub(crate) fn is_spent_on_away(&self) -> bool {
+        self.builds_left == 0 || self.away_builds_left == 0 || !self.traffic.has_room_for_away(self.view.now)
     }
 
     /// A build that makes shards anew.
@@ -120,13 +123,17 @@ impl<'a> Builder<'a> {
         if self.is_spent() || (cause == BuildCause::Away && self.is_spent_on_away()) {
             return Err(NotBuilt::Busy);
         }
-        let sources = self.sources(bundle, replaced).ok_or(NotBuilt::NoSource)?;
-        let worker = chosen.iter().copied().min_by_key(|node| (self.load_of(*node), *node));
+        let sources = self.sources(bundle, replaced)?;
+        let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
+        let sends = targets.len() > 1;
+        let is_busy = |node| self.is_loaded(node) || (sends && !self.has_line(node));
+        let worker = chosen.iter().copied().min_by_key(|node| (is_busy(*node), self.load_of(*node), *node));
         let worker = worker.ok_or(NotBuilt::NoHome)?;
-        if self.is_loaded(worker) {
+        if is_busy(worker) {
             return Err(NotBuilt::Busy);
         }
-        let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
+        let lines = self.lines(bundle, cause, worker, &sources, &targets);
+        self.traffic.take(&lines, self.view.now);
         for (_, node) in &targets {
             self.fleet.promise(*node, bundle.file_bytes);
         }
@@ -146,6 +153,7 @@ impl<'a> Builder<'a> {
             targets,
             shard_bytes: bundle.shard_bytes,
             file_bytes: bundle.file_bytes,
+            lines,
         })
     }
 
@@ -170,31 +178,73 @@ impl<'a> Builder<'a> {
         counted.map(|(_, holder)| *holder).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Whom to read: for a move the copy itself where it is online, then k and a few more, proved ones first.
+    /// Whom to read: for a move the copy itself where it is online, then k and a few more, those whose lines are idle
+    /// and proved ones first.
     fn sources(
         &self,
         bundle: &BundleView,
         replaced: &[(ShardIndex, NodeNumber)],
-    ) -> Option<Vec<(ShardIndex, NodeNumber)>> {
+    ) -> Result<Vec<(ShardIndex, NodeNumber)>, NotBuilt> {
         let k = usize::from(bundle.scheme.k());
         let mut online: Vec<_> = bundle
             .placements
             .iter()
             .filter_map(|copy| {
                 let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
-                Some((!replaced.contains(copy), !node.proved, self.load_of(copy.1), *copy))
+                let busy_for = self.traffic.busy_for(copy.1, self.view.now);
+                Some((!replaced.contains(copy), busy_for, !node.proved, self.load_of(copy.1), *copy))
             })
             .collect();
         online.sort_unstable();
         let same_index = online.iter().filter(|(kept, ..)| !kept).count();
         let mut taken = IndexSet::default();
         let mut sources = Vec::new();
-        for (_, _, _, (index, holder)) in online {
+        for (_, _, _, _, (index, holder)) in online {
             if !taken.contains(index) && sources.len() < k + SPARE_SOURCES + same_index {
                 taken.insert(index);
                 sources.push((index, holder));
+                // Those that will be read are the first ones.
+                if !self.has_line(holder) && sources.len() <= needed(same_index, k) {
+                    return Err(NotBuilt::Busy);
+                }
             }
         }
-        (same_index > 0 || sources.len() >= k).then_some(sources)
+        if sources.len() < needed(same_index, k) { Err(NotBuilt::NoSource) } else { Ok(sources) }
     }
+
+    /// What a build takes of the lines: each source that is read sends one shard, the worker all that it does not
+    /// keep.
+    fn lines(
+        &self,
+        bundle: &BundleView,
+        cause: BuildCause,
+        worker: NodeNumber,
+        sources: &[(ShardIndex, NodeNumber)],
+        targets: &[(ShardIndex, NodeNumber)],
+    ) -> LineShares {
+        let mut lines = LineShares::default();
+        let is_moved = |(index, _): &&(ShardIndex, NodeNumber)| targets.iter().any(|(made, _)| made == index);
+        let same_index = sources.iter().filter(is_moved).count();
+        let read = &sources[..needed(same_index, bundle.scheme.k().into()).min(sources.len())];
+        for node in read.iter().filter_map(|(_, node)| self.fleet.node(*node)) {
+            lines.upload(node, bundle.shard_bytes);
+        }
+        let sent = targets.iter().filter(|(_, node)| *node != worker).count() as u64;
+        if let Some(node) = self.fleet.node(worker).filter(|_| sent > 0) {
+            lines.upload(node, bundle.shard_bytes.saturating_mul(sent));
+        }
+        if cause == BuildCause::Away {
+            lines.for_away(&self.fleet, bundle.shard_bytes.saturating_mul(read.len() as u64 + sent));
+        }
+        lines
+    }
+
+    fn has_line(&self, node: NodeNumber) -> bool {
+        self.traffic.has_room(node, self.view.now)
+    }
+}
+
+/// How many sources are read: the copies themselves where shards are carried over, else k.
+const fn needed(same_index: usize, k: usize) -> usize {
+    if same_index > 0 { same_index } else { k }
 }

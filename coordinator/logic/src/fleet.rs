@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firn_base::{NodeId, Timestamp};
+use firn_base::{BitRate, NodeId, Timestamp};
 use firn_wire::{DomainRule, NodeState};
 
 use crate::catalogue::{Catalogue, NodeNames};
@@ -32,6 +32,8 @@ pub struct FleetNode {
     pub counted: bool,
     /// When it was last heard at the latest.
     pub last_seen: Timestamp,
+    /// How fast it uploads at most, by its own word; none if it names no bound.
+    pub max_upload: Option<BitRate>,
     /// Its quota.
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way, and no more than
@@ -79,6 +81,7 @@ impl FleetView {
                 proved: online && seen.proved,
                 counted,
                 last_seen,
+                max_upload: seen.status.and_then(|status| status.max_upload),
                 quota_bytes: record.quota_bytes,
                 free_bytes: own_word.map_or(assignable, |word| word.min(assignable)),
                 names,

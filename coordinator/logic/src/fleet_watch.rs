@@ -240,6 +240,7 @@ mod tests {
             quota: ByteCount(1 << 30),
             used: ByteCount(0),
             shards: 0,
+            max_upload: None,
             leaving: false,
             run,
         }

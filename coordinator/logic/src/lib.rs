@@ -35,6 +35,7 @@ mod planning;
 mod policy;
 mod receipts;
 mod repair;
+mod repair_traffic;
 mod reserve_room;
 mod shares;
 mod state;
@@ -70,6 +71,7 @@ pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use repair::{RepairPlan, plan_repairs, survey};
+pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
 pub use state::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,

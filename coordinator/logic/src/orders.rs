@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firn_base::{BundleNumber, CodingId, ReservationId, ShardIndex, Timestamp};
 
 use crate::build_plan::{BuildCause, BuildPlan};
+use crate::repair_traffic::RepairTraffic;
 use crate::state::NodeNumber;
 
 /// What the leader has ordered and not yet heard the end of.
@@ -18,6 +19,7 @@ pub struct Orders {
     building: BTreeSet<BundleNumber>,
     resting: BTreeMap<BundleNumber, Timestamp>,
     put_off: BTreeMap<BundleNumber, Timestamp>,
+    traffic: RepairTraffic,
     trashing: BTreeMap<(CodingId, NodeNumber, ShardIndex), Timestamp>,
 }
 
@@ -27,8 +29,9 @@ impl Orders {
         Self::default()
     }
 
-    /// A build was ordered under the name `id`; its tickets end at `deadline`.
-    pub fn begin_build(&mut self, id: ReservationId, plan: BuildPlan, deadline: Timestamp) {
+    /// A build was ordered at `now` under the name `id`; its tickets end at `deadline`.
+    pub fn begin_build(&mut self, id: ReservationId, plan: BuildPlan, now: Timestamp, deadline: Timestamp) {
+        self.traffic.take(&plan.lines, now);
         self.building.insert(plan.bundle);
         self.builds.insert(id, (plan, deadline));
     }
@@ -61,6 +64,7 @@ impl Orders {
     pub fn expire(&mut self, now: Timestamp) -> Vec<BuildPlan> {
         self.resting.retain(|_, until| *until > now);
         self.put_off.retain(|_, until| *until > now);
+        self.traffic.expire(now);
         self.trashing.retain(|_, deadline| *deadline > now);
         let over: Vec<_> =
             self.builds.iter().filter(|(_, (_, deadline))| *deadline <= now).map(|(id, _)| *id).collect();
@@ -96,6 +100,11 @@ impl Orders {
     /// Builds on their way.
     pub fn builds(&self) -> usize {
         self.builds.len()
+    }
+
+    /// What is ordered of the nodes' lines.
+    pub(crate) const fn traffic(&self) -> &RepairTraffic {
+        &self.traffic
     }
 
     /// Builds on their way for shards that are only away.
@@ -141,6 +150,7 @@ impl Orders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repair_traffic::LineShares;
 
     fn plan(bundle: u32) -> BuildPlan {
         BuildPlan {
@@ -153,6 +163,7 @@ mod tests {
             retire: Vec::new(),
             shard_bytes: 90,
             file_bytes: 100,
+            lines: LineShares::default(),
         }
     }
 
@@ -160,7 +171,7 @@ mod tests {
     fn a_build_is_busy_until_it_ends_or_its_deadline_passes() {
         let (id, time) = (ReservationId::from_bytes([1; 32]), Timestamp::from_millis);
         let mut orders = Orders::new();
-        orders.begin_build(id, plan(5), time(10));
+        orders.begin_build(id, plan(5), time(1), time(10));
         assert!(orders.is_busy(BundleNumber(5)));
         assert_eq!(orders.bytes_coming().get(&NodeNumber(3)), Some(&100));
         assert_eq!(orders.load().get(&NodeNumber(1)), Some(&1));
@@ -176,7 +187,7 @@ mod tests {
     fn a_failed_build_rests_before_it_is_tried_again() {
         let (id, time) = (ReservationId::from_bytes([1; 32]), Timestamp::from_millis);
         let mut orders = Orders::new();
-        orders.begin_build(id, plan(5), time(10));
+        orders.begin_build(id, plan(5), time(1), time(10));
         assert_eq!(orders.finish_build(id, Some(time(20))), Some(plan(5)));
         assert!(orders.is_busy(BundleNumber(5)));
         orders.expire(time(20));

@@ -106,6 +106,20 @@ impl FromStr for BitRate {
     }
 }
 
+impl fmt::Display for BitRate {
+    /// In bits, as lines are sold.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = u128::from(self.bytes_per_second) * 8;
+        let units = [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1_000)];
+        match units.iter().find(|(_, factor)| bits >= *factor) {
+            Some((unit, factor)) => {
+                write!(formatter, "{}.{} {unit}", bits / factor, bits % factor * 10 / factor)
+            }
+            None => write!(formatter, "{bits} bit/s"),
+        }
+    }
+}
+
 /// Reads a duration such as `72h`, `10d`, `500ms`.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseQuantityError> {
     let parsed = split_number(text).and_then(|(number, unit)| {
@@ -122,6 +136,14 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseQuantityError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates_are_shown_in_bits() {
+        let shown = |bytes_per_second| BitRate { bytes_per_second }.to_string();
+        assert_eq!(shown(1_250_000), "10.0 Mbit/s");
+        assert_eq!(shown(187_500_000), "1.5 Gbit/s");
+        assert_eq!((shown(1_000), shown(12)), ("8.0 kbit/s".into(), "96 bit/s".into()));
+    }
 
     #[test]
     fn sizes_rates_and_durations_read_as_people_write_them() {

@@ -224,6 +224,7 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
         descriptor: cast.descriptor.clone(),
         token: Some(cast.token(number)),
         quota: Some(QUOTA),
+        max_upload: None,
         failure_domain: Cast::failure_domain(number),
         listen: ANY,
         advertise: Some(cast::address(&host)),

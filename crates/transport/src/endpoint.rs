@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::listener::{self, Listener};
+use crate::paced_socket::PacedSocket;
 use crate::tls::{SERVER_NAME, TlsParty};
 use crate::{BindError, ConnectError, Connection, EndpointOptions, Environment};
 
@@ -91,7 +92,10 @@ impl Endpoint {
         let refuse_tls = |error: rustls::Error| BindError::Tls(error.to_string());
         let tls = TlsParty::new(environment, identity).map_err(refuse_tls)?;
         let (near, far) = (options.transport(true), options.transport(false));
-        let socket = environment.sockets().bind(listen).await.map_err(refuse)?;
+        let mut socket = environment.sockets().bind(listen).await.map_err(refuse)?;
+        if let Some(rate) = options.max_upload {
+            socket = Arc::new(PacedSocket::new(socket, rate));
+        }
         let config = endpoint_config(environment, identity, &options);
         let runtime = Arc::new(quinn::TokioRuntime);
         let quic =

@@ -17,6 +17,8 @@ mod identity_file;
 mod ledger;
 mod listener;
 mod options;
+mod pace;
+mod paced_socket;
 mod pool;
 mod reply_check;
 mod serve;
@@ -37,6 +39,7 @@ pub use identity_file::{
 };
 pub use ledger::{LedgerError, VerifiedLedger};
 pub use options::EndpointOptions;
+pub use pace::Pace;
 pub use pool::{CONNECTIONS_MAX, ConnectionPool};
 /// For implementations of [`Sockets`].
 pub use quinn;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_base::BitRate;
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// The bounds of an endpoint and its connections.
@@ -28,6 +29,9 @@ pub struct EndpointOptions {
     /// Bytes that the peer may send on all streams of a connection before they are read here; also the bytes
     /// kept here until the peer has acknowledged them.
     pub connection_window_bytes: u32,
+    /// How fast the endpoint sends at most, everything counted: data, handshakes, acknowledgements, headers. None: as
+    /// fast as it can.
+    pub max_upload: Option<BitRate>,
     /// The largest datagram that is tried towards other machines.
     pub mtu_bytes: u16,
     /// The datagram used towards this machine itself, at most 6,550.
@@ -44,6 +48,7 @@ impl Default for EndpointOptions {
             handshakes_max: 256,
             stream_window_bytes: 8 << 20,
             connection_window_bytes: 16 << 20,
+            max_upload: None,
             mtu_bytes: 1452,
             loopback_mtu_bytes: LOOPBACK_MTU_BYTES,
         }

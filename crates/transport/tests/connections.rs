@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use firn_base::BitRate;
 use firn_transport::{
     BindError, ConnectError, Connection, Endpoint, EndpointOptions, Environment, Handler, Stream,
     StreamError, serve_connection,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use world::{Doubler, LOOPBACK, SOON, address, endpoint, endpoint_at, identity, node, spawn_doubler};
 
@@ -251,4 +252,40 @@ async fn a_peer_that_breaks_off_its_streams_does_not_get_more_handlers() {
     .await;
     assert!(slow.0.load(std::sync::atomic::Ordering::SeqCst) <= 4);
     serving.abort();
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_bound_sends_all_of_it_and_no_faster() {
+    let bound = EndpointOptions {
+        max_upload: Some(BitRate { bytes_per_second: 4_000_000 }),
+        ..EndpointOptions::default()
+    };
+    let one = Endpoint::bind(&Environment::real(), &identity(1), LOOPBACK, bound).await.unwrap();
+    let two = endpoint(2).await;
+    let to = address(&two);
+    let (dialled, accepted) = tokio::join!(one.connect(node(2), &to), two.accept());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    let began = Instant::now();
+    let mut sending = Vec::new();
+    for _ in 0..4 {
+        let mut stream = dialled.open().await.unwrap();
+        sending.push(tokio::spawn(async move {
+            stream.send_bytes(Bytes::from(vec![7; 500_000])).await.unwrap();
+            stream.finish();
+            stream
+        }));
+    }
+    let mut received = 0;
+    for _ in 0..4 {
+        let mut stream = accepted.accept().await.unwrap();
+        while let Some(piece) = stream.receive_bytes(64 << 10).await.unwrap() {
+            received += piece.len();
+        }
+    }
+    assert_eq!(received, 2_000_000);
+    // Headers come on top, and 10 ms of it may have been saved up.
+    assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
+    for sent in sending {
+        drop(sent.await.unwrap());
+    }
 }

@@ -27,3 +27,7 @@ pub const NAME_BYTES_MAX: usize = 200;
 
 /// A host and port as text.
 pub const ADDRESS_BYTES_MAX: usize = 255;
+
+/// The part of a node's upload rate that repair and moves may take, in per cent: readers have the rest. The leader
+/// orders no more, and a node that carries out a build sends no faster.
+pub const REPAIR_PER_CENT: u64 = 30;

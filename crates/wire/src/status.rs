@@ -3,7 +3,8 @@
 use std::fmt;
 
 use firn_base::{
-    ArchiveId, BundleId, BundleNumber, ByteCount, CodingId, NodeId, ObjectKey, Scheme, ShardIndex, Timestamp,
+    ArchiveId, BitRate, BundleId, BundleNumber, ByteCount, CodingId, NodeId, ObjectKey, Scheme, ShardIndex,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub struct NodeStatus {
     pub used: ByteCount,
     /// Shards it holds.
     pub shards: u64,
+    /// How fast it uploads at most; none if its owner set no bound.
+    pub max_upload: Option<BitRate>,
     /// Its owner wants it to leave.
     pub leaving: bool,
     /// Drawn at every start of the program: a new one means that the inventory may have changed.

@@ -51,6 +51,7 @@ pub(crate) async fn start(role: StorageNodeRole) -> Result<impl Running, Failure
         descriptor: role.descriptor,
         token: role.token,
         quota: Some(role.quota),
+        max_upload: None,
         failure_domain: role.role.to_string(),
         listen: role.listen,
         advertise: None,

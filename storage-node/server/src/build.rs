@@ -92,7 +92,9 @@ impl Job<'_> {
             let next = offset + BLOCK_BYTES.min(shard_bytes - offset);
             // The next block is read while this one is on its way.
             let mut targets = std::mem::take(&mut self.targets);
-            let bring = join_all(targets.iter_mut().map(|target| target.bring(&made)));
+            let bring = join_all(
+                targets.iter_mut().map(|target| target.bring(&made, self.shared.build_pace.as_ref())),
+            );
             let (brought, following) = if next < shard_bytes {
                 let (brought, following) = tokio::join!(bring, self.make(next));
                 (brought, Some(following))

@@ -8,14 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::{ArchiveId, PublicKey, ShardIndex};
 use firn_bundle::CodingHeader;
-use firn_transport::Stream;
+use firn_transport::{Pace, Stream, StreamError};
 use firn_wire::{
     BuildTarget, CONTROL_BYTES_MAX, NodeReply, NodeRequest, Receipt, Signed, StoreRequest, Ticket,
 };
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use crate::shared::Shared;
 use crate::storing::{Admitted, Incoming, admit_shard};
+
+// What goes at once, so that the targets of a build take turns.
+const PIECE_BYTES: usize = 64 << 10;
 
 // A block of 1 MiB in this time is 70 kbit/s.
 const BLOCK_TIMEOUT: Duration = Duration::from_secs(120);
@@ -100,8 +104,12 @@ impl Target {
         self.sent
     }
 
-    /// Brings the next block, of those that were `made`.
-    pub(crate) async fn bring(&mut self, made: &[(ShardIndex, Bytes)]) -> Result<(), String> {
+    /// Brings the next block, of those that were `made`; to other nodes at `pace`.
+    pub(crate) async fn bring(
+        &mut self,
+        made: &[(ShardIndex, Bytes)],
+        pace: Option<&Pace>,
+    ) -> Result<(), String> {
         let Some((_, block)) = made.iter().find(|(index, _)| *index == self.ticket.index) else {
             return if self.has_receipt() { Ok(()) } else { Err(failure(&self.ticket, "it was not made")) };
         };
@@ -111,29 +119,22 @@ impl Target {
                 let written = incoming.write(block.clone()).await;
                 written.map_err(|refused| failure(&self.ticket, &refused.to_string()))
             }
-            Way::Away(stream) => {
-                let sent = timeout(BLOCK_TIMEOUT, stream.send_bytes(block.clone())).await;
-                match sent {
-                    Ok(Ok(())) => {
-                        self.sent = self.sent.saturating_add(block.len() as u64);
+            Way::Away(stream) => match send(stream, block, pace).await {
+                Ok(Ok(())) => {
+                    self.sent = self.sent.saturating_add(block.len() as u64);
+                    Ok(())
+                }
+                Err(_) => Err(failure(&self.ticket, "it takes the shard too slowly")),
+                Ok(Err(error)) => match timeout(REASON_TIMEOUT, stream.receive(CONTROL_BYTES_MAX)).await {
+                    Ok(Ok(NodeReply::Stored(receipt))) => {
+                        let receipt = check_receipt(self.archive, &self.ticket, receipt)?;
+                        self.way = Way::Done(receipt);
                         Ok(())
                     }
-                    Err(_) => Err(failure(&self.ticket, "it takes the shard too slowly")),
-                    Ok(Err(error)) => {
-                        match timeout(REASON_TIMEOUT, stream.receive(CONTROL_BYTES_MAX)).await {
-                            Ok(Ok(NodeReply::Stored(receipt))) => {
-                                let receipt = check_receipt(self.archive, &self.ticket, receipt)?;
-                                self.way = Way::Done(receipt);
-                                Ok(())
-                            }
-                            Ok(Ok(NodeReply::Refused(refused))) => {
-                                Err(failure(&self.ticket, &refused.to_string()))
-                            }
-                            _ => Err(failure(&self.ticket, &error.to_string())),
-                        }
-                    }
-                }
-            }
+                    Ok(Ok(NodeReply::Refused(refused))) => Err(failure(&self.ticket, &refused.to_string())),
+                    _ => Err(failure(&self.ticket, &error.to_string())),
+                },
+            },
         }
     }
 
@@ -157,6 +158,25 @@ impl Target {
             }
         }
     }
+}
+
+/// Sends a block in pieces, each when its turn has come. What takes too long is the target's doing, not the waiting.
+async fn send(
+    stream: &mut Stream,
+    block: &Bytes,
+    pace: Option<&Pace>,
+) -> Result<Result<(), StreamError>, Elapsed> {
+    let mut rest = block.clone();
+    while !rest.is_empty() {
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        if let Some(pace) = pace {
+            pace.take(piece.len() as u64).await;
+        }
+        if let Err(error) = timeout(BLOCK_TIMEOUT, stream.send_bytes(piece)).await? {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
 }
 
 fn failure(ticket: &Ticket, why: &str) -> String {

@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firn_base::ByteCount;
+use firn_base::{BitRate, ByteCount};
 use firn_program::LogOptions;
 use firn_wire::{Descriptor, JoinToken, Signed};
 
 const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
+// What a line at home does not miss.
+const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
+// Below it a block of 1 MiB does not come in time, and signs of life wait for it.
+const MAX_UPLOAD_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
+
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Keeps erasure-coded pieces of Nix store paths for an archive.
@@ -55,6 +60,11 @@ pub(crate) struct Settings {
     /// half of what the disk has for it]
     #[arg(long, value_name = "SIZE", env = "FIRN_QUOTA", global = true)]
     pub(crate) quota: Option<String>,
+
+    /// How fast the node uploads at most, everything counted, as 10Mbit/s or 2MB/s; `unlimited` for as fast as it can.
+    /// Repairs that the node carries out take at most 30 % of it [default: 10Mbit/s]
+    #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
+    pub(crate) max_upload: Option<String>,
 
     /// A file with the join token that the archive's operator gave you; needed until the node is admitted
     #[arg(long, value_name = "FILE", env = "FIRN_TOKEN_FILE", global = true)]
@@ -113,6 +123,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) archive: Option<String>,
     pub(crate) quota: Option<ByteCount>,
+    pub(crate) max_upload: Option<BitRate>,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) failure_domain: String,
     pub(crate) listen: SocketAddr,
@@ -131,6 +142,7 @@ impl Settings {
         let data_dir = self.data_dir()?;
         let quota = self.quota.as_deref().map(str::parse).transpose();
         let quota = quota.map_err(|error| format!("--quota: {error}"))?;
+        let max_upload = parse_max_upload(self.max_upload.as_deref())?;
         let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
         let http = self.http.as_deref().map(|text| parse_address("--http", text)).transpose()?;
         if let Some(advertise) = &self.advertise
@@ -148,7 +160,7 @@ impl Settings {
         }
         let token = self.token_file.as_deref().map(read_token).transpose()?;
         let (archive, advertise) = (self.archive, self.advertise);
-        Ok(Config { data_dir, archive, quota, token, failure_domain, listen, advertise, http })
+        Ok(Config { data_dir, archive, quota, max_upload, token, failure_domain, listen, advertise, http })
     }
 }
 
@@ -171,6 +183,23 @@ pub(crate) fn read_descriptor(archive: &str) -> Result<Descriptor, String> {
 fn parse_address(flag: &str, text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{flag}: `{text}` is not an address and port: write for example 0.0.0.0:4434"))
+}
+
+/// None for no bound.
+fn parse_max_upload(text: Option<&str>) -> Result<Option<BitRate>, String> {
+    match text {
+        None => Ok(Some(MAX_UPLOAD_DEFAULT)),
+        Some("unlimited") => Ok(None),
+        Some(text) => {
+            let rate: BitRate = text.parse().map_err(|error| format!("--max-upload: {error}"))?;
+            if rate.bytes_per_second < MAX_UPLOAD_LEAST.bytes_per_second {
+                return Err(format!(
+                    "--max-upload: {rate} is too little to be of use to anybody: give at least {MAX_UPLOAD_LEAST}"
+                ));
+            }
+            Ok(Some(rate))
+        }
+    }
 }
 
 /// Reads a join token as `token create` printed it.
@@ -196,6 +225,10 @@ mod tests {
         Arguments::command().debug_assert();
         let config = settings().check("host").unwrap();
         assert_eq!((config.failure_domain.as_str(), config.quota), ("host", None));
+        assert_eq!(config.max_upload, Some(MAX_UPLOAD_DEFAULT));
+        let max_upload = |text: &str| Settings { max_upload: Some(text.into()), ..settings() }.check("host");
+        assert_eq!(max_upload("unlimited").unwrap().max_upload, None);
+        assert_eq!(max_upload("2MB/s").unwrap().max_upload, Some(BitRate { bytes_per_second: 2_000_000 }));
     }
 
     #[test]
@@ -205,6 +238,9 @@ mod tests {
         assert!(
             refusal(Settings { quota: Some("lots".into()), ..settings() }).starts_with("--quota: `lots`")
         );
+        let max_upload = |text: &str| refusal(Settings { max_upload: Some(text.into()), ..settings() });
+        assert!(max_upload("fast").starts_with("--max-upload: `fast`"));
+        assert!(max_upload("8kbit/s").contains("give at least 1.0 Mbit/s"), "{}", max_upload("8kbit/s"));
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
         assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
 
+use firn_base::BitRate;
 use firn_storage_node::{
     ControlReply, ControlRequest, DataDirectory, NodeReport, StorageNode, StorageNodeOptions, ask_control,
     kept_descriptor, serve_control, serve_monitoring,
@@ -94,6 +95,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         descriptor,
         token: config.token,
         quota: config.quota,
+        max_upload: config.max_upload,
         failure_domain: config.failure_domain,
         listen: config.listen,
         advertise: config.advertise,
@@ -180,6 +182,12 @@ fn print_report(report: &NodeReport) {
         bytes(report.used_bytes),
         bytes(report.quota_bytes),
         bytes(report.trash_bytes)
+    );
+    let max_upload = report.max_upload_bytes_per_second;
+    let rate = max_upload.map(|bytes_per_second| BitRate { bytes_per_second }.to_string());
+    println!(
+        "upload      {}",
+        rate.map_or_else(|| "as fast as it can".to_owned(), |rate| format!("at most {rate}"))
     );
     if report.damaged > 0 {
         println!("damaged     {} shards since the start", report.damaged);

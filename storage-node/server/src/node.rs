@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use firn_base::{ByteCount, NodeId};
+use firn_base::{BitRate, ByteCount, NodeId};
 use firn_storage_node_logic::{DeleteBudget, Membership};
 use firn_transport::{
-    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
+    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, Pace, serve,
 };
 use firn_wire::{
-    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
+    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, REPAIR_PER_CENT,
+    Signed,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,6 +54,8 @@ pub struct StorageNodeOptions {
     /// How many bytes it may have on its disk, everything included; none: [`QUOTA_DEFAULT`], and never more than
     /// half of what the disk has for it.
     pub quota: Option<ByteCount>,
+    /// How fast it uploads at most, everything counted; none: as fast as it can.
+    pub max_upload: Option<BitRate>,
     /// What it can vanish together with.
     pub failure_domain: String,
     /// The UDP address it listens on.
@@ -130,9 +133,10 @@ impl StorageNode {
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
         }
+        let max_upload = options.max_upload;
+        let endpoint_options = EndpointOptions { max_upload, ..EndpointOptions::default() };
         let endpoint =
-            Endpoint::bind(&environment, &options.identity, options.listen, EndpointOptions::default())
-                .await?;
+            Endpoint::bind(&environment, &options.identity, options.listen, endpoint_options).await?;
         let pool = ConnectionPool::new(endpoint.clone());
         let generation = roster.roster().generation;
         let archive = roster.archive();
@@ -148,6 +152,8 @@ impl StorageNode {
             archive,
             address,
             failure_domain: options.failure_domain,
+            max_upload,
+            build_pace: max_upload.map(build_pace),
             token: options.token,
             budget: Mutex::new(DeleteBudget::new(store.shards(), environment.now())),
             store,
@@ -279,6 +285,12 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
         }
     });
     tasks
+}
+
+/// The pace of what builds send: readers have the rest of the line.
+fn build_pace(max_upload: BitRate) -> Pace {
+    let bytes_per_second = max_upload.bytes_per_second / 100 * REPAIR_PER_CENT;
+    Pace::new(BitRate { bytes_per_second })
 }
 
 /// Where others reach a node that listens on `bound`.

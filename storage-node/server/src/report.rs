@@ -29,6 +29,8 @@ pub struct NodeReport {
     pub trash_bytes: u64,
     /// Its quota.
     pub quota_bytes: u64,
+    /// How many bytes it uploads in a second at most; none without a bound.
+    pub max_upload_bytes_per_second: Option<u64>,
     /// Shards found damaged since it was started.
     pub damaged: u64,
     /// Generation of the roster in force.
@@ -109,6 +111,7 @@ impl NodeReport {
             used_bytes: shared.store.used().0,
             trash_bytes: shared.store.trash_bytes().0,
             quota_bytes: shared.store.quota().0,
+            max_upload_bytes_per_second: shared.max_upload.map(|rate| rate.bytes_per_second),
             damaged: shared.store.losses(),
             generation: shared.client.roster().roster().generation,
             ledger_entries: shared.ledger.entries(),
@@ -143,6 +146,11 @@ impl NodeReport {
             ("used_bytes", "Bytes of the quota in use", self.used_bytes),
             ("trash_bytes", "Bytes of trash", self.trash_bytes),
             ("quota_bytes", "The quota", self.quota_bytes),
+            (
+                "max_upload_bytes_per_second",
+                "The upload rate, 0 without a bound",
+                self.max_upload_bytes_per_second.unwrap_or_default(),
+            ),
             ("coordinators_connected", "Coordinators with a connection", connected),
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
             ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, NodeId, Timestamp};
+use firn_base::{ArchiveId, BitRate, NodeId, Timestamp};
 use firn_storage_node_logic::{DeleteBudget, Membership};
-use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
+use firn_transport::{ConnectionPool, CoordinatorClient, Environment, Pace};
 use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -42,6 +42,9 @@ pub(crate) struct Shared {
     pub(crate) archive: ArchiveId,
     pub(crate) address: String,
     pub(crate) failure_domain: String,
+    pub(crate) max_upload: Option<BitRate>,
+    // What builds send goes by it, if the node has a bound.
+    pub(crate) build_pace: Option<Pace>,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) store: Arc<ShardStore>,
     pub(crate) disk: Arc<dyn Disk>,
@@ -156,6 +159,7 @@ impl Shared {
             quota: self.store.quota(),
             used: self.store.used(),
             shards: self.store.shards(),
+            max_upload: self.max_upload,
             leaving: self.leaving.load(Ordering::Acquire),
             // A shard that was lost changes the inventory as a restart may.
             run: self.run.wrapping_add(self.store.losses()),

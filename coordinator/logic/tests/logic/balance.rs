@@ -153,7 +153,7 @@ fn shards_on_their_way_and_copies_that_wait_for_trash_are_not_moved_again() {
     let deadline = archive.now.after(std::time::Duration::from_secs(600));
     let first = moves(&archive);
     for (id, build) in (0..).zip(first.builds.clone()) {
-        archive.orders.begin_build(reservation_id(id), build, deadline);
+        archive.orders.begin_build(reservation_id(id), build, archive.now, deadline);
     }
     let second = moves(&archive);
     assert_eq!(

@@ -113,7 +113,7 @@ fn a_shard_on_its_way_has_taken_its_home() {
     let deadline = archive.now.after(std::time::Duration::from_secs(60));
     for (tag, build) in (0..).zip(moves(&archive).builds) {
         assert_eq!(build.targets, [(ShardIndex(5), NodeNumber(12))]);
-        archive.orders.begin_build(reservation_id(tag), build, deadline);
+        archive.orders.begin_build(reservation_id(tag), build, archive.now, deadline);
     }
     archive.set_state(3, NodeState::Draining);
     assert_eq!((backlog(&archive, 3), backlog(&archive, 5)), ((3, 3, 0), (3, 0, 0)));

@@ -7,6 +7,7 @@ mod commits;
 mod drains;
 mod health;
 mod ledger;
+mod lines;
 mod moves;
 mod nodes;
 mod placements;

@@ -79,7 +79,7 @@ fn all_missing_shards_are_made_in_one_build_and_ordered_once() {
     assert_eq!(plan.builds.len(), 1);
     assert_eq!(plan.builds[0].targets.len(), 3);
     let deadline = archive.now.after(std::time::Duration::from_secs(60));
-    archive.orders.begin_build(reservation_id(9), plan.builds[0].clone(), deadline);
+    archive.orders.begin_build(reservation_id(9), plan.builds[0].clone(), archive.now, deadline);
     let plan = repairs(&archive);
     assert_eq!((plan.builds.len(), plan.backlog_shards), (0, 3));
 }

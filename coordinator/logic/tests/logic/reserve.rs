@@ -265,7 +265,7 @@ fn what_a_draining_node_holds_needs_room_elsewhere_once() {
     assert_eq!(room(&archive).awaited.0, file_bytes(4));
     let deadline = archive.now.after(std::time::Duration::from_secs(60));
     let build = moves(&archive).builds.remove(0);
-    archive.orders.begin_build(reservation_id(9), build, deadline);
+    archive.orders.begin_build(reservation_id(9), build, archive.now, deadline);
     let on_its_way = room(&archive);
     assert_eq!(on_its_way.awaited.0, 0, "its room is set aside");
     assert_eq!(on_its_way.free.0, 15 * QUOTA_BYTES - 12 * file_bytes(4));
@@ -288,7 +288,7 @@ fn what_lost_nodes_held_needs_room_until_it_is_made_anew() {
     assert_eq!((room(&archive).awaited.0, room(&archive).capacity.0), (file_bytes(4), 15 * QUOTA_BYTES));
     let deadline = archive.now.after(std::time::Duration::from_secs(60));
     let build = repairs(&archive).builds.remove(0);
-    archive.orders.begin_build(reservation_id(9), build, deadline);
+    archive.orders.begin_build(reservation_id(9), build, archive.now, deadline);
     assert_eq!(room(&archive).awaited.0, 0, "it is on its way");
 }
 

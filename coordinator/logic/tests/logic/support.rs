@@ -268,6 +268,7 @@ pub(crate) fn status(run: u64) -> NodeStatus {
         quota: ByteCount(QUOTA_BYTES),
         used: ByteCount(0),
         shards: 0,
+        max_upload: None,
         leaving: false,
         run,
     }

@@ -27,11 +27,14 @@ pub(super) fn order(
 ) -> Result<(), RefusedRequest> {
     for plan in plans {
         let id = ReservationId::from_bytes(shared.environment.seed());
-        let deadline = shared.environment.now().after(BUILD_WITHIN);
-        shared.soft().orders.begin_build(id, plan.clone(), deadline);
+        let now = shared.environment.now();
+        // Three times as long as the lines take that repair is given of them: they may be busy with others.
+        let within = BUILD_WITHIN.max(plan.lines.longest().saturating_mul(3));
+        let deadline = now.after(within);
+        shared.soft().orders.begin_build(id, plan.clone(), now, deadline);
         let shared = shared.clone();
         tokio::spawn(async move {
-            let done = build(&shared, id, &plan, deadline).await;
+            let done = build(&shared, id, &plan, within, deadline).await;
             let retry = match &done {
                 Ok(true) => None,
                 Ok(false) => Some(shared.environment.now().after(RETRY_AFTER)),
@@ -51,6 +54,7 @@ async fn build(
     shared: &Shared,
     id: ReservationId,
     plan: &BuildPlan,
+    within: Duration,
     deadline: Timestamp,
 ) -> Result<bool, RefusedRequest> {
     let facts = shared.facts()?;
@@ -98,7 +102,7 @@ async fn build(
         pass: shared.pass(worker.id.into()),
         rank,
     };
-    let report = send(shared, &worker, order).await?;
+    let report = send(shared, &worker, order, within).await?;
     shared.soft().repair_traffic_bytes += report.read.0.saturating_add(report.sent.0);
     let expected = ExpectedReceipts::of_build(&facts, shared.archive, id, plan, coded.roots);
     let expected = expected.map_err(|error| disk(&error))?;
@@ -139,12 +143,13 @@ async fn send(
     shared: &Shared,
     worker: &NodeRecord,
     order: BuildOrder,
+    within: Duration,
 ) -> Result<BuildReport, RefusedRequest> {
     let away = |reason: String| {
         RefusedRequest::new(RefusalKind::Unavailable, format!("worker {}: {reason}", worker.id.short()))
     };
     let connection = shared.links.get(worker.id).ok_or_else(|| away("it is not connected".to_owned()))?;
-    let reply = connection.call(&NodeRequest::Build(order), CONTROL_BYTES_MAX, BUILD_WITHIN).await;
+    let reply = connection.call(&NodeRequest::Build(order), CONTROL_BYTES_MAX, within).await;
     match reply.map_err(|error| away(error.to_string()))? {
         NodeReply::Built(report) => Ok(report),
         NodeReply::Refused(refusal) => Err(away(refusal.sentence)),

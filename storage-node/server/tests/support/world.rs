@@ -160,6 +160,7 @@ impl World {
             descriptor: self.descriptor.clone(),
             token: Some(Signed::seal(&self.coordinator, self.archive, &token)),
             quota: Some(ByteCount(1 << 30)),
+            max_upload: None,
             failure_domain: format!("host-{seed}"),
             listen: LOOPBACK,
             advertise: None,

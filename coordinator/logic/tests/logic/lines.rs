@@ -1,0 +1,107 @@
+//! What repair takes of the nodes' lines.
+
+use std::collections::BTreeMap;
+
+use firn_base::{BitRate, ReservationId, ShardIndex};
+use firn_coordinator_logic::{BuildPlan, Facts, NodeNumber, plan_moves, plan_repairs};
+use firn_wire::{NodeState, NodeStatus, REPAIR_PER_CENT};
+
+use crate::support::{Archive, BUDGET, status};
+
+const SHARD_BYTES: u64 = 64 << 10;
+const RATE: u64 = 20_000;
+
+/// Bundles that all lost a shard, on nodes with slow lines.
+fn archive(bundles: u8, slow: impl Iterator<Item = u32>) -> Archive {
+    let mut archive = Archive::of(30);
+    for tag in 0..bundles {
+        let first = u32::from(tag) % 17;
+        archive.publish(tag, (4, 12), &(0..1).chain(first + 1..first + 12).collect::<Vec<_>>());
+    }
+    for node in slow {
+        hear_slow(&mut archive, node);
+    }
+    archive
+}
+
+fn hear_slow(archive: &mut Archive, node: u32) {
+    let max_upload = Some(BitRate { bytes_per_second: RATE });
+    archive.watch.heard(archive.number(node), NodeStatus { max_upload, ..status(1) }, archive.now);
+}
+
+/// What each node sends for a build that reads the first k sources, or carries one shard over.
+fn sent(build: &BuildPlan) -> Vec<(NodeNumber, u64)> {
+    let is_move = build.sources.iter().any(|(index, _)| build.targets.iter().any(|(made, _)| made == index));
+    let read = if is_move { 1 } else { 4 };
+    let mut sent: Vec<_> = build.sources[..read].iter().map(|(_, node)| (*node, SHARD_BYTES)).collect();
+    let away = build.targets.iter().filter(|(_, node)| *node != build.worker).count() as u64;
+    sent.push((build.worker, away * SHARD_BYTES));
+    sent
+}
+
+#[test]
+fn repair_takes_no_more_of_a_line_than_its_part_however_much_there_is_to_do() {
+    let mut archive = archive(200, 0..30);
+    archive.set_state(0, NodeState::Lost);
+    let mut totals: BTreeMap<NodeNumber, u64> = BTreeMap::new();
+    let (minutes, mut builds, mut order) = (30, 0, 0_u32);
+    for _ in 0..minutes {
+        for build in archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds) {
+            for (node, bytes) in sent(&build) {
+                *totals.entry(node).or_default() += bytes;
+            }
+            order += 1;
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&order.to_le_bytes());
+            let id = ReservationId::from_bytes(id);
+            archive.orders.begin_build(
+                id,
+                build,
+                archive.now,
+                archive.now.after(std::time::Duration::from_secs(9)),
+            );
+            builds += 1;
+        }
+        // They all fail, so that there is always as much to do.
+        archive.wait(60_000);
+        archive.orders.expire(archive.now);
+        (1..30).for_each(|node| hear_slow(&mut archive, node));
+    }
+    let most = RATE * REPAIR_PER_CENT / 100 * (minutes + 1) * 60 + 2 * SHARD_BYTES;
+    assert!(totals.values().all(|bytes| *bytes <= most), "{most}: {totals:?}");
+    // Of all 29 lines together, at least half of what repair may take was used.
+    assert!(totals.values().sum::<u64>() > most * 29 / 2, "{builds} builds, {totals:?}");
+}
+
+#[test]
+fn nodes_without_a_bound_are_read_where_the_others_have_enough_to_do() {
+    let mut archive = archive(60, 0..15);
+    archive.set_state(0, NodeState::Lost);
+    let builds = archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds);
+    let is_fast = |(_, node): &(ShardIndex, NodeNumber)| node.0 >= 15;
+    let with_fast: Vec<_> = builds
+        .iter()
+        .filter(|build| {
+            let Ok(Some(bundle)) = archive.state.bundle(build.bundle) else { return false };
+            bundle.codings[0].placements.iter().filter(|copy| is_fast(copy)).count() >= 4
+        })
+        .collect();
+    assert!(with_fast.len() > 20, "{}", with_fast.len());
+    assert!(with_fast.iter().all(|build| build.sources[..4].iter().all(is_fast)));
+    let mut all_slow = self::archive(60, 0..30);
+    all_slow.set_state(0, NodeState::Lost);
+    let few = all_slow.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds);
+    assert!(!few.is_empty() && few.len() < builds.len(), "{} {}", few.len(), builds.len());
+}
+
+#[test]
+fn a_node_that_leaves_gives_its_whole_line() {
+    let moves = |state| {
+        let mut archive = archive(200, 0..30);
+        archive.set_state(0, state);
+        archive.planning(|view| plan_moves(view, &BUDGET, [1; 32]).builds.len())
+    };
+    let drained = moves(NodeState::Draining);
+    // A minute ahead at 20 kB/s, and the build that begins in it.
+    assert_eq!(drained as u64, RATE * 60 / SHARD_BYTES + 1);
+}

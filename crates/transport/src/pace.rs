@@ -1,0 +1,151 @@
+//! The pace of what may not go faster than a rate.
+//!
+//! Owns: when the next bytes may go. Always holds: over any time no more bytes go than the rate times that time and
+//! one credit of 10 ms allow, as long as everybody waits for his turn; what goes without waiting is made up for.
+//! Leaves to others: what goes where.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use firn_base::BitRate;
+use tokio::time::{Instant, sleep_until};
+
+// What may go at once after a pause: timers are a millisecond late, and must not slow the line down by it.
+const CREDIT: Duration = Duration::from_millis(10);
+
+// No bytes keep a line busy for longer, and clocks do not overflow by it.
+const MOST_NANOS: u64 = 3_600_000_000_000;
+
+/// A rate, and when it leaves room for more. Shared by all who send.
+#[derive(Debug)]
+pub struct Pace {
+    rate: BitRate,
+    free_at: Mutex<Instant>,
+}
+
+impl Pace {
+    /// A pace that leaves room now.
+    pub fn new(rate: BitRate) -> Self {
+        Self { rate, free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// The rate.
+    pub const fn rate(&self) -> BitRate {
+        self.rate
+    }
+
+    /// Waits for a turn and uses it for so many bytes.
+    pub async fn take(&self, bytes: u64) {
+        loop {
+            let now = Instant::now();
+            // Looked at and used under one lock: of those who wake at once only one goes.
+            let until = {
+                let mut free_at = self.free_at();
+                if *free_at <= now {
+                    *free_at = self.busy_until(*free_at, bytes, now);
+                    return;
+                }
+                *free_at
+            };
+            sleep_until(until).await;
+        }
+    }
+
+    /// The time to wait for; none if something may go at `now`.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Instant> {
+        let free_at = *self.free_at();
+        (free_at > now).then_some(free_at)
+    }
+
+    /// Notes that so many bytes went at `now`.
+    pub(crate) fn sent(&self, bytes: u64, now: Instant) {
+        let mut free_at = self.free_at();
+        *free_at = self.busy_until(*free_at, bytes, now);
+    }
+
+    fn busy_until(&self, free_at: Instant, bytes: u64, now: Instant) -> Instant {
+        let from = now.checked_sub(CREDIT).map_or(free_at, |least| free_at.max(least));
+        from + self.takes(bytes)
+    }
+
+    /// How long so many bytes take.
+    fn takes(&self, bytes: u64) -> Duration {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.bytes_per_second.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(MOST_NANOS))
+    }
+
+    fn free_at(&self) -> MutexGuard<'_, Instant> {
+        self.free_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(bytes_per_second: u64, now: Instant) -> Pace {
+        Pace { rate: BitRate { bytes_per_second }, free_at: Mutex::new(now) }
+    }
+
+    #[test]
+    fn whoever_sends_when_he_may_sends_at_the_rate_over_any_time() {
+        let start = Instant::now();
+        for (rate, batch) in [(1_250_000, 6_000), (125_000, 1_500), (100_000_000, 500_000)] {
+            let pace = pace(rate, start);
+            let (mut now, mut sent) = (start, 0);
+            while now < start + Duration::from_secs(10) {
+                pace.sent(batch, now);
+                sent += batch;
+                // The timer is up to a millisecond late.
+                now = pace.wait(now).map_or(now, |until| until + Duration::from_micros(sent % 1000));
+            }
+            let most = rate * 10 + rate / 100 + batch;
+            assert!((rate * 10 * 99 / 100..=most).contains(&sent), "{rate}: {sent}");
+        }
+    }
+
+    #[test]
+    fn a_pause_gives_a_credit_of_ten_milliseconds_and_no_more() {
+        let start = Instant::now();
+        let pace = pace(1_000_000, start);
+        let later = start + Duration::from_secs(3600);
+        pace.sent(10_000, later);
+        assert_eq!(pace.wait(later), None);
+        pace.sent(1, later);
+        assert_eq!(pace.wait(later), Some(later + Duration::from_micros(1)));
+    }
+
+    #[test]
+    fn what_went_without_waiting_is_waited_for() {
+        let start = Instant::now();
+        let pace = pace(1_000_000, start);
+        pace.sent(500_000, start);
+        assert_eq!(pace.wait(start), Some(start + Duration::from_millis(500)));
+        pace.sent(500_000, start);
+        assert_eq!(pace.wait(start), Some(start + Duration::from_millis(1000)));
+    }
+
+    #[test]
+    fn the_largest_figures_overflow_nothing() {
+        let now = Instant::now();
+        assert_eq!(pace(0, now).takes(u64::MAX), Duration::from_nanos(MOST_NANOS));
+        assert_eq!(pace(u64::MAX, now).takes(u64::MAX), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn of_many_who_wait_each_gets_his_turn() {
+        let pace = std::sync::Arc::new(Pace::new(BitRate { bytes_per_second: 1_000_000 }));
+        let start = Instant::now();
+        let tasks: Vec<_> = (0..6)
+            .map(|_| {
+                let pace = std::sync::Arc::clone(&pace);
+                tokio::spawn(async move { pace.take(20_000).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        // Five turns of 20 ms have passed when the last begins, but for the credit.
+        assert!(start.elapsed() >= Duration::from_millis(90), "{:?}", start.elapsed());
+    }
+}
