@@ -239,7 +239,8 @@ impl LocalArchive {
         let plan = match role {
             Role::Coordinator(number) => {
                 let founding = number == 1 && !self.settings.founded;
-                Plan::Coordinator(CoordinatorRole { directory, listen, descriptor, founding })
+                let repair_at = self.settings.repair_at;
+                Plan::Coordinator(CoordinatorRole { directory, listen, descriptor, founding, repair_at })
             }
             Role::StorageNode(_) => {
                 // Without a coordinator a node that was admitted before does without.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use firn_base::ByteCount;
+use firn_coordinator::RepairAt;
 use firn_nix_format::PublisherKey;
 use firn_program::LogOptions;
 
@@ -65,6 +66,9 @@ pub(crate) struct UpOptions {
     /// The most bytes that each storage node puts on the disk [default: the last one, at first 10GB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) quota: Option<ByteCount>,
+    /// When a new archive repairs a bundle: at this many durable shards, or at any loss [default: the scheme's rule]
+    #[arg(long, value_name = "N|full")]
+    pub(crate) repair_at: Option<RepairAt>,
 }
 
 /// A role of a running archive.
@@ -143,6 +147,7 @@ mod tests {
         for words in [
             "firn-local up --dir D",
             "firn-local up --dir D --coordinators 5 --storage-nodes 16 --gateway 127.0.0.1:1 --quota 10GB -v",
+            "firn-local up --dir D --repair-at full",
             "firn-local up --dir D --publisher cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
             "firn-local stop coordinator-1 --dir D",
             "firn-local start storage-node-16 --dir D",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{
-    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, Home, Timing, serve_control,
+    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, Home, RepairAt, Timing, serve_control,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{Descriptor, DomainRule, Policy};
@@ -29,6 +29,8 @@ pub(crate) struct CoordinatorRole {
     pub(crate) descriptor: Descriptor,
     /// Whether it founds the archive.
     pub(crate) founding: bool,
+    /// When a founded archive repairs, in place of its schemes' own rule.
+    pub(crate) repair_at: Option<RepairAt>,
 }
 
 struct RunningCoordinator {
@@ -44,12 +46,13 @@ struct RunningCoordinator {
 const OPEN_ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The policy of an archive on one machine: each node is a domain of its own, everything else as usual.
-fn policy() -> Policy {
+/// The policy of an archive on one machine: each node is a domain of its own, everything else as usual unless its
+/// owner says when to repair.
+fn policy(repair_at: Option<RepairAt>) -> Policy {
     Policy {
         domains: DomainRule::Named,
-        repair_at: None,
-        repair_at_full: false,
+        repair_at: repair_at.and_then(RepairAt::shards),
+        repair_at_full: repair_at == Some(RepairAt::Full),
         count_lost_after_millis: 72 * 3_600_000,
         brake: true,
     }
@@ -58,7 +61,7 @@ fn policy() -> Policy {
 /// Starts it.
 pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let CoordinatorRole { directory, listen, descriptor, founding } = role;
+    let CoordinatorRole { directory, listen, descriptor, founding, repair_at } = role;
     let (home, log, state) = {
         let (directory, environment) = (directory.clone(), environment.clone());
         environment.clone().blocking(move || open(&directory, &descriptor, &environment)).await?
@@ -76,7 +79,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         endpoint,
         log,
         state,
-        founding: founding.then(policy),
+        founding: founding.then(|| policy(repair_at)),
         timing: Timing::default(),
         environment,
     })

@@ -71,7 +71,13 @@ mod tests {
     fn an_archive_is_founded_once_with_coordinators_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let place = Place::open(&directory.path().join("archive")).unwrap();
-        let wanted = Wanted { coordinators: Some(3), storage_nodes: Some(1), gateway: None, quota: None };
+        let wanted = Wanted {
+            coordinators: Some(3),
+            storage_nodes: Some(1),
+            gateway: None,
+            quota: None,
+            repair_at: None,
+        };
         let settings = Settings::new(&wanted).unwrap();
         let environment = Environment::real();
         let founded = descriptor(&place, &settings, &environment).unwrap();

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use firn_base::ByteCount;
+use firn_coordinator::RepairAt;
 use firn_transport::write_synced;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,9 @@ pub(crate) struct Settings {
     pub(crate) gateway: SocketAddr,
     /// The quota of each storage node, in bytes.
     pub(crate) quota_bytes: u64,
+    /// When bundles are repaired, in place of their scheme's own rule. Files of before do not have it.
+    #[serde(default)]
+    pub(crate) repair_at: Option<RepairAt>,
     /// UDP ports of the coordinators, by number.
     pub(crate) coordinators: BTreeMap<u16, u16>,
     /// UDP ports of the storage nodes, by number.
@@ -46,6 +50,8 @@ pub(crate) struct Wanted {
     pub(crate) gateway: Option<SocketAddr>,
     /// The quota of each storage node.
     pub(crate) quota: Option<ByteCount>,
+    /// When bundles are repaired; for a new archive.
+    pub(crate) repair_at: Option<RepairAt>,
 }
 
 const COORDINATORS_DEFAULT: u16 = 3;
@@ -84,6 +90,7 @@ impl Settings {
             founded: false,
             gateway: wanted.gateway.unwrap_or(GATEWAY_DEFAULT),
             quota_bytes: wanted.quota.unwrap_or(QUOTA_DEFAULT).0,
+            repair_at: wanted.repair_at,
             coordinators: (1..=coordinators).zip(ports.by_ref()).collect(),
             storage_nodes: (1..=nodes).zip(ports).collect(),
             storage_nodes_made: nodes,
@@ -108,6 +115,9 @@ impl Settings {
             if wanted.is_some_and(|wanted| usize::from(wanted) != there) {
                 remarks.push(format!("this archive was founded before and has {there} {what}{hint}"));
             }
+        }
+        if wanted.repair_at.is_some_and(|wanted| Some(wanted) != self.repair_at) {
+            remarks.push("this archive was founded before: when it repairs stays as it was".to_owned());
         }
         remarks
     }
@@ -147,8 +157,13 @@ impl Settings {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted =
-        Wanted { coordinators: Some(1), storage_nodes: Some(2), gateway: None, quota: None };
+    const WANTED: Wanted = Wanted {
+        coordinators: Some(1),
+        storage_nodes: Some(2),
+        gateway: None,
+        quota: None,
+        repair_at: Some(RepairAt::Full),
+    };
 
     #[test]
     fn what_is_kept_is_what_comes_back() {
@@ -176,9 +191,12 @@ mod tests {
     fn a_later_start_may_move_the_gateway_and_is_told_that_roles_stay() {
         let mut settings = Settings::new(&WANTED).unwrap();
         let gateway = "127.0.0.1:9".parse().unwrap();
-        let other =
-            Wanted { coordinators: Some(3), storage_nodes: Some(2), gateway: Some(gateway), quota: None };
+        let other = Wanted { coordinators: Some(3), gateway: Some(gateway), ..WANTED };
         assert_eq!(settings.adopt(&other), ["this archive was founded before and has 1 coordinators"]);
+        let lazily = Wanted { repair_at: Some(RepairAt::Shards(2)), ..WANTED };
+        let [remark] = &settings.adopt(&lazily)[..] else { panic!("one remark is expected") };
+        assert!(remark.contains("when it repairs stays"), "{remark}");
+        assert_eq!(settings.repair_at, Some(RepairAt::Full));
         assert_eq!((settings.gateway, settings.quota_bytes), (gateway, QUOTA_DEFAULT.0));
     }
 }

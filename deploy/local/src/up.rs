@@ -34,6 +34,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), Failure> {
         storage_nodes: options.storage_nodes,
         gateway: options.gateway,
         quota: options.quota,
+        repair_at: options.repair_at,
     };
     let place = Place::open(&options.dir)?;
     place.not_ready()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use firn_base::{NodeId, PublicKey, parse_duration};
-use firn_coordinator::Peer;
+use firn_coordinator::{Peer, RepairAt};
 use firn_program::LogOptions;
 use firn_wire::{DomainRule, Policy};
 
@@ -81,23 +81,6 @@ enum Switch {
     Off,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RepairAt {
-    Full,
-    Shards(u8),
-}
-
-impl std::str::FromStr for RepairAt {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "full" => Ok(Self::Full),
-            number => number.parse().map(Self::Shards).map_err(|_| "write a number of shards, or `full`"),
-        }
-    }
-}
-
 impl RunOptions {
     /// The policy that a new archive begins with.
     pub(crate) fn policy(&self) -> Policy {
@@ -106,10 +89,7 @@ impl RunOptions {
                 Domains::Public => DomainRule::Public,
                 Domains::Named => DomainRule::Named,
             },
-            repair_at: match self.repair_at {
-                Some(RepairAt::Shards(shards)) => Some(shards),
-                Some(RepairAt::Full) | None => None,
-            },
+            repair_at: self.repair_at.and_then(RepairAt::shards),
             repair_at_full: self.repair_at == Some(RepairAt::Full),
             count_lost_after_millis: u64::try_from(self.count_lost_after.as_millis()).unwrap_or(u64::MAX),
             brake: self.brake == Switch::On,
