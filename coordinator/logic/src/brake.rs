@@ -1,7 +1,8 @@
-//! When a leader waits: after many nodes vanished at once, and while it is new.
+//! When a leader waits: after many nodes vanished at once, while it is new, and until a burst of losses is over.
 //!
 //! Owns: the decisions. Always holds: urgent repair never waits for this; every wait ends by itself.
-//! Leaves to others: who is away since when (`fleet`), what is urgent (`health`).
+//! Leaves to others: who is away since when (`fleet`), which losses come together
+//! (`losses`), what is urgent (`health`).
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct BrakeFacts {
     pub capacity: u64,
     /// When members that are away vanished or began to count as lost, with their quotas.
     pub departures: Vec<(Timestamp, u64)>,
+    /// Until when more losses are likely to follow the last one; none before any was seen.
+    pub losses_settled_at: Option<Timestamp>,
 }
 
 /// How far a leader has come with hearing the nodes.
@@ -56,6 +59,11 @@ pub enum BrakeState {
         /// When it ends at the latest.
         until: Timestamp,
     },
+    /// Nodes were counted lost a moment ago, and more may follow: one build then makes the shards of all.
+    LossesFollow {
+        /// When it ends, unless another loss follows.
+        until: Timestamp,
+    },
 }
 
 /// A new leader that has heard this share of the nodes knows the fleet well enough: 90 %.
@@ -70,9 +78,16 @@ const VANISHED_WAIT_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// Decides whether repair that is not urgent waits.
 pub fn brake(facts: &BrakeFacts) -> BrakeState {
-    if !facts.enabled {
-        return BrakeState::Free;
+    let long = if facts.enabled { long_brake(facts) } else { BrakeState::Free };
+    match (long, facts.losses_settled_at) {
+        // Moments, and for traffic's sake: not what an archive's owner switches off.
+        (BrakeState::Free, Some(until)) if facts.now < until => BrakeState::LossesFollow { until },
+        (long, _) => long,
     }
+}
+
+/// The waits that an archive may do without.
+fn long_brake(facts: &BrakeFacts) -> BrakeState {
     let until = facts.leader_since.after(NEW_LEADER_WAIT_MAX);
     if !are_back(facts.members_online, facts.members) && facts.now < until {
         return BrakeState::NewLeader { until };
@@ -125,6 +140,7 @@ mod tests {
             members_online: 100,
             capacity: 1000,
             departures: Vec::new(),
+            losses_settled_at: None,
         }
     }
 
@@ -161,6 +177,15 @@ mod tests {
         assert_eq!(brake(&many(at(16))), BrakeState::Free);
         let off = BrakeFacts { enabled: false, ..many(at(11)) };
         assert_eq!(brake(&off), BrakeState::Free);
+    }
+
+    #[test]
+    fn repair_waits_until_losses_have_settled_also_without_the_brake() {
+        let settling = |now| BrakeFacts { losses_settled_at: Some(at(5)), enabled: false, ..facts(now) };
+        assert_eq!(brake(&settling(at(4))), BrakeState::LossesFollow { until: at(5) });
+        assert_eq!(brake(&settling(at(5))), BrakeState::Free);
+        let many = BrakeFacts { enabled: true, departures: vec![(at(4), 101)], ..settling(at(4)) };
+        assert_eq!(brake(&many), BrakeState::FleetVanished { until: at(10) });
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod index_set;
 mod inventory;
 mod layer;
 mod layout;
+mod losses;
 mod memory;
 mod moves;
 mod openings;
@@ -62,6 +63,7 @@ pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
 };
+pub use losses::LossWatch;
 pub use memory::MemoryState;
 pub use moves::{MovePlan, drained_nodes, plan_moves};
 pub use orders::Orders;

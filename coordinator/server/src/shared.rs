@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, FleetView, FleetWatch, HearingFacts, NodeNumber, Orders, PlanningView, Reserve, Scan,
-    WidthMemory, brake, is_still_hearing,
+    BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders, PlanningView, Reserve,
+    Scan, WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -48,6 +48,7 @@ pub(crate) struct Shared {
 pub(crate) struct Soft {
     pub(crate) fleet: FleetWatch,
     pub(crate) orders: Orders,
+    losses: LossWatch,
     pub(crate) width: WidthMemory,
     /// When this coordinator last became leader; none while it follows.
     pub(crate) leading_since: Option<Timestamp>,
@@ -85,6 +86,7 @@ impl Shared {
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
+            losses: LossWatch::new(),
             width: WidthMemory::new(),
             leading_since: None,
             findings: None,
@@ -160,10 +162,12 @@ impl Shared {
             }
             None => slot.insert(Picture::load(&self.consensus, now).map_err(|error| disk(&error))?),
         };
-        let (fleet, orders, leader_since) = {
-            let soft = self.soft();
+        let (fleet, orders, leader_since, losses_settled_at) = {
+            let mut soft = self.soft();
             let fleet = FleetView::new(&picture.catalogue, &soft.fleet, &soft.orders, now);
-            (fleet, soft.orders.clone(), soft.leading_since.unwrap_or(now))
+            soft.losses.observe(&fleet, now);
+            let leader_since = soft.leading_since.unwrap_or(now);
+            (fleet, soft.orders.clone(), leader_since, soft.losses.settled_at())
         };
         picture.judge(&fleet, now);
         let (members, members_online, capacity) = fleet.members();
@@ -175,6 +179,7 @@ impl Shared {
             members_online,
             capacity,
             departures: fleet.departures(now),
+            losses_settled_at,
         });
         let (catalogue, health) = (&picture.catalogue, &picture.health);
         Ok(work(&PlanningView { catalogue, fleet: &fleet, health, orders: &orders, brake, now }))

@@ -8,6 +8,7 @@ mod drains;
 mod health;
 mod ledger;
 mod lines;
+mod losses;
 mod moves;
 mod nodes;
 mod placements;
