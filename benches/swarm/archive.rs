@@ -1,0 +1,168 @@
+//! The programs: started, asked, and ended by process id.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use firn_base::ByteCount;
+use serde_json::Value;
+
+use crate::Failure;
+
+/// An archive that runs.
+pub(crate) struct Archive {
+    directory: PathBuf,
+    programs: PathBuf,
+    _process: Process,
+}
+
+/// A gateway of its own process.
+pub(crate) struct Gateway {
+    /// Where it serves.
+    pub(crate) url: String,
+    _process: Process,
+}
+
+/// A program that runs until this is dropped.
+struct Process {
+    child: Child,
+}
+
+const UP_WITHIN: Duration = Duration::from_secs(120);
+const END_WITHIN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Archive {
+    /// Founds an archive below `directory` that repairs at any loss, and waits until it is up.
+    pub(crate) fn up(
+        directory: &Path,
+        nodes: u64,
+        quota: ByteCount,
+        publisher: &str,
+    ) -> Result<Self, Failure> {
+        let own = std::env::current_exe()?;
+        let programs =
+            own.parent().and_then(Path::parent).ok_or("this program lies in no target directory")?;
+        let home = directory.join("archive");
+        let mut command = Command::new(programs.join("firn-local"));
+        command
+            .args(["up", "--coordinators", "3", "--repair-at", "full", "--publisher", publisher, "--dir"])
+            .arg(&home);
+        command.args(["--storage-nodes", &nodes.to_string(), "--quota", &quota.0.to_string()]);
+        command.args(["--gateway", &free_address()?]);
+        let mut process = Process::start(command, &directory.join("archive.log"))?;
+        process.wait_for("the archive", || home.join("ready").exists())?;
+        Ok(Self { directory: home, programs: programs.to_owned(), _process: process })
+    }
+
+    /// What `firn` says with these arguments.
+    pub(crate) fn firn(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let mut command = Command::new(self.programs.join("firn"));
+        output(command.arg("--config").arg(self.directory.join("firn.toml")).args(arguments))
+    }
+
+    /// `firn-local VERB WHAT`.
+    pub(crate) fn control(&self, verb: &str, what: &str) -> Result<(), Failure> {
+        let mut command = Command::new(self.programs.join("firn-local"));
+        output(command.args([verb, what, "--dir"]).arg(&self.directory)).map(drop)
+    }
+
+    /// Declares a node lost for good.
+    pub(crate) fn remove_lost(&self, role: &str) -> Result<(), Failure> {
+        let mut id = Command::new(self.programs.join("firn-storage-node"));
+        let id = output(id.args(["id", "--data-dir"]).arg(self.directory.join(role)))?;
+        let mut command = Command::new(self.programs.join("firn-coordinator"));
+        command.args(["node", "remove", "--lost", id.trim(), "--data-dir"]);
+        output(command.arg(self.directory.join("coordinator-1"))).map(drop)
+    }
+
+    /// The directory of a node's shards.
+    pub(crate) fn shards(&self, role: &str) -> PathBuf {
+        self.directory.join(role).join("shards")
+    }
+
+    /// Bytes that all nodes but those `absent` say they read and sent for builds.
+    pub(crate) fn build_bytes(&self, absent: &[String]) -> Result<u64, Failure> {
+        self.sum_reports(absent, |report| {
+            Some(report["done"]["build_bytes_read"].as_u64()? + report["done"]["build_bytes_sent"].as_u64()?)
+        })
+    }
+
+    /// Bytes that all nodes but those `absent` say they use of their quotas.
+    pub(crate) fn used_bytes(&self, absent: &[String]) -> Result<u64, Failure> {
+        self.sum_reports(absent, |report| report["used_bytes"].as_u64())
+    }
+
+    fn sum_reports(&self, absent: &[String], figure: impl Fn(&Value) -> Option<u64>) -> Result<u64, Failure> {
+        let mut sum = 0;
+        for entry in std::fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with("storage-node-") && !absent.contains(&name) {
+                let mut command = Command::new(self.programs.join("firn-storage-node"));
+                let report =
+                    output(command.args(["status", "--json", "--data-dir"]).arg(self.directory.join(&name)))?;
+                sum += figure(&serde_json::from_str(&report)?).ok_or("a node's report lacks a figure")?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl Gateway {
+    /// Starts one with `cache` of memory, and waits until it answers.
+    pub(crate) fn start(archive: &Archive, cache: ByteCount) -> Result<Self, Failure> {
+        let address = free_address()?;
+        let mut command = Command::new(archive.programs.join("firn"));
+        command.arg("--config").arg(archive.directory.join("firn.toml"));
+        command.args(["gateway", "--listen", &address, "--memory-cache", &cache.0.to_string()]);
+        let mut process = Process::start(command, &archive.directory.with_file_name("gateway.log"))?;
+        let url = format!("http://{address}");
+        process.wait_for("the gateway", || ureq::get(format!("{url}/readyz")).call().is_ok())?;
+        Ok(Self { url, _process: process })
+    }
+}
+
+impl Process {
+    fn start(mut command: Command, log: &Path) -> Result<Self, Failure> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?).spawn()?;
+        Ok(Self { child })
+    }
+
+    fn wait_for(&mut self, what: &str, ready: impl Fn() -> bool) -> Result<(), Failure> {
+        let since = Instant::now();
+        while !ready() {
+            if self.child.try_wait()?.is_some() || since.elapsed() > UP_WITHIN {
+                return Err(format!("{what} did not start: see its log").into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
+        let since = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < END_WITHIN {
+            std::thread::sleep(PAUSE);
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn output(command: &mut Command) -> Result<String, Failure> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// An address on loopback whose port nobody has now.
+fn free_address() -> Result<String, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}

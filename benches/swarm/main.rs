@@ -1,0 +1,300 @@
+//! A swarm seen from outside: an archive of real programs on loopback loses nodes for good, heals, gets empty nodes
+//! and evens out, while readers read everything through a gateway.
+//!
+//! `cargo run --release -p firn-benches --example swarm -- DIR` prints what RESULTS.md records; the programs must lie
+//! beside it (`cargo build --release --bins --workspace`). DIR is empty or missing at first; everything is made there.
+//!
+//! Owns: the order of events, what is measured in each, and the judgement. Always holds: no measurement relies on the
+//! archive's own account where the file system or a reader can tell; every wait ends; a check that fails makes the
+//! exit code 1, and whatever was started is ended by its process id. Leaves to others: running programs (`archive`),
+//! what they say (`snapshot`), reading (`readers`), counting bytes on disks (`disks`), the bounds (`bounds`).
+
+mod archive;
+mod bounds;
+mod cache;
+mod disks;
+mod readers;
+mod snapshot;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use firn_base::ByteCount;
+
+use crate::archive::{Archive, Gateway};
+use crate::bounds::{Evenness, Loss};
+use crate::cache::Cache;
+use crate::disks::Disks;
+use crate::readers::Readers;
+use crate::snapshot::Snapshot;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Kills nodes of a local archive for good, adds empty ones, and measures healing and balance.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Where cache and archive are made
+    dir: PathBuf,
+    /// Storage nodes at first
+    #[arg(long, default_value_t = 64)]
+    nodes: u64,
+    /// Nodes that are killed and declared lost
+    #[arg(long, default_value_t = 12)]
+    kill: u64,
+    /// Empty nodes that join afterwards
+    #[arg(long, default_value_t = 12)]
+    join: u64,
+    /// NAR bytes to publish, which nothing compresses
+    #[arg(long, default_value = "600MB")]
+    bytes: ByteCount,
+    /// The largest payload of a bundle
+    #[arg(long, default_value = "8MiB")]
+    bundle_size: ByteCount,
+    /// How full the nodes are at first, in per cent of their quotas
+    #[arg(long, default_value_t = 40)]
+    used: u64,
+    /// Readers, each with one download at a time
+    #[arg(long, default_value_t = 3)]
+    readers: u64,
+}
+
+// The gateway's memory: far less than is published, so that reads come from nodes.
+const GATEWAY_CACHE: ByteCount = ByteCount(16_000_000);
+// Roots, proofs and manifests, in per cent of the shards.
+const OVERHEAD_PER_CENT: u64 = 2;
+const STEP_WITHIN: Duration = Duration::from_secs(300);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Nothing may move any more for this long after balance was reached.
+const QUIET: Duration = Duration::from_secs(20);
+/// Looks in a row that must agree: the leader measures in rounds.
+const LOOKS_IN_A_ROW: u32 = 3;
+
+fn main() -> ExitCode {
+    match Bench::run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One run.
+struct Bench<'a> {
+    options: &'a Options,
+    archive: Archive,
+    readers: Readers,
+    begun: Instant,
+    failed: Vec<String>,
+}
+
+impl<'a> Bench<'a> {
+    /// Runs everything; whether all checks held.
+    fn run(options: &'a Options) -> Result<bool, Failure> {
+        let begun = Instant::now();
+        std::fs::create_dir_all(&options.dir)?;
+        let cache = Cache::make(&options.dir.join("cache"), options.bytes.0)?;
+        let stored = options.bytes.0 * 40 / 16 * (100 + OVERHEAD_PER_CENT) / 100;
+        let quota = ByteCount(stored * 100 / options.used / options.nodes);
+        row("what", "measured");
+        row("---", "---");
+        row(
+            "published, NAR bytes that nothing compresses",
+            &format!("{}, {} paths", options.bytes, cache.paths.len()),
+        );
+        row("nodes, quota of each", &format!("{}, {quota}", options.nodes));
+
+        let archive = Archive::up(&options.dir, options.nodes, quota, &cache.publisher)?;
+        let since = Instant::now();
+        archive.firn(&["publish", &cache.text(), "--bundle-size", &options.bundle_size.0.to_string()])?;
+        row("publishing, s", &seconds(since));
+        let gateway = Gateway::start(&archive, GATEWAY_CACHE)?;
+        let readers = Readers::start(gateway, cache.paths, options.readers)?;
+        let mut bench = Self { options, archive, readers, begun, failed: Vec::new() };
+        bench.settle("every bundle has all its shards", |_| true)?;
+        bench.heal()?;
+        bench.balance()?;
+        bench.end()
+    }
+
+    /// Nodes die and are declared lost; the others make their shards anew.
+    fn heal(&mut self) -> Result<(), Failure> {
+        let before = Snapshot::take(&self.archive)?;
+        let dead: Vec<String> = (0..self.options.kill)
+            .map(|n| format!("storage-node-{}", n * self.options.nodes / self.options.kill + 1))
+            .collect();
+        for role in &dead {
+            self.archive.control("stop", role)?;
+        }
+        self.say(&format!("{} nodes were killed", dead.len()));
+        let left = self.options.nodes - self.options.kill;
+        self.wait("the dead nodes are missed", |snapshot| snapshot.online() == left)?;
+        let loss = Loss::of(&before, &dead);
+        let (disks, traffic, loopback) =
+            (Disks::measure(&self.archive, &before, &dead)?, before.traffic(), loopback_bytes());
+        let worked = self.archive.build_bytes(&dead)?;
+        let since = Instant::now();
+        for role in &dead {
+            self.archive.remove_lost(role)?;
+        }
+        let healed = self.settle("every bundle has all its shards again", |_| true)?;
+        let took = seconds(since);
+        let traffic = healed.traffic().saturating_sub(traffic);
+        let worked = self.archive.build_bytes(&dead)?.saturating_sub(worked);
+        let grown = Disks::measure(&self.archive, &healed, &dead)?.shards_bytes() - disks.shards_bytes();
+        row(
+            "killed for good: shards lost, in bundles",
+            &format!("{}, {} of {}", loss.shards, loss.bundles, before.bundles.len()),
+        );
+        row("until every bundle has 40 shards again, s", &took);
+        row("bytes of shards made anew, as the disks say", &ByteCount(grown).to_string());
+        row("bytes read and sent for repairs, as status says", &ByteCount(traffic).to_string());
+        row("… as the nodes say", &ByteCount(worked).to_string());
+        row("… per byte of shard made anew", &ratio(traffic, loss.lost_bytes));
+        row("bound: (k + d) / d", &ratio(loss.bound_bytes, loss.lost_bytes));
+        row("… of the bound", &ratio(traffic, loss.bound_bytes));
+        row(
+            "all bytes over loopback meanwhile, readers included",
+            &ByteCount(loopback_bytes() - loopback).to_string(),
+        );
+        self.check(traffic * 10 <= loss.bound_bytes * 11, "repair read and sent at most 1.1 times the bound");
+        self.check(traffic == worked, "status and nodes agree on the traffic of repairs");
+        self.check(grown >= loss.lost_bytes, "as many bytes were made as were lost");
+        self.readers_so_far();
+        Ok(())
+    }
+
+    /// Empty nodes join; shards move to them until all are about equally full.
+    fn balance(&mut self) -> Result<(), Failure> {
+        let before = Snapshot::take(&self.archive)?;
+        let disks = Disks::measure(&self.archive, &before, &before.absent())?;
+        let since = Instant::now();
+        for _ in 0..self.options.join {
+            self.archive.control("add", "storage-node")?;
+        }
+        let all = self.options.nodes - self.options.kill + self.options.join;
+        let joined = self.wait("the new nodes are heard", |snapshot| snapshot.online() == all)?;
+        let least = Evenness::of(&joined.nodes, &disks.kept(&before)).least_bytes();
+        let even = self.settle("all nodes are about equally full", |snapshot| {
+            Evenness::of(&snapshot.nodes, &disks.kept(snapshot)).is_even()
+        })?;
+        let took = seconds(since);
+        let traffic = even.traffic().saturating_sub(before.traffic());
+        let moved = disks.moved_bytes(&before, &even);
+        let evenness = Evenness::of(&even.nodes, &disks.kept(&even));
+        row("empty nodes added", &self.options.join.to_string());
+        row("until balanced, s", &took);
+        row("used shares then, %: least, fleet, most", &evenness.to_string());
+        row("bytes of shards that have another home", &ByteCount(moved).to_string());
+        row("least bytes that had to move", &ByteCount(least).to_string());
+        row("… moved per byte of these", &ratio(moved, least));
+        row("… read and sent per byte of these, as status says", &ratio(traffic, least));
+        self.check(moved * 10 <= least * 12, "balance moved at most 1.2 times the least bytes");
+        self.readers_so_far();
+        self.say(&format!("watching for {} s whether anything still moves", QUIET.as_secs()));
+        std::thread::sleep(QUIET);
+        let later = Snapshot::take(&self.archive)?;
+        self.check(later.placements() == even.placements(), "nothing moves once all nodes are even");
+        self.check(later.traffic() == even.traffic(), "nothing is read or sent once all nodes are even");
+        Ok(())
+    }
+
+    /// The readers' result, everything read back, and what lies on the disks.
+    fn end(mut self) -> Result<bool, Failure> {
+        self.readers_so_far();
+        self.readers.stop();
+        self.archive.firn(&["verify", "--all"])?;
+        row("verify --all", "everything is readable and right");
+        let snapshot = Snapshot::take(&self.archive)?;
+        let disks = Disks::measure(&self.archive, &snapshot, &snapshot.absent())?;
+        row("on the disks of living nodes: placements", &ByteCount(disks.placed_bytes()).to_string());
+        row("… surplus", &ByteCount(disks.surplus_bytes()).to_string());
+        row("… trash", &ByteCount(disks.trash_bytes()).to_string());
+        row("… anything else", &ByteCount(disks.other_bytes()).to_string());
+        self.check(disks.other_bytes() == 0, "nothing else lies on the disks");
+        let missing = disks.missing(&snapshot);
+        self.check(missing == 0, "every placement has its file");
+        let wrong = disks.wrong_accounts(&snapshot);
+        self.check(wrong.is_empty(), &format!("assigned bytes are the files' bytes on every node {wrong:?}"));
+        let used = self.archive.used_bytes(&snapshot.absent())?;
+        self.check(used == disks.all_bytes(), "the nodes' own accounts are the files' bytes");
+        row("the whole run, s", &seconds(self.begun));
+        for failed in &self.failed {
+            eprintln!("failed: {failed}");
+        }
+        Ok(self.failed.is_empty())
+    }
+
+    /// Waits until nothing is left to repair or move, and `done` holds too.
+    fn settle(&self, what: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
+        self.wait(what, |snapshot| snapshot.is_at_rest() && done(snapshot))
+    }
+
+    /// Looks until `done` holds a few times in a row.
+    fn wait(&self, what: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
+        let since = Instant::now();
+        let mut in_a_row = 0;
+        loop {
+            let snapshot = Snapshot::take(&self.archive)?;
+            in_a_row = if done(&snapshot) { in_a_row + 1 } else { 0 };
+            self.say(&snapshot.progress());
+            if in_a_row >= LOOKS_IN_A_ROW {
+                return Ok(snapshot);
+            }
+            if since.elapsed() > STEP_WITHIN {
+                return Err(format!("{what}: not within {} s", STEP_WITHIN.as_secs()).into());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn readers_so_far(&mut self) {
+        let so_far = self.readers.so_far();
+        row(
+            "reads so far, bytes, slowest, failed",
+            &format!(
+                "{}, {}, {:.1} s, {}",
+                so_far.reads,
+                ByteCount(so_far.bytes),
+                so_far.slowest.as_secs_f64(),
+                so_far.failed
+            ),
+        );
+        self.check(so_far.failed == 0, "no read fails");
+        self.check(so_far.reads > 0 || self.options.readers == 0, "there are readers");
+    }
+
+    fn check(&mut self, holds: bool, what: &str) {
+        if !holds {
+            self.failed.push(what.to_owned());
+        }
+    }
+
+    fn say(&self, text: &str) {
+        eprintln!("{:6.1} s  {text}", self.begun.elapsed().as_secs_f64());
+    }
+}
+
+fn row(what: &str, measured: &str) {
+    println!("| {what} | {measured} |");
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.1}", since.elapsed().as_secs_f64())
+}
+
+fn ratio(one: u64, other: u64) -> String {
+    let thousandths = u128::from(one) * 1000 / u128::from(other.max(1));
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+}
+
+/// Everything that went over this machine's loopback so far; ours alone only in a network namespace of its own.
+fn loopback_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let received = text.lines().find_map(|line| line.trim().strip_prefix("lo:")?.split_whitespace().next());
+    received.and_then(|bytes| bytes.parse().ok()).unwrap_or_default()
+}
