@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use firn_base::Timestamp;
+use firn_wire::{RepairWait, RepairWaitReason};
 
 use crate::fleet_watch::OFFLINE_AFTER;
 
@@ -64,6 +65,19 @@ pub enum BrakeState {
         /// When it ends, unless another loss follows.
         until: Timestamp,
     },
+}
+
+impl BrakeState {
+    /// What is waited for; none if nothing waits.
+    pub const fn wait(self) -> Option<RepairWait> {
+        let (reason, until) = match self {
+            Self::Free => return None,
+            Self::NewLeader { until } => (RepairWaitReason::NewLeader, until),
+            Self::FleetVanished { until } => (RepairWaitReason::FleetVanished, until),
+            Self::LossesFollow { until } => (RepairWaitReason::LossesFollow, until),
+        };
+        Some(RepairWait { reason, until })
+    }
 }
 
 /// A new leader that has heard this share of the nodes knows the fleet well enough: 90 %.

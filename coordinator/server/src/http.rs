@@ -104,6 +104,10 @@ fn prometheus(status: &ArchiveStatus) -> String {
             drain.home_unavailable,
         );
     }
+    if status.repair_backlog.is_some() {
+        let left = status.repair_wait.map_or(0, |wait| wait.until.since(status.at).as_secs());
+        gauge("repair_wait_seconds", "Until repair that is not urgent goes on at the latest.", left);
+    }
     for (name, help, value) in [
         ("repair_backlog_shards", "Shards that repair has to make.", status.repair_backlog),
         ("move_backlog_shards", "Shards that have to move.", status.move_backlog),

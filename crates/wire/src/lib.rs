@@ -17,6 +17,7 @@ mod ledger;
 mod limits;
 mod message;
 mod node_request;
+mod repair_wait;
 mod reserve_room;
 mod signed;
 mod statement;
@@ -46,6 +47,7 @@ pub use message::{DecodeError, PROTOCOL_VERSION, decode, encode};
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
+pub use repair_wait::{RepairWait, RepairWaitReason};
 pub use reserve_room::{ReserveLevel, ReserveRoom};
 pub use signed::{OpenError, Signed, Statement, Verified};
 pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, Receipt, Ticket};

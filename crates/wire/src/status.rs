@@ -8,7 +8,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DrainBacklog, ReserveRoom};
+use crate::{DrainBacklog, RepairWait, ReserveRoom};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,6 +175,8 @@ pub struct ArchiveStatus {
     pub move_backlog: Option<u64>,
     /// What all draining nodes still hold; none from a follower, and before each of them was measured.
     pub drain_backlog: Option<DrainBacklog>,
+    /// Why repair that is not urgent, and moves, wait now; none where they do not, and from a follower.
+    pub repair_wait: Option<RepairWait>,
     /// Bytes that repair and moves have read and sent since this leader began; none from a follower.
     pub repair_traffic: Option<ByteCount>,
     /// Length of the feed.

@@ -61,11 +61,12 @@ pub(crate) async fn build(
         }
     }
     let sources = Sources::new(Arc::clone(shared), coding.clone(), order.pass, order.sources);
-    let mut job = Job { shared, coding, coder, sources, targets, failures };
+    let mut job = Job { shared, coding, coder, sources, targets, sent_in_vain: 0, failures };
     if let Err(failure) = job.run().await {
         job.failures.push(failure);
         // Dropped unfinished: the targets keep nothing of them.
-        job.targets.retain(Target::has_receipt);
+        let finished: Vec<bool> = job.targets.iter().map(Target::has_receipt).collect();
+        job.keep_targets(finished);
     }
     Ok(job.report().await)
 }
@@ -76,6 +77,8 @@ struct Job<'a> {
     coder: Coder,
     sources: Sources,
     targets: Vec<Target>,
+    // To targets that were given up: it was sent all the same.
+    sent_in_vain: u64,
     failures: Vec<String>,
 }
 
@@ -101,17 +104,24 @@ impl Job<'_> {
             } else {
                 (bring.await, None)
             };
-            let failed: Vec<bool> = brought.iter().map(Result::is_err).collect();
-            self.failures.extend(brought.into_iter().filter_map(Result::err));
-            let mut failed = failed.into_iter();
-            targets.retain(|_| !failed.next().unwrap_or(false));
             self.targets = targets;
+            self.keep_targets(brought.iter().map(Result::is_ok).collect());
+            self.failures.extend(brought.into_iter().filter_map(Result::err));
             if let Some(following) = following {
                 made = following?;
             }
             offset = next;
         }
         Ok(())
+    }
+
+    /// Gives up the targets, in their order, for which this says no.
+    fn keep_targets(&mut self, keep: Vec<bool>) {
+        let (kept, given_up): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.targets).into_iter().zip(keep).partition(|(_, keep)| *keep);
+        self.targets = kept.into_iter().map(|(target, _)| target).collect();
+        let in_vain = given_up.iter().map(|(target, _)| target.sent());
+        self.sent_in_vain = in_vain.fold(self.sent_in_vain, u64::saturating_add);
     }
 
     /// Tells the sources which shards are awaited, and says whether any is.
@@ -133,8 +143,8 @@ impl Job<'_> {
     }
 
     async fn report(self) -> BuildReport {
-        let Job { sources, targets, mut failures, .. } = self;
-        let sent = targets.iter().map(Target::sent).fold(0_u64, u64::saturating_add);
+        let Job { sources, targets, sent_in_vain, mut failures, .. } = self;
+        let sent = targets.iter().map(Target::sent).fold(sent_in_vain, u64::saturating_add);
         let mut receipts = Vec::new();
         for result in join_all(targets.into_iter().map(Target::finish)).await {
             match result {

@@ -163,6 +163,22 @@ async fn sources_and_targets_that_fail_are_named_and_the_others_served() {
 }
 
 #[tokio::test]
+async fn what_was_sent_in_vain_is_reported_too() {
+    let fleet = fleet(4).await;
+    let bundle = CodedBundle::new(5, 5_000_000, 2);
+    for (index, node) in [(0, 0), (2, 1)] {
+        fleet.world.bring(&fleet.nodes[node], &bundle, index).await.unwrap();
+    }
+    // Rot in the third block, and nobody else to read it from.
+    let id = bundle.id().to_string();
+    assert!(fleet.disks[0].flip(&format!("shards/{}/{id}.0.shard", &id[..2]), 4096 + 2_200_000, 1));
+    let sources = vec![fleet.source(0, 0), fleet.source(2, 1)];
+    let report = fleet.build(2, fleet.order(&bundle, 2, sources, vec![fleet.target(&bundle, 2, 3, 3)])).await;
+    assert!(report.receipts.is_empty());
+    assert_eq!(report.sent.0, 2 << 20);
+}
+
+#[tokio::test]
 async fn with_too_few_sources_nothing_is_kept_anywhere() {
     let fleet = fleet(3).await;
     let bundle = CodedBundle::new(4, 2_000_000, 2);

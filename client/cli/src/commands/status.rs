@@ -162,9 +162,11 @@ impl Until {
                 else {
                     return unknown();
                 };
+                let wait = status.repair_wait.map(|wait| format!("; {}", wait.sentence(status.at)));
                 let sentence = format!(
-                    "{} of {bundles} bundles are at full strength, {repairs} shards are to be made and {moves} to be moved",
-                    health.full
+                    "{} of {bundles} bundles are at full strength, {repairs} shards are to be made and {moves} to be moved{}",
+                    health.full,
+                    wait.unwrap_or_default()
                 );
                 let reached = health.full == bundles && repairs == 0 && moves == 0;
                 Distance { done: health.full, total: bundles, reached, sentence }
@@ -188,7 +190,7 @@ fn nodes_distance(nodes: &[NodeSummary], wanted: u64) -> Distance {
 
 #[cfg(test)]
 mod tests {
-    use firn_wire::BundleHealthCounts;
+    use firn_wire::{BundleHealthCounts, RepairWait, RepairWaitReason};
 
     use super::*;
     use crate::report::example_status;
@@ -211,6 +213,15 @@ mod tests {
         assert!(!reached(full, 1, 0) && !reached(full, 0, 1));
         assert!(!reached(BundleHealthCounts { full: 2, ..full }, 0, 0));
         assert!(!Until::Full.distance(&ArchiveStatus { health: None, ..example_status() }).reached);
+    }
+
+    #[test]
+    fn whoever_waits_in_vain_is_told_that_repair_waits_too() {
+        let wait = RepairWait { reason: RepairWaitReason::FleetVanished, until: example_status().at };
+        let waiting = with_health(BundleHealthCounts::default(), 9, 0);
+        let status = ArchiveStatus { repair_wait: Some(wait), ..waiting };
+        let distance = Until::Full.distance(&status);
+        assert!(!distance.reached && distance.sentence.contains("vanished at once"), "{distance:?}");
     }
 
     #[test]

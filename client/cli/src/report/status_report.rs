@@ -5,7 +5,8 @@ use std::fmt;
 
 use firn_base::{ByteCount, Scheme};
 use firn_wire::{
-    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, ReserveLevel, ReserveRoom, SpareCount,
+    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, RepairWait, ReserveLevel, ReserveRoom,
+    SpareCount,
 };
 use serde::Serialize;
 
@@ -64,6 +65,14 @@ struct ReserveReport {
     warning: Option<String>,
 }
 
+/// With a sentence for people.
+#[derive(Debug, Serialize)]
+struct WaitReport {
+    #[serde(flatten)]
+    wait: RepairWait,
+    sentence: String,
+}
+
 /// [`ArchiveStatus`] as it is printed.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport {
@@ -89,6 +98,7 @@ pub(crate) struct StatusReport {
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
     drain_backlog: Option<DrainBacklog>,
+    repair_wait: Option<WaitReport>,
     repair_traffic: Option<u64>,
     feed_head: u64,
 }
@@ -146,6 +156,9 @@ impl From<&ArchiveStatus> for StatusReport {
             repair_backlog: status.repair_backlog,
             move_backlog: status.move_backlog,
             drain_backlog: status.drain_backlog,
+            repair_wait: status
+                .repair_wait
+                .map(|wait| WaitReport { wait, sentence: wait.sentence(status.at) }),
             repair_traffic: status.repair_traffic.map(|bytes| bytes.0),
             feed_head: status.feed_head,
         }
@@ -223,6 +236,9 @@ impl fmt::Display for StatusReport {
             _ => "not known: the leader does not answer".to_owned(),
         };
         write!(formatter, "repair       {work}")?;
+        if let Some(wait) = &self.repair_wait {
+            write!(formatter, "\nwait         {}", wait.sentence)?;
+        }
         let drains = self.nodes.get(&NodeState::Draining.to_string()).is_some_and(|nodes| nodes.all > 0);
         match self.drain_backlog {
             Some(backlog) if drains => write!(formatter, "\ndrain        {backlog}"),
@@ -257,7 +273,7 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use firn_base::{ArchiveId, NodeId, Timestamp};
-    use firn_wire::CoordinatorStatus;
+    use firn_wire::{CoordinatorStatus, RepairWaitReason};
 
     use super::*;
 
@@ -300,10 +316,16 @@ pub(crate) mod tests {
             repair_backlog: Some(4),
             move_backlog: Some(1),
             drain_backlog: Some(DrainBacklog { to_move: 1, without_home: 0, home_unavailable: 1 }),
+            repair_wait: None,
             repair_traffic: Some(ByteCount(12_000)),
             feed_head: 60,
         }
     }
+
+    const WAIT: RepairWait = RepairWait {
+        reason: RepairWaitReason::FleetVanished,
+        until: Timestamp::from_millis(1_795_387_509_001),
+    };
 
     #[test]
     fn people_see_the_archive_at_a_glance() {
@@ -366,6 +388,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_wait_of_repair_is_a_line_of_its_own() {
+        let status = ArchiveStatus { repair_wait: Some(WAIT), ..status() };
+        let report = StatusReport::from(&status).to_string();
+        assert!(report.contains(&format!("so far\nwait         {}\n", WAIT.sentence(status.at))), "{report}");
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
@@ -382,13 +411,16 @@ pub(crate) mod tests {
                 r#""by_spare":[{{"spare":7,"bundles":1}},{{"spare":8,"bundles":2}}],"#,
                 r#""repair_backlog":4,"move_backlog":1,"#,
                 r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,
+                r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
                 r#""repair_traffic":12000,"feed_head":60}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),
             two = "02".repeat(32),
+            sentence = WAIT.sentence(status().at),
         );
-        assert_eq!(serde_json::to_string(&StatusReport::from(&status())).unwrap(), expected);
+        let status = ArchiveStatus { repair_wait: Some(WAIT), ..status() };
+        assert_eq!(serde_json::to_string(&StatusReport::from(&status)).unwrap(), expected);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     let facts = shared.facts()?;
     let counters = facts.counters().map_err(|error| disk(&error))?;
     let nodes = facts.all_nodes().map_err(|error| disk(&error))?;
-    let fleet = shared.with_view(|view| view.fleet.clone())?;
+    let (fleet, wait) = shared.with_view(|view| (view.fleet.clone(), view.brake.wait()))?;
     let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
     let (mut capacity, mut free) = (0_u64, 0_u64);
     for node in &nodes {
@@ -62,6 +62,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         repair_backlog: findings.map(|findings| findings.repair_backlog),
         move_backlog: findings.map(|findings| findings.move_backlog),
         drain_backlog: findings.and_then(|findings| sum_drains(&nodes, &findings.drains)),
+        repair_wait: wait.filter(|_| leads),
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
     })))
