@@ -17,7 +17,7 @@ use firn_coordinator_logic::{
     MemoryState, NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, plan_moves, plan_repairs,
     plan_tidying,
 };
-use firn_wire::{NodeState, NodeStatus};
+use firn_wire::{DeletionRoom, NodeState, NodeStatus};
 
 // As the leader plans.
 const BUDGET: PlanningBudget =
@@ -231,6 +231,9 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
     let status = NodeStatus {
         address: String::new(),
         quota: ByteCount(record.quota_bytes),
+        young_trash: ByteCount(0),
+        deletion_room: DeletionRoom::default(),
+        refused_deletions: 0,
         used: ByteCount(record.assigned_bytes),
         shards,
         max_upload: None,

@@ -309,6 +309,11 @@ impl Catalogue {
         self.bundle(*self.codings.get(&coding)?).filter(|view| view.coding == coding)
     }
 
+    /// Whether a coding is one of a committed bundle, counted or not.
+    pub fn knows_coding(&self, coding: CodingId) -> bool {
+        self.codings.contains_key(&coding)
+    }
+
     /// Surplus copies, in order of node, coding and index.
     pub fn surplus(&self) -> impl Iterator<Item = &SurplusRecord> {
         self.surplus.values()

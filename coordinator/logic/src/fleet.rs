@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{BitRate, NodeId, Timestamp};
-use firn_wire::{DomainRule, NodeState};
+use firn_wire::{DeletionRoom, DomainRule, NodeState};
 
 use crate::catalogue::{Catalogue, NodeNames};
 use crate::fleet_watch::FleetWatch;
@@ -36,9 +36,13 @@ pub struct FleetNode {
     pub max_upload: Option<BitRate>,
     /// Its quota.
     pub quota_bytes: u64,
-    /// Bytes that may still be put on it: of its quota, less what is assigned or on its way, and no more than
-    /// it says itself.
+    /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
+    /// room yet, and no more than it says itself.
     pub free_bytes: u64,
+    /// The same once the trash that it has now makes room.
+    pub free_within_a_day_bytes: u64,
+    /// What it would still delete, by its own word.
+    pub deletion_room: DeletionRoom,
     pub(crate) names: NodeNames,
 }
 
@@ -70,7 +74,9 @@ impl FleetView {
             let last_seen = seen.last_seen;
             let online = record.is_member() && seen.online;
             let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
-            let own_word = seen.status.map(|status| status.quota.0.saturating_sub(status.used.0));
+            let status = seen.status;
+            let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
+            let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable =
                 record.free_bytes().saturating_sub(coming.get(&number).copied().unwrap_or_default());
             view.insert(FleetNode {
@@ -81,9 +87,12 @@ impl FleetView {
                 proved: online && seen.proved,
                 counted,
                 last_seen,
-                max_upload: seen.status.and_then(|status| status.max_upload),
+                max_upload: status.and_then(|status| status.max_upload),
                 quota_bytes: record.quota_bytes,
-                free_bytes: own_word.map_or(assignable, |word| word.min(assignable)),
+                // Both: what is assigned may not have come yet, and trash is in no assignment.
+                free_bytes: own_word.min(assignable.saturating_sub(young_trash)),
+                free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
+                deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),
                 names,
             });
         }
@@ -187,6 +196,7 @@ impl FleetView {
     pub(crate) fn promise(&mut self, number: NodeNumber, bytes: u64) {
         if let Some(Some(node)) = self.nodes.get_mut(number.position()) {
             node.free_bytes = node.free_bytes.saturating_sub(bytes);
+            node.free_within_a_day_bytes = node.free_within_a_day_bytes.saturating_sub(bytes);
         }
     }
 }

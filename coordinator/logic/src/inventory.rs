@@ -2,7 +2,8 @@
 //!
 //! Owns: which differences mean what, and which 16 KiB groups a returning node has to prove. Always holds: what
 //! was placed after the inventory was asked for is not held against the node; what no committed state explains
-//! is kept ("unknown bundle" is no order); nothing that an upload, build or deletion may be at is touched.
+//! is kept ("unknown bundle" is no order); nothing that an upload, build or deletion may be at is touched; every copy of
+//! a known bundle that is there enters the books, as placed or as surplus.
 //! Leaves to others: asking the node (the shell).
 
 use std::collections::BTreeSet;
@@ -22,9 +23,10 @@ pub struct InventoryFindings {
     pub missing: Vec<PlacementChange>,
     /// There, and missing everywhere: to be recorded as `Placed` once the node has proved it.
     pub adopt: Vec<(CodingId, ShardIndex)>,
-    /// There without being counted, and the same shard is good elsewhere: to be trashed by order.
-    pub trash: Vec<(CodingId, ShardIndex)>,
-    /// There, and nothing is known of it: kept.
+    /// What is wrong about its surplus: copies that are there and in no book, though the same shard counts elsewhere,
+    /// and copies in the books that are not there. To be recorded.
+    pub surplus: Vec<PlacementChange>,
+    /// There, and nothing is known of it, or it cannot be what it says: kept.
     pub unknown: u64,
     /// Something was changing meanwhile: ask for the inventory again later.
     pub unsettled: bool,
@@ -53,6 +55,15 @@ pub fn compare_inventory(
             findings.unsettled = true;
         }
     }
+    let own_surplus = view.catalogue.surplus().filter(|copy| copy.node == node);
+    for copy in own_surplus.filter(|copy| copy.since < inventory.wanted_since) {
+        let (coding, index) = (copy.coding, copy.index);
+        if inventory.shards.binary_search(&(coding, index)).is_err() {
+            findings.surplus.push(PlacementChange::Trashed { coding, index, node: record.id });
+        }
+    }
+    let just_deleted = view.orders.deleted_since(node, inventory.wanted_since);
+    let mut free_bytes = record.free_bytes();
     for (coding, index) in &inventory.shards {
         if expected.binary_search(&(*coding, *index)).is_ok()
             || view.catalogue.is_surplus(node, *coding, *index)
@@ -65,24 +76,32 @@ pub fn compare_inventory(
             findings.unknown += 1;
             continue;
         };
-        if view.orders.is_busy(bundle.number) {
+        let exists = Scheme::n_max(bundle.scheme.k()).is_some_and(|most| index.0 < most);
+        if just_deleted || view.orders.is_busy(bundle.number) || findings.surplus.len() >= STRAYS_MAX {
             findings.unsettled = true;
-        } else if is_good_elsewhere(view, bundle, *index) {
-            findings.trash.push((*coding, *index));
-        } else if Scheme::n_max(bundle.scheme.k()).is_some_and(|most| index.0 < most)
-            && !is_durable(view, bundle, *index)
-        {
+        } else if exists && !is_durable(view, bundle, *index) {
             findings.adopt.push((*coding, *index));
+        } else if let Some(rest) = free_bytes.checked_sub(bundle.file_bytes).filter(|_| exists) {
+            // Whether the other one is proved or not: if it comes to nothing, surplus counts again.
+            free_bytes = rest;
+            findings.surplus.push(PlacementChange::Stray { coding: *coding, index: *index, node: record.id });
+        } else {
+            findings.unknown += 1;
         }
     }
     findings
 }
 
-fn is_good_elsewhere(view: &PlanningView<'_>, bundle: &BundleView, index: ShardIndex) -> bool {
+/// Strays recorded by one command; and a node that lies holds no more of them than its quota has room for.
+const STRAYS_MAX: usize = 4_096;
+
+/// Whether a shard is placed on a node that is online and proved.
+pub(crate) fn is_good_elsewhere(view: &PlanningView<'_>, bundle: &BundleView, index: ShardIndex) -> bool {
     holders_of(bundle, index).any(|holder| view.fleet.node(holder).is_some_and(|node| node.proved))
 }
 
-fn is_durable(view: &PlanningView<'_>, bundle: &BundleView, index: ShardIndex) -> bool {
+/// Whether a shard is placed on a node that counts.
+pub(crate) fn is_durable(view: &PlanningView<'_>, bundle: &BundleView, index: ShardIndex) -> bool {
     holders_of(bundle, index).any(|holder| view.fleet.node(holder).is_some_and(|node| node.counted))
 }
 

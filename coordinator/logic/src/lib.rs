@@ -66,7 +66,7 @@ pub use inventory::{
 pub use losses::LossWatch;
 pub use memory::MemoryState;
 pub use moves::{MovePlan, drained_nodes, plan_moves};
-pub use orders::Orders;
+pub use orders::{DeletionEnd, Orders};
 pub use overlay::Overlay;
 pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
@@ -79,6 +79,6 @@ pub use state::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
     SurplusRecord,
 };
-pub use tidying::{TidyingPlan, plan_tidying};
+pub use tidying::{Deletion, TidyingPlan, plan_tidying};
 pub use view::{bundle_info, bundle_summary, node_summary};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

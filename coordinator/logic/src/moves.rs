@@ -6,7 +6,7 @@
 //! Leaves to others: evening out how full nodes are (`balance`), missing shards (`repair`), the old copies
 //! (`tidying`), why a drain does not end (`drain`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firn_wire::{DrainBacklog, NodeState};
 
@@ -19,6 +19,7 @@ use crate::layout::misplaced;
 use crate::planning::{PlanningBudget, PlanningView};
 use crate::repair::needs_no_repair;
 use crate::state::NodeNumber;
+use crate::tidying::is_wanted_again;
 
 /// What is to be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,14 +68,23 @@ pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 3
     plan
 }
 
-/// Draining nodes on which nothing is placed and nothing is surplus: they may go.
+/// Draining nodes on which nothing counts: nothing is placed or on its way there, and no surplus is wanted again. They
+/// may go; what lies on them is their owners' to delete.
 pub fn drained_nodes(view: &PlanningView<'_>) -> Vec<NodeNumber> {
-    let mut drained: Vec<_> = view
+    let mut drained: BTreeSet<_> = view
         .catalogue
         .nodes()
         .filter(|node| node.state == NodeState::Draining && node.shards == 0)
         .map(|node| node.number)
         .collect();
-    drained.retain(|number| !view.catalogue.surplus().any(|copy| copy.node == *number));
-    drained
+    if drained.is_empty() {
+        return Vec::new();
+    }
+    for (_, node) in view.orders.plans().flat_map(|plan| &plan.targets) {
+        drained.remove(node);
+    }
+    for copy in view.catalogue.surplus().filter(|copy| is_wanted_again(view, copy)) {
+        drained.remove(&copy.node);
+    }
+    drained.into_iter().collect()
 }

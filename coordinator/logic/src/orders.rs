@@ -2,9 +2,11 @@
 //!
 //! Owns: leases on builds and deletions, each with a deadline. Always holds: one build of a bundle at a time, so
 //! that nothing is made twice; a node whose copy of a shard is being trashed is offered no shard of the same
-//! coding, so that no late deletion hits a new copy. Leaves to others: sending them (the shell).
+//! coding, so that no late deletion hits a new copy; a node is asked to delete only what it said it would after its
+//! last deletion. Leaves to others: sending them (the shell).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use firn_base::{BundleNumber, CodingId, ReservationId, ShardIndex, Timestamp};
 
@@ -21,7 +23,32 @@ pub struct Orders {
     put_off: BTreeMap<BundleNumber, Timestamp>,
     traffic: RepairTraffic,
     trashing: BTreeMap<(CodingId, NodeNumber, ShardIndex), Timestamp>,
+    deletions: BTreeMap<NodeNumber, LastDeletion>,
 }
+
+/// The last deletion on a node that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LastDeletion {
+    ended: Timestamp,
+    /// What the node says of itself counts for further deletions if it is heard from then on.
+    settled: Timestamp,
+}
+
+/// How a deletion ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionEnd {
+    /// The copy is in trash, or was not there.
+    Done,
+    /// The node refused.
+    Refused,
+}
+
+/// A heartbeat that was written before a deletion does not arrive later than this after it: nodes wait no longer for
+/// an answer.
+const HEARTBEAT_UNDER_WAY_MAX: Duration = Duration::from_secs(4);
+
+/// A node that refused is not asked again before: it was told more than it does, and alarms its owner.
+const REFUSED_REST: Duration = Duration::from_secs(600);
 
 impl Orders {
     /// No orders.
@@ -55,9 +82,36 @@ impl Orders {
 
     /// A deletion was carried out, or will surely not be. An order whose answer was lost stays until its
     /// deadline.
-    pub fn finish_trash(&mut self, copy: (NodeNumber, CodingId, ShardIndex)) {
+    pub fn finish_trash(
+        &mut self,
+        copy: (NodeNumber, CodingId, ShardIndex),
+        end: DeletionEnd,
+        now: Timestamp,
+    ) {
         let (node, coding, index) = copy;
         self.trashing.remove(&(coding, node, index));
+        self.note_deletion(node, end, now);
+    }
+
+    fn note_deletion(&mut self, node: NodeNumber, end: DeletionEnd, now: Timestamp) {
+        let rest = match end {
+            DeletionEnd::Done => HEARTBEAT_UNDER_WAY_MAX,
+            DeletionEnd::Refused => REFUSED_REST,
+        };
+        let settled = self.deletions.get(&node).map_or(now, |last| last.settled).max(now.after(rest));
+        self.deletions.insert(node, LastDeletion { ended: now, settled });
+    }
+
+    /// Whether a node that was heard at `heard` may be asked to delete: what it said then knows of everything that it
+    /// has deleted. Else two looks at one allowance could ask for more than it has.
+    pub fn may_delete(&self, node: NodeNumber, heard: Timestamp) -> bool {
+        self.deletions.get(&node).is_none_or(|last| heard >= last.settled)
+            && !self.trashing.keys().any(|(_, on, _)| *on == node)
+    }
+
+    /// Whether a deletion ended on a node at `time` or later: an inventory that was begun by then may still name it.
+    pub fn deleted_since(&self, node: NodeNumber, time: Timestamp) -> bool {
+        self.deletions.get(&node).is_some_and(|last| last.ended >= time)
     }
 
     /// Drops what ended by `now`; gives back the builds that nobody reported on.
@@ -65,7 +119,11 @@ impl Orders {
         self.resting.retain(|_, until| *until > now);
         self.put_off.retain(|_, until| *until > now);
         self.traffic.expire(now);
-        self.trashing.retain(|_, deadline| *deadline > now);
+        let unanswered: Vec<_> =
+            self.trashing.iter().filter(|(_, deadline)| **deadline <= now).map(|(copy, _)| *copy).collect();
+        for (coding, node, index) in unanswered {
+            self.finish_trash((node, coding, index), DeletionEnd::Done, now);
+        }
         let over: Vec<_> =
             self.builds.iter().filter(|(_, (_, deadline))| *deadline <= now).map(|(id, _)| *id).collect();
         over.into_iter().filter_map(|id| self.finish_build(id, None)).collect()
@@ -203,7 +261,29 @@ mod tests {
         assert!(orders.is_trashing(copy));
         assert_eq!(orders.trashing_of(coding), BTreeSet::from([NodeNumber(4)]));
         assert_eq!(orders.trashing_of(CodingId::from_bytes([2; 32])), BTreeSet::new());
-        orders.finish_trash(copy);
+        orders.finish_trash(copy, DeletionEnd::Done, Timestamp::from_millis(5));
         assert!(!orders.is_trashing(copy));
+    }
+
+    #[test]
+    fn a_node_is_asked_to_delete_more_once_it_was_heard_after_the_last() {
+        let (node, other) = (NodeNumber(4), NodeNumber(5));
+        let copy = (node, CodingId::from_bytes([1; 32]), ShardIndex(2));
+        let at = |seconds: u64| Timestamp::from_millis(1_000_000 + seconds * 1_000);
+        let mut orders = Orders::new();
+        assert!(orders.may_delete(node, at(0)));
+        orders.begin_trash(copy, at(60));
+        assert!(!orders.may_delete(node, at(1)) && orders.may_delete(other, at(1)));
+        orders.finish_trash(copy, DeletionEnd::Done, at(10));
+        assert!(!orders.may_delete(node, at(13)) && orders.may_delete(node, at(14)));
+        assert!(orders.deleted_since(node, at(10)) && !orders.deleted_since(node, at(11)));
+        orders.begin_trash(copy, at(90));
+        orders.finish_trash(copy, DeletionEnd::Refused, at(30));
+        assert!(!orders.may_delete(node, at(629)) && orders.may_delete(node, at(630)));
+        // One whose answer was lost may have been carried out until its deadline.
+        orders.begin_trash(copy, at(700));
+        orders.expire(at(700));
+        assert!(orders.deleted_since(node, at(700)));
+        assert!(!orders.may_delete(node, at(703)) && orders.may_delete(node, at(704)));
     }
 }

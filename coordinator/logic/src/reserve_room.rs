@@ -176,8 +176,13 @@ impl NodeAccount {
         let takes = node.state == NodeState::Active;
         Self {
             capacity: if takes { node.quota_bytes } else { 0 },
-            // Surplus is kept only while there is room: it is the first to be trashed.
-            free: if takes { node.free_bytes.saturating_add(surplus).min(node.quota_bytes) } else { 0 },
+            // Surplus is kept only while there is room: it is the first to be trashed, and a day later it makes room.
+            // What repair needs room for in earnest was away for days.
+            free: if takes {
+                node.free_within_a_day_bytes.saturating_add(surplus).min(node.quota_bytes)
+            } else {
+                0
+            },
             held: if node.state == NodeState::Draining { 0 } else { assigned.saturating_sub(surplus) },
         }
     }

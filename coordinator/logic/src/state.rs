@@ -134,7 +134,8 @@ pub struct ReservationRecord {
     pub committed: Option<BundleNumber>,
 }
 
-/// A copy of a shard that does not count and is to be trashed; its bytes count until it is.
+/// A copy of a shard that does not count: it is trashed when its room is needed, or counts again when no other does.
+/// Its bytes count until it is gone.
 ///
 /// Key: (node, coding, index).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

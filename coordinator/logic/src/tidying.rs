@@ -1,16 +1,21 @@
-//! Tidying up: extra copies, what lies on removed nodes, and which surplus is trashed.
+//! Tidying up: extra copies, what lies on removed nodes, which surplus counts again and which is trashed.
 //!
-//! Owns: the choice which of several copies of a shard counts on. Always holds: a copy is retired only when
-//! another of the same index is online and proved; surplus stays while there is room, for a node that leaves
-//! or was abandoned by an upload there is none. Leaves to others: the signed orders (the shell).
+//! Owns: the choice which of several copies of a shard counts on. Always holds: a copy is retired, and surplus of a
+//! counted coding trashed, only when another of the same index is online and proved; surplus stays while there is room,
+//! for what an upload abandoned or another coding replaced there is none; no node is asked to delete more than it said
+//! it would, what it does not stays surplus; draining nodes delete nothing, for what lies on them becomes their owners'.
+//! Leaves to others: the signed orders (the shell), how much a node deletes (the node).
 
-use firn_base::{CodingId, NodeId, ShardIndex};
-use firn_wire::{NodeState, PlacementChange};
+use std::collections::BTreeMap;
+
+use firn_base::{CodingId, NodeId, Scheme, ShardIndex};
+use firn_wire::{DeleteReason, DeletionRoom, NodeState, PlacementChange};
 
 use crate::catalogue::BundleView;
 use crate::fleet::{FleetNode, FleetView};
+use crate::inventory::{is_durable, is_good_elsewhere};
 use crate::planning::PlanningView;
-use crate::state::NodeNumber;
+use crate::state::{NodeNumber, SurplusRecord};
 
 /// What to record and what to trash.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,7 +23,16 @@ pub struct TidyingPlan {
     /// For `Command::RecordPlacements`.
     pub changes: Vec<PlacementChange>,
     /// Surplus copies to be trashed by order; record `Trashed` when the node has done it.
-    pub trash: Vec<(NodeNumber, CodingId, ShardIndex)>,
+    pub trash: Vec<Deletion>,
+}
+
+/// A copy that is to be trashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    /// Which: of which coding which shard, on which node.
+    pub copy: (NodeNumber, CodingId, ShardIndex),
+    /// Why.
+    pub reason: DeleteReason,
 }
 
 // Surplus may stay while a node has more than a fifth of its quota free.
@@ -36,33 +50,81 @@ pub fn plan_tidying(view: &PlanningView<'_>, limit: usize) -> TidyingPlan {
             retire_extra(view.fleet, bundle, &mut plan.changes);
         }
     }
-    for copy in view.catalogue.surplus() {
-        let (coding, index) = (copy.coding, copy.index);
-        let Some(node) = view.fleet.node(copy.node) else { continue };
+    let mut rooms = DeletionRooms { view, left: BTreeMap::new() };
+    for record in view.catalogue.surplus() {
+        let (coding, index) = (record.coding, record.index);
+        let Some(node) = view.fleet.node(record.node) else { continue };
         if is_removed(node) {
             if plan.changes.len() < limit {
                 plan.changes.push(PlacementChange::Trashed { coding, index, node: node.id });
             }
+        } else if is_wanted_again(view, record) {
+            if plan.changes.len() < limit {
+                plan.changes.push(PlacementChange::Placed { coding, index, node: node.id });
+            }
         } else if plan.trash.len() < limit
-            && node.online
-            && is_unwanted(view, node, coding)
-            && !view.orders.is_trashing((node.number, coding, index))
+            && let Some(reason) = unwanted(view, node, record)
+            && rooms.take(node, reason, record.file_bytes)
         {
-            plan.trash.push((node.number, coding, index));
+            plan.trash.push(Deletion { copy: (node.number, coding, index), reason });
         }
     }
     plan.changes.truncate(limit);
     plan
 }
 
+/// Whether a surplus copy is the only good one of its shard and may count: then nothing need be made anew.
+///
+/// What a node that is proved showed in its inventory is there, and what it did not show is surplus no more.
+pub(crate) fn is_wanted_again(view: &PlanningView<'_>, record: &SurplusRecord) -> bool {
+    let Some(bundle) = view.catalogue.bundle_of(record.coding) else { return false };
+    let Some(node) = view.fleet.node(record.node).filter(|node| node.counted && node.proved) else {
+        return false;
+    };
+    let exists = Scheme::n_max(bundle.scheme.k()).is_some_and(|most| record.index.0 < most);
+    exists
+        && !is_durable(view, bundle, record.index)
+        && view.is_at_rest(bundle)
+        && crowding(view.fleet, bundle, record.index, node) == 0
+        && !view.orders.is_trashing((record.node, record.coding, record.index))
+}
+
 fn is_removed(node: &FleetNode) -> bool {
     matches!(node.state, NodeState::Lost | NodeState::Gone)
 }
 
-fn is_unwanted(view: &PlanningView<'_>, node: &FleetNode, coding: CodingId) -> bool {
-    let abandoned = view.catalogue.bundle_of(coding).is_none() && !view.catalogue.is_reserved(coding);
-    let tight = node.free_bytes < node.quota_bytes / FREE_FOR_SURPLUS;
-    abandoned || tight || node.state == NodeState::Draining
+/// Why a surplus copy should go, if it should.
+fn unwanted(view: &PlanningView<'_>, node: &FleetNode, record: &SurplusRecord) -> Option<DeleteReason> {
+    if node.state == NodeState::Draining {
+        return None;
+    }
+    let Some(bundle) = view.catalogue.bundle_of(record.coding) else {
+        if view.catalogue.knows_coding(record.coding) {
+            return Some(DeleteReason::ReplacedCoding);
+        }
+        return (!view.catalogue.is_reserved(record.coding)).then_some(DeleteReason::AbandonedUpload);
+    };
+    let is_tight = node.free_within_a_day_bytes < node.quota_bytes / FREE_FOR_SURPLUS;
+    (is_tight && is_good_elsewhere(view, bundle, record.index)).then_some(DeleteReason::Surplus)
+}
+
+/// What each node would still delete, less what this plan asks of it.
+struct DeletionRooms<'a> {
+    view: &'a PlanningView<'a>,
+    left: BTreeMap<NodeNumber, DeletionRoom>,
+}
+
+impl DeletionRooms<'_> {
+    /// Uses up room on a node; says whether there was enough.
+    fn take(&mut self, node: &FleetNode, reason: DeleteReason, bytes: u64) -> bool {
+        let room = self.left.entry(node.number).or_insert_with(|| {
+            let says = node.online && self.view.orders.may_delete(node.number, node.last_seen);
+            if says { node.deletion_room } else { DeletionRoom::default() }
+        });
+        let after = room.after(reason, bytes);
+        *room = after.unwrap_or(*room);
+        after.is_some()
+    }
 }
 
 /// Placements on nodes that will not come back.

@@ -75,6 +75,10 @@ pub fn node_summary(
         shards: record.shards,
         // The measurement may be older than the record.
         drain: drain.filter(|_| record.state == NodeState::Draining),
+        refused_deletions: watch
+            .status(record.number)
+            .filter(|_| online)
+            .map_or(0, |status| status.refused_deletions),
     }
 }
 

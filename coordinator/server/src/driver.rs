@@ -109,7 +109,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
         set_state(shared, node, NodeState::Draining).await?;
     }
     for node in decisions.drained {
-        tracing::info!(node = %node.short(), "node is drained and gone");
+        tracing::info!(node = %node.short(), "nothing counts on this node any more: it is drained and gone");
         set_state(shared, node, NodeState::Gone).await?;
     }
     if !decisions.expired.is_empty() {
@@ -119,7 +119,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
         let command = Command::RecordPlacements(decisions.tidying.changes);
         shared.carry_out(command, RefusalKind::Malformed).await?;
     }
-    deletions::order(shared, &decisions.tidying.trash)?;
+    deletions::order(shared, &decisions.tidying.trash);
     builds::order(shared, decisions.repairs.builds.into_iter().chain(decisions.moves.builds))?;
     if now.since(*last_summary) >= SUMMARY_INTERVAL {
         *last_summary = now;

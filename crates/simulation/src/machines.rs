@@ -15,7 +15,9 @@ use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, Timing,
 };
-use firn_storage_node::{DiskFaults, MemoryDisk, StartNodeError, StorageNode, StorageNodeOptions};
+use firn_storage_node::{
+    DeletionLimits, DiskFaults, MemoryDisk, StartNodeError, StorageNode, StorageNodeOptions,
+};
 use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
 use turmoil::Sim;
@@ -50,6 +52,10 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFI
 
 // Room for every shard of the small caches many times over.
 const QUOTA: ByteCount = ByteCount(256 << 20);
+
+// As ever, but without a floor that lets nodes of so few bytes delete everything: limits are met in every run.
+pub(crate) const DELETION_LIMITS: DeletionLimits =
+    DeletionLimits { floor_bytes: 150 << 10, ..DeletionLimits::STANDARD };
 
 // Small enough that every run cuts its logs, and that a coordinator that was away gets a snapshot.
 const SNAPSHOT_EVERY: u64 = 40;
@@ -225,6 +231,7 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
         token: Some(cast.token(number)),
         quota: Some(QUOTA),
         max_upload: None,
+        deletion_limits: DELETION_LIMITS,
         failure_domain: Cast::failure_domain(number),
         listen: ANY,
         advertise: Some(cast::address(&host)),

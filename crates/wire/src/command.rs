@@ -123,7 +123,7 @@ pub enum PlacementChange {
         /// Where it was.
         node: NodeId,
     },
-    /// It has a new home: this copy becomes surplus, to be trashed.
+    /// It has a new home: this copy becomes surplus.
     Retired {
         /// The coding.
         coding: CodingId,
@@ -132,13 +132,22 @@ pub enum PlacementChange {
         /// The old home.
         node: NodeId,
     },
-    /// The node moved the surplus copy to trash.
+    /// The surplus copy is in trash, or was not there.
     Trashed {
         /// The coding.
         coding: CodingId,
         /// Which shard.
         index: ShardIndex,
         /// Where it was.
+        node: NodeId,
+    },
+    /// The node holds a copy that is in no book: it becomes surplus.
+    Stray {
+        /// The coding.
+        coding: CodingId,
+        /// Which shard.
+        index: ShardIndex,
+        /// Where.
         node: NodeId,
     },
 }

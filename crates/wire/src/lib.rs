@@ -9,6 +9,7 @@
 mod administration;
 mod command;
 mod coordinator_request;
+mod deletion;
 mod descriptor;
 mod drain_backlog;
 mod feed;
@@ -32,6 +33,7 @@ pub use coordinator_request::{
     JoinRequest, NodeAddress, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, ShardCopies,
     UploadedBundle,
 };
+pub use deletion::{DeleteReason, DeletionRoom};
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
 pub use drain_backlog::DrainBacklog;
 pub use feed::{FeedBatch, FeedEvent};

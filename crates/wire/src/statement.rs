@@ -3,7 +3,7 @@
 use firn_base::{CodingId, NodeId, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 
-use crate::Statement;
+use crate::{DeleteReason, Statement};
 
 /// Which of two contradicting orders counts: the one of the later roster, then of the later leader.
 ///
@@ -87,6 +87,8 @@ pub struct DeleteOrder {
     pub coding: CodingId,
     /// Which shard.
     pub index: ShardIndex,
+    /// Why: this decides of which of its allowances the node takes it.
+    pub reason: DeleteReason,
     /// The end of the order, in archive time.
     pub expires: Timestamp,
     /// Its place among orders.

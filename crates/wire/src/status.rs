@@ -8,7 +8,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DrainBacklog, RepairWait, ReserveRoom};
+use crate::{DeletionRoom, DrainBacklog, RepairWait, ReserveRoom};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,8 +44,15 @@ pub struct NodeStatus {
     pub address: String,
     /// Its hard quota.
     pub quota: ByteCount,
-    /// Bytes of the quota in use: shards, outboards, temporary files and trash.
+    /// Bytes of the quota that no new shard can have now: shards, outboards, temporary files, and trash that is too
+    /// young to make room.
     pub used: ByteCount,
+    /// Of these, trash: it makes room by itself within a day.
+    pub young_trash: ByteCount,
+    /// What it would still delete now.
+    pub deletion_room: DeletionRoom,
+    /// Delete orders that it refused since the last day began, because they went beyond what it deletes.
+    pub refused_deletions: u64,
     /// Shards it holds.
     pub shards: u64,
     /// How fast it uploads at most; none if its owner set no bound.
@@ -84,6 +91,9 @@ pub struct NodeSummary {
     pub shards: u64,
     /// What a draining node still holds; none from a follower, before it was measured, and in other states.
     pub drain: Option<DrainBacklog>,
+    /// Delete orders that it refused within a day, because they went beyond what it deletes: by its own word, 0
+    /// while it is not heard.
+    pub refused_deletions: u64,
 }
 
 /// How many bundles are how well.
@@ -144,6 +154,8 @@ pub struct ArchiveStatus {
     pub coordinators: Vec<CoordinatorStatus>,
     /// Nodes by state: (state, all, online).
     pub nodes: Vec<(NodeState, u64, u64)>,
+    /// Nodes that refused delete orders within a day, because those went beyond what they delete.
+    pub nodes_refusing_deletions: u64,
     /// The scheme for new bundles; none while no node is active.
     pub scheme: Option<Scheme>,
     /// Keys that can be read.

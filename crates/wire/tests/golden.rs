@@ -14,10 +14,10 @@ use firn_base::{
     Timestamp, TokenId,
 };
 use firn_wire::{
-    BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DeleteOrder, Descriptor, DomainRule,
-    FeedBatch, FeedEvent, Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodeRequest,
-    OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, Roster, Signed, Ticket,
-    TimedCommand, decode, encode,
+    BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DeleteOrder, DeleteReason, Descriptor,
+    DomainRule, FeedBatch, FeedEvent, Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead,
+    NodeRequest, OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, Roster,
+    Signed, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,7 +76,10 @@ fn statements(lines: &mut Lines) {
         },
     );
     lines.add("receipt", &Receipt { node, reservation, coding, index, root, rank });
-    lines.add("delete", &DeleteOrder { node, coding, index, expires: at(300), rank });
+    for reason in DeleteReason::ALL {
+        let order = DeleteOrder { node, coding, index, reason, expires: at(300), rank };
+        lines.add(&format!("delete-{reason:?}"), &order);
+    }
     let token = TokenId::from_bytes([10; 32]);
     let failure_domain = Some("attic".to_owned());
     lines.add("token", &JoinToken { token, operator: "ada".into(), expires: at(5), failure_domain });
@@ -155,6 +158,7 @@ fn commands(lines: &mut Lines) {
             PlacementChange::Missing { coding, index, node },
             PlacementChange::Retired { coding, index, node },
             PlacementChange::Trashed { coding, index, node },
+            PlacementChange::Stray { coding, index, node },
         ]),
         Command::Summary { last_seen: vec![(node, at(80))] },
     ];

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use firn_base::ByteCount;
-use firn_storage_node::{DataDirectory, StorageNode, StorageNodeOptions, serve_control};
+use firn_storage_node::{DataDirectory, DeletionLimits, StorageNode, StorageNodeOptions, serve_control};
 use firn_transport::Environment;
 use firn_wire::{Descriptor, JoinToken, Signed};
 use tokio::task::JoinHandle;
@@ -46,6 +46,7 @@ pub(crate) async fn start(role: StorageNodeRole) -> Result<impl Running, Failure
         environment.clone().blocking(move || DataDirectory::open(&path, &environment)).await?
     };
     let options = StorageNodeOptions {
+        deletion_limits: DeletionLimits::STANDARD,
         identity: directory.identity().clone(),
         disk: directory.disk(),
         descriptor: role.descriptor,

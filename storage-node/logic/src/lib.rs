@@ -1,7 +1,7 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
 //! Owns: the quota, the order of orders, the checks of passes, tickets and orders, archive time, the trash
-//! rules, and the conversation with each coordinator.
+//! rules and their allowances, and the conversation with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
 //! Leaves to others: disks, sockets and keys (`storage-node/server`).
 
@@ -9,6 +9,7 @@ mod admission;
 mod archive_time;
 mod orders;
 mod quota;
+mod refusals;
 mod session;
 mod trash;
 
@@ -16,5 +17,9 @@ pub use admission::{AdmissionError, Grounds};
 pub use archive_time::ArchiveTime;
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
+pub use refusals::DeletionRefusals;
 pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
-pub use trash::{DELETES_PER_HOUR_MIN, DeleteBudget, TRASH_KEPT, TooManyDeletes, TrashEntry, trash_to_empty};
+pub use trash::{
+    DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,
+    trash_for_room,
+};

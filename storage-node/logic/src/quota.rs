@@ -32,16 +32,6 @@ pub struct QuotaExceeded {
     pub wanted: u64,
     /// What the quota has left.
     pub free: u64,
-    /// What emptying all trash would free.
-    pub trash: u64,
-}
-
-impl QuotaExceeded {
-    /// How many bytes of trash must go for the wanted ones to fit; none if all of it would not be enough.
-    pub const fn trash_needed(&self) -> Option<u64> {
-        let needed = self.wanted.saturating_sub(self.free);
-        if needed <= self.trash { Some(needed) } else { None }
-    }
 }
 
 impl Account {
@@ -58,10 +48,15 @@ impl Account {
     pub const fn admit(&mut self, bytes: u64) -> Result<Admitted, QuotaExceeded> {
         let free = self.quota.saturating_sub(self.used_bytes());
         if bytes > free {
-            return Err(QuotaExceeded { wanted: bytes, free, trash: self.trash });
+            return Err(QuotaExceeded { wanted: bytes, free });
         }
         self.pending += bytes;
         Ok(Admitted { bytes })
+    }
+
+    /// How many bytes have to go before `bytes` more fit.
+    pub const fn missing(&self, bytes: u64) -> u64 {
+        self.used_bytes().saturating_add(bytes).saturating_sub(self.quota)
     }
 
     /// The file is complete and holds what was set aside for it.
@@ -111,6 +106,11 @@ impl Account {
         ByteCount(self.used_bytes())
     }
 
+    /// Bytes of shards.
+    pub const fn stored(&self) -> ByteCount {
+        ByteCount(self.stored)
+    }
+
     /// Bytes of trash.
     pub const fn trash(&self) -> ByteCount {
         ByteCount(self.trash)
@@ -129,11 +129,11 @@ mod tests {
     fn files_being_written_and_trash_count_against_the_quota() {
         let mut account = Account::new(ByteCount(100));
         let first = account.admit(60).unwrap();
-        assert_eq!(account.admit(41).unwrap_err(), QuotaExceeded { wanted: 41, free: 40, trash: 0 });
+        assert_eq!(account.admit(41).unwrap_err(), QuotaExceeded { wanted: 41, free: 40 });
         account.keep(first);
         account.moved_to_trash(60);
-        let refused = account.admit(50).unwrap_err();
-        assert_eq!(refused.trash_needed(), Some(10));
+        assert!(account.admit(50).is_err());
+        assert_eq!((account.missing(40), account.missing(50)), (0, 10));
         account.emptied(60);
         let second = account.admit(100).unwrap();
         account.release(second);
@@ -144,13 +144,8 @@ mod tests {
     fn a_quota_below_what_is_there_refuses_new_bytes() {
         let mut account = Account::new(ByteCount(10));
         account.found_stored(50);
-        assert_eq!(account.admit(1).unwrap_err(), QuotaExceeded { wanted: 1, free: 0, trash: 0 });
+        assert_eq!(account.admit(1).unwrap_err(), QuotaExceeded { wanted: 1, free: 0 });
+        assert_eq!(account.missing(1), 41);
         assert_eq!(account.used(), ByteCount(50));
-    }
-
-    #[test]
-    fn trash_that_is_too_little_is_not_worth_emptying() {
-        let refused = QuotaExceeded { wanted: 100, free: 10, trash: 80 };
-        assert_eq!(refused.trash_needed(), None);
     }
 }

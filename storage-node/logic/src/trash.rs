@@ -1,25 +1,60 @@
-//! The way out: deletes are bounded per hour, and what was deleted lies in trash for a day.
+//! The way out: how long trash is kept, and how much may be deleted in a day.
 //!
-//! Always holds: a node never follows more delete orders than its hourly allowance, so whoever steals a
-//! coordinator's key empties no fleet overnight; trash goes after 24 hours, or sooner, oldest first, when new
-//! shards need its room.
-//! Leaves to others: moving and removing files.
+//! Owns: which trash goes when, and the room that is left of the day's allowances. Always holds: nothing leaves trash
+//! within a day, whatever needs its room; so what was deleted within a day is exactly the trash that is younger, and
+//! the allowances need no record of their own that a restart or a lost file could forget.
+//! Leaves to others: moving and removing files; remembering refusals (`refusals`).
+//!
+//! The allowances bound what an erring coordinator, or whoever stole a coordinator's key, can do before somebody
+//! notices: of what a node held a day ago, a fiftieth for what may be unique, a tenth altogether. "Held" is what it
+//! stores and what it deleted within the day, so that the allowance does not shrink with every deletion, and from day
+//! to day falls with what is left: a week of theft leaves half of a node. Shards that are brought raise it: whoever
+//! can order shards to be stored can raise it to a tenth of the quota.
+//!
+//! Of a small node that may be less than one shard, and nothing would ever go. So it is never less than
+//! [`DeletionLimits::floor_bytes`], which is room for a shard file of any size. A node that holds no more than that can
+//! be emptied in a day by a stolen key. What it held then lies in trash for a day at least, and its owner can put it
+//! back.
 
 use std::time::Duration;
 
-use firn_base::Timestamp;
+use firn_base::{ByteCount, Timestamp};
+use firn_wire::{DeleteReason, DeletionRoom};
 
-/// How long trash is kept while there is room: a wrong order is noticed within a day.
-pub const TRASH_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long trash is kept while there is room: a wrong order is noticed within a week.
+pub const TRASH_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Deletes that every node may follow in an hour, however few shards it holds: a small archive must be able to
-/// move everything away from a node that leaves.
-pub const DELETES_PER_HOUR_MIN: u64 = 1_000;
+/// How long trash is kept at the least, whatever needs its room; also the time over which deletions are counted.
+pub const TRASH_KEPT_LEAST: Duration = Duration::from_secs(24 * 3600);
 
-// Of a large node a tenth per hour: draining it takes longer than that anyway.
-const DELETED_SHARE_PER_HOUR: u64 = 10;
+/// How much a node deletes within [`TRASH_KEPT_LEAST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeletionLimits {
+    /// Hundredths of the bytes it holds, for whatever reason.
+    pub all_percent: u64,
+    /// Of these, hundredths of the bytes it holds that may be unique.
+    pub unique_percent: u64,
+    /// Bytes that it deletes in any case, however little it holds.
+    pub floor_bytes: u64,
+}
 
-const HOUR_MILLIS: u64 = 3_600_000;
+impl DeletionLimits {
+    /// The limits of every node: 10 % altogether, 2 % of what may be unique, and 512 MiB in any case, which is a shard
+    /// file of the largest size (256 MiB at k = 1, beside header and tree) and most of a second.
+    pub const STANDARD: Self = Self { all_percent: 10, unique_percent: 2, floor_bytes: 512 << 20 };
+
+    /// What a node that stores `stored_bytes` and has `young` in trash would still delete.
+    pub fn room(&self, stored_bytes: u64, young: &YoungTrash) -> DeletionRoom {
+        let held = stored_bytes.saturating_add(young.deleted_bytes);
+        let left = |percent: u64, deleted: u64| {
+            let share = u128::from(held) * u128::from(percent) / 100;
+            let allowed = u64::try_from(share).unwrap_or(u64::MAX).max(self.floor_bytes);
+            ByteCount(allowed.saturating_sub(deleted))
+        };
+        let all = left(self.all_percent, young.deleted_bytes);
+        DeletionRoom { all, unique: left(self.unique_percent, young.unique_bytes).min(all) }
+    }
+}
 
 /// One file in trash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,107 +63,173 @@ pub struct TrashEntry {
     pub since: Timestamp,
     /// Its size.
     pub bytes: u64,
+    /// Why its deletion was ordered; none if it was found damaged and set aside.
+    pub ordered: Option<DeleteReason>,
 }
 
-/// Which entries of `trash`, given oldest first, are to be removed so that nothing is older than a day and at
-/// least `needed` bytes become free: how many of the oldest.
-pub fn trash_to_empty(trash: impl IntoIterator<Item = TrashEntry>, now: Timestamp, needed: u64) -> usize {
-    let mut freed = 0_u64;
-    trash
-        .into_iter()
-        .take_while(|entry| {
-            let goes = freed < needed || now.since(entry.since) >= TRASH_KEPT;
-            freed = freed.saturating_add(entry.bytes);
-            goes
-        })
-        .count()
+/// Trash that is younger than [`TRASH_KEPT_LEAST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct YoungTrash {
+    /// All bytes: they make room for nothing yet.
+    pub bytes: u64,
+    /// Of these, deleted by order.
+    pub deleted_bytes: u64,
+    /// Of these, what may be unique.
+    pub unique_bytes: u64,
 }
 
-/// How many delete orders may still be followed.
-#[derive(Debug, Clone)]
-pub struct DeleteBudget {
-    // Thousandths of a delete, so that an allowance of a few per hour still trickles in.
-    left_thousandths: u64,
-    refilled: Timestamp,
-}
-
-/// The hour's deletes are used up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this node has deleted as much as it may within an hour: order the rest later")]
-pub struct TooManyDeletes;
-
-impl DeleteBudget {
-    /// A full budget for a node that holds `shards` shards at `now`.
-    pub fn new(shards: u64, now: Timestamp) -> Self {
-        Self { left_thousandths: Self::allowance(shards).saturating_mul(1_000), refilled: now }
-    }
-
-    /// Uses up one delete of a node that holds `shards` shards at `now`.
-    ///
-    /// # Errors
-    ///
-    /// None is left.
-    pub fn take(&mut self, shards: u64, now: Timestamp) -> Result<(), TooManyDeletes> {
-        let full = Self::allowance(shards).saturating_mul(1_000);
-        let passed = u64::try_from(now.since(self.refilled).as_millis()).unwrap_or(u64::MAX);
-        let gained = full.saturating_mul(passed.min(HOUR_MILLIS)) / HOUR_MILLIS;
-        // A clock that was set back starts the measurement anew without a gain. Gains below a thousandth are
-        // left to grow.
-        if gained > 0 || now < self.refilled {
-            self.left_thousandths = self.left_thousandths.saturating_add(gained).min(full);
-            self.refilled = now;
+impl YoungTrash {
+    /// Sums up what of `trash`, given youngest first, is young at `now`. What lies in the future is young.
+    pub fn sum(trash: impl IntoIterator<Item = TrashEntry>, now: Timestamp) -> Self {
+        let mut sum = Self::default();
+        for entry in trash.into_iter().take_while(|entry| is_young(entry, now)) {
+            sum.bytes = sum.bytes.saturating_add(entry.bytes);
+            if let Some(reason) = entry.ordered {
+                sum.deleted_bytes = sum.deleted_bytes.saturating_add(entry.bytes);
+                if reason.is_unique() {
+                    sum.unique_bytes = sum.unique_bytes.saturating_add(entry.bytes);
+                }
+            }
         }
-        self.left_thousandths = self.left_thousandths.checked_sub(1_000).ok_or(TooManyDeletes)?;
-        Ok(())
+        sum
     }
+}
 
-    fn allowance(shards: u64) -> u64 {
-        (shards / DELETED_SHARE_PER_HOUR).max(DELETES_PER_HOUR_MIN)
+/// How many of the oldest of `trash`, given oldest first, have lain there for [`TRASH_KEPT`].
+pub fn expired_trash(trash: impl IntoIterator<Item = TrashEntry>, now: Timestamp) -> usize {
+    trash.into_iter().take_while(|entry| now.since(entry.since) >= TRASH_KEPT).count()
+}
+
+/// How many of the oldest of `trash`, given oldest first, have to go for `needed` bytes to become free; none if what
+/// may go is not enough, for then nothing need go at all.
+pub fn trash_for_room(
+    trash: impl IntoIterator<Item = TrashEntry>,
+    now: Timestamp,
+    needed: u64,
+) -> Option<usize> {
+    let (mut freed, mut count) = (0_u64, 0);
+    let mut old = trash.into_iter().take_while(|entry| !is_young(entry, now));
+    while freed < needed {
+        freed = freed.saturating_add(old.next()?.bytes);
+        count += 1;
     }
+    Some(count)
+}
+
+fn is_young(entry: &TrashEntry, now: Timestamp) -> bool {
+    now.since(entry.since) < TRASH_KEPT_LEAST
+}
+
+/// An order goes beyond what the node deletes within a day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node deletes a limited share of its bytes within a day: {} are left of it for this, {} are wanted: order it later",
+    ByteCount(*left), ByteCount(*wanted)
+)]
+pub struct TooManyDeletes {
+    /// Bytes that it would delete now for the same reason.
+    pub left: u64,
+    /// Bytes of the shard's file.
+    pub wanted: u64,
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+    const MIB: u64 = 1 << 20;
 
-    fn entry(hours_ago: u32, bytes: u64, now: Timestamp) -> TrashEntry {
+    fn entry(hours_ago: u32, bytes: u64, ordered: Option<DeleteReason>) -> TrashEntry {
         let millis = u64::try_from((HOUR * hours_ago).as_millis()).unwrap();
-        TrashEntry { since: Timestamp::from_millis(now.as_millis() - millis), bytes }
+        TrashEntry { since: Timestamp::from_millis(NOW.as_millis() - millis), bytes, ordered }
+    }
+
+    fn oldest_first() -> [TrashEntry; 5] {
+        [170, 168, 30, 24, 23].map(|hours| entry(hours, 5, Some(DeleteReason::Surplus)))
     }
 
     #[test]
-    fn trash_goes_after_a_day_or_when_room_is_needed_oldest_first() {
-        let now = Timestamp::from_millis(1_000_000_000);
-        let trash = [entry(30, 5, now), entry(24, 5, now), entry(3, 5, now), entry(1, 5, now)];
-        assert_eq!(trash_to_empty(trash, now, 0), 2);
-        assert_eq!(trash_to_empty(trash, now, 1), 2);
-        assert_eq!(trash_to_empty(trash, now, 11), 3);
-        assert_eq!(trash_to_empty(trash, now, 1_000), 4);
-        assert_eq!(trash_to_empty([], now, 1_000), 0);
+    fn trash_goes_after_a_week() {
+        assert_eq!(expired_trash(oldest_first(), NOW), 2);
+        assert_eq!(expired_trash([], NOW), 0);
     }
 
     #[test]
-    fn a_node_follows_no_more_deletes_than_its_allowance() {
-        let start = Timestamp::from_millis(0);
-        let mut budget = DeleteBudget::new(100, start);
-        for _ in 0..DELETES_PER_HOUR_MIN {
-            budget.take(100, start).unwrap();
+    fn when_room_is_needed_the_oldest_goes_first_and_nothing_within_a_day() {
+        assert_eq!(trash_for_room(oldest_first(), NOW, 0), Some(0));
+        assert_eq!(trash_for_room(oldest_first(), NOW, 1), Some(1));
+        assert_eq!(trash_for_room(oldest_first(), NOW, 11), Some(3));
+        assert_eq!(trash_for_room(oldest_first(), NOW, 20), Some(4));
+        assert_eq!(trash_for_room(oldest_first(), NOW, 21), None);
+        let future = TrashEntry { since: NOW.after(HOUR), ..entry(0, 5, None) };
+        assert_eq!(trash_for_room([future], NOW, 1), None);
+    }
+
+    #[test]
+    fn what_was_deleted_within_a_day_is_counted_by_what_it_may_cost() {
+        let trash = [
+            entry(0, 1, None),
+            entry(1, 20, Some(DeleteReason::Surplus)),
+            entry(2, 300, Some(DeleteReason::AbandonedUpload)),
+            entry(23, 4_000, Some(DeleteReason::ReplacedCoding)),
+            entry(24, 50_000, Some(DeleteReason::AbandonedUpload)),
+        ];
+        let young = YoungTrash { bytes: 4_321, deleted_bytes: 4_320, unique_bytes: 300 };
+        assert_eq!(YoungTrash::sum(trash, NOW), young);
+    }
+
+    #[test]
+    fn a_node_deletes_a_tenth_of_what_it_held_and_a_fiftieth_of_what_may_be_unique() {
+        let limits = DeletionLimits { floor_bytes: 0, ..DeletionLimits::STANDARD };
+        let room = |stored, young| limits.room(stored, &young);
+        let nothing = room(1_000, YoungTrash::default());
+        assert_eq!(nothing, DeletionRoom { all: ByteCount(100), unique: ByteCount(20) });
+        // 1,000 were held a day ago, 60 are deleted, 15 of them unique.
+        let some = room(940, YoungTrash { bytes: 99, deleted_bytes: 60, unique_bytes: 15 });
+        assert_eq!(some, DeletionRoom { all: ByteCount(40), unique: ByteCount(5) });
+        let most = room(905, YoungTrash { bytes: 95, deleted_bytes: 95, unique_bytes: 0 });
+        assert_eq!(most, DeletionRoom { all: ByteCount(5), unique: ByteCount(5) });
+        let beyond = room(0, YoungTrash { bytes: 95, deleted_bytes: 95, unique_bytes: 95 });
+        assert_eq!(beyond, DeletionRoom::default());
+    }
+
+    #[test]
+    fn a_small_node_deletes_at_least_one_shard_of_any_size() {
+        let largest = firn_base::shard_bytes(256 * MIB, 1);
+        let room = DeletionLimits::STANDARD.room(largest, &YoungTrash::default());
+        // Header of 16 KiB at most, outboard tree of 1/256, trailer.
+        let file_bytes = largest + largest / 256 + (64 << 10);
+        assert!(room.after(DeleteReason::AbandonedUpload, file_bytes).is_some());
+        let used_up = YoungTrash { bytes: 512 * MIB, deleted_bytes: 512 * MIB, unique_bytes: 0 };
+        assert_eq!(DeletionLimits::STANDARD.room(0, &used_up), DeletionRoom::default());
+    }
+
+    proptest! {
+        #[test]
+        fn an_allowance_is_used_up_by_exactly_what_is_in_trash(
+            files in proptest::collection::vec((1_u64..1_000, 0_usize..3), 1..60),
+            floor_bytes in 0_u64..2_000,
+        ) {
+            let limits = DeletionLimits { floor_bytes, ..DeletionLimits::STANDARD };
+            let held: u64 = files.iter().map(|(bytes, _)| bytes).sum();
+            let (mut stored, mut trash) = (held, Vec::new());
+            for (bytes, reason) in files {
+                let reason = DeleteReason::ALL[reason];
+                let room = limits.room(stored, &YoungTrash::sum(trash.iter().rev().copied(), NOW));
+                if let Some(after) = room.after(reason, bytes) {
+                    trash.push(entry(0, bytes, Some(reason)));
+                    stored -= bytes;
+                    let young = YoungTrash::sum(trash.iter().rev().copied(), NOW);
+                    prop_assert_eq!(limits.room(stored, &young), after);
+                }
+            }
+            let young = YoungTrash::sum(trash, NOW);
+            prop_assert!(young.deleted_bytes <= (held / 10).max(floor_bytes));
+            prop_assert!(young.unique_bytes <= (held / 50).max(floor_bytes));
         }
-        assert_eq!(budget.take(100, start), Err(TooManyDeletes));
-        let later = start.after(HOUR / 2);
-        for _ in 0..DELETES_PER_HOUR_MIN / 2 {
-            budget.take(100, later).unwrap();
-        }
-        assert_eq!(budget.take(100, later), Err(TooManyDeletes));
-    }
-
-    #[test]
-    fn a_clock_that_jumps_ahead_gives_one_hour_at_most() {
-        let mut budget = DeleteBudget::new(0, Timestamp::from_millis(0));
-        let far = Timestamp::from_millis(u64::MAX);
-        let followed = (0..3_000).filter(|_| budget.take(0, far).is_ok()).count();
-        assert_eq!(followed, 1_000);
     }
 }

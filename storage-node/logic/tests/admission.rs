@@ -3,8 +3,8 @@
 use firn_base::{ArchiveId, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp};
 use firn_storage_node_logic::{AdmissionError, Grounds, OrderGate, OrderRefused};
 use firn_wire::{
-    BuildOrder, BuildTarget, CoordinatorEntry, DeleteOrder, Descriptor, Identity, OrderRank, Pass,
-    RefusalKind, RefusedRequest, Roster, Signed, Ticket, VerifiedRoster,
+    BuildOrder, BuildTarget, CoordinatorEntry, DeleteOrder, DeleteReason, Descriptor, Identity, OrderRank,
+    Pass, RefusalKind, RefusedRequest, Roster, Signed, Ticket, VerifiedRoster,
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -115,6 +115,7 @@ fn only_a_coordinator_brings_a_delete_order() {
         node: world.node.node_id(),
         coding: CODING,
         index: ShardIndex(1),
+        reason: DeleteReason::Surplus,
         expires: LATER,
         rank: RANK,
     };

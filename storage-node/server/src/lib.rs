@@ -23,6 +23,8 @@ mod store;
 mod storing;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
+pub use firn_storage_node_logic::DeletionLimits;
+
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};
 pub use monitoring::serve_monitoring;
@@ -30,5 +32,5 @@ pub use node::{NodeHandle, QUOTA_DEFAULT, StartNodeError, StorageNode, StorageNo
 pub use report::{LinkReport, NodeReport, WorkReport};
 pub use store::{
     Disk, DiskEntry, DiskFaults, DiskFile, FileDisk, InspectError, MemoryDisk, ReadShardError, ScanReport,
-    ShardName, ShardStore, ShardWriter, StoreShardError, verify_file,
+    ShardName, ShardStore, ShardWriter, StoreFigures, StoreShardError, TrashShardError, verify_file,
 };

@@ -167,7 +167,7 @@ fn tell_state(shared: &Shared, state: Option<NodeState>) {
         }
         Some(state @ (NodeState::Gone | NodeState::Lost)) => {
             tracing::error!(
-                "the archive has removed this node (it is {state}): to come back, give it a new data directory and a new token"
+                "the archive has removed this node (it is {state}) and counts on nothing here: its shards are yours to delete with the data directory; to come back, begin with an empty one and a new token"
             );
         }
         Some(state) => tracing::info!("this node is {state}"),

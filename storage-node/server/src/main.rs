@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use firn_base::BitRate;
 use firn_storage_node::{
-    ControlReply, ControlRequest, DataDirectory, NodeReport, StorageNode, StorageNodeOptions, ask_control,
-    kept_descriptor, serve_control, serve_monitoring,
+    ControlReply, ControlRequest, DataDirectory, DeletionLimits, NodeReport, StorageNode, StorageNodeOptions,
+    ask_control, kept_descriptor, serve_control, serve_monitoring,
 };
 use firn_transport::Environment;
 use firn_wire::Descriptor;
@@ -90,6 +90,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         _ => None,
     };
     let options = StorageNodeOptions {
+        deletion_limits: DeletionLimits::STANDARD,
         identity: directory.identity().clone(),
         disk: directory.disk(),
         descriptor,
@@ -118,7 +119,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
     });
     tokio::select! {
         () = firn_program::stop_signal() => tracing::info!("the node was asked to stop"),
-        () = node.left() => tracing::info!("the node has left: its data directory can be removed"),
+        () = node.left() => tracing::info!(
+            "the node has left: what lies in its data directory counts for nobody and is yours to delete"
+        ),
     }
     node.shutdown().await;
     Ok(())
@@ -189,6 +192,15 @@ fn print_report(report: &NodeReport) {
         "upload      {}",
         rate.map_or_else(|| "as fast as it can".to_owned(), |rate| format!("at most {rate}"))
     );
+    println!(
+        "deleted     {} within a day; {} more would be, {} of that if nothing else may hold it",
+        bytes(report.deleted_bytes),
+        bytes(report.deletion_room_bytes),
+        bytes(report.deletion_room_unique_bytes)
+    );
+    for sentence in report.needs_attention() {
+        println!("attention   {sentence}");
+    }
     if report.damaged > 0 {
         println!("damaged     {} shards since the start", report.damaged);
     }
@@ -209,11 +221,13 @@ async fn leave(path: &Path, dry_run: bool) -> Result<(), Failure> {
     let request = if dry_run { ControlRequest::Status } else { ControlRequest::Leave };
     match ask_control(path, request).await.map_err(failed)? {
         ControlReply::Status(report) => {
-            println!("{} shards would be moved to other nodes, then the node would end", report.shards);
+            println!("{} shards would be given other homes, then the node would end", report.shards);
             Ok(())
         }
         ControlReply::Leaving { shards } => {
-            println!("the node leaves: {shards} shards are moved to other nodes; it ends when none is left");
+            println!(
+                "the node leaves: {shards} shards are given other homes; it ends when each has one, and deletes nothing: what lies in its data directory is then yours to delete"
+            );
             Ok(())
         }
         ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),

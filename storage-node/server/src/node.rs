@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use firn_base::{BitRate, ByteCount, NodeId};
-use firn_storage_node_logic::{DeleteBudget, Membership};
+use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, Membership};
 use firn_transport::{
     BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, Pace, serve,
 };
@@ -37,7 +37,7 @@ pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
 
 const LEAVING_FILE: &str = "leaving";
 
-// Trash is a day old when it goes: minutes do not matter.
+// Trash is a week old when it goes: minutes do not matter.
 const TRASH_INTERVAL: Duration = Duration::from_secs(600);
 
 /// What a node is started with.
@@ -56,6 +56,8 @@ pub struct StorageNodeOptions {
     pub quota: Option<ByteCount>,
     /// How fast it uploads at most, everything counted; none: as fast as it can.
     pub max_upload: Option<BitRate>,
+    /// How much it deletes within a day: the standard limits, but in tests.
+    pub deletion_limits: DeletionLimits,
     /// What it can vanish together with.
     pub failure_domain: String,
     /// The UDP address it listens on.
@@ -130,6 +132,7 @@ impl StorageNode {
             environment.blocking(move || open_disk(inner, disk, descriptor, quota)).await?
         };
         let Opened { roster, store, scan, ledger, leaving } = opened;
+        store.set_deletion_limits(options.deletion_limits);
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
         }
@@ -155,7 +158,7 @@ impl StorageNode {
             max_upload,
             build_pace: max_upload.map(build_pace),
             token: options.token,
-            budget: Mutex::new(DeleteBudget::new(store.shards(), environment.now())),
+            refusals: Mutex::new(DeletionRefusals::default()),
             store,
             disk: options.disk,
             pool,
@@ -202,7 +205,7 @@ impl StorageNode {
         NodeHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Waits until a node that was told to leave holds nothing more. Of any other this never ends.
+    /// Waits until nothing of a node that was told to leave counts any more. Of any other this never ends.
     pub async fn left(&self) {
         let mut left = self.shared.left.subscribe();
         // The sender lives as long as we do.
@@ -231,7 +234,7 @@ impl NodeHandle {
         });
         written.await?;
         self.shared.leaving.store(true, Ordering::Release);
-        tracing::info!("this node is to leave: its shards are moved to others");
+        tracing::info!("this node is to leave: every shard that counts gets another home");
         Ok(self.shared.store.shards())
     }
 }

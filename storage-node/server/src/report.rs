@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use firn_wire::NodeState;
 use serde::{Deserialize, Serialize};
 
 use crate::shared::Shared;
@@ -27,6 +28,14 @@ pub struct NodeReport {
     pub used_bytes: u64,
     /// Of these, trash.
     pub trash_bytes: u64,
+    /// Bytes deleted by order within a day.
+    pub deleted_bytes: u64,
+    /// Bytes that it would still delete today.
+    pub deletion_room_bytes: u64,
+    /// Of these, bytes that may be the last of something, as those of abandoned uploads.
+    pub deletion_room_unique_bytes: u64,
+    /// Delete orders that it refused because they went beyond that; 0 once a day has passed without.
+    pub refused_deletions: u64,
     /// Its quota.
     pub quota_bytes: u64,
     /// How many bytes it uploads in a second at most; none without a bound.
@@ -83,6 +92,8 @@ pub struct WorkReport {
     pub build_bytes_sent: u64,
     /// Requests refused.
     pub refusals: u64,
+    /// Of these, delete orders that went beyond what it deletes within a day.
+    pub deletions_refused: u64,
 }
 
 impl NodeReport {
@@ -100,6 +111,8 @@ impl NodeReport {
             .collect();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
+        let now = shared.local_time();
+        let figures = shared.store.figures(now);
         Self {
             node: shared.id().to_string(),
             archive: shared.archive.to_string(),
@@ -107,10 +120,14 @@ impl NodeReport {
             failure_domain: shared.failure_domain.clone(),
             state: shared.membership().state().map(|state| state.to_string()),
             leaving: shared.leaving.load(Ordering::Acquire),
-            shards: shared.store.shards(),
-            used_bytes: shared.store.used().0,
-            trash_bytes: shared.store.trash_bytes().0,
-            quota_bytes: shared.store.quota().0,
+            shards: figures.shards,
+            used_bytes: figures.used.0,
+            trash_bytes: figures.trash.0,
+            deleted_bytes: figures.young.deleted_bytes,
+            deletion_room_bytes: figures.deletion_room.all.0,
+            deletion_room_unique_bytes: figures.deletion_room.unique.0,
+            refused_deletions: shared.refusals().current(now),
+            quota_bytes: figures.quota.0,
             max_upload_bytes_per_second: shared.max_upload.map(|rate| rate.bytes_per_second),
             damaged: shared.store.losses(),
             generation: shared.client.roster().roster().generation,
@@ -128,8 +145,27 @@ impl NodeReport {
                 build_bytes_read: read(&counters.build_bytes_read),
                 build_bytes_sent: read(&counters.build_bytes_sent),
                 refusals: read(&counters.refusals),
+                deletions_refused: read(&counters.deletions_refused),
             },
         }
+    }
+
+    /// What its owner has to see to, a sentence each.
+    pub fn needs_attention(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if self.refused_deletions > 0 {
+            sentences.push(format!(
+                "{} delete orders went beyond what this node deletes within a day and were refused: tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one",
+                self.refused_deletions
+            ));
+        }
+        if [NodeState::Gone, NodeState::Lost].iter().any(|removed| self.state == Some(removed.to_string())) {
+            sentences.push(format!(
+                "the archive counts on nothing here any more: its {} shards are yours to delete with the data directory; to come back, begin with an empty one and a new token",
+                self.shards
+            ));
+        }
+        sentences
     }
 
     /// Whether the node takes part: admitted, and in touch with a coordinator.
@@ -145,6 +181,18 @@ impl NodeReport {
             ("shards", "Shards held", self.shards),
             ("used_bytes", "Bytes of the quota in use", self.used_bytes),
             ("trash_bytes", "Bytes of trash", self.trash_bytes),
+            ("deleted_day_bytes", "Bytes deleted by order within a day", self.deleted_bytes),
+            ("deletion_room_bytes", "Bytes that would still be deleted today", self.deletion_room_bytes),
+            (
+                "deletion_room_unique_bytes",
+                "Bytes that would still be deleted today though nothing else may hold them",
+                self.deletion_room_unique_bytes,
+            ),
+            (
+                "deletions_refused_day",
+                "Delete orders refused for going too far, until a day has passed without",
+                self.refused_deletions,
+            ),
             ("quota_bytes", "The quota", self.quota_bytes),
             (
                 "max_upload_bytes_per_second",
@@ -167,6 +215,7 @@ impl NodeReport {
             ("build_read_bytes_total", "Bytes read for build orders", done.build_bytes_read),
             ("build_sent_bytes_total", "Bytes sent for build orders", done.build_bytes_sent),
             ("refusals_total", "Requests refused", done.refusals),
+            ("deletions_refused_total", "Delete orders refused for going too far", done.deletions_refused),
         ];
         let mut text = String::new();
         for (kind, list) in [("gauge", &gauges[..]), ("counter", &counters[..])] {

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::build::build;
 use crate::shared::{Shared, Work, count};
-use crate::store::ShardName;
+use crate::store::{ShardName, TrashShardError};
 use crate::storing::{Admitted, admit_shard, refuse_read};
 
 // A request is one small message.
@@ -165,19 +165,25 @@ impl Server {
         let order =
             self.shared.authority.admit(|grounds, gate| grounds.check_delete(order, peer, gate)).await?;
         let (name, now) = (ShardName::new(order.coding, order.index), self.shared.local_time());
-        if !self.shared.store.holds(name) {
-            return Ok(());
-        }
-        let shards = self.shared.store.shards();
-        self.shared.budget.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take(shards, now)?;
-        match self.shared.with_store(move |store| store.trash(name, now)).await {
-            Ok(_) => {
-                count(&self.shared.counters.shards_trashed, 1);
+        match self.shared.with_store(move |store| store.trash(name, order.reason, now)).await {
+            // Not here is as good as deleted, and costs nothing.
+            Ok(moved) => {
+                count(&self.shared.counters.shards_trashed, u64::from(moved));
                 Ok(())
             }
-            Err(error) => {
-                let sentence = format!("the node's disk failed: {error}");
-                Err(RefusedRequest::new(RefusalKind::Disk, sentence))
+            Err(TrashShardError::TooMany(refused)) => {
+                count(&self.shared.counters.deletions_refused, 1);
+                // A leader knows the allowances and asks for no more: this is an error of its, or a theft of its key.
+                if let Some(orders) = self.shared.refusals().add(now) {
+                    tracing::warn!(
+                        coordinator = %peer.short(), orders, %refused,
+                        "delete orders beyond this node's limits: tell the operators of the archive"
+                    );
+                }
+                Err(refused.into())
+            }
+            Err(error @ TrashShardError::Disk(_)) => {
+                Err(RefusedRequest::new(RefusalKind::Disk, error.to_string()))
             }
         }
     }

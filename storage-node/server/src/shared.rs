@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, BitRate, NodeId, Timestamp};
-use firn_storage_node_logic::{DeleteBudget, Membership};
+use firn_base::{ArchiveId, BitRate, ByteCount, NodeId, Timestamp};
+use firn_storage_node_logic::{DeletionRefusals, Membership};
 use firn_transport::{ConnectionPool, CoordinatorClient, Environment, Pace};
 use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -54,14 +54,14 @@ pub(crate) struct Shared {
     pub(crate) ledger: LedgerCopy,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
-    pub(crate) budget: Mutex<DeleteBudget>,
+    pub(crate) refusals: Mutex<DeletionRefusals>,
     pub(crate) leaving: AtomicBool,
     pub(crate) counters: Counters,
     pub(crate) turns: Turns,
     pub(crate) started: Instant,
     // Generation of the roster in force: links are started and ended by it.
     pub(crate) generation: watch::Sender<u64>,
-    // Set once a node that wanted to leave holds nothing more.
+    // Set once nothing counts any more of what a node holds that wanted to leave.
     pub(crate) left: watch::Sender<bool>,
     // Drawn at start.
     pub(crate) run: u64,
@@ -88,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) build_bytes_read: AtomicU64,
     pub(crate) build_bytes_sent: AtomicU64,
     pub(crate) refusals: AtomicU64,
+    pub(crate) deletions_refused: AtomicU64,
 }
 
 /// How much is done at once.
@@ -154,16 +155,25 @@ impl Shared {
 
     /// What a heartbeat says.
     pub(crate) fn status(&self) -> NodeStatus {
+        let now = self.local_time();
+        let figures = self.store.figures(now);
         NodeStatus {
             address: self.address.clone(),
-            quota: self.store.quota(),
-            used: self.store.used(),
-            shards: self.store.shards(),
+            quota: figures.quota,
+            used: figures.unavailable(),
+            young_trash: ByteCount(figures.young.bytes),
+            deletion_room: figures.deletion_room,
+            refused_deletions: self.refusals().current(now),
+            shards: figures.shards,
             max_upload: self.max_upload,
             leaving: self.leaving.load(Ordering::Acquire),
             // A shard that was lost changes the inventory as a restart may.
             run: self.run.wrapping_add(self.store.losses()),
         }
+    }
+
+    pub(crate) fn refusals(&self) -> MutexGuard<'_, DeletionRefusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn membership(&self) -> MutexGuard<'_, Membership> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use firn_base::{ByteCount, Timestamp};
 use firn_storage_node::{DiskFaults, MemoryDisk, ShardName, ShardStore};
+use firn_wire::DeleteReason;
 use support::CodedBundle;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
@@ -60,7 +61,7 @@ fn a_shard_that_was_trashed_is_after_a_power_cut_in_one_place_or_the_other() {
         let disk = MemoryDisk::new();
         let store = open(&disk);
         assert!(put(&store, &bundle, 0));
-        store.trash(bundle.name(0), NOW).unwrap();
+        store.trash(bundle.name(0), DeleteReason::Surplus, NOW).unwrap();
         disk.crash(seed);
         let again = open(&disk);
         assert_eq!((again.shards(), again.trash_bytes()), (0, store.trash_bytes()), "seed {seed}");

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_base::{ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_retrieval::{ReadRangeError, read_range};
-use firn_storage_node::{MemoryDisk, StorageNode};
+use firn_storage_node::{DeletionLimits, MemoryDisk, StorageNode};
 use firn_wire::{
-    CONTROL_BYTES_MAX, DeleteOrder, NodeReply, NodeRequest, NodeState, OrderRank, Pass, RefusalKind, Signed,
-    StoreRequest, Ticket,
+    CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, NodeReply, NodeRequest, NodeState, OrderRank, Pass,
+    RefusalKind, Signed, StoreRequest, Ticket,
 };
 use support::CodedBundle;
 use support::world::{World, later};
@@ -217,6 +217,7 @@ async fn only_a_coordinator_deletes_and_what_it_deletes_goes_through_trash() {
         node: node.id(),
         coding: bundle.id(),
         index: ShardIndex(0),
+        reason: DeleteReason::Surplus,
         expires: later(),
         rank: OrderRank { generation: 1, epoch: 5 },
     };
@@ -231,6 +232,69 @@ async fn only_a_coordinator_deletes_and_what_it_deletes_goes_through_trash() {
     let report = node.handle().report();
     assert_eq!((report.shards, report.trash_bytes), (0, bundle.header(0).layout().file_bytes));
     assert!(disk.paths().iter().any(|path| path.starts_with("shards/trash/")));
+}
+
+#[tokio::test]
+async fn orders_beyond_the_limits_of_a_day_are_refused_and_everybody_is_told() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let bundle = CodedBundle::new(10, 100_000, 2);
+    let bytes = bundle.header(0).layout().file_bytes;
+    let start = async || {
+        let mut options = world.options(1, Arc::new(disk.clone()));
+        options.deletion_limits = DeletionLimits { floor_bytes: 2 * bytes, ..DeletionLimits::STANDARD };
+        world.start_with(options).await
+    };
+    let node = start().await;
+    let id = node.id();
+    for index in 0..5 {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    let delete = async |index| {
+        let order = DeleteOrder {
+            node: id,
+            coding: bundle.id(),
+            index: ShardIndex(index),
+            reason: DeleteReason::Surplus,
+            expires: later(),
+            rank: OrderRank { generation: 1, epoch: 5 },
+        };
+        world.order(id, &NodeRequest::Delete(world.seal(&order))).await
+    };
+    assert_eq!((delete(0).await, delete(1).await), (NodeReply::Deleted, NodeReply::Deleted));
+    let NodeReply::Refused(refused) = delete(2).await else { panic!("it is beyond the limit") };
+    assert_eq!(refused.kind, RefusalKind::Unavailable);
+    assert!(refused.sentence.contains("0 B are left"), "{refused}");
+    let report = node.handle().report();
+    assert_eq!((report.shards, report.deleted_bytes, report.deletion_room_bytes), (3, 2 * bytes, 0));
+    assert!(report.needs_attention()[0].starts_with("1 delete orders went beyond"));
+    assert!(report.metrics().contains("firn_node_deletions_refused_day 1\n"));
+    world
+        .wait("a heartbeat says so", |world| {
+            let status = world.heard.lock().unwrap().status[&id].clone();
+            (status.refused_deletions, status.deletion_room.all.0, status.young_trash.0) == (1, 0, 2 * bytes)
+        })
+        .await;
+    // kill -9 gives nothing back.
+    drop(node);
+    disk.crash(3);
+    let node = start().await;
+    let NodeReply::Refused(again) = delete(2).await else { panic!("a restart forgets nothing") };
+    assert_eq!((again.kind, node.handle().report().shards), (RefusalKind::Unavailable, 3));
+}
+
+#[tokio::test]
+async fn the_owner_of_a_removed_node_is_told_that_its_shards_are_theirs() {
+    let world = World::new().await;
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    let bundle = CodedBundle::new(11, 100_000, 1);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    assert_eq!(node.handle().report().needs_attention(), Vec::<String>::new());
+    world.heard.lock().unwrap().states.insert(node.id(), NodeState::Gone);
+    world.wait("the node hears it", |_| node.handle().report().state.as_deref() == Some("gone")).await;
+    let report = node.handle().report();
+    assert!(report.needs_attention()[0].contains("its 1 shards are yours to delete"), "{report:?}");
+    assert_eq!((report.shards, report.trash_bytes), (1, 0), "it deletes nothing unasked");
 }
 
 #[tokio::test]

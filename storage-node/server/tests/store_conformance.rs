@@ -4,14 +4,20 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_base::{ByteCount, Timestamp};
 use firn_bundle::decode_range_exact;
-use firn_storage_node::{Disk, FileDisk, MemoryDisk, ReadShardError, ShardStore, StoreShardError};
+use firn_storage_node::{
+    DeletionLimits, Disk, FileDisk, MemoryDisk, ReadShardError, ShardStore, StoreShardError, TrashShardError,
+};
+use firn_wire::DeleteReason;
 use support::CodedBundle;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const ROOMY: ByteCount = ByteCount(1 << 30);
+const SURPLUS: DeleteReason = DeleteReason::Surplus;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 type Flip = dyn Fn(&str, usize);
 
@@ -75,7 +81,11 @@ conformance!(
     a_torn_file_is_removed_at_start,
     a_shard_is_taken_once,
     the_quota_is_hard_and_counts_files_being_written_and_trash,
-    trash_makes_room_when_room_is_needed_and_goes_after_a_day,
+    trash_makes_room_after_a_day_and_goes_after_a_week,
+    the_deletions_of_a_day_are_limited_and_a_restart_forgets_none,
+    what_may_be_unique_is_deleted_less_than_surplus,
+    trash_of_the_future_counts_from_now_on,
+    no_file_in_trash_takes_the_place_of_another,
     a_flipped_byte_is_not_served_and_its_shard_is_set_aside,
     a_damaged_header_is_found_at_start_and_set_aside,
     a_cut_off_file_is_found_at_start_and_set_aside,
@@ -189,8 +199,8 @@ fn the_quota_is_hard_and_counts_files_being_written_and_trash(rig: &Rig) {
         |directory: &str| -> u64 { rig.disk.list(directory).unwrap().iter().map(|entry| entry.bytes).sum() };
     let fan = path_of(&bundle, 0).rsplit_once('/').unwrap().0.to_owned();
     assert_eq!(store.used(), ByteCount(on_disk(&fan)));
-    assert!(store.trash(bundle.name(0), NOW).unwrap());
-    assert!(!store.trash(bundle.name(0), NOW).unwrap());
+    assert!(store.trash(bundle.name(0), SURPLUS, NOW).unwrap());
+    assert!(!store.trash(bundle.name(0), SURPLUS, NOW).unwrap());
     assert_eq!(store.used(), ByteCount(2 * bytes));
     assert_eq!(store.trash_bytes(), ByteCount(bytes));
     assert_eq!(on_disk("shards/trash"), bytes);
@@ -198,21 +208,112 @@ fn the_quota_is_hard_and_counts_files_being_written_and_trash(rig: &Rig) {
     assert_eq!((again.used(), again.trash_bytes()), (store.used(), store.trash_bytes()));
 }
 
-fn trash_makes_room_when_room_is_needed_and_goes_after_a_day(rig: &Rig) {
+fn in_trash(rig: &Rig) -> Vec<String> {
+    rig.disk.list("shards/trash").unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+fn trash_makes_room_after_a_day_and_goes_after_a_week(rig: &Rig) {
     let bundle = CodedBundle::new(8, 100_000, 2);
     let bytes = bundle.header(0).layout().file_bytes;
     let store = rig.open(ByteCount(2 * bytes));
     put(&store, &bundle, 0).unwrap();
     put(&store, &bundle, 1).unwrap();
-    store.trash(bundle.name(0), NOW).unwrap();
+    store.trash(bundle.name(0), SURPLUS, NOW).unwrap();
+    let just_before = Timestamp::from_millis(NOW.after(DAY).as_millis() - 1);
+    for now in [NOW, just_before] {
+        let refused = store.begin(&bundle.header(2), now).unwrap_err();
+        assert!(matches!(refused, StoreShardError::QuotaExceeded(_)));
+        assert_eq!(store.figures(now).unavailable(), ByteCount(2 * bytes));
+    }
+    assert_eq!(store.figures(NOW.after(DAY)).unavailable(), ByteCount(bytes));
+    drop(store.begin(&bundle.header(2), NOW.after(DAY)).unwrap());
+    assert!(in_trash(rig).is_empty());
+    store.trash(bundle.name(1), SURPLUS, NOW.after(DAY)).unwrap();
+    assert_eq!(store.empty_trash(NOW.after(DAY * 8 - Duration::from_secs(1))).unwrap(), 0);
+    assert_eq!(store.empty_trash(NOW.after(DAY * 8)).unwrap(), 1);
+    assert!(in_trash(rig).is_empty());
+    assert_eq!((store.used(), store.trash_bytes()), (ByteCount(0), ByteCount(0)));
+}
+
+/// Limits under which a node of `shards` shards deletes a tenth and a fiftieth of them.
+fn limits() -> DeletionLimits {
+    DeletionLimits { floor_bytes: 0, ..DeletionLimits::STANDARD }
+}
+
+fn the_deletions_of_a_day_are_limited_and_a_restart_forgets_none(rig: &Rig) {
+    let bundles: Vec<CodedBundle> = (20..24).map(|seed| CodedBundle::new(seed, 1_000, 2)).collect();
+    let names: Vec<_> = bundles.iter().flat_map(|bundle| (0..6).map(|index| bundle.name(index))).collect();
+    let open = || {
+        let store = rig.open(ROOMY);
+        store.set_deletion_limits(limits());
+        store
+    };
+    let store = open();
+    for bundle in &bundles {
+        (0..6).for_each(|index| put(&store, bundle, index).unwrap());
+    }
+    // A tenth of 24 are two. One that is not here costs nothing.
+    assert!(store.trash(names[0], SURPLUS, NOW).unwrap());
+    assert!(!store.trash(names[0], SURPLUS, NOW).unwrap());
+    let store = open();
+    assert!(store.trash(names[1], DeleteReason::ReplacedCoding, NOW).unwrap());
+    let just_before = Timestamp::from_millis(NOW.after(DAY).as_millis() - 1);
+    for store in [store, open()] {
+        let refused = store.trash(names[2], SURPLUS, just_before).unwrap_err();
+        assert!(matches!(refused, TrashShardError::TooMany(_)), "{refused}");
+        assert!(store.holds(names[2]));
+    }
+    let store = open();
+    assert!(store.trash(names[2], SURPLUS, NOW.after(DAY)).unwrap());
+}
+
+fn what_may_be_unique_is_deleted_less_than_surplus(rig: &Rig) {
+    let bundles: Vec<CodedBundle> = (30..40).map(|seed| CodedBundle::new(seed, 1_000, 2)).collect();
+    let names: Vec<_> = bundles.iter().flat_map(|bundle| (0..6).map(|index| bundle.name(index))).collect();
+    let store = rig.open(ROOMY);
+    store.set_deletion_limits(limits());
+    for bundle in &bundles {
+        (0..6).for_each(|index| put(&store, bundle, index).unwrap());
+    }
+    // A fiftieth of 60 is one, a tenth six.
+    let abandoned = DeleteReason::AbandonedUpload;
+    assert!(store.trash(names[0], abandoned, NOW).unwrap());
+    assert!(matches!(store.trash(names[1], abandoned, NOW), Err(TrashShardError::TooMany(_))));
+    let again = rig.open(ROOMY);
+    again.set_deletion_limits(limits());
+    assert!(matches!(again.trash(names[1], abandoned, NOW), Err(TrashShardError::TooMany(_))));
+    for name in &names[1..6] {
+        assert!(again.trash(*name, SURPLUS, NOW).unwrap());
+    }
+    assert!(matches!(again.trash(names[6], SURPLUS, NOW), Err(TrashShardError::TooMany(_))));
+    // What is found damaged is no deletion.
+    (rig.flip)(&path_of(&bundles[9], 5), 4096 + 30_000);
+    assert!(again.verify(names[59], NOW).is_err());
+    assert_eq!(again.figures(NOW).young.deleted_bytes, 6 * bundles[0].header(0).layout().file_bytes);
+}
+
+fn trash_of_the_future_counts_from_now_on(rig: &Rig) {
+    let bundle = CodedBundle::new(16, 1_000, 1);
+    let store = rig.open(ROOMY);
+    put(&store, &bundle, 0).unwrap();
+    store.trash(bundle.name(0), SURPLUS, NOW.after(DAY * 3650)).unwrap();
     assert_eq!(store.empty_trash(NOW).unwrap(), 0);
-    put(&store, &bundle, 2).unwrap();
-    assert_eq!(store.trash_bytes(), ByteCount(0));
-    store.trash(bundle.name(1), NOW).unwrap();
-    let tomorrow = NOW.after(std::time::Duration::from_secs(24 * 3600));
-    assert_eq!(store.empty_trash(tomorrow).unwrap(), 1);
-    assert_eq!(store.used(), ByteCount(bytes));
-    assert!(rig.disk.list("shards/trash").unwrap().is_empty());
+    for store in [store, rig.open(ROOMY)] {
+        assert_eq!(store.figures(NOW.after(DAY)).young.bytes, 0);
+    }
+    assert_eq!(rig.open(ROOMY).empty_trash(NOW.after(DAY * 7)).unwrap(), 1);
+    assert!(in_trash(rig).is_empty());
+}
+
+fn no_file_in_trash_takes_the_place_of_another(rig: &Rig) {
+    let bundle = CodedBundle::new(17, 1_000, 1);
+    let store = rig.open(ROOMY);
+    for _ in 0..3 {
+        put(&store, &bundle, 0).unwrap();
+        store.trash(bundle.name(0), SURPLUS, NOW).unwrap();
+    }
+    assert_eq!(in_trash(rig).len(), 3);
+    assert_eq!(store.trash_bytes(), ByteCount(3 * bundle.header(0).layout().file_bytes));
 }
 
 fn a_flipped_byte_is_not_served_and_its_shard_is_set_aside(rig: &Rig) {

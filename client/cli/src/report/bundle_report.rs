@@ -196,6 +196,7 @@ mod tests {
             assigned: ByteCount(0),
             shards: 1,
             drain: None,
+            refused_deletions: 0,
         }
     }
 

@@ -6,6 +6,7 @@ use firn_base::{ByteCount, NodeId, Timestamp};
 use firn_wire::{DrainBacklog, NodeSummary};
 use serde::Serialize;
 
+use super::counted;
 use crate::table::{Align, Table};
 
 /// [`NodeSummary`] as it is printed.
@@ -24,6 +25,8 @@ pub(crate) struct NodeReport {
     quota: u64,
     /// What a draining node still holds; null in other states and before it was measured.
     drain: Option<DrainBacklog>,
+    /// Delete orders that it refused within a day, because they went beyond what it deletes.
+    refused_deletions: u64,
     /// When its join token was used up; null if that is not known.
     joined_at: Option<u64>,
 }
@@ -44,12 +47,13 @@ impl NodeReport {
             assigned: node.assigned.0,
             quota: node.quota.0,
             drain: node.drain,
+            refused_deletions: node.refused_deletions,
             joined_at: joined.get(&node.node).map(|at| at.as_millis()),
         }
     }
 }
 
-/// The nodes as a table, and under it what keeps those that drain.
+/// The nodes as a table, and under it what keeps those that drain, and who refuses to delete.
 pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     let (left, right) = (Align::Left, Align::Right);
     let mut table = Table::new(&[
@@ -87,9 +91,19 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
                 ));
             }
         }
+        if let (1.., Some(id)) = (node.refused_deletions, node.node.get(..NODE_DIGITS)) {
+            text.push_str(&format!(
+                "\nnode {id} was ordered to delete more than it does in a day and refused ({}): {REFUSED_DELETIONS}",
+                counted(node.refused_deletions, "order")
+            ));
+        }
     }
     text
 }
+
+/// What a refusal means for whoever runs the archive.
+pub(super) const REFUSED_DELETIONS: &str =
+    "coordinators ask for no more than nodes say they would, so one of them errs, or its key is stolen";
 
 // Forty bits tell the nodes of any archive apart.
 const NODE_DIGITS: usize = 10;
@@ -114,6 +128,7 @@ mod tests {
             assigned: ByteCount(1_500_000),
             shards: 12,
             drain: Some(DrainBacklog { to_move: 12, without_home: 12, home_unavailable: 0 }),
+            refused_deletions: 0,
         };
         let joined = BTreeMap::from([(node.node, Timestamp::from_millis(5))]);
         let active = NodeSummary { state: NodeState::Active, drain: None, ..node.clone() };
@@ -143,13 +158,23 @@ active node holds a shard of their bundle already: add a node in another failure
     }
 
     #[test]
+    fn a_node_that_refuses_to_delete_is_named() {
+        let mut nodes = nodes();
+        nodes[1].refused_deletions = 2;
+        let text = node_table(&nodes);
+        let sentence =
+            "\nnode cdcdcdcdcd was ordered to delete more than it does in a day and refused (2 orders): ";
+        assert!(text.contains(sentence) && text.ends_with("or its key is stolen"), "{text}");
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
                 r#"{{"node":"{}","operator":"alice","failure_domain":"attic","address":"127.0.0.1:9","#,
                 r#""state":"draining","online":true,"proved":false,"last_seen":7,"shards":12,"#,
                 r#""assigned":1500000,"quota":50000000000,"#,
-                r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"joined_at":5}}"#
+                r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"refused_deletions":0,"joined_at":5}}"#
             ),
             "cd".repeat(32)
         );

@@ -10,6 +10,7 @@ use firn_wire::{
 };
 use serde::Serialize;
 
+use super::node_report::REFUSED_DELETIONS;
 use super::{counted, redundancy};
 use crate::table::{Align, Table};
 
@@ -83,6 +84,7 @@ pub(crate) struct StatusReport {
     applied: u64,
     coordinators: Vec<CoordinatorReport>,
     nodes: BTreeMap<String, NodesInState>,
+    nodes_refusing_deletions: u64,
     scheme: Option<SchemeReport>,
     visible_keys: u64,
     held_keys: u64,
@@ -141,6 +143,7 @@ impl From<&ArchiveStatus> for StatusReport {
             applied: status.applied,
             coordinators: coordinators.collect(),
             nodes,
+            nodes_refusing_deletions: status.nodes_refusing_deletions,
             scheme: status.scheme.map(SchemeReport::from),
             visible_keys: status.visible_keys,
             held_keys: status.held_keys,
@@ -194,6 +197,16 @@ impl fmt::Display for StatusReport {
             None => "none: no node is active".to_owned(),
         };
         writeln!(formatter, "nodes        {nodes}")?;
+        if self.nodes_refusing_deletions > 0 {
+            writeln!(
+                formatter,
+                "attention    {} ordered to delete more than in a day and refused: {REFUSED_DELETIONS}",
+                match self.nodes_refusing_deletions {
+                    1 => "1 node was".to_owned(),
+                    several => format!("{several} nodes were"),
+                }
+            )?;
+        }
         writeln!(formatter, "scheme       {scheme}")?;
         writeln!(
             formatter,
@@ -293,6 +306,7 @@ pub(crate) mod tests {
             applied: 30,
             coordinators: vec![coordinator(1, true, true), coordinator(2, false, false)],
             nodes: vec![(NodeState::Active, 16, 15), (NodeState::Draining, 1, 1)],
+            nodes_refusing_deletions: 0,
             scheme: Scheme::new(4, 12).ok(),
             visible_keys: 57,
             held_keys: 1,
@@ -368,6 +382,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn nodes_that_refuse_to_delete_are_a_sentence() {
+        let say = |nodes| {
+            StatusReport::from(&ArchiveStatus { nodes_refusing_deletions: nodes, ..status() }).to_string()
+        };
+        assert!(!say(0).contains("attention"));
+        assert!(say(1).contains("\nattention    1 node was ordered to delete more"));
+        assert!(say(2).contains("\nattention    2 nodes were ordered to delete more"));
+    }
+
+    #[test]
     fn a_reserve_that_runs_out_is_a_sentence_for_people_and_programs() {
         let full = ReserveRoom {
             free: ByteCount(70_000_000_000),
@@ -402,7 +426,7 @@ pub(crate) mod tests {
                 r#""coordinators":[{{"id":"{one}","address":"127.0.0.1:1","online":true,"leader":true,"lag":0}},"#,
                 r#"{{"id":"{two}","address":"127.0.0.1:2","online":false,"leader":false,"lag":2}}],"#,
                 r#""nodes":{{"active":{{"all":16,"online":15}},"draining":{{"all":1,"online":1}},"#,
-                r#""gone":{{"all":0,"online":0}},"lost":{{"all":0,"online":0}},"suspended":{{"all":0,"online":0}}}},"#,
+                r#""gone":{{"all":0,"online":0}},"lost":{{"all":0,"online":0}},"suspended":{{"all":0,"online":0}}}},"nodes_refusing_deletions":0,"#,
                 r#""scheme":{{"k":4,"n":12}},"visible_keys":57,"held_keys":1,"external_references":2,"bundles":3,"#,
                 r#""payload":1000000,"stored":3000000,"capacity":800000000000,"free":799000000000,"#,
                 r#""reserve":{{"capacity":800000000000,"free":799000000000,"kept":100000000000,"awaited":0,"#,

@@ -1,4 +1,4 @@
-//! What became of shards after the commit: late receipts, repairs, moves, losses, trash.
+//! What became of shards after the commit: late receipts, repairs, moves, losses, trash, strays.
 //!
 //! Owns: placements of committed bundles. Always holds: a shard leaves its old home only when the same index is
 //! placed elsewhere (invariant 5); a shard that would break the domain caps is recorded as surplus, not placed
@@ -26,7 +26,8 @@ pub(super) fn record<F: Facts>(
         let (PlacementChange::Placed { coding, index, node }
         | PlacementChange::Missing { coding, index, node }
         | PlacementChange::Retired { coding, index, node }
-        | PlacementChange::Trashed { coding, index, node }) = change;
+        | PlacementChange::Trashed { coding, index, node }
+        | PlacementChange::Stray { coding, index, node }) = change;
         let Some(node) = state.node_by_id(*node)? else { continue };
         let copy = (*coding, *index, node.number);
         if matches!(change, PlacementChange::Trashed { .. }) {
@@ -40,6 +41,7 @@ pub(super) fn record<F: Facts>(
             PlacementChange::Placed { .. } => placed(state, of_coding, *index, &node)?,
             PlacementChange::Missing { .. } => missing(state, of_coding, *index, &node)?,
             PlacementChange::Retired { .. } => retired(state, of_coding, *index, &node)?,
+            PlacementChange::Stray { .. } => stray(state, of_coding, *index, &node)?,
             PlacementChange::Trashed { .. } => {}
         }
         state.write(Change::PutBundle(bundle));
@@ -123,6 +125,21 @@ fn retired<F: Facts>(
         has_another_home |= state.node(*other)?.is_some_and(|other| other.is_member());
     }
     if has_another_home && remove_placement(state, coding, index, node.number)? {
+        add_surplus(state, (coding.id, index, node.number), coding.file_bytes)?;
+    }
+    Ok(())
+}
+
+fn stray<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    coding: &CodingRecord,
+    index: ShardIndex,
+    node: &NodeRecord,
+) -> Result<(), F::Error> {
+    let n_max = Scheme::n_max(coding.scheme.k()).unwrap_or(coding.scheme.n());
+    let is_placed = coding.placements.binary_search(&(index, node.number)).is_ok();
+    if node.is_member() && index.0 < n_max && !is_placed {
+        charge(state, node.number, coding.file_bytes)?;
         add_surplus(state, (coding.id, index, node.number), coding.file_bytes)?;
     }
     Ok(())

@@ -7,11 +7,11 @@ use firn_coordinator_logic::{
     BrakeState, Facts, MovePlan, NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, Scan,
     plan_moves, plan_tidying,
 };
-use firn_wire::{Command, CommandOutcome, NodeState, PlacementChange};
+use firn_wire::{Command, CommandOutcome, NodeState};
 use proptest::prelude::*;
 
 use crate::moves::{carry_out, moves};
-use crate::support::{Archive, BUDGET, coding_id, entry, node_id, reservation_id};
+use crate::support::{Archive, BUDGET, coding_id, entry, reservation_id, trashed};
 
 /// Bytes of the file of each shard of the test bundles, k = 2 and 4.
 const FILE: u64 = 69_864;
@@ -89,12 +89,7 @@ fn plan(archive: &Archive, budget: &PlanningBudget, round: u8) -> MovePlan {
 fn tidy(archive: &mut Archive) {
     let tidying = archive.planning(|view| plan_tidying(view, 1000));
     archive.run(Command::RecordPlacements(tidying.changes));
-    let trashed = |(node, coding, index): (NodeNumber, _, _)| PlacementChange::Trashed {
-        coding,
-        index,
-        node: node_id(node.0),
-    };
-    archive.run(Command::RecordPlacements(tidying.trash.into_iter().map(trashed).collect()));
+    archive.run(Command::RecordPlacements(trashed(&tidying.trash)));
 }
 
 /// Plans and carries out until nothing is planned any more; the bytes that were moved.
@@ -192,6 +187,33 @@ fn a_node_whose_quota_fell_below_what_it_holds_is_relieved_of_the_excess() {
     settle(&mut archive, true);
     assert!(shares(&archive).0[3] <= all + 5.0);
     assert_even(&archive);
+}
+
+#[test]
+fn more_surplus_than_a_node_deletes_in_a_day_holds_nothing_up() {
+    let mut archive = even(16, 240, 60);
+    (16..20).for_each(|node| join(&mut archive, node, 300));
+    join(&mut archive, 3, 190);
+    (0..20).for_each(|node| archive.hear_room(node, 0, 0));
+    // Two thirds of what the node may keep; it deletes nothing of it for now.
+    settle(&mut archive, true);
+    assert_even(&archive);
+    let on_3 = |archive: &Archive| archive.surplus().iter().filter(|(holder, _)| *holder == 3).count();
+    assert!(on_3(&archive) > 18 * 3, "{} copies are more than three times a tenth", on_3(&archive));
+    // Its copies are in the account, so that it is offered nothing that it has no room for.
+    assert_eq!(archive.node(3).assigned_bytes, 180 * FILE);
+    assert!(archive.nodes().iter().all(|node| node.assigned_bytes <= node.quota_bytes));
+    let mut days = 0;
+    while archive.planning(|view| view.fleet.node(NodeNumber(3)).unwrap().free_bytes) < 190 / 5 * FILE {
+        let held = archive.node(3).assigned_bytes;
+        archive.hear_room(3, held / 10, held / 50);
+        tidy(&mut archive);
+        assert!(archive.node(3).assigned_bytes >= held - held / 10);
+        archive.hear_room(3, 0, 0);
+        assert_eq!(settle(&mut archive, true), 0);
+        days += 1;
+        assert!(days < 10);
+    }
 }
 
 #[test]

@@ -36,10 +36,9 @@ fn backlog(archive: &Archive, node: u32) -> (u64, u64, u64) {
 fn carry_out_a_round(archive: &mut Archive) {
     let plan = moves(archive);
     carry_out(archive, &plan);
-    let trash = archive.planning(|view| plan_tidying(view, 100)).trash;
-    let trashed =
-        |(NodeNumber(node), coding, index)| PlacementChange::Trashed { coding, index, node: node_id(node) };
-    archive.run(Command::RecordPlacements(trash.into_iter().map(trashed).collect()));
+    let tidying = archive.planning(|view| plan_tidying(view, 100));
+    assert_eq!(tidying.trash, [], "a draining node deletes nothing");
+    archive.run(Command::RecordPlacements(tidying.changes));
 }
 
 #[test]
@@ -62,8 +61,38 @@ fn with_one_domain_more_every_shard_has_a_home_and_the_drain_ends() {
     carry_out_a_round(&mut archive);
     assert_eq!(backlog(&archive, 3), (0, 0, 0));
     assert_eq!(archive.planning(drained_nodes), [NodeNumber(3)]);
+    assert_eq!(archive.surplus(), [(3, 3); 3]);
     archive.set_state(3, NodeState::Gone);
     assert_eq!(moves(&archive).drains.len(), 0);
+    // Then it counts for nothing.
+    carry_out_a_round(&mut archive);
+    assert_eq!((archive.surplus(), archive.node(3).assigned_bytes), (vec![], 0));
+}
+
+#[test]
+fn a_draining_node_that_a_shard_is_on_its_way_to_is_not_gone() {
+    let mut archive = full_fleet();
+    archive.set_state(3, NodeState::Draining);
+    join(&mut archive, 12, "domain-12");
+    let builds = moves(&archive).builds;
+    let deadline = archive.now.after(std::time::Duration::from_secs(60));
+    archive.set_state(12, NodeState::Draining);
+    assert_eq!(archive.planning(drained_nodes), [NodeNumber(12)]);
+    archive.orders.begin_build(reservation_id(1), builds[0].clone(), deadline);
+    assert_eq!(archive.planning(drained_nodes), []);
+}
+
+#[test]
+fn a_draining_node_whose_surplus_is_wanted_again_is_not_gone() {
+    let mut archive = full_fleet();
+    archive.set_state(3, NodeState::Draining);
+    join(&mut archive, 12, "domain-12");
+    carry_out_a_round(&mut archive);
+    archive.set_state(12, NodeState::Lost);
+    assert_eq!(archive.planning(drained_nodes), []);
+    let wanted = archive.planning(|view| plan_tidying(view, 100)).changes;
+    let again = |change: &&PlacementChange| matches!(change, PlacementChange::Placed { node, .. } if *node == node_id(3));
+    assert_eq!(wanted.iter().filter(again).count(), usize::from(BUNDLES));
 }
 
 #[test]

@@ -18,3 +18,4 @@ mod reservations;
 mod reserve;
 mod returns;
 mod support;
+mod tidying;

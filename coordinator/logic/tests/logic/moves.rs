@@ -1,10 +1,10 @@
 //! Draining, and taking apart what shares a domain.
 
 use firn_base::ShardIndex;
-use firn_coordinator_logic::{MovePlan, NodeNumber, drained_nodes, plan_moves, plan_tidying};
+use firn_coordinator_logic::{MovePlan, NodeNumber, TidyingPlan, drained_nodes, plan_moves, plan_tidying};
 use firn_wire::{Command, NodeState, PlacementChange};
 
-use crate::support::{Archive, BUDGET, coding_id, node_id};
+use crate::support::{Archive, BUDGET, node_id};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -44,12 +44,7 @@ fn a_draining_node_is_emptied_and_may_then_go() {
     assert_eq!(build.retire, [(ShardIndex(2), NodeNumber(2))]);
     carry_out(&mut archive, &plan);
     assert_eq!(archive.surplus(), [(2, 2)]);
-    assert_eq!(archive.planning(drained_nodes), []);
-    let tidying = archive.planning(|view| plan_tidying(view, 10));
-    assert_eq!(tidying.trash, [(NodeNumber(2), coding_id(1, 2), ShardIndex(2))]);
-    let trashed =
-        PlacementChange::Trashed { coding: coding_id(1, 2), index: ShardIndex(2), node: node_id(2) };
-    archive.run(Command::RecordPlacements(vec![trashed]));
+    assert_eq!(archive.planning(|view| plan_tidying(view, 10)), TidyingPlan::default());
     assert_eq!(archive.planning(drained_nodes), [NodeNumber(2)]);
     let plan = moves(&archive);
     assert_eq!((plan.builds.len(), plan.backlog_shards), (0, 0));
@@ -85,23 +80,6 @@ fn shards_that_came_to_share_a_domain_are_taken_apart() {
     assert_eq!(plan.builds[0].retire, [(ShardIndex(3), NodeNumber(3))]);
     carry_out(&mut archive, &plan);
     assert_eq!(moves(&archive), MovePlan::default());
-}
-
-#[test]
-fn surplus_stays_while_there_is_room_and_abandoned_uploads_do_not() {
-    let mut archive = Archive::of(5);
-    archive.publish(1, (2, 4), &FOUR);
-    let coding = coding_id(1, 2);
-    let placed = PlacementChange::Placed { coding, index: ShardIndex(0), node: node_id(4) };
-    archive.run(Command::RecordPlacements(vec![placed]));
-    let tidying = archive.planning(|view| plan_tidying(view, 10));
-    let retired = PlacementChange::Retired { coding, index: ShardIndex(0), node: node_id(4) };
-    assert_eq!(tidying.changes, [retired]);
-    archive.run(Command::RecordPlacements(tidying.changes));
-    assert_eq!(archive.planning(|view| plan_tidying(view, 10)).trash, []);
-    archive.reserve(2, (2, 4), &FOUR);
-    archive.run(Command::ExpireReservations(vec![crate::support::reservation_id(2)]));
-    assert_eq!(archive.planning(|view| plan_tidying(view, 3)).trash.len(), 3);
 }
 
 #[test]

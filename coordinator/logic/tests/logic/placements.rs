@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use firn_base::{Scheme, ShardIndex};
+use firn_base::{ByteCount, Scheme, ShardIndex};
 use firn_coordinator_logic::{PlacementError, PlacementRequest, plan_placement};
-use firn_wire::{Command, NodeState, PlacementChange};
+use firn_wire::{Command, NodeState, NodeStatus, PlacementChange};
 
-use crate::support::{Archive, coding_id, node_id};
+use crate::support::{Archive, QUOTA_BYTES, coding_id, node_id, status};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -172,4 +172,30 @@ fn emptier_nodes_are_chosen_more_often() {
     });
     // By weight a tenth each: about 80 of 600, and 300 if room did not count.
     assert!((20..160).contains(&chosen_full), "{chosen_full}");
+}
+
+#[test]
+fn trash_of_a_day_is_no_room_for_shards_beside_those_that_are_yet_to_come() {
+    let mut archive = published(4);
+    let assigned = archive.node(0).assigned_bytes;
+    let trash = QUOTA_BYTES / 4;
+    let room = |archive: &Archive| {
+        archive.planning(|view| {
+            let node = view.fleet.node(archive.number(0)).unwrap();
+            (node.free_bytes, node.free_within_a_day_bytes)
+        })
+    };
+    let hear = |archive: &mut Archive, used: u64, young_trash: u64| {
+        let (used, young_trash) = (ByteCount(used), ByteCount(young_trash));
+        archive.hear_status(0, NodeStatus { used, young_trash, ..status(1) });
+    };
+    let expected = (QUOTA_BYTES - assigned - trash, QUOTA_BYTES - assigned);
+    // Neither before what is assigned has come nor after.
+    hear(&mut archive, trash, trash);
+    assert_eq!(room(&archive), expected);
+    hear(&mut archive, assigned + trash, trash);
+    assert_eq!(room(&archive), expected);
+    // What else lies there takes room for longer than a day.
+    hear(&mut archive, assigned + 2 * trash, trash);
+    assert_eq!(room(&archive), (expected.0 - trash, expected.1 - trash));
 }

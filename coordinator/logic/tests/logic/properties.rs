@@ -258,7 +258,8 @@ proptest! {
                 }
                 let tidying = plan_tidying(view, 100);
                 changes.extend(tidying.changes);
-                changes.extend(tidying.trash.into_iter().map(|(node, coding, index)| {
+                changes.extend(tidying.trash.into_iter().map(|deletion| {
+                    let (node, coding, index) = deletion.copy;
                     PlacementChange::Trashed { coding, index, node: id(node) }
                 }));
                 changes

@@ -1,13 +1,15 @@
 //! Nodes that come back: inventories, proofs, copies that were replaced meanwhile.
 
+use std::time::Duration;
+
 use firn_base::{ArchiveId, CodingId, ReservationId, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
-    CHALLENGED_SHARDS, Catalogue, ExpectedReceipts, Inventory, InventoryFindings, NodeNumber, ReceiptError,
-    choose_challenges, compare_inventory, plan_tidying,
+    CHALLENGED_SHARDS, Catalogue, DeletionEnd, ExpectedReceipts, Inventory, InventoryFindings, NodeNumber,
+    ReceiptError, TidyingPlan, choose_challenges, compare_inventory, plan_tidying,
 };
 use firn_wire::{Command, Identity, NodeState, OrderRank, PlacementChange, Receipt, Signed};
 
-use crate::support::{Archive, coding_id, node_id, reservation_id, root};
+use crate::support::{Archive, coding_id, node_id, reservation_id, root, status};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -39,13 +41,82 @@ fn what_a_node_lacks_is_missing_unless_it_was_placed_meanwhile() {
 }
 
 #[test]
-fn an_unknown_bundle_is_kept_and_a_shard_that_is_good_elsewhere_is_trashed() {
+fn an_unknown_bundle_is_kept_and_a_shard_that_counts_elsewhere_is_surplus() {
     let mut archive = Archive::of(5);
     archive.publish(1, (2, 4), &FOUR);
     let coding = coding_id(1, 2);
     let findings = compare(&archive, 4, &[(coding, 0), (coding_id(9, 2), 0)], archive.now);
-    assert_eq!((findings.trash, findings.unknown), (vec![(coding, ShardIndex(0))], 1));
+    let stray = PlacementChange::Stray { coding, index: ShardIndex(0), node: node_id(4) };
+    assert_eq!((&findings.surplus, findings.unknown), (&vec![stray], 1));
     assert!(findings.adopt.is_empty());
+    archive.run(Command::RecordPlacements(findings.surplus));
+    assert_eq!(archive.surplus(), [(4, 0)]);
+    let later = archive.now.after(Duration::from_secs(1));
+    assert_eq!(compare(&archive, 4, &[(coding, 0)], later), InventoryFindings::default());
+}
+
+#[test]
+fn a_stray_whose_other_holder_is_not_proved_yet_is_surplus_and_counts_again_if_that_one_has_it_not() {
+    let mut archive = Archive::of(5);
+    archive.publish(1, (2, 4), &FOUR);
+    let coding = coding_id(1, 2);
+    // The other holder has just begun another run.
+    archive.watch.heard(NodeNumber(0), status(2), archive.now);
+    let findings = compare(&archive, 4, &[(coding, 0)], archive.now);
+    archive.run(Command::RecordPlacements(findings.surplus));
+    assert_eq!(archive.surplus(), [(4, 0)]);
+    assert_eq!(archive.planning(|view| plan_tidying(view, 10)), TidyingPlan::default());
+    let missing = PlacementChange::Missing { coding, index: ShardIndex(0), node: node_id(0) };
+    archive.run(Command::RecordPlacements(vec![missing]));
+    let again = PlacementChange::Placed { coding, index: ShardIndex(0), node: node_id(4) };
+    let tidying = archive.planning(|view| plan_tidying(view, 10));
+    assert_eq!(tidying.changes, [again]);
+    archive.run(Command::RecordPlacements(tidying.changes));
+    assert_eq!((archive.surplus(), archive.placements(1).contains(&(0, 4))), (vec![], true));
+}
+
+#[test]
+fn surplus_that_is_not_there_leaves_the_books_unless_it_came_meanwhile() {
+    let mut archive = Archive::of(5);
+    archive.publish(1, (2, 4), &FOUR);
+    let coding = coding_id(1, 2);
+    let stray = PlacementChange::Stray { coding, index: ShardIndex(0), node: node_id(4) };
+    archive.run(Command::RecordPlacements(vec![stray]));
+    // So does what an abandoned upload was to bring and did not.
+    archive.reserve(2, (2, 4), &[4, 1, 2, 3]);
+    archive.run(Command::ExpireReservations(vec![reservation_id(2)]));
+    assert_eq!(compare(&archive, 4, &[], archive.now).surplus, []);
+    archive.wait(1);
+    let findings = compare(&archive, 4, &[], archive.now);
+    archive.run(Command::RecordPlacements(findings.surplus));
+    assert_eq!((archive.surplus().len(), archive.node(4).assigned_bytes), (3, 0));
+}
+
+#[test]
+fn what_was_deleted_while_an_inventory_was_taken_does_not_come_back_by_it() {
+    let mut archive = Archive::of(5);
+    archive.publish(1, (2, 4), &FOUR);
+    let coding = coding_id(1, 2);
+    let (wanted_since, copy) = (archive.now, (NodeNumber(4), coding, ShardIndex(0)));
+    archive.wait(1);
+    archive.orders.begin_trash(copy, archive.now.after(Duration::from_secs(60)));
+    archive.orders.finish_trash(copy, DeletionEnd::Done, archive.now);
+    let findings = compare(&archive, 4, &[(coding, 0)], wanted_since);
+    assert!(findings.unsettled && findings.surplus.is_empty());
+}
+
+#[test]
+fn a_node_that_claims_more_than_its_quota_holds_is_not_believed() {
+    let mut archive = Archive::of(4);
+    let file_bytes = {
+        archive.publish(1, (2, 4), &FOUR);
+        archive.node(0).assigned_bytes
+    };
+    archive.join_with(4, "domain-4", 2 * file_bytes);
+    archive.hear(4);
+    let claimed: Vec<_> = (0..4).chain([200]).map(|index| (coding_id(1, 2), index)).collect();
+    let findings = compare(&archive, 4, &claimed, archive.now);
+    assert_eq!((findings.surplus.len(), findings.unknown), (2, 3));
 }
 
 #[test]

@@ -8,10 +8,13 @@ use firn_base::{
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    BrakeState, BundleRecord, Catalogue, Facts, FleetView, FleetWatch, HealthIndex, MemoryState, NodeNumber,
-    NodeRecord, Orders, PlanningBudget, PlanningView, Scan, apply,
+    BrakeState, BundleRecord, Catalogue, Deletion, Facts, FleetView, FleetWatch, HealthIndex, MemoryState,
+    NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, Scan, apply,
 };
-use firn_wire::{BundleCommit, Command, CommandOutcome, IndexEntry, NodeState, NodeStatus, TimedCommand};
+use firn_wire::{
+    BundleCommit, Command, CommandOutcome, DeletionRoom, IndexEntry, NodeState, NodeStatus, PlacementChange,
+    TimedCommand,
+};
 
 pub(crate) const PAYLOAD_BYTES: u64 = 100_000;
 pub(crate) const QUOTA_BYTES: u64 = 1 << 30;
@@ -125,6 +128,18 @@ impl Archive {
             self.watch.inventory_page(number, Vec::new(), false);
             self.watch.prove(number);
         }
+    }
+
+    /// A heartbeat that says how much the node would still delete.
+    pub(crate) fn hear_room(&mut self, node: u32, all: u64, unique: u64) {
+        let deletion_room = DeletionRoom { all: ByteCount(all), unique: ByteCount(unique) };
+        self.hear_status(node, NodeStatus { deletion_room, ..status(1) });
+    }
+
+    /// A heartbeat of a node that was heard before.
+    pub(crate) fn hear_status(&mut self, node: u32, status: NodeStatus) {
+        let heard = self.watch.heard(self.number(node), status, self.now);
+        assert!(!heard.inventory_wanted);
     }
 
     /// Heartbeats of all members but `silent`.
@@ -262,11 +277,23 @@ pub(crate) fn commit_of(tag: u8, nodes: &[u32], entries: Vec<IndexEntry>) -> Bun
     BundleCommit { reservation: reservation_id(tag), receipts, entries }
 }
 
+/// What is recorded when nodes have followed these orders.
+pub(crate) fn trashed(deletions: &[Deletion]) -> Vec<PlacementChange> {
+    let change = |deletion: &Deletion| {
+        let (node, coding, index) = deletion.copy;
+        PlacementChange::Trashed { coding, index, node: node_id(node.0) }
+    };
+    deletions.iter().map(change).collect()
+}
+
 pub(crate) fn status(run: u64) -> NodeStatus {
     NodeStatus {
         address: "[::1]:1".into(),
         quota: ByteCount(QUOTA_BYTES),
         used: ByteCount(0),
+        young_trash: ByteCount(0),
+        deletion_room: DeletionRoom { all: ByteCount(u64::MAX), unique: ByteCount(u64::MAX) },
+        refused_deletions: 0,
         shards: 0,
         max_upload: None,
         leaving: false,

@@ -1,6 +1,7 @@
 //! A node's inventory: compared, sampled, and only then its shards count as online.
 //!
-//! Always holds: what a node lacks is recorded at once; what it has is believed after up to 20 proofs.
+//! Always holds: what a node lacks, and what it has beside what counts, is recorded at once; what it has is believed
+//! after up to 20 proofs.
 //! Leaves to others: the comparison and the choice of samples (`compare_inventory`, `choose_challenges`).
 
 use std::sync::Arc;
@@ -54,8 +55,10 @@ pub(crate) async fn take_inventory(
             "the node holds shards of unknown bundles: kept"
         );
     }
-    let trash: Vec<_> = findings.trash.iter().map(|(coding, index)| (node.number, *coding, *index)).collect();
-    super::deletions::order(shared, &trash)?;
+    if !findings.surplus.is_empty() {
+        tracing::info!(node = name, copies = findings.surplus.len(), "the node's surplus is put right");
+        shared.carry_out(Command::RecordPlacements(findings.surplus), RefusalKind::Malformed).await?;
+    }
     let (shared, node) = (shared.clone(), node.clone());
     // The node waits for the answer to its inventory; the proofs come by streams of their own.
     tokio::spawn(async move {

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use firn_base::{BundleNumber, ByteCount};
+use firn_base::{BundleNumber, ByteCount, Timestamp};
 use firn_coordinator_logic::{
-    BundleHealth, Facts, NodeRecord, Scan, bundle_summary, choose_scheme, classify, node_summary, sum_drains,
+    BundleHealth, Facts, FleetWatch, NodeRecord, Scan, bundle_summary, choose_scheme, classify, node_summary,
+    sum_drains,
 };
 use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorStatus, NodeState, NodeSummary, RefusedRequest};
 
@@ -37,16 +38,18 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     }
     let leads = shared.consensus.is_leader();
     let reserve = shared.reserve()?.filter(|_| leads);
+    let now = shared.environment.now();
     let soft = shared.soft();
     let findings = soft.findings.as_ref().filter(|_| leads);
     Ok(CoordinatorReply::Status(Box::new(ArchiveStatus {
         archive: shared.archive,
-        at: shared.environment.now(),
+        at: now,
         generation: shared.roster.roster().generation,
         term: shared.consensus.term(),
         applied: shared.consensus.applied(),
         coordinators: coordinators(shared),
         nodes: states.into_iter().map(|(state, (all, online))| (state, all, online)).collect(),
+        nodes_refusing_deletions: refusing_deletions(&nodes, &soft.fleet, now),
         scheme: choose_scheme(&fleet, &soft.width),
         visible_keys: counters.visible_keys,
         held_keys: counters.held_records,
@@ -66,6 +69,12 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
     })))
+}
+
+/// Nodes that are heard and say that they were ordered to delete more than they do.
+fn refusing_deletions(nodes: &[NodeRecord], watch: &FleetWatch, now: Timestamp) -> u64 {
+    let refuses = |node: &&NodeRecord| node_summary(node, watch, None, now).refused_deletions > 0;
+    nodes.iter().filter(refuses).count() as u64
 }
 
 pub(super) fn coordinators(shared: &Shared) -> Vec<CoordinatorStatus> {

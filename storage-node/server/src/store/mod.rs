@@ -9,6 +9,7 @@ mod shard_file;
 mod shard_reader;
 mod shard_store;
 mod shard_writer;
+mod trash;
 
 pub use disk::{Disk, DiskEntry, DiskFile};
 pub use files::FileDisk;
@@ -17,7 +18,8 @@ pub use name::ShardName;
 pub use scan::ScanReport;
 pub use shard_file::{InspectError, verify_file};
 pub use shard_reader::ReadShardError;
-pub use shard_store::{ShardStore, StoreShardError};
+pub use shard_store::{ShardStore, StoreFigures, StoreShardError};
 pub use shard_writer::ShardWriter;
+pub use trash::TrashShardError;
 
 pub(crate) use disk::{read_small, replace_small};

@@ -1,9 +1,11 @@
 //! What shard files are called, in their place and in trash.
 //!
 //! Always holds: a name says which shard of which coding a file holds, so the inventory is a directory listing;
-//! shards are spread over 256 directories by the first byte of the coding.
+//! shards are spread over 256 directories by the first byte of the coding. A name in trash also says since when and
+//! why it lies there; only names that are written exactly as we write them are read.
 
 use firn_base::{CodingId, ShardIndex, Timestamp};
+use firn_wire::DeleteReason;
 
 /// The directory of everything that the store keeps.
 pub(crate) const SHARDS: &str = "shards";
@@ -27,7 +29,7 @@ pub struct ShardName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum TrashReason {
     /// A leader ordered it.
-    Deleted,
+    Ordered(DeleteReason),
     /// It was found damaged.
     Damaged,
 }
@@ -77,25 +79,49 @@ impl std::fmt::Display for ShardName {
     }
 }
 
+impl TrashReason {
+    const ALL: [Self; 4] = [
+        Self::Ordered(DeleteReason::Surplus),
+        Self::Ordered(DeleteReason::ReplacedCoding),
+        Self::Ordered(DeleteReason::AbandonedUpload),
+        Self::Damaged,
+    ];
+
+    /// Why its deletion was ordered, if it was.
+    pub(crate) const fn ordered(self) -> Option<DeleteReason> {
+        match self {
+            Self::Ordered(reason) => Some(reason),
+            Self::Damaged => None,
+        }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Ordered(DeleteReason::Surplus) => "surplus",
+            Self::Ordered(DeleteReason::ReplacedCoding) => "replaced",
+            Self::Ordered(DeleteReason::AbandonedUpload) => "abandoned",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
 impl TrashName {
     pub(crate) fn path(self) -> String {
-        let reason = match self.reason {
-            TrashReason::Deleted => "deleted",
-            TrashReason::Damaged => "damaged",
-        };
-        format!("{TRASH}/{}.{}.{reason}", self.shard, self.since.as_millis())
+        format!("{TRASH}/{}", self.file_name())
+    }
+
+    fn file_name(self) -> String {
+        format!("{}.{}.{}", self.shard, self.since.as_millis(), self.reason.suffix())
     }
 
     pub(crate) fn parse_file_name(name: &str) -> Option<Self> {
-        let (rest, reason) = name.rsplit_once('.')?;
+        let (rest, suffix) = name.rsplit_once('.')?;
         let (shard, since) = rest.rsplit_once('.')?;
-        let reason = match reason {
-            "deleted" => TrashReason::Deleted,
-            "damaged" => TrashReason::Damaged,
-            _ => return None,
-        };
+        let reason = TrashReason::ALL.into_iter().find(|reason| reason.suffix() == suffix)?;
         let since = Timestamp::from_millis(since.parse().ok()?);
-        Some(Self { since, shard: ShardName::parse(shard)?, reason })
+        let parsed = Self { since, shard: ShardName::parse(shard)?, reason };
+        // Of another spelling it would be counted here and removed nowhere.
+        (parsed.file_name() == name).then_some(parsed)
     }
 }
 
@@ -109,8 +135,24 @@ mod tests {
         assert_eq!(name.path(), format!("shards/ab/{}.17.shard", "ab".repeat(32)));
         let file = |path: &str| path.rsplit('/').next().unwrap().to_owned();
         assert_eq!(ShardName::parse_file_name(&file(&name.path())), Some(name));
-        let trash = TrashName { since: Timestamp::from_millis(5), shard: name, reason: TrashReason::Damaged };
-        assert_eq!(TrashName::parse_file_name(&file(&trash.path())), Some(trash));
+        for reason in TrashReason::ALL {
+            let trash = TrashName { since: Timestamp::from_millis(5), shard: name, reason };
+            assert_eq!(TrashName::parse_file_name(&file(&trash.path())), Some(trash));
+        }
+        let surplus = TrashReason::Ordered(DeleteReason::Surplus);
+        let trash = TrashName { since: Timestamp::from_millis(5), shard: name, reason: surplus };
+        assert_eq!(trash.path(), format!("shards/trash/{}.17.5.surplus", "ab".repeat(32)));
+        for odd in [
+            "17.05.surplus",
+            "17.+5.surplus",
+            "17.5.Surplus",
+            "17.5.",
+            "17.5",
+            "017.5.surplus",
+            "17.-5.surplus",
+        ] {
+            assert_eq!(TrashName::parse_file_name(&format!("{}.{odd}", "ab".repeat(32))), None, "{odd}");
+        }
         let capitals = file(&name.path()).to_uppercase();
         for other in ["", "a.shard", "marker", capitals.as_str()] {
             assert_eq!(ShardName::parse_file_name(other), None);

@@ -51,7 +51,8 @@ pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Re
         report.torn += 1;
     }
     for entry in disk.list(TRASH)? {
-        if let Some(name) = TrashName::parse_file_name(&entry.name) {
+        // What bears another name is none of ours: it stays, and counts for nothing.
+        if let Some(name) = TrashName::parse_file_name(&entry.name).filter(|_| !entry.is_directory) {
             shelf.account.found_trash(entry.bytes);
             shelf.trash.insert(name, entry.bytes);
         }
@@ -70,6 +71,8 @@ pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Re
         // A name whose directory was not synced before the node died would not survive a power cut now.
         disk.sync_directory(&directory)?;
     }
+    // So does a move to trash: the shard would come back, and with it a part of the day's allowance.
+    disk.sync_directory(TRASH)?;
     Ok(report)
 }
 

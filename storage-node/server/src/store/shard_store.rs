@@ -1,9 +1,9 @@
 //! The shards on one disk.
 //!
-//! Owns: which shards are here, the account of bytes, trash, and the order in which files and directories are
-//! synced. Always holds: a shard is listed only when its file is whole, verified, synced and named durably; the
+//! Owns: which shards are here, the account of bytes, and the order in which files and directories are synced. Always holds: a shard is listed only when its file is whole, verified, synced and named durably; the
 //! files together never exceed the quota; a file found damaged is set aside and never served.
-//! Leaves to others: who may store and read (`admission`), and the disk itself ([`Disk`]). All calls block.
+//! Leaves to others: who may store and read (`admission`), trash (`trash`), and the disk itself ([`Disk`]). All calls
+//! block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_base::{ByteCount, Timestamp};
-use firn_storage_node_logic::{Account, QuotaExceeded, TrashEntry, trash_to_empty};
+use firn_storage_node_logic::{Account, DeletionLimits, QuotaExceeded, YoungTrash};
+use firn_wire::DeletionRoom;
 use lru::LruCache;
 
 use super::disk::Disk;
-use super::name::{SHARDS, ShardName, TRASH, TrashName, TrashReason};
+use super::name::{SHARDS, ShardName, TrashName};
 use super::scan::{ScanReport, scan};
 use super::shard_file::OpenShard;
 
@@ -41,8 +42,33 @@ pub(super) struct Shelf {
     pub(super) shards: BTreeMap<ShardName, u64>,
     pub(super) writing: BTreeSet<ShardName>,
     pub(super) trash: BTreeMap<TrashName, u64>,
+    pub(super) limits: DeletionLimits,
     // Directories that are known to survive a power cut.
     pub(super) directories: BTreeSet<u8>,
+}
+
+/// What a store holds at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Shards.
+    pub shards: u64,
+    /// The quota.
+    pub quota: ByteCount,
+    /// Bytes in use: shards, files being written and trash.
+    pub used: ByteCount,
+    /// Of these, trash.
+    pub trash: ByteCount,
+    /// Of that, what is too young to make room.
+    pub young: YoungTrash,
+    /// What it would still delete now.
+    pub deletion_room: DeletionRoom,
+}
+
+impl StoreFigures {
+    /// Bytes of the quota that no new shard can have now.
+    pub const fn unavailable(&self) -> ByteCount {
+        ByteCount(self.used.0.saturating_sub(self.trash.0.saturating_sub(self.young.bytes)))
+    }
 }
 
 /// Why a shard was not taken.
@@ -87,6 +113,7 @@ impl ShardStore {
             shards: BTreeMap::new(),
             writing: BTreeSet::new(),
             trash: BTreeMap::new(),
+            limits: DeletionLimits::STANDARD,
             directories: BTreeSet::new(),
         };
         let report = scan(disk.as_ref(), &mut shelf, now)?;
@@ -124,6 +151,11 @@ impl ShardStore {
         self.shelf().account.set_quota(quota);
     }
 
+    /// Changes how much is deleted within a day: other limits than the standard ones are for tests.
+    pub fn set_deletion_limits(&self, limits: DeletionLimits) {
+        self.shelf().limits = limits;
+    }
+
     /// Bytes in use: shards, files being written and trash.
     pub fn used(&self) -> ByteCount {
         self.shelf().account.used()
@@ -139,71 +171,22 @@ impl ShardStore {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// Moves a shard to trash and says whether it was here.
-    pub fn trash(&self, name: ShardName, now: Timestamp) -> io::Result<bool> {
-        self.move_to_trash(name, now, TrashReason::Deleted)
-    }
-
-    /// Removes what has lain in trash for a day, and gives the number of files removed.
-    pub fn empty_trash(&self, now: Timestamp) -> io::Result<usize> {
-        self.remove_trash(&mut self.shelf(), now, 0)
-    }
-
-    /// Sets a shard aside that does not match its root.
-    pub(super) fn set_aside(&self, name: ShardName, now: Timestamp) {
-        match self.move_to_trash(name, now, TrashReason::Damaged) {
-            Ok(true) => {
-                tracing::error!(shard = %name, "the shard is damaged: it is set aside and reported missing")
-            }
-            Ok(false) => return,
-            Err(error) => {
-                // It cannot be moved, but must not be served or counted on.
-                tracing::error!(shard = %name, %error, "the shard is damaged and cannot be set aside");
-                if self.shelf().shards.remove(&name).is_none() {
-                    return;
-                }
-                self.forget_open(name);
-            }
+    /// What the node holds and would still delete at `now`.
+    pub fn figures(&self, now: Timestamp) -> StoreFigures {
+        let shelf = self.shelf();
+        let young = shelf.young_trash(now);
+        StoreFigures {
+            shards: shelf.shards.len() as u64,
+            quota: shelf.account.quota(),
+            used: shelf.account.used(),
+            trash: shelf.account.trash(),
+            young,
+            deletion_room: shelf.limits.room(shelf.account.stored().0, &young),
         }
+    }
+
+    pub(super) fn count_loss(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn move_to_trash(&self, name: ShardName, now: Timestamp, reason: TrashReason) -> io::Result<bool> {
-        let mut shelf = self.shelf();
-        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
-        let trash = TrashName { since: now, shard: name, reason };
-        self.disk.rename(&name.path(), &trash.path())?;
-        shelf.shards.remove(&name);
-        // Of two in one millisecond the file of the later one has replaced that of the earlier.
-        if let Some(replaced) = shelf.trash.insert(trash, bytes) {
-            shelf.account.emptied(replaced);
-        }
-        shelf.account.moved_to_trash(bytes);
-        drop(shelf);
-        self.forget_open(name);
-        self.disk.sync_directory(TRASH)?;
-        self.disk.sync_directory(&name.directory())?;
-        Ok(true)
-    }
-
-    /// Makes room for `needed` bytes by removing the oldest trash.
-    pub(super) fn remove_trash(&self, shelf: &mut Shelf, now: Timestamp, needed: u64) -> io::Result<usize> {
-        let entries = shelf.trash.iter().map(|(name, bytes)| TrashEntry { since: name.since, bytes: *bytes });
-        let count = trash_to_empty(entries, now, needed);
-        for _ in 0..count {
-            let Some((name, bytes)) = shelf.trash.first_key_value().map(|(name, bytes)| (*name, *bytes))
-            else {
-                break;
-            };
-            match self.disk.remove(&name.path()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            shelf.trash.remove(&name);
-            shelf.account.emptied(bytes);
-        }
-        Ok(count)
     }
 
     /// Makes the directory of a shard so that it survives a power cut.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use firn_base::{ShardRoot, Timestamp};
 use firn_bundle::{ShardFileHeader, ShardFileLayout, ShardTreeBuilder, shard_file_trailer};
-use firn_storage_node_logic::Admitted;
+use firn_storage_node_logic::{Admitted, trash_for_room};
 
 use super::disk::DiskFile;
 use super::name::ShardName;
@@ -33,7 +33,8 @@ pub struct ShardWriter {
 }
 
 impl ShardStore {
-    /// Begins to take the shard that `header` describes. Room is made at the cost of trash, if need be.
+    /// Begins to take the shard that `header` describes. Room is made at the cost of trash of more than a
+    /// day, if need be.
     ///
     /// # Errors
     ///
@@ -76,8 +77,9 @@ impl ShardStore {
         let admitted = match shelf.account.admit(bytes) {
             Ok(admitted) => admitted,
             Err(refused) => {
-                let needed = refused.trash_needed().ok_or(refused)?;
-                self.remove_trash(&mut shelf, now, needed)?;
+                let missing = shelf.account.missing(bytes);
+                let count = trash_for_room(shelf.trash_entries(), now, missing).ok_or(refused)?;
+                self.remove_trash(&mut shelf, count)?;
                 shelf.account.admit(bytes)?
             }
         };

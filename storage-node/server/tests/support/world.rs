@@ -9,7 +9,7 @@ use bytes::Bytes;
 use firn_base::{
     ArchiveId, ByteCount, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
-use firn_storage_node::{Disk, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, Disk, StorageNode, StorageNodeOptions};
 use firn_transport::{
     Connection, ConnectionPool, Endpoint, EndpointOptions, Environment, Handler, Stream, StreamError,
     serve_connection,
@@ -161,6 +161,7 @@ impl World {
             token: Some(Signed::seal(&self.coordinator, self.archive, &token)),
             quota: Some(ByteCount(1 << 30)),
             max_upload: None,
+            deletion_limits: DeletionLimits::STANDARD,
             failure_domain: format!("host-{seed}"),
             listen: LOOPBACK,
             advertise: None,

@@ -1,0 +1,161 @@
+//! Trash on the disk: files that are no shards of this node any more, each under the time and the reason it went.
+//!
+//! Always holds: a file gets into trash by one rename and out of it by rule only; an order is followed only within the
+//! day's allowances, which are counted from what lies here; no file in trash takes the place of another.
+//! Leaves to others: the rules (`storage-node/logic`), who may order (`admission`).
+
+use std::io;
+
+use firn_base::Timestamp;
+use firn_storage_node_logic::{TooManyDeletes, TrashEntry, YoungTrash, expired_trash};
+use firn_wire::DeleteReason;
+
+use super::name::{ShardName, TRASH, TrashName, TrashReason};
+use super::shard_store::{ShardStore, Shelf};
+
+/// Why an ordered deletion was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum TrashShardError {
+    /// It goes beyond what the node deletes within a day.
+    #[error(transparent)]
+    TooMany(#[from] TooManyDeletes),
+    /// The disk failed.
+    #[error("the node's disk failed: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl Shelf {
+    /// What lies in trash, oldest first.
+    pub(super) fn trash_entries(&self) -> impl DoubleEndedIterator<Item = TrashEntry> {
+        self.trash.iter().map(|(name, bytes)| TrashEntry {
+            since: name.since,
+            bytes: *bytes,
+            ordered: name.reason.ordered(),
+        })
+    }
+
+    pub(super) fn young_trash(&self, now: Timestamp) -> YoungTrash {
+        YoungTrash::sum(self.trash_entries().rev(), now)
+    }
+
+    /// A name in trash that no file bears: two files of one shard may go within a millisecond.
+    fn free_trash_name(&self, mut since: Timestamp, shard: ShardName, reason: TrashReason) -> TrashName {
+        loop {
+            let name = TrashName { since, shard, reason };
+            if !self.trash.contains_key(&name) {
+                return name;
+            }
+            since = Timestamp::from_millis(since.as_millis().saturating_add(1));
+        }
+    }
+}
+
+impl ShardStore {
+    /// Moves a shard to trash because that was ordered, and says whether it was here.
+    ///
+    /// # Errors
+    ///
+    /// It is more than the node deletes within a day, or the disk fails.
+    pub fn trash(
+        &self,
+        name: ShardName,
+        reason: DeleteReason,
+        now: Timestamp,
+    ) -> Result<bool, TrashShardError> {
+        let mut shelf = self.shelf();
+        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        // Under the same lock as the move, so that two orders at a time do not share an allowance.
+        let room = shelf.limits.room(shelf.account.stored().0, &shelf.young_trash(now));
+        if room.after(reason, bytes).is_none() {
+            return Err(TooManyDeletes { left: room.of(reason).0, wanted: bytes }.into());
+        }
+        let moved = self.move_to_trash(&mut shelf, name, TrashReason::Ordered(reason), now)?;
+        drop(shelf);
+        self.settle_trash(name)?;
+        Ok(moved)
+    }
+
+    /// Removes what has lain in trash for its time, and gives the number of files removed. What seems to come from
+    /// the future, because the clock was wrong then, counts as having come now: else it would never go.
+    pub fn empty_trash(&self, now: Timestamp) -> io::Result<usize> {
+        let mut shelf = self.shelf();
+        let from_the_future =
+            |(name, bytes): (&TrashName, &u64)| (name.since > now).then_some((*name, *bytes));
+        let future: Vec<_> = shelf.trash.iter().rev().map_while(from_the_future).collect();
+        for (name, bytes) in &future {
+            let dated = shelf.free_trash_name(now, name.shard, name.reason);
+            self.disk.rename(&name.path(), &dated.path())?;
+            shelf.trash.remove(name);
+            shelf.trash.insert(dated, *bytes);
+        }
+        if !future.is_empty() {
+            self.disk.sync_directory(TRASH)?;
+        }
+        let count = expired_trash(shelf.trash_entries(), now);
+        self.remove_trash(&mut shelf, count)?;
+        Ok(count)
+    }
+
+    /// Sets a shard aside that does not match its root.
+    pub(super) fn set_aside(&self, name: ShardName, now: Timestamp) {
+        let mut shelf = self.shelf();
+        let moved = self.move_to_trash(&mut shelf, name, TrashReason::Damaged, now);
+        drop(shelf);
+        match moved.and_then(|moved| self.settle_trash(name).map(|()| moved)) {
+            Ok(true) => {
+                tracing::error!(shard = %name, "the shard is damaged: it is set aside and reported missing");
+            }
+            Ok(false) => return,
+            Err(error) => {
+                // It cannot be moved, but must not be served or counted on.
+                tracing::error!(shard = %name, %error, "the shard is damaged and cannot be set aside");
+                if self.shelf().shards.remove(&name).is_none() {
+                    return;
+                }
+                self.forget_open(name);
+            }
+        }
+        self.count_loss();
+    }
+
+    fn move_to_trash(
+        &self,
+        shelf: &mut Shelf,
+        name: ShardName,
+        reason: TrashReason,
+        now: Timestamp,
+    ) -> io::Result<bool> {
+        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        let trash = shelf.free_trash_name(now, name, reason);
+        self.disk.rename(&name.path(), &trash.path())?;
+        shelf.shards.remove(&name);
+        shelf.trash.insert(trash, bytes);
+        shelf.account.moved_to_trash(bytes);
+        Ok(true)
+    }
+
+    /// Makes the move of a shard survive a power cut.
+    fn settle_trash(&self, name: ShardName) -> io::Result<()> {
+        self.forget_open(name);
+        self.disk.sync_directory(TRASH)?;
+        self.disk.sync_directory(&name.directory())
+    }
+
+    /// Removes the `count` oldest files in trash.
+    pub(super) fn remove_trash(&self, shelf: &mut Shelf, count: usize) -> io::Result<()> {
+        for _ in 0..count {
+            let Some((name, bytes)) = shelf.trash.first_key_value().map(|(name, bytes)| (*name, *bytes))
+            else {
+                break;
+            };
+            match self.disk.remove(&name.path()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            shelf.trash.remove(&name);
+            shelf.account.emptied(bytes);
+        }
+        Ok(())
+    }
+}
