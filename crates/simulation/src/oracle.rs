@@ -1,6 +1,6 @@
 //! What must hold, looked at from outside: in the stores of coordinators and on the disks of nodes.
 //!
-//! Owns: comparing replicas at equal positions of the log, placements with domains, and files with the books.
+//! Owns: comparing replicas at equal positions of the log, placements with domains, files and trash with the books.
 //! Leaves to others: whether paths can be read (`scenario`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use firn_storage_node::{Disk, MemoryDisk, verify_file};
 use firn_wire::NodeState;
 
 use crate::cast::{self, Cast};
-use crate::machines::Machines;
+use crate::machines::{DELETION_LIMITS, Machines};
 
 /// A shard on a node.
 type Copy = (NodeId, CodingId, ShardIndex);
@@ -76,6 +76,7 @@ pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
             let (files, mut bad) = files_of(cast, machines, &books.members());
             faults.append(&mut bad);
             faults.extend(books.check_files(&files));
+            faults.extend(books.check_account(&files));
             faults
         }
         Err(error) => vec![format!("the state cannot be read: {error}")],
@@ -86,8 +87,8 @@ struct Books {
     nodes: BTreeMap<NodeNumber, NodeRecord>,
     bundles: Vec<BundleRecord>,
     surplus: BTreeSet<Copy>,
-    // Shards of uploads that may still be committed: they may be there or not.
-    reserved: BTreeSet<Copy>,
+    // Shards of uploads that may still be committed, with the bytes of their files: they may be there or not.
+    reserved: BTreeMap<Copy, u64>,
     stored_bytes: u64,
 }
 
@@ -97,10 +98,13 @@ fn read_books(facts: &StateFacts) -> Result<Books, firn_coordinator::storage::St
     let surplus = facts.surplus_after(None, usize::MAX)?;
     let surplus =
         surplus.iter().filter_map(|copy| Some((id(&copy.node)?, copy.coding, copy.index))).collect();
-    let mut reserved = BTreeSet::new();
+    let mut reserved = BTreeMap::new();
     for record in facts.reservations_after(None, usize::MAX)? {
         let assigned = record.assignments.iter();
-        reserved.extend(assigned.filter_map(|(index, node)| Some((id(node)?, record.coding, *index))));
+        reserved.extend(
+            assigned
+                .filter_map(|(index, node)| Some(((id(node)?, record.coding, *index), record.file_bytes))),
+        );
     }
     let bundles = facts.bundles_from(firn_base::BundleNumber(0), usize::MAX)?;
     let stored_bytes = facts.counters()?.stored_bytes;
@@ -153,7 +157,7 @@ impl Books {
         copies.filter_map(|(node, coding, index)| Some((self.nodes.get(&node)?.id, coding, index))).collect()
     }
 
-    /// Files are placements and surplus, no more and no less; their bytes and numbers are those of the account.
+    /// Files are placements and surplus, no more and no less; their bytes and numbers are those of the counters.
     fn check_files(&self, files: &BTreeMap<Copy, u64>) -> Vec<String> {
         let mut faults = Vec::new();
         let say =
@@ -162,8 +166,13 @@ impl Books {
         for copy in placed.iter().filter(|copy| !files.contains_key(copy)) {
             faults.push(format!("{} is placed and not there", say(copy)));
         }
+        for copy in self.surplus.iter().filter(|copy| !files.contains_key(copy)) {
+            if self.members().contains(&copy.0) {
+                faults.push(format!("{} is surplus and not there", say(copy)));
+            }
+        }
         for copy in files.keys() {
-            if !placed.contains(copy) && !self.surplus.contains(copy) && !self.reserved.contains(copy) {
+            if !placed.contains(copy) && !self.surplus.contains(copy) && !self.reserved.contains_key(copy) {
                 faults.push(format!("{} is there and in no book", say(copy)));
             }
         }
@@ -183,6 +192,25 @@ impl Books {
         }
         faults
     }
+
+    /// What the books charge each node is what lies on its disk, beside trash.
+    fn check_account(&self, files: &BTreeMap<Copy, u64>) -> Vec<String> {
+        let members = self.members();
+        let mut faults = Vec::new();
+        for node in self.nodes.values().filter(|node| members.contains(&node.id)) {
+            let promised = self.reserved.iter().filter(|(copy, _)| !files.contains_key(copy));
+            let charged = files.iter().chain(promised).filter(|(copy, _)| copy.0 == node.id);
+            let bytes: u64 = charged.map(|(_, bytes)| bytes).sum();
+            if bytes != node.assigned_bytes {
+                faults.push(format!(
+                    "node {} holds {bytes} bytes, the account says {}",
+                    node.id.short(),
+                    node.assigned_bytes
+                ));
+            }
+        }
+        faults
+    }
 }
 
 /// Every shard file on `members` with its bytes, checked from its first byte to its last.
@@ -197,17 +225,63 @@ fn files_of(
         if !members.contains(&node) {
             continue;
         }
-        for path in disk.paths() {
-            let Some((coding, index)) = shard_of(&path) else { continue };
-            match check_file(disk, &path, coding, index) {
+        let mut held = Held::default();
+        for path in disk.paths().iter().filter(|path| path.starts_with("shards/")) {
+            let Some((coding, index)) = shard_of(path) else {
+                let bytes = disk.open(path).and_then(|file| file.bytes()).unwrap_or_default();
+                if !held.add_trash(path, bytes) && path != "shards/marker" {
+                    faults.push(format!("{path} on node {number} is neither a shard nor trash"));
+                }
+                continue;
+            };
+            match check_file(disk, path, coding, index) {
                 Ok(bytes) => {
+                    held.stored += bytes;
                     files.insert((node, coding, index), bytes);
                 }
                 Err(what) => faults.push(format!("{path} on node {number}: {what}")),
             }
         }
+        faults.extend(held.check(number));
     }
     (files, faults)
+}
+
+/// What lies on a node's disk. No run takes a day, so that all trash was made within one.
+#[derive(Debug, Default)]
+struct Held {
+    stored: u64,
+    damaged: u64,
+    deleted: u64,
+    unique: u64,
+}
+
+impl Held {
+    /// Counts `shards/trash/CODING.INDEX.MILLIS.REASON`; says whether it is that.
+    fn add_trash(&mut self, path: &str, bytes: u64) -> bool {
+        let Some(name) = path.strip_prefix("shards/trash/") else { return false };
+        match name.split('.').collect::<Vec<_>>()[..] {
+            [_, _, _, "damaged"] => self.damaged += bytes,
+            [_, _, _, "surplus" | "replaced"] => self.deleted += bytes,
+            [_, _, _, "abandoned"] => {
+                self.deleted += bytes;
+                self.unique += bytes;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// No more was deleted than a node deletes within a day.
+    fn check(&self, number: usize) -> Option<String> {
+        let held = self.stored + self.damaged + self.deleted;
+        let exceeds = |deleted: u64, percent: u64| {
+            deleted > DELETION_LIMITS.floor_bytes && deleted * 100 > held * percent
+        };
+        let too_much = exceeds(self.deleted, DELETION_LIMITS.all_percent)
+            || exceeds(self.unique, DELETION_LIMITS.unique_percent);
+        too_much.then(|| format!("node {number} has deleted more than it does within a day: {self:?}"))
+    }
 }
 
 /// Reads `shards/xx/CODING.INDEX.shard`.

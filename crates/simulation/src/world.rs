@@ -69,8 +69,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(150);
 
 const LOOK_EVERY_MILLIS: u64 = 1000;
 
-// One after the other, so that a stray copy is compared with one that is proved: only then it is trashed.
-const RESTART_EVERY_MILLIS: u64 = 3000;
+// So close to each other that most nodes show their inventories while the others are not proved yet.
+const RESTART_EVERY_MILLIS: u64 = 300;
 
 // Futures of real programs are deep.
 const STACK_BYTES: usize = 32 << 20;
