@@ -28,6 +28,8 @@ pub struct FleetNode {
     pub online: bool,
     /// Its inventory was compared and sampled in this run.
     pub proved: bool,
+    /// When the inventory was asked for that showed this; none while it is not proved.
+    pub inventory_since: Option<Timestamp>,
     /// Its shards are durable: it is of the archive and not offline for longer than the policy allows.
     pub counted: bool,
     /// When it was last heard at the latest.
@@ -84,7 +86,8 @@ impl FleetView {
                 id: record.id,
                 state: record.state,
                 online,
-                proved: online && seen.proved,
+                proved: online && seen.inventory_since.is_some(),
+                inventory_since: seen.inventory_since.filter(|_| online),
                 counted,
                 last_seen,
                 max_upload: status.and_then(|status| status.max_upload),

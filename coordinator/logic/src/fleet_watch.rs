@@ -42,8 +42,11 @@ impl Watched {
         now.since(self.last_seen) <= OFFLINE_AFTER
     }
 
-    const fn is_proved(&self) -> bool {
-        matches!(self.stage, Stage::Proved)
+    const fn inventory_since(&self) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Proved { since } => Some(since),
+            _ => None,
+        }
     }
 }
 
@@ -55,8 +58,8 @@ pub(crate) struct Sighting<'a> {
     pub(crate) last_seen: Timestamp,
     /// Heard within [`OFFLINE_AFTER`].
     pub(crate) online: bool,
-    /// Its inventory was compared and sampled in this run.
-    pub(crate) proved: bool,
+    /// When the inventory was asked for that was compared and sampled in this run; none while that was not done.
+    pub(crate) inventory_since: Option<Timestamp>,
     /// What it said of itself last.
     pub(crate) status: Option<&'a NodeStatus>,
 }
@@ -65,8 +68,8 @@ pub(crate) struct Sighting<'a> {
 enum Stage {
     Wanted { since: Timestamp },
     Receiving { since: Timestamp, shards: Vec<(CodingId, ShardIndex)> },
-    Received,
-    Proved,
+    Received { since: Timestamp },
+    Proved { since: Timestamp },
 }
 
 /// What a heartbeat brought about.
@@ -149,7 +152,13 @@ impl FleetWatch {
 
     /// Whether a node's inventory was compared and sampled in this run.
     pub fn is_proved(&self, node: NodeNumber) -> bool {
-        self.nodes.get(&node).is_some_and(Watched::is_proved)
+        self.inventory_since(node).is_some()
+    }
+
+    /// When the inventory was asked for that was compared last in this run of the node: what was in the books before
+    /// and was not there has left them.
+    pub fn inventory_since(&self, node: NodeNumber) -> Option<Timestamp> {
+        self.nodes.get(&node)?.inventory_since()
     }
 
     /// What a node said of itself last.
@@ -169,7 +178,7 @@ impl FleetWatch {
         Sighting {
             last_seen: watched.map_or(before, |watched| watched.last_seen.max(record.last_seen)),
             online: watched.is_some_and(|watched| watched.is_online(now)),
-            proved: watched.is_some_and(Watched::is_proved),
+            inventory_since: watched.and_then(Watched::inventory_since),
             status: watched.map(|watched| &watched.status),
         }
     }
@@ -190,7 +199,7 @@ impl FleetWatch {
         let (since, mut shards) = match &mut watched.stage {
             Stage::Wanted { since } => (*since, Vec::new()),
             Stage::Receiving { since, shards } => (*since, std::mem::take(shards)),
-            Stage::Received | Stage::Proved => return InventoryProgress::Unwanted,
+            Stage::Received { .. } | Stage::Proved { .. } => return InventoryProgress::Unwanted,
         };
         shards.extend(page);
         let fits = watched.status.quota.0 / SHARD_BYTES_MIN + INVENTORY_SHARDS_MAX as u64;
@@ -202,16 +211,16 @@ impl FleetWatch {
             watched.stage = Stage::Receiving { since, shards };
             return InventoryProgress::More;
         }
-        watched.stage = Stage::Received;
+        watched.stage = Stage::Received { since };
         InventoryProgress::Complete(Inventory { shards, wanted_since: since })
     }
 
     /// The node proved samples of what it is counted for: its shards count as online.
     pub fn prove(&mut self, node: NodeNumber) {
         if let Some(watched) = self.nodes.get_mut(&node)
-            && matches!(watched.stage, Stage::Received)
+            && let Stage::Received { since } = watched.stage
         {
-            watched.stage = Stage::Proved;
+            watched.stage = Stage::Proved { since };
         }
     }
 
@@ -284,12 +293,17 @@ mod tests {
         let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
         let mut watch = FleetWatch::new(at(0));
         watch.heard(NODE, status(1), at(1));
+        assert_eq!(watch.inventory_since(NODE), None);
         assert_eq!(watch.inventory_page(NODE, vec![shard(2)], true), InventoryProgress::More);
         assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Malformed);
         let whole = Inventory { shards: vec![shard(1), shard(2)], wanted_since: at(1) };
         assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
         assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Complete(whole));
         assert_eq!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Unwanted);
+        watch.prove(NODE);
+        assert_eq!(watch.inventory_since(NODE), Some(at(1)));
+        watch.want_inventory(NODE, at(5));
+        assert_eq!(watch.inventory_since(NODE), None);
         assert_eq!(watch.inventory_page(NodeNumber(9), vec![], false), InventoryProgress::Unwanted);
     }
 }

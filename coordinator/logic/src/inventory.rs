@@ -82,7 +82,8 @@ pub fn compare_inventory(
         } else if exists && !is_durable(view, bundle, *index) {
             findings.adopt.push((*coding, *index));
         } else if let Some(rest) = free_bytes.checked_sub(bundle.file_bytes).filter(|_| exists) {
-            // Whether the other one is proved or not: if it comes to nothing, surplus counts again.
+            // If the other one comes to nothing, surplus counts again: once an inventory has shown it as that.
+            findings.unsettled |= !is_good_elsewhere(view, bundle, *index);
             free_bytes = rest;
             findings.surplus.push(PlacementChange::Stray { coding: *coding, index: *index, node: record.id });
         } else {

@@ -75,14 +75,17 @@ pub fn plan_tidying(view: &PlanningView<'_>, limit: usize) -> TidyingPlan {
 
 /// Whether a surplus copy is the only good one of its shard and may count: then nothing need be made anew.
 ///
-/// What a node that is proved showed in its inventory is there, and what it did not show is surplus no more.
+/// What was in the books before the node was asked for its inventory is there, or it would have left them. Of what
+/// came later that is not sure: an upload that ended leaves surplus wherever it may have brought a shard.
 pub(crate) fn is_wanted_again(view: &PlanningView<'_>, record: &SurplusRecord) -> bool {
     let Some(bundle) = view.catalogue.bundle_of(record.coding) else { return false };
     let Some(node) = view.fleet.node(record.node).filter(|node| node.counted && node.proved) else {
         return false;
     };
+    let was_shown = node.inventory_since.is_some_and(|since| record.since < since);
     let exists = Scheme::n_max(bundle.scheme.k()).is_some_and(|most| record.index.0 < most);
-    exists
+    was_shown
+        && exists
         && !is_durable(view, bundle, record.index)
         && view.is_at_rest(bundle)
         && crowding(view.fleet, bundle, record.index, node) == 0

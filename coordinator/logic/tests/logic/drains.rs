@@ -89,6 +89,9 @@ fn a_draining_node_whose_surplus_is_wanted_again_is_not_gone() {
     join(&mut archive, 12, "domain-12");
     carry_out_a_round(&mut archive);
     archive.set_state(12, NodeState::Lost);
+    assert_eq!(archive.planning(drained_nodes), [NodeNumber(3)], "it has not shown its surplus");
+    archive.wait(1);
+    archive.show_inventory(3);
     assert_eq!(archive.planning(drained_nodes), []);
     let wanted = archive.planning(|view| plan_tidying(view, 100)).changes;
     let again = |change: &&PlacementChange| matches!(change, PlacementChange::Placed { node, .. } if *node == node_id(3));

@@ -63,8 +63,12 @@ fn a_stray_whose_other_holder_is_not_proved_yet_is_surplus_and_counts_again_if_t
     // The other holder has just begun another run.
     archive.watch.heard(NodeNumber(0), status(2), archive.now);
     let findings = compare(&archive, 4, &[(coding, 0)], archive.now);
+    assert!(findings.unsettled, "it is asked again");
     archive.run(Command::RecordPlacements(findings.surplus));
     assert_eq!(archive.surplus(), [(4, 0)]);
+    archive.wait(1);
+    assert_eq!(compare(&archive, 4, &[(coding, 0)], archive.now), InventoryFindings::default());
+    archive.show_inventory(4);
     assert_eq!(archive.planning(|view| plan_tidying(view, 10)), TidyingPlan::default());
     let missing = PlacementChange::Missing { coding, index: ShardIndex(0), node: node_id(0) };
     archive.run(Command::RecordPlacements(vec![missing]));

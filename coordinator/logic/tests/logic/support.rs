@@ -130,6 +130,13 @@ impl Archive {
         }
     }
 
+    /// Another inventory that fits, and its proof.
+    pub(crate) fn show_inventory(&mut self, node: u32) {
+        let number = self.number(node);
+        self.watch.want_inventory(number, self.now);
+        self.hear(node);
+    }
+
     /// A heartbeat that says how much the node would still delete.
     pub(crate) fn hear_room(&mut self, node: u32, all: u64, unique: u64) {
         let deletion_room = DeletionRoom { all: ByteCount(all), unique: ByteCount(unique) };

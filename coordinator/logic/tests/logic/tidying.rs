@@ -82,10 +82,28 @@ fn the_last_good_copy_is_not_trashed_whatever_the_books_call_it() {
 fn surplus_counts_again_when_its_shard_counts_nowhere_else_and_caps_allow_it() {
     let mut archive = with_surplus();
     archive.set_state(0, NodeState::Lost);
+    archive.wait(1);
+    archive.show_inventory(4);
     let again = PlacementChange::Placed { coding: coding_id(1, 2), index: ShardIndex(0), node: node_id(4) };
     assert!(tidying(&archive).changes.contains(&again));
     archive.join(4, "domain-3");
     assert!(!tidying(&archive).changes.contains(&again));
+}
+
+#[test]
+fn what_an_upload_may_have_left_does_not_count_before_the_node_has_shown_it() {
+    let mut archive = Archive::of(4);
+    archive.reserve(1, (2, 4), &FOUR);
+    archive.commit(1, &FOUR[..3], vec![]);
+    archive.wait(1);
+    archive.run(Command::ExpireReservations(vec![reservation_id(1)]));
+    assert_eq!((archive.surplus(), archive.placements(1).len()), (vec![(3, 3)], 3));
+    archive.hear_all_but(&[]);
+    assert_eq!(tidying(&archive), TidyingPlan::default());
+    archive.wait(1);
+    archive.show_inventory(3);
+    let shown = PlacementChange::Placed { coding: coding_id(1, 2), index: ShardIndex(3), node: node_id(3) };
+    assert_eq!(tidying(&archive).changes, [shown]);
 }
 
 #[test]
