@@ -78,7 +78,7 @@ fn a_draining_node_that_a_shard_is_on_its_way_to_is_not_gone() {
     let deadline = archive.now.after(std::time::Duration::from_secs(60));
     archive.set_state(12, NodeState::Draining);
     assert_eq!(archive.planning(drained_nodes), [NodeNumber(12)]);
-    archive.orders.begin_build(reservation_id(1), builds[0].clone(), deadline);
+    archive.orders.begin_build(reservation_id(1), builds[0].clone(), archive.now, deadline);
     assert_eq!(archive.planning(drained_nodes), []);
 }
 
