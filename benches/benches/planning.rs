@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use firn_base::{
-    BundleId, BundleNumber, ByteCount, CodingId, NodeId, PublicKey, Scheme, ShardIndex, Timestamp,
+    Availability, BundleId, BundleNumber, ByteCount, CodingId, NodeId, PublicKey, Scheme, ShardIndex,
+    Timestamp,
 };
 use firn_coordinator_logic::{
     BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, HealthIndex,
@@ -227,6 +228,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         state: NodeState::Active,
         joined_at: NOW,
         last_seen: NOW,
+        availability: Availability::UNKNOWN,
     };
     let status = NodeStatus {
         address: String::new(),

@@ -93,7 +93,7 @@ fn carry_out<F: Facts>(
         Command::ExpireReservations(ids) => reserve::end_all(state, ids)?,
         Command::Commit { bundles, externals } => return commit::commit(state, bundles, externals),
         Command::RecordPlacements(changes) => placements::record(state, changes)?,
-        Command::Summary { last_seen } => nodes::summarise(state, last_seen)?,
+        Command::Summary { nodes } => nodes::summarise(state, nodes)?,
     };
     Ok(done.map(|()| CommandOutcome::Applied))
 }

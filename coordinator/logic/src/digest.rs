@@ -89,6 +89,7 @@ pub fn digest<S: Scan>(state: &S) -> Result<Digest, S::Error> {
             node.shards,
             node.joined_at.as_millis(),
             node.last_seen.as_millis(),
+            node.availability.billionths().into(),
         ];
         sum.add_numbers(&numbers);
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firn_base::{BitRate, NodeId, Timestamp};
+use firn_base::{Availability, BitRate, NodeId, Timestamp};
 use firn_wire::{DeletionRoom, DomainRule, NodeState};
 
 use crate::catalogue::{Catalogue, NodeNames};
@@ -34,6 +34,8 @@ pub struct FleetNode {
     pub counted: bool,
     /// When it was last heard at the latest.
     pub last_seen: Timestamp,
+    /// How much of the time it is there.
+    pub availability: Availability,
     /// How fast it uploads at most, by its own word; none if it names no bound.
     pub max_upload: Option<BitRate>,
     /// Its quota.
@@ -90,6 +92,7 @@ impl FleetView {
                 inventory_since: seen.inventory_since.filter(|_| online),
                 counted,
                 last_seen,
+                availability: record.availability,
                 max_upload: status.and_then(|status| status.max_upload),
                 quota_bytes: record.quota_bytes,
                 // Both: what is assigned may not have come yet, and trash is in no assignment.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
-use firn_wire::{INVENTORY_SHARDS_MAX, NodeStatus};
+use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus};
 
 use crate::state::{NodeNumber, NodeRecord};
 
@@ -26,12 +26,16 @@ const PROOF_KEPT_FOR: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 pub struct FleetWatch {
     started: Timestamp,
+    /// Since when it is measured how long nodes are online.
+    measured_since: Timestamp,
     nodes: BTreeMap<NodeNumber, Watched>,
 }
 
 #[derive(Debug, Clone)]
 struct Watched {
     last_seen: Timestamp,
+    /// How long it was online since that is measured.
+    online_for: Duration,
     status: NodeStatus,
     reported_online: bool,
     stage: Stage,
@@ -106,7 +110,7 @@ pub enum InventoryProgress {
 impl FleetWatch {
     /// A watch that begins at `started` and has heard nobody.
     pub const fn new(started: Timestamp) -> Self {
-        Self { started, nodes: BTreeMap::new() }
+        Self { started, measured_since: started, nodes: BTreeMap::new() }
     }
 
     /// When it began.
@@ -118,12 +122,18 @@ impl FleetWatch {
     pub fn heard(&mut self, node: NodeNumber, status: NodeStatus, now: Timestamp) -> Heard {
         let came_online = !self.is_online(node, now);
         let known = self.nodes.remove(&node);
+        // Until it is noticed, a silence counts as presence; a longer one does not count at all.
+        let online_for = known.as_ref().map_or(Duration::ZERO, |known| {
+            let gap = now.since(known.last_seen.max(self.measured_since));
+            known.online_for + if known.is_online(now) { gap } else { Duration::ZERO }
+        });
         let mut watched = match known {
             Some(known) if known.status.run == status.run && now.since(known.last_seen) <= PROOF_KEPT_FOR => {
-                Watched { status, ..known }
+                Watched { status, online_for, ..known }
             }
             _ => {
-                Watched { last_seen: now, status, reported_online: true, stage: Stage::Wanted { since: now } }
+                let stage = Stage::Wanted { since: now };
+                Watched { last_seen: now, online_for, status, reported_online: true, stage }
             }
         };
         watched.last_seen = watched.last_seen.max(now);
@@ -183,9 +193,31 @@ impl FleetWatch {
         }
     }
 
-    /// Who was heard when, for the next summary.
-    pub fn summary(&self) -> Vec<(NodeNumber, Timestamp)> {
-        self.nodes.iter().map(|(node, watched)| (*node, watched.last_seen)).collect()
+    /// How each of the nodes was heard since this was last measured, for `Command::Summary`.
+    pub fn summary<'r>(
+        &self,
+        records: impl Iterator<Item = &'r NodeRecord>,
+        now: Timestamp,
+    ) -> Vec<NodeSighting> {
+        let passed = now.since(self.measured_since);
+        let sighting = |record: &NodeRecord| {
+            let watched = self.nodes.get(&record.number);
+            let online_for = watched.map_or(Duration::ZERO, |watched| watched.online_for);
+            // One that has just joined was not away before.
+            let own = passed.min(now.since(record.joined_at));
+            NodeSighting {
+                node: record.id,
+                last_seen: watched.map(|watched| watched.last_seen),
+                availability: record.availability.after(own, online_for),
+            }
+        };
+        records.filter(|record| record.is_member()).map(sighting).collect()
+    }
+
+    /// Measures anew from `now` on: what was before is in a summary, or another leader's.
+    pub fn measure_from(&mut self, now: Timestamp) {
+        self.measured_since = now;
+        self.nodes.values_mut().for_each(|watched| watched.online_for = Duration::ZERO);
     }
 
     /// Takes a page of an inventory. Pages come in order of coding and index.

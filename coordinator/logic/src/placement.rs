@@ -4,6 +4,7 @@
 //! room, and no two of them (nor one and a holder that stays) share a failure domain; the choice follows from
 //! view and seed alone. Leaves to others: promising the room (`apply`), which scheme (`width`).
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use firn_base::{NodeId, Scheme, ShardIndex};
@@ -45,7 +46,8 @@ pub enum PlacementError {
 }
 
 /// One node for each shard of a new bundle: as many of the scheme's n as domains allow now, at least the commit
-/// threshold. Emptier nodes, and so new ones, are chosen more often.
+/// threshold. Emptier nodes, and those that are there more of the time, are chosen more often; of those chosen the most
+/// available get the data shards, which hold the manifest too: from them a range is read in one round trip.
 ///
 /// Whether the archive has room beside what it keeps for repairs is asked before (`reserve_room`).
 pub fn plan_placement(
@@ -60,7 +62,7 @@ pub fn plan_placement(
         staying: &[],
         avoid: request.avoid,
     };
-    let chosen = choose(fleet, &wanted, seed);
+    let mut chosen = choose(fleet, &wanted, seed);
     if chosen.len() < needed {
         let without_room = choose(fleet, &Wanted { file_bytes: 0, ..wanted }, seed).len();
         return Err(if without_room < needed {
@@ -69,6 +71,8 @@ pub fn plan_placement(
             PlacementError::Full { found: chosen.len(), needed }
         });
     }
+    // By whole per cent, and else as they were chosen: who is there a little more need not hold all data.
+    chosen.sort_by_key(|node| Reverse(node.availability.per_cent()));
     Ok((0..request.scheme.n()).map(ShardIndex).zip(chosen.into_iter().map(|node| node.id)).collect())
 }
 
@@ -85,7 +89,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) avoid: &'a BTreeSet<NodeNumber>,
 }
 
-/// Up to `count` nodes, the preferred first: weighted rendezvous hashing by free bytes.
+/// Up to `count` nodes, the preferred first: weighted rendezvous hashing by free bytes and availability.
 pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 32]) -> Vec<&'f FleetNode> {
     let staying: Vec<&FleetNode> = wanted.staying.iter().filter_map(|number| fleet.node(*number)).collect();
     let mut candidates: Vec<(f64, &FleetNode)> = fleet
@@ -179,13 +183,16 @@ pub(crate) fn takes_now(node: &FleetNode, file_bytes: u64, avoid: &BTreeSet<Node
         && !avoid.contains(&node.number)
 }
 
-/// Exponentially distributed with the node's free bytes as rate: the smallest of several is each one with a
-/// chance in proportion to its room. Only the leader computes it, so its last bits need not agree elsewhere.
+const AVAILABILITY_LEAST: f64 = 0.05;
+
+/// Exponentially distributed with the node's free bytes, times its availability, as rate: the smallest of several is
+/// each one with a chance in proportion to that. Only the leader computes it, so its last bits need not agree elsewhere.
 fn score(seed: [u8; 32], node: &FleetNode) -> f64 {
     let hash = blake3::keyed_hash(&seed, node.id.as_bytes());
     let (first, _) = hash.as_bytes().split_first_chunk::<4>().expect("a hash has 32 bytes");
     let uniform = (f64::from(u32::from_le_bytes(*first)) + 0.5) / (f64::from(u32::MAX) + 1.0);
     // Megabytes are fine enough for a weight, and fit 32 bits up to 4 PB.
-    let weight = f64::from(u32::try_from(node.free_bytes >> 20).unwrap_or(u32::MAX)) + 1.0;
-    -uniform.ln() / weight
+    let room = f64::from(u32::try_from(node.free_bytes >> 20).unwrap_or(u32::MAX)) + 1.0;
+    // Who is hardly ever there has a chance all the same: it may do better.
+    -uniform.ln() / (room * node.availability.fraction().max(AVAILABILITY_LEAST))
 }

@@ -6,8 +6,8 @@
 //! Leaves to others: how records change (`apply`), how they are read (`facts`), their bytes (the shell).
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, Scheme,
-    ShardIndex, Timestamp,
+    Availability, BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId,
+    Scheme, ShardIndex, Timestamp,
 };
 use firn_wire::{LedgerHead, NodeState};
 
@@ -49,6 +49,8 @@ pub struct NodeRecord {
     pub joined_at: Timestamp,
     /// When it was last heard, as of the last summary.
     pub last_seen: Timestamp,
+    /// How much of the time it is there, as of the last summary.
+    pub availability: Availability,
 }
 
 impl NodeRecord {

@@ -70,6 +70,7 @@ pub fn node_summary(
         online,
         proved: online && watch.is_proved(record.number),
         last_seen: watch.last_heard(record.number),
+        availability: record.availability,
         quota: ByteCount(record.quota_bytes),
         assigned: ByteCount(record.assigned_bytes),
         shards: record.shards,

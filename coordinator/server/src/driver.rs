@@ -92,6 +92,8 @@ fn begin_to_lead(shared: &Shared) {
     let now = shared.environment.now();
     let mut soft = shared.soft();
     soft.leading_since = Some(now);
+    // What was before is in the summaries of the leader before.
+    soft.fleet.measure_from(now);
     soft.orders = Orders::new();
     soft.repair_traffic_bytes = 0;
 }
@@ -185,12 +187,12 @@ async fn set_state(shared: &Shared, node: firn_base::NodeId, state: NodeState) -
     shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await.map(drop)
 }
 
-/// Commits who was heard when, so that the next leader goes on from there.
+/// Commits how nodes were heard, so that the next leader goes on from there.
 async fn summarise(shared: &Shared) -> Result<(), RefusedRequest> {
-    let heard = shared.soft().fleet.summary();
-    let last_seen = shared.with_view(|view| {
-        let identity = |(number, time)| view.catalogue.node(number).map(|node| (node.id, time));
-        heard.into_iter().filter_map(identity).collect()
-    })?;
-    shared.carry_out(Command::Summary { last_seen }, RefusalKind::Malformed).await.map(drop)
+    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let now = shared.environment.now();
+    let nodes = shared.soft().fleet.summary(records.iter(), now);
+    shared.carry_out(Command::Summary { nodes }, RefusalKind::Malformed).await?;
+    shared.soft().fleet.measure_from(now);
+    Ok(())
 }

@@ -4,12 +4,14 @@
 //! Always holds: no IO, no clock, no randomness; every identifier prints as lower-case hex.
 //! Leaves to others: what identifiers are digests of (`bundle`), who signs what (`wire`).
 
+mod availability;
 mod identifier;
 mod object_key;
 mod quantity;
 mod scheme;
 mod timestamp;
 
+pub use availability::Availability;
 pub use identifier::{
     ArchiveId, BundleId, BundleNumber, CodingId, Digest, ManifestRoot, NodeId, ParseIdentifierError,
     PayloadRoot, PublicKey, ReservationId, ShardRoot, TokenId,

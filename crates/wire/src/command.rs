@@ -1,7 +1,9 @@
 //! The commands of the coordinators' log. The leader decides; a command carries the decision and its time.
 
-use firn_base::BundleNumber;
-use firn_base::{CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId};
+use firn_base::{
+    Availability, BundleNumber, CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, Timestamp,
+    TokenId,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{LedgerAct, NodeState};
@@ -70,11 +72,22 @@ pub enum Command {
     },
     /// Record what became of shards.
     RecordPlacements(Vec<PlacementChange>),
-    /// The leader's summary of who was heard when, so that the next leader goes on from there.
+    /// The leader's summary of how it heard the nodes, so that the next leader goes on from there.
     Summary {
-        /// Nodes with the time each was last heard.
-        last_seen: Vec<(NodeId, Timestamp)>,
+        /// All members.
+        nodes: Vec<NodeSighting>,
     },
+}
+
+/// How one node was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSighting {
+    /// The node.
+    pub node: NodeId,
+    /// When it was last heard; none if not since the leader began.
+    pub last_seen: Option<Timestamp>,
+    /// How much of the time it is there.
+    pub availability: Availability,
 }
 
 /// One bundle of a commit.

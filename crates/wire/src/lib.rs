@@ -26,7 +26,8 @@ mod status;
 
 pub use administration::{AdminReply, AdminRequest};
 pub use command::{
-    BundleCommit, Command, CommandOutcome, IndexEntry, PlacementChange, RejectReason, TimedCommand,
+    BundleCommit, Command, CommandOutcome, IndexEntry, NodeSighting, PlacementChange, RejectReason,
+    TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,

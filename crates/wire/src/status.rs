@@ -3,8 +3,8 @@
 use std::fmt;
 
 use firn_base::{
-    ArchiveId, BitRate, BundleId, BundleNumber, ByteCount, CodingId, NodeId, ObjectKey, Scheme, ShardIndex,
-    Timestamp,
+    ArchiveId, Availability, BitRate, BundleId, BundleNumber, ByteCount, CodingId, NodeId, ObjectKey, Scheme,
+    ShardIndex, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,8 @@ pub struct NodeSummary {
     pub proved: bool,
     /// When it was last heard; none if not since the leader began.
     pub last_seen: Option<Timestamp>,
+    /// How much of the time it is there, as of the last summary.
+    pub availability: Availability,
     /// Its quota.
     pub quota: ByteCount,
     /// Bytes of committed placements, reservations and surplus, by the coordinator's account.

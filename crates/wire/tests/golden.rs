@@ -10,14 +10,14 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use firn_base::{
-    ArchiveId, CodingId, Digest, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, ShardRoot,
-    Timestamp, TokenId,
+    ArchiveId, Availability, CodingId, Digest, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
     BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DeleteOrder, DeleteReason, Descriptor,
     DomainRule, FeedBatch, FeedEvent, Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead,
-    NodeRequest, OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, Roster,
-    Signed, Ticket, TimedCommand, decode, encode,
+    NodeRequest, NodeSighting, OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest,
+    Receipt, Roster, Signed, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -160,7 +160,9 @@ fn commands(lines: &mut Lines) {
             PlacementChange::Trashed { coding, index, node },
             PlacementChange::Stray { coding, index, node },
         ]),
-        Command::Summary { last_seen: vec![(node, at(80))] },
+        Command::Summary {
+            nodes: vec![NodeSighting { node, last_seen: Some(at(80)), availability: Availability::UNKNOWN }],
+        },
     ];
     for (number, command) in all.into_iter().enumerate() {
         lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });

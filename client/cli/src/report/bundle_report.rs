@@ -192,6 +192,7 @@ mod tests {
             online: false,
             proved: false,
             last_seen: None,
+            availability: firn_base::Availability::UNKNOWN,
             quota: ByteCount(0),
             assigned: ByteCount(0),
             shards: 1,

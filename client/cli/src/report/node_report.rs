@@ -20,6 +20,8 @@ pub(crate) struct NodeReport {
     online: bool,
     proved: bool,
     last_seen: Option<u64>,
+    /// The part of the time that it is there, between 0 and 1.
+    availability: f64,
     shards: u64,
     assigned: u64,
     quota: u64,
@@ -43,6 +45,7 @@ impl NodeReport {
             online: node.online,
             proved: node.proved,
             last_seen: node.last_seen.map(Timestamp::as_millis),
+            availability: node.availability.fraction(),
             shards: node.shards,
             assigned: node.assigned.0,
             quota: node.quota.0,
@@ -62,6 +65,7 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
         ("state", left),
         ("online", left),
         ("proved", left),
+        ("there", right),
         ("shards", right),
         ("assigned", right),
         ("quota", right),
@@ -74,6 +78,7 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
             node.state.clone(),
             yes(node.online),
             yes(node.proved),
+            format!("{:.1} %", node.availability * 100.0),
             node.shards.to_string(),
             ByteCount(node.assigned).to_string(),
             ByteCount(node.quota).to_string(),
@@ -110,6 +115,7 @@ const NODE_DIGITS: usize = 10;
 
 #[cfg(test)]
 mod tests {
+    use firn_base::Availability;
     use firn_wire::NodeState;
 
     use super::*;
@@ -124,6 +130,7 @@ mod tests {
             online: true,
             proved: false,
             last_seen: Some(Timestamp::from_millis(7)),
+            availability: Availability::UNKNOWN,
             quota: ByteCount(50_000_000_000),
             assigned: ByteCount(1_500_000),
             shards: 12,
@@ -138,9 +145,9 @@ mod tests {
     #[test]
     fn people_see_a_table_and_what_keeps_a_draining_node() {
         let expected = "\
-node        domain  state     online  proved  shards  assigned    quota
-cdcdcdcdcd  attic   draining  yes     no          12    1.5 MB  50.0 GB
-cdcdcdcdcd  attic   active    yes     no          12    1.5 MB  50.0 GB
+node        domain  state     online  proved   there  shards  assigned    quota
+cdcdcdcdcd  attic   draining  yes     no      50.0 %      12    1.5 MB  50.0 GB
+cdcdcdcdcd  attic   active    yes     no      50.0 %      12    1.5 MB  50.0 GB
 node cdcdcdcdcd is draining: 12 shards to move; 12 of them have no other home, because every failure domain with an \
 active node holds a shard of their bundle already: add a node in another failure domain";
         assert_eq!(node_table(&nodes()), expected);
@@ -172,7 +179,7 @@ active node holds a shard of their bundle already: add a node in another failure
         let expected = format!(
             concat!(
                 r#"{{"node":"{}","operator":"alice","failure_domain":"attic","address":"127.0.0.1:9","#,
-                r#""state":"draining","online":true,"proved":false,"last_seen":7,"shards":12,"#,
+                r#""state":"draining","online":true,"proved":false,"last_seen":7,"availability":0.5,"shards":12,"#,
                 r#""assigned":1500000,"quota":50000000000,"#,
                 r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"refused_deletions":0,"joined_at":5}}"#
             ),

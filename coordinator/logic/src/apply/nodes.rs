@@ -4,8 +4,8 @@
 //! used up by it; whoever is gone or lost does not come back under the same identity; only an empty node goes.
 //! Leaves to others: who may ask for it, and whether the token was signed (the shell).
 
-use firn_base::{NodeId, Timestamp, TokenId};
-use firn_wire::{ADDRESS_BYTES_MAX, LedgerAct, NAME_BYTES_MAX, NodeState, RejectReason};
+use firn_base::{Availability, NodeId, TokenId};
+use firn_wire::{ADDRESS_BYTES_MAX, LedgerAct, NAME_BYTES_MAX, NodeSighting, NodeState, RejectReason};
 
 use super::{Verdict, govern};
 use crate::change::Change;
@@ -71,6 +71,7 @@ pub(super) fn join<F: Facts>(
         state: NodeState::Active,
         joined_at: now,
         last_seen: now,
+        availability: Availability::UNKNOWN,
     }));
     Ok(Ok(()))
 }
@@ -92,17 +93,18 @@ pub(super) fn set_state<F: Facts>(
     Ok(Ok(()))
 }
 
-/// Notes when nodes were last heard. Unknown nodes are passed over: they may have been forgotten since.
+/// Notes how nodes were heard. Unknown nodes are passed over: they may have been forgotten since.
 pub(super) fn summarise<F: Facts>(
     state: &mut Overlay<'_, F>,
-    last_seen: &[(NodeId, Timestamp)],
+    nodes: &[NodeSighting],
 ) -> Result<Verdict<()>, F::Error> {
     let now = state.counters()?.time;
-    for (id, heard) in last_seen {
-        if let Some(mut node) = state.node_by_id(*id)? {
-            let heard = (*heard).min(now);
-            if heard > node.last_seen {
-                node.last_seen = heard;
+    for sighting in nodes {
+        if let Some(mut node) = state.node_by_id(sighting.node)? {
+            let heard = sighting.last_seen.map(|heard| heard.min(now));
+            let last_seen = heard.map_or(node.last_seen, |heard| heard.max(node.last_seen));
+            if (last_seen, sighting.availability) != (node.last_seen, node.availability) {
+                (node.last_seen, node.availability) = (last_seen, sighting.availability);
                 state.write(Change::PutNode(node));
             }
         }

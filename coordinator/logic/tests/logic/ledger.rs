@@ -94,6 +94,6 @@ fn replaying_the_log_gives_the_same_digest() {
     assert_eq!(replica.state, archive.state);
     assert_eq!(digest(&replica.state), digest(&archive.state));
     archive.wait(1);
-    archive.run(Command::Summary { last_seen: vec![] });
+    archive.run(Command::Summary { nodes: vec![] });
     assert_ne!(digest(&replica.state), digest(&archive.state));
 }

@@ -1,7 +1,9 @@
 //! The life of nodes.
 
-use firn_base::Timestamp;
-use firn_wire::{Command, CommandOutcome, NodeState, RejectReason};
+use std::time::Duration;
+
+use firn_base::{Availability, Timestamp};
+use firn_wire::{Command, CommandOutcome, NodeSighting, NodeState, RejectReason};
 
 use crate::support::{Archive, node_id};
 
@@ -61,8 +63,52 @@ fn a_summary_never_makes_a_node_heard_earlier_or_in_the_future() {
     let mut archive = Archive::of(2);
     archive.wait(5000);
     let far = Timestamp::from_millis(u64::MAX);
-    let last_seen = vec![(node_id(0), far), (node_id(1), Timestamp::from_millis(1)), (node_id(9), far)];
-    assert_eq!(archive.run(Command::Summary { last_seen }), CommandOutcome::Applied);
+    let sighting = |node, last_seen| NodeSighting {
+        node: node_id(node),
+        last_seen,
+        availability: Availability::from_billionths(700_000_000).unwrap(),
+    };
+    let early = Timestamp::from_millis(1);
+    let nodes =
+        vec![sighting(0, Some(far)), sighting(1, Some(early)), sighting(2, None), sighting(9, Some(far))];
+    assert_eq!(archive.run(Command::Summary { nodes }), CommandOutcome::Applied);
     assert_eq!(archive.node(0).last_seen, archive.now);
-    assert_eq!(archive.node(1).last_seen, Timestamp::from_millis(1_000_000));
+    for node in [1, 2] {
+        assert_eq!(archive.node(node).last_seen, Timestamp::from_millis(1_000_000));
+        assert_eq!(archive.node(node).availability.to_string(), "70.0 %");
+    }
+}
+
+#[test]
+fn what_a_leader_saw_of_a_node_becomes_its_availability() {
+    let mut archive = Archive::of(3);
+    let began = archive.now;
+    // The first is heard all the time, the second in the first half, the third not at all.
+    for second in 0..600 {
+        archive.wait(1_000);
+        if second % 5 == 0 {
+            archive.hear(0);
+            if second < 300 {
+                archive.hear(1);
+            }
+        }
+    }
+    let nodes = archive.watch.summary(archive.nodes().iter(), archive.now);
+    archive.watch.measure_from(archive.now);
+    let passed = archive.now.since(began);
+    let expected = |online_seconds| Availability::UNKNOWN.after(passed, Duration::from_secs(online_seconds));
+    let seen: Vec<_> = nodes.iter().map(|node| node.availability).collect();
+    assert_eq!(seen, [expected(596), expected(296), expected(0)]);
+    assert_eq!(archive.run(Command::Summary { nodes }), CommandOutcome::Applied);
+    assert!(archive.node(0).availability > Availability::UNKNOWN);
+    // Of the next ten minutes the second is online for the last five; what was before counts no more.
+    for second in 0..600 {
+        archive.wait(1_000);
+        if second % 5 == 0 && second >= 300 {
+            archive.hear(1);
+        }
+    }
+    let before = archive.node(1).availability;
+    let nodes = archive.watch.summary(archive.nodes().iter(), archive.now);
+    assert_eq!(nodes[1].availability, before.after(passed, Duration::from_secs(295)));
 }

@@ -1,6 +1,6 @@
 //! The tables against the reference: the state in ordered maps.
 
-use firn_base::{PublicKey, Scheme, Timestamp};
+use firn_base::{Availability, PublicKey, Scheme, Timestamp};
 use firn_coordinator_logic::{Change, CodingRecord, MemoryState};
 use firn_wire::{DomainRule, LedgerAct, LedgerHead, NodeState};
 
@@ -124,6 +124,7 @@ impl Chance {
             state: NodeState::Active,
             joined_at: Timestamp::from_millis(1),
             last_seen: Timestamp::from_millis(2),
+            availability: Availability::UNKNOWN,
         }
     }
 

@@ -5,8 +5,8 @@
 //! the index are the bare 8 bytes of [`Location::to_bytes`]. Golden bytes pin all of it.
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Digest, Location, NodeId, PublicKey, ReservationId, Scheme, ShardIndex,
-    Timestamp,
+    Availability, BundleId, BundleNumber, CodingId, Digest, Location, NodeId, PublicKey, ReservationId,
+    Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
@@ -86,6 +86,10 @@ fn read_state(reader: &mut Reader<'_>) -> Result<NodeState, StorageError> {
         .ok_or_else(|| reader.damaged())
 }
 
+fn read_availability(reader: &mut Reader<'_>) -> Result<Availability, StorageError> {
+    Availability::from_billionths(reader.u32()?).ok_or_else(|| reader.damaged())
+}
+
 impl Record for NodeRecord {
     fn to_bytes(&self) -> Vec<u8> {
         Writer::record()
@@ -97,6 +101,7 @@ impl Record for NodeRecord {
             .u64(self.shards)
             .u64(self.joined_at.as_millis())
             .u64(self.last_seen.as_millis())
+            .u32(self.availability.billionths())
             .blob(self.operator.as_bytes())
             .blob(self.failure_domain.as_bytes())
             .blob(self.address.as_bytes())
@@ -114,6 +119,7 @@ impl Record for NodeRecord {
             shards: reader.u64()?,
             joined_at: Timestamp::from_millis(reader.u64()?),
             last_seen: Timestamp::from_millis(reader.u64()?),
+            availability: read_availability(&mut reader)?,
             operator: reader.text()?,
             failure_domain: reader.text()?,
             address: reader.text()?,

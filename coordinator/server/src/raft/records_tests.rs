@@ -1,4 +1,4 @@
-use firn_base::{ObjectKey, TokenId};
+use firn_base::{Availability, ObjectKey, TokenId};
 use firn_wire::LedgerAct;
 
 use super::*;
@@ -42,6 +42,7 @@ fn node() -> NodeRecord {
         state: NodeState::Draining,
         joined_at: Timestamp::from_millis(6),
         last_seen: Timestamp::from_millis(7),
+        availability: Availability::UNKNOWN,
     }
 }
 
