@@ -28,7 +28,7 @@ use crate::archive::{Archive, Gateway};
 use crate::bounds::{Evenness, Loss};
 use crate::cache::Cache;
 use crate::disks::Disks;
-use crate::readers::Readers;
+use crate::readers::{Readers, SoFar};
 use crate::snapshot::Snapshot;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -59,6 +59,9 @@ struct Options {
     /// Readers, each with one download at a time
     #[arg(long, default_value_t = 3)]
     readers: u64,
+    /// Kill the leading coordinator in the middle of healing, and start it again in the end
+    #[arg(long)]
+    kill_leader: bool,
 }
 
 // The gateway's memory: far less than is published, so that reads come from nodes.
@@ -116,6 +119,7 @@ impl<'a> Bench<'a> {
         let readers = Readers::start(gateway, cache.paths, options.readers)?;
         let mut bench = Self { options, archive, readers, begun, failed: Vec::new() };
         bench.settle("every bundle has all its shards", |_| true)?;
+        bench.read("before any loss");
         bench.heal()?;
         bench.balance()?;
         bench.end()
@@ -132,7 +136,7 @@ impl<'a> Bench<'a> {
         }
         self.say(&format!("{} nodes were killed", dead.len()));
         let left = self.options.nodes - self.options.kill;
-        self.wait("the dead nodes are missed", |snapshot| snapshot.online() == left)?;
+        self.wait("the dead nodes are missed", LOOKS_IN_A_ROW, |snapshot| snapshot.online() == left)?;
         let loss = Loss::of(&before, &dead);
         let (disks, traffic, loopback) =
             (Disks::measure(&self.archive, &before, &dead)?, before.traffic(), loopback_bytes());
@@ -141,6 +145,7 @@ impl<'a> Bench<'a> {
         for role in &dead {
             self.archive.remove_lost(role)?;
         }
+        let deposed = if self.options.kill_leader { Some(self.kill_leader(before.traffic())?) } else { None };
         let healed = self.settle("every bundle has all its shards again", |_| true)?;
         let took = seconds(since);
         let traffic = healed.traffic().saturating_sub(traffic);
@@ -152,20 +157,35 @@ impl<'a> Bench<'a> {
         );
         row("until every bundle has 40 shards again, s", &took);
         row("bytes of shards made anew, as the disks say", &ByteCount(grown).to_string());
-        row("bytes read and sent for repairs, as status says", &ByteCount(traffic).to_string());
-        row("… as the nodes say", &ByteCount(worked).to_string());
-        row("… per byte of shard made anew", &ratio(traffic, loss.lost_bytes));
+        row("bytes read and sent for repairs, as the nodes say", &ByteCount(worked).to_string());
+        row("… per byte of shard made anew", &ratio(worked, loss.lost_bytes));
         row("bound: (k + d) / d", &ratio(loss.bound_bytes, loss.lost_bytes));
-        row("… of the bound", &ratio(traffic, loss.bound_bytes));
+        row("… of the bound", &ratio(worked, loss.bound_bytes));
         row(
             "all bytes over loopback meanwhile, readers included",
             &ByteCount(loopback_bytes() - loopback).to_string(),
         );
-        self.check(traffic * 10 <= loss.bound_bytes * 11, "repair read and sent at most 1.1 times the bound");
-        self.check(traffic == worked, "status and nodes agree on the traffic of repairs");
+        self.check(worked * 10 <= loss.bound_bytes * 11, "repair read and sent at most 1.1 times the bound");
+        match deposed {
+            // What the old leader counted is gone with it.
+            Some(leader) => self.archive.control("start", &leader)?,
+            None => {
+                row("read and sent for repairs, as status says", &ByteCount(traffic).to_string());
+                self.check(traffic == worked, "status and nodes agree on the traffic of repairs");
+            }
+        }
         self.check(grown >= loss.lost_bytes, "as many bytes were made as were lost");
-        self.readers_so_far();
+        self.read("while nodes died and others healed");
         Ok(())
+    }
+
+    /// Kills the leading coordinator once more than `traffic` was read and sent; gives its role.
+    fn kill_leader(&self, traffic: u64) -> Result<String, Failure> {
+        let midway = |snapshot: &Snapshot| snapshot.traffic() > traffic;
+        let leader = self.wait("repairs are under way", 1, midway)?.leader().ok_or("nobody leads")?;
+        self.archive.control("stop", &leader)?;
+        self.say(&format!("{leader}, which led, was killed"));
+        Ok(leader)
     }
 
     /// Empty nodes join; shards move to them until all are about equally full.
@@ -177,7 +197,7 @@ impl<'a> Bench<'a> {
             self.archive.control("add", "storage-node")?;
         }
         let all = self.options.nodes - self.options.kill + self.options.join;
-        let joined = self.wait("the new nodes are heard", |snapshot| snapshot.online() == all)?;
+        let joined = self.wait("the new nodes are heard", 1, |snapshot| snapshot.online() == all)?;
         let least = Evenness::of(&joined.nodes, &disks.kept(&before)).least_bytes();
         let even = self.settle("all nodes are about equally full", |snapshot| {
             Evenness::of(&snapshot.nodes, &disks.kept(snapshot)).is_even()
@@ -194,7 +214,7 @@ impl<'a> Bench<'a> {
         row("… moved per byte of these", &ratio(moved, least));
         row("… read and sent per byte of these, as status says", &ratio(traffic, least));
         self.check(moved * 10 <= least * 12, "balance moved at most 1.2 times the least bytes");
-        self.readers_so_far();
+        self.read("while nodes joined and shards moved");
         self.say(&format!("watching for {} s whether anything still moves", QUIET.as_secs()));
         std::thread::sleep(QUIET);
         let later = Snapshot::take(&self.archive)?;
@@ -205,8 +225,8 @@ impl<'a> Bench<'a> {
 
     /// The readers' result, everything read back, and what lies on the disks.
     fn end(mut self) -> Result<bool, Failure> {
-        self.readers_so_far();
         self.readers.stop();
+        self.read("afterwards");
         self.archive.firn(&["verify", "--all"])?;
         row("verify --all", "everything is readable and right");
         let snapshot = Snapshot::take(&self.archive)?;
@@ -231,19 +251,24 @@ impl<'a> Bench<'a> {
 
     /// Waits until nothing is left to repair or move, and `done` holds too.
     fn settle(&self, what: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
-        self.wait(what, |snapshot| snapshot.is_at_rest() && done(snapshot))
+        self.wait(what, LOOKS_IN_A_ROW, |snapshot| snapshot.is_at_rest() && done(snapshot))
     }
 
-    /// Looks until `done` holds a few times in a row.
-    fn wait(&self, what: &str, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
+    /// Looks until `done` holds for so many looks in a row.
+    fn wait(&self, what: &str, looks: u32, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
         let since = Instant::now();
         let mut in_a_row = 0;
         loop {
-            let snapshot = Snapshot::take(&self.archive)?;
-            in_a_row = if done(&snapshot) { in_a_row + 1 } else { 0 };
-            self.say(&snapshot.progress());
-            if in_a_row >= LOOKS_IN_A_ROW {
-                return Ok(snapshot);
+            // While a new leader is elected nobody may answer.
+            match Snapshot::take(&self.archive) {
+                Ok(snapshot) => {
+                    in_a_row = if done(&snapshot) { in_a_row + 1 } else { 0 };
+                    self.say(&snapshot.progress());
+                    if in_a_row >= looks {
+                        return Ok(snapshot);
+                    }
+                }
+                Err(error) => self.say(&error.to_string()),
             }
             if since.elapsed() > STEP_WITHIN {
                 return Err(format!("{what}: not within {} s", STEP_WITHIN.as_secs()).into());
@@ -252,20 +277,13 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn readers_so_far(&mut self) {
-        let so_far = self.readers.so_far();
-        row(
-            "reads so far, bytes, slowest, failed",
-            &format!(
-                "{}, {}, {:.1} s, {}",
-                so_far.reads,
-                ByteCount(so_far.bytes),
-                so_far.slowest.as_secs_f64(),
-                so_far.failed
-            ),
-        );
-        self.check(so_far.failed == 0, "no read fails");
-        self.check(so_far.reads > 0 || self.options.readers == 0, "there are readers");
+    /// What was read in a phase that is over.
+    fn read(&mut self, phase: &str) {
+        let SoFar { reads, bytes, failed, slowest } = self.readers.since_last();
+        let figures = format!("{reads} ({}), {:.1} s, {failed}", ByteCount(bytes), slowest.as_secs_f64());
+        row(&format!("{phase}: paths read and checked, slowest, failed"), &figures);
+        self.check(failed == 0, "no read fails");
+        self.check(reads > 0 || self.options.readers == 0, "there are readers");
     }
 
     fn check(&mut self, holds: bool, what: &str) {

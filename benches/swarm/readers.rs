@@ -64,9 +64,9 @@ impl Readers {
         Ok(Self { threads: threads.collect(), shared, _gateway: gateway })
     }
 
-    /// What was read until now.
-    pub(crate) fn so_far(&self) -> SoFar {
-        *self.shared.so_far()
+    /// What was read since this was last asked.
+    pub(crate) fn since_last(&self) -> SoFar {
+        std::mem::take(&mut *self.shared.so_far())
     }
 
     /// Stops them after the path that each is at.

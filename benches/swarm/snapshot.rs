@@ -19,11 +19,17 @@ pub(crate) struct Snapshot {
 
 #[derive(Debug, Deserialize)]
 struct Status {
+    coordinators: Vec<Coordinator>,
     bundles: u64,
     health: Option<Health>,
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
     repair_traffic: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Coordinator {
+    leader: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,10 +105,22 @@ impl Snapshot {
         absent.map(|node| node.failure_domain.clone()).collect()
     }
 
+    /// Bundles with all their shards; none while no leader answers.
+    pub(crate) fn full(&self) -> Option<u64> {
+        self.status.health.as_ref().map(|health| health.full)
+    }
+
+    /// The role of the leading coordinator; none if nobody leads.
+    pub(crate) fn leader(&self) -> Option<String> {
+        let position = self.status.coordinators.iter().position(|coordinator| coordinator.leader)?;
+        Some(format!("coordinator-{}", position + 1))
+    }
+
     /// Whether the leader says that every bundle is full and nothing is left to make or move.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let full = self.status.health.as_ref().is_some_and(|health| health.full == self.status.bundles);
-        full && self.status.repair_backlog == Some(0) && self.status.move_backlog == Some(0)
+        self.full() == Some(self.status.bundles)
+            && self.status.repair_backlog == Some(0)
+            && self.status.move_backlog == Some(0)
     }
 
     /// Bytes that repairs and moves have read and sent.
@@ -121,7 +139,7 @@ impl Snapshot {
         format!(
             "{} nodes online, {} of {} bundles full, {} shards to make, {} to move, {} read and sent",
             self.online(),
-            figure(self.status.health.as_ref().map(|health| health.full)),
+            figure(self.full()),
             self.status.bundles,
             figure(self.status.repair_backlog),
             figure(self.status.move_backlog),
