@@ -53,9 +53,9 @@ const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFI
 // Room for every shard of the small caches many times over.
 const QUOTA: ByteCount = ByteCount(256 << 20);
 
-// As ever, but without a floor that lets nodes of so few bytes delete everything: limits are met in every run.
+// As ever, but with a floor of one shard: nodes of so few bytes could delete everything else.
 pub(crate) const DELETION_LIMITS: DeletionLimits =
-    DeletionLimits { floor_bytes: 150 << 10, ..DeletionLimits::STANDARD };
+    DeletionLimits { floor_bytes: 100 << 10, ..DeletionLimits::STANDARD };
 
 // Small enough that every run cuts its logs, and that a coordinator that was away gets a snapshot.
 const SNAPSHOT_EVERY: u64 = 40;

@@ -52,10 +52,11 @@ fn print(seed: u64, outcome: &Outcome, seconds: f64) {
         outcome.positions,
     );
     println!(
-        "  {} reads meanwhile and {} put off, {} kB moved by repair, {} datagrams of {} kB",
+        "  {} reads meanwhile and {} put off, {} kB moved by repair, {} files in trash, {} datagrams of {} kB",
         outcome.reads,
         outcome.reads_put_off,
         outcome.repaired_bytes / 1000,
+        outcome.trashed,
         outcome.trace.datagrams,
         outcome.trace.bytes / 1000,
     );

@@ -81,6 +81,9 @@ impl Operator {
         let begun = Instant::now();
         loop {
             if let Some(seen) = self.look().await {
+                if seen.status.nodes_refusing_deletions > 0 {
+                    self.stage.violated("a node was asked to delete more than it said it would");
+                }
                 // Each leader counts from its beginning.
                 let moved = seen.status.repair_traffic.map_or(0, |bytes| bytes.0);
                 self.stage.repaired_bytes.set(self.stage.repaired_bytes.get().max(moved));

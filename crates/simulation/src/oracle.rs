@@ -83,6 +83,13 @@ pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
     }
 }
 
+/// Files in trash on all nodes.
+pub(crate) fn files_in_trash(machines: &Machines) -> usize {
+    let in_trash =
+        |disk: &MemoryDisk| disk.paths().iter().filter(|path| path.starts_with("shards/trash/")).count();
+    machines.disks.iter().map(in_trash).sum()
+}
+
 struct Books {
     nodes: BTreeMap<NodeNumber, NodeRecord>,
     bundles: Vec<BundleRecord>,

@@ -1,17 +1,18 @@
-//! What the clients do: publish in calm and in storm, lose nodes, have them repaired, read everything.
+//! What the clients do: publish in calm and in storm, abandon uploads, lose nodes, have them repaired, read everything.
 //!
 //! Owns: the order of events, and how long each may take once the faults are over. Always holds: whatever does
 //! not come about in time is a violation. Leaves to others: faults (`faults`), the final look (`oracle`).
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::NodeId;
 use firn_client::{Archive, PublishEvent, PublishEvents, PublishOptions, Source, publish};
 use firn_transport::EndpointOptions;
 use firn_wire::NodeState;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::cache::{Cache, CachedPath};
@@ -24,6 +25,9 @@ use crate::stage::{Stage, Wish};
 
 /// Waves of publishing: before, during and amid the faults.
 pub(crate) const WAVES: usize = 3;
+
+/// Shards of an upload that are stored before its publisher goes away: fewer than a commit needs.
+const SHARDS_ABANDONED: u64 = 4;
 
 /// Nodes that are lost for good.
 const NODES_LOST: usize = 2;
@@ -58,6 +62,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
         publish_wave(stage, &uploader, cache, wave, &trouble).await?;
     }
     wait_for_calm(stage).await?;
+    abandon_uploads(&uploader, cache).await?;
     // What a publisher that went away had reserved is kept for it for two hours, and repair waits for it.
     stage.wish(Wish::Sleep(seconds(125 * 60)));
     wait_for_calm(stage).await?;
@@ -145,6 +150,39 @@ impl Trouble {
     }
 }
 
+/// Begins to publish the paths of the last wave one by one, and goes away from each before it can be committed.
+async fn abandon_uploads(uploader: &Archive, cache: &Cache) -> Result<(), String> {
+    for path in &cache.waves[WAVES] {
+        let mut options = options_for(cache, std::slice::from_ref(path))?;
+        options.jobs = 1;
+        let (stored, enough) = (AtomicU64::new(0), Arc::new(Notify::new()));
+        let told = Arc::clone(&enough);
+        let events = PublishEvents::new(move |event| {
+            if matches!(event, PublishEvent::ShardStored { .. })
+                && stored.fetch_add(1, Ordering::Relaxed) + 1 == SHARDS_ABANDONED
+            {
+                told.notify_one();
+            }
+        });
+        tokio::select! {
+            biased;
+            () = enough.notified() => {}
+            // It has refused, or been quicker than we.
+            _ = publish(uploader, options, events) => {}
+        }
+    }
+    Ok(())
+}
+
+/// How to publish some paths of the cache.
+fn options_for(cache: &Cache, paths: &[CachedPath]) -> Result<PublishOptions, String> {
+    let source = cache.path().to_str().ok_or("the cache's directory has a plain name")?;
+    let mut options = PublishOptions::new(Source::open(source).map_err(|error| error.to_string())?);
+    options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect());
+    options.frame_level = 1;
+    Ok(options)
+}
+
 /// Publishes a wave until all of it is committed.
 async fn publish_wave(
     stage: &Rc<Stage>,
@@ -159,11 +197,8 @@ async fn publish_wave(
     let begun = Instant::now();
     let mut to_come = true;
     loop {
-        let source = cache.path().to_str().ok_or("the cache's directory has a plain name")?;
-        let mut options = PublishOptions::new(Source::open(source).map_err(|error| error.to_string())?);
-        options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect());
+        let mut options = options_for(cache, paths)?;
         options.jobs = 2;
-        options.frame_level = 1;
         let told = Arc::clone(&stored);
         let events = PublishEvents::new(move |event| {
             if matches!(event, PublishEvent::ShardStored { .. }) {

@@ -15,7 +15,7 @@ use crate::cast::Cast;
 use crate::entropy::{seal, unseal};
 use crate::faults::{CLIENTS, Faults};
 use crate::machines::{Machine, Machines};
-use crate::oracle::{Replicas, agreed, compare_books};
+use crate::oracle::{Replicas, agreed, compare_books, files_in_trash};
 use crate::scenario::{WAVES, direct, read_meanwhile};
 use crate::stage::{Stage, Wish};
 use crate::trace::{self, TraceSum};
@@ -52,6 +52,8 @@ pub struct Outcome {
     pub reads_put_off: u64,
     /// Bytes that repair read and sent, as far as leaders lived to tell.
     pub repaired_bytes: u64,
+    /// Files in trash at the end, on all nodes.
+    pub trashed: usize,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -112,6 +114,7 @@ impl Outcome {
             reads: 0,
             reads_put_off: 0,
             repaired_bytes: 0,
+            trashed: 0,
             violations: vec![why],
         }
     }
@@ -132,7 +135,7 @@ impl World {
     fn new(options: RunOptions) -> Result<Self, String> {
         let cast = Rc::new(Cast::new(options.seed));
         let stage = Rc::new(Stage::default());
-        let cache = Cache::write(&cast.publisher_key(), &mut cast.chance("cache"), WAVES);
+        let cache = Cache::write(&cast.publisher_key(), &mut cast.chance("cache"), WAVES + 1);
         let cache = Rc::new(cache.map_err(|error| format!("the cache cannot be written: {error}"))?);
         let mut sim = turmoil::Builder::new()
             .simulation_duration(SIMULATED_MAX)
@@ -173,6 +176,7 @@ impl World {
             reads: stage.reads.get(),
             reads_put_off: stage.reads_put_off.get(),
             repaired_bytes: stage.repaired_bytes.get(),
+            trashed: files_in_trash(&self.machines),
             violations: stage.violations.borrow().clone(),
         };
         drop(self);
@@ -246,6 +250,9 @@ impl World {
                     return;
                 }
             }
+        }
+        if files_in_trash(&self.machines) == 0 {
+            faults.push("nothing was deleted, though uploads were abandoned".to_owned());
         }
         self.stage.violations.borrow_mut().append(&mut faults);
     }
