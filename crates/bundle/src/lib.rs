@@ -7,7 +7,7 @@
 //! Leaves to others: the erasure code (`erasure`), files and connections (shells), signatures (`nix-format`).
 //!
 //! Packing: [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
-//! [`CodingHeader`], [`ShardFileHeader`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
+//! [`CodingHeader`], [`ShardFileHeader`]; coding anew: [`PayloadTree`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
 //! [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`], [`ChunkEntry::cut`],
 //! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`].
 
@@ -27,6 +27,7 @@ mod manifest;
 mod manifest_error;
 mod manifest_header;
 mod patch;
+mod payload_tree;
 mod proof;
 mod record;
 mod record_codec;
@@ -60,6 +61,7 @@ pub use manifest_header::{
     ManifestHeader,
 };
 pub use patch::{PATCH_PLACEHOLDER, PatchApplier, PatchError};
+pub use payload_tree::{PayloadTree, PayloadTreeError};
 pub use proof::{
     ProofError, ReadAt, ReadWindow, covering_groups, decode_range, decode_range_exact, encode_range,
     encode_range_of_file, encoded_range_bytes,
