@@ -75,6 +75,20 @@ pub(crate) struct Counters {
     pub(crate) unreadable: AtomicU64,
 }
 
+/// Why one range of one data shard was not read.
+enum PieceError {
+    /// For this reason.
+    Read(ReadError),
+    /// Its coding is no longer the bundle's: these are the facts now.
+    Recoded(Arc<BundleFacts>),
+}
+
+impl From<ReadError> for PieceError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
 /// Reads payloads from nodes. Clones share caches, limits and counts.
 #[derive(Debug, Clone)]
 pub struct SwarmReader {
@@ -122,12 +136,34 @@ impl SwarmReader {
     }
 
     async fn read_range(&self, bundle: BundleId, range: Range<u64>) -> Result<Bytes, ReadError> {
-        let facts = self.facts(bundle).await?;
+        let mut facts = self.facts(bundle).await?;
         check_range(&range, facts.content.payload_bytes())?;
+        // A bundle that was coded anew meanwhile is read by its new coding from the beginning: shards of another one are
+        // other bytes. The ladder of k ends, so this does.
+        loop {
+            match self.read_coding(bundle, &facts, &range).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(PieceError::Recoded(fresh)) if fresh.coding.k() > facts.coding.k() => facts = fresh,
+                Err(PieceError::Recoded(_)) => {
+                    let (have, need) = (0, usize::from(facts.coding.k()));
+                    return Err(ReadError::Unreadable { bundle, have, need });
+                }
+                Err(PieceError::Read(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// A range of the payload, by the coding of `facts`.
+    async fn read_coding(
+        &self,
+        bundle: BundleId,
+        facts: &Arc<BundleFacts>,
+        range: &Range<u64>,
+    ) -> Result<Bytes, PieceError> {
         let coder = Coder::new(facts.coding.k()).map_err(|error| ReadError::damaged(bundle, error))?;
         let pieces = facts.coding.locate(range.clone());
         let reads = pieces.into_iter().map(|(index, range)| {
-            self.read_piece(&coder, ShardRange { bundle: Arc::clone(&facts), index, range })
+            self.read_piece(&coder, ShardRange { bundle: Arc::clone(facts), index, range })
         });
         let mut parts = try_join_all(reads).await?;
         if parts.len() == 1 {
@@ -137,7 +173,7 @@ impl SwarmReader {
     }
 
     /// One range of one data shard: once with what is known, and once more with fresh facts.
-    async fn read_piece(&self, coder: &Coder, wanted: ShardRange) -> Result<Bytes, ReadError> {
+    async fn read_piece(&self, coder: &Coder, wanted: ShardRange) -> Result<Bytes, PieceError> {
         let shared = &*self.shared;
         shared.counters.ranges.fetch_add(1, Ordering::Relaxed);
         let id = wanted.bundle.id;
@@ -146,19 +182,17 @@ impl SwarmReader {
             Err(shortage) => shortage,
         };
         let fresh = shared.directory.refresh(id).await.map_err(|error| error.into_read_error(id))?;
-        // Another coding has other shards: this range would not be the same bytes.
-        let second = if fresh.coding == wanted.bundle.coding {
-            let wanted = ShardRange { bundle: fresh, ..wanted };
-            match PieceRace::run(shared, coder, &wanted, true).await? {
-                Ok(bytes) => return Ok(bytes),
-                Err(shortage) => shortage,
-            }
-        } else {
-            first
+        if fresh.coding != wanted.bundle.coding {
+            return Err(PieceError::Recoded(fresh));
+        }
+        let wanted = ShardRange { bundle: fresh, ..wanted };
+        let second = match PieceRace::run(shared, coder, &wanted, true).await? {
+            Ok(bytes) => return Ok(bytes),
+            Err(shortage) => shortage,
         };
         shared.counters.unreadable.fetch_add(1, Ordering::Relaxed);
         let Shortage { have, need } = second;
-        Err(ReadError::Unreadable { bundle: id, have: have.max(first.have), need })
+        Err(ReadError::Unreadable { bundle: id, have: have.max(first.have), need }.into())
     }
 }
 

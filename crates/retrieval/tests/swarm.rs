@@ -160,6 +160,38 @@ async fn a_shard_that_moved_is_found_after_a_refresh() {
     assert!(directory.doubted.load(Ordering::SeqCst) >= 1);
 }
 
+/// A reader that knows a bundle by its coding for 4, when that for 8 has replaced it.
+fn recoded() -> (Coded, Arc<FakeNodes>, Arc<FakeDirectory>, SwarmReader) {
+    let (old, new) = (coded(700_000, 4), coded(700_000, 8));
+    let (nodes, directory, reader) = swarm(&old, 12, SwarmOptions::default());
+    *nodes.replaced_by.lock().unwrap() = Some(new.clone());
+    *directory.fresh.lock().unwrap() = Some(Arc::clone(&FakeDirectory::new(&new, 24).facts.lock().unwrap()));
+    *directory.book.lock().unwrap() = Arc::clone(&FakeDirectory::new(&new, 24).book.lock().unwrap());
+    (old, nodes, directory, reader)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bundle_that_was_coded_anew_is_read_by_a_reader_that_knows_only_its_old_coding() {
+    let (old, _, directory, reader) = recoded();
+    let id = old.content.bundle_id();
+    // Over borders of shards of either coding, and once more with the facts as they are now.
+    for range in [0..700_000, 10..20, 87_000..180_000] {
+        assert_eq!(reader.read(id, range.clone()).await.unwrap(), slice(&old, range));
+    }
+    assert!(directory.doubted.load(Ordering::SeqCst) >= 1);
+    assert_eq!(reader.counts().unreadable, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_goes_back_to_an_older_coding_ends_in_an_error() {
+    let (old, nodes, directory, reader) = recoded();
+    let younger = FakeDirectory::new(&coded(700_000, 2), 6).facts.lock().unwrap().clone();
+    *directory.fresh.lock().unwrap() = Some(younger);
+    *nodes.replaced_by.lock().unwrap() = Some(coded(700_000, 16));
+    let error = reader.read(old.content.bundle_id(), 0..1000).await.unwrap_err();
+    assert!(error.is_temporary(), "{error:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn nodes_that_coordinators_call_away_are_tried_when_nothing_else_is_left() {
     let coded = coded(300_000, 2);

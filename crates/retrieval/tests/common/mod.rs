@@ -240,6 +240,8 @@ pub enum Behaviour {
 #[derive(Debug)]
 pub struct FakeNodes {
     pub coded: Coded,
+    /// The coding that was made in its place: shards of the first one are gone.
+    pub replaced_by: Mutex<Option<Coded>>,
     pub behaviours: Mutex<BTreeMap<NodeId, Behaviour>>,
     pub asked: Mutex<Vec<NodeId>>,
     pub under_way: Arc<AtomicUsize>,
@@ -254,6 +256,7 @@ impl FakeNodes {
     pub fn new(coded: Coded) -> Arc<Self> {
         Arc::new(Self {
             coded,
+            replaced_by: Mutex::default(),
             behaviours: Mutex::default(),
             asked: Mutex::default(),
             under_way: Arc::default(),
@@ -308,8 +311,14 @@ impl ShardSource for FakeNodes {
                     return Err(ReadRangeError::Refused { node, refused });
                 }
             };
+            let replaced_by = self.replaced_by.lock().unwrap().clone();
+            let coded = replaced_by.as_ref().unwrap_or(&self.coded);
+            if wanted.bundle.coding != coded.coding {
+                let refused = RefusedRequest::new(RefusalKind::NotFound, "no such shard");
+                return Err(ReadRangeError::Refused { node, refused });
+            }
             let position = wanted.index.position();
-            let (shard, tree) = (&self.coded.shards[position], &self.coded.trees[position]);
+            let (shard, tree) = (&coded.shards[position], &coded.trees[position]);
             let mut encoded = Vec::new();
             let (length, outboard) = (shard.len() as u64, tree.outboard.as_slice());
             encode_range(shard.as_slice(), outboard, tree.root, length, &wanted.range, &mut encoded).unwrap();
