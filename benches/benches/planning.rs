@@ -209,6 +209,7 @@ fn bundle(number: u32, placements: Vec<(ShardIndex, NodeNumber)>) -> BundleRecor
         content_header: Vec::new(),
         payload_bytes: 16 * FILE_BYTES,
         codings: vec![coding],
+        recoding: None,
         keys: 0,
         uploader: PublicKey::from_bytes([0; 32]),
         committed_at: NOW,

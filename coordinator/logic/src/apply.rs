@@ -9,6 +9,7 @@ mod commit;
 mod govern;
 mod nodes;
 mod placements;
+mod recode;
 mod reserve;
 mod visibility;
 
@@ -94,6 +95,13 @@ fn carry_out<F: Facts>(
         Command::Commit { bundles, externals } => return commit::commit(state, bundles, externals),
         Command::RecordPlacements(changes) => placements::record(state, changes)?,
         Command::Summary { nodes } => nodes::summarise(state, nodes)?,
+        Command::BeginRecoding { bundle, coding_header, n, workers } => {
+            recode::begin(state, *bundle, coding_header, *n, *workers)?
+        }
+        Command::FinishRecoding { bundle, coding, decoder } => {
+            recode::finish(state, *bundle, *coding, *decoder)?
+        }
+        Command::DropRecoding { bundle, coding } => recode::drop_second(state, *bundle, *coding)?,
     };
     Ok(done.map(|()| CommandOutcome::Applied))
 }

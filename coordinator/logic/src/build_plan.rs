@@ -19,9 +19,12 @@ pub enum BuildCause {
     Away,
     /// A good shard shall lie elsewhere.
     Move,
+    /// The bundle gets another coding.
+    Recode,
 }
 
-/// One build: a worker reads sources, makes the shards of the targets and brings them there.
+/// One build: a worker reads sources, makes the shards of the targets and brings them there. For a step of re-coding
+/// that only reads there are no targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildPlan {
     /// The bundle.
@@ -42,6 +45,8 @@ pub struct BuildPlan {
     pub shard_bytes: u64,
     /// Bytes of each shard's file.
     pub file_bytes: u64,
+    /// The coding that the sources are shards of, if it is another one of the bundle.
+    pub made_of: Option<CodingId>,
     /// What it takes of the nodes' lines.
     pub lines: LineShares,
 }

@@ -18,7 +18,7 @@ use crate::repair_traffic::{LineShares, RepairTraffic};
 use crate::state::NodeNumber;
 
 // The worker reads from those that answer: three more than k, so that slow or failing ones do not end it.
-const SPARE_SOURCES: usize = 3;
+pub(crate) const SPARE_SOURCES: usize = 3;
 
 /// Makes build plans one after the other.
 pub(crate) struct Builder<'a> {
@@ -153,6 +153,7 @@ impl<'a> Builder<'a> {
             targets,
             shard_bytes: bundle.shard_bytes,
             file_bytes: bundle.file_bytes,
+            made_of: None,
             lines,
         })
     }
@@ -222,17 +223,12 @@ impl<'a> Builder<'a> {
         sources: &[(ShardIndex, NodeNumber)],
         targets: &[(ShardIndex, NodeNumber)],
     ) -> LineShares {
-        let mut lines = LineShares::default();
         let is_moved = |(index, _): &&(ShardIndex, NodeNumber)| targets.iter().any(|(made, _)| made == index);
         let same_index = sources.iter().filter(is_moved).count();
         let read = &sources[..needed(same_index, bundle.scheme.k().into()).min(sources.len())];
-        for node in read.iter().filter_map(|(_, node)| self.fleet.node(*node)) {
-            lines.upload(node, bundle.shard_bytes);
-        }
         let sent = targets.iter().filter(|(_, node)| *node != worker).count() as u64;
-        if let Some(node) = self.fleet.node(worker).filter(|_| sent > 0) {
-            lines.upload(node, bundle.shard_bytes.saturating_mul(sent));
-        }
+        let sent_bytes = bundle.shard_bytes.saturating_mul(sent);
+        let mut lines = LineShares::of_order(&self.fleet, read, bundle.shard_bytes, worker, sent_bytes);
         if cause == BuildCause::Away {
             lines.for_away(&self.fleet, bundle.shard_bytes.saturating_mul(read.len() as u64 + sent));
         }

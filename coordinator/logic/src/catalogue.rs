@@ -13,7 +13,8 @@ use firn_wire::Policy;
 
 use crate::change::Change;
 use crate::facts::Scan;
-use crate::state::{BundleRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord};
+use crate::second_codings::{SecondCodings, SecondView};
+use crate::state::{BundleRecord, CodingRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord};
 
 const PAGE: usize = 4096;
 
@@ -38,6 +39,22 @@ pub struct BundleView {
     pub changed: Timestamp,
 }
 
+impl BundleView {
+    /// A bundle with the placements of one of its codings.
+    pub(crate) fn of(record: &BundleRecord, coding: &CodingRecord, changed: Timestamp) -> Self {
+        Self {
+            number: record.number,
+            id: record.id,
+            coding: coding.id,
+            scheme: coding.scheme,
+            shard_bytes: coding.shard_bytes,
+            file_bytes: coding.file_bytes,
+            placements: coding.placements.clone(),
+            changed,
+        }
+    }
+}
+
 /// A node's failure domain and operator, each name a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeNames {
@@ -55,10 +72,11 @@ pub struct Catalogue {
     // By number: they are counted up from zero.
     bundles: Vec<Option<BundleView>>,
     bundle_names: BTreeMap<BundleId, BundleNumber>,
-    /// By node: bundles of which it holds a shard, sorted.
+    /// By node: bundles of whose counted coding it holds a shard, sorted.
     held: Vec<Vec<BundleNumber>>,
     /// How many bundles cannot be read without this one. By id, for a bundle may be known later than who names it.
     dependents: BTreeMap<BundleId, u32>,
+    seconds: SecondCodings,
     codings: BTreeMap<CodingId, BundleNumber>,
     reservations: BTreeMap<ReservationId, (CodingId, Timestamp)>,
     reserved: BTreeSet<(CodingId, ReservationId)>,
@@ -78,6 +96,7 @@ impl Catalogue {
             bundle_names: BTreeMap::new(),
             held: Vec::new(),
             dependents: BTreeMap::new(),
+            seconds: SecondCodings::default(),
             codings: BTreeMap::new(),
             reservations: BTreeMap::new(),
             reserved: BTreeSet::new(),
@@ -108,6 +127,12 @@ impl Catalogue {
             let page = state.surplus_after(after, PAGE)?;
             for record in &page {
                 catalogue.surplus.insert((record.node, record.coding, record.index), *record);
+                // A coding that was replaced or given up is in no record, but was one of a bundle.
+                if !catalogue.codings.contains_key(&record.coding)
+                    && let Some(bundle) = state.coding_bundle(record.coding)?
+                {
+                    catalogue.codings.insert(record.coding, bundle);
+                }
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => after = Some((last.node, last.coding, last.index)),
@@ -129,6 +154,7 @@ impl Catalogue {
                 _ => now,
             };
         }
+        catalogue.seconds.compare(before.map(|before| &before.seconds), now);
         Ok(catalogue)
     }
 
@@ -194,17 +220,9 @@ impl Catalogue {
         for coding in &record.codings {
             self.codings.insert(coding.id, record.number);
         }
+        self.seconds.put(record, changed);
         let Some(coding) = record.codings.first() else { return Vec::new() };
-        let view = BundleView {
-            number: record.number,
-            id: record.id,
-            coding: coding.id,
-            scheme: coding.scheme,
-            shard_bytes: coding.shard_bytes,
-            file_bytes: coding.file_bytes,
-            placements: coding.placements.clone(),
-            changed,
-        };
+        let view = BundleView::of(record, coding, changed);
         let place = position(record.number);
         if self.bundles.len() <= place {
             self.bundles.resize(place + 1, None);
@@ -314,6 +332,21 @@ impl Catalogue {
         self.codings.contains_key(&coding)
     }
 
+    /// The second coding of a bundle, if it has one.
+    pub fn second(&self, bundle: BundleNumber) -> Option<&SecondView> {
+        self.seconds.of_bundle(bundle)
+    }
+
+    /// All second codings.
+    pub(crate) fn seconds(&self) -> impl Iterator<Item = &SecondView> {
+        self.seconds.all()
+    }
+
+    /// The bundle that a coding is the counted or the second one of, with its placements.
+    pub fn coded(&self, coding: CodingId) -> Option<&BundleView> {
+        self.bundle_of(coding).or_else(|| self.seconds.of_coding(coding))
+    }
+
     /// Surplus copies, in order of node, coding and index.
     pub fn surplus(&self) -> impl Iterator<Item = &SurplusRecord> {
         self.surplus.values()
@@ -359,7 +392,8 @@ impl Catalogue {
     /// Everything placed on a node: what its inventory has to show.
     pub fn placed_on(&self, node: NodeNumber) -> Vec<(CodingId, ShardIndex)> {
         let mut placed = Vec::new();
-        for view in self.held_by(node).iter().filter_map(|number| self.bundle(*number)) {
+        let counted = self.held_by(node).iter().filter_map(|number| self.bundle(*number));
+        for view in counted.chain(self.seconds.all().map(|second| &second.view)) {
             let own = view.placements.iter().filter(|(_, holder)| *holder == node);
             placed.extend(own.map(|(index, _)| (view.coding, *index)));
         }

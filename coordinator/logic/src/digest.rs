@@ -102,6 +102,12 @@ pub fn digest<S: Scan>(state: &S) -> Result<Digest, S::Error> {
             own.add(&[coding.scheme.k(), coding.scheme.n()]);
             own.add(&copies(&node_ids, &coding.placements));
         }
+        if let Some(recoding) = &record.recoding {
+            for worker in recoding.workers {
+                own.add(node_ids.get(&worker).map_or([0; 32], |id| *id.as_bytes()).as_slice());
+            }
+            own.add_numbers(&[recoding.begun.as_millis()]);
+        }
         bundles.insert(record.id, own.finish());
     })?;
     bundles.values().for_each(|own| sum.add(own.as_bytes()));

@@ -57,7 +57,7 @@ impl<'a> DrainTally<'a> {
             return;
         }
         let homes = find_homes(self.view, bundle, misplaced);
-        let on_their_way = self.view.orders.targets(bundle.number);
+        let on_their_way = self.view.orders.targets(bundle.coding);
         for ((index, holder), home) in misplaced.iter().zip(homes) {
             if let Some(backlog) = self.backlogs.get_mut(holder) {
                 if home.is_some() && !on_their_way.iter().any(|(coming, _)| coming == index) {
@@ -78,7 +78,7 @@ fn find_homes<'a>(
     misplaced: &[(ShardIndex, NodeNumber)],
 ) -> Vec<Option<Home<'a>>> {
     let fleet: &'a FleetView = view.fleet;
-    let on_their_way = view.orders.targets(bundle.number);
+    let on_their_way = view.orders.targets(bundle.coding);
     let holders = bundle.placements.iter().chain(on_their_way).filter_map(|(_, holder)| fleet.node(*holder));
     let mut holders: Vec<&FleetNode> = holders.filter(|node| node.counted).collect();
     let mut avoid = view.orders.trashing_of(bundle.coding);

@@ -26,6 +26,9 @@ pub const FEW_ONLINE_FOR: Duration = Duration::from_secs(4 * 3600);
 /// The same for a bundle that one more node would make unreadable.
 pub const BRINK_ONLINE_FOR: Duration = Duration::from_secs(30 * 60);
 
+// The ladder's largest k: what has it is coded anew no more.
+const K_MAX: u8 = 16;
+
 // The widest scheme's n: a wider fleet changes no judgement.
 const SHARDS_MAX: usize = 40;
 
@@ -41,6 +44,8 @@ pub struct HealthIndex {
     misplaced: BTreeSet<BundleNumber>,
     untidy: BTreeSet<BundleNumber>,
     few_online: BTreeMap<BundleNumber, FewOnline>,
+    /// Bundles whose k is not the ladder's largest, by k.
+    smaller: BTreeSet<(u8, BundleNumber)>,
 }
 
 /// What the judgement of every bundle rests on.
@@ -69,6 +74,7 @@ impl NodeTraits {
 /// How one bundle stands, and what it adds to the tally.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Standing {
+    k: u8,
     pub(crate) presence: Presence,
     pub(crate) class: HealthClass,
     pub(crate) survival: Survival,
@@ -160,6 +166,7 @@ impl HealthIndex {
             misplaced: BTreeSet::new(),
             untidy: BTreeSet::new(),
             few_online: BTreeMap::new(),
+            smaller: BTreeSet::new(),
         }
     }
 
@@ -236,6 +243,11 @@ impl HealthIndex {
         all.filter_map(|(number, standing)| (standing.as_ref()?.class != HealthClass::Full).then_some(number))
     }
 
+    /// Bundles with a smaller k, the smallest k and the oldest first.
+    pub(crate) fn smaller_than(&self, k: u8) -> impl Iterator<Item = BundleNumber> {
+        self.smaller.range(..(k, BundleNumber(0))).map(|(_, number)| *number)
+    }
+
     pub(crate) fn standing(&self, number: BundleNumber) -> Option<&Standing> {
         self.standings.get(position(number))?.as_ref()
     }
@@ -286,7 +298,15 @@ impl HealthIndex {
         });
         let standing = judge.standing(bundle, presence, layout, &self.chart);
         self.note_few_online(judge, bundle, &standing);
+        let k = bundle.scheme.k();
         let before = self.standings[place].replace(standing);
+        // A bundle that was coded anew has another k, and so another standing.
+        if let Some(before) = before.filter(|before| before.k != k) {
+            self.smaller.remove(&(before.k, number));
+        }
+        if k < K_MAX {
+            self.smaller.insert((k, number));
+        }
         if before == Some(standing) {
             return;
         }
@@ -343,6 +363,7 @@ impl Judge<'_> {
         let unreadable = online < scheme.k();
         let dependents = self.catalogue.dependents_of(bundle);
         Standing {
+            k: scheme.k(),
             presence,
             class,
             survival: chart.survival(scheme.k(), online, durable.saturating_sub(online), dependents),

@@ -12,6 +12,7 @@ use firn_base::{CodingId, Scheme, ShardIndex};
 use firn_wire::PlacementChange;
 
 use crate::catalogue::BundleView;
+use crate::facts::Facts;
 use crate::fleet_watch::Inventory;
 use crate::planning::PlanningView;
 use crate::state::NodeNumber;
@@ -26,6 +27,8 @@ pub struct InventoryFindings {
     /// What is wrong about its surplus: copies that are there and in no book, though the same shard counts elsewhere,
     /// and copies in the books that are not there. To be recorded.
     pub surplus: Vec<PlacementChange>,
+    /// There, of codings that were replaced or given up, and in no book: to be trashed by order.
+    pub replaced: Vec<(CodingId, ShardIndex)>,
     /// There, and nothing is known of it, or it cannot be what it says: kept.
     pub unknown: u64,
     /// Something was changing meanwhile: ask for the inventory again later.
@@ -33,10 +36,14 @@ pub struct InventoryFindings {
 }
 
 /// Compares an inventory with the committed placements.
+///
+/// `was_replaced` says of a coding that is not the catalogue's whether it was one of a committed bundle: see
+/// [`was_replaced`].
 pub fn compare_inventory(
     view: &PlanningView<'_>,
     node: NodeNumber,
     inventory: &Inventory,
+    was_replaced: impl Fn(CodingId) -> bool,
 ) -> InventoryFindings {
     let mut findings = InventoryFindings::default();
     let Some(record) = view.catalogue.node(node).filter(|record| record.is_member()) else {
@@ -47,7 +54,7 @@ pub fn compare_inventory(
         if inventory.shards.binary_search(&(*coding, *index)).is_ok() {
             continue;
         }
-        let changed = view.catalogue.bundle_of(*coding).map(|bundle| bundle.changed);
+        let changed = view.catalogue.coded(*coding).map(|bundle| bundle.changed);
         if changed.is_some_and(|changed| changed < inventory.wanted_since) {
             let (coding, index) = (*coding, *index);
             findings.missing.push(PlacementChange::Missing { coding, index, node: record.id });
@@ -72,8 +79,13 @@ pub fn compare_inventory(
         {
             continue;
         }
-        let Some(bundle) = view.catalogue.bundle_of(*coding) else {
-            findings.unknown += 1;
+        let Some(bundle) = view.catalogue.coded(*coding) else {
+            // Left behind by a build that ended after its coding was given up.
+            if was_replaced(*coding) {
+                findings.replaced.push((*coding, *index));
+            } else {
+                findings.unknown += 1;
+            }
             continue;
         };
         let exists = Scheme::n_max(bundle.scheme.k()).is_some_and(|most| index.0 < most);
@@ -95,6 +107,13 @@ pub fn compare_inventory(
 
 /// Strays recorded by one command; and a node that lies holds no more of them than its quota has room for.
 const STRAYS_MAX: usize = 4_096;
+
+/// Whether a coding was one of a committed bundle and is none any more: another has replaced it, or it was given up.
+pub fn was_replaced<F: Facts>(facts: &F, coding: CodingId) -> Result<bool, F::Error> {
+    let Some(number) = facts.coding_bundle(coding)? else { return Ok(false) };
+    let Some(bundle) = facts.bundle(number)? else { return Ok(false) };
+    Ok(bundle.codings.iter().all(|own| own.id != coding))
+}
 
 /// Whether a shard is placed on a node that is online and proved.
 pub(crate) fn is_good_elsewhere(view: &PlanningView<'_>, bundle: &BundleView, index: ShardIndex) -> bool {
@@ -150,7 +169,7 @@ pub fn choose_challenges(
     }
     let mut challenges = Vec::with_capacity(count);
     for (coding, index) in chosen.into_iter().map(|position| held[position]) {
-        if let Some(bundle) = view.catalogue.bundle_of(coding) {
+        if let Some(bundle) = view.catalogue.coded(coding) {
             let groups = bundle.shard_bytes.div_ceil(CHALLENGE_BYTES).max(1);
             challenges.push(Challenge { coding, index, offset: draw() % groups * CHALLENGE_BYTES });
         }

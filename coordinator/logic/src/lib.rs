@@ -35,15 +35,19 @@ mod placement;
 mod planning;
 mod policy;
 mod receipts;
+mod recode;
 mod repair;
 mod repair_traffic;
 mod reserve_room;
+mod second_codings;
 mod shares;
 mod state;
+mod steady_width;
 mod survival;
 mod taken;
 mod tidying;
 mod view;
+mod vouching;
 mod width;
 
 pub use apply::{Applied, apply};
@@ -62,6 +66,7 @@ pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
 pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
+    was_replaced,
 };
 pub use losses::LossWatch;
 pub use memory::MemoryState;
@@ -72,13 +77,17 @@ pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
 pub use receipts::{ExpectedReceipts, ReceiptError};
+pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
 pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
+pub use second_codings::SecondView;
 pub use state::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
-    SurplusRecord,
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, RecodingRecord,
+    ReservationRecord, SurplusRecord,
 };
+pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
 pub use view::{bundle_info, bundle_summary, node_summary};
+pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

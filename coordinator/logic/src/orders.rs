@@ -144,9 +144,9 @@ impl Orders {
         self.put_off.contains_key(&bundle)
     }
 
-    /// Which shards of a bundle are on their way to which nodes.
-    pub fn targets(&self, bundle: BundleNumber) -> &[(ShardIndex, NodeNumber)] {
-        let building = self.builds.values().map(|(plan, _)| plan).find(|plan| plan.bundle == bundle);
+    /// Which shards of a coding are on their way to which nodes.
+    pub fn targets(&self, coding: CodingId) -> &[(ShardIndex, NodeNumber)] {
+        let building = self.builds.values().map(|(plan, _)| plan).find(|plan| plan.coding == coding);
         building.map_or(&[], |plan| &plan.targets)
     }
 
@@ -221,6 +221,7 @@ mod tests {
             retire: Vec::new(),
             shard_bytes: 90,
             file_bytes: 100,
+            made_of: None,
             lines: LineShares::default(),
         }
     }
@@ -233,8 +234,8 @@ mod tests {
         assert!(orders.is_busy(BundleNumber(5)));
         assert_eq!(orders.bytes_coming().get(&NodeNumber(3)), Some(&100));
         assert_eq!(orders.load().get(&NodeNumber(1)), Some(&1));
-        assert_eq!(orders.targets(BundleNumber(5))[1], (ShardIndex(2), NodeNumber(3)));
-        assert_eq!(orders.targets(BundleNumber(6)), []);
+        assert_eq!(orders.targets(plan(5).coding)[1], (ShardIndex(2), NodeNumber(3)));
+        assert_eq!(orders.targets(CodingId::from_bytes([6; 32])), []);
         assert_eq!(orders.expire(time(9)), []);
         assert_eq!(orders.expire(time(10)), [plan(5)]);
         assert!(!orders.is_busy(BundleNumber(5)));

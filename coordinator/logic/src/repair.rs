@@ -169,7 +169,8 @@ fn awaited_bytes(view: &PlanningView<'_>, at_risk: &[BundleNumber]) -> u64 {
     let mut elsewhere: u64 = standings.map(|standing| standing.missing_bytes).sum();
     for build in view.orders.plans().filter(|build| !set_aside.contains(&build.bundle)) {
         let Some(standing) = view.health.standing(build.bundle) else { continue };
-        let Some(bundle) = view.catalogue.bundle(build.bundle) else { continue };
+        // Shards of a second coding are another matter.
+        let Some(bundle) = view.catalogue.bundle_of(build.coding) else { continue };
         let awaited = |(index, _): &&(ShardIndex, NodeNumber)| {
             standing.class != HealthClass::Lost
                 && index.0 < bundle.scheme.n()

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firn_base::Timestamp;
+use firn_base::{ShardIndex, Timestamp};
 use firn_wire::{NodeState, REPAIR_PER_CENT};
 
 use crate::fleet::{FleetNode, FleetView};
@@ -42,8 +42,26 @@ impl LineShares {
         self.nodes.iter().map(|(_, takes)| *takes).max().unwrap_or_default()
     }
 
+    /// What an order takes of which `sources` are read, each for `read_bytes`, and whose worker sends `sent_bytes`.
+    pub(crate) fn of_order(
+        fleet: &FleetView,
+        sources: &[(ShardIndex, NodeNumber)],
+        read_bytes: u64,
+        worker: NodeNumber,
+        sent_bytes: u64,
+    ) -> Self {
+        let mut lines = Self::default();
+        for node in sources.iter().filter_map(|(_, node)| fleet.node(*node)) {
+            lines.upload(node, read_bytes);
+        }
+        if let Some(node) = fleet.node(worker).filter(|_| sent_bytes > 0) {
+            lines.upload(node, sent_bytes);
+        }
+        lines
+    }
+
     /// A node shall upload `bytes`.
-    pub(crate) fn upload(&mut self, node: &FleetNode, bytes: u64) {
+    fn upload(&mut self, node: &FleetNode, bytes: u64) {
         if let Some(rate) = repair_rate(node) {
             self.nodes.push((node.number, takes(bytes, rate)));
         }

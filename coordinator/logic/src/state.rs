@@ -95,14 +95,25 @@ pub struct BundleRecord {
     pub content_header: Vec<u8>,
     /// Bytes of its payload.
     pub payload_bytes: u64,
-    /// Its codings, at least one; the first is the one to read and to count.
+    /// Its codings: one, or two while it is being re-coded; the first is the one to read and to count.
     pub codings: Vec<CodingRecord>,
+    /// What is known of its second coding; none while it has one coding.
+    pub recoding: Option<RecodingRecord>,
     /// Records in its manifest.
     pub keys: u64,
     /// Who committed it.
     pub uploader: PublicKey,
     /// When.
     pub committed_at: Timestamp,
+}
+
+/// How a second coding came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecodingRecord {
+    /// The two nodes that computed its roots: a third has to decode it.
+    pub workers: [NodeNumber; 2],
+    /// When.
+    pub begun: Timestamp,
 }
 
 /// Space set aside for one coded bundle.

@@ -2,11 +2,13 @@
 //!
 //! Owns: the choice which of several copies of a shard counts on. Always holds: a copy is retired, and surplus of a
 //! counted coding trashed, only when another of the same index is online and proved; surplus stays while there is room,
-//! for what an upload abandoned or another coding replaced there is none; no node is asked to delete more than it said
-//! it would, what it does not stays surplus; draining nodes delete nothing, for what lies on them becomes their owners'.
+//! for what an upload abandoned there is none, and after ten minutes none for what another coding replaced; no node is
+//! asked to delete more than it said it would, what it does not stays surplus; draining nodes delete nothing, for what
+//! lies on them becomes their owners'.
 //! Leaves to others: the signed orders (the shell), how much a node deletes (the node).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use firn_base::{CodingId, NodeId, Scheme, ShardIndex};
 use firn_wire::{DeleteReason, DeletionRoom, NodeState, PlacementChange};
@@ -34,6 +36,10 @@ pub struct Deletion {
     /// Why.
     pub reason: DeleteReason,
 }
+
+// Readers believe where a bundle lies for two minutes, and somewhat longer while no coordinator answers: copies of a coding
+// that was replaced are read until then. What an upload left behind is not missed for as long.
+const READERS_LEARN_WITHIN: Duration = Duration::from_secs(600);
 
 // Surplus may stay while a node has more than a fifth of its quota free.
 const FREE_FOR_SURPLUS: u64 = 5;
@@ -101,9 +107,10 @@ fn unwanted(view: &PlanningView<'_>, node: &FleetNode, record: &SurplusRecord) -
     if node.state == NodeState::Draining {
         return None;
     }
-    let Some(bundle) = view.catalogue.bundle_of(record.coding) else {
+    let Some(bundle) = view.catalogue.coded(record.coding) else {
         if view.catalogue.knows_coding(record.coding) {
-            return Some(DeleteReason::ReplacedCoding);
+            let is_known_to_readers = view.now.since(record.since) >= READERS_LEARN_WITHIN;
+            return is_known_to_readers.then_some(DeleteReason::ReplacedCoding);
         }
         return (!view.catalogue.is_reserved(record.coding)).then_some(DeleteReason::AbandonedUpload);
     };

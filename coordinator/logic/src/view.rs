@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 
 use firn_base::{ByteCount, NodeId, ShardIndex, Timestamp};
-use firn_wire::{BundleInfo, BundleSummary, CodingInfo, DrainBacklog, NodeState, NodeSummary, ShardCopies};
+use firn_wire::{
+    BundleInfo, BundleSummary, CodingInfo, DrainBacklog, NodeState, NodeSummary, SecondCoding, ShardCopies,
+};
 
 use crate::facts::Facts;
 use crate::fleet_watch::FleetWatch;
@@ -37,6 +39,15 @@ pub fn bundle_summary<F: Facts>(
 ) -> Result<Option<BundleSummary>, F::Error> {
     let Some(coding) = record.codings.first() else { return Ok(None) };
     let placements: Vec<_> = copies(facts, &coding.placements)?.into_iter().collect();
+    let second = match record.codings.get(1) {
+        None => None,
+        Some(second) => Some(SecondCoding {
+            coding: second.id,
+            scheme: second.scheme,
+            shard_bytes: second.shard_bytes,
+            placements: copies(facts, &second.placements)?.into_iter().collect(),
+        }),
+    };
     // A follower knows only whose state lets shards count.
     let members = u8::try_from(placements.len()).unwrap_or(u8::MAX);
     Ok(Some(BundleSummary {
@@ -50,6 +61,7 @@ pub fn bundle_summary<F: Facts>(
         durable: health.map_or(members, |health| health.durable),
         online: health.map(|health| health.online),
         placements,
+        second,
     }))
 }
 

@@ -39,9 +39,15 @@ pub struct CoordinatorOptions {
     pub founding: Option<Policy>,
     /// How patient the consensus is.
     pub timing: Timing,
+    /// Bundles are re-coded for a larger k once the fleet was wide enough for it this long; see [`RECODE_AFTER`].
+    pub recode_after: Duration,
     /// Clock, chance and threads.
     pub environment: Environment,
 }
+
+/// How long a fleet is as wide as a k asks for before bundles are re-coded for that, if nothing else is said: a fleet
+/// that grows passes through one k in little more than that, one that flaps moves nothing.
+pub const RECODE_AFTER: Duration = Duration::from_secs(3600);
 
 /// A running coordinator. Dropping it stops it at once; what it acknowledged is on disk.
 #[derive(Debug)]
@@ -68,8 +74,17 @@ pub enum CoordinatorError {
 impl Coordinator {
     /// Starts a coordinator.
     pub async fn start(options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
-        let CoordinatorOptions { identity, descriptor, endpoint, log, state, founding, timing, environment } =
-            options;
+        let CoordinatorOptions {
+            identity,
+            descriptor,
+            endpoint,
+            log,
+            state,
+            founding,
+            timing,
+            recode_after,
+            environment,
+        } = options;
         let roster = descriptor.verify()?;
         let own = identity.node_id();
         let entries = &roster.roster().coordinators;
@@ -90,7 +105,8 @@ impl Coordinator {
             timing,
         })
         .await?;
-        let shared = Shared::new(Parts { identity, descriptor, roster, consensus, environment, pool });
+        let shared =
+            Shared::new(Parts { identity, descriptor, roster, consensus, environment, pool, recode_after });
         let service = Arc::new(Service { shared: shared.clone() });
         let mut tasks = JoinSet::new();
         let (serving, handler) = (endpoint.clone(), service.clone());

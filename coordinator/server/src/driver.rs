@@ -7,14 +7,15 @@
 mod builds;
 mod deletions;
 mod inventories;
+mod recoding;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::Timestamp;
 use firn_coordinator_logic::{
-    MovePlan, Orders, PlanningBudget, PlanningView, RepairPlan, SUMMARY_INTERVAL, Scan, TidyingPlan,
-    drained_nodes, plan_moves, plan_repairs, plan_tidying,
+    MovePlan, Orders, PlanningBudget, PlanningView, RecodePlan, RecodeTerms, RepairPlan, SUMMARY_INTERVAL,
+    Scan, TidyingPlan, drained_nodes, plan_moves, plan_recoding, plan_repairs, plan_tidying,
 };
 use firn_wire::{Command, NodeState, RefusalKind, RefusedRequest};
 use tokio::time::{MissedTickBehavior, interval};
@@ -35,6 +36,8 @@ const BUILDS_PER_WORKER_MAX: usize = 2;
 const AWAY_BUILDS_MAX: usize = BUILDS_MAX / 5;
 /// For a bundle without a home or source for its repair none is looked for so long.
 const PUT_OFF_FOR: Duration = Duration::from_secs(5);
+/// Bundles that are being re-coded at a time: each takes two codings' room meanwhile, and the traffic of several copies.
+const RECODINGS_MAX: usize = 4;
 
 /// Changes and deletions in one pass of tidying.
 const TIDYING_LIMIT: usize = 256;
@@ -46,6 +49,7 @@ const EXPIRED_MAX: usize = 256;
 struct Decisions {
     repairs: RepairPlan,
     moves: MovePlan,
+    recoding: RecodePlan,
     tidying: TidyingPlan,
     drained: Vec<firn_base::NodeId>,
     expired: Vec<firn_base::ReservationId>,
@@ -96,6 +100,7 @@ fn begin_to_lead(shared: &Shared) {
     soft.fleet.measure_from(now);
     soft.orders = Orders::new();
     soft.repair_traffic_bytes = 0;
+    soft.steady_width.restart();
 }
 
 async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), RefusedRequest> {
@@ -104,7 +109,8 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     let now = shared.environment.now();
     shared.soft().orders.expire(now);
     let seed = shared.environment.seed();
-    let decisions = shared.with_view(|view| decide(view, seed))?;
+    let steady_width = shared.soft().steady_width.least(now);
+    let decisions = shared.with_view(|view| decide(view, steady_width, seed))?;
     put_off(shared, &decisions.repairs.put_off, now);
     note(shared, &decisions, now, shared.is_still_hearing()?);
     for node in leaving_nodes(shared)? {
@@ -123,6 +129,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     }
     deletions::order(shared, &decisions.tidying.trash);
     builds::order(shared, decisions.repairs.builds.into_iter().chain(decisions.moves.builds))?;
+    recoding::order(shared, decisions.recoding).await?;
     if now.since(*last_summary) >= SUMMARY_INTERVAL {
         *last_summary = now;
         summarise(shared).await?;
@@ -130,7 +137,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     Ok(())
 }
 
-fn decide(view: &PlanningView<'_>, seed: [u8; 32]) -> Decisions {
+fn decide(view: &PlanningView<'_>, steady_width: usize, seed: [u8; 32]) -> Decisions {
     let free = BUILDS_MAX.saturating_sub(view.orders.builds());
     let budget = PlanningBudget {
         builds_max: free,
@@ -141,10 +148,20 @@ fn decide(view: &PlanningView<'_>, seed: [u8; 32]) -> Decisions {
     // Moves take what repairs leave, and never a worker or room that a repair of this pass was promised.
     let left = if repairs.builds.is_empty() { free } else { 0 };
     let moves = plan_moves(view, &PlanningBudget { builds_max: left, ..budget }, seed);
+    let touched = repairs.builds.iter().chain(&moves.builds).map(|build| build.bundle).collect();
+    let terms = RecodeTerms {
+        steady_width,
+        repairs_are_due: repairs.backlog_shards > 0,
+        awaited_bytes: repairs.awaited_bytes.saturating_add(moves.awaited_bytes),
+        bundles_max: RECODINGS_MAX,
+        builds_per_worker_max: BUILDS_PER_WORKER_MAX,
+    };
+    let recoding = plan_recoding(view, &terms, &touched, seed);
     let identity = |number| view.catalogue.node(number).map(|node| node.id);
     Decisions {
         repairs,
         moves,
+        recoding,
         tidying: plan_tidying(view, TIDYING_LIMIT),
         drained: drained_nodes(view).into_iter().filter_map(identity).collect(),
         expired: view.catalogue.expired_reservations(view.now, EXPIRED_MAX),
@@ -169,6 +186,7 @@ fn put_off(shared: &Shared, bundles: &[firn_base::BundleNumber], now: Timestamp)
 fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: bool) {
     let mut soft = shared.soft();
     soft.width.observe(decisions.width, now);
+    soft.steady_width.observe(decisions.width, now);
     for node in soft.fleet.newly_offline(now) {
         tracing::info!(node = node.0, "node is offline");
     }
@@ -180,6 +198,7 @@ fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: b
         move_backlog: decisions.moves.backlog_shards,
         awaited_bytes: decisions.repairs.awaited_bytes.saturating_add(decisions.moves.awaited_bytes),
         drains: decisions.moves.drains.clone(),
+        recoding: decisions.recoding.progress,
     });
 }
 

@@ -92,6 +92,10 @@ fn prometheus(status: &ArchiveStatus) -> String {
         gauge("bundles_unreadable", "Bundles with fewer than k online.", health.unreadable);
         gauge("bundles_at_risk", "Bundles for which caps leave no node.", health.at_risk);
     }
+    if let Some(recoding) = status.recoding {
+        gauge("recode_older_bundles", "Bundles in a smaller k than the fleet allows.", recoding.older);
+        gauge("recode_under_way_bundles", "Bundles that are being coded anew.", recoding.under_way);
+    }
     if let Some(drain) = status.drain_backlog {
         gauge(
             "drain_backlog_without_home_shards",

@@ -20,7 +20,7 @@ pub mod storage;
 
 pub use consensus::{Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError};
 pub use control::{CONTROL_SOCKET, ControlError, ask_control, serve_control};
-pub use coordinator::{Administration, Coordinator, CoordinatorError, CoordinatorOptions};
+pub use coordinator::{Administration, Coordinator, CoordinatorError, CoordinatorOptions, RECODE_AFTER};
 pub use founding::{ParsePeerError, Peer, ask_peers, found_archive};
 pub use home::{Home, HomeError};
 pub use http::{bind_http, serve_http};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders, PlanningView, Reserve,
-    Scan, WidthMemory, brake, is_still_hearing,
+    Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -50,11 +50,13 @@ pub(crate) struct Soft {
     pub(crate) orders: Orders,
     losses: LossWatch,
     pub(crate) width: WidthMemory,
+    /// What bundles are re-coded for.
+    pub(crate) steady_width: SteadyWidth,
     /// When this coordinator last became leader; none while it follows.
     pub(crate) leading_since: Option<Timestamp>,
     /// What the last planning pass found; none from a follower.
     pub(crate) findings: Option<Findings>,
-    /// Bytes that repairs and moves read and sent since this leader began.
+    /// Bytes that repairs, moves and re-coding read and sent since this leader began.
     pub(crate) repair_traffic_bytes: u64,
 }
 
@@ -68,6 +70,7 @@ pub(crate) struct Findings {
     /// Bytes of shards that need room which nothing has set aside yet.
     pub(crate) awaited_bytes: u64,
     pub(crate) drains: BTreeMap<NodeNumber, firn_wire::DrainBacklog>,
+    pub(crate) recoding: firn_wire::RecodeProgress,
 }
 
 /// The parts of a [`Shared`] that exist before it.
@@ -78,16 +81,18 @@ pub(crate) struct Parts {
     pub(crate) consensus: Consensus,
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
+    pub(crate) recode_after: Duration,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { identity, descriptor, roster, consensus, environment, pool } = parts;
+        let Parts { identity, descriptor, roster, consensus, environment, pool, recode_after } = parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
             losses: LossWatch::new(),
             width: WidthMemory::new(),
+            steady_width: SteadyWidth::new(recode_after),
             leading_since: None,
             findings: None,
             repair_traffic_bytes: 0,

@@ -173,6 +173,7 @@ async fn coordinate(
         log,
         state,
         founding: (number == 0).then(cast::policy),
+        recode_after: firn_coordinator::RECODE_AFTER,
         timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
         environment,
     })

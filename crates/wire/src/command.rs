@@ -1,8 +1,8 @@
 //! The commands of the coordinators' log. The leader decides; a command carries the decision and its time.
 
 use firn_base::{
-    Availability, BundleNumber, CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex, Timestamp,
-    TokenId,
+    Availability, BundleId, BundleNumber, CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    Timestamp, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,34 @@ pub enum Command {
     Summary {
         /// All members.
         nodes: Vec<NodeSighting>,
+    },
+    /// Give a bundle a second coding with a larger k, on whose roots two workers agree. It does not count yet.
+    BeginRecoding {
+        /// The bundle.
+        bundle: BundleId,
+        /// The header of the new coding.
+        coding_header: Vec<u8>,
+        /// How many shards there shall be.
+        n: u8,
+        /// Who computed its roots, each by itself.
+        workers: [NodeId; 2],
+    },
+    /// The second coding counts from now on: a third node has decoded the payload from its parity alone. The copies of
+    /// the coding that counted before become surplus.
+    FinishRecoding {
+        /// The bundle.
+        bundle: BundleId,
+        /// Its second coding.
+        coding: CodingId,
+        /// Who decoded it.
+        decoder: NodeId,
+    },
+    /// Give a second coding up: its copies become surplus.
+    DropRecoding {
+        /// The bundle.
+        bundle: BundleId,
+        /// Its second coding.
+        coding: CodingId,
     },
 }
 
@@ -235,4 +263,10 @@ pub enum RejectReason {
     /// The command contradicts itself.
     #[error("the command is malformed: {0}")]
     Malformed(String),
+    /// No such bundle is committed.
+    #[error("no such bundle")]
+    UnknownBundle,
+    /// The bundle is not as it was when the command was made.
+    #[error("the bundle has changed meanwhile: {0}")]
+    BundleChanged(String),
 }

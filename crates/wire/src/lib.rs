@@ -18,6 +18,7 @@ mod ledger;
 mod limits;
 mod message;
 mod node_request;
+mod recode;
 mod repair_wait;
 mod reserve_room;
 mod signed;
@@ -50,6 +51,7 @@ pub use message::{DecodeError, PROTOCOL_VERSION, decode, encode};
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
+pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeReport, SecondCoding};
 pub use repair_wait::{RepairWait, RepairWaitReason};
 pub use reserve_room::{ReserveLevel, ReserveRoom};
 pub use signed::{OpenError, Signed, Statement, Verified};

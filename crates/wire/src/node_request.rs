@@ -3,7 +3,10 @@
 use firn_base::{ByteCount, CodingId, NodeId, ReservationId, ShardIndex};
 use serde::{Deserialize, Serialize};
 
-use crate::{DeleteOrder, OrderRank, Pass, Receipt, RefusedRequest, Signed, Ticket};
+use crate::{
+    DecodeOrder, DecodeReport, DeleteOrder, OrderRank, Pass, Receipt, RecodeOrder, RecodeReport,
+    RefusedRequest, Signed, Ticket,
+};
 
 /// A request on a stream of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +19,10 @@ pub enum NodeRequest {
     Build(BuildOrder),
     /// From a coordinator: move a shard to trash.
     Delete(Signed<DeleteOrder>),
+    /// From a coordinator: compute the roots of a coding with another k.
+    Recode(RecodeOrder),
+    /// From a coordinator: decode a payload from parity alone.
+    Decode(DecodeOrder),
 }
 
 /// A range of a shard.
@@ -82,6 +89,9 @@ pub struct BuildOrder {
     pub pass: Signed<Pass>,
     /// Its place among orders.
     pub rank: OrderRank,
+    /// The header of the coding that the sources are shards of, if it is another one of the same bundle: the shards
+    /// are then made of its payload.
+    pub source_coding_header: Option<Vec<u8>>,
 }
 
 /// What became of a build order.
@@ -113,4 +123,8 @@ pub enum NodeReply {
     Deleted,
     /// Not done, and why.
     Refused(RefusedRequest),
+    /// The roots for another k.
+    Recoded(RecodeReport),
+    /// What came of decoding.
+    Decoded(DecodeReport),
 }

@@ -8,7 +8,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DeletionRoom, DrainBacklog, RepairWait, ReserveRoom};
+use crate::{DeletionRoom, DrainBacklog, RecodeProgress, RepairWait, ReserveRoom, SecondCoding};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -191,10 +191,12 @@ pub struct ArchiveStatus {
     pub drain_backlog: Option<DrainBacklog>,
     /// Why repair that is not urgent, and moves, wait now; none where they do not, and from a follower.
     pub repair_wait: Option<RepairWait>,
-    /// Bytes that repair and moves have read and sent since this leader began; none from a follower.
+    /// Bytes that repair, moves and re-coding have read and sent since this leader began; none from a follower.
     pub repair_traffic: Option<ByteCount>,
     /// Length of the feed.
     pub feed_head: u64,
+    /// Bundles in an older k than the fleet allows, by the leader's measurement; none from a follower.
+    pub recoding: Option<RecodeProgress>,
 }
 
 /// One bundle with the health of its shards.
@@ -220,6 +222,8 @@ pub struct BundleSummary {
     pub online: Option<u8>,
     /// Who holds which shard.
     pub placements: Vec<(ShardIndex, Vec<NodeId>)>,
+    /// A coding with a larger k that is being made beside it.
+    pub second: Option<SecondCoding>,
 }
 
 /// A path that is committed and waits for a reference.

@@ -10,14 +10,15 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use firn_base::{
-    ArchiveId, Availability, CodingId, Digest, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
-    ShardRoot, Timestamp, TokenId,
+    ArchiveId, Availability, BundleId, ByteCount, CodingId, Digest, NodeId, ObjectKey, PublicKey,
+    ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DeleteOrder, DeleteReason, Descriptor,
-    DomainRule, FeedBatch, FeedEvent, Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead,
-    NodeRequest, NodeSighting, OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest,
-    Receipt, Roster, Signed, Ticket, TimedCommand, decode, encode,
+    BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DecodeOrder,
+    DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent, Identity,
+    IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodeReply, NodeRequest, NodeSighting,
+    OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder,
+    RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -163,6 +164,14 @@ fn commands(lines: &mut Lines) {
         Command::Summary {
             nodes: vec![NodeSighting { node, last_seen: Some(at(80)), availability: Availability::UNKNOWN }],
         },
+        Command::BeginRecoding {
+            bundle: BundleId::from_bytes([7; 32]),
+            coding_header: vec![8, 9],
+            n: 24,
+            workers: [node, NodeId::from_bytes([10; 32])],
+        },
+        Command::FinishRecoding { bundle: BundleId::from_bytes([7; 32]), coding, decoder: node },
+        Command::DropRecoding { bundle: BundleId::from_bytes([7; 32]), coding },
     ];
     for (number, command) in all.into_iter().enumerate() {
         lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });
@@ -181,4 +190,41 @@ fn requests(lines: &mut Lines) {
         bytes: 65_536,
     };
     lines.add("read-range", &NodeRequest::ReadRange(range));
+    let identity = Identity::from_seed(&[4; 32]);
+    let pass = Pass { reader: identity.public(), expires: at(1_000) };
+    let pass = Signed::seal(&identity, ArchiveId::from_bytes([5; 32]), &pass);
+    let rank = OrderRank { generation: 1, epoch: 6 };
+    let source =
+        BuildSource { index: ShardIndex(7), node: NodeId::from_bytes([8; 32]), address: "h:1".into() };
+    let recode = RecodeOrder {
+        content_header: vec![1, 2],
+        coding_header: vec![3],
+        k: 8,
+        sources: vec![source.clone()],
+        pass: pass.clone(),
+        rank,
+    };
+    lines.add("recode", &NodeRequest::Recode(recode));
+    let read = ByteCount(9);
+    lines.add("recoded", &NodeReply::Recoded(RecodeReport { coding_header: vec![3], read }));
+    let decode = DecodeOrder {
+        content_header: vec![1, 2],
+        coding_header: vec![3],
+        sources: vec![source.clone()],
+        pass: pass.clone(),
+        rank,
+    };
+    lines.add("decode", &NodeRequest::Decode(decode));
+    lines.add("decoded", &NodeReply::Decoded(DecodeReport { differs: Some("it differs".into()), read }));
+    let build = BuildOrder {
+        reservation: ReservationId::from_bytes([9; 32]),
+        content_header: vec![1, 2],
+        coding_header: vec![3],
+        sources: vec![source],
+        targets: Vec::new(),
+        pass,
+        rank,
+        source_coding_header: Some(vec![4]),
+    };
+    lines.add("build-of-another-coding", &NodeRequest::Build(build));
 }

@@ -31,6 +31,8 @@ pub(crate) struct LocalArchive {
     place: Place,
     settings: Settings,
     descriptor: Descriptor,
+    // How long there are nodes enough for a larger k before bundles are coded anew for it; for this run.
+    recode_after: Duration,
     running: BTreeMap<Role, RoleThread>,
 }
 
@@ -39,7 +41,11 @@ const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
 impl LocalArchive {
     /// Opens the archive in `place`, founding it if there is none. Starts nothing. Gives remarks for its owner.
-    pub(crate) fn open(place: Place, wanted: &Wanted) -> Result<(Self, Vec<String>), Failure> {
+    pub(crate) fn open(
+        place: Place,
+        wanted: &Wanted,
+        recode_after: Duration,
+    ) -> Result<(Self, Vec<String>), Failure> {
         let environment = Environment::real();
         let (settings, remarks) = match Settings::load(&place)? {
             None => (Settings::new(wanted)?, Vec::new()),
@@ -51,7 +57,8 @@ impl LocalArchive {
         settings.save(&place)?;
         let descriptor = founding::descriptor(&place, &settings, &environment)?;
         place.write_config(settings.gateway)?;
-        Ok((Self { place, settings, descriptor, running: BTreeMap::new() }, remarks))
+        let running = BTreeMap::new();
+        Ok((Self { place, settings, descriptor, recode_after, running }, remarks))
     }
 
     /// Its directory.
@@ -240,7 +247,15 @@ impl LocalArchive {
             Role::Coordinator(number) => {
                 let founding = number == 1 && !self.settings.founded;
                 let repair_at = self.settings.repair_at;
-                Plan::Coordinator(CoordinatorRole { directory, listen, descriptor, founding, repair_at })
+                let recode_after = self.recode_after;
+                Plan::Coordinator(CoordinatorRole {
+                    directory,
+                    listen,
+                    descriptor,
+                    founding,
+                    repair_at,
+                    recode_after,
+                })
             }
             Role::StorageNode(_) => {
                 // Without a coordinator a node that was admitted before does without.

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firn_base::ByteCount;
+use firn_base::{ByteCount, parse_duration};
 use firn_coordinator::RepairAt;
 use firn_nix_format::PublisherKey;
 use firn_program::LogOptions;
@@ -69,6 +70,9 @@ pub(crate) struct UpOptions {
     /// When a new archive repairs a bundle: at this many durable shards, or at any loss [default: the scheme's rule]
     #[arg(long, value_name = "N|full")]
     pub(crate) repair_at: Option<RepairAt>,
+    /// Bundles are coded anew for a larger k once there were nodes enough for it this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
+    pub(crate) recode_after: Duration,
 }
 
 /// A role of a running archive.
@@ -146,7 +150,7 @@ mod tests {
         let parse = |words: &str| Cli::try_parse_from(words.split(' '));
         for words in [
             "firn-local up --dir D",
-            "firn-local up --dir D --coordinators 5 --storage-nodes 16 --gateway 127.0.0.1:1 --quota 10GB -v",
+            "firn-local up --dir D --coordinators 5 --storage-nodes 16 --gateway 127.0.0.1:1 --quota 10GB --recode-after 5m -v",
             "firn-local up --dir D --repair-at full",
             "firn-local up --dir D --publisher cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
             "firn-local stop coordinator-1 --dir D",

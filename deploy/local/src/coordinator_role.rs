@@ -31,6 +31,8 @@ pub(crate) struct CoordinatorRole {
     pub(crate) founding: bool,
     /// When a founded archive repairs, in place of its schemes' own rule.
     pub(crate) repair_at: Option<RepairAt>,
+    /// How long the fleet is wide enough for a larger k before bundles are coded anew for it.
+    pub(crate) recode_after: Duration,
 }
 
 struct RunningCoordinator {
@@ -61,7 +63,7 @@ fn policy(repair_at: Option<RepairAt>) -> Policy {
 /// Starts it.
 pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let CoordinatorRole { directory, listen, descriptor, founding, repair_at } = role;
+    let CoordinatorRole { directory, listen, descriptor, founding, repair_at, recode_after } = role;
     let (home, log, state) = {
         let (directory, environment) = (directory.clone(), environment.clone());
         environment.clone().blocking(move || open(&directory, &descriptor, &environment)).await?
@@ -81,6 +83,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         state,
         founding: founding.then(|| policy(repair_at)),
         timing: Timing::default(),
+        recode_after,
         environment,
     })
     .await?;

@@ -38,7 +38,7 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), Failure> {
     };
     let place = Place::open(&options.dir)?;
     place.not_ready()?;
-    let (mut archive, remarks) = LocalArchive::open(place, &wanted)?;
+    let (mut archive, remarks) = LocalArchive::open(place, &wanted, options.recode_after)?;
     remarks.iter().for_each(|remark| say(remark));
     let directory = archive.place().path().to_owned();
     let listener = control::listen(&directory).map_err(|error| {

@@ -8,8 +8,8 @@
 
 use firn_base::{CodingId, NodeId, PublicKey, Timestamp};
 use firn_wire::{
-    BuildOrder, DeleteOrder, OpenError, Pass, RefusalKind, RefusedRequest, Signed, Statement, Ticket,
-    VerifiedRoster,
+    BuildOrder, DeleteOrder, OpenError, OrderRank, Pass, RefusalKind, RefusedRequest, Signed, Statement,
+    Ticket, VerifiedRoster,
 };
 
 use crate::{OrderGate, OrderRefused, TooManyDeletes};
@@ -180,6 +180,18 @@ impl Grounds<'_> {
             .collect::<Result<_, _>>()?;
         gate.accept(order.rank, self.roster.roster().generation)?;
         Ok(tickets)
+    }
+
+    /// Checks that a coordinator orders this node to read and to answer what it found.
+    pub fn check_reading(
+        &self,
+        rank: OrderRank,
+        peer: PublicKey,
+        gate: &mut OrderGate,
+    ) -> Result<(), AdmissionError> {
+        self.check_coordinator(peer)?;
+        gate.accept(rank, self.roster.roster().generation)?;
+        Ok(())
     }
 
     fn check_coordinator(&self, peer: PublicKey) -> Result<(), AdmissionError> {

@@ -131,6 +131,18 @@ fn only_a_coordinator_brings_a_delete_order() {
 }
 
 #[test]
+fn only_the_leader_last_heard_has_bundles_read() {
+    let world = world();
+    let (grounds, mut gate) = (world.grounds(), OrderGate::new(RANK));
+    assert_eq!(grounds.check_reading(RANK, world.coordinator.public(), &mut gate), Ok(()));
+    let stranger = grounds.check_reading(RANK, world.client.public(), &mut gate);
+    assert!(matches!(stranger, Err(AdmissionError::PeerNotACoordinator { .. })));
+    gate.hear(OrderRank { epoch: 8, ..RANK }, 1);
+    let stale = grounds.check_reading(RANK, world.coordinator.public(), &mut gate);
+    assert!(matches!(stale, Err(AdmissionError::Order(_))));
+}
+
+#[test]
 fn a_build_order_carries_tickets_for_its_builder_and_its_coding() {
     let world = world();
     let builder = world.node.public();
@@ -145,6 +157,7 @@ fn a_build_order_carries_tickets_for_its_builder_and_its_coding() {
         }],
         pass: Signed::seal(&world.coordinator, world.archive, &Pass { reader: builder, expires: LATER }),
         rank: RANK,
+        source_coding_header: None,
     };
     let judge = |ticket: Ticket| {
         let mut gate = OrderGate::new(RANK);

@@ -1,6 +1,7 @@
 //! Carrying out a build order: shards are read, made and brought to their homes, block by block.
 //!
-//! Always holds: memory is two blocks of 1 MiB for each shard involved, whatever the size of the bundle; every
+//! Always holds: memory is two blocks of 1 MiB for each shard involved (of 256 KiB where shards of another coding are
+//! made), whatever the size of the bundle; every
 //! block read was proved against the coding header, and every target checks its shard's root itself, so nobody
 //! has to trust the builder; the report lists receipts that were checked, and what failed.
 //! Leaves to others: which shards to make from which (the leader), reading one (`build_sources`), bringing one
@@ -11,13 +12,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_base::{ByteCount, PublicKey, ShardIndex};
-use firn_bundle::CodingHeader;
+use firn_bundle::{CodingHeader, ContentHeader};
 use firn_erasure::{Coder, ColumnBuffers};
 use firn_wire::{BuildOrder, BuildReport, RefusalKind, RefusedRequest};
 use futures::future::join_all;
 
 use crate::build_sources::Sources;
 use crate::build_targets::Target;
+use crate::payload_columns::PayloadColumns;
+use crate::recode::COLUMN_BYTES;
 use crate::shared::Shared;
 
 // A multiple of the 16 KiB groups of proofs, so that no group is read twice.
@@ -60,8 +63,19 @@ pub(crate) async fn build(
             Err(failure) => failures.push(failure),
         }
     }
-    let sources = Sources::new(Arc::clone(shared), coding.clone(), order.pass, order.sources);
-    let mut job = Job { shared, coding, coder, sources, targets, sent_in_vain: 0, failures };
+    let origin = match order.source_coding_header {
+        None => Origin::Shards(Sources::new(Arc::clone(shared), coding.clone(), order.pass, order.sources)),
+        Some(header) => {
+            let content =
+                ContentHeader::parse(&order.content_header).map_err(|error| malformed(error.to_string()))?;
+            coding.check_belongs_to(&content).map_err(|error| malformed(error.to_string()))?;
+            let from = CodingHeader::parse(&header).map_err(|error| malformed(error.to_string()))?;
+            let sources = Sources::new(Arc::clone(shared), from.clone(), order.pass, order.sources);
+            Origin::Payload(PayloadColumns::new(sources, from, &content, coding.k()).map_err(malformed)?)
+        }
+    };
+    let mut job =
+        Job { shared, coding, coder, origin, wanted: Vec::new(), targets, sent_in_vain: 0, failures };
     if let Err(failure) = job.run().await {
         job.failures.push(failure);
         // Dropped unfinished: the targets keep nothing of them.
@@ -71,11 +85,37 @@ pub(crate) async fn build(
     Ok(job.report().await)
 }
 
+/// What the shards are made of.
+enum Origin {
+    /// Shards of the same coding.
+    Shards(Sources),
+    /// The payload, read from shards of another coding.
+    Payload(PayloadColumns),
+}
+
+impl Origin {
+    /// Bytes of a block: of the payload all data shards are in memory at once, and all that are made.
+    const fn block_bytes(&self) -> u64 {
+        match self {
+            Self::Shards(_) => BLOCK_BYTES,
+            Self::Payload(_) => COLUMN_BYTES,
+        }
+    }
+
+    const fn bytes_read(&self) -> u64 {
+        match self {
+            Self::Shards(sources) => sources.bytes_read(),
+            Self::Payload(columns) => columns.bytes_read(),
+        }
+    }
+}
+
 struct Job<'a> {
     shared: &'a Arc<Shared>,
     coding: CodingHeader,
     coder: Coder,
-    sources: Sources,
+    origin: Origin,
+    wanted: Vec<ShardIndex>,
     targets: Vec<Target>,
     // To targets that were given up: it was sent all the same.
     sent_in_vain: u64,
@@ -92,7 +132,7 @@ impl Job<'_> {
         }
         let mut made = self.make(0).await?;
         while offset < shard_bytes && self.settle_wanted() {
-            let next = offset + BLOCK_BYTES.min(shard_bytes - offset);
+            let next = offset + self.origin.block_bytes().min(shard_bytes - offset);
             // The next block is read while this one is on its way.
             let mut targets = std::mem::take(&mut self.targets);
             let bring = join_all(
@@ -128,22 +168,28 @@ impl Job<'_> {
     fn settle_wanted(&mut self) -> bool {
         let awaited = self.targets.iter().filter(|target| !target.has_receipt());
         let wanted: BTreeSet<ShardIndex> = awaited.map(Target::index).collect();
-        self.sources.want(wanted.into_iter().collect());
-        !self.sources.wanted().is_empty()
+        self.wanted = wanted.into_iter().collect();
+        if let Origin::Shards(sources) = &mut self.origin {
+            sources.want(self.wanted.clone());
+        }
+        !self.wanted.is_empty()
     }
 
     /// The block at `offset` of every shard that a target awaits.
     async fn make(&mut self, offset: u64) -> Result<Vec<(ShardIndex, Bytes)>, String> {
-        let wanted = self.sources.wanted().to_vec();
-        let bytes = BLOCK_BYTES.min(self.coding.shard_bytes() - offset);
-        let present = self.sources.read_block(offset, bytes, &mut self.failures).await?;
+        let wanted = self.wanted.clone();
+        let bytes = self.origin.block_bytes().min(self.coding.shard_bytes() - offset);
+        let present = match &mut self.origin {
+            Origin::Shards(sources) => sources.read_block(offset, bytes, &mut self.failures).await?,
+            Origin::Payload(columns) => columns.read_block(offset, bytes, &mut self.failures).await?,
+        };
         let coder = self.coder.clone();
         let made = self.shared.environment.blocking(move || rebuild(&coder, &present, wanted, bytes));
         made.await
     }
 
     async fn report(self) -> BuildReport {
-        let Job { sources, targets, sent_in_vain, mut failures, .. } = self;
+        let Job { origin, targets, sent_in_vain, mut failures, .. } = self;
         let sent = targets.iter().map(Target::sent).fold(sent_in_vain, u64::saturating_add);
         let mut receipts = Vec::new();
         for result in join_all(targets.into_iter().map(Target::finish)).await {
@@ -153,12 +199,12 @@ impl Job<'_> {
             }
         }
         failures.truncate(FAILURES_MAX);
-        BuildReport { receipts, read: ByteCount(sources.bytes_read()), sent: ByteCount(sent), failures }
+        BuildReport { receipts, read: ByteCount(origin.bytes_read()), sent: ByteCount(sent), failures }
     }
 }
 
 /// The `wanted` blocks from those present.
-fn rebuild(
+pub(crate) fn rebuild(
     coder: &Coder,
     present: &[(ShardIndex, Bytes)],
     wanted: Vec<ShardIndex>,

@@ -4,17 +4,20 @@
 //! the order, and another takes its place as long as there are enough.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::ShardIndex;
 use firn_bundle::{CodingHeader, decode_range_exact, encoded_range_bytes};
+use firn_erasure::Coder;
 use firn_retrieval::read_range;
 use firn_wire::{BuildSource, Pass, Signed};
 use futures::future::join_all;
 use tokio::time::timeout;
 
+use crate::build::rebuild;
 use crate::shared::Shared;
 use crate::store::ShardName;
 
@@ -54,11 +57,6 @@ impl Sources {
         self.wanted = wanted;
     }
 
-    /// Which shards are to be made.
-    pub(crate) fn wanted(&self) -> &[ShardIndex] {
-        &self.wanted
-    }
-
     /// Bytes read from other nodes so far, proofs included.
     pub(crate) const fn bytes_read(&self) -> u64 {
         self.bytes_read
@@ -85,11 +83,9 @@ impl Sources {
                     .filter_map(|index| Some((*index, blocks.get(index)?.clone())))
                     .collect());
             }
-            let reads = missing.into_iter().map(|source| async {
-                let read = timeout(BLOCK_TIMEOUT, self.read(source, offset, bytes)).await;
-                let read = read.unwrap_or_else(|_| Err(format!("node {} is too slow", source.node.short())));
-                (source.index, read)
-            });
+            let reads = missing
+                .into_iter()
+                .map(|source| async { (source.index, self.read_in_time(source, offset, bytes).await) });
             for (index, read) in join_all(reads).await {
                 match read {
                     Ok((block, read_bytes)) => {
@@ -103,6 +99,72 @@ impl Sources {
                 }
             }
         }
+    }
+
+    /// Ranges of single shards, in their order: from the shard itself where somebody has it, else made from k others.
+    pub(crate) async fn read_ranges(
+        &mut self,
+        coder: &Coder,
+        ranges: &[(ShardIndex, Range<u64>)],
+        failures: &mut Vec<String>,
+    ) -> Result<Vec<Bytes>, String> {
+        let mut found: BTreeMap<usize, Bytes> = BTreeMap::new();
+        loop {
+            let this = &*self;
+            let missing = ranges.iter().enumerate().filter(|(place, _)| !found.contains_key(place));
+            let reads: Vec<_> = missing
+                .filter_map(|(place, (index, range))| {
+                    let source = this.candidates.get(index).and_then(VecDeque::front)?;
+                    Some(async move {
+                        let bytes = range.end.saturating_sub(range.start);
+                        (place, source.clone(), this.read_in_time(source, range.start, bytes).await)
+                    })
+                })
+                .collect();
+            if reads.is_empty() {
+                break;
+            }
+            for (place, source, read) in join_all(reads).await {
+                match read {
+                    Ok((block, read_bytes)) => {
+                        self.bytes_read = self.bytes_read.saturating_add(read_bytes);
+                        found.insert(place, block);
+                    }
+                    Err(failure) => {
+                        failures.push(format!("shard {} was not read: {failure}", source.index));
+                        // Several ranges may have been asked of it.
+                        if self.candidates.get(&source.index).and_then(VecDeque::front) == Some(&source) {
+                            self.drop_source(source.index);
+                        }
+                    }
+                }
+            }
+        }
+        let mut all = Vec::with_capacity(ranges.len());
+        for (place, (index, range)) in ranges.iter().enumerate() {
+            if let Some(block) = found.remove(&place) {
+                all.push(block);
+                continue;
+            }
+            let bytes = range.end.saturating_sub(range.start);
+            self.want(vec![*index]);
+            let present = self.read_block(range.start, bytes, failures).await?;
+            let (coder, wanted) = (coder.clone(), vec![*index]);
+            let made = self.shared.environment.blocking(move || rebuild(&coder, &present, wanted, bytes));
+            let made = made.await?.into_iter().next();
+            all.push(made.map(|(_, block)| block).ok_or_else(|| format!("shard {index} was not made"))?);
+        }
+        Ok(all)
+    }
+
+    async fn read_in_time(
+        &self,
+        source: &BuildSource,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<(Bytes, u64), String> {
+        let read = timeout(BLOCK_TIMEOUT, self.read(source, offset, bytes)).await;
+        read.unwrap_or_else(|_| Err(format!("node {} is too slow", source.node.short())))
     }
 
     /// Which shards to read: the wanted ones if all of them can be had, else k, those already read first.

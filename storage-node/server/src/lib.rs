@@ -16,6 +16,8 @@ mod governance;
 mod link;
 mod monitoring;
 mod node;
+mod payload_columns;
+mod recode;
 mod report;
 mod serve;
 mod shared;

@@ -13,12 +13,14 @@ use bytes::Bytes;
 use firn_base::PublicKey;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    BuildOrder, BuildReport, CONTROL_BYTES_MAX, DeleteOrder, NodeReply, NodeRequest, RANGE_BYTES_MAX,
-    RangeRequest, Receipt, RefusalKind, RefusedRequest, Signed, StoreRequest,
+    BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, NodeReply,
+    NodeRequest, RANGE_BYTES_MAX, RangeRequest, Receipt, RecodeOrder, RecodeReport, RefusalKind,
+    RefusedRequest, Signed, StoreRequest,
 };
 use tokio::time::timeout;
 
 use crate::build::build;
+use crate::recode;
 use crate::shared::{Shared, Work, count};
 use crate::store::{ShardName, TrashShardError};
 use crate::storing::{Admitted, admit_shard, refuse_read};
@@ -106,6 +108,8 @@ impl Server {
             }
             NodeRequest::Store(request) => NodeReply::Stored(self.store(peer, &request, stream).await?),
             NodeRequest::Build(order) => NodeReply::Built(self.build(peer, order).await?),
+            NodeRequest::Recode(order) => NodeReply::Recoded(self.compute_roots(peer, order).await?),
+            NodeRequest::Decode(order) => NodeReply::Decoded(self.decode(peer, order).await?),
             NodeRequest::Delete(order) => {
                 self.delete(peer, &order).await?;
                 NodeReply::Deleted
@@ -194,6 +198,24 @@ impl Server {
         count(&self.shared.counters.builds, 1);
         count(&self.shared.counters.build_bytes_read, report.read.0);
         count(&self.shared.counters.build_bytes_sent, report.sent.0);
+        Ok(report)
+    }
+
+    async fn compute_roots(
+        &self,
+        peer: PublicKey,
+        order: RecodeOrder,
+    ) -> Result<RecodeReport, RefusedRequest> {
+        let _turn = self.shared.turns.take(Work::Build).await?;
+        let report = recode::compute_roots(&self.shared, peer, order).await?;
+        count(&self.shared.counters.build_bytes_read, report.read.0);
+        Ok(report)
+    }
+
+    async fn decode(&self, peer: PublicKey, order: DecodeOrder) -> Result<DecodeReport, RefusedRequest> {
+        let _turn = self.shared.turns.take(Work::Build).await?;
+        let report = recode::decode(&self.shared, peer, order).await?;
+        count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)
     }
 }

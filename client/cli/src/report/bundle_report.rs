@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use firn_base::{ByteCount, NodeId};
+use firn_base::{ByteCount, NodeId, ShardIndex};
 use firn_bundle::{BundleRole, ContentHeader};
 use firn_wire::{BundleSummary, NodeSummary};
 use serde::Serialize;
@@ -32,6 +32,16 @@ pub(crate) struct BundleReport {
     /// Durable shards beyond k: how many may still be lost.
     spare: i16,
     placements: Vec<PlacementReport>,
+    /// The coding that is being made beside it, if there is one.
+    second: Option<SecondReport>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct SecondReport {
+    coding: String,
+    scheme: SchemeReport,
+    shard_bytes: u64,
+    placements: Vec<PlacementReport>,
 }
 
 /// One bundle with what its content header says.
@@ -47,9 +57,11 @@ pub(crate) struct BundleDetails {
 
 impl From<&BundleSummary> for BundleReport {
     fn from(bundle: &BundleSummary) -> Self {
-        let placements = bundle.placements.iter().map(|(index, nodes)| PlacementReport {
-            index: index.0,
-            nodes: nodes.iter().map(NodeId::to_string).collect(),
+        let second = bundle.second.as_ref().map(|second| SecondReport {
+            coding: second.coding.to_string(),
+            scheme: second.scheme.into(),
+            shard_bytes: second.shard_bytes,
+            placements: placement_reports(&second.placements),
         });
         Self {
             number: bundle.number.0,
@@ -62,9 +74,18 @@ impl From<&BundleSummary> for BundleReport {
             durable: bundle.durable,
             online: bundle.online,
             spare: i16::from(bundle.durable) - i16::from(bundle.scheme.k()),
-            placements: placements.collect(),
+            placements: placement_reports(&bundle.placements),
+            second,
         }
     }
+}
+
+fn placement_reports(placements: &[(ShardIndex, Vec<NodeId>)]) -> Vec<PlacementReport> {
+    let report = |(index, nodes): &(ShardIndex, Vec<NodeId>)| PlacementReport {
+        index: index.0,
+        nodes: nodes.iter().map(NodeId::to_string).collect(),
+    };
+    placements.iter().map(report).collect()
 }
 
 impl BundleDetails {
@@ -134,10 +155,29 @@ impl fmt::Display for BundleDetails {
         for dependency in &self.dependencies {
             writeln!(formatter, "needs    {dependency}")?;
         }
+        write!(formatter, "\n{}", self.homes(&bundle.placements))?;
+        if let Some(second) = &bundle.second {
+            writeln!(
+                formatter,
+                "\n\nis being coded anew: {} of {} shards of {} each are there",
+                second.placements.len(),
+                second.scheme,
+                ByteCount(second.shard_bytes)
+            )?;
+            writeln!(formatter, "coding   {}", second.coding)?;
+            write!(formatter, "\n{}", self.homes(&second.placements))?;
+        }
+        Ok(())
+    }
+}
+
+impl BundleDetails {
+    /// Where shards lie, as a table.
+    fn homes(&self, placements: &[PlacementReport]) -> Table {
         let left = Align::Left;
         let mut table =
             Table::new(&[("shard", Align::Right), ("node", left), ("domain", left), ("state", left)]);
-        for placement in &bundle.placements {
+        for placement in placements {
             for node in &placement.nodes {
                 let known = self.nodes.get(node);
                 let away = known.is_some_and(|node| !node.online);
@@ -150,14 +190,14 @@ impl fmt::Display for BundleDetails {
                 ]);
             }
         }
-        write!(formatter, "\n{table}")
+        table
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use firn_base::{BundleId, BundleNumber, CodingId, ManifestRoot, PayloadRoot, Scheme, ShardIndex};
-    use firn_wire::NodeState;
+    use firn_base::{BundleId, BundleNumber, CodingId, ManifestRoot, PayloadRoot, Scheme};
+    use firn_wire::{NodeState, SecondCoding};
 
     use super::*;
 
@@ -173,6 +213,7 @@ mod tests {
             durable: 3,
             online: Some(2),
             placements: vec![(ShardIndex(0), vec![NodeId::from_bytes([1; 32])]), (ShardIndex(3), Vec::new())],
+            second: None,
         }
     }
 
@@ -227,12 +268,35 @@ number  bundle      scheme   payload  keys  durable  online  spare
     }
 
     #[test]
+    fn both_codings_of_a_bundle_are_shown_while_there_are_two() {
+        let second = SecondCoding {
+            coding: CodingId::from_bytes([0xef; 32]),
+            scheme: Scheme::new(8, 24).unwrap(),
+            shard_bytes: 65_536,
+            placements: vec![(ShardIndex(5), vec![NodeId::from_bytes([1; 32])])],
+        };
+        let bundle = BundleSummary { second: Some(second), ..bundle() };
+        let details = BundleDetails::new(&bundle, &content(), vec![node()]);
+        let expected = format!(
+            "    0  0101010101  attic   active, away\n\n\
+             is being coded anew: 1 of 8/24 shards of 65.5 kB each are there\n\
+             coding   {}\n\n\
+             shard  node        domain  state\n    5  0101010101  attic   active, away",
+            "ef".repeat(32)
+        );
+        assert!(details.to_string().ends_with(&expected), "{details}");
+        let json = serde_json::to_value(&details).unwrap();
+        assert_eq!(json["second"]["scheme"], serde_json::json!({"k": 8, "n": 24}));
+        assert_eq!(json["second"]["placements"][0]["index"], 5);
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
                 r#"{{"number":3,"id":"{}","coding":"{}","scheme":{{"k":2,"n":4}},"payload":100000,"#,
                 r#""shard_bytes":65536,"keys":9,"durable":3,"online":2,"spare":1,"#,
-                r#""placements":[{{"index":0,"nodes":["{}"]}},{{"index":3,"nodes":[]}}],"#,
+                r#""placements":[{{"index":0,"nodes":["{}"]}},{{"index":3,"nodes":[]}}],"second":null,"#,
                 r#""role":"ordinary","dependencies":["{}"]}}"#
             ),
             "ab".repeat(32),

@@ -5,8 +5,8 @@ use std::fmt;
 
 use firn_base::{ByteCount, Scheme};
 use firn_wire::{
-    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, RepairWait, ReserveLevel, ReserveRoom,
-    SpareCount,
+    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, RecodeProgress, RepairWait, ReserveLevel,
+    ReserveRoom, SpareCount,
 };
 use serde::Serialize;
 
@@ -102,6 +102,7 @@ pub(crate) struct StatusReport {
     drain_backlog: Option<DrainBacklog>,
     repair_wait: Option<WaitReport>,
     repair_traffic: Option<u64>,
+    recoding: Option<RecodeProgress>,
     feed_head: u64,
 }
 
@@ -163,6 +164,7 @@ impl From<&ArchiveStatus> for StatusReport {
                 .repair_wait
                 .map(|wait| WaitReport { wait, sentence: wait.sentence(status.at) }),
             repair_traffic: status.repair_traffic.map(|bytes| bytes.0),
+            recoding: status.recoding,
             feed_head: status.feed_head,
         }
     }
@@ -252,6 +254,14 @@ impl fmt::Display for StatusReport {
         if let Some(wait) = &self.repair_wait {
             write!(formatter, "\nwait         {}", wait.sentence)?;
         }
+        if let Some(RecodeProgress { older, under_way }) = self.recoding.filter(|recoding| recoding.older > 0)
+        {
+            let bundles = counted(older, "bundle");
+            write!(
+                formatter,
+                "\nre-coding    {bundles} in a smaller k than the fleet allows, {under_way} under way"
+            )?;
+        }
         let drains = self.nodes.get(&NodeState::Draining.to_string()).is_some_and(|nodes| nodes.all > 0);
         match self.drain_backlog {
             Some(backlog) if drains => write!(formatter, "\ndrain        {backlog}"),
@@ -332,6 +342,7 @@ pub(crate) mod tests {
             drain_backlog: Some(DrainBacklog { to_move: 1, without_home: 0, home_unavailable: 1 }),
             repair_wait: None,
             repair_traffic: Some(ByteCount(12_000)),
+            recoding: Some(RecodeProgress { older: 2, under_way: 1 }),
             feed_head: 60,
         }
     }
@@ -357,6 +368,7 @@ pub(crate) mod tests {
              bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
              reserve      100.0 GB of what is free is kept for repairs\n\
              repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far\n\
+             re-coding    2 bundles in a smaller k than the fleet allows, 1 under way\n\
              drain        1 shard to move; it has no other home now, because the nodes that could be it are offline \
              or full: start them, or add a node in another failure domain",
             "ab".repeat(32)
@@ -436,7 +448,7 @@ pub(crate) mod tests {
                 r#""repair_backlog":4,"move_backlog":1,"#,
                 r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,
                 r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
-                r#""repair_traffic":12000,"feed_head":60}}"#
+                r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"feed_head":60}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

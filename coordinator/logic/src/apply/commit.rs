@@ -137,6 +137,7 @@ fn enter<F: Facts>(
         content_header: reservation.content_header.clone(),
         payload_bytes: coded.payload_bytes,
         codings: vec![coding],
+        recoding: None,
         keys,
         uploader: reservation.uploader,
         committed_at,

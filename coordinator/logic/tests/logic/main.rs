@@ -13,6 +13,7 @@ mod moves;
 mod nodes;
 mod placements;
 mod properties;
+mod recodings;
 mod repairs;
 mod reservations;
 mod reserve;

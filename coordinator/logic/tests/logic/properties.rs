@@ -33,13 +33,29 @@ fn any_nodes() -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn any_placement() -> impl Strategy<Value = PlacementChange> {
-    (0_u8..6, 0_u8..7, 0..NODES, 0..4).prop_map(|(tag, index, node, what)| {
-        let (coding, index, node) = (coding_id(tag, 2), ShardIndex(index), node_id(node));
+    (0_u8..6, 0..2, 0_u8..7, 0..NODES, 0..4).prop_map(|(tag, second, index, node, what)| {
+        let coding = coding_id(tag, if second == 1 { 4 } else { 2 });
+        let (index, node) = (ShardIndex(index), node_id(node));
         match what {
             0 => PlacementChange::Placed { coding, index, node },
             1 => PlacementChange::Missing { coding, index, node },
             2 => PlacementChange::Retired { coding, index, node },
             _ => PlacementChange::Trashed { coding, index, node },
+        }
+    })
+}
+
+fn any_recoding() -> impl Strategy<Value = Command> {
+    (0_u8..6, 4_u8..7, 0..NODES, 0..NODES, 0..4).prop_map(|(tag, n, node, other, what)| {
+        let (content, coding) = headers(tag, 4, vec![]);
+        let (bundle, decoder) = (content.bundle_id(), node_id(node));
+        match what {
+            0 | 1 => {
+                let coding_header = coding.to_bytes();
+                Command::BeginRecoding { bundle, coding_header, n, workers: [node_id(node), node_id(other)] }
+            }
+            2 => Command::FinishRecoding { bundle, coding: coding.coding_id(), decoder },
+            _ => Command::DropRecoding { bundle, coding: coding.coding_id() },
         }
     })
 }
@@ -90,6 +106,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => prop::collection::vec((0_u8..6).prop_map(reservation_id), 1..3)
             .prop_map(Command::ExpireReservations),
         4 => prop::collection::vec(any_placement(), 1..5).prop_map(Command::RecordPlacements),
+        3 => any_recoding(),
         1 => (0_u8..12).prop_map(|name| {
             Command::Govern(LedgerAct::Withdraw { key: key(name), reason: String::new() })
         }),

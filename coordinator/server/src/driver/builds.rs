@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{ReservationId, Timestamp};
+use firn_base::ReservationId;
 use firn_coordinator_logic::{BuildPlan, CodedBundle, ExpectedReceipts, Facts, NodeNumber, NodeRecord};
 use firn_wire::{
-    BuildOrder, BuildReport, BuildSource, BuildTarget, CONTROL_BYTES_MAX, Command, NodeReply, NodeRequest,
+    BuildOrder, BuildSource, BuildTarget, CONTROL_BYTES_MAX, Command, NodeReply, NodeRequest,
     PlacementChange, RefusalKind, RefusedRequest, Signed, Ticket,
 };
 
+use crate::raft::StateFacts;
 use crate::shared::{Shared, disk, malformed};
 
 /// A build that is not reported on by then is given to another worker; its tickets end at the same time.
@@ -30,11 +31,10 @@ pub(super) fn order(
         let now = shared.environment.now();
         // Three times as long as the lines take that repair is given of them: they may be busy with others.
         let within = BUILD_WITHIN.max(plan.lines.longest().saturating_mul(3));
-        let deadline = now.after(within);
-        shared.soft().orders.begin_build(id, plan.clone(), now, deadline);
+        shared.soft().orders.begin_build(id, plan.clone(), now, now.after(within));
         let shared = shared.clone();
         tokio::spawn(async move {
-            let done = build(&shared, id, &plan, within, deadline).await;
+            let done = build(&shared, id, &plan, within).await;
             let retry = match &done {
                 Ok(true) => None,
                 Ok(false) => Some(shared.environment.now().after(RETRY_AFTER)),
@@ -49,19 +49,16 @@ pub(super) fn order(
     Ok(())
 }
 
-/// Has a build carried out and records its results. Says whether all of it was made.
-async fn build(
+/// Has a build carried out `within` a time, and records its results. Says whether all of it was made.
+pub(super) async fn build(
     shared: &Shared,
     id: ReservationId,
     plan: &BuildPlan,
     within: Duration,
-    deadline: Timestamp,
 ) -> Result<bool, RefusedRequest> {
     let facts = shared.facts()?;
-    let node = |number: NodeNumber| -> Result<NodeRecord, RefusedRequest> {
-        let record = facts.node(number).map_err(|error| disk(&error))?;
-        record.ok_or_else(|| malformed(format!("node number {} is unknown", number.0)))
-    };
+    let deadline = shared.environment.now().after(within);
+    let node = |number: NodeNumber| node_record(&facts, number);
     let bundle = facts.bundle(plan.bundle).map_err(|error| disk(&error))?;
     let bundle = bundle.ok_or_else(|| malformed(format!("bundle {} is unknown", plan.bundle)))?;
     let coding = bundle.codings.iter().find(|coding| coding.id == plan.coding);
@@ -88,21 +85,26 @@ async fn build(
         let ticket = Signed::seal(&shared.identity, shared.archive, &ticket);
         targets.push(BuildTarget { address: target.address, ticket });
     }
-    let mut sources = Vec::with_capacity(plan.sources.len());
-    for (index, number) in &plan.sources {
-        let source = node(*number)?;
-        sources.push(BuildSource { index: *index, node: source.id, address: source.address });
-    }
+    let source_coding_header = match plan.made_of {
+        None => None,
+        Some(made_of) => {
+            let read = bundle.codings.iter().find(|coding| coding.id == made_of);
+            let read = read.ok_or_else(|| malformed(format!("bundle {} lost its coding", plan.bundle)))?;
+            Some(read.header.clone())
+        }
+    };
     let order = BuildOrder {
         reservation: id,
         content_header: bundle.content_header.clone(),
         coding_header: coding.header.clone(),
-        sources,
+        sources: build_sources(&facts, plan)?,
         targets,
         pass: shared.pass(worker.id.into()),
         rank,
+        source_coding_header,
     };
-    let report = send(shared, &worker, order, within).await?;
+    let reply = ask_worker(shared, &worker, &NodeRequest::Build(order), within).await?;
+    let NodeReply::Built(report) = reply else { return Err(away(&worker, "its answer does not fit")) };
     shared.soft().repair_traffic_bytes += report.read.0.saturating_add(report.sent.0);
     let expected = ExpectedReceipts::of_build(&facts, shared.archive, id, plan, coded.roots);
     let expected = expected.map_err(|error| disk(&error))?;
@@ -139,20 +141,39 @@ async fn build(
     Ok(made == plan.targets.len())
 }
 
-async fn send(
+/// Where the worker of `plan` reads.
+pub(super) fn build_sources(
+    facts: &StateFacts,
+    plan: &BuildPlan,
+) -> Result<Vec<BuildSource>, RefusedRequest> {
+    let sources = plan.sources.iter().map(|(index, number)| {
+        let source = node_record(facts, *number)?;
+        Ok(BuildSource { index: *index, node: source.id, address: source.address })
+    });
+    sources.collect()
+}
+
+/// The record of a node that a plan names.
+pub(super) fn node_record(facts: &StateFacts, number: NodeNumber) -> Result<NodeRecord, RefusedRequest> {
+    let record = facts.node(number).map_err(|error| disk(&error))?;
+    record.ok_or_else(|| malformed(format!("node number {} is unknown", number.0)))
+}
+
+pub(super) fn away(worker: &NodeRecord, reason: &str) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Unavailable, format!("worker {}: {reason}", worker.id.short()))
+}
+
+/// Gives a worker an order and waits for what came of it. A refusal is an error.
+pub(super) async fn ask_worker(
     shared: &Shared,
     worker: &NodeRecord,
-    order: BuildOrder,
+    order: &NodeRequest,
     within: Duration,
-) -> Result<BuildReport, RefusedRequest> {
-    let away = |reason: String| {
-        RefusedRequest::new(RefusalKind::Unavailable, format!("worker {}: {reason}", worker.id.short()))
-    };
-    let connection = shared.links.get(worker.id).ok_or_else(|| away("it is not connected".to_owned()))?;
-    let reply = connection.call(&NodeRequest::Build(order), CONTROL_BYTES_MAX, within).await;
-    match reply.map_err(|error| away(error.to_string()))? {
-        NodeReply::Built(report) => Ok(report),
-        NodeReply::Refused(refusal) => Err(away(refusal.sentence)),
-        _ => Err(away("its answer does not fit".to_owned())),
+) -> Result<NodeReply, RefusedRequest> {
+    let connection = shared.links.get(worker.id).ok_or_else(|| away(worker, "it is not connected"))?;
+    let reply = connection.call(order, CONTROL_BYTES_MAX, within).await;
+    match reply.map_err(|error| away(worker, &error.to_string()))? {
+        NodeReply::Refused(refusal) => Err(away(worker, &refusal.sentence)),
+        reply => Ok(reply),
     }
 }

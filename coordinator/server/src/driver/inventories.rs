@@ -10,10 +10,11 @@ use std::time::Duration;
 use firn_base::{CodingId, ShardIndex};
 use firn_bundle::CodingHeader;
 use firn_coordinator_logic::{
-    CHALLENGE_BYTES, Challenge, Facts, Inventory, NodeRecord, choose_challenges, compare_inventory,
+    CHALLENGE_BYTES, Challenge, Deletion, Facts, Inventory, NodeRecord, choose_challenges, compare_inventory,
+    was_replaced,
 };
 use firn_retrieval::{ReadRangeError, read_range};
-use firn_wire::{Command, PlacementChange, RefusalKind, RefusedRequest};
+use firn_wire::{Command, DeleteReason, PlacementChange, RefusalKind, RefusedRequest};
 use tokio::time::sleep;
 
 use crate::shared::{Shared, disk, malformed};
@@ -28,8 +29,11 @@ pub(crate) async fn take_inventory(
     inventory: Inventory,
 ) -> Result<(), RefusedRequest> {
     let seed = shared.environment.seed();
+    let facts = shared.facts()?;
+    // A state that cannot be read says of no shard that it may go.
+    let was_replaced = |coding| was_replaced(&facts, coding).unwrap_or(false);
     let (findings, challenges) = shared.with_view(|view| {
-        let findings = compare_inventory(view, node.number, &inventory);
+        let findings = compare_inventory(view, node.number, &inventory, was_replaced);
         let mut held = view.catalogue.placed_on(node.number);
         held.retain(|shard| inventory.shards.binary_search(shard).is_ok());
         let mut challenges = choose_challenges(view, &held, seed);
@@ -59,6 +63,11 @@ pub(crate) async fn take_inventory(
         tracing::info!(node = name, copies = findings.surplus.len(), "the node's surplus is put right");
         shared.carry_out(Command::RecordPlacements(findings.surplus), RefusalKind::Malformed).await?;
     }
+    let replaced = findings.replaced.iter().map(|(coding, index)| Deletion {
+        copy: (node.number, *coding, *index),
+        reason: DeleteReason::ReplacedCoding,
+    });
+    super::deletions::order(shared, &replaced.collect::<Vec<_>>());
     let (shared, node) = (shared.clone(), node.clone());
     // The node waits for the answer to its inventory; the proofs come by streams of their own.
     tokio::spawn(async move {

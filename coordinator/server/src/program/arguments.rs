@@ -65,6 +65,9 @@ pub(crate) struct RunOptions {
     /// Whether repair waits when much of the fleet vanishes at once; for --bootstrap
     #[arg(long, value_enum, default_value_t = Switch::On)]
     brake: Switch,
+    /// Bundles are coded anew for a larger k once the fleet was wide enough for it this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", env = "FIRN_RECODE_AFTER")]
+    pub(crate) recode_after: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

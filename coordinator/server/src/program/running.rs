@@ -75,6 +75,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         // now; one that has a log goes on with it.
         founding: options.bootstrap.then(|| options.policy()),
         timing: Timing::default(),
+        recode_after: options.recode_after,
         environment,
     })
     .await?;

@@ -14,7 +14,12 @@ pub(super) struct Writer {
 impl Writer {
     /// A record: its version comes first.
     pub(super) fn record() -> Self {
-        Self { bytes: vec![VERSION] }
+        Self::record_of(VERSION)
+    }
+
+    /// A record of a later version.
+    pub(super) fn record_of(version: u8) -> Self {
+        Self { bytes: vec![version] }
     }
 
     pub(super) fn u8(mut self, value: u8) -> Self {
@@ -70,10 +75,19 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads a record, which errors call `what`.
     pub(super) fn record(what: &'static str, bytes: &'a [u8]) -> Result<Self, StorageError> {
+        Self::record_up_to(VERSION, what, bytes).map(|(_, reader)| reader)
+    }
+
+    /// Reads a record that has versions up to `newest`; gives the version with it.
+    pub(super) fn record_up_to(
+        newest: u8,
+        what: &'static str,
+        bytes: &'a [u8],
+    ) -> Result<(u8, Self), StorageError> {
         let mut reader = Self::bare(what, bytes);
         match reader.u8()? {
-            VERSION => Ok(reader),
             0 => Err(reader.damaged()),
+            version if version <= newest => Ok((version, reader)),
             newer => Err(StorageError::Newer(format!("a {what} record has version {newer}"))),
         }
     }

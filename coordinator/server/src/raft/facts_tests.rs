@@ -143,6 +143,7 @@ impl Chance {
             content_header: vec![3],
             payload_bytes: 4,
             codings: vec![coding],
+            recoding: None,
             keys: 5,
             uploader: PublicKey::from_bytes([1; 32]),
             committed_at: Timestamp::from_millis(6),

@@ -9,8 +9,8 @@ use firn_base::{
     Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord,
-    SurplusRecord,
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, RecodingRecord,
+    ReservationRecord, SurplusRecord,
 };
 use firn_wire::{DomainRule, FeedEvent, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
 
@@ -163,9 +163,16 @@ fn read_coding(reader: &mut Reader<'_>) -> Result<CodingRecord, StorageError> {
     })
 }
 
+// A bundle with a second coding: what is known of that stands behind the first version's fields.
+const BUNDLE_RECODING_VERSION: u8 = 2;
+
 impl Record for BundleRecord {
     fn to_bytes(&self) -> Vec<u8> {
-        Writer::record()
+        let writer = match self.recoding {
+            None => Writer::record(),
+            Some(_) => Writer::record_of(BUNDLE_RECODING_VERSION),
+        };
+        let writer = writer
             .u32(self.number.0)
             .raw(self.id.as_bytes())
             .u64(self.payload_bytes)
@@ -173,12 +180,17 @@ impl Record for BundleRecord {
             .raw(self.uploader.as_bytes())
             .u64(self.committed_at.as_millis())
             .blob(&self.content_header)
-            .list(&self.codings, write_coding)
-            .finish()
+            .list(&self.codings, write_coding);
+        match self.recoding {
+            None => writer.finish(),
+            Some(RecodingRecord { workers: [one, other], begun }) => {
+                writer.u32(one.0).u32(other.0).u64(begun.as_millis()).finish()
+            }
+        }
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
-        let mut reader = Reader::record("bundle", bytes)?;
+        let (version, mut reader) = Reader::record_up_to(BUNDLE_RECODING_VERSION, "bundle", bytes)?;
         let record = Self {
             number: BundleNumber(reader.u32()?),
             id: BundleId::from_bytes(reader.array()?),
@@ -188,6 +200,13 @@ impl Record for BundleRecord {
             committed_at: Timestamp::from_millis(reader.u64()?),
             content_header: reader.blob()?.to_vec(),
             codings: reader.list(CODING_BYTES_MIN, read_coding)?,
+            recoding: match version {
+                BUNDLE_RECODING_VERSION => Some(RecodingRecord {
+                    workers: [NodeNumber(reader.u32()?), NodeNumber(reader.u32()?)],
+                    begun: Timestamp::from_millis(reader.u64()?),
+                }),
+                _ => None,
+            },
         };
         reader.finish()?;
         Ok(record)

@@ -61,6 +61,7 @@ fn bundle() -> BundleRecord {
         content_header: vec![1, 2, 3],
         payload_bytes: 100,
         codings: vec![coding],
+        recoding: None,
         keys: 9,
         uploader: PublicKey::from_bytes([6; 32]),
         committed_at: Timestamp::from_millis(7),
@@ -101,6 +102,16 @@ fn the_bytes_of_all_records_are_pinned() {
     check(&mut lines, "counters", &counters());
     check(&mut lines, "node", &node());
     check(&mut lines, "bundle", &bundle());
+    let first = bundle().codings.remove(0);
+    let second = CodingRecord {
+        id: CodingId::from_bytes([8; 32]),
+        scheme: Scheme::new(8, 24).unwrap(),
+        ..first.clone()
+    };
+    let recoding =
+        RecodingRecord { workers: [NodeNumber(9), NodeNumber(10)], begun: Timestamp::from_millis(11) };
+    let recoded = BundleRecord { codings: vec![first, second], recoding: Some(recoding), ..bundle() };
+    check(&mut lines, "bundle-recoding", &recoded);
     check(&mut lines, "reservation", &reservation());
     check(&mut lines, "reservation-open", &ReservationRecord { committed: None, ..reservation() });
     let surplus = SurplusRecord {

@@ -68,6 +68,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         repair_wait: wait.filter(|_| leads),
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
+        recoding: findings.map(|findings| findings.recoding),
     })))
 }
 

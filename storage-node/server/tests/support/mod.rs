@@ -5,6 +5,7 @@
     reason = "each test file uses another part of this, and tests may panic"
 )]
 
+pub(crate) mod fleet;
 pub(crate) mod world;
 
 use firn_base::{CodingId, ManifestRoot, PayloadRoot, Scheme, ShardIndex};
