@@ -76,6 +76,26 @@ proptest! {
 }
 
 #[tokio::test]
+async fn a_mixture_of_two_codings_restores_what_either_has_enough_of() {
+    let ((old, _), (new, _)) = (coded(4), coded(8));
+    for (olds, news, enough) in
+        [(vec![1, 5, 6, 9], 0..7, true), (vec![0, 2, 3], 9..17, true), (vec![0, 2, 3], 9..16, false)]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        for index in olds {
+            write(&directory.path().join("old"), &old, index);
+        }
+        for index in news {
+            write(&directory.path().join("new"), &new, index);
+        }
+        let reader = scan(directory.path()).await;
+        let found = reader.bundles()[0].2;
+        assert_eq!(found.have >= found.need, enough, "{found:?}");
+        assert_eq!(read_all(&reader, &old).await.ok().as_deref(), enough.then_some(old.payload.as_slice()));
+    }
+}
+
+#[tokio::test]
 async fn a_damaged_file_is_named_and_read_around() {
     let directory = tempfile::tempdir().unwrap();
     let (coded, _) = coded(4);
