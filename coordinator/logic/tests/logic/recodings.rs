@@ -409,7 +409,7 @@ fn what_a_build_left_behind_of_a_coding_that_was_given_up_is_trashed_and_unknown
         let replaced = |coding| was_replaced(&archive.state, coding) == Ok(true);
         compare_inventory(view, NodeNumber(20), &inventory, replaced)
     });
-    assert_eq!((findings.trash, findings.unknown), (vec![(coding_id(1, 8), ShardIndex(0))], 1));
+    assert_eq!((findings.replaced, findings.unknown), (vec![(coding_id(1, 8), ShardIndex(0))], 1));
     for own in [coding_id(1, 4), coding_id(9, 4)] {
         assert_eq!(was_replaced(&archive.state, own), Ok(false));
     }
