@@ -72,13 +72,18 @@ fn prometheus(status: &ArchiveStatus) -> String {
     gauge("stored_bytes", "Bytes of all placed shards.", status.stored.0);
     gauge("capacity_bytes", "Quotas of active nodes.", status.capacity.0);
     gauge("free_bytes", "Bytes that may still be assigned.", status.free.0);
+    gauge(
+        "nodes_refusing_deletions",
+        "Nodes that refused within a day to delete more than they do in one.",
+        status.nodes_refusing_deletions,
+    );
     gauge("feed_head", "Length of the feed.", status.feed_head);
     gauge("consensus_term", "Term of the consensus.", status.term);
     gauge("consensus_applied", "Index of the last applied entry.", status.applied);
     if let Some(reserve) = status.reserve {
         gauge(
             "reserve_free_bytes",
-            "Bytes that active nodes may be given, surplus included.",
+            "Bytes that active nodes may be given, surplus and trash included.",
             reserve.free.0,
         );
         gauge("reserve_kept_bytes", "Bytes of them that are kept for repairs.", reserve.kept.0);

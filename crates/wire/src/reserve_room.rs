@@ -24,7 +24,7 @@ pub enum ReserveLevel {
 pub struct ReserveRoom {
     /// Quotas of the nodes that take shards.
     pub capacity: ByteCount,
-    /// What these nodes may still be given, surplus copies included, which make room when it is needed.
+    /// What these nodes may still be given, surplus copies and trash included, which make room within days.
     pub free: ByteCount,
     /// What stays free for repairs.
     pub kept: ByteCount,

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use serde_json::Value;
 use support::local::Local;
 use support::{demo_cache, demo_key, finish, run, wait_for};
@@ -14,6 +16,36 @@ const REASON: &str = "no other home, because every failure domain with an active
 fn listed(local: &Local, node: &str) -> Value {
     let nodes: Vec<Value> = serde_json::from_str(&local.firn(&["node", "list", "--json"]).success()).unwrap();
     nodes.into_iter().find(|listed| listed["node"] == node).unwrap()
+}
+
+/// The names and bytes of all files below a directory.
+fn files_under(directory: &Path) -> Vec<(String, u64)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            files.extend(files_under(&entry.path()));
+        } else {
+            files.push((entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len()));
+        }
+    }
+    files
+}
+
+/// On every active node, the files of shards have the bytes that the coordinators charge it.
+fn the_books_are_what_lies_on_disk(local: &Local) {
+    for number in (1..).take_while(|number| local.role(&format!("storage-node-{number}")).exists()) {
+        let role = local.role(&format!("storage-node-{number}"));
+        let id = ["id".into(), "--data-dir".into(), role.clone().into_os_string()];
+        let node = run(local.home(), "firn-storage-node", id).success().trim().to_owned();
+        wait_for("the books are what lies on disk", || {
+            let listed = listed(local, &node);
+            let files = files_under(&role.join("shards"));
+            let shards = files.iter().filter(|(name, _)| name.ends_with(".shard"));
+            let bytes: u64 = shards.map(|(_, bytes)| bytes).sum();
+            (listed["state"] == "gone" || (bytes > 0 && listed["assigned"] == bytes)).then_some(())
+        });
+    }
 }
 
 #[test]
@@ -50,5 +82,19 @@ fn a_drain_without_a_home_for_its_shards_says_so_and_ends_when_a_node_is_added()
     let drained = listed(&local, &node);
     assert_eq!((&drained["state"], &drained["shards"]), (&"gone".into(), &0.into()));
     assert!(drained["drain"].is_null());
+    // It was not asked to delete anything: what lies on it counts for nobody, and is its owner's.
+    let left = files_under(&local.role("storage-node-2").join("shards"));
+    assert_eq!(
+        left.iter().filter(|(name, _)| name.ends_with(".shard")).count() as u64,
+        shards.as_u64().unwrap()
+    );
+    wait_for("what lies on it is forgotten", || (listed(&local, &node)["assigned"] == 0).then_some(()));
+    let data_dir = ["--data-dir".into(), local.role("storage-node-2").into_os_string()];
+    wait_for("its owner is told", || {
+        let status = ["status".into()].into_iter().chain(data_dir.clone());
+        let said = run(local.home(), "firn-storage-node", status).success();
+        (said.contains("\nattention   ") && said.contains("are yours to delete")).then_some(())
+    });
+    the_books_are_what_lies_on_disk(&local);
     local.firn(&["verify", "--all"]).success();
 }

@@ -155,15 +155,13 @@ impl NodeReport {
         let mut sentences = Vec::new();
         if self.refused_deletions > 0 {
             sentences.push(format!(
-                "{} delete orders went beyond what this node deletes within a day and were refused: tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one",
+                "delete orders that went beyond what this node deletes within a day and were refused: {}; tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one",
                 self.refused_deletions
             ));
         }
         if [NodeState::Gone, NodeState::Lost].iter().any(|removed| self.state == Some(removed.to_string())) {
-            sentences.push(format!(
-                "the archive counts on nothing here any more: its {} shards are yours to delete with the data directory; to come back, begin with an empty one and a new token",
-                self.shards
-            ));
+            let sentence = "the archive counts on nothing here any more: the shards are yours to delete with the data directory; to come back, begin with an empty one and a new token";
+            sentences.push(sentence.to_owned());
         }
         sentences
     }

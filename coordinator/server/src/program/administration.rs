@@ -97,7 +97,9 @@ async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), F
     match ask_control(directory, &AdminRequest::SetNodeState { node: *node, state }).await? {
         AdminReply::Draining(Some(backlog)) => println!("node {name} is draining: {backlog}"),
         AdminReply::Draining(None) => println!("node {name} is draining"),
-        AdminReply::Done if state == NodeState::Draining => println!("node {name} held nothing: it is gone"),
+        AdminReply::Done if state == NodeState::Draining => {
+            println!("node {name} held nothing that counts: it is gone")
+        }
         AdminReply::Done => println!("node {name} is {state}"),
         _ => return Err("the coordinator's answer does not fit".into()),
     }
@@ -116,7 +118,7 @@ async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
                     "node": node.node.to_string(), "operator": node.operator, "failure_domain": node.failure_domain,
                     "address": node.address, "state": node.state.to_string(), "online": node.online,
                     "proved": node.proved, "quota": node.quota.0, "assigned": node.assigned.0, "shards": node.shards,
-                    "drain": node.drain,
+                    "drain": node.drain, "refused_deletions": node.refused_deletions,
                 })
             ),
             false => println!(
@@ -132,6 +134,12 @@ async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
         }
         if let Some(backlog) = node.drain.filter(|_| !json) {
             println!("    draining: {backlog}");
+        }
+        if node.refused_deletions > 0 && !json {
+            println!(
+                "    refused delete orders that went beyond what it deletes in a day: {}",
+                node.refused_deletions
+            );
         }
     }
     Ok(())

@@ -166,7 +166,7 @@ pub(crate) enum NodeAction {
         /// The node's ID
         node: NodeId,
     },
-    /// Move its shards to other nodes; it is gone when it is empty
+    /// Give its shards other homes; it is gone when each has one, and deletes nothing: what lies on it is its owner's
     Drain {
         /// The node's ID
         node: NodeId,
