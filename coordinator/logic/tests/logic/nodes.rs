@@ -60,7 +60,7 @@ fn a_node_with_shards_does_not_go() {
 
 #[test]
 fn a_summary_never_makes_a_node_heard_earlier_or_in_the_future() {
-    let mut archive = Archive::of(2);
+    let mut archive = Archive::of(3);
     archive.wait(5000);
     let far = Timestamp::from_millis(u64::MAX);
     let sighting = |node, last_seen| NodeSighting {
