@@ -5,13 +5,14 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value;
 use support::cache::{Cache, noise};
 use support::fetch::{assert_served, path_infos, try_get};
 use support::local::Local;
-use support::{Running, command, demo_cache, demo_key, tcp_port, wait_for};
+use support::{Running, command, tcp_port, wait_for};
 
 // At 4/12 twelve nodes hold a shard of every bundle each: about two fifths of their quotas. Four more make room.
 const NODES: u64 = 12;
@@ -68,18 +69,29 @@ fn add_nodes(local: &Local, count: u64) {
     }
 }
 
-#[test]
-fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_read() {
-    let place = tempfile::tempdir().unwrap();
-    let cache = Cache::new(place.path().join("cache"));
+/// A cache whose paths fill about a dozen bundles, so that there is something to move.
+fn noise_cache(place: &Path) -> Cache {
+    let cache = Cache::new(place.join("cache"));
     for seed in 0..PATHS {
         cache.add(cache.entry(&format!("part-{seed}"), &noise(PATH_BYTES, seed)));
     }
+    cache
+}
+
+/// Publishes it, and waits until every shard is there.
+fn publish(local: &Local, cache: &Cache) {
+    local.firn(&["publish", cache.path().to_str().unwrap(), "--bundle-size", "1MiB"]).success();
+    local.firn(&["status", "--until", "full"]).success();
+}
+
+#[test]
+fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_read() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = noise_cache(place.path());
     let (key, nodes, quota) = (cache.publisher(), NODES.to_string(), QUOTA_BYTES.to_string());
     let options = ["--coordinators", "1", "--storage-nodes", &nodes, "--quota", &quota, "--publisher", &key];
     let local = Local::up(&options);
-    local.firn(&["publish", cache.path().to_str().unwrap(), "--bundle-size", "1MiB"]).success();
-    local.firn(&["status", "--until", "full"]).success();
+    publish(&local, &cache);
     let before = placements(&local);
 
     // One that remembers next to nothing, so that reads come from nodes.
@@ -141,16 +153,18 @@ fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_r
 }
 
 #[test]
-fn nothing_moves_to_an_empty_node_while_all_are_nearly_empty() {
-    let key = demo_key();
+fn nothing_moves_to_empty_nodes_while_all_are_nearly_empty() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = noise_cache(place.path());
     let nodes = NODES.to_string();
-    let local = Local::up(&["--coordinators", "1", "--storage-nodes", &nodes, "--publisher", key.trim()]);
-    local.firn(&["publish", demo_cache().join("cache").to_str().unwrap()]).success();
-    local.firn(&["status", "--until", "full"]).success();
+    // With quotas of 10 GB.
+    let local =
+        Local::up(&["--coordinators", "1", "--storage-nodes", &nodes, "--publisher", &cache.publisher()]);
+    publish(&local, &cache);
     let before = placements(&local);
-    add_nodes(&local, 1);
-    local.firn(&["status", "--until-nodes", &(NODES + 1).to_string()]).success();
-    // Several looks, between which the leader has planned with the new node.
+    add_nodes(&local, NODES_MORE);
+    local.firn(&["status", "--until-nodes", &(NODES + NODES_MORE).to_string()]).success();
+    // Several looks, between which the leader has planned with the new nodes.
     for _ in 0..2 {
         local.firn(&["status", "--until", "full"]).success();
     }
