@@ -1,4 +1,5 @@
-//! A fleet that grows from 6 nodes to 24: its bundles are coded anew from k = 4 to k = 8 while they are read.
+//! A fleet that grows from 6 nodes to 24: its bundles are coded anew from k = 4 to k = 8 while they are read, and while
+//! the coordinator that leads is killed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -24,7 +25,7 @@ fn bundles_of_a_fleet_that_grows_are_coded_anew_and_read_all_the_while() {
         cache.add(cache.entry(&format!("recode-{seed}"), &contents));
     }
     let (key, published) = (cache.publisher(), path_infos(cache.path()));
-    let nodes = ["--coordinators", "1", "--storage-nodes", "6", "--recode-after", "3s"];
+    let nodes = ["--coordinators", "3", "--storage-nodes", "6", "--recode-after", "3s"];
     let mut local = Local::up(&[&nodes[..], &["--publisher", &key, "--quota", "200MB"]].concat());
     local.firn(&["publish", cache.path().to_str().unwrap(), "--bundle-size", "1MiB"]).success();
     let bundles = json(&local, &["bundle", "list", "--json"]);
@@ -48,6 +49,14 @@ fn bundles_of_a_fleet_that_grows_are_coded_anew_and_read_all_the_while() {
         for _ in 6..24 {
             local.control("add", "storage-node").success();
         }
+        wait_for("the first bundle is coded for 8", || {
+            let bundles = json(&local, &["bundle", "list", "--json"]);
+            schemes(&bundles).contains(&8.into()).then_some(())
+        });
+        // Another leader goes on from what is committed, whatever the one before had under way.
+        let leader = local.leader();
+        local.control("stop", &leader).success();
+        wait_for("another coordinator leads", || (local.leader() != leader).then_some(()));
         wait_for("every bundle is coded for 8", || {
             assert!(!reading.is_finished(), "a reader failed");
             let all_are = schemes(&json(&local, &["bundle", "list", "--json"])).iter().all(|k| *k == 8);
