@@ -89,8 +89,9 @@ fn main() -> ExitCode {
 /// One run.
 struct Bench<'a> {
     options: &'a Options,
-    archive: Archive,
+    // Ended before the archive that they read.
     readers: Readers,
+    archive: Archive,
     begun: Instant,
     failed: Vec<String>,
 }
