@@ -144,7 +144,10 @@ fn decide(view: &PlanningView<'_>, steady_width: usize, seed: [u8; 32]) -> Decis
         away_builds_max: AWAY_BUILDS_MAX.saturating_sub(view.orders.away_builds()),
         builds_per_worker_max: BUILDS_PER_WORKER_MAX,
     };
-    let repairs = plan_repairs(view, &budget, seed);
+    let tidying = plan_tidying(view, TIDYING_LIMIT);
+    let mut repairs = plan_repairs(view, &budget, seed);
+    // What counts again need not be made.
+    repairs.builds.retain(|build| !tidying.counts_again(build.coding));
     // Moves take what repairs leave, and never a worker or room that a repair of this pass was promised.
     let left = if repairs.builds.is_empty() { free } else { 0 };
     let moves = plan_moves(view, &PlanningBudget { builds_max: left, ..budget }, seed);
@@ -162,7 +165,7 @@ fn decide(view: &PlanningView<'_>, steady_width: usize, seed: [u8; 32]) -> Decis
         repairs,
         moves,
         recoding,
-        tidying: plan_tidying(view, TIDYING_LIMIT),
+        tidying,
         drained: drained_nodes(view).into_iter().filter_map(identity).collect(),
         expired: view.catalogue.expired_reservations(view.now, EXPIRED_MAX),
         width: view.fleet.width(),
