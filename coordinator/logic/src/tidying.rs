@@ -31,9 +31,7 @@ pub struct TidyingPlan {
 impl TidyingPlan {
     /// Whether a surplus copy of a coding is to count again: the next plan of repairs knows what is missing still.
     pub fn counts_again(&self, coding: CodingId) -> bool {
-        let is_placed = |change: &PlacementChange| {
-            matches!(change, PlacementChange::Placed { coding: placed, .. } if *placed == coding)
-        };
+        let is_placed = |change: &PlacementChange| matches!(change, PlacementChange::Placed { coding: placed, .. } if *placed == coding);
         self.changes.iter().any(is_placed)
     }
 }
