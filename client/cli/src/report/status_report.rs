@@ -279,11 +279,8 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
     let mut said: Vec<String> = shown
         .iter()
         .map(|count| {
-            format!(
-                "{} can lose {} more",
-                counted(count.bundles, "bundle"),
-                counted(count.spare.into(), "shard")
-            )
+            let shards = if count.spare == 1 { "shard" } else { "shards" };
+            format!("{} can lose {} more {shards}", counted(count.bundles, "bundle"), count.spare)
         })
         .collect();
     let others: u64 = others.iter().map(|count| count.bundles).sum();
