@@ -6,9 +6,9 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_base::{ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
+use firn_base::{BitRate, ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_retrieval::{ReadRangeError, read_range};
-use firn_storage_node::{DeletionLimits, MemoryDisk, StorageNode};
+use firn_storage_node::{DeletionLimits, MemoryDisk, StorageNode, StorageNodeOptions};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, NodeReply, NodeRequest, NodeState, OrderRank, Pass,
     RefusalKind, Signed, StoreRequest, Ticket,
@@ -38,6 +38,16 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, ReadRangeError>) -> RefusalKind
 fn path_of(bundle: &CodedBundle, index: u8) -> String {
     let id = bundle.id().to_string();
     format!("shards/{}/{id}.{index}.shard", &id[..2])
+}
+
+#[tokio::test]
+async fn a_node_names_its_bound_on_uploading_to_coordinators_and_owner() {
+    let world = World::new().await;
+    let max_upload = Some(BitRate { bytes_per_second: 1_250_000 });
+    let options = StorageNodeOptions { max_upload, ..world.options(1, Arc::new(MemoryDisk::new())) };
+    let node = world.start_with(options).await;
+    assert_eq!(world.heard.lock().unwrap().joins[0].1.status.max_upload, max_upload);
+    assert_eq!(node.handle().report().max_upload_bytes_per_second, Some(1_250_000));
 }
 
 #[tokio::test]
