@@ -34,21 +34,16 @@ impl Pace {
         self.rate
     }
 
-    /// Waits for a turn and uses it for so many bytes.
+    /// Waits for a turn to send so many bytes. Turns come in the order in which they were asked for, so that of many
+    /// who wait none is passed over; one that is given up while waiting stays unused.
     pub async fn take(&self, bytes: u64) {
-        loop {
-            let now = Instant::now();
-            // Looked at and used under one lock: of those who wake at once only one goes.
-            let until = {
-                let mut free_at = self.free_at();
-                if *free_at <= now {
-                    *free_at = self.busy_until(*free_at, bytes, now);
-                    return;
-                }
-                *free_at
-            };
-            sleep_until(until).await;
-        }
+        let turn = {
+            let mut free_at = self.free_at();
+            let turn = *free_at;
+            *free_at = self.busy_until(turn, bytes, Instant::now());
+            turn
+        };
+        sleep_until(turn).await;
     }
 
     /// The time to wait for; none if something may go at `now`.
@@ -130,6 +125,26 @@ mod tests {
         let now = Instant::now();
         assert_eq!(pace(0, now).takes(u64::MAX), Duration::from_nanos(MOST_NANOS));
         assert_eq!(pace(u64::MAX, now).takes(u64::MAX), Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_take_turns_however_many_each_needs() {
+        let pace = Pace::new(BitRate { bytes_per_second: 1_000_000 });
+        let order = Mutex::new(Vec::new());
+        let sender = async |name: usize| {
+            for _ in 0..6 {
+                pace.take(12_000).await;
+                order.lock().unwrap().push(name);
+            }
+        };
+        futures::future::join_all((0..3).map(sender)).await;
+        let order = order.into_inner().unwrap();
+        for end in 1..=order.len() {
+            let count = |name| order[..end].iter().filter(|own| **own == name).count();
+            let counts = [count(0), count(1), count(2)];
+            let ahead = counts.iter().max().unwrap() - counts.iter().min().unwrap();
+            assert!(ahead <= 2, "{order:?}");
+        }
     }
 
     #[tokio::test]

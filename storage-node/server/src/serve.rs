@@ -28,8 +28,9 @@ use crate::storing::{Admitted, admit_shard, refuse_read};
 // A request is one small message.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-// A bearer that sends nothing for so long has gone.
-const BEARER_STALL_MAX: Duration = Duration::from_secs(30);
+// A bearer that sends nothing for so long has gone; one on a slow line comes to each of its targets in turn. (A connection
+// that is dead ends sooner.)
+const BEARER_STALL_MAX: Duration = Duration::from_secs(60);
 
 // A reader that takes none of a range for so long has gone.
 const READER_STALL_MAX: Duration = Duration::from_secs(60);
