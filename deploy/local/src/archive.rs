@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use firn_base::{ByteCount, NodeId};
+use firn_base::{BitRate, ByteCount, NodeId};
 use firn_nix_format::PublisherKey;
 use firn_storage_node::DataDirectory;
 use firn_transport::{Environment, load_identity};
@@ -163,9 +163,9 @@ impl LocalArchive {
         Ok(format!("{role} was killed"))
     }
 
-    /// Makes and starts one more storage node. Gives a sentence.
-    pub(crate) async fn add_storage_node(&mut self) -> Result<String, Failure> {
-        let role = self.settings.add_storage_node()?;
+    /// Makes and starts one more storage node, which may have a rate of its own. Gives a sentence.
+    pub(crate) async fn add_storage_node(&mut self, max_upload: Option<BitRate>) -> Result<String, Failure> {
+        let role = self.settings.add_storage_node(max_upload)?;
         self.settings.save(&self.place)?;
         self.start(role).await
     }
@@ -246,25 +246,33 @@ impl LocalArchive {
         let plan = match role {
             Role::Coordinator(number) => {
                 let founding = number == 1 && !self.settings.founded;
-                let repair_at = self.settings.repair_at;
+                let policy = self.settings.policy();
                 let recode_after = self.recode_after;
                 Plan::Coordinator(CoordinatorRole {
                     directory,
                     listen,
                     descriptor,
-                    founding,
-                    repair_at,
+                    policy: founding.then_some(policy),
                     recode_after,
                 })
             }
-            Role::StorageNode(_) => {
+            Role::StorageNode(number) => {
                 // Without a coordinator a node that was admitted before does without.
                 let token = match self.administrator() {
                     Some(administrator) => administrator.token(role).await.ok(),
                     None => None,
                 };
                 let quota = ByteCount(self.settings.quota_bytes);
-                Plan::StorageNode(StorageNodeRole { role, directory, listen, descriptor, token, quota })
+                let max_upload = self.settings.max_upload(number);
+                Plan::StorageNode(StorageNodeRole {
+                    role,
+                    directory,
+                    listen,
+                    descriptor,
+                    token,
+                    quota,
+                    max_upload,
+                })
             }
             Role::Gateway => {
                 Plan::Gateway(GatewayRole { directory, listen, descriptor: self.place.descriptor() })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firn_base::{ByteCount, parse_duration};
+use firn_base::{BitRate, ByteCount, parse_duration};
 use firn_coordinator::RepairAt;
 use firn_nix_format::PublisherKey;
 use firn_program::LogOptions;
@@ -70,6 +70,13 @@ pub(crate) struct UpOptions {
     /// When a new archive repairs a bundle: at this many durable shards, or at any loss [default: the scheme's rule]
     #[arg(long, value_name = "N|full")]
     pub(crate) repair_at: Option<RepairAt>,
+    /// A node that is silent for longer counts as lost in a new archive [default: 72h]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) count_lost_after: Option<Duration>,
+    /// How fast each storage node uploads at most, as 10Mbit/s; those that were added with a rate of their own keep it
+    /// [default: the last one, at first as fast as they can]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) max_upload: Option<BitRate>,
     /// Bundles are coded anew for a larger k once there were nodes enough for it this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
     pub(crate) recode_after: Duration,
@@ -91,6 +98,9 @@ pub(crate) struct AddOptions {
     /// What to add
     #[arg(value_parser = ["storage-node"])]
     kind: String,
+    /// How fast it uploads at most [default: as the others]
+    #[arg(long, value_name = "RATE")]
+    max_upload: Option<BitRate>,
     /// The archive's directory
     #[arg(long, value_name = "DIR", env = "FIRN_DIR")]
     dir: PathBuf,
@@ -125,7 +135,10 @@ pub(crate) async fn run(command: Command) -> Result<(), Failure> {
         Command::Up(options) => return up::run(options).await,
         Command::Stop(options) => (options.dir, Request::Stop { role: options.role }),
         Command::Start(options) => (options.dir, Request::Start { role: options.role }),
-        Command::Add(options) => (options.dir, Request::Add { kind: options.kind }),
+        Command::Add(options) => {
+            let max_upload_bytes_per_second = options.max_upload.map(|rate| rate.bytes_per_second);
+            (options.dir, Request::Add { kind: options.kind, max_upload_bytes_per_second })
+        }
         Command::Remove(options) => {
             (options.dir, Request::Remove { role: options.role, dry_run: options.dry_run })
         }
@@ -151,11 +164,12 @@ mod tests {
         for words in [
             "firn-local up --dir D",
             "firn-local up --dir D --coordinators 5 --storage-nodes 16 --gateway 127.0.0.1:1 --quota 10GB --recode-after 5m -v",
+            "firn-local up --dir D --max-upload 10Mbit/s --count-lost-after 20s",
             "firn-local up --dir D --repair-at full",
             "firn-local up --dir D --publisher cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
             "firn-local stop coordinator-1 --dir D",
             "firn-local start storage-node-16 --dir D",
-            "firn-local add storage-node --dir D",
+            "firn-local add storage-node --dir D --max-upload 1Mbit/s",
             "firn-local remove storage-node-3 --dir D --dry-run",
         ] {
             assert!(parse(words).is_ok(), "{words}");

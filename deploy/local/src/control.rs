@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use firn_base::BitRate;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -44,6 +45,9 @@ pub(crate) enum Request {
     Add {
         /// What: `storage-node`.
         kind: String,
+        /// How fast it uploads at most; none: as the others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_upload_bytes_per_second: Option<u64>,
     },
     /// Kill it and do not start it again.
     Remove {
@@ -116,8 +120,10 @@ async fn carry_out(request: Request, archive: &mut LocalArchive) -> Result<Strin
     match request {
         Request::Stop { role } => archive.stop(role.parse()?).await,
         Request::Start { role } => archive.start(role.parse()?).await,
-        Request::Add { kind } if kind == "storage-node" => archive.add_storage_node().await,
-        Request::Add { kind } => {
+        Request::Add { kind, max_upload_bytes_per_second: rate } if kind == "storage-node" => {
+            archive.add_storage_node(rate.map(|bytes_per_second| BitRate { bytes_per_second })).await
+        }
+        Request::Add { kind, .. } => {
             let kind: String = kind.chars().take(80).collect();
             Err(failure(format!("`{kind}` cannot be added: only `storage-node` can")))
         }
@@ -168,8 +174,17 @@ mod tests {
         let text = |request: &Request| serde_json::to_string(request).unwrap();
         let stop = Request::Stop { role: "gateway".into() };
         assert_eq!(text(&stop), r#"{"command":"stop","role":"gateway"}"#);
-        let add = Request::Add { kind: "storage-node".into() };
-        assert_eq!(text(&add), r#"{"command":"add","kind":"storage-node"}"#);
+        let add = |max_upload_bytes_per_second| Request::Add {
+            kind: "storage-node".into(),
+            max_upload_bytes_per_second,
+        };
+        let plain = r#"{"command":"add","kind":"storage-node"}"#;
+        assert_eq!(text(&add(None)), plain);
+        assert_eq!(serde_json::from_str::<Request>(plain).unwrap(), add(None));
+        assert_eq!(
+            text(&add(Some(125_000))),
+            r#"{"command":"add","kind":"storage-node","max_upload_bytes_per_second":125000}"#
+        );
     }
 
     #[tokio::test]

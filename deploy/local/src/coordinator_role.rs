@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{
-    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, Home, RepairAt, Timing, serve_control,
+    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, Home, Timing, serve_control,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
-use firn_wire::{Descriptor, DomainRule, Policy};
+use firn_wire::{Descriptor, Policy};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -27,10 +27,8 @@ pub(crate) struct CoordinatorRole {
     pub(crate) listen: std::net::SocketAddr,
     /// The archive.
     pub(crate) descriptor: Descriptor,
-    /// Whether it founds the archive.
-    pub(crate) founding: bool,
-    /// When a founded archive repairs, in place of its schemes' own rule.
-    pub(crate) repair_at: Option<RepairAt>,
+    /// With which policy it founds the archive; none if it was founded before, or another does.
+    pub(crate) policy: Option<Policy>,
     /// How long the fleet is wide enough for a larger k before bundles are coded anew for it.
     pub(crate) recode_after: Duration,
 }
@@ -48,22 +46,10 @@ struct RunningCoordinator {
 const OPEN_ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The policy of an archive on one machine: each node is a domain of its own, everything else as usual unless its
-/// owner says when to repair.
-fn policy(repair_at: Option<RepairAt>) -> Policy {
-    Policy {
-        domains: DomainRule::Named,
-        repair_at: repair_at.and_then(RepairAt::shards),
-        repair_at_full: repair_at == Some(RepairAt::Full),
-        count_lost_after_millis: 72 * 3_600_000,
-        brake: true,
-    }
-}
-
 /// Starts it.
 pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let CoordinatorRole { directory, listen, descriptor, founding, repair_at, recode_after } = role;
+    let CoordinatorRole { directory, listen, descriptor, policy, recode_after } = role;
     let (home, log, state) = {
         let (directory, environment) = (directory.clone(), environment.clone());
         environment.clone().blocking(move || open(&directory, &descriptor, &environment)).await?
@@ -81,7 +67,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         endpoint,
         log,
         state,
-        founding: founding.then(|| policy(repair_at)),
+        founding: policy,
         timing: Timing::default(),
         recode_after,
         environment,

@@ -77,6 +77,8 @@ mod tests {
             gateway: None,
             quota: None,
             repair_at: None,
+            count_lost_after: None,
+            max_upload: None,
         };
         let settings = Settings::new(&wanted).unwrap();
         let environment = Environment::real();

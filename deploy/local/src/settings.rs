@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use firn_base::ByteCount;
+use firn_base::{BitRate, ByteCount};
 use firn_coordinator::RepairAt;
 use firn_transport::write_synced;
+use firn_wire::{DomainRule, Policy};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, failure};
@@ -31,6 +33,15 @@ pub(crate) struct Settings {
     /// When bundles are repaired, in place of their scheme's own rule. Files of before do not have it.
     #[serde(default)]
     pub(crate) repair_at: Option<RepairAt>,
+    /// After how long a silent node counts as lost, in place of the usual time.
+    #[serde(default)]
+    pub(crate) count_lost_after_millis: Option<u64>,
+    /// How many bytes storage nodes upload in a second at most; none: as many as they can.
+    #[serde(default)]
+    pub(crate) max_upload_bytes_per_second: Option<u64>,
+    /// Rates of storage nodes that have one of their own, by number.
+    #[serde(default)]
+    pub(crate) own_rates: BTreeMap<u16, u64>,
     /// UDP ports of the coordinators, by number.
     pub(crate) coordinators: BTreeMap<u16, u16>,
     /// UDP ports of the storage nodes, by number.
@@ -52,8 +63,13 @@ pub(crate) struct Wanted {
     pub(crate) quota: Option<ByteCount>,
     /// When bundles are repaired; for a new archive.
     pub(crate) repair_at: Option<RepairAt>,
+    /// After how long a silent node counts as lost; for a new archive.
+    pub(crate) count_lost_after: Option<Duration>,
+    /// How fast storage nodes without a rate of their own upload at most.
+    pub(crate) max_upload: Option<BitRate>,
 }
 
+const COUNT_LOST_AFTER_MILLIS: u64 = 72 * 3_600_000;
 const COORDINATORS_DEFAULT: u16 = 3;
 const STORAGE_NODES_DEFAULT: u16 = 16;
 const QUOTA_DEFAULT: ByteCount = ByteCount(10_000_000_000);
@@ -91,6 +107,9 @@ impl Settings {
             gateway: wanted.gateway.unwrap_or(GATEWAY_DEFAULT),
             quota_bytes: wanted.quota.unwrap_or(QUOTA_DEFAULT).0,
             repair_at: wanted.repair_at,
+            count_lost_after_millis: wanted.count_lost_after.map(millis),
+            max_upload_bytes_per_second: wanted.max_upload.map(|rate| rate.bytes_per_second),
+            own_rates: BTreeMap::new(),
             coordinators: (1..=coordinators).zip(ports.by_ref()).collect(),
             storage_nodes: (1..=nodes).zip(ports).collect(),
             storage_nodes_made: nodes,
@@ -101,6 +120,8 @@ impl Settings {
     pub(crate) fn adopt(&mut self, wanted: &Wanted) -> Vec<String> {
         self.gateway = wanted.gateway.unwrap_or(self.gateway);
         self.quota_bytes = wanted.quota.map_or(self.quota_bytes, |quota| quota.0);
+        self.max_upload_bytes_per_second =
+            wanted.max_upload.map(|rate| rate.bytes_per_second).or(self.max_upload_bytes_per_second);
         let mut remarks = Vec::new();
         let is = [
             (wanted.coordinators, self.coordinators.len(), "coordinators", ""),
@@ -119,11 +140,14 @@ impl Settings {
         if wanted.repair_at.is_some_and(|wanted| Some(wanted) != self.repair_at) {
             remarks.push("this archive was founded before: when it repairs stays as it was".to_owned());
         }
+        if wanted.count_lost_after.is_some_and(|wanted| Some(millis(wanted)) != self.count_lost_after_millis) {
+            remarks.push("this archive was founded before: when it counts nodes as lost stays as it was".to_owned());
+        }
         remarks
     }
 
-    /// Makes room for one more storage node, and names it.
-    pub(crate) fn add_storage_node(&mut self) -> Result<Role, Failure> {
+    /// Makes room for one more storage node, which may have a rate of its own, and names it.
+    pub(crate) fn add_storage_node(&mut self, max_upload: Option<BitRate>) -> Result<Role, Failure> {
         let number =
             self.storage_nodes_made.checked_add(1).ok_or_else(|| failure("there are too many nodes"))?;
         let taken: Vec<u16> =
@@ -132,7 +156,28 @@ impl Settings {
         let port = port.ok_or_else(|| failure("no UDP port is free"))?;
         self.storage_nodes_made = number;
         self.storage_nodes.insert(number, port);
+        if let Some(rate) = max_upload {
+            self.own_rates.insert(number, rate.bytes_per_second);
+        }
         Ok(Role::StorageNode(number))
+    }
+
+    /// How fast a storage node uploads at most; none: as fast as it can.
+    pub(crate) fn max_upload(&self, number: u16) -> Option<BitRate> {
+        let rate = self.own_rates.get(&number).copied().or(self.max_upload_bytes_per_second);
+        rate.map(|bytes_per_second| BitRate { bytes_per_second })
+    }
+
+    /// The policy that the archive begins with: each node is a domain of its own, everything else as usual unless its
+    /// owner says otherwise.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            domains: DomainRule::Named,
+            repair_at: self.repair_at.and_then(RepairAt::shards),
+            repair_at_full: self.repair_at == Some(RepairAt::Full),
+            count_lost_after_millis: self.count_lost_after_millis.unwrap_or(COUNT_LOST_AFTER_MILLIS),
+            brake: true,
+        }
     }
 
     /// All roles.
@@ -153,6 +198,10 @@ impl Settings {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +212,8 @@ mod tests {
         gateway: None,
         quota: None,
         repair_at: Some(RepairAt::Full),
+        count_lost_after: None,
+        max_upload: None,
     };
 
     #[test]
@@ -180,11 +231,22 @@ mod tests {
     #[test]
     fn a_number_is_never_given_twice() {
         let mut settings = Settings::new(&WANTED).unwrap();
-        assert_eq!(settings.add_storage_node().unwrap(), Role::StorageNode(3));
+        assert_eq!(settings.add_storage_node(None).unwrap(), Role::StorageNode(3));
         settings.storage_nodes.remove(&3);
-        assert_eq!(settings.add_storage_node().unwrap(), Role::StorageNode(4));
+        assert_eq!(settings.add_storage_node(None).unwrap(), Role::StorageNode(4));
         assert_eq!(settings.address(Role::StorageNode(3)), None);
         assert_eq!(settings.roles().count(), 1 + 3 + 1);
+    }
+
+    #[test]
+    fn a_node_has_its_own_rate_or_that_of_all_others() {
+        let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
+        let mut settings = Settings::new(&WANTED).unwrap();
+        settings.add_storage_node(rate(125_000)).unwrap();
+        assert_eq!((settings.max_upload(2), settings.max_upload(3)), (None, rate(125_000)));
+        settings.adopt(&Wanted { max_upload: rate(1_250_000), ..WANTED });
+        settings.adopt(&WANTED);
+        assert_eq!((settings.max_upload(2), settings.max_upload(3)), (rate(1_250_000), rate(125_000)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use firn_base::ByteCount;
+use firn_base::{BitRate, ByteCount};
 use firn_storage_node::{DataDirectory, DeletionLimits, StorageNode, StorageNodeOptions, serve_control};
 use firn_transport::Environment;
 use firn_wire::{Descriptor, JoinToken, Signed};
@@ -29,6 +29,8 @@ pub(crate) struct StorageNodeRole {
     pub(crate) token: Option<Signed<JoinToken>>,
     /// How much it may hold.
     pub(crate) quota: ByteCount,
+    /// How fast it uploads at most; none: as fast as it can.
+    pub(crate) max_upload: Option<BitRate>,
 }
 
 struct RunningStorageNode {
@@ -52,7 +54,7 @@ pub(crate) async fn start(role: StorageNodeRole) -> Result<impl Running, Failure
         descriptor: role.descriptor,
         token: role.token,
         quota: Some(role.quota),
-        max_upload: None,
+        max_upload: role.max_upload,
         failure_domain: role.role.to_string(),
         listen: role.listen,
         advertise: None,

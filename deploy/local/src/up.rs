@@ -35,6 +35,8 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), Failure> {
         gateway: options.gateway,
         quota: options.quota,
         repair_at: options.repair_at,
+        count_lost_after: options.count_lost_after,
+        max_upload: options.max_upload,
     };
     let place = Place::open(&options.dir)?;
     place.not_ready()?;
