@@ -17,8 +17,8 @@ use std::time::Duration;
 use firn_base::PublicKey;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, RefusalKind, RefusedRequest,
-    decode, encode,
+    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, PassPurpose, RefusalKind,
+    RefusedRequest, decode, encode,
 };
 
 use crate::shared::{Shared, malformed, not_allowed};
@@ -104,7 +104,9 @@ impl Service {
         let shared = &self.shared;
         match request {
             CoordinatorRequest::GetDescriptor => Ok(CoordinatorReply::Descriptor(shared.descriptor.clone())),
-            CoordinatorRequest::GetPass => Ok(CoordinatorReply::Pass(shared.pass(client))),
+            CoordinatorRequest::GetPass => {
+                Ok(CoordinatorReply::Pass(shared.pass(client, PassPurpose::Reading)))
+            }
             CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
             CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),

@@ -14,8 +14,8 @@ use firn_coordinator_logic::{
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
-    Command, CommandOutcome, Descriptor, Identity, LedgerHead, LedgerState, OrderRank, Pass, RefusalKind,
-    RefusedRequest, Signed, TimedCommand, VerifiedRoster,
+    Command, CommandOutcome, Descriptor, Identity, LedgerHead, LedgerState, OrderRank, Pass, PassPurpose,
+    RefusalKind, RefusedRequest, Signed, TimedCommand, VerifiedRoster,
 };
 
 use crate::consensus::{Consensus, ProposeError};
@@ -235,9 +235,9 @@ impl Shared {
     }
 
     /// A pass for `reader`, good for 24 h.
-    pub(crate) fn pass(&self, reader: PublicKey) -> Signed<Pass> {
+    pub(crate) fn pass(&self, reader: PublicKey, purpose: PassPurpose) -> Signed<Pass> {
         let expires = self.environment.now().after(PASS_VALID);
-        Signed::seal(&self.identity, self.archive, &Pass { reader, expires })
+        Signed::seal(&self.identity, self.archive, &Pass { reader, expires, purpose })
     }
 
     /// Whether `key` is another coordinator.

@@ -12,7 +12,9 @@ use std::time::Duration;
 use common::{Coded, address, code, inline, nar_record, node, noise, pack};
 use firn_base::{ArchiveId, BundleNumber, ShardIndex};
 use firn_retrieval::{CachedDirectory, Directory, DirectoryError, DirectoryOptions, DirectorySource};
-use firn_wire::{BundleInfo, BundleName, CodingInfo, Identity, NodeAddress, Pass, ShardCopies, Signed};
+use firn_wire::{
+    BundleInfo, BundleName, CodingInfo, Identity, NodeAddress, Pass, PassPurpose, ShardCopies, Signed,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -65,7 +67,7 @@ impl DirectorySource for Coordinators {
     fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>> {
         let identity = Identity::from_seed(&[1; 32]);
         let expires = inline().now().after(self.pass_valid);
-        let pass = Pass { reader: identity.public(), expires };
+        let pass = Pass { reader: identity.public(), expires, purpose: PassPurpose::Reading };
         let pass = Signed::seal(&identity, ArchiveId::from_bytes([2; 32]), &pass);
         async move { self.answer(&self.asked_passes, pass).await }.boxed()
     }

@@ -6,6 +6,7 @@
 //! learn it at their next packet. Leaves to others: what peers may do, and when to dial again (`pool`).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ struct Inner {
     options: EndpointOptions,
     accepted: Mutex<mpsc::Receiver<Connection>>,
     listener: Option<AbortHandle>,
+    // Of an endpoint with a bound.
+    uploaded: Option<Arc<AtomicU64>>,
 }
 
 impl Endpoint {
@@ -93,8 +96,10 @@ impl Endpoint {
         let tls = TlsParty::new(environment, identity).map_err(refuse_tls)?;
         let (near, far) = (options.transport(true), options.transport(false));
         let mut socket = environment.sockets().bind(listen).await.map_err(refuse)?;
+        let mut uploaded = None;
         if let Some(rate) = options.max_upload {
-            socket = Arc::new(PacedSocket::new(socket, rate));
+            let sent = Arc::clone(uploaded.insert(Arc::default()));
+            socket = Arc::new(PacedSocket::new(socket, rate, sent));
         }
         let config = endpoint_config(environment, identity, &options);
         let runtime = Arc::new(quinn::TokioRuntime);
@@ -113,14 +118,30 @@ impl Endpoint {
         let local_address = quic.local_addr().map_err(refuse)?;
         let (environment, public) = (environment.clone(), identity.public());
         let accepted = Mutex::new(receiver);
-        let inner =
-            Inner { environment, quic, local_address, public, tls, near, far, options, accepted, listener };
+        let inner = Inner {
+            environment,
+            quic,
+            local_address,
+            public,
+            tls,
+            near,
+            far,
+            options,
+            accepted,
+            listener,
+            uploaded,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The address it was bound to, with the port that was chosen.
     pub fn local_address(&self) -> SocketAddr {
         self.inner.local_address
+    }
+
+    /// Bytes sent so far, everything counted as its bound counts it; none for an endpoint without a bound.
+    pub fn uploaded_bytes(&self) -> Option<u64> {
+        self.inner.uploaded.as_ref().map(|bytes| bytes.load(Ordering::Relaxed))
     }
 
     /// The key it shows to peers.

@@ -13,6 +13,13 @@ use tokio::time::{Instant, sleep_until};
 // What may go at once after a pause: timers are a millisecond late, and must not slow the line down by it.
 const CREDIT: Duration = Duration::from_millis(10);
 
+// Of a hundred who wait each has a turn within five seconds: less than any of their peers waits for a sign of life.
+const PIECES_PER_SECOND: u64 = 20;
+
+// A datagram, and what is handed to a stream at a time.
+const PIECE_BYTES_LEAST: usize = 1 << 10;
+const PIECE_BYTES_MOST: usize = 64 << 10;
+
 // No bytes keep a line busy for longer, and clocks do not overflow by it.
 const MOST_NANOS: u64 = 3_600_000_000_000;
 
@@ -32,6 +39,12 @@ impl Pace {
     /// The rate.
     pub const fn rate(&self) -> BitRate {
         self.rate
+    }
+
+    /// How many bytes to send at a time, so that whoever else waits gets a turn soon.
+    pub fn piece(&self) -> usize {
+        let bytes = self.rate.bytes_per_second / PIECES_PER_SECOND;
+        usize::try_from(bytes).unwrap_or(PIECE_BYTES_MOST).clamp(PIECE_BYTES_LEAST, PIECE_BYTES_MOST)
     }
 
     /// Waits for a turn to send so many bytes. Turns come in the order in which they were asked for, so that of many
@@ -108,6 +121,13 @@ mod tests {
         assert_eq!(pace.wait(later), None);
         pace.sent(1, later);
         assert_eq!(pace.wait(later), Some(later + Duration::from_micros(1)));
+    }
+
+    #[test]
+    fn pieces_take_a_twentieth_of_a_second_within_reason() {
+        let now = Instant::now();
+        let of = |bytes_per_second| pace(bytes_per_second, now).piece();
+        assert_eq!((of(0), of(37_500), of(375_000), of(u64::MAX)), (1024, 1875, 18_750, 65_536));
     }
 
     #[test]

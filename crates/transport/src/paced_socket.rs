@@ -11,6 +11,7 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use firn_base::BitRate;
@@ -33,12 +34,13 @@ const DATAGRAM_BYTES: u64 = 1500;
 pub(crate) struct PacedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     pace: Pace,
+    sent: Arc<AtomicU64>,
 }
 
 impl PacedSocket {
-    /// `inner`, sending at most at `rate`.
-    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>, rate: BitRate) -> Self {
-        Self { inner, pace: Pace::new(rate) }
+    /// `inner`, sending at most at `rate`. What it sends is added to `sent`.
+    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>, rate: BitRate, sent: Arc<AtomicU64>) -> Self {
+        Self { inner, pace: Pace::new(rate), sent }
     }
 }
 
@@ -58,7 +60,9 @@ impl AsyncUdpSocket for PacedSocket {
         self.inner.try_send(transmit)?;
         let bytes = transmit.contents.len();
         let datagrams = transmit.segment_size.map_or(1, |segment| bytes.div_ceil(segment.max(1)));
-        self.pace.sent(bytes as u64 + datagrams as u64 * HEADERS_BYTES, Instant::now());
+        let bytes = bytes as u64 + datagrams as u64 * HEADERS_BYTES;
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+        self.pace.sent(bytes, Instant::now());
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use firn_transport::{
 use firn_wire::{
     AdminRequest, COMMIT_BYTES_MAX, CommitRequest, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
     Descriptor, FeedBatch, FeedEvent, Identity, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, Pass,
-    RefusalKind, RefusedRequest, Roster, Signed, VerifiedRoster,
+    PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, VerifiedRoster,
 };
 use tokio::time::Instant;
 
@@ -176,7 +176,7 @@ async fn signatures_of_strangers_and_passes_of_others_are_not_believed() {
     assert_eq!(fleet.client.feed(4, Duration::ZERO).await.unwrap(), batch(4));
 
     let pass = |signer: u8, reader: PublicKey| {
-        let pass = Pass { reader, expires: Timestamp::from_millis(5) };
+        let pass = Pass { reader, expires: Timestamp::from_millis(5), purpose: PassPurpose::Reading };
         answers(CoordinatorReply::Pass(Signed::seal(&identity(signer), archive(), &pass)))
     };
     *fleet.fakes[0].answer.lock().unwrap() = pass(1, identity(8).public());

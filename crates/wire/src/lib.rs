@@ -55,7 +55,7 @@ pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeR
 pub use repair_wait::{RepairWait, RepairWaitReason};
 pub use reserve_room::{ReserveLevel, ReserveRoom};
 pub use signed::{OpenError, Signed, Statement, Verified};
-pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, Receipt, Ticket};
+pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, PassPurpose, Receipt, Ticket};
 pub use status::{
     ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeState, NodeStatus,
     NodeSummary, SpareCount,

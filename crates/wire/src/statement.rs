@@ -24,6 +24,17 @@ pub struct Pass {
     pub reader: PublicKey,
     /// The end of the right, in archive time.
     pub expires: Timestamp,
+    /// What it is for.
+    pub purpose: PassPurpose,
+}
+
+/// What the holder of a pass reads for: readers come before builds on a node's line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PassPurpose {
+    /// Whoever wants the contents.
+    Reading,
+    /// Repairs, moves and re-coding.
+    Building,
 }
 
 impl Statement for Pass {

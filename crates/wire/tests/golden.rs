@@ -17,8 +17,8 @@ use firn_wire::{
     BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DecodeOrder,
     DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent, Identity,
     IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodeReply, NodeRequest, NodeSighting,
-    OrderRank, Pass, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder,
-    RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
+    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
+    RecodeOrder, RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,7 +59,7 @@ fn statements(lines: &mut Lines) {
     let (index, root, reservation) =
         (ShardIndex(6), ShardRoot::from_bytes([7; 32]), ReservationId::from_bytes([8; 32]));
     let bearer = PublicKey::from_bytes([9; 32]);
-    let pass = Pass { reader: bearer, expires: at(1_000_000) };
+    let pass = Pass { reader: bearer, expires: at(1_000_000), purpose: PassPurpose::Building };
     lines.add("pass", &pass);
     lines.add("signed-pass", &Signed::seal(&identity, archive, &pass));
     lines.add(
@@ -191,7 +191,7 @@ fn requests(lines: &mut Lines) {
     };
     lines.add("read-range", &NodeRequest::ReadRange(range));
     let identity = Identity::from_seed(&[4; 32]);
-    let pass = Pass { reader: identity.public(), expires: at(1_000) };
+    let pass = Pass { reader: identity.public(), expires: at(1_000), purpose: PassPurpose::Reading };
     let pass = Signed::seal(&identity, ArchiveId::from_bytes([5; 32]), &pass);
     let rank = OrderRank { generation: 1, epoch: 6 };
     let source =

@@ -140,8 +140,11 @@ impl Settings {
         if wanted.repair_at.is_some_and(|wanted| Some(wanted) != self.repair_at) {
             remarks.push("this archive was founded before: when it repairs stays as it was".to_owned());
         }
-        if wanted.count_lost_after.is_some_and(|wanted| Some(millis(wanted)) != self.count_lost_after_millis) {
-            remarks.push("this archive was founded before: when it counts nodes as lost stays as it was".to_owned());
+        if wanted.count_lost_after.is_some_and(|wanted| Some(millis(wanted)) != self.count_lost_after_millis)
+        {
+            remarks.push(
+                "this archive was founded before: when it counts nodes as lost stays as it was".to_owned(),
+            );
         }
         remarks
     }

@@ -8,8 +8,8 @@
 
 use firn_base::{CodingId, NodeId, PublicKey, Timestamp};
 use firn_wire::{
-    BuildOrder, DeleteOrder, OpenError, OrderRank, Pass, RefusalKind, RefusedRequest, Signed, Statement,
-    Ticket, VerifiedRoster,
+    BuildOrder, DeleteOrder, OpenError, OrderRank, Pass, PassPurpose, RefusalKind, RefusedRequest, Signed,
+    Statement, Ticket, VerifiedRoster,
 };
 
 use crate::{OrderGate, OrderRefused, TooManyDeletes};
@@ -23,6 +23,15 @@ pub struct Grounds<'a> {
     pub roster: &'a VerifiedRoster,
     /// Archive time.
     pub now: Timestamp,
+}
+
+/// A right to read that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRight {
+    /// Its end, in archive time.
+    pub expires: Timestamp,
+    /// What it is for.
+    pub purpose: PassPurpose,
 }
 
 /// Why a request was not admitted.
@@ -113,14 +122,15 @@ impl Grounds<'_> {
         &self,
         pass: Option<&Signed<Pass>>,
         reader: PublicKey,
-    ) -> Result<Timestamp, AdmissionError> {
+    ) -> Result<ReadRight, AdmissionError> {
         if self.roster.has_coordinator(reader) {
-            return Ok(Timestamp::from_millis(u64::MAX));
+            let expires = Timestamp::from_millis(u64::MAX);
+            return Ok(ReadRight { expires, purpose: PassPurpose::Reading });
         }
         let pass = self.open("pass", pass.ok_or(AdmissionError::NoPass)?)?;
         check_bearer("pass", pass.reader, reader)?;
         self.check_expiry("pass", pass.expires)?;
-        Ok(pass.expires)
+        Ok(ReadRight { expires: pass.expires, purpose: pass.purpose })
     }
 
     /// Checks that `bearer` brings a shard that a leader ordered to this node.

@@ -13,7 +13,7 @@ mod refusals;
 mod session;
 mod trash;
 
-pub use admission::{AdmissionError, Grounds};
+pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};

@@ -78,6 +78,11 @@ impl Membership {
         self.state
     }
 
+    /// Whether the archive moves this node's shards away.
+    pub fn is_draining(&self) -> bool {
+        self.state == Some(NodeState::Draining)
+    }
+
     /// Whether this run has made itself known.
     pub const fn has_joined(&self) -> bool {
         self.joined_at.is_some()

@@ -1,10 +1,10 @@
 //! Who is admitted and who is not, with real signatures.
 
 use firn_base::{ArchiveId, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp};
-use firn_storage_node_logic::{AdmissionError, Grounds, OrderGate, OrderRefused};
+use firn_storage_node_logic::{AdmissionError, Grounds, OrderGate, OrderRefused, ReadRight};
 use firn_wire::{
     BuildOrder, BuildTarget, CoordinatorEntry, DeleteOrder, DeleteReason, Descriptor, Identity, OrderRank,
-    Pass, RefusalKind, RefusedRequest, Roster, Signed, Ticket, VerifiedRoster,
+    Pass, PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, Ticket, VerifiedRoster,
 };
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -97,13 +97,16 @@ fn a_pass_is_good_for_its_reader_and_coordinators_need_none() {
     let reader = world.client.public();
     let seal = |pass| Signed::seal(&world.coordinator, world.archive, &pass);
     let grounds = world.grounds();
-    let good = seal(Pass { reader, expires: LATER });
-    assert_eq!(grounds.check_pass(Some(&good), reader), Ok(LATER));
+    let good = seal(Pass { reader, expires: LATER, purpose: PassPurpose::Building });
+    assert_eq!(
+        grounds.check_pass(Some(&good), reader),
+        Ok(ReadRight { expires: LATER, purpose: PassPurpose::Building })
+    );
     assert!(grounds.check_pass(None, world.coordinator.public()).is_ok());
     assert_eq!(grounds.check_pass(None, reader), Err(AdmissionError::NoPass));
     let stolen = grounds.check_pass(Some(&good), world.node.public());
     assert!(matches!(stolen, Err(AdmissionError::WrongBearer { .. })));
-    let expired = seal(Pass { reader, expires: NOW });
+    let expired = seal(Pass { reader, expires: NOW, purpose: PassPurpose::Reading });
     let refused = grounds.check_pass(Some(&expired), reader).unwrap_err();
     assert_eq!(RefusedRequest::from(refused).kind, RefusalKind::Expired);
 }
@@ -155,7 +158,11 @@ fn a_build_order_carries_tickets_for_its_builder_and_its_coding() {
             address: "192.0.2.9:1".to_owned(),
             ticket: Signed::seal(&world.coordinator, world.archive, &ticket),
         }],
-        pass: Signed::seal(&world.coordinator, world.archive, &Pass { reader: builder, expires: LATER }),
+        pass: Signed::seal(
+            &world.coordinator,
+            world.archive,
+            &Pass { reader: builder, expires: LATER, purpose: PassPurpose::Building },
+        ),
         rank: RANK,
         source_coding_header: None,
     };

@@ -9,9 +9,9 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use firn_base::{NodeId, PublicKey, Timestamp};
-use firn_storage_node_logic::{AdmissionError, ArchiveTime, Grounds, OrderGate};
+use firn_storage_node_logic::{AdmissionError, ArchiveTime, Grounds, OrderGate, ReadRight};
 use firn_transport::{CoordinatorClient, Environment};
-use firn_wire::{OrderRank, Pass, RefusalKind, RefusedRequest, Signed};
+use firn_wire::{OrderRank, Pass, PassPurpose, RefusalKind, RefusedRequest, Signed};
 use lru::LruCache;
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -44,7 +44,7 @@ struct Gate {
 #[derive(Debug)]
 struct RememberedPass {
     pass: Signed<Pass>,
-    expires: Timestamp,
+    right: ReadRight,
     generation: u64,
 }
 
@@ -118,28 +118,28 @@ impl Authority {
         Ok(order)
     }
 
-    /// Checks that `reader` may read.
+    /// Checks that `reader` may read, and says what for.
     pub(crate) fn admit_reader(
         &self,
         pass: Option<&Signed<Pass>>,
         reader: PublicKey,
-    ) -> Result<(), RefusedRequest> {
+    ) -> Result<PassPurpose, RefusedRequest> {
         let roster = self.client.roster();
         let (now, generation) = (self.now(), roster.roster().generation);
         let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = passes.get(&reader).is_some_and(|known| {
-            known.generation == generation && now < known.expires && Some(&known.pass) == pass
+        let known = passes.get(&reader).filter(|known| {
+            known.generation == generation && now < known.right.expires && Some(&known.pass) == pass
         });
-        if known {
-            return Ok(());
+        if let Some(known) = known {
+            return Ok(known.right.purpose);
         }
         drop(passes);
-        let expires = Grounds { node: self.node, roster: &roster, now }.check_pass(pass, reader)?;
+        let right = Grounds { node: self.node, roster: &roster, now }.check_pass(pass, reader)?;
         if let Some(pass) = pass.filter(|_| !roster.has_coordinator(reader)) {
-            let remembered = RememberedPass { pass: pass.clone(), expires, generation };
+            let remembered = RememberedPass { pass: pass.clone(), right, generation };
             self.passes.lock().unwrap_or_else(PoisonError::into_inner).put(reader, remembered);
         }
-        Ok(())
+        Ok(right.purpose)
     }
 
     /// Whether `key` is a coordinator of the roster in force.

@@ -17,6 +17,7 @@ use firn_erasure::{Coder, ColumnBuffers};
 use firn_wire::{BuildOrder, BuildReport, RefusalKind, RefusedRequest};
 use futures::future::join_all;
 
+use crate::build_line::Lane;
 use crate::build_sources::Sources;
 use crate::build_targets::Target;
 use crate::payload_columns::PayloadColumns;
@@ -125,7 +126,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Brings every block to every target. A failure ends the whole job.
     async fn run(&mut self) -> Result<(), String> {
-        let shard_bytes = self.coding.shard_bytes();
+        let (shard_bytes, shared, lane) = (self.coding.shard_bytes(), self.shared, Lane::default());
         let mut offset = 0;
         if !self.settle_wanted() {
             return Ok(());
@@ -135,9 +136,8 @@ impl Job<'_> {
             let next = offset + self.origin.block_bytes().min(shard_bytes - offset);
             // The next block is read while this one is on its way.
             let mut targets = std::mem::take(&mut self.targets);
-            let bring = join_all(
-                targets.iter_mut().map(|target| target.bring(&made, self.shared.build_pace.as_ref())),
-            );
+            let bring =
+                join_all(targets.iter_mut().map(|target| target.bring(&made, &shared.build_line, &lane)));
             let (brought, following) = if next < shard_bytes {
                 let (brought, following) = tokio::join!(bring, self.make(next));
                 (brought, Some(following))

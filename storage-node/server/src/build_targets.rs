@@ -8,22 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::{ArchiveId, PublicKey, ShardIndex};
 use firn_bundle::CodingHeader;
-use firn_transport::{Pace, Stream, StreamError};
+use firn_transport::Stream;
 use firn_wire::{
     BuildTarget, CONTROL_BYTES_MAX, NodeReply, NodeRequest, Receipt, Signed, StoreRequest, Ticket,
 };
-use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
+use crate::build_line::{BuildLine, Lane};
 use crate::shared::Shared;
 use crate::storing::{Admitted, Incoming, admit_shard};
 
-// What goes at once at a pace, so that the targets of all builds take turns, and none waits for longer than a bearer
-// may be silent: a turn of 3 builds with 39 targets each takes 51 s on the slowest line that a node may have.
-const PIECE_BYTES: usize = 16 << 10;
-
-// A block of 1 MiB in this time is 70 kbit/s.
-const BLOCK_TIMEOUT: Duration = Duration::from_secs(120);
+// A home that has not even taken the announcement of a shard by then is better replaced.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 
 // The target syncs a shard of up to 256 MiB before it answers.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(120);
@@ -83,7 +79,7 @@ impl Target {
                 stream.send(&NodeRequest::Store(request)).await.map_err(|error| error.to_string())?;
                 Ok(stream)
             };
-            let stream = timeout(BLOCK_TIMEOUT, opened).await;
+            let stream = timeout(OPEN_TIMEOUT, opened).await;
             let stream = stream.unwrap_or_else(|_| Err("it does not answer".to_owned())).map_err(failed)?;
             Way::Away(Box::new(stream))
         };
@@ -105,11 +101,12 @@ impl Target {
         self.sent
     }
 
-    /// Brings the next block, of those that were `made`; to other nodes at `pace`.
+    /// Brings the next block, of those that were `made`; to other nodes over `line`.
     pub(crate) async fn bring(
         &mut self,
         made: &[(ShardIndex, Bytes)],
-        pace: Option<&Pace>,
+        line: &BuildLine,
+        lane: &Lane,
     ) -> Result<(), String> {
         let Some((_, block)) = made.iter().find(|(index, _)| *index == self.ticket.index) else {
             return if self.has_receipt() { Ok(()) } else { Err(failure(&self.ticket, "it was not made")) };
@@ -120,7 +117,7 @@ impl Target {
                 let written = incoming.write(block.clone()).await;
                 written.map_err(|refused| failure(&self.ticket, &refused.to_string()))
             }
-            Way::Away(stream) => match send(stream, block, pace).await {
+            Way::Away(stream) => match line.send(lane, stream, block.clone()).await {
                 Ok(Ok(())) => {
                     self.sent = self.sent.saturating_add(block.len() as u64);
                     Ok(())
@@ -159,27 +156,6 @@ impl Target {
             }
         }
     }
-}
-
-/// Sends a block, at a pace in pieces, each when its turn has come. What takes too long is the target's doing, not the
-/// waiting.
-async fn send(
-    stream: &mut Stream,
-    block: &Bytes,
-    pace: Option<&Pace>,
-) -> Result<Result<(), StreamError>, Elapsed> {
-    let mut rest = block.clone();
-    while !rest.is_empty() {
-        let most = if pace.is_some() { PIECE_BYTES } else { rest.len() };
-        let piece = rest.split_to(rest.len().min(most));
-        if let Some(pace) = pace {
-            pace.take(piece.len() as u64).await;
-        }
-        if let Err(error) = timeout(BLOCK_TIMEOUT, stream.send_bytes(piece)).await? {
-            return Ok(Err(error));
-        }
-    }
-    Ok(Ok(()))
 }
 
 fn failure(ticket: &Ticket, why: &str) -> String {

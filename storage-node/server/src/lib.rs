@@ -8,6 +8,7 @@
 
 mod authority;
 mod build;
+mod build_line;
 mod build_sources;
 mod build_targets;
 mod control;

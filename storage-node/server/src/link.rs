@@ -151,6 +151,7 @@ async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Sess
         let mut membership = shared.membership();
         let before = membership.state();
         session.heard(&reply, known, (sent, now), &mut membership);
+        shared.build_line.give_whole(membership.is_draining());
         (before, membership.state())
     };
     if before != after {

@@ -14,17 +14,17 @@ use std::time::Duration;
 use firn_base::{BitRate, ByteCount, NodeId};
 use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, Membership};
 use firn_transport::{
-    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, Pace, serve,
+    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
 };
 use firn_wire::{
-    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, REPAIR_PER_CENT,
-    Signed,
+    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::authority::Authority;
+use crate::build_line::BuildLine;
 use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
 use crate::link::keep_links;
 use crate::report::NodeReport;
@@ -156,7 +156,7 @@ impl StorageNode {
             address,
             failure_domain: options.failure_domain,
             max_upload,
-            build_pace: max_upload.map(build_pace),
+            build_line: BuildLine::new(max_upload),
             token: options.token,
             refusals: Mutex::new(DeletionRefusals::default()),
             store,
@@ -288,12 +288,6 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
         }
     });
     tasks
-}
-
-/// The pace of what builds send: readers have the rest of the line.
-fn build_pace(max_upload: BitRate) -> Pace {
-    let bytes_per_second = max_upload.bytes_per_second / 100 * REPAIR_PER_CENT;
-    Pace::new(BitRate { bytes_per_second })
 }
 
 /// Where others reach a node that listens on `bound`.

@@ -40,6 +40,8 @@ pub struct NodeReport {
     pub quota_bytes: u64,
     /// How many bytes it uploads in a second at most; none without a bound.
     pub max_upload_bytes_per_second: Option<u64>,
+    /// Bytes sent since it was started, everything counted; none without a bound.
+    pub uploaded_bytes: Option<u64>,
     /// Shards found damaged since it was started.
     pub damaged: u64,
     /// Generation of the roster in force.
@@ -74,10 +76,12 @@ pub struct LinkReport {
 /// What a node has done since it was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WorkReport {
-    /// Ranges served to readers and auditors.
+    /// Ranges served to readers, auditors and workers of builds.
     pub ranges_served: u64,
-    /// Bytes of these, proofs included.
+    /// Bytes of these to readers, proofs included.
     pub bytes_served: u64,
+    /// Bytes of these to workers of builds, proofs included.
+    pub build_bytes_served: u64,
     /// Shards taken.
     pub shards_stored: u64,
     /// Bytes of these.
@@ -90,6 +94,8 @@ pub struct WorkReport {
     pub build_bytes_read: u64,
     /// Bytes sent to other nodes for them.
     pub build_bytes_sent: u64,
+    /// Bytes that went out for builds, served to their workers or sent to their targets, as they went.
+    pub build_bytes_uploaded: u64,
     /// Requests refused.
     pub refusals: u64,
     /// Of these, delete orders that went beyond what it deletes within a day.
@@ -129,6 +135,7 @@ impl NodeReport {
             refused_deletions: shared.refusals().current(now),
             quota_bytes: figures.quota.0,
             max_upload_bytes_per_second: shared.max_upload.map(|rate| rate.bytes_per_second),
+            uploaded_bytes: shared.pool.endpoint().uploaded_bytes(),
             damaged: shared.store.losses(),
             generation: shared.client.roster().roster().generation,
             ledger_entries: shared.ledger.entries(),
@@ -138,12 +145,14 @@ impl NodeReport {
             done: WorkReport {
                 ranges_served: read(&counters.ranges_served),
                 bytes_served: read(&counters.bytes_served),
+                build_bytes_served: read(&counters.build_bytes_served),
                 shards_stored: read(&counters.shards_stored),
                 bytes_stored: read(&counters.bytes_stored),
                 shards_trashed: read(&counters.shards_trashed),
                 builds: read(&counters.builds),
                 build_bytes_read: read(&counters.build_bytes_read),
                 build_bytes_sent: read(&counters.build_bytes_sent),
+                build_bytes_uploaded: shared.build_line.sent_bytes(),
                 refusals: read(&counters.refusals),
                 deletions_refused: read(&counters.deletions_refused),
             },
@@ -203,15 +212,22 @@ impl NodeReport {
             ("uptime_seconds", "Seconds since the start", self.uptime_seconds),
         ];
         let counters = [
+            (
+                "uploaded_bytes_total",
+                "Bytes sent in all, 0 without a bound on uploading",
+                self.uploaded_bytes.unwrap_or_default(),
+            ),
             ("damaged_shards_total", "Shards found damaged", self.damaged),
             ("ranges_served_total", "Ranges served", done.ranges_served),
-            ("served_bytes_total", "Bytes served, proofs included", done.bytes_served),
+            ("served_bytes_total", "Bytes served to readers, proofs included", done.bytes_served),
+            ("build_served_bytes_total", "Bytes served to workers of builds", done.build_bytes_served),
             ("shards_stored_total", "Shards taken", done.shards_stored),
             ("stored_bytes_total", "Bytes of shards taken", done.bytes_stored),
             ("shards_trashed_total", "Shards moved to trash by order", done.shards_trashed),
             ("builds_total", "Build orders carried out", done.builds),
             ("build_read_bytes_total", "Bytes read for build orders", done.build_bytes_read),
             ("build_sent_bytes_total", "Bytes sent for build orders", done.build_bytes_sent),
+            ("build_uploaded_bytes_total", "Bytes that went out for builds", done.build_bytes_uploaded),
             ("refusals_total", "Requests refused", done.refusals),
             ("deletions_refused_total", "Delete orders refused for going too far", done.deletions_refused),
         ];

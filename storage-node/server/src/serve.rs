@@ -14,12 +14,13 @@ use firn_base::PublicKey;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, NodeReply,
-    NodeRequest, RANGE_BYTES_MAX, RangeRequest, Receipt, RecodeOrder, RecodeReport, RefusalKind,
+    NodeRequest, PassPurpose, RANGE_BYTES_MAX, RangeRequest, Receipt, RecodeOrder, RecodeReport, RefusalKind,
     RefusedRequest, Signed, StoreRequest,
 };
 use tokio::time::timeout;
 
 use crate::build::build;
+use crate::build_line::Lane;
 use crate::recode;
 use crate::shared::{Shared, Work, count};
 use crate::store::{ShardName, TrashShardError};
@@ -96,17 +97,7 @@ impl Server {
         stream: &mut Stream,
     ) -> Result<(), Failure> {
         let reply = match request {
-            NodeRequest::ReadRange(request) => {
-                let (reply, proof) = self.read_range(peer, &request).await?;
-                let sent = async {
-                    stream.send(&reply).await?;
-                    stream.send_bytes(proof).await
-                };
-                return timeout(READER_STALL_MAX, sent)
-                    .await
-                    .map_err(|_| Failure::Peer)?
-                    .map_err(Failure::from);
-            }
+            NodeRequest::ReadRange(request) => return self.serve_range(peer, &request, stream).await,
             NodeRequest::Store(request) => NodeReply::Stored(self.store(peer, &request, stream).await?),
             NodeRequest::Build(order) => NodeReply::Built(self.build(peer, order).await?),
             NodeRequest::Recode(order) => NodeReply::Recoded(self.compute_roots(peer, order).await?),
@@ -120,31 +111,47 @@ impl Server {
         Ok(())
     }
 
-    async fn read_range(
+    async fn serve_range(
         &self,
         peer: PublicKey,
         request: &RangeRequest,
-    ) -> Result<(NodeReply, Bytes), RefusedRequest> {
-        self.shared.authority.admit_reader(request.pass.as_ref(), peer)?;
+        stream: &mut Stream,
+    ) -> Result<(), Failure> {
+        let purpose = self.shared.authority.admit_reader(request.pass.as_ref(), peer)?;
         if request.bytes > RANGE_BYTES_MAX {
             let sentence =
                 format!("a range has at most {RANGE_BYTES_MAX} bytes: ask for the rest separately");
-            return Err(RefusedRequest::new(RefusalKind::Malformed, sentence));
+            return Err(RefusedRequest::new(RefusalKind::Malformed, sentence).into());
         }
-        let work = match self.shared.authority.is_coordinator(peer) {
-            true => Work::CoordinatorRead,
-            false => Work::Read,
+        let work = match purpose {
+            _ if self.shared.authority.is_coordinator(peer) => Work::CoordinatorRead,
+            PassPurpose::Reading => Work::Read,
+            PassPurpose::Building => Work::BuildRead,
         };
         let turn = self.shared.turns.take(work).await?;
         let name = ShardName::new(request.coding, request.index);
         let range = request.offset..request.offset.saturating_add(request.bytes);
         let now = self.shared.local_time();
         let proof = self.shared.with_store(move |store| store.read(name, &range, now)).await;
-        drop(turn);
         let proof = Bytes::from(proof.map_err(|error| refuse_read(&error))?);
-        count(&self.shared.counters.ranges_served, 1);
-        count(&self.shared.counters.bytes_served, proof.len() as u64);
-        Ok((NodeReply::Range { encoded_bytes: proof.len() as u64 }, proof))
+        let proof_bytes = proof.len() as u64;
+        let reply = NodeReply::Range { encoded_bytes: proof_bytes };
+        let counters = &self.shared.counters;
+        count(&counters.ranges_served, 1);
+        if work == Work::BuildRead {
+            count(&counters.build_bytes_served, proof_bytes);
+            timeout(READER_STALL_MAX, stream.send(&reply)).await.map_err(|_| Failure::Peer)??;
+            let sent = self.shared.build_line.send(&Lane::default(), stream, proof).await;
+            drop(turn);
+            return sent.map_err(|_| Failure::Peer)?.map_err(Failure::from);
+        }
+        drop(turn);
+        count(&counters.bytes_served, proof_bytes);
+        let sent = async {
+            stream.send(&reply).await?;
+            stream.send_bytes(proof).await
+        };
+        timeout(READER_STALL_MAX, sent).await.map_err(|_| Failure::Peer)?.map_err(Failure::from)
     }
 
     async fn store(

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, BitRate, ByteCount, NodeId, Timestamp};
 use firn_storage_node_logic::{DeletionRefusals, Membership};
-use firn_transport::{ConnectionPool, CoordinatorClient, Environment, Pace};
+use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
 use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::authority::Authority;
+use crate::build_line::BuildLine;
 use crate::governance::LedgerCopy;
 use crate::store::{Disk, ShardStore};
 
@@ -24,6 +25,9 @@ const READS_MAX: usize = 32;
 
 // Audits and rebuilding must get through however busy readers keep the node.
 const COORDINATOR_READS_MAX: usize = 8;
+
+// Each holds a proof of 1 MiB while it waits for the line.
+const BUILD_READS_MAX: usize = 32;
 
 // Each holds two blocks of 1 MiB for every shard involved: about 40 MiB for k = 16.
 const BUILDS_MAX: usize = 3;
@@ -43,8 +47,8 @@ pub(crate) struct Shared {
     pub(crate) address: String,
     pub(crate) failure_domain: String,
     pub(crate) max_upload: Option<BitRate>,
-    // What builds send goes by it, if the node has a bound.
-    pub(crate) build_pace: Option<Pace>,
+    // What goes out for builds, the node's own and others'.
+    pub(crate) build_line: BuildLine,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) store: Arc<ShardStore>,
     pub(crate) disk: Arc<dyn Disk>,
@@ -81,6 +85,7 @@ pub(crate) struct LinkState {
 pub(crate) struct Counters {
     pub(crate) ranges_served: AtomicU64,
     pub(crate) bytes_served: AtomicU64,
+    pub(crate) build_bytes_served: AtomicU64,
     pub(crate) shards_stored: AtomicU64,
     pub(crate) bytes_stored: AtomicU64,
     pub(crate) shards_trashed: AtomicU64,
@@ -98,6 +103,7 @@ pub(crate) struct Turns {
     reads: Arc<Semaphore>,
     coordinator_reads: Arc<Semaphore>,
     builds: Arc<Semaphore>,
+    build_reads: Arc<Semaphore>,
 }
 
 /// What a turn is for.
@@ -107,6 +113,8 @@ pub(crate) enum Work {
     Read,
     CoordinatorRead,
     Build,
+    /// Serving the worker of a build.
+    BuildRead,
 }
 
 impl Default for Turns {
@@ -117,6 +125,7 @@ impl Default for Turns {
             reads: semaphore(READS_MAX),
             coordinator_reads: semaphore(COORDINATOR_READS_MAX),
             builds: semaphore(BUILDS_MAX),
+            build_reads: semaphore(BUILD_READS_MAX),
         }
     }
 }
@@ -129,6 +138,7 @@ impl Turns {
             Work::Read => &self.reads,
             Work::CoordinatorRead => &self.coordinator_reads,
             Work::Build => &self.builds,
+            Work::BuildRead => &self.build_reads,
         };
         let wait = if work == Work::Build { BUILD_WAIT_MAX } else { TURN_WAIT_MAX };
         let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;

@@ -11,7 +11,7 @@ use firn_retrieval::{ReadRangeError, read_range};
 use firn_storage_node::{DeletionLimits, MemoryDisk, StorageNode, StorageNodeOptions};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, NodeReply, NodeRequest, NodeState, OrderRank, Pass,
-    RefusalKind, Signed, StoreRequest, Ticket,
+    PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
 };
 use support::CodedBundle;
 use support::world::{World, later};
@@ -48,6 +48,68 @@ async fn a_node_names_its_bound_on_uploading_to_coordinators_and_owner() {
     let node = world.start_with(options).await;
     assert_eq!(world.heard.lock().unwrap().joins[0].1.status.max_upload, max_upload);
     assert_eq!(node.handle().report().max_upload_bytes_per_second, Some(1_250_000));
+}
+
+#[tokio::test]
+async fn workers_of_builds_have_their_part_of_the_line_and_readers_the_rest() {
+    let world = World::new().await;
+    let rate = BitRate { bytes_per_second: 4_000_000 };
+    let options =
+        StorageNodeOptions { max_upload: Some(rate), ..world.options(1, Arc::new(MemoryDisk::new())) };
+    let node = world.start_with(options).await;
+    let bundle = CodedBundle::new(1, 1 << 20, 1);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    let begun = std::time::Instant::now();
+    let building = world.pass_for(world.client.public(), PassPurpose::Building);
+    let builds = (0..3).map(|_| read(&world, &node, &bundle, 0, Some(&building)));
+    let builds = futures::future::join_all(builds);
+    let reading = world.pass(world.client.public());
+    let reader = async {
+        // Behind the others, of whose bytes some are on their way.
+        world.wait("builds are served", |_| node.handle().report().done.build_bytes_uploaded > 0).await;
+        read(&world, &node, &bundle, 0, Some(&reading)).await
+    };
+    let builds = match futures::future::select(Box::pin(builds), Box::pin(reader)).await {
+        futures::future::Either::Left(_) => panic!("a reader waited for builds"),
+        futures::future::Either::Right((read, builds)) => {
+            assert_eq!(read.unwrap(), bundle.shard(0));
+            builds
+        }
+    };
+    for read in builds.await {
+        assert_eq!(read.unwrap(), bundle.shard(0));
+    }
+    let done = node.handle().report().done;
+    assert!(done.build_bytes_served >= 3 << 20 && done.build_bytes_uploaded == done.build_bytes_served);
+    assert!(done.bytes_served >= 1 << 20 && done.bytes_served < 2 << 20);
+    let part = rate.bytes_per_second * REPAIR_PER_CENT / 100;
+    let least = std::time::Duration::from_millis(done.build_bytes_uploaded * 1000 / part * 9 / 10);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_that_is_drained_gives_builds_its_whole_line() {
+    let world = World::new().await;
+    let max_upload = Some(BitRate { bytes_per_second: 1_000_000 });
+    let start = async |seed| {
+        let disk = Arc::new(MemoryDisk::new());
+        world.start_with(StorageNodeOptions { max_upload, ..world.options(seed, disk) }).await
+    };
+    let (active, drained) = (start(1).await, start(2).await);
+    let bundle = CodedBundle::new(1, 2 << 20, 1);
+    world.bring(&active, &bundle, 0).await.unwrap();
+    world.bring(&drained, &bundle, 0).await.unwrap();
+    let draining = NodeState::Draining;
+    world.heard.lock().unwrap().states.insert(drained.id(), draining);
+    let state = |_: &World| drained.handle().report().state;
+    world.wait("the node knows it", |world| state(world) == Some(draining.to_string())).await;
+    let building = world.pass_for(world.client.public(), PassPurpose::Building);
+    let slow = Box::pin(read(&world, &active, &bundle, 0, Some(&building)));
+    let fast = Box::pin(read(&world, &drained, &bundle, 0, Some(&building)));
+    match futures::future::select(slow, fast).await {
+        futures::future::Either::Left(_) => panic!("a drained node took three times as long as it has to"),
+        futures::future::Either::Right((read, _)) => assert_eq!(read.unwrap(), bundle.shard(0)),
+    }
 }
 
 #[tokio::test]
@@ -175,10 +237,17 @@ async fn readers_without_a_pass_of_their_own_are_refused() {
     let good = world.pass(world.client.public());
     read(&world, &node, &bundle, 0, Some(&good)).await.unwrap();
     // A pass that is remembered does not cover another one.
-    let expired = world.seal(&Pass { reader: world.client.public(), expires: Timestamp::from_millis(1) });
+    let expired = world.seal(&Pass {
+        reader: world.client.public(),
+        expires: Timestamp::from_millis(1),
+        purpose: PassPurpose::Reading,
+    });
     assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&expired)).await), RefusalKind::Expired);
-    let own =
-        Signed::seal(&world.client, world.archive, &Pass { reader: world.client.public(), expires: later() });
+    let own = Signed::seal(
+        &world.client,
+        world.archive,
+        &Pass { reader: world.client.public(), expires: later(), purpose: PassPurpose::Reading },
+    );
     assert_eq!(refusal(read(&world, &node, &bundle, 0, Some(&own)).await), RefusalKind::NotAllowed);
 }
 

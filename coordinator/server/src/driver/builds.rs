@@ -9,7 +9,7 @@ use std::time::Duration;
 use firn_base::ReservationId;
 use firn_coordinator_logic::{BuildPlan, CodedBundle, ExpectedReceipts, Facts, NodeNumber, NodeRecord};
 use firn_wire::{
-    BuildOrder, BuildSource, BuildTarget, CONTROL_BYTES_MAX, Command, NodeReply, NodeRequest,
+    BuildOrder, BuildSource, BuildTarget, CONTROL_BYTES_MAX, Command, NodeReply, NodeRequest, PassPurpose,
     PlacementChange, RefusalKind, RefusedRequest, Signed, Ticket,
 };
 
@@ -99,7 +99,7 @@ pub(super) async fn build(
         coding_header: coding.header.clone(),
         sources: build_sources(&facts, plan)?,
         targets,
-        pass: shared.pass(worker.id.into()),
+        pass: shared.pass(worker.id.into(), PassPurpose::Building),
         rank,
         source_coding_header,
     };

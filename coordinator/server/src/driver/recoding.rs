@@ -12,7 +12,8 @@ use firn_coordinator_logic::{
     BuildPlan, BundleRecord, Facts, NodeNumber, RecodePlan, RecodeStep, RecodeWork, RootsAnswer, judge_roots,
 };
 use firn_wire::{
-    BuildSource, Command, DecodeOrder, NodeReply, NodeRequest, RecodeOrder, RefusalKind, RefusedRequest,
+    BuildSource, Command, DecodeOrder, NodeReply, NodeRequest, PassPurpose, RecodeOrder, RefusalKind,
+    RefusedRequest,
 };
 
 use super::builds;
@@ -80,7 +81,7 @@ async fn compute_roots(
         let sources = sources.clone();
         async move {
             let worker = builds::node_record(&shared.facts()?, worker)?;
-            let pass = shared.pass(worker.id.into());
+            let pass = shared.pass(worker.id.into(), PassPurpose::Building);
             let order = RecodeOrder {
                 content_header,
                 coding_header,
@@ -117,7 +118,7 @@ async fn decode(shared: &Shared, plan: &BuildPlan, within: Duration) -> Result<b
         content_header: record.content_header.clone(),
         coding_header: coding.header.clone(),
         sources,
-        pass: shared.pass(decoder.id.into()),
+        pass: shared.pass(decoder.id.into(), PassPurpose::Building),
         rank: shared.rank(),
     };
     let reply = builds::ask_worker(shared, &decoder, &NodeRequest::Decode(order), within).await?;

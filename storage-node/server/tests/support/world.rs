@@ -17,7 +17,7 @@ use firn_transport::{
 use firn_wire::{
     CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, HeartbeatReply,
     Identity, JoinRequest, JoinToken, LedgerHead, LedgerPage, NodeReply, NodeRequest, NodeState, NodeStatus,
-    OrderRank, Pass, Receipt, RefusedRequest, Roster, Signed, StoreRequest, Ticket,
+    OrderRank, Pass, PassPurpose, Receipt, RefusedRequest, Roster, Signed, StoreRequest, Ticket,
 };
 
 use super::CodedBundle;
@@ -215,7 +215,11 @@ impl World {
     }
 
     pub(crate) fn pass(&self, reader: PublicKey) -> Signed<Pass> {
-        self.seal(&Pass { reader, expires: later() })
+        self.pass_for(reader, PassPurpose::Reading)
+    }
+
+    pub(crate) fn pass_for(&self, reader: PublicKey, purpose: PassPurpose) -> Signed<Pass> {
+        self.seal(&Pass { reader, expires: later(), purpose })
     }
 
     pub(crate) async fn connect(&self, node: &StorageNode) -> Connection {
