@@ -5,6 +5,7 @@
 //! Leaves to others: which shards of which bundle (`repair`, `moves`, `balance`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use firn_base::ShardIndex;
 
@@ -127,7 +128,13 @@ impl<'a> Builder<'a> {
         let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
         let sends = targets.len() > 1;
         let is_busy = |node| self.is_loaded(node) || (sends && !self.has_line(node));
-        let worker = chosen.iter().copied().min_by_key(|node| (is_busy(*node), self.load_of(*node), *node));
+        // The one that is done first: a worker sends all that it does not keep.
+        let sent_bytes = bundle.shard_bytes.saturating_mul(targets.len().saturating_sub(1) as u64);
+        let done_after = |node| self.done_after(node, sent_bytes);
+        let worker = chosen
+            .iter()
+            .copied()
+            .min_by_key(|node| (is_busy(*node), done_after(*node), self.load_of(*node), *node));
         let worker = worker.ok_or(NotBuilt::NoHome)?;
         if is_busy(worker) {
             return Err(NotBuilt::Busy);
@@ -179,8 +186,8 @@ impl<'a> Builder<'a> {
         counted.map(|(_, holder)| *holder).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Whom to read: for a move the copy itself where it is online, then k and a few more, those whose lines are idle
-    /// and proved ones first.
+    /// Whom to read: for a move the copy itself where it is online, then k and a few more, those that are done first and
+    /// proved ones first.
     fn sources(
         &self,
         bundle: &BundleView,
@@ -192,8 +199,8 @@ impl<'a> Builder<'a> {
             .iter()
             .filter_map(|copy| {
                 let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
-                let busy_for = self.traffic.busy_for(copy.1, self.view.now);
-                Some((!replaced.contains(copy), busy_for, !node.proved, self.load_of(copy.1), *copy))
+                let done_after = self.done_after(copy.1, bundle.shard_bytes);
+                Some((!replaced.contains(copy), done_after, !node.proved, self.load_of(copy.1), *copy))
             })
             .collect();
         online.sort_unstable();
@@ -233,6 +240,12 @@ impl<'a> Builder<'a> {
             lines.for_away(&self.fleet, bundle.shard_bytes.saturating_mul(read.len() as u64 + sent));
         }
         lines
+    }
+
+    /// In how long a node would be done with uploading `bytes` more for repair.
+    fn done_after(&self, node: NodeNumber, bytes: u64) -> Duration {
+        let node = self.fleet.node(node);
+        node.map_or(Duration::ZERO, |node| self.traffic.done_after(node, bytes, self.view.now))
     }
 
     fn has_line(&self, node: NodeNumber) -> bool {

@@ -81,6 +81,12 @@ impl RepairTraffic {
         self.busy_until.get(&node).map_or(Duration::ZERO, |busy| busy.since(now))
     }
 
+    /// In how long a node would be done with uploading `bytes` more.
+    pub(crate) fn done_after(&self, node: &FleetNode, bytes: u64, now: Timestamp) -> Duration {
+        let own = repair_rate(node).map_or(Duration::ZERO, |rate| takes(bytes, rate));
+        self.busy_for(node.number, now).saturating_add(own)
+    }
+
     /// Whether more may be ordered of a node.
     pub(crate) fn has_room(&self, node: NodeNumber, now: Timestamp) -> bool {
         self.busy_for(node, now) <= AHEAD
