@@ -33,7 +33,8 @@ fn descriptor(place: &Path) -> String {
         address: "127.0.0.1:1".to_owned(),
     }];
     let archive = key.public().into();
-    let roster = Roster { archive, generation: 1, issued: Timestamp::from_millis(1), coordinators };
+    let roster =
+        Roster { archive, generation: 1, issued: Timestamp::from_millis(1), coordinators, retired: vec![] };
     let path = place.join("archive.firn");
     let descriptor = Descriptor { archive, roster: Signed::seal(&key, archive, &roster) };
     std::fs::write(&path, descriptor.to_string()).unwrap();

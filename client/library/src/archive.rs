@@ -209,7 +209,8 @@ mod tests {
             address: "127.0.0.1:1".into(),
         }];
         let archive = key.public().into();
-        let roster = Roster { archive, generation, issued: Timestamp::from_millis(1), coordinators };
+        let roster =
+            Roster { archive, generation, issued: Timestamp::from_millis(1), coordinators, retired: vec![] };
         Descriptor { archive, roster: Signed::seal(&key, archive, &roster) }
     }
 

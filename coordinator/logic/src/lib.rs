@@ -26,6 +26,7 @@ mod inventory;
 mod layer;
 mod layout;
 mod losses;
+mod member_change;
 mod memory;
 mod moves;
 mod openings;
@@ -69,6 +70,10 @@ pub use inventory::{
     was_replaced,
 };
 pub use losses::LossWatch;
+pub use member_change::{
+    CAUGHT_UP_ENTRIES, MEMBERS_MAX, MemberFacts, MemberPlan, MemberRefusal, RosterRefusal, check_next_roster,
+    member_number, next_roster, plan_member_change, roster_gap,
+};
 pub use memory::MemoryState;
 pub use moves::{MovePlan, drained_nodes, plan_moves};
 pub use orders::{DeletionEnd, Orders};

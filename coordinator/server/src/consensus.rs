@@ -4,23 +4,28 @@
 //! for a command that a majority has on disk and that was applied here; a member whose store fails stops and says
 //! so. Leaves to others: what is proposed (`driver`), carrying messages in (`serve`).
 
+mod changing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
 use firn_transport::{ConnectionPool, Environment};
-use firn_wire::{CommandOutcome, CoordinatorStatus, TimedCommand};
+use firn_wire::{CommandOutcome, TimedCommand};
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::WaitError;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::raft::{
-    AppliedChanges, Inbound, LogStore, Member, Members, Metrics, Network, QuorumGate, Raft, StateFacts,
-    StateMachine, Timing,
+    AppliedChanges, Inbound, LogStore, Member, MemberBook, Metrics, NamedMembers, Network, QuorumGate, Raft,
+    StateFacts, StateMachine, Timing,
 };
+use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
+
+pub use changing::ChangeError;
 
 // A command that is not applied by then has met a majority that went away: whoever asked may ask again.
 const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +35,8 @@ const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ConsensusOptions {
     /// Its number.
     pub raft_id: u64,
-    /// All members, itself included: number → identity, host and UDP port.
+    /// Those that the roster names: number → identity, host and UDP port. All of them found the group; later the
+    /// log says who is a member, and this where.
     pub members: BTreeMap<u64, (NodeId, String)>,
     /// Whether it founds the group if its log is empty. One member of a new archive does.
     pub bootstrap: bool,
@@ -55,8 +61,11 @@ pub struct Consensus {
 struct Inner {
     raft_id: u64,
     raft: Raft,
-    members: Members,
+    members: MemberBook,
     network: Network,
+    state: Arc<dyn KeyValue>,
+    // One change of the members at a time.
+    changing: Mutex<()>,
     inbound: Inbound,
     gate: QuorumGate,
     timing: Timing,
@@ -117,7 +126,7 @@ pub struct ConsensusStatus {
 pub struct ConsensusWatch {
     metrics: watch::Receiver<Metrics>,
     raft_id: u64,
-    members: Members,
+    members: MemberBook,
 }
 
 impl Consensus {
@@ -126,10 +135,11 @@ impl Consensus {
         let ConsensusOptions { raft_id, members, bootstrap, log, state, environment, pool, timing } = options;
         let members: BTreeMap<_, _> =
             members.into_iter().map(|(number, (id, address))| (number, Member { id, address })).collect();
-        if !members.contains_key(&raft_id) {
-            return Err(StartError::Options(format!("number {raft_id} is not among its members")));
+        if bootstrap && !members.contains_key(&raft_id) {
+            return Err(StartError::Options(format!("number {raft_id} is not among the founders")));
         }
-        let members = Arc::new(members);
+        let founders = members.clone();
+        let members = MemberBook::new(NamedMembers { members, ..NamedMembers::default() });
         let config = timing.config().map_err(StartError::Options)?;
         let state_machine = {
             let (state, inner) = (Arc::clone(&state), environment.clone());
@@ -138,20 +148,34 @@ impl Consensus {
         let applied_changes = state_machine.applied_changes();
         let log_store = LogStore::new(log, Arc::clone(&state), environment.clone());
         let gate = QuorumGate::default();
-        let network = Network::new(pool, Arc::clone(&members), environment.clone(), timing, gate.clone());
+        let network = Network::new(pool, members.clone(), environment.clone(), timing, gate.clone());
         let raft = Raft::new(raft_id, Arc::new(config), network.clone(), log_store, state_machine).await;
         let raft = raft.map_err(|error| StartError::Stopped(error.to_string()))?;
         gate.open(raft.metrics());
+        members.open(raft.metrics());
         if bootstrap {
-            match raft.initialize((*members).clone()).await {
+            match raft.initialize(founders).await {
                 // It was founded before: what is in the log counts.
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => return Err(StartError::Stopped(error.to_string())),
             }
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
-        let inbound = Inbound::new(Arc::clone(&members), state, environment);
-        let inner = Inner { raft_id, raft, members, network, inbound, gate, timing, facts, applied_changes };
+        let inbound = Inbound::new(members.clone(), Arc::clone(&state), environment);
+        let changing = Mutex::default();
+        let inner = Inner {
+            raft_id,
+            raft,
+            members,
+            network,
+            state,
+            changing,
+            inbound,
+            gate,
+            timing,
+            facts,
+            applied_changes,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -235,7 +259,7 @@ impl Consensus {
         ConsensusWatch {
             metrics: self.inner.raft.metrics(),
             raft_id: self.inner.raft_id,
-            members: Arc::clone(&self.inner.members),
+            members: self.inner.members.clone(),
         }
     }
 
@@ -249,31 +273,6 @@ impl Consensus {
         &self.inner.applied_changes
     }
 
-    /// All members. Who is online is known of those that this member has to do with: a leader of all, a follower
-    /// of itself and the leader.
-    pub fn members_status(&self) -> Vec<CoordinatorStatus> {
-        let metrics = self.inner.raft.metrics().borrow().clone();
-        let is_leader = metrics.state.is_leader();
-        let members = self.inner.members.iter().map(|(number, member)| {
-            let is_self = *number == self.inner.raft_id;
-            let leads = metrics.current_leader == Some(*number);
-            let answered = self.inner.network.answered_within(*number, self.inner.timing.election_max);
-            let replicated = metrics.replication.as_ref().and_then(|replication| replication.get(number));
-            let lag = replicated.map(|matched| {
-                let has = matched.map_or(0, |log_id| log_id.index.saturating_add(1));
-                metrics.last_log_index.map_or(0, |last| last.saturating_add(1)).saturating_sub(has)
-            });
-            CoordinatorStatus {
-                id: member.id,
-                address: member.address.clone(),
-                online: is_self || answered || (leads && !is_leader),
-                leader: leads,
-                lag: if is_self && is_leader { Some(0) } else { lag },
-            }
-        });
-        members.collect()
-    }
-
     /// Ends this member. What it acknowledged is on disk before and after.
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
@@ -282,7 +281,7 @@ impl Consensus {
     }
 
     fn not_leader(&self, to: &ForwardToLeader<u64, Member>) -> ProposeError {
-        let leader = to.leader_id.and_then(|number| self.inner.members.get(&number));
+        let leader = to.leader_id.and_then(|number| self.inner.members.get(number));
         ProposeError::NotLeader { leader: leader.map(|member| member.id) }
     }
 }
@@ -291,14 +290,17 @@ impl ConsensusWatch {
     /// How the consensus stands.
     pub fn status(&self) -> ConsensusStatus {
         let metrics = self.metrics.borrow();
-        let leader = metrics.current_leader.and_then(|number| self.members.get(&number));
+        let leader = metrics.current_leader.and_then(|number| self.members.get(number));
         ConsensusStatus {
             term: metrics.current_term,
             leader: leader.map(|member| member.id),
             is_leader: metrics.state.is_leader(),
             applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
             last_entry: metrics.last_log_index.unwrap_or(0),
-            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+            failure: match self.members.is_removed() {
+                true => Some(REMOVED_SENTENCE.to_owned()),
+                false => metrics.running_state.as_ref().err().map(ToString::to_string),
+            },
         }
     }
 

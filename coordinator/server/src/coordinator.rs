@@ -3,32 +3,38 @@
 //! Owns: starting its parts in order and ending them. Always holds: it answers nobody before its stores are
 //! open and its archive is known. Leaves to others: arguments and signals (`main`).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
+use firn_coordinator_logic::member_number;
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
-    AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor,
-    DescriptorError, Identity, LedgerAct, Policy, RefusalKind, RefusedRequest,
+    AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, Identity,
+    LedgerAct, Policy, RefusalKind, RefusedRequest,
 };
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::consensus::{Consensus, ConsensusOptions, StartError};
 use crate::driver;
+use crate::member_watch;
 use crate::raft::Timing;
 use crate::serve::Service;
-use crate::shared::{Parts, Shared};
+use crate::shared::{Parts, Shared, named_members};
+use crate::standing::{InForce, Standing, StandingError};
 use crate::storage::KeyValue;
 
 /// What a coordinator is made of.
 #[derive(Debug)]
 pub struct CoordinatorOptions {
-    /// Who it is; one of the roster.
+    /// Who it is.
     pub identity: Identity,
-    /// The archive.
+    /// The archive. If a newer roster was taken before, that one counts.
     pub descriptor: Descriptor,
+    /// The entry of the log that made it a member, where it has just learnt of that; none for a founder, and where it
+    /// took part before.
+    pub named_since: Option<u64>,
     /// The socket it listens on, bound with the same identity.
     pub endpoint: Endpoint,
     /// The store of the log.
@@ -60,12 +66,9 @@ pub struct Coordinator {
 /// Why a coordinator did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum CoordinatorError {
-    /// The descriptor is not signed by its archive.
+    /// The descriptor is not signed by its archive, or this coordinator was removed from it.
     #[error(transparent)]
-    Descriptor(#[from] DescriptorError),
-    /// The roster does not name it.
-    #[error("coordinator {0} is not in the roster of this archive")]
-    NotInRoster(NodeId),
+    Standing(#[from] StandingError),
     /// The consensus did not start.
     #[error(transparent)]
     Consensus(#[from] StartError),
@@ -77,6 +80,7 @@ impl Coordinator {
         let CoordinatorOptions {
             identity,
             descriptor,
+            named_since,
             endpoint,
             log,
             state,
@@ -85,12 +89,19 @@ impl Coordinator {
             recode_after,
             environment,
         } = options;
-        let roster = descriptor.verify()?;
+        let standing = {
+            let (log, inner) = (Arc::clone(&log), environment.clone());
+            environment.blocking(move || Standing::open(log, inner, descriptor, named_since)).await?
+        };
+        let in_force = standing.in_force();
         let own = identity.node_id();
-        let entries = &roster.roster().coordinators;
-        let raft_id = entries.iter().find(|entry| entry.id == own).map(|entry| entry.raft_id);
-        let raft_id = raft_id.ok_or(CoordinatorError::NotInRoster(own))?;
-        let members: BTreeMap<_, _> =
+        if in_force.roster.has_retired(own) {
+            return Err(StandingError::Removed.into());
+        }
+        // One that the roster does not name yet was told so by the members, see `named_since`.
+        let raft_id = in_force.roster.entry(own).map_or_else(|| member_number(own), |entry| entry.raft_id);
+        let entries = &in_force.roster.roster().coordinators;
+        let members =
             entries.iter().map(|entry| (entry.raft_id, (entry.id, entry.address.clone()))).collect();
         let pool = ConnectionPool::new(endpoint.clone());
         let bootstrap = founding.is_some();
@@ -105,13 +116,14 @@ impl Coordinator {
             timing,
         })
         .await?;
-        let shared =
-            Shared::new(Parts { identity, descriptor, roster, consensus, environment, pool, recode_after });
+        consensus.rename(named_members(in_force.roster.roster()));
+        let shared = Shared::new(Parts { identity, standing, consensus, environment, pool, recode_after });
         let service = Arc::new(Service { shared: shared.clone() });
         let mut tasks = JoinSet::new();
         let (serving, handler) = (endpoint.clone(), service.clone());
         tasks.spawn(async move { serve(&serving, handler).await });
-        tasks.spawn(driver::run(shared));
+        tasks.spawn(driver::run(shared.clone()));
+        tasks.spawn(member_watch::run(shared));
         if let Some(policy) = founding {
             let service = service.clone();
             tasks.spawn(async move { settle_policy(&service, policy).await });
@@ -124,9 +136,14 @@ impl Coordinator {
         self.service.shared.identity.node_id()
     }
 
-    /// The archive.
-    pub fn descriptor(&self) -> &Descriptor {
-        &self.service.shared.descriptor
+    /// The archive, with the roster in force.
+    pub fn descriptor(&self) -> Descriptor {
+        self.service.shared.standing.in_force().descriptor.clone()
+    }
+
+    /// Tells of newer rosters.
+    pub fn watch_descriptor(&self) -> DescriptorWatch {
+        DescriptorWatch { rosters: self.service.shared.standing.watch() }
     }
 
     /// Its member of the consensus.
@@ -144,6 +161,20 @@ impl Coordinator {
         self.service.shared.consensus.shutdown().await;
         self.tasks.shutdown().await;
         self.endpoint.close().await;
+    }
+}
+
+/// Tells of newer rosters, for whoever keeps a copy of the descriptor.
+#[derive(Debug)]
+pub struct DescriptorWatch {
+    rosters: watch::Receiver<Arc<InForce>>,
+}
+
+impl DescriptorWatch {
+    /// Waits for the next one. None once the coordinator is gone.
+    pub async fn next(&mut self) -> Option<Descriptor> {
+        self.rosters.changed().await.ok()?;
+        Some(self.rosters.borrow_and_update().descriptor.clone())
     }
 }
 
@@ -186,8 +217,8 @@ impl Administration {
     }
 
     /// The descriptor, for those who ask by HTTP.
-    pub fn descriptor(&self) -> &Descriptor {
-        &self.service.shared.descriptor
+    pub fn descriptor(&self) -> Descriptor {
+        self.service.shared.standing.in_force().descriptor.clone()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Owns: the first roster and the first descriptor. Leaves to others: later rosters (`roster sign`).
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -55,49 +56,89 @@ pub fn found_archive(
         .zip(1..)
         .map(|(peer, raft_id)| CoordinatorEntry { id: peer.id, raft_id, address: peer.address.clone() })
         .collect();
-    let roster = Roster { archive, generation: 1, issued, coordinators };
+    let roster = Roster { archive, generation: 1, issued, coordinators, retired: Vec::new() };
     Descriptor { archive, roster: Signed::seal(archive_key, archive, &roster) }
 }
 
-/// Asks `peers` in turn until one knows the archive and its roster names this coordinator. Goes on for as long
-/// as it takes: the others may be started later.
-pub async fn ask_peers(endpoint: &Endpoint, peers: &[Peer]) -> Descriptor {
+/// What a coordinator learns that takes part.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// The archive.
+    pub descriptor: Descriptor,
+    /// The entry of the log that made it a member; none if the roster names it.
+    pub named_since: Option<u64>,
+}
+
+/// The archive has retired this identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "coordinator {} was removed from its archive and takes part no more: to add this machine again, start with an \
+     empty --data-dir", .0.short()
+)]
+pub struct RetiredError(NodeId);
+
+enum Unready {
+    Waiting(String),
+    Retired(RetiredError),
+}
+
+/// Asks `peers` in turn until one knows the archive, and its roster or its members name this coordinator, which
+/// others reach at `address` if that is known. Goes on for as long as it takes: the others may be started later, and
+/// an operator has to add it.
+pub async fn ask_peers(
+    endpoint: &Endpoint,
+    peers: &[Peer],
+    address: Option<&str>,
+) -> Result<Joined, RetiredError> {
     const PAUSE: Duration = Duration::from_secs(1);
-    let mut said = false;
+    let mut said = BTreeSet::new();
     loop {
         for peer in peers {
-            match ask_peer(endpoint, peer).await {
-                Ok(descriptor) => return descriptor,
-                Err(reason) if !said => {
-                    tracing::info!(peer = %peer.address, reason, "waiting for the archive")
+            match ask_peer(endpoint, peer, address).await {
+                Ok(joined) => return Ok(joined),
+                Err(Unready::Retired(error)) => return Err(error),
+                Err(Unready::Waiting(reason)) => {
+                    if said.insert((peer.address.clone(), reason.clone())) {
+                        tracing::info!(peer = %peer.address, reason, "waiting for the archive");
+                    }
                 }
-                Err(_) => {}
             }
         }
-        said = true;
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn ask_peer(endpoint: &Endpoint, peer: &Peer) -> Result<Descriptor, String> {
+async fn ask_peer(endpoint: &Endpoint, peer: &Peer, address: Option<&str>) -> Result<Joined, Unready> {
     const WITHIN: Duration = Duration::from_secs(5);
-    let connection = endpoint.connect(peer.id, &peer.address).await.map_err(|error| error.to_string())?;
-    let reply = connection
-        .call(&CoordinatorRequest::GetDescriptor, CONTROL_BYTES_MAX, WITHIN)
-        .await
-        .map_err(|error| error.to_string())?;
-    let CoordinatorReply::Descriptor(descriptor) = reply else {
-        return Err("it does not know an archive yet".to_owned());
+    let waiting = |error: &dyn std::fmt::Display| Unready::Waiting(error.to_string());
+    let connection = endpoint.connect(peer.id, &peer.address).await.map_err(|error| waiting(&error))?;
+    let ask = async |request: CoordinatorRequest| {
+        connection.call(&request, CONTROL_BYTES_MAX, WITHIN).await.map_err(|error| waiting(&error))
     };
-    let roster = descriptor.verify().map_err(|error| error.to_string())?;
-    if roster.has_coordinator(endpoint.public()) {
-        Ok(descriptor)
-    } else {
-        Err(format!(
-            "the archive {} does not have this coordinator in its roster: was it founded with --peer {}@…?",
+    let CoordinatorReply::Descriptor(descriptor) = ask(CoordinatorRequest::GetDescriptor).await? else {
+        return Err(Unready::Waiting("it does not know an archive yet".to_owned()));
+    };
+    let roster = descriptor.verify().map_err(|error| waiting(&error))?;
+    let own = NodeId::from(endpoint.public());
+    if roster.has_retired(own) {
+        return Err(Unready::Retired(RetiredError(own)));
+    }
+    if roster.entry(own).is_some() {
+        return Ok(Joined { descriptor, named_since: None });
+    }
+    if !roster.has_coordinator(peer.id.into()) {
+        return Err(Unready::Waiting("it is not in the roster of its archive itself".to_owned()));
+    }
+    match ask(CoordinatorRequest::GetMembers).await? {
+        CoordinatorReply::Members(answer) if answer.members.iter().any(|entry| entry.id == own) => {
+            Ok(Joined { descriptor, named_since: Some(answer.since) })
+        }
+        _ => Err(Unready::Waiting(format!(
+            "archive {} does not know this coordinator yet: add it with `firn-coordinator member add {own}@{}` on one \
+             that runs",
             descriptor.archive.short(),
-            NodeId::from(endpoint.public())
-        ))
+            address.unwrap_or("HOST:PORT")
+        ))),
     }
 }
 

@@ -16,8 +16,11 @@ use firn_wire::{Descriptor, DescriptorError, Identity};
 /// The format of a coordinator's data directory that this program writes.
 const FORMAT: u32 = 1;
 const ROLE: &str = "coordinator";
+const LOG_DIRECTORY: &str = "log";
 const ARCHIVE_KEY_FILE: &str = "archive.key";
 const DESCRIPTOR_FILE: &str = "archive.firn";
+/// Says that there was a log: written once the stores are there.
+const STARTED_FILE: &str = "started";
 
 /// An opened data directory. Nobody else opens it while this lives.
 #[derive(Debug)]
@@ -43,6 +46,16 @@ pub enum HomeError {
         /// Why.
         source: DescriptorError,
     },
+    /// The log was there and is not there any more.
+    #[error(
+        "the log in {} is gone: without it this coordinator may vote twice in one election, so it does not start. Is the \
+         disk mounted? If the log is lost, replace this coordinator: start one with an empty --data-dir, and use \
+         `firn-coordinator member replace` on one that runs", path.display()
+    )]
+    LogLost {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// A file cannot be read or written.
     #[error("cannot read or write {}: {source}", path.display())]
     Io {
@@ -63,7 +76,7 @@ impl Home {
             load_or_create_identity(&key, environment)?
         } else {
             match load_identity(&key) {
-                Err(IdentityFileError::Missing { .. }) if !directory.join("log").exists() => {
+                Err(IdentityFileError::Missing { .. }) if !directory.join(LOG_DIRECTORY).exists() => {
                     load_or_create_identity(&key, environment)?
                 }
                 loaded => loaded?,
@@ -80,6 +93,25 @@ impl Home {
     /// The path of a file or directory in it.
     pub fn join(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Refuses to go on without the log if there was one. To be called before the stores are opened.
+    pub fn check_log(&self) -> Result<(), HomeError> {
+        let log = self.join(LOG_DIRECTORY);
+        match self.join(STARTED_FILE).exists() && !log.join("current").exists() {
+            true => Err(HomeError::LogLost { path: log }),
+            false => Ok(()),
+        }
+    }
+
+    /// Remembers that there is a log. To be called once the stores are open, before anything is voted for.
+    pub fn note_log(&self) -> Result<(), HomeError> {
+        let path = self.join(STARTED_FILE);
+        if path.exists() {
+            return Ok(());
+        }
+        write_synced(self.directory.path(), STARTED_FILE, b"firn-started 1\n", 0o644)
+            .map_err(|source| HomeError::Io { path, source })
     }
 
     /// Makes the archive key. An existing one is an error: an archive has one key for good.
@@ -110,5 +142,25 @@ impl Home {
         }
         write_synced(self.directory.path(), DESCRIPTOR_FILE, descriptor.to_string().as_bytes(), 0o644)
             .map_err(|source| HomeError::Io { path: self.join(DESCRIPTOR_FILE), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_whose_log_is_gone_does_not_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::open(directory.path(), &Environment::real()).unwrap();
+        home.check_log().unwrap();
+        fs::create_dir(home.join(LOG_DIRECTORY)).unwrap();
+        fs::write(home.join(LOG_DIRECTORY).join("current"), "there").unwrap();
+        home.note_log().unwrap();
+        home.check_log().unwrap();
+        fs::remove_dir_all(home.join(LOG_DIRECTORY)).unwrap();
+        let error = home.check_log().unwrap_err();
+        assert!(matches!(error, HomeError::LogLost { .. }));
+        assert!(error.to_string().contains("member replace"), "{error}");
     }
 }

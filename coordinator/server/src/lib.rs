@@ -11,18 +11,25 @@ mod founding;
 mod home;
 mod http;
 mod links;
+mod member_watch;
 mod picture;
 mod raft;
 mod repair_at;
 mod serve;
 mod shared;
+mod standing;
 pub mod storage;
 
-pub use consensus::{Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError};
+pub use consensus::{
+    ChangeError, Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError,
+};
 pub use control::{CONTROL_SOCKET, ControlError, ask_control, serve_control};
-pub use coordinator::{Administration, Coordinator, CoordinatorError, CoordinatorOptions, RECODE_AFTER};
-pub use founding::{ParsePeerError, Peer, ask_peers, found_archive};
+pub use coordinator::{
+    Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, RECODE_AFTER,
+};
+pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_peers, found_archive};
 pub use home::{Home, HomeError};
 pub use http::{bind_http, serve_http};
 pub use raft::{StateFacts, Timing};
 pub use repair_at::{ParseRepairAtError, RepairAt};
+pub use standing::StandingError;

@@ -6,6 +6,7 @@
 
 mod administer;
 mod commit;
+mod members;
 mod nodes;
 mod reads;
 mod reserve;
@@ -103,7 +104,11 @@ impl Service {
     ) -> Result<CoordinatorReply, RefusedRequest> {
         let shared = &self.shared;
         match request {
-            CoordinatorRequest::GetDescriptor => Ok(CoordinatorReply::Descriptor(shared.descriptor.clone())),
+            CoordinatorRequest::GetDescriptor => {
+                Ok(CoordinatorReply::Descriptor(shared.standing.in_force().descriptor.clone()))
+            }
+            CoordinatorRequest::GetMembers => members::in_force(shared),
+            CoordinatorRequest::OfferRoster(descriptor) => members::take(shared, descriptor).await,
             CoordinatorRequest::GetPass => {
                 Ok(CoordinatorReply::Pass(shared.pass(client, PassPurpose::Reading)))
             }
@@ -171,8 +176,9 @@ impl Service {
         }
         let address = self
             .shared
-            .coordinator_address(leader)
-            .ok_or_else(|| unavailable(format!("the leader {} is not in the roster", leader.short())))?;
+            .consensus
+            .address_of(leader)
+            .ok_or_else(|| unavailable(format!("the leader {} is not known here yet", leader.short())))?;
         let forwarded = CoordinatorRequest::Forward { client, request: encode(&request) };
         let reply = async {
             let connection =
@@ -190,7 +196,11 @@ impl Service {
         &self,
         request: firn_wire::AdminRequest,
     ) -> Result<firn_wire::AdminReply, RefusedRequest> {
-        if self.shared.consensus.is_leader() || !administer::is_for_leader(&request) {
+        let nobody_leads = self.shared.consensus.leader().is_none();
+        if self.shared.consensus.is_leader()
+            || !administer::is_for_leader(&request)
+            || (nobody_leads && administer::needs_no_leader(&request))
+        {
             return administer::administer(&self.shared, request).await;
         }
         let own = self.shared.identity.public();

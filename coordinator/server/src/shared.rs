@@ -14,14 +14,15 @@ use firn_coordinator_logic::{
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
-    Command, CommandOutcome, Descriptor, Identity, LedgerHead, LedgerState, OrderRank, Pass, PassPurpose,
-    RefusalKind, RefusedRequest, Signed, TimedCommand, VerifiedRoster,
+    Command, CommandOutcome, CoordinatorEntry, Descriptor, Identity, LedgerHead, LedgerState, OrderRank,
+    Pass, PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, TimedCommand,
 };
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::links::Links;
 use crate::picture::Picture;
-use crate::raft::StateFacts;
+use crate::raft::{Member, NamedMembers, StateFacts};
+use crate::standing::{Standing, StandingError};
 use crate::storage::StorageError;
 
 /// How long a pass is good for.
@@ -32,8 +33,7 @@ const PASS_VALID: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) archive: ArchiveId,
-    pub(crate) descriptor: Descriptor,
-    pub(crate) roster: VerifiedRoster,
+    pub(crate) standing: Standing,
     pub(crate) consensus: Consensus,
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
@@ -76,8 +76,7 @@ pub(crate) struct Findings {
 /// The parts of a [`Shared`] that exist before it.
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
-    pub(crate) descriptor: Descriptor,
-    pub(crate) roster: VerifiedRoster,
+    pub(crate) standing: Standing,
     pub(crate) consensus: Consensus,
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
@@ -86,7 +85,7 @@ pub(crate) struct Parts {
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { identity, descriptor, roster, consensus, environment, pool, recode_after } = parts;
+        let Parts { identity, standing, consensus, environment, pool, recode_after } = parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
@@ -98,10 +97,9 @@ impl Shared {
             repair_traffic_bytes: 0,
         };
         Arc::new(Self {
-            archive: descriptor.archive,
+            archive: standing.in_force().descriptor.archive,
             identity,
-            descriptor,
-            roster,
+            standing,
             consensus,
             environment,
             pool,
@@ -231,7 +229,7 @@ impl Shared {
 
     /// The rank of orders that this leader signs now.
     pub(crate) fn rank(&self) -> OrderRank {
-        OrderRank { generation: self.roster.roster().generation, epoch: self.consensus.term() }
+        OrderRank { generation: self.generation(), epoch: self.consensus.term() }
     }
 
     /// A pass for `reader`, good for 24 h.
@@ -240,15 +238,33 @@ impl Shared {
         Signed::seal(&self.identity, self.archive, &Pass { reader, expires, purpose })
     }
 
-    /// Whether `key` is another coordinator.
-    pub(crate) fn is_coordinator(&self, key: PublicKey) -> bool {
-        self.roster.has_coordinator(key)
+    /// Generation of the roster in force.
+    pub(crate) fn generation(&self) -> u64 {
+        self.standing.in_force().roster.roster().generation
     }
 
-    /// The address of a coordinator of the roster.
-    pub(crate) fn coordinator_address(&self, id: NodeId) -> Option<String> {
-        let mut entries = self.roster.roster().coordinators.iter();
-        entries.find(|entry| entry.id == id).map(|entry| entry.address.clone())
+    /// Takes a roster into force if it is newer. Says whether it was.
+    pub(crate) async fn adopt_roster(&self, descriptor: Descriptor) -> Result<bool, StandingError> {
+        let adopted = self.standing.adopt(descriptor).await?;
+        if adopted {
+            self.consensus.rename(named_members(self.standing.in_force().roster.roster()));
+        }
+        Ok(adopted)
+    }
+
+    /// Whether `key` is a coordinator: of the roster in force or of the consensus.
+    pub(crate) fn is_coordinator(&self, key: PublicKey) -> bool {
+        self.consensus.has_member(NodeId::from(key))
+    }
+}
+
+/// What the consensus is told of `roster`.
+pub(crate) fn named_members(roster: &Roster) -> NamedMembers {
+    let entry =
+        |entry: &CoordinatorEntry| (entry.raft_id, Member { id: entry.id, address: entry.address.clone() });
+    NamedMembers {
+        members: roster.coordinators.iter().map(entry).collect(),
+        retired: roster.retired.iter().copied().collect(),
     }
 }
 

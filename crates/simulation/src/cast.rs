@@ -59,7 +59,7 @@ impl Cast {
             })
             .collect();
         let issued = SimulatedClock::beginning();
-        let roster = Roster { archive, generation: 1, issued, coordinators };
+        let roster = Roster { archive, generation: 1, issued, coordinators, retired: Vec::new() };
         Self {
             seed,
             first_nodes,

@@ -169,6 +169,7 @@ async fn coordinate(
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity,
         descriptor: cast.descriptor.clone(),
+        named_since: None,
         endpoint,
         log,
         state,

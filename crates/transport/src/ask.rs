@@ -108,8 +108,10 @@ impl Pace {
             | CoordinatorRequest::Heartbeat(_)
             | CoordinatorRequest::Inventory { .. }
             | CoordinatorRequest::Raft(_)
+            | CoordinatorRequest::OfferRoster(_)
             | CoordinatorRequest::Forward { .. } => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
+            | CoordinatorRequest::GetMembers
             | CoordinatorRequest::GetLedger { .. }
             | CoordinatorRequest::GetPass
             | CoordinatorRequest::GetScheme

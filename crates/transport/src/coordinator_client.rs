@@ -20,11 +20,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::ask::{Pace, Turn};
 use crate::reply_check::check_reply;
-use crate::{AskError, ConnectionPool};
+use crate::{AskError, Connection, ConnectionPool};
 
 // An election takes one to two seconds: several rounds fit into it without flooding anybody.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+// It has just answered.
+const ROSTER_WITHIN: Duration = Duration::from_secs(2);
 
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
 #[derive(Debug, Clone)]
@@ -197,13 +199,28 @@ impl CoordinatorClient {
             Ok(reply) => reply,
             Err(error) => return Turn::Lost(error.to_string()),
         };
-        match check_reply(&self.roster(), self.pool.endpoint().public(), request, &reply) {
+        let own = self.pool.endpoint().public();
+        let mut checked = check_reply(&self.roster(), own, request, &reply);
+        // A signer that is not known here may be one of a newer roster.
+        if checked.is_err() && self.renew_roster(&connection).await {
+            checked = check_reply(&self.roster(), own, request, &reply);
+        }
+        match checked {
             Ok(()) => Turn::Answered(reply),
             Err(fault) => {
                 tracing::warn!(coordinator = %entry.id, fault, "a coordinator's answer was not believed");
                 Turn::Lost(format!("{} is not believed: {fault}", entry.id.short()))
             }
         }
+    }
+
+    /// Goes on with the roster of whoever is at the end of `connection`, if it is newer. Says whether it was.
+    async fn renew_roster(&self, connection: &Connection) -> bool {
+        let asked =
+            connection.call(&CoordinatorRequest::GetDescriptor, CONTROL_BYTES_MAX, ROSTER_WITHIN).await;
+        let Ok(CoordinatorReply::Descriptor(descriptor)) = asked else { return false };
+        let opened = VerifiedRoster::open(&descriptor.roster, self.roster().archive());
+        opened.is_ok_and(|roster| self.adopt_roster(&roster))
     }
 
     /// The coordinators, the preferred one first, the others in the roster's order from there.

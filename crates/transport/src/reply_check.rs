@@ -28,7 +28,7 @@ pub(crate) fn check_reply(
         (Request::Feed { from, .. }, Reply::Feed(batch)) => check_batch(&open(roster, batch)?, *from),
         (Request::Reserve(_), Reply::Reserved(grant)) => check_grant(roster, asker, grant),
         (Request::GetLedger { .. }, Reply::Ledger(page)) => open(roster, &page.signed_head).map(|_| ()),
-        (Request::GetDescriptor, Reply::Descriptor(descriptor)) => {
+        (Request::GetDescriptor | Request::OfferRoster(_), Reply::Descriptor(descriptor)) => {
             let newer = VerifiedRoster::open(&descriptor.roster, roster.archive());
             newer.map(|_| ()).map_err(|error| error.to_string())
         }
@@ -47,6 +47,7 @@ pub(crate) fn check_reply(
         | (Request::Status, Reply::Status(_))
         | (Request::ListNodes, Reply::NodeList(_))
         | (Request::ListBundles { .. }, Reply::BundleList(_))
+        | (Request::GetMembers, Reply::Members(_))
         | (Request::ListHeld, Reply::Held(_))
         | (Request::ListExternals, Reply::Externals(_))
         | (Request::Admin(_), Reply::Admin(_)) => Ok(()),

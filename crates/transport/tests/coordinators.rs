@@ -57,7 +57,7 @@ struct Fleet {
 
 fn roster(entries: Vec<CoordinatorEntry>, generation: u64) -> Descriptor {
     let issued = Timestamp::from_millis(generation);
-    let roster = Roster { archive: archive(), generation, issued, coordinators: entries };
+    let roster = Roster { archive: archive(), generation, issued, coordinators: entries, retired: vec![] };
     Descriptor { archive: archive(), roster: Signed::seal(&identity(ARCHIVE_KEY), archive(), &roster) }
 }
 
@@ -225,6 +225,7 @@ async fn only_a_newer_roster_of_the_same_archive_is_taken() {
         generation: 9,
         issued: Timestamp::from_millis(1),
         coordinators: Vec::new(),
+        retired: Vec::new(),
     };
     let other = Signed::seal(&identity(3), other.archive, &other);
     let other = VerifiedRoster::open(&other, identity(3).public().into()).unwrap();

@@ -4,7 +4,8 @@ use firn_base::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CoordinatorStatus, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, NodeState, NodeSummary, Signed,
+    Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList, MemberStep,
+    NodeState, NodeSummary, Roster, Signed,
 };
 
 /// An act of administration.
@@ -34,6 +35,12 @@ pub enum AdminRequest {
     Nodes,
     /// Read the ledger.
     Ledger,
+    /// Change who the coordinators are.
+    ChangeMember(MemberChange),
+    /// Make the roster that names the members in force, for the archive key to sign.
+    DraftRoster,
+    /// Take a roster that the archive key has signed into force.
+    AdoptRoster(Descriptor),
 }
 
 /// The answer to an act of administration.
@@ -46,9 +53,20 @@ pub enum AdminReply {
     /// The token asked for.
     Token(Signed<JoinToken>),
     /// The coordinators.
-    Members(Vec<CoordinatorStatus>),
+    Members(MemberList),
     /// The nodes.
     Nodes(Vec<NodeSummary>),
     /// The ledger, at most its last 10,000 entries.
     Ledger(Vec<LedgerEntry>),
+    /// How far the change came.
+    MemberChanged(MemberStep),
+    /// What is to be signed.
+    RosterDraft(Roster),
+    /// The roster is in force, and so many of the voting members have it on disk: more than half of them.
+    RosterAdopted {
+        /// Voters that have it.
+        kept: u32,
+        /// All voters.
+        voters: u32,
+    },
 }

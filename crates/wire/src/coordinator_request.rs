@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Descriptor, FeedBatch, HeldPath, JoinToken,
-    LedgerPage, NodeState, NodeStatus, NodeSummary, Pass, Receipt, Signed, Ticket,
+    LedgerPage, MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, Signed, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -87,6 +87,10 @@ pub enum CoordinatorRequest {
     /// The uploader brings nothing more for these reservations: what they still hold is free, and repair of their
     /// bundles may begin.
     Release(Vec<ReservationId>),
+    /// Who takes part in the consensus.
+    GetMembers,
+    /// Here is a roster that may be newer. The answer is the descriptor in force then.
+    OfferRoster(Descriptor),
 }
 
 /// A node asks to be admitted.
@@ -312,4 +316,6 @@ pub enum CoordinatorReply {
     Refused(RefusedRequest),
     /// The reservations have ended.
     Released,
+    /// Who takes part in the consensus.
+    Members(MembersInForce),
 }

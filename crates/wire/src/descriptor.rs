@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use data_encoding::BASE64;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{DecodeError, OpenError, Signed, Statement, decode, encode};
+use crate::{DecodeError, OpenError, Signed, Statement, decode, encode, text_form};
 
 /// One coordinator: who it is and where it listens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +30,8 @@ pub struct Roster {
     pub issued: Timestamp,
     /// The coordinators.
     pub coordinators: Vec<CoordinatorEntry>,
+    /// Those that once were: their identities and numbers are never used again.
+    pub retired: Vec<NodeId>,
 }
 
 impl Statement for Roster {
@@ -58,8 +59,11 @@ pub enum DescriptorError {
     /// Not the text form.
     #[error("this is not an archive descriptor: it does not begin with `{MAGIC}`")]
     NotADescriptor,
+    /// Not the text form of a draft.
+    #[error("this is no draft of a roster: make one with `firn-coordinator roster draft`")]
+    NotADraft,
     /// The encoded part is damaged.
-    #[error("the archive descriptor is damaged: fetch it again ({0})")]
+    #[error("the text is damaged: fetch it again ({0})")]
     Damaged(String),
     /// The roster's signature does not fit.
     #[error(
@@ -111,21 +115,30 @@ impl VerifiedRoster {
 
     /// Whether `key` is one of the coordinators.
     pub fn has_coordinator(&self, key: PublicKey) -> bool {
-        self.roster.coordinators.iter().any(|entry| entry.id == NodeId::from(key))
+        self.entry(NodeId::from(key)).is_some()
+    }
+
+    /// What it says of coordinator `id`; none if it does not name it.
+    pub fn entry(&self, id: NodeId) -> Option<&CoordinatorEntry> {
+        self.roster.coordinators.iter().find(|entry| entry.id == id)
+    }
+
+    /// Whether `id` was a coordinator and is none any more.
+    pub fn has_retired(&self, id: NodeId) -> bool {
+        self.roster.retired.contains(&id)
     }
 }
 
 impl fmt::Display for Descriptor {
     /// The text form: magic line, readable comment lines, one line of base64.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "{MAGIC}")?;
-        writeln!(formatter, "# archive {}", self.archive)?;
+        let mut comments = vec![format!("archive {}", self.archive)];
         if let Ok(roster) = self.roster.peek() {
-            for entry in &roster.coordinators {
-                writeln!(formatter, "# coordinator {} at {}", entry.id.short(), entry.address)?;
-            }
+            let named =
+                |entry: &CoordinatorEntry| format!("coordinator {} at {}", entry.id.short(), entry.address);
+            comments.extend(roster.coordinators.iter().map(named));
         }
-        writeln!(formatter, "{}", BASE64.encode(&encode(self)))
+        text_form::write(formatter, MAGIC, &comments, &encode(self))
     }
 }
 
@@ -133,13 +146,8 @@ impl FromStr for Descriptor {
     type Err = DescriptorError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut lines = text.lines();
-        if lines.next().map(str::trim) != Some(MAGIC) {
-            return Err(DescriptorError::NotADescriptor);
-        }
-        let encoded: String = lines.filter(|line| !line.starts_with('#')).map(str::trim).collect();
-        let bytes =
-            BASE64.decode(encoded.as_bytes()).map_err(|error| DescriptorError::Damaged(error.to_string()))?;
+        let bytes = text_form::read(MAGIC, text).ok_or(DescriptorError::NotADescriptor)?;
+        let bytes = bytes.map_err(DescriptorError::Damaged)?;
         let descriptor: Self =
             decode(&bytes).map_err(|error: DecodeError| DescriptorError::Damaged(error.to_string()))?;
         descriptor.verify()?;
@@ -162,6 +170,7 @@ mod tests {
                 raft_id: 1,
                 address: "127.0.0.1:4433".into(),
             }],
+            retired: vec![NodeId::from_bytes([3; 32])],
         };
         Descriptor { archive, roster: Signed::seal(signer, archive, &roster) }
     }
@@ -171,7 +180,10 @@ mod tests {
         let key = Identity::from_seed(&[1; 32]);
         let descriptor = descriptor(&key, key.public().into());
         assert_eq!(descriptor.to_string().parse::<Descriptor>().unwrap(), descriptor);
-        assert!(descriptor.verify().unwrap().has_coordinator(PublicKey::from_bytes([2; 32])));
+        let roster = descriptor.verify().unwrap();
+        assert!(roster.has_coordinator(PublicKey::from_bytes([2; 32])));
+        assert!(roster.has_retired(NodeId::from_bytes([3; 32])));
+        assert!(!roster.has_coordinator(PublicKey::from_bytes([3; 32])));
     }
 
     #[test]

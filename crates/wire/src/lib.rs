@@ -16,6 +16,7 @@ mod feed;
 mod identity;
 mod ledger;
 mod limits;
+mod membership;
 mod message;
 mod node_request;
 mod recode;
@@ -24,6 +25,7 @@ mod reserve_room;
 mod signed;
 mod statement;
 mod status;
+mod text_form;
 
 pub use administration::{AdminReply, AdminRequest};
 pub use command::{
@@ -47,6 +49,7 @@ pub use limits::{
     ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, FEED_EVENTS_MAX,
     INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX, REPAIR_PER_CENT,
 };
+pub use membership::{MemberChange, MemberList, MemberStep, MembersInForce, RosterDraft, RosterGap};
 pub use message::{DecodeError, PROTOCOL_VERSION, decode, encode};
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,

@@ -8,7 +8,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DeletionRoom, DrainBacklog, RecodeProgress, RepairWait, ReserveRoom, SecondCoding};
+use crate::{DeletionRoom, DrainBacklog, RecodeProgress, RepairWait, ReserveRoom, RosterGap, SecondCoding};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -135,6 +135,8 @@ pub struct CoordinatorStatus {
     pub online: bool,
     /// Whether it leads.
     pub leader: bool,
+    /// Whether it has a vote; one that has none is a learner.
+    pub votes: bool,
     /// Entries it lacks of the leader's log, where the leader knows.
     pub lag: Option<u64>,
 }
@@ -154,6 +156,8 @@ pub struct ArchiveStatus {
     pub applied: u64,
     /// The coordinators.
     pub coordinators: Vec<CoordinatorStatus>,
+    /// What the roster in force lacks of them.
+    pub roster_gap: RosterGap,
     /// Nodes by state: (state, all, online).
     pub nodes: Vec<(NodeState, u64, u64)>,
     /// Nodes that refused delete orders within a day, because those went beyond what they delete.

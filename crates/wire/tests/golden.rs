@@ -90,7 +90,13 @@ fn statements(lines: &mut Lines) {
     let coordinators =
         vec![CoordinatorEntry { id: NodeId::from_bytes([13; 32]), raft_id: 1, address: "h:1".into() }];
     let own: ArchiveId = identity.public().into();
-    let roster = Roster { archive: own, generation: 2, issued: at(6), coordinators };
+    let roster = Roster {
+        archive: own,
+        generation: 2,
+        issued: at(6),
+        coordinators,
+        retired: vec![NodeId::from_bytes([14; 32])],
+    };
     lines.add("roster", &roster);
     let descriptor = Descriptor { archive: own, roster: Signed::seal(&identity, own, &roster) };
     assert!(descriptor.verify().is_ok());
@@ -181,6 +187,7 @@ fn commands(lines: &mut Lines) {
 fn requests(lines: &mut Lines) {
     let key = ObjectKey::store_path([1; 20]);
     lines.add("lookup", &CoordinatorRequest::Lookup(vec![key]));
+    lines.add("get-members", &CoordinatorRequest::GetMembers);
     lines.add("feed-request", &CoordinatorRequest::Feed { from: 5, wait_millis: 20_000 });
     let range = RangeRequest {
         pass: None,

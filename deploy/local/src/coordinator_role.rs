@@ -64,6 +64,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity: home.identity().clone(),
         descriptor: home.descriptor()?.ok_or_else(|| failure("the archive's descriptor has vanished"))?,
+        named_since: None,
         endpoint,
         log,
         state,

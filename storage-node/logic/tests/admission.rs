@@ -26,7 +26,7 @@ fn world() -> World {
     let archive = ArchiveId::from(key.public());
     let entry =
         CoordinatorEntry { id: coordinator.node_id(), raft_id: 1, address: "192.0.2.1:4433".to_owned() };
-    let roster = Roster { archive, generation: 1, issued: NOW, coordinators: vec![entry] };
+    let roster = Roster { archive, generation: 1, issued: NOW, coordinators: vec![entry], retired: vec![] };
     let roster = Descriptor { archive, roster: Signed::seal(&key, archive, &roster) }.verify();
     let roster = roster.expect("the archive key signed it");
     World { archive, roster, coordinator, node, client }

@@ -172,8 +172,13 @@ mod tests {
     fn descriptor(key: u8, generation: u64) -> Descriptor {
         let key = Identity::from_seed(&[key; 32]);
         let archive = ArchiveId::from(key.public());
-        let roster =
-            Roster { archive, generation, issued: Timestamp::from_millis(1), coordinators: Vec::new() };
+        let roster = Roster {
+            archive,
+            generation,
+            issued: Timestamp::from_millis(1),
+            coordinators: Vec::new(),
+            retired: Vec::new(),
+        };
         Descriptor { archive, roster: Signed::seal(&key, archive, &roster) }
     }
 

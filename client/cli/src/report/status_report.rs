@@ -39,6 +39,7 @@ struct CoordinatorReport {
     address: String,
     online: bool,
     leader: bool,
+    votes: bool,
     lag: Option<u64>,
 }
 
@@ -83,6 +84,8 @@ pub(crate) struct StatusReport {
     term: u64,
     applied: u64,
     coordinators: Vec<CoordinatorReport>,
+    /// What to sign, where the roster does not name exactly the coordinators.
+    roster: Option<String>,
     nodes: BTreeMap<String, NodesInState>,
     nodes_refusing_deletions: u64,
     scheme: Option<SchemeReport>,
@@ -116,6 +119,7 @@ impl From<&ArchiveStatus> for StatusReport {
             address: coordinator.address.clone(),
             online: coordinator.online,
             leader: coordinator.leader,
+            votes: coordinator.votes,
             lag: coordinator.lag,
         });
         // Every state is named, so that nobody has to ask whether it is there.
@@ -143,6 +147,7 @@ impl From<&ArchiveStatus> for StatusReport {
             term: status.term,
             applied: status.applied,
             coordinators: coordinators.collect(),
+            roster: (!status.roster_gap.is_closed()).then(|| status.roster_gap.to_string()),
             nodes,
             nodes_refusing_deletions: status.nodes_refusing_deletions,
             scheme: status.scheme.map(SchemeReport::from),
@@ -180,15 +185,19 @@ impl fmt::Display for StatusReport {
                 Some(lag @ 1..) if !own.leader => format!(", {} behind", counted(lag, "command")),
                 _ => String::new(),
             };
-            let state = match (own.online, own.leader) {
-                (_, true) => "leads",
-                (true, false) => "follows",
-                (false, false) => "away",
+            let state = match (own.online, own.leader, own.votes) {
+                (_, true, _) => "leads",
+                (true, false, true) => "follows",
+                (true, false, false) => "learns",
+                (false, false, _) => "away",
             };
             table.row(vec![id, own.address.clone(), format!("{state}{lag}")]);
         }
         writeln!(formatter, "archive      {}", self.archive)?;
         writeln!(formatter, "{table}\n")?;
+        if let Some(sentence) = &self.roster {
+            writeln!(formatter, "attention    {sentence}")?;
+        }
         let present = self.nodes.iter().filter(|(_, nodes)| nodes.all > 0);
         let nodes: Vec<String> = present
             .map(|(state, nodes)| format!("{} {state} ({} online)", nodes.all, nodes.online))
@@ -293,7 +302,7 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use firn_base::{ArchiveId, NodeId, Timestamp};
-    use firn_wire::{CoordinatorStatus, RepairWaitReason};
+    use firn_wire::{CoordinatorStatus, RepairWaitReason, RosterGap};
 
     use super::*;
 
@@ -303,6 +312,7 @@ pub(crate) mod tests {
             address: format!("127.0.0.1:{id}"),
             online,
             leader,
+            votes: true,
             lag: Some(if leader { 0 } else { 2 }),
         };
         ArchiveStatus {
@@ -312,6 +322,7 @@ pub(crate) mod tests {
             term: 2,
             applied: 30,
             coordinators: vec![coordinator(1, true, true), coordinator(2, false, false)],
+            roster_gap: RosterGap { generation: 1, ..RosterGap::default() },
             nodes: vec![(NodeState::Active, 16, 15), (NodeState::Draining, 1, 1)],
             nodes_refusing_deletions: 0,
             scheme: Scheme::new(4, 12).ok(),
@@ -374,6 +385,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_roster_that_lacks_a_coordinator_is_a_sentence_and_learners_are_told_apart() {
+        let mut status = status();
+        status.coordinators[1].online = true;
+        status.coordinators[1].votes = false;
+        status.roster_gap.lacks.push(status.coordinators[1].id);
+        let report = StatusReport::from(&status).to_string();
+        assert!(report.contains("learns, 2 commands behind"), "{report}");
+        let sentence = "\nattention    roster generation 1 lacks 0202020202: sign the next with `firn-coordinator roster sign`\n";
+        assert!(report.contains(sentence), "{report}");
+    }
+
+    #[test]
     fn of_many_spares_the_smallest_are_told_and_the_others_summed() {
         let by_spare: Vec<_> = (1..8).map(|spare| SpareCount { spare, bundles: 10 }).collect();
         let said = spare_of_the_weakest(&by_spare);
@@ -432,8 +455,8 @@ pub(crate) mod tests {
         let expected = format!(
             concat!(
                 r#"{{"archive":"{archive}","at":1795383909000,"generation":1,"term":2,"applied":30,"#,
-                r#""coordinators":[{{"id":"{one}","address":"127.0.0.1:1","online":true,"leader":true,"lag":0}},"#,
-                r#"{{"id":"{two}","address":"127.0.0.1:2","online":false,"leader":false,"lag":2}}],"#,
+                r#""coordinators":[{{"id":"{one}","address":"127.0.0.1:1","online":true,"leader":true,"votes":true,"lag":0}},"#,
+                r#"{{"id":"{two}","address":"127.0.0.1:2","online":false,"leader":false,"votes":true,"lag":2}}],"roster":null,"#,
                 r#""nodes":{{"active":{{"all":16,"online":15}},"draining":{{"all":1,"online":1}},"#,
                 r#""gone":{{"all":0,"online":0}},"lost":{{"all":0,"online":0}},"suspended":{{"all":0,"online":0}}}},"nodes_refusing_deletions":0,"#,
                 r#""scheme":{{"k":4,"n":12}},"visible_keys":57,"held_keys":1,"external_references":2,"bundles":3,"#,

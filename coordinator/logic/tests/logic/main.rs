@@ -9,6 +9,7 @@ mod health;
 mod ledger;
 mod lines;
 mod losses;
+mod member_changes;
 mod moves;
 mod nodes;
 mod placements;

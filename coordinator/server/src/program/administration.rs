@@ -8,9 +8,8 @@ use firn_nix_format::{PublisherKey, StorePath};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerEntry, LedgerState, NodeState, PublisherEntry};
 
 use super::Failure;
-use super::arguments::{
-    Action, IdentityAction, MemberAction, NodeAction, PathAction, PublisherAction, TokenAction,
-};
+use super::arguments::{Action, IdentityAction, NodeAction, PathAction, PublisherAction, TokenAction};
+use super::coordinators::{member, roster};
 
 /// Carries out `action` and prints what came of it.
 pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) -> Result<(), Failure> {
@@ -41,7 +40,8 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
             let key = ObjectKey::store_path(*parsed.hash());
             govern(directory, LedgerAct::Withdraw { key, reason: reason.clone() }).await
         }
-        Action::Member(MemberAction::List) => members(directory, json).await,
+        Action::Member(action) => member(action, directory, json).await,
+        Action::Roster(action) => roster(action, directory).await,
         Action::Log => {
             for entry in ledger(directory).await? {
                 match json {
@@ -214,30 +214,4 @@ async fn identity(
             Ok(())
         }
     }
-}
-
-async fn members(directory: &Path, json: bool) -> Result<(), Failure> {
-    let AdminReply::Members(members) = ask_control(directory, &AdminRequest::Members).await? else {
-        return Err("the coordinator's answer does not fit".into());
-    };
-    for member in members {
-        let lag = member.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
-        match json {
-            true => println!(
-                "{}",
-                serde_json::json!({
-                    "id": member.id.to_string(), "address": member.address, "online": member.online,
-                    "leader": member.leader, "lag": member.lag,
-                })
-            ),
-            false => println!(
-                "{}  {:<22}  {:<8}  {:<7}  lag {lag}",
-                member.id,
-                member.address,
-                if member.leader { "leader" } else { "follower" },
-                if member.online { "online" } else { "offline" },
-            ),
-        }
-    }
-    Ok(())
 }

@@ -101,7 +101,13 @@ impl RunOptions {
 }
 
 impl Cli {
+    /// The data directory; nothing, where a draft is signed away from any.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(Action::Roster(RosterAction::Sign { archive_key: Some(_), draft: Some(_) })) =
+            &self.action
+        {
+            return Ok(self.data_dir.clone().unwrap_or_default());
+        }
         self.data_dir.clone().ok_or_else(|| "name the data directory with --data-dir".into())
     }
 }
@@ -132,6 +138,9 @@ pub(crate) enum Action {
     /// Coordinators
     #[command(subcommand)]
     Member(MemberAction),
+    /// The signed list of coordinators
+    #[command(subcommand)]
+    Roster(RosterAction),
     /// Print the ledger: everything that was decided about who may do what
     Log,
 }
@@ -241,6 +250,53 @@ pub(crate) enum PathAction {
 pub(crate) enum MemberAction {
     /// Print the coordinators with role and lag
     List,
+    /// Take in a coordinator that was started with --peer; it catches up and has no vote until it is promoted
+    Add {
+        /// The new coordinator: its ID is what `firn-coordinator id` prints there
+        #[arg(value_name = "ID@HOST:PORT")]
+        member: Peer,
+    },
+    /// Give a coordinator that has caught up a vote; the roster must name it
+    Promote {
+        /// The coordinator's ID
+        id: NodeId,
+    },
+    /// Let a coordinator go for good; it stops by itself, and its ID is never used again
+    Remove {
+        /// The coordinator's ID
+        id: NodeId,
+        /// Say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give the vote of one coordinator to a new one; call it again after each step that it names
+    Replace {
+        /// The ID of the one that goes
+        old: NodeId,
+        /// The one that comes
+        #[arg(value_name = "ID@HOST:PORT")]
+        new: Peer,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RosterAction {
+    /// Sign the roster that names the members in force, and take it into force; or sign a draft and print it
+    Sign {
+        /// The archive key; default: archive.key in --data-dir
+        #[arg(long, value_name = "FILE")]
+        archive_key: Option<PathBuf>,
+        /// What `roster draft` printed, where the key is but no coordinator runs
+        #[arg(value_name = "DRAFT")]
+        draft: Option<PathBuf>,
+    },
+    /// Print the roster that names the members in force, to be carried to the archive key
+    Draft,
+    /// Take a roster into force that `roster sign DRAFT` printed
+    Adopt {
+        /// The signed roster
+        file: PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod administration;
 mod arguments;
+mod coordinators;
 mod running;
 
 pub(crate) use administration::administer;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, Home, Peer, Timing, ask_peers, bind_http, found_archive, serve_control,
-    serve_http,
+    Coordinator, CoordinatorOptions, Home, HomeError, Joined, Peer, Timing, ask_peers, bind_http,
+    found_archive, serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -45,32 +45,37 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         Some(address) => Some(bind_http(address).await?),
         None => None,
     };
-    let descriptor = match known {
-        Some(descriptor) => descriptor,
+    home.check_log()?;
+    let joined = match known {
+        Some(descriptor) => Joined { descriptor, named_since: None },
         None if options.bootstrap => {
             let address = advertised(options, &endpoint)?;
-            found(&home, Peer { id: home.identity().node_id(), address }, &options.peer, &environment)?
+            let own = Peer { id: home.identity().node_id(), address };
+            Joined { descriptor: found(&home, own, &options.peer, &environment)?, named_since: None }
         }
         None if options.peer.is_empty() => {
             return Err("this coordinator knows no archive: found one with --bootstrap, or name its coordinators with --peer".into());
         }
-        None => tokio::select! {
-            descriptor = ask_peers(&endpoint, &options.peer) => {
-                home.keep_descriptor(&descriptor)?;
-                descriptor
+        None => {
+            let address = advertised(options, &endpoint).ok();
+            tokio::select! {
+                joined = ask_peers(&endpoint, &options.peer, address.as_deref()) => joined?,
+                () = stop_signal() => return Ok(()),
             }
-            () = stop_signal() => return Ok(()),
-        },
+        }
     };
     let open = |kind: StoreKind, name: &str| -> Result<Arc<dyn KeyValue>, Failure> {
         Ok(Arc::new(RocksDb::open(&home.join(name), kind)?))
     };
+    let (log, state) = (open(StoreKind::Log, "log")?, open(StoreKind::State, "state")?);
+    home.note_log()?;
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity: home.identity().clone(),
-        descriptor,
+        descriptor: joined.descriptor,
+        named_since: joined.named_since,
         endpoint,
-        log: open(StoreKind::Log, "log")?,
-        state: open(StoreKind::State, "state")?,
+        log,
+        state,
         // Also when the archive is known: a founder that was killed before its first entry was on disk founds it
         // now; one that has a log goes on with it.
         founding: options.bootstrap.then(|| options.policy()),
@@ -79,8 +84,17 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         environment,
     })
     .await?;
+    // Only now: what it was told when it joined is on disk.
+    home.keep_descriptor(&coordinator.descriptor())?;
     tracing::info!(id = %coordinator.id(), archive = %coordinator.descriptor().archive, %listen, "coordinator runs");
     let mut watch = coordinator.consensus().watch();
+    let mut rosters = coordinator.watch_descriptor();
+    let keeping = async {
+        while let Some(descriptor) = rosters.next().await {
+            home.keep_descriptor(&descriptor)?;
+        }
+        std::future::pending::<Result<(), HomeError>>().await
+    };
     let serving = async {
         match http {
             Some(listener) => serve_http(listener, coordinator.administration()).await,
@@ -90,6 +104,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
     let result = tokio::select! {
         result = serve_control(directory, coordinator.administration()) => result.map_err(Failure::from),
         result = serving => result.map_err(Failure::from),
+        kept = keeping => kept.map_err(Failure::from),
         _ = watch.wait_for(|status| status.failure.is_some()) => {
             Err(format!("the coordinator has stopped: {}", watch.status().failure.unwrap_or_default()).into())
         }

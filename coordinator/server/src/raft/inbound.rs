@@ -10,15 +10,16 @@ use firn_transport::Environment;
 use firn_wire::{decode, encode};
 use tokio::sync::Mutex;
 
+use super::member_book::MemberBook;
 use super::message::{RaftReply, RaftRequest};
 use super::snapshot::{Import, ImportError, StateImage, Trailer};
-use super::types::{Members, Raft, Snapshot, SnapshotMeta, Vote};
+use super::types::{Raft, Snapshot, SnapshotMeta, Vote};
 use crate::storage::{KeyValue, StorageError};
 
 /// Answers messages of other members.
 #[derive(Debug)]
 pub(crate) struct Inbound {
-    members: Members,
+    members: MemberBook,
     state: Arc<dyn KeyValue>,
     environment: Environment,
     // At most one snapshot arrives at a time.
@@ -34,7 +35,7 @@ struct Arriving {
 
 impl Inbound {
     /// Answers `members`, for the state in `state`.
-    pub(crate) fn new(members: Members, state: Arc<dyn KeyValue>, environment: Environment) -> Self {
+    pub(crate) fn new(members: MemberBook, state: Arc<dyn KeyValue>, environment: Environment) -> Self {
         Self { members, state, environment, arriving: Mutex::new(None) }
     }
 
@@ -42,15 +43,14 @@ impl Inbound {
     pub(crate) async fn handle(&self, raft: &Raft, peer: PublicKey, message: &[u8]) -> Vec<u8> {
         let reply = match decode::<RaftRequest>(message) {
             Ok(request) if self.speaks_for_itself(peer, &request) => self.answer(raft, request).await,
-            Ok(_) => RaftReply::Refused("only a coordinator of the roster may say this".into()),
+            Ok(_) => RaftReply::Refused("only a coordinator may say this, for itself".into()),
             Err(error) => RaftReply::Refused(error.to_string()),
         };
         encode(&reply)
     }
 
     fn speaks_for_itself(&self, peer: PublicKey, request: &RaftRequest) -> bool {
-        let number = request.vote().leader_id.node_id;
-        self.members.get(&number).is_some_and(|member| member.id == NodeId::from(peer))
+        self.members.speaks(NodeId::from(peer), request.vote().leader_id.node_id)
     }
 
     async fn answer(&self, raft: &Raft, request: RaftRequest) -> RaftReply {

@@ -13,6 +13,7 @@ mod gate;
 mod inbound;
 mod keys;
 mod log_store;
+mod member_book;
 mod message;
 mod network;
 mod records;
@@ -26,10 +27,11 @@ pub use facts::StateFacts;
 pub(crate) use gate::QuorumGate;
 pub(crate) use inbound::Inbound;
 pub(crate) use log_store::LogStore;
+pub(crate) use member_book::{ListedMember, MemberBook, NamedMembers};
 pub(crate) use network::Network;
-pub(crate) use state_machine::StateMachine;
+pub(crate) use state_machine::{StateMachine, read_position};
 pub use timing::Timing;
-pub(crate) use types::{Member, Members, Metrics, Raft};
+pub(crate) use types::{Member, Metrics, Raft};
 
 #[cfg(test)]
 mod suite_tests;

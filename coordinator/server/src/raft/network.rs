@@ -17,12 +17,13 @@ use tokio::task::JoinHandle;
 
 use super::contact::{Contacts, NoAnswer};
 use super::gate::QuorumGate;
+use super::member_book::MemberBook;
 use super::message::{RaftReply, RaftRequest};
 use super::snapshot::{self, Export, StateImage};
 use super::state_machine::read_position;
 use super::timing::Timing;
 use super::types::{
-    AppendRequest, AppendResponse, Doing, LogId, Member, Members, Snapshot, TypeConfig, Vote, VoteRequest,
+    AppendRequest, AppendResponse, Doing, LogId, Member, Snapshot, TypeConfig, Vote, VoteRequest,
     VoteResponse,
 };
 use crate::storage::StorageError;
@@ -46,7 +47,7 @@ type Refusal = RPCError<u64, Member, RaftError<u64>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     contacts: Contacts,
-    members: Members,
+    members: MemberBook,
     environment: Environment,
     timing: Timing,
     gate: QuorumGate,
@@ -57,7 +58,8 @@ pub(crate) struct Network {
 pub(crate) struct Peer {
     network: Network,
     number: u64,
-    member: Member,
+    // What the log says of it; the book may know better.
+    first: Member,
     sending: Option<Sending>,
 }
 
@@ -78,7 +80,7 @@ impl Network {
     /// The ways to `members`. `gate` looks at the consensus that this belongs to.
     pub(crate) fn new(
         pool: ConnectionPool,
-        members: Members,
+        members: MemberBook,
         environment: Environment,
         timing: Timing,
         gate: QuorumGate,
@@ -96,9 +98,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        // The roster knows better than the log where a member listens today.
-        let member = self.members.get(&target).unwrap_or(node).clone();
-        Peer { network: self.clone(), number: target, member, sending: None }
+        Peer { network: self.clone(), number: target, first: node.clone(), sending: None }
     }
 }
 
@@ -125,8 +125,12 @@ fn unexpected(reply: RaftReply) -> NoAnswer {
 }
 
 impl Peer {
+    fn member(&self) -> Member {
+        self.network.members.get(self.number).unwrap_or_else(|| self.first.clone())
+    }
+
     async fn ask(&self, request: RaftRequest, within: Duration) -> Result<RaftReply, NoAnswer> {
-        self.network.contacts.ask(self.number, &self.member, request, within).await
+        self.network.contacts.ask(self.number, &self.member(), request, within).await
     }
 
     /// Goes on sending `request`, or begins to.
@@ -136,7 +140,7 @@ impl Peer {
         let same = self.sending.take().filter(|sending| sending.what == what);
         self.sending.insert(same.unwrap_or_else(|| {
             let contacts = self.network.contacts.clone();
-            let (number, member) = (self.number, self.member.clone());
+            let (number, member) = (self.number, self.member());
             let request = RaftRequest::Append(request.clone());
             let task =
                 tokio::spawn(async move { contacts.ask(number, &member, request, APPEND_TIMEOUT).await });

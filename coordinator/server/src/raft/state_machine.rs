@@ -39,9 +39,9 @@ pub(crate) struct StateMachine {
 
 /// Where the state stands.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Position {
-    pub(super) applied: Option<LogId>,
-    pub(super) membership: StoredMembership,
+pub(crate) struct Position {
+    pub(crate) applied: Option<LogId>,
+    pub(crate) membership: StoredMembership,
 }
 
 impl StateMachine {
@@ -95,7 +95,7 @@ pub(super) fn check_format(bytes: &[u8]) -> Result<(), StorageError> {
 }
 
 /// Where the state of `store` stands.
-pub(super) fn read_position(store: &dyn Read) -> Result<Position, StorageError> {
+pub(crate) fn read_position(store: &dyn Read) -> Result<Position, StorageError> {
     let applied = store.get(Table::Meta, keys::APPLIED)?.map(|bytes| read_log_id(&bytes)).transpose()?;
     let membership = store.get(Table::Meta, keys::MEMBERSHIP)?.map(|bytes| {
         decode(&bytes).map_err(|error| StorageError::corrupted(format!("the membership: {error}")))

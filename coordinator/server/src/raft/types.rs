@@ -1,7 +1,6 @@
 //! The types that our consensus is made of, and how our errors become the library's.
 
 use std::fmt;
-use std::sync::Arc;
 
 use firn_base::NodeId;
 use firn_wire::{CommandOutcome, TimedCommand};
@@ -83,6 +82,3 @@ impl Doing {
         .into()
     }
 }
-
-/// The members by number, as configured.
-pub(crate) type Members = Arc<std::collections::BTreeMap<u64, Member>>;

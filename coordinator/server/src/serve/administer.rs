@@ -1,4 +1,4 @@
-//! Administration: governance, tokens, the states of nodes.
+//! Administration: governance, tokens, the states of nodes; coordinators are in `members`.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use firn_wire::{
     RefusalKind, RefusedRequest, Signed,
 };
 
+use super::members;
 use crate::shared::{Shared, disk, malformed};
 
 /// Ledger entries in one answer.
@@ -17,6 +18,11 @@ const LEDGER_ENTRIES_MAX: u64 = 2_048;
 /// Whether only the leader can carry it out.
 pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
     !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger)
+}
+
+/// Whether it can be carried out while nobody leads, if not as well.
+pub(super) fn needs_no_leader(request: &AdminRequest) -> bool {
+    matches!(request, AdminRequest::Members | AdminRequest::AdoptRoster(_))
 }
 
 /// Carries out what an operator asked; that he may was checked.
@@ -53,7 +59,10 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
                 _ => AdminReply::Done,
             })
         }
-        AdminRequest::Members => Ok(AdminReply::Members(super::status::coordinators(shared))),
+        AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
+        AdminRequest::ChangeMember(change) => members::change(shared, &change).await,
+        AdminRequest::DraftRoster => Ok(AdminReply::RosterDraft(members::draft(shared))),
+        AdminRequest::AdoptRoster(descriptor) => members::adopt(shared, descriptor).await,
         AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
         AdminRequest::Ledger => {
             let facts = shared.facts()?;

@@ -97,7 +97,7 @@ pub(super) fn heartbeat(
     Ok(CoordinatorReply::Heartbeat(HeartbeatReply {
         now: shared.environment.now(),
         leader: shared.consensus.leader(),
-        generation: shared.roster.roster().generation,
+        generation: shared.generation(),
         epoch: shared.consensus.term(),
         ledger_entries,
         inventory_wanted,

@@ -9,7 +9,7 @@ use firn_coordinator_logic::{
     BundleHealth, Facts, FleetWatch, NodeRecord, Scan, bundle_summary, choose_scheme, classify, node_summary,
     sum_drains,
 };
-use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorStatus, NodeState, NodeSummary, RefusedRequest};
+use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, RefusedRequest};
 
 use crate::shared::{Shared, disk};
 use crate::storage::StorageError;
@@ -44,10 +44,11 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     Ok(CoordinatorReply::Status(Box::new(ArchiveStatus {
         archive: shared.archive,
         at: now,
-        generation: shared.roster.roster().generation,
+        generation: shared.generation(),
         term: shared.consensus.term(),
         applied: shared.consensus.applied(),
-        coordinators: coordinators(shared),
+        coordinators: shared.consensus.members_status(),
+        roster_gap: super::members::gap(shared),
         nodes: states.into_iter().map(|(state, (all, online))| (state, all, online)).collect(),
         nodes_refusing_deletions: refusing_deletions(&nodes, &soft.fleet, now),
         scheme: choose_scheme(&fleet, &soft.width),
@@ -76,10 +77,6 @@ pub(super) fn archive(shared: &Shared) -> Reply {
 fn refusing_deletions(nodes: &[NodeRecord], watch: &FleetWatch, now: Timestamp) -> u64 {
     let refuses = |node: &&NodeRecord| node_summary(node, watch, None, now).refused_deletions > 0;
     nodes.iter().filter(refuses).count() as u64
-}
-
-pub(super) fn coordinators(shared: &Shared) -> Vec<CoordinatorStatus> {
-    shared.consensus.members_status()
 }
 
 pub(super) fn nodes(shared: &Shared) -> Reply {

@@ -121,7 +121,13 @@ impl World {
             raft_id: 1,
             address: endpoint.local_address().to_string(),
         };
-        let roster = Roster { archive, generation: 1, issued: environment.now(), coordinators: vec![entry] };
+        let roster = Roster {
+            archive,
+            generation: 1,
+            issued: environment.now(),
+            coordinators: vec![entry],
+            retired: vec![],
+        };
         let descriptor = Descriptor { archive, roster: Signed::seal(&key, archive, &roster) };
         let heard = Arc::new(Mutex::new(Heard {
             joins: Vec::new(),

@@ -1,0 +1,521 @@
+//! Coordinators that come and go while writes go on, over real connections on loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
+use firn_coordinator::storage::{Memory, StoreKind};
+use firn_coordinator::{
+    Administration, Coordinator, CoordinatorError, CoordinatorOptions, Joined, Peer, RECODE_AFTER, Timing,
+    ask_peers, found_archive,
+};
+use firn_coordinator_logic::Scan;
+use firn_transport::{Endpoint, EndpointOptions, Environment};
+use firn_wire::{
+    AdminReply, AdminRequest, CoordinatorStatus, Descriptor, DomainRule, Identity, LedgerAct, MemberChange,
+    MemberList, MemberStep, Policy, RefusalKind, RefusedRequest, Roster, Signed,
+};
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// One coordinator: its disks and address outlive its program.
+struct Machine {
+    identity: Identity,
+    address: SocketAddr,
+    log: Memory,
+    state: Memory,
+    running: Option<Coordinator>,
+}
+
+struct Archive {
+    key: Identity,
+    descriptor: Descriptor,
+    machines: BTreeMap<u8, Machine>,
+    timing: Timing,
+}
+
+fn timing() -> Timing {
+    Timing {
+        heartbeat: Duration::from_millis(100),
+        election_min: Duration::from_millis(300),
+        election_max: Duration::from_millis(600),
+        // New ones catch up by snapshot as well as by log.
+        snapshot_every: 50,
+        entries_kept: 20,
+        ..Timing::default()
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        domains: DomainRule::Named,
+        repair_at: None,
+        repair_at_full: false,
+        count_lost_after_millis: 72 * 3_600_000,
+        brake: true,
+    }
+}
+
+async fn endpoint(identity: &Identity, address: SocketAddr) -> Endpoint {
+    let environment = Environment::real();
+    let bound = async {
+        loop {
+            match Endpoint::bind(&environment, identity, address, EndpointOptions::default()).await {
+                Ok(endpoint) => return endpoint,
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    };
+    timeout(PATIENCE, bound).await.expect("the port becomes free")
+}
+
+async fn machine(number: u8) -> Machine {
+    let identity = Identity::from_seed(&[number; 32]);
+    let bound = endpoint(&identity, (Ipv4Addr::LOCALHOST, 0).into()).await;
+    let address = bound.local_address();
+    bound.close().await;
+    let (log, state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
+    Machine { identity, address, log, state, running: None }
+}
+
+/// Waits until `look` finds something.
+async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("it comes about that {what}"))
+}
+
+impl Archive {
+    async fn found(count: u8) -> Self {
+        let mut machines = BTreeMap::new();
+        for number in 1..=count {
+            machines.insert(number, machine(number).await);
+        }
+        let peer =
+            |machine: &Machine| Peer { id: machine.identity.node_id(), address: machine.address.to_string() };
+        let peers: Vec<_> = machines.values().skip(1).map(peer).collect();
+        let key = Identity::from_seed(&[200; 32]);
+        let descriptor = found_archive(&key, peer(&machines[&1]), &peers, Timestamp::from_millis(1));
+        let mut archive = Self { key, descriptor, machines, timing: timing() };
+        for number in 1..=count {
+            let joined = Joined { descriptor: archive.descriptor.clone(), named_since: None };
+            archive.start(number, joined, number == 1).await.unwrap();
+        }
+        archive
+    }
+
+    async fn start(&mut self, number: u8, joined: Joined, founding: bool) -> Result<(), CoordinatorError> {
+        let timing = self.timing;
+        let machine = self.machines.get_mut(&number).unwrap();
+        let endpoint = endpoint(&machine.identity, machine.address).await;
+        let coordinator = Coordinator::start(CoordinatorOptions {
+            identity: machine.identity.clone(),
+            descriptor: joined.descriptor,
+            named_since: joined.named_since,
+            endpoint,
+            log: Arc::new(machine.log.clone()),
+            state: Arc::new(machine.state.clone()),
+            founding: founding.then(policy),
+            timing,
+            recode_after: RECODE_AFTER,
+            environment: Environment::real(),
+        });
+        machine.running = Some(coordinator.await?);
+        Ok(())
+    }
+
+    /// A machine that was not there before, waiting for its archive as the program does. It is added meanwhile.
+    async fn add(&mut self, number: u8) {
+        self.machines.insert(number, machine(number).await);
+        let id = self.id(number);
+        let address = self.machines[&number].address.to_string();
+        let waiting = self.join(number);
+        let adding = async {
+            let change = MemberChange::Add { id, address };
+            assert_eq!(self.change(change).await, Ok(MemberStep::Added));
+        };
+        let (joined, ()) = tokio::join!(waiting, adding);
+        self.start(number, joined, false).await.unwrap();
+    }
+
+    async fn join(&self, number: u8) -> Joined {
+        let identity = &self.machines[&number].identity;
+        let endpoint = endpoint(identity, (Ipv4Addr::LOCALHOST, 0).into()).await;
+        let running = self.machines.values().filter(|machine| machine.running.is_some());
+        let peers: Vec<_> = running
+            .map(|machine| Peer { id: machine.identity.node_id(), address: machine.address.to_string() })
+            .collect();
+        let joined = timeout(PATIENCE, ask_peers(&endpoint, &peers, None)).await.unwrap().unwrap();
+        endpoint.close().await;
+        joined
+    }
+
+    fn id(&self, number: u8) -> NodeId {
+        self.machines[&number].identity.node_id()
+    }
+
+    /// Ends one without its shutdown code; its disks lose what was not synced.
+    fn kill(&mut self, number: u8) {
+        let machine = self.machines.get_mut(&number).unwrap();
+        drop(machine.running.take());
+        machine.log.crash(number.into());
+        machine.state.crash(number.into());
+    }
+
+    fn running(&self) -> Vec<u8> {
+        let running = self.machines.iter().filter(|(_, machine)| {
+            machine.running.as_ref().is_some_and(|running| running.consensus().status().failure.is_none())
+        });
+        running.map(|(number, _)| *number).collect()
+    }
+
+    fn coordinator(&self, number: u8) -> &Coordinator {
+        self.machines[&number].running.as_ref().unwrap()
+    }
+
+    fn any(&self) -> Administration {
+        self.coordinator(self.running()[0]).administration()
+    }
+
+    /// Asks any of them until one can answer.
+    async fn ask(&self, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
+        until("a coordinator answers", async || match self.any().administer(request.clone()).await {
+            Err(refused) if refused.kind == RefusalKind::Unavailable => None,
+            answer => Some(answer),
+        })
+        .await
+    }
+
+    async fn change(&self, change: MemberChange) -> Result<MemberStep, String> {
+        match self.ask(AdminRequest::ChangeMember(change)).await {
+            Ok(AdminReply::MemberChanged(step)) => Ok(step),
+            Ok(other) => panic!("{other:?}"),
+            Err(refused) => Err(refused.sentence),
+        }
+    }
+
+    async fn list(&self) -> MemberList {
+        match self.ask(AdminRequest::Members).await {
+            Ok(AdminReply::Members(list)) => list,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn until_listed(&self, what: &str, condition: impl Fn(&[CoordinatorStatus]) -> bool) {
+        until(what, async || condition(&self.list().await.members).then_some(())).await;
+    }
+
+    async fn promote(&self, number: u8) {
+        let id = self.id(number);
+        self.until_listed("a learner catches up", |members| {
+            members.iter().any(|member| member.id == id && member.lag.is_some_and(|lag| lag < 100))
+        })
+        .await;
+        assert_eq!(self.change(MemberChange::Promote { id }).await, Ok(MemberStep::Promoted));
+    }
+
+    /// Signs the roster that names the members in force, and waits until all that run have it.
+    async fn sign(&mut self) {
+        let Ok(AdminReply::RosterDraft(roster)) = self.ask(AdminRequest::DraftRoster).await else {
+            panic!("no draft")
+        };
+        self.descriptor = self.seal(&roster);
+        let adopted = self.ask(AdminRequest::AdoptRoster(self.descriptor.clone())).await;
+        assert!(matches!(adopted, Ok(AdminReply::RosterAdopted { .. })), "{adopted:?}");
+        let generation = roster.generation;
+        until("all have the roster", async || {
+            let has = |number: &u8| self.coordinator(*number).descriptor().roster.peek().unwrap().generation;
+            self.running().iter().all(|number| has(number) == generation).then_some(())
+        })
+        .await;
+        assert!(self.list().await.gap.is_closed());
+    }
+
+    fn seal(&self, roster: &Roster) -> Descriptor {
+        let archive: ArchiveId = self.key.public().into();
+        Descriptor { archive, roster: Signed::seal(&self.key, archive, roster) }
+    }
+
+    async fn leader(&self) -> u8 {
+        until("one leads", async || {
+            let leader = self.list().await.members.into_iter().find(|member| member.leader)?.id;
+            self.running().into_iter().find(|number| {
+                self.id(*number) == leader && self.coordinator(*number).consensus().may_write()
+            })
+        })
+        .await
+    }
+
+    /// Writes as a client does that goes from one to the next, until it is told to stop. Gives what was acknowledged.
+    fn writer(&self) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let everyone = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let written = Arc::new(AtomicU64::new(0));
+        let (stopped, targets, count) = (Arc::clone(&stop), Arc::clone(&everyone), Arc::clone(&written));
+        let task = tokio::spawn(async move {
+            let mut next = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                let targets: Vec<Administration> = targets.lock().unwrap().clone();
+                let Some(target) = targets.get(next % targets.len().max(1)) else {
+                    sleep(PAUSE).await;
+                    continue;
+                };
+                match target
+                    .administer(AdminRequest::Govern(add_uploader(count.load(Ordering::Relaxed))))
+                    .await
+                {
+                    Ok(_) => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(_) => {
+                        next += 1;
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        });
+        let writer = Writer { stop, everyone, written, task };
+        writer.use_all_of(self);
+        writer
+    }
+
+    /// All that run have the same state, and in it everything that was acknowledged.
+    async fn check(&self, written: u64) {
+        let leader = self.leader().await;
+        let applied = self.coordinator(leader).consensus().ensure_linearizable().await.unwrap();
+        let mut digests = Vec::new();
+        for number in self.running() {
+            let consensus = self.coordinator(number).consensus();
+            consensus.wait_applied(applied, PATIENCE).await.unwrap();
+            let uploaders = consensus.facts().ledger_state().unwrap().uploaders;
+            for one in 0..written {
+                assert!(
+                    uploaders.contains_key(&uploader(one)),
+                    "coordinator {number} lost write {one} of {written}"
+                );
+            }
+            digests.push(consensus.facts().digest().unwrap());
+        }
+        assert!(digests.iter().all(|digest| *digest == digests[0]));
+    }
+}
+
+struct Writer {
+    stop: Arc<AtomicBool>,
+    everyone: Arc<std::sync::Mutex<Vec<Administration>>>,
+    written: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Writer {
+    fn use_all_of(&self, archive: &Archive) {
+        let all = archive.running().into_iter().map(|number| archive.coordinator(number).administration());
+        *self.everyone.lock().unwrap() = all.collect();
+    }
+
+    /// Writes go on.
+    async fn goes_on(&self) {
+        let before = self.written.load(Ordering::Relaxed);
+        until("writes go on", async || (self.written.load(Ordering::Relaxed) > before + 5).then_some(()))
+            .await;
+    }
+
+    async fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+fn uploader(number: u64) -> PublicKey {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&number.to_le_bytes());
+    PublicKey::from_bytes(key)
+}
+
+fn add_uploader(number: u64) -> LedgerAct {
+    LedgerAct::AddUploader { key: uploader(number), name: format!("uploader {number}") }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_become_five_and_the_first_two_leave_while_writes_go_on() {
+    let mut archive = Archive::found(3).await;
+    archive.leader().await;
+    let writer = archive.writer();
+    for number in [4, 5] {
+        archive.add(number).await;
+        let list = archive.list().await;
+        assert_eq!(list.gap.lacks, [archive.id(number)]);
+        let added = list.members.iter().find(|member| member.id == archive.id(number)).unwrap();
+        assert!(!added.votes && !added.leader);
+        archive.sign().await;
+        archive.promote(number).await;
+        writer.use_all_of(&archive);
+        writer.goes_on().await;
+    }
+    assert_eq!(archive.list().await.members.iter().filter(|member| member.votes).count(), 5);
+    // The leader is among those that go.
+    let leader = archive.leader().await;
+    let other = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    for number in [leader, other] {
+        let id = archive.id(number);
+        assert_eq!(archive.change(MemberChange::Remove { id }).await, Ok(MemberStep::Removed));
+        let removed = archive.coordinator(number);
+        until("a removed coordinator stops by itself", async || {
+            let failure = removed.consensus().status().failure?;
+            failure.starts_with("this coordinator was removed from its archive").then_some(())
+        })
+        .await;
+        writer.use_all_of(&archive);
+        writer.goes_on().await;
+        assert_eq!(archive.list().await.gap.still_names, [id]);
+        archive.sign().await;
+        // Started again it says the same, and its identity is not taken back.
+        archive.kill(number);
+        let joined = Joined { descriptor: archive.descriptor.clone(), named_since: None };
+        let error = archive.start(number, joined, false).await.unwrap_err();
+        assert!(error.to_string().starts_with("this coordinator was removed"), "{error}");
+        let again = MemberChange::Add { id, address: "127.0.0.1:1".into() };
+        let refused = archive.change(again).await.unwrap_err();
+        assert!(refused.contains("was a coordinator of this archive before"), "{refused}");
+    }
+    let written = writer.stop().await;
+    archive.check(written).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_coordinator_is_replaced_in_one_step_and_a_new_identity_takes_its_place() {
+    let mut archive = Archive::found(3).await;
+    let leader = archive.leader().await;
+    let writer = archive.writer();
+    let dead = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    archive.kill(dead);
+    writer.use_all_of(&archive);
+    let gone = archive.id(dead);
+    archive
+        .until_listed("its absence is noticed", |members| {
+            members.iter().any(|member| member.id == gone && !member.online)
+        })
+        .await;
+    // Of the two that would be left to vote, both are needed: the living one cannot go.
+    let living = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    let refused = archive.change(MemberChange::Remove { id: archive.id(living) }).await.unwrap_err();
+    assert!(
+        refused.contains("2 are needed to go on writing") && refused.contains(&gone.short()),
+        "{refused}"
+    );
+    let nobody = NodeId::from_bytes([77; 32]);
+    let refused = archive.change(MemberChange::Remove { id: nobody }).await.unwrap_err();
+    assert!(refused.contains("takes part"), "{refused}");
+
+    // Its machine comes back wiped: with a new identity.
+    archive.machines.insert(9, machine(9).await);
+    let (old, new, address) = (gone, archive.id(9), archive.machines[&9].address.to_string());
+    let replace = MemberChange::Replace { old, new, address };
+    let (joined, ()) = {
+        let waiting = archive.join(9);
+        let adding = async {
+            assert_eq!(archive.change(replace.clone()).await, Ok(MemberStep::Added));
+        };
+        tokio::join!(waiting, adding)
+    };
+    archive.start(9, joined, false).await.unwrap();
+    archive
+        .until_listed("the new one catches up", |members| {
+            members
+                .iter()
+                .any(|member| member.id == new && member.online && member.lag.is_some_and(|lag| lag < 100))
+        })
+        .await;
+    let refused = archive.change(replace.clone()).await.unwrap_err();
+    assert!(refused.contains("the roster in force does not name"), "{refused}");
+    archive.sign().await;
+    assert_eq!(archive.change(replace).await, Ok(MemberStep::Replaced));
+    writer.use_all_of(&archive);
+    writer.goes_on().await;
+    archive.sign().await;
+    let list = archive.list().await;
+    assert_eq!(list.members.iter().filter(|member| member.votes).count(), 3);
+    assert!(list.members.iter().all(|member| member.id != gone));
+    let written = writer.stop().await;
+    archive.check(written).await;
+    // The dead one wakes up with its old disks, learns of its removal, and stops.
+    let joined = Joined { descriptor: archive.descriptor.clone(), named_since: None };
+    assert!(archive.start(dead, joined, false).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_slept_through_its_removal_learns_of_it_from_the_others() {
+    let mut archive = Archive::found(3).await;
+    let first = archive.descriptor.clone();
+    let leader = archive.leader().await;
+    let sleeper = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    archive.kill(sleeper);
+    let id = archive.id(sleeper);
+    assert_eq!(archive.change(MemberChange::Remove { id }).await, Ok(MemberStep::Removed));
+    // Nothing is signed yet: the roster still names it.
+    archive.start(sleeper, Joined { descriptor: first, named_since: None }, false).await.unwrap();
+    until("it stops by itself", async || {
+        archive
+            .coordinator(sleeper)
+            .consensus()
+            .status()
+            .failure
+            .filter(|failure| failure.contains("removed"))
+    })
+    .await;
+    // The others were not disturbed.
+    let writer = archive.writer();
+    writer.goes_on().await;
+    archive.check(writer.stop().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roster_spreads_without_a_leader_and_never_goes_back() {
+    let mut archive = Archive::found(3).await;
+    let leader = archive.leader().await;
+    archive.sign().await;
+    let second = archive.descriptor.clone();
+    let late = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    archive.kill(late);
+    archive.sign().await;
+    // An older one is refused, and one that another key signed.
+    let old = archive.ask(AdminRequest::AdoptRoster(second.clone())).await.unwrap_err();
+    assert!(old.sentence.contains("is not newer"), "{old}");
+    let mut roster = archive.descriptor.roster.peek().unwrap();
+    roster.generation += 1;
+    let other = Identity::from_seed(&[201; 32]);
+    let forged = Descriptor {
+        archive: archive.descriptor.archive,
+        roster: Signed::seal(&other, archive.descriptor.archive, &roster),
+    };
+    assert!(archive.ask(AdminRequest::AdoptRoster(forged)).await.is_err());
+    roster.coordinators.pop();
+    let lacking = archive.ask(AdminRequest::AdoptRoster(archive.seal(&roster))).await.unwrap_err();
+    assert!(lacking.sentence.contains("neither names nor retires"), "{lacking}");
+    // Only one is left that has it: no majority, no leader.
+    let third = archive.descriptor.clone();
+    let other = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    archive.kill(other);
+    archive.kill(leader);
+    archive.start(leader, Joined { descriptor: second.clone(), named_since: None }, false).await.unwrap();
+    assert_eq!(archive.coordinator(leader).descriptor(), third, "it was on disk");
+    archive.start(late, Joined { descriptor: second, named_since: None }, false).await.unwrap();
+    until("the late one has it too", async || {
+        (archive.coordinator(late).descriptor() == third).then_some(())
+    })
+    .await;
+}
