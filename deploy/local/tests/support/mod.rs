@@ -4,6 +4,7 @@
 
 pub mod cache;
 pub mod fetch;
+pub mod fleet;
 pub mod local;
 pub mod nix;
 
