@@ -6,7 +6,9 @@ use super::{Ended, Running, command, run, tcp_port, wait_for};
 
 /// A directory with an archive that runs in it.
 pub struct Local {
-    place: tempfile::TempDir,
+    place: PathBuf,
+    // Removes the place, unless it is the test's own.
+    _temporary: Option<tempfile::TempDir>,
     pub url: String,
     pub process: Option<Running>,
     options: Vec<String>,
@@ -17,12 +19,19 @@ impl Local {
     #[track_caller]
     pub fn up(options: &[&str]) -> Self {
         let place = tempfile::tempdir().expect("there is room for temporary files");
+        let mut local = Self::new(place.path(), options);
+        local._temporary = Some(place);
+        local.start();
+        local
+    }
+
+    /// An archive in `place` that is not started yet.
+    pub fn new(place: &Path, options: &[&str]) -> Self {
         let gateway = format!("127.0.0.1:{}", tcp_port());
         let mut own = vec!["up".to_owned(), "--gateway".to_owned(), gateway.clone()];
         own.extend(options.iter().map(|option| (*option).to_owned()));
-        let mut local = Self { place, url: format!("http://{gateway}"), process: None, options: own };
-        local.start();
-        local
+        let url = format!("http://{gateway}");
+        Self { place: place.to_owned(), _temporary: None, url, process: None, options: own }
     }
 
     /// Starts it, again if it ran before, and waits until it is ready.
@@ -46,7 +55,7 @@ impl Local {
 
     /// Where programs keep what is their user's.
     pub fn home(&self) -> &Path {
-        self.place.path()
+        &self.place
     }
 
     /// The archive's directory.
