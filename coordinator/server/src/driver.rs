@@ -13,10 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::Timestamp;
-use firn_coordinator_logic::{
-    MovePlan, Orders, PlanningBudget, PlanningView, RecodePlan, RecodeTerms, RepairPlan, SUMMARY_INTERVAL,
-    Scan, TidyingPlan, drained_nodes, plan_moves, plan_recoding, plan_repairs, plan_tidying,
-};
+use firn_coordinator_logic::{Orders, PassPlan, SUMMARY_INTERVAL, Scan, plan_pass};
 use firn_wire::{Command, NodeState, RefusalKind, RefusedRequest};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -28,34 +25,8 @@ pub(crate) use inventories::take_inventory;
 /// often by itself, because a pass that takes longer delays the next.
 const PASS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Builds on their way at a time, and on one worker.
-const BUILDS_MAX: usize = 32;
-const BUILDS_PER_WORKER_MAX: usize = 2;
-
-/// Of those at most so many for shards that are only away: a fifth, so that real losses never wait for them.
-const AWAY_BUILDS_MAX: usize = BUILDS_MAX / 5;
 /// For a bundle without a home or source for its repair none is looked for so long.
 const PUT_OFF_FOR: Duration = Duration::from_secs(5);
-/// Bundles that are being re-coded at a time: each takes two codings' room meanwhile, and the traffic of several copies.
-const RECODINGS_MAX: usize = 4;
-
-/// Changes and deletions in one pass of tidying.
-const TIDYING_LIMIT: usize = 256;
-
-/// Reservations ended by one command.
-const EXPIRED_MAX: usize = 256;
-
-/// What one pass decided.
-struct Decisions {
-    repairs: RepairPlan,
-    moves: MovePlan,
-    recoding: RecodePlan,
-    tidying: TidyingPlan,
-    drained: Vec<firn_base::NodeId>,
-    expired: Vec<firn_base::ReservationId>,
-    width: usize,
-}
-
 /// Leads while this coordinator is the leader, for as long as the process lives.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut passes = interval(PASS_INTERVAL);
@@ -110,7 +81,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     shared.soft().orders.expire(now);
     let seed = shared.environment.seed();
     let steady_width = shared.soft().steady_width.least(now);
-    let decisions = shared.with_view(|view| decide(view, steady_width, seed))?;
+    let decisions = shared.with_view(|view| plan_pass(view, steady_width, seed))?;
     put_off(shared, &decisions.repairs.put_off, now);
     note(shared, &decisions, now, shared.is_still_hearing()?);
     for node in leaving_nodes(shared)? {
@@ -137,41 +108,6 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     Ok(())
 }
 
-fn decide(view: &PlanningView<'_>, steady_width: usize, seed: [u8; 32]) -> Decisions {
-    let free = BUILDS_MAX.saturating_sub(view.orders.builds());
-    let budget = PlanningBudget {
-        builds_max: free,
-        away_builds_max: AWAY_BUILDS_MAX.saturating_sub(view.orders.away_builds()),
-        builds_per_worker_max: BUILDS_PER_WORKER_MAX,
-    };
-    let tidying = plan_tidying(view, TIDYING_LIMIT);
-    let mut repairs = plan_repairs(view, &budget, seed);
-    // What counts again need not be made.
-    repairs.builds.retain(|build| !tidying.counts_again(build.coding));
-    // Moves take what repairs leave, and never a worker or room that a repair of this pass was promised.
-    let left = if repairs.builds.is_empty() { free } else { 0 };
-    let moves = plan_moves(view, &PlanningBudget { builds_max: left, ..budget }, seed);
-    let touched = repairs.builds.iter().chain(&moves.builds).map(|build| build.bundle).collect();
-    let terms = RecodeTerms {
-        steady_width,
-        repairs_are_due: repairs.backlog_shards > 0,
-        awaited_bytes: repairs.awaited_bytes.saturating_add(moves.awaited_bytes),
-        bundles_max: RECODINGS_MAX,
-        builds_per_worker_max: BUILDS_PER_WORKER_MAX,
-    };
-    let recoding = plan_recoding(view, &terms, &touched, seed);
-    let identity = |number| view.catalogue.node(number).map(|node| node.id);
-    Decisions {
-        repairs,
-        moves,
-        recoding,
-        tidying,
-        drained: drained_nodes(view).into_iter().filter_map(identity).collect(),
-        expired: view.catalogue.expired_reservations(view.now, EXPIRED_MAX),
-        width: view.fleet.width(),
-    }
-}
-
 /// Active nodes whose owners want them to leave.
 fn leaving_nodes(shared: &Shared) -> Result<Vec<firn_base::NodeId>, RefusedRequest> {
     let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
@@ -186,7 +122,7 @@ fn put_off(shared: &Shared, bundles: &[firn_base::BundleNumber], now: Timestamp)
     bundles.iter().for_each(|bundle| soft.orders.put_off(*bundle, now.after(PUT_OFF_FOR)));
 }
 
-fn note(shared: &Shared, decisions: &Decisions, now: Timestamp, still_hearing: bool) {
+fn note(shared: &Shared, decisions: &PassPlan, now: Timestamp, still_hearing: bool) {
     let mut soft = shared.soft();
     soft.width.observe(decisions.width, now);
     soft.steady_width.observe(decisions.width, now);

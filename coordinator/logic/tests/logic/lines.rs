@@ -99,15 +99,15 @@ fn slow_lines_are_read_and_work_only_where_faster_ones_are_too_few() {
     // A third of all nodes is slow: nobody waits for them while others are there.
     let mut archive = Archive::of(30);
     (0..6).for_each(|tag| archive.publish(tag, (4, 12), &(0..12).collect::<Vec<_>>()));
+    let is_slow = |node: NodeNumber| node.0.is_multiple_of(3);
     for node in 3..30 {
-        let bytes_per_second = if node % 3 == 0 { RATE } else { RATE * 10 };
+        let bytes_per_second = if is_slow(NodeNumber(node)) { RATE } else { RATE * 10 };
         let max_upload = Some(BitRate { bytes_per_second });
         archive.watch.heard(archive.number(node), NodeStatus { max_upload, ..status(1) }, archive.now);
     }
     for node in 0..3 {
         archive.set_state(node, NodeState::Lost);
     }
-    let is_slow = |node: NodeNumber| node.0 % 3 == 0;
     let builds = archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds);
     assert_eq!(builds.len(), 6);
     for build in &builds {

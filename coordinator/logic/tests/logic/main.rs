@@ -19,5 +19,6 @@ mod repairs;
 mod reservations;
 mod reserve;
 mod returns;
+mod stories;
 mod support;
 mod tidying;
