@@ -86,7 +86,7 @@ const NODES_BACK_PERCENT: u64 = 90;
 const NEW_LEADER_WAIT_MAX: Duration = Duration::from_secs(600);
 /// More than this share of capacity away within [`VANISHED_WINDOW`] is one event, not many failures.
 const VANISHED_PERCENT: u64 = 10;
-const VANISHED_WINDOW: Duration = Duration::from_secs(3600);
+pub(crate) const VANISHED_WINDOW: Duration = Duration::from_secs(3600);
 /// After this the nodes are taken for lost.
 const VANISHED_WAIT_MAX: Duration = Duration::from_secs(6 * 3600);
 

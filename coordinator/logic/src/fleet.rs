@@ -10,6 +10,7 @@ use std::time::Duration;
 use firn_base::{Availability, BitRate, NodeId, Timestamp};
 use firn_wire::{DeletionRoom, DomainRule, NodeState};
 
+use crate::brake::VANISHED_WINDOW;
 use crate::catalogue::{Catalogue, NodeNames};
 use crate::fleet_watch::FleetWatch;
 use crate::orders::Orders;
@@ -174,13 +175,13 @@ impl FleetView {
     }
 
     /// Nodes that are away: when each vanished, and when it began to count as lost, with its quota. For
-    /// [`crate::brake()`].
+    /// [`crate::brake()`]. Where both lie within one event, the node vanished once.
     pub fn departures(&self, now: Timestamp) -> Vec<(Timestamp, u64)> {
         let mut departures = Vec::new();
         for node in self.nodes().filter(|node| is_member(node.state) && !node.online) {
             departures.push((node.last_seen, node.quota_bytes));
             let lost_at = node.last_seen.after(self.count_lost_after);
-            if lost_at <= now {
+            if lost_at <= now && self.count_lost_after >= VANISHED_WINDOW {
                 departures.push((lost_at, node.quota_bytes));
             }
         }

@@ -3,7 +3,7 @@
 //! Each story is a text. Lines that begin with `>` are events; below each stands what the leader decides from then on
 //! until nothing is left to do, as if everything that it orders succeeded at once, and how the bundles are then.
 //!
-//! `join 0-5`, `publish 1 4/6 on 0-5`, `silent 3`, `back 3`, `lost 3`, `drain 3`, `pass 71h`.
+//! `join 0-5`, `publish 1 4/6 on 0-5`, `silent 3`, `back 3`, `lost 3`, `drain 3`, `pass 71h`, `count-lost-after 20m`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use firn_base::{BundleNumber, CodingId, Scheme, ShardIndex, Timestamp, parse_duration};
 use firn_coordinator_logic::{
     BrakeFacts, BrakeState, BuildPlan, Catalogue, FleetView, HealthIndex, LossWatch, NodeNumber, PassPlan,
-    PlanningView, RecodeStep, RecodeWork, Scan, SteadyWidth, brake, classify, plan_pass,
+    PlanningView, RecodeStep, RecodeWork, Scan, SteadyWidth, brake, classify, default_policy, plan_pass,
 };
-use firn_wire::{Command, CommandOutcome, NodeState, PlacementChange};
+use firn_wire::{Command, CommandOutcome, LedgerAct, NodeState, PlacementChange, Policy};
 
 use crate::support::{Archive, bundle_id, headers, node_id, trashed};
 
@@ -78,6 +78,14 @@ impl Story {
                 for node in numbers(nodes) {
                     assert_eq!(self.archive.set_state(node, NodeState::Draining), CommandOutcome::Applied);
                 }
+            }
+            ["count-lost-after", time] => {
+                let count_lost_after = parse_duration(time).unwrap();
+                let policy = Policy {
+                    count_lost_after_millis: u64::try_from(count_lost_after.as_millis()).unwrap(),
+                    ..default_policy()
+                };
+                self.archive.run(Command::Govern(LedgerAct::SetPolicy(policy)));
             }
             ["pass", time] => {
                 let time = parse_duration(time).unwrap();
@@ -363,6 +371,11 @@ fn a_small_fleet_loses_a_node_finds_another_again_and_lets_one_go() {
 #[test]
 fn a_third_of_a_large_fleet_is_away_for_two_hours_and_nothing_moves() {
     retell(include_str!("stories/away.txt"));
+}
+
+#[test]
+fn an_archive_that_soon_counts_silent_nodes_as_lost_counts_each_once() {
+    retell(include_str!("stories/impatient.txt"));
 }
 
 #[test]
