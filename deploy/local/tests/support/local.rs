@@ -1,5 +1,7 @@
 //! An archive run by `firn-local`.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::{Ended, Running, command, run, tcp_port, wait_for};
@@ -80,6 +82,47 @@ impl Local {
     pub fn control(&self, verb: &str, role: &str) -> Ended {
         let dir = self.dir();
         run(self.home(), "firn-local", [verb.as_ref(), role.as_ref(), "--dir".as_ref(), dir.as_os_str()])
+    }
+
+    /// What `firn` says in JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let said = self.firn(&[arguments, &["--json"]].concat()).success();
+        serde_json::from_str(&said).expect("it is JSON")
+    }
+
+    /// Makes and starts one more storage node, which uploads at `rate`.
+    #[track_caller]
+    pub fn add_node(&self, rate: &str) {
+        let dir = self.dir();
+        let words = ["add", "storage-node", "--max-upload", rate, "--dir"].map(AsRef::as_ref);
+        run(self.home(), "firn-local", words.into_iter().chain([dir.as_os_str()])).success();
+    }
+
+    /// The identity of a storage node.
+    #[track_caller]
+    pub fn node_id(&self, role: &str) -> String {
+        let words = ["id".into(), "--data-dir".into(), self.role(role).into_os_string()];
+        run(self.home(), "firn-storage-node", words).success().trim().to_owned()
+    }
+
+    /// Declares a storage node lost for good.
+    #[track_caller]
+    pub fn declare_lost(&self, role: &str) {
+        let mut command = command("firn-coordinator", self.home());
+        command.args(["node", "remove", "--lost", &self.node_id(role), "--data-dir"]);
+        super::finish(command.arg(self.role("coordinator-1"))).success();
+    }
+
+    /// What a storage node says of itself, asked without a process of its own.
+    #[track_caller]
+    pub fn report(&self, role: &str) -> serde_json::Value {
+        let mut socket = UnixStream::connect(self.role(role).join("control.sock")).expect("the node runs");
+        socket.write_all(b"{\"command\":\"status\"}\n").expect("it listens");
+        let mut line = String::new();
+        BufReader::new(socket).read_line(&mut line).expect("it answers");
+        let mut reply: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        reply["status"].take()
     }
 
     /// The coordinator that leads.
