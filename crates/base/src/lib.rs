@@ -4,6 +4,8 @@
 //! Always holds: no IO, no clock, no randomness; every identifier prints as lower-case hex.
 //! Leaves to others: what identifiers are digests of (`bundle`), who signs what (`wire`).
 
+mod address;
+mod address_history;
 mod availability;
 mod identifier;
 mod object_key;
@@ -11,6 +13,8 @@ mod quantity;
 mod scheme;
 mod timestamp;
 
+pub use address::{AddressPrefix, AsNumber, Country, CountryError, Origin};
+pub use address_history::{AddressHistory, AddressHistoryError};
 pub use availability::Availability;
 pub use identifier::{
     ArchiveId, BundleId, BundleNumber, CodingId, Digest, ManifestRoot, NodeId, ParseIdentifierError,
