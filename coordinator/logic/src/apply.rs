@@ -59,11 +59,22 @@ fn carry_out<F: Facts>(
 ) -> Result<Verdict<CommandOutcome>, F::Error> {
     let done = match command {
         Command::Govern(act) => govern::govern(state, act)?,
-        Command::JoinNode { node, operator, failure_domain, address, quota_bytes, token } => {
+        Command::JoinNode {
+            node,
+            operator,
+            failure_domain,
+            vouched,
+            seen_at,
+            address,
+            quota_bytes,
+            token,
+        } => {
             let joining = nodes::JoiningNode {
                 id: *node,
                 operator,
                 failure_domain,
+                vouched: *vouched,
+                seen_at: *seen_at,
                 address,
                 quota_bytes: *quota_bytes,
                 token: *token,

@@ -19,6 +19,7 @@ use crate::build_plan::{BuildCause, BuildPlan};
 use crate::builder::{Builder, WantedBuild};
 use crate::catalogue::BundleView;
 use crate::fleet::FleetNode;
+use crate::health::goal;
 use crate::layout::misplaced;
 use crate::openings::Openings;
 use crate::placement::takes_now;
@@ -63,10 +64,10 @@ pub(crate) fn plan_balance(
 
 /// Copies that builds on their way replace though they lie well.
 fn moving_for_balance(view: &PlanningView<'_>) -> u64 {
-    let mut moving = 0;
+    let (mut moving, mut taken) = (0, Taken::new(view.fleet.caps(), 0));
     for plan in view.orders.plans() {
         let Some(bundle) = view.catalogue.bundle(plan.bundle) else { continue };
-        let misplaced = misplaced(bundle, view.fleet);
+        let misplaced = misplaced(bundle, view.fleet, &mut taken, view.now);
         let lies_well = |copy: &&(ShardIndex, NodeNumber)| {
             view.fleet.node(copy.1).is_some_and(is_active)
                 && bundle.placements.contains(copy)
@@ -115,7 +116,7 @@ impl<'a, 'b> Search<'a, 'b> {
             view,
             builder,
             openings,
-            taken: Taken::new(view.fleet),
+            taken: Taken::new(view.fleet.caps(), 0),
             planned: planned.iter().map(|build| build.bundle).collect(),
             builds: Vec::new(),
             is_unfinished: false,
@@ -203,17 +204,17 @@ impl<'a, 'b> Search<'a, 'b> {
         reach: Reach,
     ) -> Option<NodeNumber> {
         let (fleet, file_bytes) = (self.builder.fleet(), bundle.file_bytes);
-        self.taken.begin();
+        self.taken.begin(goal(bundle.scheme, fleet.width()).n());
         for (index, holder) in &bundle.placements {
             self.taken.take_node(*holder);
             let counted = fleet.node(*holder).filter(|node| node.counted && (*index, *holder) != copy);
-            counted.into_iter().for_each(|node| self.taken.take(node.names));
+            counted.into_iter().for_each(|node| self.taken.take(&node.names));
         }
         let mut avoid = None;
         for group in self.openings.groups(or_any) {
             for number in group {
                 let Some(node) = fleet.node(*number) else { continue };
-                if !(self.taken.leaves(node.names) && self.taken.leaves_node(node.number)) {
+                if !(self.taken.leaves(&node.names) && self.taken.leaves_node(node.number)) {
                     continue;
                 }
                 let fits = |share: &UsedShare| {

@@ -12,6 +12,7 @@ use firn_base::ShardIndex;
 use crate::build_plan::{BuildCause, BuildPlan};
 use crate::catalogue::BundleView;
 use crate::fleet::FleetView;
+use crate::health::goal;
 use crate::index_set::IndexSet;
 use crate::placement::{Wanted, choose};
 use crate::planning::{PlanningBudget, PlanningView};
@@ -105,8 +106,14 @@ impl<'a> Builder<'a> {
         avoid.extend(bundle.placements.iter().map(|(_, holder)| *holder));
         let mut seed = blake3::Hasher::new_keyed(&self.seed);
         seed.update(bundle.coding.as_bytes());
-        let request =
-            Wanted { count: shards.len(), file_bytes: bundle.file_bytes, staying: &staying, avoid: &avoid };
+        let n = goal(bundle.scheme, self.fleet.width()).n();
+        let request = Wanted {
+            count: shards.len(),
+            n,
+            file_bytes: bundle.file_bytes,
+            staying: &staying,
+            avoid: &avoid,
+        };
         let chosen: Vec<_> = choose(&self.fleet, &request, *seed.finalize().as_bytes())
             .iter()
             .map(|node| node.number)

@@ -13,6 +13,7 @@ use firn_wire::Policy;
 
 use crate::change::Change;
 use crate::facts::Scan;
+use crate::names::{NameTable, NodeNames};
 use crate::second_codings::{SecondCodings, SecondView};
 use crate::state::{BundleRecord, CodingRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord};
 
@@ -55,19 +56,11 @@ impl BundleView {
     }
 }
 
-/// A node's failure domain and operator, each name a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NodeNames {
-    pub(crate) domain: u32,
-    pub(crate) operator: u32,
-}
-
 /// The leader's picture of the committed state.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     nodes: BTreeMap<NodeNumber, (NodeRecord, NodeNames)>,
-    domains: BTreeMap<String, u32>,
-    operators: BTreeMap<String, u32>,
+    names: NameTable,
     node_names: BTreeMap<NodeId, NodeNumber>,
     // By number: they are counted up from zero.
     bundles: Vec<Option<BundleView>>,
@@ -89,8 +82,7 @@ impl Catalogue {
     pub fn load<S: Scan>(state: &S) -> Result<Self, S::Error> {
         let mut catalogue = Self {
             nodes: BTreeMap::new(),
-            domains: BTreeMap::new(),
-            operators: BTreeMap::new(),
+            names: NameTable::new(),
             node_names: BTreeMap::new(),
             bundles: Vec::new(),
             bundle_names: BTreeMap::new(),
@@ -208,10 +200,7 @@ impl Catalogue {
 
     fn put_node(&mut self, record: &NodeRecord) {
         self.node_names.insert(record.id, record.number);
-        let names = NodeNames {
-            domain: number_of(&mut self.domains, &record.failure_domain),
-            operator: number_of(&mut self.operators, &record.operator),
-        };
+        let names = self.names.names(record);
         self.nodes.insert(record.number, (record.clone(), names));
     }
 
@@ -410,13 +399,4 @@ impl Catalogue {
 
 fn position(number: BundleNumber) -> usize {
     usize::try_from(number.0).expect("bundle numbers have 32 bits, and so has usize at least")
-}
-
-fn number_of(names: &mut BTreeMap<String, u32>, name: &str) -> u32 {
-    if let Some(known) = names.get(name) {
-        return *known;
-    }
-    let next = u32::try_from(names.len()).unwrap_or(u32::MAX);
-    names.insert(name.to_owned(), next);
-    next
 }

@@ -90,8 +90,18 @@ pub fn digest<S: Scan>(state: &S) -> Result<Digest, S::Error> {
             node.joined_at.as_millis(),
             node.last_seen.as_millis(),
             node.availability.billionths().into(),
+            node.vouched.into(),
+            node.declared_since.as_millis(),
+            node.site.since.as_millis(),
         ];
         sum.add_numbers(&numbers);
+        for (prefix, share) in node.site.addresses.shares() {
+            sum.add(prefix.to_string().as_bytes());
+            sum.add_numbers(&[(*share).into()]);
+        }
+        if let Some(origin) = node.site.origin {
+            sum.add(origin.to_string().as_bytes());
+        }
     }
     let mut bundles = BTreeMap::new();
     for_each_bundle(state, |record| {

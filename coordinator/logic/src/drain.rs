@@ -11,17 +11,20 @@ use firn_base::ShardIndex;
 use firn_wire::{DrainBacklog, NodeState};
 
 use crate::catalogue::BundleView;
-use crate::fleet::{FleetNode, FleetView};
+use crate::fleet::FleetView;
+use crate::health::goal;
 use crate::layout::misplaced;
 use crate::placement::{Home, find_home};
 use crate::planning::PlanningView;
 use crate::state::{NodeNumber, NodeRecord};
+use crate::taken::Taken;
 
 /// What one draining node still holds; only its own bundles are looked at.
 pub fn survey_drain(view: &PlanningView<'_>, node: NodeNumber) -> DrainBacklog {
     let mut tally = DrainTally::new(view);
+    let mut taken = Taken::new(view.fleet.caps(), 0);
     for bundle in view.catalogue.held_by(node).iter().filter_map(|number| view.catalogue.bundle(*number)) {
-        tally.count(bundle, &misplaced(bundle, view.fleet));
+        tally.count(bundle, &misplaced(bundle, view.fleet, &mut taken, view.now));
     }
     tally.backlogs.remove(&node).unwrap_or_default()
 }
@@ -38,6 +41,7 @@ pub fn sum_drains(
 /// Counts what each draining node still holds.
 pub(crate) struct DrainTally<'a> {
     view: &'a PlanningView<'a>,
+    taken: Taken,
     pub(crate) backlogs: BTreeMap<NodeNumber, DrainBacklog>,
     /// Bytes of shards that have a legal home and are not on their way there.
     pub(crate) awaited_bytes: u64,
@@ -48,7 +52,7 @@ impl<'a> DrainTally<'a> {
     pub(crate) fn new(view: &'a PlanningView<'a>) -> Self {
         let draining = view.fleet.nodes().filter(|node| node.state == NodeState::Draining);
         let backlogs = draining.map(|node| (node.number, DrainBacklog::default())).collect();
-        Self { view, backlogs, awaited_bytes: 0 }
+        Self { view, taken: Taken::new(view.fleet.caps(), 0), backlogs, awaited_bytes: 0 }
     }
 
     /// Counts the misplaced shards of one bundle.
@@ -56,7 +60,7 @@ impl<'a> DrainTally<'a> {
         if !misplaced.iter().any(|(_, holder)| self.backlogs.contains_key(holder)) {
             return;
         }
-        let homes = find_homes(self.view, bundle, misplaced);
+        let homes = find_homes(self.view, bundle, misplaced, &mut self.taken);
         let on_their_way = self.view.orders.targets(bundle.coding);
         for ((index, holder), home) in misplaced.iter().zip(homes) {
             if let Some(backlog) = self.backlogs.get_mut(holder) {
@@ -76,11 +80,13 @@ fn find_homes<'a>(
     view: &PlanningView<'a>,
     bundle: &BundleView,
     misplaced: &[(ShardIndex, NodeNumber)],
+    taken: &mut Taken,
 ) -> Vec<Option<Home<'a>>> {
     let fleet: &'a FleetView = view.fleet;
     let on_their_way = view.orders.targets(bundle.coding);
     let holders = bundle.placements.iter().chain(on_their_way).filter_map(|(_, holder)| fleet.node(*holder));
-    let mut holders: Vec<&FleetNode> = holders.filter(|node| node.counted).collect();
+    let mut holders: Vec<_> = holders.filter(|node| node.counted).collect();
+    let n = goal(bundle.scheme, fleet.width()).n();
     let mut avoid = view.orders.trashing_of(bundle.coding);
     avoid.extend(bundle.placements.iter().map(|(_, holder)| *holder));
     let mut homes = Vec::with_capacity(misplaced.len());
@@ -91,7 +97,8 @@ fn find_homes<'a>(
         let home = match target.and_then(|(_, node)| fleet.node(*node)) {
             Some(node) => Some(Home::Open(node)),
             None => {
-                let home = find_home(fleet, bundle.file_bytes, &holders, &avoid);
+                taken.begin_with(n, holders.iter().copied());
+                let home = find_home(fleet, bundle.file_bytes, taken, &avoid);
                 holders.extend(home.map(Home::node).or(leaving));
                 home
             }

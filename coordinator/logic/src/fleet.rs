@@ -8,13 +8,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{Availability, BitRate, NodeId, Timestamp};
-use firn_wire::{DeletionRoom, DomainRule, NodeState};
+use firn_wire::{Cap, DeletionRoom, NodeState};
 
 use crate::brake::VANISHED_WINDOW;
-use crate::catalogue::{Catalogue, NodeNames};
+use crate::caps::Caps;
+use crate::catalogue::Catalogue;
 use crate::fleet_watch::FleetWatch;
+use crate::fleet_width::FleetWidth;
+use crate::names::NodeNames;
 use crate::orders::Orders;
 use crate::state::NodeNumber;
+use crate::taken::Taken;
 
 /// One node at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +65,8 @@ impl FleetNode {
 /// All nodes at one moment, by number.
 #[derive(Debug, Clone)]
 pub struct FleetView {
-    rule: DomainRule,
+    caps: Caps,
+    width: FleetWidth,
     count_lost_after: Duration,
     nodes: Vec<Option<FleetNode>>,
 }
@@ -72,7 +77,12 @@ impl FleetView {
         let policy = catalogue.policy();
         let count_lost_after = Duration::from_millis(policy.count_lost_after_millis);
         let coming = orders.bytes_coming();
-        let mut view = Self { rule: policy.domains, count_lost_after, nodes: Vec::new() };
+        let mut view = Self {
+            caps: Caps::of_fleet(policy, std::iter::empty()),
+            width: FleetWidth::default(),
+            count_lost_after,
+            nodes: Vec::new(),
+        };
         for (record, names) in catalogue.named_nodes() {
             let number = record.number;
             let seen = watch.sighting(record, now);
@@ -103,6 +113,8 @@ impl FleetView {
                 names,
             });
         }
+        view.caps = Caps::of_fleet(policy, view.nodes().filter(|node| node.counted).map(|node| node.names));
+        view.width = FleetWidth::measure(&view);
         view
     }
 
@@ -124,29 +136,45 @@ impl FleetView {
         self.nodes.iter().flatten()
     }
 
-    /// Whether two nodes can vanish together, so that caps keep them from holding shards of one bundle.
-    pub fn share_a_domain(&self, one: &FleetNode, other: &FleetNode) -> bool {
-        one.names.domain == other.names.domain
-            || (self.rule == DomainRule::Public && one.names.operator == other.names.operator)
+    /// The caps in force.
+    pub(crate) const fn caps(&self) -> Caps {
+        self.caps
     }
 
-    /// What keeps two nodes apart.
-    pub(crate) const fn rule(&self) -> DomainRule {
-        self.rule
+    /// Nodes that may be given shards, whether online and with room or not: those first that have least in common with
+    /// others. Whoever takes them in this order finds about as many homes as caps leave.
+    pub(crate) fn eligible(&self) -> impl Iterator<Item = &FleetNode> {
+        self.width.order().iter().filter_map(|number| self.node(*number))
+    }
+
+    /// How many nodes may be given shards.
+    pub(crate) fn count_eligible(&self) -> usize {
+        self.width.order().len()
+    }
+
+    /// See [`FleetWidth::too_narrow`].
+    pub(crate) fn too_narrow(&self, count: usize, taken: &Taken) -> Option<Cap> {
+        self.width.too_narrow(count, taken)
     }
 
     /// The nodes that count, those that can vanish together in one group: directly, or by way of others where in a
-    /// `public` archive both operator and domain join them.
+    /// `public` archive operator, address prefix and domain join them. A network or country vanishes, too, but comes
+    /// back: nobody keeps room for it.
     pub fn domains(&self) -> Vec<Vec<&FleetNode>> {
         let counted = || self.nodes().filter(|node| node.counted);
         let mut joined: BTreeMap<u32, u32> = BTreeMap::new();
-        if self.rule == DomainRule::Public {
-            let mut first_of: BTreeMap<u32, u32> = BTreeMap::new();
-            for node in counted() {
-                let first = *first_of.entry(node.names.operator).or_insert(node.names.domain);
-                let (one, other) = (least_joined(&joined, first), least_joined(&joined, node.names.domain));
-                if one != other {
-                    joined.insert(one.max(other), one.min(other));
+        if self.caps.is_public() {
+            let (mut of_operator, mut of_prefix) = (BTreeMap::new(), BTreeMap::new());
+            for FleetNode { names, .. } in counted() {
+                let mut firsts = vec![*of_operator.entry(names.operator).or_insert(names.domain)];
+                if !self.caps.is_vouched(*names) {
+                    firsts.push(*of_prefix.entry(names.prefix).or_insert(names.domain));
+                }
+                for first in firsts {
+                    let (one, other) = (least_joined(&joined, first), least_joined(&joined, names.domain));
+                    if one != other {
+                        joined.insert(one.max(other), one.min(other));
+                    }
                 }
             }
         }
@@ -159,19 +187,10 @@ impl FleetView {
 
     /// How many shards of one bundle the domain caps allow on active nodes, whether online or not.
     ///
-    /// In a `public` archive, where operator and domain both cap, this may be less than the best assignment
-    /// would reach; never more.
-    pub fn width(&self) -> usize {
-        let mut chosen: Vec<&FleetNode> = Vec::new();
-        for node in self.nodes().filter(|node| node.counted && node.state == NodeState::Active) {
-            if !chosen.iter().any(|other| self.share_a_domain(node, other)) {
-                chosen.push(node);
-            }
-            if chosen.len() >= WIDTH_MAX {
-                break;
-            }
-        }
-        chosen.len()
+    /// In a `public` archive, where several things cap, this may be less than the best assignment would reach; never
+    /// more.
+    pub const fn width(&self) -> usize {
+        self.width.shards()
     }
 
     /// Nodes that are away: when each vanished, and when it began to count as lost, with its quota. For
@@ -208,9 +227,10 @@ impl FleetView {
     }
 }
 
-// The widest scheme has 40 shards and is chosen from 60 domains on; from 120 on caps never leave a shard without a
-// home. More change nothing.
-const WIDTH_MAX: usize = 120;
+/// Whether a node may be given shards at all.
+pub(crate) fn is_eligible(node: &FleetNode) -> bool {
+    node.state == NodeState::Active && node.counted
+}
 
 const fn is_member(state: NodeState) -> bool {
     matches!(state, NodeState::Active | NodeState::Suspended | NodeState::Draining)

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use firn_base::{CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
+use firn_base::{AddressPrefix, CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
 use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus};
 
+use crate::address_table::AddressTable;
 use crate::state::{NodeNumber, NodeRecord};
 
 /// A node that was silent for longer is offline: five heartbeats of 2 s.
@@ -21,6 +22,9 @@ pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(600);
 
 // The same run of the program after a short absence: its disk cannot have been exchanged meanwhile.
 const PROOF_KEPT_FOR: Duration = Duration::from_secs(600);
+
+// Who is at more addresses than these within ten minutes is nowhere for most of them.
+const PREFIXES_MEASURED_MAX: usize = 4;
 
 /// Everything heard since this coordinator began to listen.
 #[derive(Debug, Clone)]
@@ -36,6 +40,10 @@ struct Watched {
     last_seen: Timestamp,
     /// How long it was online since that is measured.
     online_for: Duration,
+    /// Where it was seen last; none before any connection of it was looked at.
+    seen_at: Option<AddressPrefix>,
+    /// How long it was seen where since that is measured, at most at [`PREFIXES_MEASURED_MAX`].
+    seen_for: Vec<(AddressPrefix, Duration)>,
     status: NodeStatus,
     reported_online: bool,
     stage: Stage,
@@ -44,6 +52,17 @@ struct Watched {
 impl Watched {
     fn is_online(&self, now: Timestamp) -> bool {
         now.since(self.last_seen) <= OFFLINE_AFTER
+    }
+
+    /// Notes that for so long it was online where it was seen last.
+    fn was_online_for(&mut self, time: Duration) {
+        self.online_for += time;
+        let Some(prefix) = self.seen_at else { return };
+        if let Some((_, sum)) = self.seen_for.iter_mut().find(|(known, _)| *known == prefix) {
+            *sum += time;
+        } else if self.seen_for.len() < PREFIXES_MEASURED_MAX {
+            self.seen_for.push((prefix, time));
+        }
     }
 
     const fn inventory_since(&self) -> Option<Timestamp> {
@@ -121,26 +140,40 @@ impl FleetWatch {
     /// A node was heard. Another run than before, or a long absence, makes its inventory wanted.
     pub fn heard(&mut self, node: NodeNumber, status: NodeStatus, now: Timestamp) -> Heard {
         let came_online = !self.is_online(node, now);
-        let known = self.nodes.remove(&node);
-        // Until it is noticed, a silence counts as presence; a longer one does not count at all.
-        let online_for = known.as_ref().map_or(Duration::ZERO, |known| {
-            let gap = now.since(known.last_seen.max(self.measured_since));
-            known.online_for + if known.is_online(now) { gap } else { Duration::ZERO }
-        });
-        let mut watched = match known {
-            Some(known) if known.status.run == status.run && now.since(known.last_seen) <= PROOF_KEPT_FOR => {
-                Watched { status, online_for, ..known }
+        let stage = Stage::Wanted { since: now };
+        let mut watched = match self.nodes.remove(&node) {
+            Some(mut known) => {
+                // Until it is noticed, a silence counts as presence; a longer one does not count at all.
+                if known.is_online(now) {
+                    known.was_online_for(now.since(known.last_seen.max(self.measured_since)));
+                }
+                let is_same_run =
+                    known.status.run == status.run && now.since(known.last_seen) <= PROOF_KEPT_FOR;
+                let stage = if is_same_run { known.stage } else { stage };
+                Watched { status, stage, ..known }
             }
-            _ => {
-                let stage = Stage::Wanted { since: now };
-                Watched { last_seen: now, online_for, status, reported_online: true, stage }
-            }
+            None => Watched {
+                last_seen: now,
+                online_for: Duration::ZERO,
+                seen_at: None,
+                seen_for: Vec::new(),
+                status,
+                reported_online: true,
+                stage,
+            },
         };
         watched.last_seen = watched.last_seen.max(now);
         watched.reported_online = true;
         let inventory_wanted = matches!(watched.stage, Stage::Wanted { .. });
         self.nodes.insert(node, watched);
         Heard { came_online, inventory_wanted }
+    }
+
+    /// The node was heard on a connection from there.
+    pub fn seen_at(&mut self, node: NodeNumber, prefix: AddressPrefix) {
+        if let Some(watched) = self.nodes.get_mut(&node) {
+            watched.seen_at = Some(prefix);
+        }
     }
 
     /// Nodes that fell silent since this was last asked; each is named once.
@@ -193,10 +226,12 @@ impl FleetWatch {
         }
     }
 
-    /// How each of the nodes was heard since this was last measured, for `Command::Summary`.
+    /// How each of the nodes was heard since this was last measured, for `Command::Summary`; networks and countries by
+    /// the table, if this coordinator has one, else as they were.
     pub fn summary<'r>(
         &self,
         records: impl Iterator<Item = &'r NodeRecord>,
+        table: Option<&AddressTable>,
         now: Timestamp,
     ) -> Vec<NodeSighting> {
         let passed = now.since(self.measured_since);
@@ -205,7 +240,11 @@ impl FleetWatch {
             let online_for = watched.map_or(Duration::ZERO, |watched| watched.online_for);
             // One that has just joined was not away before.
             let own = passed.min(now.since(record.joined_at));
+            let seen_for = watched.map_or(&[][..], |watched| &watched.seen_for);
+            let site = record.site.after(own, seen_for, table);
             NodeSighting {
+                addresses: site.addresses,
+                origin: site.origin,
                 node: record.id,
                 last_seen: watched.map(|watched| watched.last_seen),
                 availability: record.availability.after(own, online_for),
@@ -217,7 +256,10 @@ impl FleetWatch {
     /// Measures anew from `now` on: what was before is in a summary, or another leader's.
     pub fn measure_from(&mut self, now: Timestamp) {
         self.measured_since = now;
-        self.nodes.values_mut().for_each(|watched| watched.online_for = Duration::ZERO);
+        for watched in self.nodes.values_mut() {
+            watched.online_for = Duration::ZERO;
+            watched.seen_for.clear();
+        }
     }
 
     /// Takes a page of an inventory. Pages come in order of coding and index.

@@ -1,7 +1,8 @@
 //! The health of all bundles, kept up with what befalls bundles and nodes.
 //!
 //! Owns: which shards of each bundle are durable and online, the counts of `status`, the queue of bundles to be
-//! repaired by danger, since when bundles have few shards online, and which bundles are to be moved or tidied.
+//! repaired by danger, since when bundles have few shards online, which bundles are to be moved or tidied, and of which
+//! more shards lie together than caps allow.
 //! Always holds: it equals one made anew from the same catalogue and fleet, but for since when; what befalls one
 //! node touches only the bundles of which it holds shards; a change of width or policy touches all.
 //! Leaves to others: what is done about it (`repair`, `moves`, `tidying`).
@@ -10,11 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use firn_base::{BundleNumber, Timestamp};
-use firn_wire::{BundleHealthCounts, NodeState, Policy, SpareCount};
+use firn_wire::{BreachCount, BundleHealthCounts, NodeState, Policy, SpareCount};
 
-use crate::catalogue::{BundleView, Catalogue, NodeNames};
+use crate::caps::{BREACH_MENDED_AFTER, Caps, is_due};
+use crate::catalogue::{BundleView, Catalogue};
 use crate::fleet::{FleetNode, FleetView};
 use crate::health::{HealthClass, Presence, goal, repair_threshold};
+use crate::layout::{Flaw, Holder, find_flaws};
+use crate::names::NodeNames;
 use crate::state::NodeNumber;
 use crate::survival::{Survival, SurvivalChart};
 use crate::taken::Taken;
@@ -41,7 +45,10 @@ pub struct HealthIndex {
     standings: Vec<Option<Standing>>,
     tally: Tally,
     due: BTreeSet<(Survival, BundleNumber)>,
-    misplaced: BTreeSet<BundleNumber>,
+    /// Bundles with a copy on a draining node.
+    leaving: BTreeSet<BundleNumber>,
+    /// Bundles of which more shards lie together than caps allow, by when that began.
+    breaches: BTreeSet<(Timestamp, BundleNumber)>,
     untidy: BTreeSet<BundleNumber>,
     few_online: BTreeMap<BundleNumber, FewOnline>,
     /// Bundles whose k is not the ladder's largest, by k.
@@ -52,6 +59,7 @@ pub struct HealthIndex {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rules {
     width: usize,
+    caps: Caps,
     policy: Policy,
 }
 
@@ -91,33 +99,41 @@ pub(crate) struct Standing {
 /// How the copies of one bundle lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
-    /// One is on a draining node, or shares a failure domain with another.
-    is_misplaced: bool,
+    /// One has to leave a draining node.
+    is_leaving: bool,
+    /// More lie together than caps allow, since then.
+    together_since: Option<Timestamp>,
     /// Two are of one index, or one is on a node that was removed.
     is_untidy: bool,
 }
 
 impl Layout {
-    /// Looks at every copy once, and compares none with all others: nearly all bundles lie well and tidily.
+    /// Looks at every copy, and compares none with all others: nearly all bundles lie well and tidily. `taken` was begun
+    /// for the bundle.
     fn of(bundle: &BundleView, nodes: &[Option<NodeTraits>], taken: &mut Taken) -> Self {
-        let mut layout = Self { is_misplaced: false, is_untidy: false };
+        let mut layout = Self { is_leaving: false, together_since: None, is_untidy: false };
         let mut before = None;
-        taken.begin();
         for (index, holder) in &bundle.placements {
             layout.is_untidy |= before.replace(*index) == Some(*index);
-            let Some(traits) = traits_of(nodes, *holder) else { continue };
-            layout.is_untidy |= matches!(traits.state, NodeState::Lost | NodeState::Gone);
-            if traits.counted {
-                layout.is_misplaced |= traits.state == NodeState::Draining || !taken.leaves(traits.names);
-                taken.take(traits.names);
-            }
+            let state = traits_of(nodes, *holder).map(|traits| traits.state);
+            layout.is_untidy |= matches!(state, Some(NodeState::Lost | NodeState::Gone));
         }
+        let counted = |number| {
+            let traits = traits_of(nodes, number).filter(|traits| traits.counted)?;
+            Some(Holder { names: &traits.names, state: traits.state })
+        };
+        find_flaws(&bundle.placements, counted, taken, |_, flaw| match flaw {
+            Flaw::Draining => layout.is_leaving = true,
+            Flaw::TooMuch { since } => {
+                layout.together_since = Some(layout.together_since.map_or(since, |known| known.min(since)));
+            }
+        });
         layout
     }
 }
 
-fn traits_of(nodes: &[Option<NodeTraits>], node: NodeNumber) -> Option<NodeTraits> {
-    nodes.get(node.position()).copied().flatten()
+fn traits_of(nodes: &[Option<NodeTraits>], node: NodeNumber) -> Option<&NodeTraits> {
+    nodes.get(node.position())?.as_ref()
 }
 
 /// How much of a bundle is judged. The deeper comes first.
@@ -163,7 +179,8 @@ impl HealthIndex {
             standings: Vec::new(),
             tally: Tally::default(),
             due: BTreeSet::new(),
-            misplaced: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            breaches: BTreeSet::new(),
             untidy: BTreeSet::new(),
             few_online: BTreeMap::new(),
             smaller: BTreeSet::new(),
@@ -179,9 +196,10 @@ impl HealthIndex {
         changed: &BTreeSet<BundleNumber>,
         now: Timestamp,
     ) -> usize {
-        let rules = Rules { width: fleet.width().min(SHARDS_MAX), policy: catalogue.policy().clone() };
+        let (width, caps) = (fleet.width().min(SHARDS_MAX), fleet.caps());
+        let rules = Rules { width, caps, policy: catalogue.policy().clone() };
         let turned = self.take_traits(fleet);
-        let mut judge = Judge { catalogue, rules: rules.clone(), now, taken: Taken::new(fleet) };
+        let mut judge = Judge { catalogue, rules: rules.clone(), now, taken: Taken::new(caps, 0) };
         if self.rules.as_ref() != Some(&rules) {
             self.rules = Some(rules);
             let mut judged = 0;
@@ -227,14 +245,45 @@ impl HealthIndex {
         long.into_iter().map(|(_, number)| number).collect()
     }
 
-    /// Bundles of which a shard may have to move, in order.
-    pub(crate) fn misplaced(&self) -> impl Iterator<Item = BundleNumber> {
-        self.misplaced.iter().copied()
+    /// Bundles of which a shard has to move at `now`: those with one on a draining node in order, then those in breach of
+    /// caps for long, the longest first.
+    pub(crate) fn misplaced(&self, now: Timestamp) -> impl Iterator<Item = BundleNumber> {
+        let long = self.breaches.iter().take_while(move |(since, _)| is_due(*since, now));
+        let long = long.map(|(_, number)| *number).filter(|number| !self.leaving.contains(number));
+        self.leaving.iter().copied().chain(long)
+    }
+
+    /// Bundles of which more shards lie together than caps allow, whether that has lasted or not.
+    pub(crate) fn in_breach(&self) -> impl Iterator<Item = BundleNumber> {
+        self.breaches.iter().map(|(_, number)| *number)
+    }
+
+    /// How many bundles have more shards together than caps allow.
+    pub fn breaches(&self, now: Timestamp) -> BreachCount {
+        let mut waiting = self.breaches.iter().skip_while(|(since, _)| is_due(*since, now));
+        let next_due = waiting.next().map(|(since, _)| since.after(BREACH_MENDED_AFTER));
+        let waiting = waiting.count() as u64 + u64::from(next_due.is_some());
+        let bundles = self.breaches.len() as u64;
+        BreachCount { bundles, due: bundles - waiting, next_due }
+    }
+
+    /// Since when more shards of a bundle lie together than caps allow; none where they do not.
+    pub fn together_since(&self, number: BundleNumber) -> Option<Timestamp> {
+        self.standing(number)?.layout.together_since
     }
 
     /// Bundles with more than one copy of a shard, or a copy on a node that was removed, in order.
     pub(crate) fn untidy(&self) -> impl Iterator<Item = BundleNumber> {
         self.untidy.iter().copied()
+    }
+
+    /// Bundles that have fewer shards than `n` though none of them is missing, in order. Looks at every bundle.
+    pub(crate) fn smaller_and_full(&self, n: u8) -> impl Iterator<Item = BundleNumber> {
+        let all = (0..).map(BundleNumber).zip(&self.standings);
+        all.filter_map(move |(number, standing)| {
+            let standing = standing.as_ref()?;
+            (standing.class == HealthClass::Full && standing.presence.durable.len() < n).then_some(number)
+        })
     }
 
     /// Bundles of which a shard is not durable, in order. Looks at every bundle.
@@ -291,7 +340,10 @@ impl HealthIndex {
         }
         let layout = match self.standings[place] {
             Some(before) if depth == Depth::Presence => before.layout,
-            _ => Layout::of(bundle, &self.nodes, &mut judge.taken),
+            _ => {
+                judge.taken.begin(goal(bundle.scheme, judge.rules.width).n());
+                Layout::of(bundle, &self.nodes, &mut judge.taken)
+            }
         };
         let presence = Presence::of(bundle, |node| {
             traits_of(&self.nodes, node).map_or((false, false), |traits| (traits.counted, traits.reachable))
@@ -315,12 +367,18 @@ impl HealthIndex {
             if before.is_due {
                 self.due.remove(&(before.survival, number));
             }
+            if let Some(since) = before.layout.together_since {
+                self.breaches.remove(&(since, number));
+            }
         }
         self.tally.add(&standing);
         if standing.is_due {
             self.due.insert((standing.survival, number));
         }
-        put(&mut self.misplaced, number, standing.layout.is_misplaced);
+        if let Some(since) = standing.layout.together_since {
+            self.breaches.insert((since, number));
+        }
+        put(&mut self.leaving, number, standing.layout.is_leaving);
         put(&mut self.untidy, number, standing.layout.is_untidy);
     }
 

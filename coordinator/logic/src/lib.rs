@@ -5,11 +5,13 @@
 //! inputs give equal results on every replica. Leaves to others: consensus, storage and the network
 //! (`coordinator/server`).
 
+mod address_table;
 mod apply;
 mod balance;
 mod brake;
 mod build_plan;
 mod builder;
+mod caps;
 mod catalogue;
 mod change;
 mod commit_check;
@@ -18,6 +20,7 @@ mod drain;
 mod facts;
 mod fleet;
 mod fleet_watch;
+mod fleet_width;
 mod headers;
 mod health;
 mod health_index;
@@ -29,6 +32,7 @@ mod losses;
 mod member_change;
 mod memory;
 mod moves;
+mod names;
 mod openings;
 mod orders;
 mod overlay;
@@ -52,9 +56,11 @@ mod view;
 mod vouching;
 mod width;
 
+pub use address_table::{AddressTable, AddressTableError, TABLE_BYTES_MAX, place_of};
 pub use apply::{Applied, apply};
 pub use brake::{BrakeFacts, BrakeState, HearingFacts, brake, is_still_hearing};
 pub use build_plan::{BuildCause, BuildPlan};
+pub use caps::BREACH_MENDED_AFTER;
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit};
@@ -82,7 +88,7 @@ pub use overlay::Overlay;
 pub use pass::{PassPlan, plan_pass};
 pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
-pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy, share_a_domain};
+pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
 pub use repair::{RepairPlan, plan_repairs, survey};
@@ -90,11 +96,11 @@ pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
 pub use second_codings::SecondView;
 pub use state::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, RecodingRecord,
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
     ReservationRecord, SurplusRecord,
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
-pub use view::{bundle_info, bundle_summary, node_summary};
+pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary};
 pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

@@ -1,7 +1,7 @@
 //! Planning moves: good shards brought to other homes.
 //!
-//! Owns: emptying draining nodes, taking apart shards that came to share a failure domain (a node came back, or its
-//! domain was renamed), and that both go before balance. Always holds: a move breaks no cap, judged without the copy
+//! Owns: emptying draining nodes, taking apart shards of which for days more lay together than caps allow (a node's
+//! address or domain changed), and that both go before balance. Always holds: a move breaks no cap, judged without the copy
 //! that it replaces; that copy counts until the new one has its receipt; bundles that lack shards are repaired first.
 //! Leaves to others: evening out how full nodes are (`balance`), missing shards (`repair`), the old copies
 //! (`tidying`), why a drain does not end (`drain`).
@@ -19,6 +19,7 @@ use crate::layout::misplaced;
 use crate::planning::{PlanningBudget, PlanningView};
 use crate::repair::needs_no_repair;
 use crate::state::NodeNumber;
+use crate::taken::Taken;
 use crate::tidying::is_wanted_again;
 
 /// What is to be moved.
@@ -39,8 +40,9 @@ pub fn plan_moves(view: &PlanningView<'_>, budget: &PlanningBudget, seed: [u8; 3
     let mut plan = MovePlan::default();
     let mut builder = Builder::new(view, budget, seed);
     let mut drains = DrainTally::new(view);
-    for bundle in view.health.misplaced().filter_map(|number| view.catalogue.bundle(number)) {
-        let misplaced = misplaced(bundle, view.fleet);
+    let mut taken = Taken::new(view.fleet.caps(), 0);
+    for bundle in view.health.misplaced(view.now).filter_map(|number| view.catalogue.bundle(number)) {
+        let misplaced = misplaced(bundle, view.fleet, &mut taken, view.now);
         if misplaced.is_empty() {
             continue;
         }

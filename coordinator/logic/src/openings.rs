@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use firn_wire::DomainRule;
-
 use crate::builder::Builder;
 use crate::shares::{Reach, UsedShares};
 use crate::state::NodeNumber;
@@ -41,8 +39,7 @@ impl Openings {
         candidates.sort_unstable_by_key(|(is_well, used, number, _)| (*is_well, *used, *number));
         let mut known = BTreeMap::new();
         for (is_well, _, number, node) in candidates {
-            let operator = (fleet.rule() == DomainRule::Public).then_some(node.names.operator);
-            let group = *known.entry((node.names.domain, operator)).or_insert(openings.groups.len());
+            let group = *known.entry(node.names.domain).or_insert(openings.groups.len());
             if group == openings.groups.len() {
                 openings.groups.push(Vec::new());
                 openings.too_empty += usize::from(!is_well);

@@ -5,12 +5,14 @@
 //! Leaves to others: each of the plans (`repair`, `moves`, `recode`, `tidying`), carrying them out (the shell).
 
 use firn_base::{NodeId, ReservationId};
+use firn_wire::CapsStatus;
 
 use crate::moves::{MovePlan, drained_nodes, plan_moves};
 use crate::planning::{PlanningBudget, PlanningView};
 use crate::recode::{RecodePlan, RecodeTerms, plan_recoding};
 use crate::repair::{RepairPlan, plan_repairs};
 use crate::tidying::{TidyingPlan, plan_tidying};
+use crate::view::caps_status;
 
 /// Builds on their way at a time, and on one worker.
 const BUILDS_MAX: usize = 32;
@@ -45,6 +47,8 @@ pub struct PassPlan {
     pub expired: Vec<ReservationId>,
     /// Shards of one bundle that the fleet takes.
     pub width: usize,
+    /// The domain caps, what breaks them, and what they keep from being whole.
+    pub caps: CapsStatus,
 }
 
 /// Decides what to do now, in a fleet that has kept `steady_width` for a while.
@@ -73,6 +77,7 @@ pub fn plan_pass(view: &PlanningView<'_>, steady_width: usize, seed: [u8; 32]) -
     let recoding = plan_recoding(view, &terms, &touched, seed);
     let identity = |number| view.catalogue.node(number).map(|node| node.id);
     PassPlan {
+        caps: caps_status(view, &repairs),
         repairs,
         moves,
         recoding,

@@ -1,17 +1,18 @@
 //! Which nodes shall hold the shards of a bundle.
 //!
 //! Owns: the choice for new bundles, repairs and moves. Always holds: chosen nodes are active, online, have
-//! room, and no two of them (nor one and a holder that stays) share a failure domain; the choice follows from
-//! view and seed alone. Leaves to others: promising the room (`apply`), which scheme (`width`).
+//! room, and together with the holders that stay are nowhere more than caps allow; the choice follows from view and
+//! seed alone. Leaves to others: promising the room (`apply`), which scheme (`width`).
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use firn_base::{NodeId, Scheme, ShardIndex};
-use firn_wire::NodeState;
+use firn_wire::{Cap, NodeState};
 
 use crate::fleet::{FleetNode, FleetView};
 use crate::state::NodeNumber;
+use crate::taken::Taken;
 
 /// What is to be placed.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +59,7 @@ pub fn plan_placement(
     let needed = usize::from(request.scheme.commit_threshold());
     let wanted = Wanted {
         count: usize::from(request.scheme.n()),
+        n: request.scheme.n(),
         file_bytes: request.file_bytes,
         staying: &[],
         avoid: request.avoid,
@@ -81,6 +83,8 @@ pub fn plan_placement(
 pub(crate) struct Wanted<'a> {
     /// How many at most.
     pub(crate) count: usize,
+    /// Shards that the bundle is to have in all.
+    pub(crate) n: u8,
     /// Room that each must have.
     pub(crate) file_bytes: u64,
     /// Holders of other shards that stay: their domains are taken.
@@ -89,43 +93,61 @@ pub(crate) struct Wanted<'a> {
     pub(crate) avoid: &'a BTreeSet<NodeNumber>,
 }
 
-/// Up to `count` nodes, the preferred first: weighted rendezvous hashing by free bytes and availability.
+/// Up to `count` nodes, the preferred first: weighted rendezvous hashing by free bytes and availability. Where that
+/// leaves some without a home, those are preferred that have least in common with others.
 pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 32]) -> Vec<&'f FleetNode> {
-    let staying: Vec<&FleetNode> = wanted.staying.iter().filter_map(|number| fleet.node(*number)).collect();
+    let staying = || wanted.staying.iter().filter_map(|number| fleet.node(*number));
+    let mut taken = Taken::new(fleet.caps(), wanted.n);
+    taken.begin_with(wanted.n, staying());
     let mut candidates: Vec<(f64, &FleetNode)> = fleet
-        .nodes()
-        .filter(|node| takes_now(node, wanted.file_bytes, wanted.avoid))
-        .filter(|node| !staying.iter().any(|holder| fleet.share_a_domain(node, holder)))
+        .eligible()
+        .filter(|node| takes_now(node, wanted.file_bytes, wanted.avoid) && taken.leaves(&node.names))
         .map(|node| (score(seed, node), node))
         .collect();
+    let mut first = |candidates: &[(f64, &'f FleetNode)]| {
+        taken.begin_with(wanted.n, staying());
+        let mut chosen: Vec<&FleetNode> = Vec::with_capacity(wanted.count);
+        for (_, node) in candidates {
+            if chosen.len() < wanted.count && taken.leaves(&node.names) {
+                taken.take(&node.names);
+                chosen.push(node);
+            }
+        }
+        chosen
+    };
+    let by_scarcity = if fleet.caps().is_public() { candidates.clone() } else { Vec::new() };
     candidates.sort_by(|one, other| one.0.total_cmp(&other.0).then(one.1.number.cmp(&other.1.number)));
-    let mut chosen: Vec<&FleetNode> = Vec::with_capacity(wanted.count);
-    for (_, node) in candidates {
-        if chosen.len() == wanted.count {
-            break;
-        }
-        if !chosen.iter().any(|other| fleet.share_a_domain(node, other)) {
-            chosen.push(node);
-        }
+    let chosen = first(&candidates);
+    if chosen.len() == wanted.count {
+        return chosen;
     }
-    chosen
+    let scarcest = first(&by_scarcity);
+    if scarcest.len() > chosen.len() { scarcest } else { chosen }
 }
 
-/// Whether caps and membership alone leave `count` nodes for shards beside those who stay, whatever their room
-/// and whether they are online now.
-pub(crate) fn caps_allow(fleet: &FleetView, count: usize, staying: &[NodeNumber]) -> bool {
-    let mut taken: Vec<&FleetNode> = staying.iter().filter_map(|number| fleet.node(*number)).collect();
-    let mut found = 0;
-    for node in fleet.nodes().filter(|node| is_eligible(node)) {
-        if found >= count {
+/// Looks for `count` nodes for shards beside the holders that stay, whom `taken` has: whatever their room and whether
+/// they are online now. None if there are so many, else the caps that keep nodes away; where none do, there are no
+/// more nodes.
+pub(crate) fn kept_from_homes(fleet: &FleetView, count: usize, taken: &mut Taken) -> Option<BTreeSet<Cap>> {
+    if let Some(cap) = fleet.too_narrow(count, taken) {
+        return Some(BTreeSet::from([cap]));
+    }
+    let (mut found, mut kept_by) = (0, BTreeSet::new());
+    for node in fleet.eligible() {
+        if found == count {
             break;
         }
-        if !taken.iter().any(|other| fleet.share_a_domain(node, other)) {
-            taken.push(node);
+        if !taken.leaves_node(node.number) {
+            continue;
+        }
+        if taken.leaves(&node.names) {
+            taken.take(&node.names);
             found += 1;
+        } else {
+            kept_by.extend(taken.kept_by(&node.names));
         }
     }
-    found >= count
+    (found < count).then_some(kept_by)
 }
 
 /// A node that could be the home of a shard.
@@ -146,33 +168,22 @@ impl<'f> Home<'f> {
     }
 }
 
-/// A home for one shard of `file_bytes` beside those who hold the others; none where caps leave no node.
+/// A home for one shard of `file_bytes` beside those who hold the others, whom `taken` has; none where caps leave no
+/// node.
 pub(crate) fn find_home<'f>(
     fleet: &'f FleetView,
     file_bytes: u64,
-    others: &[&FleetNode],
+    taken: &Taken,
     avoid: &BTreeSet<NodeNumber>,
 ) -> Option<Home<'f>> {
     let mut unavailable = None;
-    for node in fleet.nodes().filter(|node| is_eligible(node)) {
-        let takes_now = takes_now(node, file_bytes, avoid);
-        // Comparing domains is the costly part: one home that is unavailable is enough to know of.
-        if (!takes_now && unavailable.is_some())
-            || others.iter().any(|other| fleet.share_a_domain(node, other))
-        {
-            continue;
-        }
-        if takes_now {
+    for node in fleet.eligible().filter(|node| taken.leaves(&node.names)) {
+        if takes_now(node, file_bytes, avoid) {
             return Some(Home::Open(node));
         }
-        unavailable = Some(Home::Unavailable(node));
+        unavailable = unavailable.or(Some(Home::Unavailable(node)));
     }
     unavailable
-}
-
-/// Whether a node may be given shards at all.
-fn is_eligible(node: &FleetNode) -> bool {
-    node.state == NodeState::Active && node.counted
 }
 
 /// Whether a node, domains apart, would take a shard of `file_bytes` now.

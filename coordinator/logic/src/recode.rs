@@ -28,6 +28,7 @@ use crate::repair_traffic::{LineShares, RepairTraffic};
 use crate::reserve_room::Reserve;
 use crate::second_codings::SecondView;
 use crate::state::NodeNumber;
+use crate::taken::Taken;
 
 /// What re-coding has to go by besides the view.
 #[derive(Debug, Clone, Copy)]
@@ -205,8 +206,13 @@ impl<'a> Planner<'a> {
         let staying: Vec<_> = holders.iter().copied().filter(counted).collect();
         let mut avoid = self.view.orders.trashing_of(second.coding);
         avoid.extend(holders);
-        let homes =
-            Wanted { count: missing.len(), file_bytes: second.file_bytes, staying: &staying, avoid: &avoid };
+        let homes = Wanted {
+            count: missing.len(),
+            n: second.scheme.n(),
+            file_bytes: second.file_bytes,
+            staying: &staying,
+            avoid: &avoid,
+        };
         let homes = choose(&self.fleet, &homes, self.draw(second.number));
         let worker =
             homes
@@ -242,8 +248,13 @@ impl<'a> Planner<'a> {
         let file_bytes = file_bytes_bound(bundle, goal);
         let awaited_bytes = self.terms.awaited_bytes.saturating_add(self.unplaced_bytes());
         Reserve::measure(self.view, awaited_bytes).check(goal, file_bytes).ok()?;
-        let homes =
-            Wanted { count: usize::from(goal.n()), file_bytes, staying: &[], avoid: &BTreeSet::new() };
+        let homes = Wanted {
+            count: usize::from(goal.n()),
+            n: goal.n(),
+            file_bytes,
+            staying: &[],
+            avoid: &BTreeSet::new(),
+        };
         if choose(&self.fleet, &homes, self.seed).len() < homes.count {
             return None;
         }
@@ -312,12 +323,14 @@ impl<'a> Planner<'a> {
     /// A node drawn by lot that can neither vanish nor lie together with any of `others`.
     fn worker(&self, bundle: BundleNumber, others: &[&FleetNode]) -> Option<NodeNumber> {
         let seed = self.draw(bundle);
-        let is_apart = |node: &FleetNode| {
-            others.iter().all(|other| {
-                !self.fleet.share_a_domain(node, other)
-                    && (self.operators <= others.len() || node.names.operator != other.names.operator)
-            })
+        let mut taken = Taken::new(self.fleet.caps(), 0);
+        taken.begin_workers();
+        others.iter().for_each(|other| taken.take(&other.names));
+        let is_of_another = |node: &FleetNode| {
+            self.operators <= others.len()
+                || others.iter().all(|other| node.names.operator != other.names.operator)
         };
+        let is_apart = |node: &FleetNode| taken.leaves(&node.names) && is_of_another(node);
         let able =
             self.fleet.nodes().filter(|node| works(node) && !self.is_loaded(node.number) && is_apart(node));
         able.min_by_key(|node| *blake3::keyed_hash(&seed, node.id.as_bytes()).as_bytes())

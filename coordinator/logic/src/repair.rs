@@ -7,21 +7,22 @@
 //! Leaves to others: judging bundles (`health_index`), targets and sources (`builder`), moves (`moves`), tickets and
 //! sending (the shell).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleNumber, ShardIndex};
-use firn_wire::{BundleHealthCounts, DomainRule, SpareCount};
+use firn_wire::{BundleHealthCounts, Cap, SpareCount};
 
 use crate::brake::BrakeState;
 use crate::build_plan::{BuildCause, BuildPlan};
 use crate::builder::{Builder, NotBuilt};
 use crate::catalogue::BundleView;
-use crate::fleet::FleetView;
 use crate::health::{HealthClass, goal, repair_threshold};
 use crate::health_index::Standing;
-use crate::placement::caps_allow;
+use crate::layout::count_too_much;
+use crate::placement::kept_from_homes;
 use crate::planning::{PlanningBudget, PlanningView};
 use crate::state::NodeNumber;
+use crate::taken::Taken;
 
 // Bundles for which one plan looks for homes at most: each look compares all nodes. Those for which there is none are
 // put off, so that the next plan comes to others.
@@ -30,6 +31,9 @@ const ATTEMPTS_MAX: usize = 256;
 // The widest scheme's n: no bundle has more shards that need a domain of their own.
 const SHARDS_MAX: usize = 40;
 
+// With fewer shards than these, one node or two that vanish take a bundle with them.
+const COPIES_LEAST: u8 = 3;
+
 /// What repair has to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RepairPlan {
@@ -37,8 +41,9 @@ pub struct RepairPlan {
     pub builds: Vec<BuildPlan>,
     /// Bundles for which no node or no source was found: not to be tried again for a while.
     pub put_off: Vec<BundleNumber>,
-    /// Bundles with a missing shard for which caps leave no node, in order.
-    pub at_risk: Vec<BundleNumber>,
+    /// Bundles with a missing shard for which caps leave no node, in order, and the caps that keep nodes away: none where
+    /// there are no more nodes.
+    pub at_risk: BTreeMap<BundleNumber, BTreeSet<Cap>>,
     /// Shards still to be made for bundles that are due, those on their way included.
     pub backlog_shards: u64,
     /// Bytes of shards that are missing, have a legal home, and whose room nothing else has set aside: they are not
@@ -143,28 +148,57 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Bundles with a missing shard for which caps leave no node.
-fn at_risk(view: &PlanningView<'_>) -> Vec<BundleNumber> {
-    // Each holder keeps at most one of so many pairwise legal nodes from taking a shard; in a `public` archive one by
-    // its operator and another by its domain. In a fleet this wide no bundle need be looked at.
-    let kept_by_one = if view.fleet.rule() == DomainRule::Public { 2 } else { 1 };
-    if view.fleet.width() >= SHARDS_MAX * kept_by_one + SHARDS_MAX {
-        return Vec::new();
+/// Bundles with a missing shard, or one that has to lie elsewhere by the caps, for which these leave no node.
+fn at_risk(view: &PlanningView<'_>) -> BTreeMap<BundleNumber, BTreeSet<Cap>> {
+    let (caps, width) = (view.fleet.caps(), view.fleet.width());
+    // Each holder keeps at most one of so many nodes of different domains from taking a shard. In a fleet this wide no
+    // bundle need be looked at.
+    if !caps.is_public() && width >= 2 * SHARDS_MAX {
+        return BTreeMap::new();
     }
-    let lacks_home = |number: &BundleNumber| {
-        view.catalogue.bundle(*number).zip(view.health.standing(*number)).is_some_and(|(bundle, standing)| {
-            let missing = standing.presence.durable.missing_below(bundle.scheme.n()).count();
-            !caps_allow(view.fleet, missing, &holders(bundle, view.fleet))
-        })
+    let mut taken = Taken::new(caps, 0);
+    let mut lacks_home = |number| Some((number, kept_from_homes_of(view, number, &mut taken)?));
+    let mut at_risk: BTreeMap<_, _> = view.health.incomplete().filter_map(&mut lacks_home).collect();
+    at_risk.extend(view.health.in_breach().filter_map(&mut lacks_home));
+    if caps.is_public() && width < usize::from(COPIES_LEAST) {
+        at_risk.extend(view.health.smaller_and_full(COPIES_LEAST).filter_map(lacks_home));
+    }
+    at_risk
+}
+
+/// The caps that keep all nodes from taking what a bundle lacks, or has too much of in one place, if they are all kept
+/// from it.
+///
+/// In a `public` archive of several nodes a bundle lacks something, too, whose scheme is as narrow as caps leave it, so
+/// that one or two nodes hold all of it.
+fn kept_from_homes_of(
+    view: &PlanningView<'_>,
+    number: BundleNumber,
+    taken: &mut Taken,
+) -> Option<BTreeSet<Cap>> {
+    let (bundle, standing) = view.catalogue.bundle(number).zip(view.health.standing(number))?;
+    let n = bundle.scheme.n();
+    let wanted = if view.fleet.caps().is_public() {
+        let nodes = u8::try_from(view.fleet.count_eligible()).unwrap_or(u8::MAX);
+        n.max(COPIES_LEAST.min(nodes))
+    } else {
+        n
     };
-    view.health.incomplete().filter(lacks_home).collect()
+    let missing = standing.presence.durable.missing_below(wanted).count();
+    let homeless = missing + count_too_much(bundle, view.fleet, taken);
+    if homeless == 0 { None } else { kept_from_homes(view.fleet, homeless, taken) }
+}
+
+/// For those who ask about one bundle: whether it is at risk, and which caps are why.
+pub(crate) fn at_risk_by(view: &PlanningView<'_>, number: BundleNumber) -> Option<BTreeSet<Cap>> {
+    kept_from_homes_of(view, number, &mut Taken::new(view.fleet.caps(), 0))
 }
 
 /// Bytes that missing shards still need room for.
-fn awaited_bytes(view: &PlanningView<'_>, at_risk: &[BundleNumber]) -> u64 {
+fn awaited_bytes(view: &PlanningView<'_>, at_risk: &BTreeMap<BundleNumber, BTreeSet<Cap>>) -> u64 {
     let uploads = view.catalogue.awaited_codings(view.now);
     let uploads = uploads.into_iter().filter_map(|coding| view.catalogue.bundle_of(coding));
-    let set_aside: BTreeSet<_> = at_risk.iter().copied().chain(uploads.map(|bundle| bundle.number)).collect();
+    let set_aside: BTreeSet<_> = at_risk.keys().copied().chain(uploads.map(|bundle| bundle.number)).collect();
     let standings = set_aside.iter().filter_map(|number| view.health.standing(*number));
     let mut elsewhere: u64 = standings.map(|standing| standing.missing_bytes).sum();
     for build in view.orders.plans().filter(|build| !set_aside.contains(&build.bundle)) {
@@ -179,13 +213,6 @@ fn awaited_bytes(view: &PlanningView<'_>, at_risk: &[BundleNumber]) -> u64 {
         elsewhere += bundle.file_bytes.saturating_mul(build.targets.iter().filter(awaited).count() as u64);
     }
     view.health.tally().missing_bytes.saturating_sub(elsewhere)
-}
-
-/// Nodes that hold a shard of the bundle that counts.
-fn holders(bundle: &BundleView, fleet: &FleetView) -> Vec<NodeNumber> {
-    let counted = |number: &NodeNumber| fleet.node(*number).is_some_and(|node| node.counted);
-    let all: BTreeSet<_> = bundle.placements.iter().map(|(_, holder)| *holder).filter(counted).collect();
-    all.into_iter().collect()
 }
 
 /// Whether a bundle is whole enough for moves: repair comes first.

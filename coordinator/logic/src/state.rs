@@ -5,11 +5,15 @@
 //! repetition, so that equal states are equal values.
 //! Leaves to others: how records change (`apply`), how they are read (`facts`), their bytes (the shell).
 
+use std::time::Duration;
+
 use firn_base::{
-    Availability, BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId,
-    Scheme, ShardIndex, Timestamp,
+    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Location, NodeId,
+    ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
-use firn_wire::{LedgerHead, NodeState};
+use firn_wire::{LedgerHead, NodePlace, NodeState};
+
+use crate::address_table::AddressTable;
 
 /// A node's short name in placements, counted up in apply; a node keeps it for ever.
 ///
@@ -35,6 +39,12 @@ pub struct NodeRecord {
     pub operator: String,
     /// What it can vanish together with.
     pub failure_domain: String,
+    /// Whether that is the word of an operator's token, which the node cannot change.
+    pub vouched: bool,
+    /// Since when it is in that failure domain.
+    pub declared_since: Timestamp,
+    /// Where coordinators see it.
+    pub site: NodeSite,
     /// Host and UDP port.
     pub address: String,
     /// Its hard quota in bytes.
@@ -51,6 +61,42 @@ pub struct NodeRecord {
     pub last_seen: Timestamp,
     /// How much of the time it is there, as of the last summary.
     pub availability: Availability,
+}
+
+/// Where a node is, as coordinators see it: never what it says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeSite {
+    /// Where it was seen.
+    pub addresses: AddressHistory,
+    /// What a table says of the prefix that counts; none if no leader with a table has looked it up.
+    pub origin: Option<Origin>,
+    /// Since when that prefix counts and is said to be there.
+    pub since: Timestamp,
+}
+
+impl NodeSite {
+    /// The place that counts; none before the node was seen.
+    pub fn place(&self) -> Option<NodePlace> {
+        Some(NodePlace { prefix: self.addresses.counted()?, origin: self.origin })
+    }
+
+    /// Where it is after a time of which the node was seen at prefixes for so long each. Where there is no table, what
+    /// one said of the same prefix before still holds, and nothing is known of another.
+    pub(crate) fn after(
+        &self,
+        passed: Duration,
+        seen_for: &[(AddressPrefix, Duration)],
+        table: Option<&AddressTable>,
+    ) -> Self {
+        let addresses = self.addresses.after(passed, seen_for);
+        let counted = addresses.counted();
+        let origin = match (table, counted) {
+            (Some(table), Some(prefix)) => Some(table.origin(prefix)),
+            _ if counted == self.addresses.counted() => self.origin,
+            _ => None,
+        };
+        Self { addresses, origin, since: self.since }
+    }
 }
 
 impl NodeRecord {

@@ -15,9 +15,11 @@ use firn_wire::{DeleteReason, DeletionRoom, NodeState, PlacementChange};
 
 use crate::catalogue::BundleView;
 use crate::fleet::{FleetNode, FleetView};
+use crate::health::goal;
 use crate::inventory::{is_durable, is_good_elsewhere};
 use crate::planning::PlanningView;
 use crate::state::{NodeNumber, SurplusRecord};
+use crate::taken::Taken;
 
 /// What to record and what to trash.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,7 +104,7 @@ pub(crate) fn is_wanted_again(view: &PlanningView<'_>, record: &SurplusRecord) -
         && exists
         && !is_durable(view, bundle, record.index)
         && view.is_at_rest(bundle)
-        && crowding(view.fleet, bundle, record.index, node) == 0
+        && others_of(view.fleet, bundle, record.index).leaves(&node.names)
         && !view.orders.is_trashing((record.node, record.coding, record.index))
 }
 
@@ -165,10 +167,11 @@ fn retire_extra(fleet: &FleetView, bundle: &BundleView, changes: &mut Vec<Placem
             .filter_map(|(_, holder)| fleet.node(*holder))
             .filter(|node| !is_removed(node))
             .collect();
+        let others = others_of(fleet, bundle, index);
         let keeper = nodes
             .iter()
             .filter(|node| node.counted && node.proved && node.state != NodeState::Draining)
-            .min_by_key(|node| (crowding(fleet, bundle, index, node), node.state, node.number));
+            .min_by_key(|node| (!others.leaves(&node.names), node.state, node.number));
         if let Some(keeper) = keeper {
             let others = nodes.iter().filter(|node| node.number != keeper.number);
             changes.extend(others.map(|node| retire(bundle, index, node.id)));
@@ -180,9 +183,12 @@ fn retire(bundle: &BundleView, index: ShardIndex, node: NodeId) -> PlacementChan
     PlacementChange::Retired { coding: bundle.coding, index, node }
 }
 
-/// How many other shards count in a node's failure domain.
-fn crowding(fleet: &FleetView, bundle: &BundleView, index: ShardIndex, node: &FleetNode) -> usize {
+/// What the holders of other shards take.
+fn others_of(fleet: &FleetView, bundle: &BundleView, index: ShardIndex) -> Taken {
     let others = bundle.placements.iter().filter(|(other, _)| *other != index);
     let counted = others.filter_map(|(_, holder)| fleet.node(*holder)).filter(|other| other.counted);
-    counted.filter(|other| fleet.share_a_domain(node, other)).count()
+    let n = goal(bundle.scheme, fleet.width()).n();
+    let mut taken = Taken::new(fleet.caps(), n);
+    taken.begin_with(n, counted);
+    taken
 }

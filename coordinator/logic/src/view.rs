@@ -3,16 +3,20 @@
 //! Owns: turning records into wire messages. Always holds: node numbers become identities; a number without a
 //! record is left out. Leaves to others: who may see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use firn_base::{ByteCount, NodeId, ShardIndex, Timestamp};
+use firn_base::{BundleNumber, ByteCount, NodeId, ShardIndex, Timestamp};
 use firn_wire::{
-    BundleInfo, BundleSummary, CodingInfo, DrainBacklog, NodeState, NodeSummary, SecondCoding, ShardCopies,
+    BundleInfo, BundleSummary, Cap, CapCount, CapsStatus, CodingInfo, DrainBacklog, NodeState, NodeSummary,
+    SecondCoding, ShardCopies,
 };
 
 use crate::facts::Facts;
 use crate::fleet_watch::FleetWatch;
-use crate::health::BundleHealth;
+use crate::health::{BundleHealth, classify};
+use crate::names::OriginNames;
+use crate::planning::PlanningView;
+use crate::repair::{RepairPlan, at_risk_by};
 use crate::state::{BundleRecord, NodeNumber, NodeRecord};
 
 /// A bundle for readers: headers and who holds which shard.
@@ -30,12 +34,31 @@ pub fn bundle_info<F: Facts>(facts: &F, record: &BundleRecord) -> Result<BundleI
     Ok(BundleInfo { number: record.number, content_header: record.content_header.clone(), codings })
 }
 
-/// A bundle for operators; `health` as the leader measured it. None for a record without a coding, which apply
-/// never makes.
+/// What only a leader knows of one bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleFindings {
+    health: BundleHealth,
+    together_since: Option<Timestamp>,
+    at_risk_by: Option<BTreeSet<Cap>>,
+}
+
+impl BundleFindings {
+    /// Looks at one bundle; none if it is not known.
+    pub fn of(view: &PlanningView<'_>, number: BundleNumber) -> Option<Self> {
+        let bundle = view.catalogue.bundle(number)?;
+        Some(Self {
+            health: classify(bundle, view.fleet),
+            together_since: view.health.together_since(number),
+            at_risk_by: at_risk_by(view, number),
+        })
+    }
+}
+
+/// A bundle for operators, with what the leader found. None for a record without a coding, which apply never makes.
 pub fn bundle_summary<F: Facts>(
     facts: &F,
     record: &BundleRecord,
-    health: Option<&BundleHealth>,
+    findings: Option<&BundleFindings>,
 ) -> Result<Option<BundleSummary>, F::Error> {
     let Some(coding) = record.codings.first() else { return Ok(None) };
     let placements: Vec<_> = copies(facts, &coding.placements)?.into_iter().collect();
@@ -58,11 +81,40 @@ pub fn bundle_summary<F: Facts>(
         payload: ByteCount(record.payload_bytes),
         shard_bytes: coding.shard_bytes,
         keys: record.keys,
-        durable: health.map_or(members, |health| health.durable),
-        online: health.map(|health| health.online),
+        durable: findings.map_or(members, |findings| findings.health.durable),
+        online: findings.map(|findings| findings.health.online),
         placements,
         second,
+        together_since: findings.and_then(|findings| findings.together_since),
+        at_risk_by: findings
+            .and_then(|findings| findings.at_risk_by.as_ref())
+            .map(|caps| caps.iter().copied().collect()),
     }))
+}
+
+/// The caps for operators, and how they are kept, by the plan of repairs that the same view led to.
+pub fn caps_status(view: &PlanningView<'_>, repairs: &RepairPlan) -> CapsStatus {
+    let caps = view.fleet.caps();
+    let counted = view.fleet.nodes().filter(|node| node.counted);
+    let origins: Vec<OriginNames> = counted.filter_map(|node| caps.origin(node.names)).collect();
+    let known = |of: fn(&OriginNames) -> u32| {
+        let names: BTreeSet<u32> = origins.iter().map(of).filter(|name| *name != OriginNames::NONE).collect();
+        names.len() as u64
+    };
+    let mut at_risk_by: BTreeMap<Cap, u64> = BTreeMap::new();
+    for cap in repairs.at_risk.values().flatten() {
+        *at_risk_by.entry(*cap).or_default() += 1;
+    }
+    CapsStatus {
+        public: caps.is_public(),
+        per_network: caps.per_network(),
+        networks: known(|origin| origin.network),
+        countries: known(|origin| origin.country),
+        unknown: origins.iter().filter(|origin| origin.is_unknown()).count() as u64,
+        width: view.fleet.width() as u64,
+        breaches: view.health.breaches(view.now),
+        at_risk_by: at_risk_by.into_iter().map(|(cap, bundles)| CapCount { cap, bundles }).collect(),
+    }
 }
 
 /// A node for operators, as this coordinator hears it; `drain` as the leader measured it.
@@ -77,6 +129,8 @@ pub fn node_summary(
         node: record.id,
         operator: record.operator.clone(),
         failure_domain: record.failure_domain.clone(),
+        vouched: record.vouched,
+        seen_at: record.site.place(),
         address: record.address.clone(),
         state: record.state,
         online,

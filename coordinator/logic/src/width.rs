@@ -48,18 +48,16 @@ impl WidthMemory {
 /// The scheme for a new bundle: that of the remembered width, or, where too few nodes are there to commit with
 /// it, that of the nodes which are there. None while no node can take a shard.
 pub fn choose_scheme(fleet: &FleetView, memory: &WidthMemory) -> Option<Scheme> {
-    let remembered = Scheme::for_width(memory.greatest().max(fleet.width()))?;
-    let wanted = Wanted {
-        count: usize::from(remembered.n()),
-        file_bytes: SHARD_BYTES_MIN,
-        staying: &[],
-        avoid: &BTreeSet::new(),
-    };
-    let placeable = choose(fleet, &wanted, [0; 32]).len();
-    if placeable >= usize::from(remembered.commit_threshold()) {
-        Some(remembered)
-    } else {
-        Scheme::for_width(placeable)
+    let mut scheme = Scheme::for_width(memory.greatest().max(fleet.width()))?;
+    loop {
+        let (count, n) = (usize::from(scheme.n()), scheme.n());
+        let wanted = Wanted { count, n, file_bytes: SHARD_BYTES_MIN, staying: &[], avoid: &BTreeSet::new() };
+        let placeable = choose(fleet, &wanted, [0; 32]).len();
+        if placeable >= usize::from(scheme.commit_threshold()) {
+            return Some(scheme);
+        }
+        // Of fewer shards a country may have fewer again.
+        scheme = Scheme::for_width(placeable)?;
     }
 }
 

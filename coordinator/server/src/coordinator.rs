@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
-use firn_coordinator_logic::member_number;
+use firn_coordinator_logic::{AddressTable, member_number};
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, Identity,
@@ -47,6 +47,9 @@ pub struct CoordinatorOptions {
     pub timing: Timing,
     /// Bundles are re-coded for a larger k once the fleet was wide enough for it this long; see [`RECODE_AFTER`].
     pub recode_after: Duration,
+    /// Which network and country addresses are of; without it only operators and address prefixes keep shards apart in
+    /// a `public` archive.
+    pub address_table: Option<AddressTable>,
     /// Clock, chance and threads.
     pub environment: Environment,
 }
@@ -87,6 +90,7 @@ impl Coordinator {
             founding,
             timing,
             recode_after,
+            address_table,
             environment,
         } = options;
         let standing = {
@@ -117,7 +121,15 @@ impl Coordinator {
         })
         .await?;
         consensus.rename(named_members(in_force.roster.roster()));
-        let shared = Shared::new(Parts { identity, standing, consensus, environment, pool, recode_after });
+        let shared = Shared::new(Parts {
+            identity,
+            standing,
+            consensus,
+            environment,
+            pool,
+            recode_after,
+            address_table,
+        });
         let service = Arc::new(Service { shared: shared.clone() });
         let mut tasks = JoinSet::new();
         let (serving, handler) = (endpoint.clone(), service.clone());

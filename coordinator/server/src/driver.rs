@@ -27,6 +27,7 @@ const PASS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// For a bundle without a home or source for its repair none is looked for so long.
 const PUT_OFF_FOR: Duration = Duration::from_secs(5);
+
 /// Leads while this coordinator is the leader, for as long as the process lives.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut passes = interval(PASS_INTERVAL);
@@ -138,6 +139,7 @@ fn note(shared: &Shared, decisions: &PassPlan, now: Timestamp, still_hearing: bo
         awaited_bytes: decisions.repairs.awaited_bytes.saturating_add(decisions.moves.awaited_bytes),
         drains: decisions.moves.drains.clone(),
         recoding: decisions.recoding.progress,
+        caps: Some(decisions.caps.clone()),
     });
 }
 
@@ -149,7 +151,7 @@ async fn set_state(shared: &Shared, node: firn_base::NodeId, state: NodeState) -
 async fn summarise(shared: &Shared) -> Result<(), RefusedRequest> {
     let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
     let now = shared.environment.now();
-    let nodes = shared.soft().fleet.summary(records.iter(), now);
+    let nodes = shared.soft().fleet.summary(records.iter(), shared.address_table.as_ref(), now);
     shared.carry_out(Command::Summary { nodes }, RefusalKind::Malformed).await?;
     shared.soft().fleet.measure_from(now);
     Ok(())

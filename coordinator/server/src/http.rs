@@ -97,6 +97,22 @@ fn prometheus(status: &ArchiveStatus) -> String {
         gauge("bundles_unreadable", "Bundles with fewer than k online.", health.unreadable);
         gauge("bundles_at_risk", "Bundles for which caps leave no node.", health.at_risk);
     }
+    if let Some(caps) = &status.caps {
+        gauge("caps_width_shards", "Shards of one bundle that domain caps allow.", caps.width);
+        gauge("caps_networks", "Networks (AS) that nodes are known to be in.", caps.networks);
+        gauge("caps_countries", "Countries that nodes are known to be in.", caps.countries);
+        gauge("caps_unknown_nodes", "Nodes of unknown network or country.", caps.unknown);
+        gauge(
+            "caps_breached_bundles",
+            "Bundles with more shards together than caps allow.",
+            caps.breaches.bundles,
+        );
+        gauge(
+            "caps_breached_due_bundles",
+            "Of them those whose shards move apart, for it has lasted.",
+            caps.breaches.due,
+        );
+    }
     if let Some(recoding) = status.recoding {
         gauge("recode_older_bundles", "Bundles in a smaller k than the fleet allows.", recoding.older);
         gauge("recode_under_way_bundles", "Bundles that are being coded anew.", recoding.under_way);

@@ -3,6 +3,7 @@
 //! Owns: the stores, the consensus over them, and the program around both. Leaves to others: every decision
 //! (`coordinator/logic`), the messages (`wire`), the connections (`transport`).
 
+mod address_file;
 pub mod consensus;
 mod control;
 mod coordinator;
@@ -20,6 +21,7 @@ mod shared;
 mod standing;
 pub mod storage;
 
+pub use address_file::{AddressFileError, read_address_table};
 pub use consensus::{
     ChangeError, Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError,
 };

@@ -15,7 +15,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::PublicKey;
+use firn_base::{AddressPrefix, PublicKey};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, PassPurpose, RefusalKind,
@@ -26,6 +26,14 @@ use crate::shared::{Shared, malformed, not_allowed};
 
 /// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    pub(crate) key: PublicKey,
+    /// Where its connection to a coordinator came from; none for this machine's own socket.
+    pub(crate) seen_at: Option<AddressPrefix>,
+}
 
 /// Answers the streams of every peer.
 #[derive(Debug)]
@@ -68,13 +76,15 @@ impl Service {
         connection: Option<&Connection>,
         request: CoordinatorRequest,
     ) -> CoordinatorReply {
+        let seen_at = connection.map(|connection| AddressPrefix::of(connection.remote_address().ip()));
+        let asker = Asker { key: client, seen_at };
         let result = match request {
             CoordinatorRequest::Raft(message) if self.shared.is_coordinator(client) => {
                 Ok(CoordinatorReply::Raft(self.shared.consensus.handle_raft(client, &message).await))
             }
-            CoordinatorRequest::Forward { client, request } if self.is_coordinator(connection) => {
+            CoordinatorRequest::Forward { client, seen_at, request } if self.is_coordinator(connection) => {
                 match decode(&request) {
-                    Ok(request) => self.answer_here(client, request).await,
+                    Ok(request) => self.answer_here(Asker { key: client, seen_at }, request).await,
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
@@ -85,9 +95,9 @@ impl Service {
                 nodes::heartbeat(&self.shared, client, connection, status)
             }
             request if is_for_leader(&request) && !self.shared.consensus.is_leader() => {
-                self.forward(client, request).await
+                self.forward(asker, request).await
             }
-            request => self.answer_here(client, request).await,
+            request => self.answer_here(asker, request).await,
         };
         result.unwrap_or_else(CoordinatorReply::Refused)
     }
@@ -99,10 +109,10 @@ impl Service {
     /// The answer of this coordinator itself, whether it leads or not.
     async fn answer_here(
         &self,
-        client: PublicKey,
+        asker: Asker,
         request: CoordinatorRequest,
     ) -> Result<CoordinatorReply, RefusedRequest> {
-        let shared = &self.shared;
+        let (shared, client) = (&self.shared, asker.key);
         match request {
             CoordinatorRequest::GetDescriptor => {
                 Ok(CoordinatorReply::Descriptor(shared.standing.in_force().descriptor.clone()))
@@ -127,7 +137,7 @@ impl Service {
                 commit::late_receipts(shared, client, &receipts).await
             }
             CoordinatorRequest::Release(reservations) => commit::release(shared, client, &reservations).await,
-            CoordinatorRequest::Join(request) => nodes::join(shared, client, request).await,
+            CoordinatorRequest::Join(request) => nodes::join(shared, asker, request).await,
             CoordinatorRequest::Inventory { shards, more } => {
                 nodes::inventory(shared, client, shards, more).await
             }
@@ -156,7 +166,7 @@ impl Service {
     /// Hands a request on to the leader.
     pub(crate) async fn forward(
         &self,
-        client: PublicKey,
+        asker: Asker,
         request: CoordinatorRequest,
     ) -> Result<CoordinatorReply, RefusedRequest> {
         let unavailable = |sentence: String| RefusedRequest::new(RefusalKind::Unavailable, sentence);
@@ -165,21 +175,22 @@ impl Service {
             return match request {
                 CoordinatorRequest::Status
                 | CoordinatorRequest::ListNodes
-                | CoordinatorRequest::ListBundles { .. } => self.answer_here(client, request).await,
+                | CoordinatorRequest::ListBundles { .. } => self.answer_here(asker, request).await,
                 _ => {
                     Err(unavailable("the coordinators have no leader now: try again in a moment".to_owned()))
                 }
             };
         };
         if leader == self.shared.identity.node_id() {
-            return self.answer_here(client, request).await;
+            return self.answer_here(asker, request).await;
         }
         let address = self
             .shared
             .consensus
             .address_of(leader)
             .ok_or_else(|| unavailable(format!("the leader {} is not known here yet", leader.short())))?;
-        let forwarded = CoordinatorRequest::Forward { client, request: encode(&request) };
+        let Asker { key: client, seen_at } = asker;
+        let forwarded = CoordinatorRequest::Forward { client, seen_at, request: encode(&request) };
         let reply = async {
             let connection =
                 self.shared.pool.get(leader, &address).await.map_err(|error| error.to_string())?;
@@ -203,7 +214,7 @@ impl Service {
         {
             return administer::administer(&self.shared, request).await;
         }
-        let own = self.shared.identity.public();
+        let own = Asker { key: self.shared.identity.public(), seen_at: None };
         match self.forward(own, CoordinatorRequest::Admin(request)).await? {
             CoordinatorReply::Admin(reply) => Ok(reply),
             CoordinatorReply::Refused(refusal) => Err(refusal),

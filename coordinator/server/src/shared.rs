@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders, PlanningView, Reserve,
-    Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
+    AddressTable, BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders,
+    PlanningView, Reserve, Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
     pub(crate) links: Links,
+    /// Which network and country addresses are of, if this coordinator was given a table.
+    pub(crate) address_table: Option<AddressTable>,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     picture: Mutex<Option<Picture>>,
@@ -71,6 +73,7 @@ pub(crate) struct Findings {
     pub(crate) awaited_bytes: u64,
     pub(crate) drains: BTreeMap<NodeNumber, firn_wire::DrainBacklog>,
     pub(crate) recoding: firn_wire::RecodeProgress,
+    pub(crate) caps: Option<firn_wire::CapsStatus>,
 }
 
 /// The parts of a [`Shared`] that exist before it.
@@ -81,11 +84,12 @@ pub(crate) struct Parts {
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
     pub(crate) recode_after: Duration,
+    pub(crate) address_table: Option<AddressTable>,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { identity, standing, consensus, environment, pool, recode_after } = parts;
+        let Parts { identity, standing, consensus, environment, pool, recode_after, address_table } = parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
@@ -104,6 +108,7 @@ impl Shared {
             environment,
             pool,
             links: Links::default(),
+            address_table,
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             picture: Mutex::default(),

@@ -60,6 +60,7 @@ fn policy() -> Policy {
         repair_at_full: false,
         count_lost_after_millis: 72 * 3_600_000,
         brake: true,
+        trust_declared_domains: false,
     }
 }
 
@@ -131,6 +132,7 @@ impl Archive {
             founding: founding.then(policy),
             timing,
             recode_after: RECODE_AFTER,
+            address_table: None,
             environment: Environment::real(),
         });
         machine.running = Some(coordinator.await?);

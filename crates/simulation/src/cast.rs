@@ -138,6 +138,7 @@ pub(crate) const fn policy() -> Policy {
         repair_at_full: false,
         count_lost_after_millis: 72 * 3_600_000,
         brake: false,
+        trust_declared_domains: false,
     }
 }
 

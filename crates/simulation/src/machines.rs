@@ -175,6 +175,7 @@ async fn coordinate(
         state,
         founding: (number == 0).then(cast::policy),
         recode_after: firn_coordinator::RECODE_AFTER,
+        address_table: None,
         timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
         environment,
     })

@@ -1,8 +1,8 @@
 //! The commands of the coordinators' log. The leader decides; a command carries the decision and its time.
 
 use firn_base::{
-    Availability, BundleId, BundleNumber, CodingId, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
-    Timestamp, TokenId,
+    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, NodeId, ObjectKey, Origin,
+    PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,10 @@ pub enum Command {
         operator: String,
         /// What it can vanish together with.
         failure_domain: String,
+        /// Whether that is the word of an operator's token, not its own.
+        vouched: bool,
+        /// Where a coordinator saw it, which is not what it says; none if none did.
+        seen_at: Option<NodePlace>,
         /// Host and UDP port.
         address: String,
         /// Its quota.
@@ -107,8 +111,17 @@ pub enum Command {
     },
 }
 
-/// How one node was heard.
+/// Where a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlace {
+    /// The prefix of its address.
+    pub prefix: AddressPrefix,
+    /// What the leader's table says of that; none if it has no table.
+    pub origin: Option<Origin>,
+}
+
+/// How one node was heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSighting {
     /// The node.
     pub node: NodeId,
@@ -116,6 +129,10 @@ pub struct NodeSighting {
     pub last_seen: Option<Timestamp>,
     /// How much of the time it is there.
     pub availability: Availability,
+    /// Where it was seen.
+    pub addresses: AddressHistory,
+    /// What a table says of the prefix that counts; none if no leader with a table has looked it up.
+    pub origin: Option<Origin>,
 }
 
 /// One bundle of a commit.

@@ -1,8 +1,8 @@
 //! What is asked of a coordinator: by nodes, uploaders, readers, operators and other coordinators.
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, KEY_BYTES, Location, NodeId, ObjectKey, PublicKey, ReservationId,
-    Scheme, ShardIndex, Timestamp,
+    AddressPrefix, BundleId, BundleNumber, CodingId, KEY_BYTES, Location, NodeId, ObjectKey, PublicKey,
+    ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,8 @@ pub enum CoordinatorRequest {
     Forward {
         /// Whose connection it came by.
         client: PublicKey,
+        /// Where that connection came from; none for this machine's own socket.
+        seen_at: Option<AddressPrefix>,
         /// The encoded request.
         request: Vec<u8>,
     },

@@ -75,7 +75,7 @@ pub struct PublisherEntry {
 pub enum DomainRule {
     /// The name that a node's owner gives it.
     Named,
-    /// Operator, address prefix, AS and country.
+    /// Operator, address prefix, AS and country; and the name, where it joins nodes.
     Public,
 }
 
@@ -92,6 +92,9 @@ pub struct Policy {
     pub count_lost_after_millis: u64,
     /// Whether repair waits when much of the fleet vanishes at once.
     pub brake: bool,
+    /// Whether in a `public` archive the failure domain that a node declares keeps it apart from others of its network
+    /// and address prefix, as one does that a token gave it.
+    pub trust_declared_domains: bool,
 }
 
 /// One entry: its place, the digest of the entry before, when, and what.

@@ -7,6 +7,7 @@
 //! (`coordinator/logic`, `storage-node/logic`), what lies on disk (`bundle`, the coordinator's records).
 
 mod administration;
+mod caps_status;
 mod command;
 mod coordinator_request;
 mod deletion;
@@ -28,9 +29,10 @@ mod status;
 mod text_form;
 
 pub use administration::{AdminReply, AdminRequest};
+pub use caps_status::{BreachCount, Cap, CapCount, CapsStatus};
 pub use command::{
-    BundleCommit, Command, CommandOutcome, IndexEntry, NodeSighting, PlacementChange, RejectReason,
-    TimedCommand,
+    BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
+    RejectReason, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,

@@ -8,7 +8,10 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{DeletionRoom, DrainBacklog, RecodeProgress, RepairWait, ReserveRoom, RosterGap, SecondCoding};
+use crate::{
+    Cap, CapsStatus, DeletionRoom, DrainBacklog, NodePlace, RecodeProgress, RepairWait, ReserveRoom,
+    RosterGap, SecondCoding,
+};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,8 +75,12 @@ pub struct NodeSummary {
     pub operator: String,
     /// What it can vanish together with.
     pub failure_domain: String,
+    /// Whether that is the word of an operator's token, not its own.
+    pub vouched: bool,
     /// Host and UDP port.
     pub address: String,
+    /// Where it was seen for most of the last 7 days; none before it was seen.
+    pub seen_at: Option<NodePlace>,
     /// Where it is in its life.
     pub state: NodeState,
     /// Whether the answering coordinator hears it now.
@@ -111,7 +118,7 @@ pub struct BundleHealthCounts {
     pub lost: u64,
     /// Fewer than k online: cannot be read now.
     pub unreadable: u64,
-    /// No legal node for a shard that is missing: the domain caps leave no choice.
+    /// No legal node for a shard that is missing, or that lies where the domain caps do not allow it: they leave no choice.
     pub at_risk: u64,
 }
 
@@ -201,6 +208,8 @@ pub struct ArchiveStatus {
     pub feed_head: u64,
     /// Bundles in an older k than the fleet allows, by the leader's measurement; none from a follower.
     pub recoding: Option<RecodeProgress>,
+    /// The domain caps and how they are kept, by the leader's measurement; none from a follower.
+    pub caps: Option<CapsStatus>,
 }
 
 /// One bundle with the health of its shards.
@@ -228,6 +237,11 @@ pub struct BundleSummary {
     pub placements: Vec<(ShardIndex, Vec<NodeId>)>,
     /// A coding with a larger k that is being made beside it.
     pub second: Option<SecondCoding>,
+    /// Since when more of its shards lie together than caps allow; none where they do not, and from a follower.
+    pub together_since: Option<Timestamp>,
+    /// Caps that keep all nodes from taking what is missing, where none is left: the bundle is at risk. None where it is
+    /// not, and from a follower; empty where there simply are no more nodes.
+    pub at_risk_by: Option<Vec<Cap>>,
 }
 
 /// A path that is committed and waits for a reference.

@@ -10,15 +10,15 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use firn_base::{
-    ArchiveId, Availability, BundleId, ByteCount, CodingId, Digest, NodeId, ObjectKey, PublicKey,
-    ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
+    AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BundleId, ByteCount, CodingId, Country,
+    Digest, NodeId, ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
     BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DecodeOrder,
     DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent, Identity,
-    IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodeReply, NodeRequest, NodeSighting,
-    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
-    RecodeOrder, RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
+    IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
+    NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest,
+    Receipt, RecodeOrder, RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -111,6 +111,7 @@ fn governance(lines: &mut Lines) {
         repair_at_full: false,
         count_lost_after_millis: 259_200_000,
         brake: true,
+        trust_declared_domains: false,
     };
     let acts = [
         LedgerAct::AddPublisher(PublisherEntry { name: "cache-1".into(), key, rank: 100 }),
@@ -135,12 +136,15 @@ fn commands(lines: &mut Lines) {
     let reservation = ReservationId::from_bytes([4; 32]);
     let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
     let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
+    let origin = Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() });
     let all = [
         Command::Govern(LedgerAct::RemovePublisher { name: "x".into() }),
         Command::JoinNode {
             node,
             operator: "ada".into(),
             failure_domain: "attic".into(),
+            vouched: true,
+            seen_at: Some(NodePlace { prefix: AddressPrefix::V4([127, 1, 2]), origin }),
             address: "h:1".into(),
             quota_bytes: 50_000_000_000,
             token: None,
@@ -168,7 +172,13 @@ fn commands(lines: &mut Lines) {
             PlacementChange::Stray { coding, index, node },
         ]),
         Command::Summary {
-            nodes: vec![NodeSighting { node, last_seen: Some(at(80)), availability: Availability::UNKNOWN }],
+            nodes: vec![NodeSighting {
+                node,
+                last_seen: Some(at(80)),
+                availability: Availability::UNKNOWN,
+                addresses: AddressHistory::first_seen_at(AddressPrefix::V6([0x20, 1, 0xd, 0xb8, 0, 7])),
+                origin,
+            }],
         },
         Command::BeginRecoding {
             bundle: BundleId::from_bytes([7; 32]),

@@ -71,6 +71,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         founding: policy,
         timing: Timing::default(),
         recode_after,
+        address_table: None,
         environment,
     })
     .await?;

@@ -180,6 +180,7 @@ impl Settings {
             repair_at_full: self.repair_at == Some(RepairAt::Full),
             count_lost_after_millis: self.count_lost_after_millis.unwrap_or(COUNT_LOST_AFTER_MILLIS),
             brake: true,
+            trust_declared_domains: false,
         }
     }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use firn_base::{ByteCount, NodeId, ShardIndex};
+use firn_base::{ByteCount, NodeId, ShardIndex, Timestamp};
 use firn_bundle::{BundleRole, ContentHeader};
-use firn_wire::{BundleSummary, NodeSummary};
+use firn_wire::{BundleSummary, Cap, NodeSummary};
 use serde::Serialize;
 
 use super::SchemeReport;
@@ -32,6 +32,10 @@ pub(crate) struct BundleReport {
     /// Durable shards beyond k: how many may still be lost.
     spare: i16,
     placements: Vec<PlacementReport>,
+    /// Since when more of its shards lie together than caps allow.
+    together_since: Option<u64>,
+    /// What other nodes share with holders, so that none can take what is missing; null if the bundle is not at risk.
+    at_risk_by: Option<Vec<Cap>>,
     /// The coding that is being made beside it, if there is one.
     second: Option<SecondReport>,
 }
@@ -75,6 +79,8 @@ impl From<&BundleSummary> for BundleReport {
             online: bundle.online,
             spare: i16::from(bundle.durable) - i16::from(bundle.scheme.k()),
             placements: placement_reports(&bundle.placements),
+            together_since: bundle.together_since.map(Timestamp::as_millis),
+            at_risk_by: bundle.at_risk_by.clone(),
             second,
         }
     }
@@ -152,6 +158,13 @@ impl fmt::Display for BundleDetails {
             ByteCount(bundle.shard_bytes)
         )?;
         writeln!(formatter, "payload  {} with {} keys", ByteCount(bundle.payload), bundle.keys)?;
+        if let Some(since) = bundle.together_since {
+            let since = Timestamp::from_millis(since);
+            writeln!(formatter, "together more shards lie together than caps allow, since {since}")?;
+        }
+        if let Some(caps) = &bundle.at_risk_by {
+            writeln!(formatter, "at risk  {}", why_at_risk(caps))?;
+        }
         for dependency in &self.dependencies {
             writeln!(formatter, "needs    {dependency}")?;
         }
@@ -169,6 +182,15 @@ impl fmt::Display for BundleDetails {
         }
         Ok(())
     }
+}
+
+/// Why nobody can take what a bundle lacks.
+fn why_at_risk(caps: &[Cap]) -> String {
+    if caps.is_empty() {
+        return "every node holds a shard of it: add nodes".to_owned();
+    }
+    let caps: Vec<_> = caps.iter().map(Cap::to_string).collect();
+    format!("every other node shares with holders its {}: add nodes elsewhere", caps.join(" or "))
 }
 
 impl BundleDetails {
@@ -214,6 +236,8 @@ mod tests {
             online: Some(2),
             placements: vec![(ShardIndex(0), vec![NodeId::from_bytes([1; 32])]), (ShardIndex(3), Vec::new())],
             second: None,
+            together_since: None,
+            at_risk_by: None,
         }
     }
 
@@ -228,7 +252,9 @@ mod tests {
             node: NodeId::from_bytes([1; 32]),
             operator: "alice".to_owned(),
             failure_domain: "attic".to_owned(),
+            vouched: false,
             address: "127.0.0.1:9".to_owned(),
+            seen_at: None,
             state: NodeState::Active,
             online: false,
             proved: false,
@@ -268,6 +294,24 @@ number  bundle      scheme   payload  keys  durable  online  spare
     }
 
     #[test]
+    fn a_bundle_that_breaks_caps_or_is_at_risk_says_so() {
+        let bundle = BundleSummary {
+            together_since: Some(Timestamp::from_millis(0)),
+            at_risk_by: Some(vec![Cap::Operator, Cap::Country]),
+            ..bundle()
+        };
+        let text = BundleDetails::new(&bundle, &content(), vec![node()]).to_string();
+        assert!(
+            text.contains("\ntogether more shards lie together than caps allow, since 1970-01-01"),
+            "{text}"
+        );
+        let why =
+            "\nat risk  every other node shares with holders its operator or country: add nodes elsewhere\n";
+        assert!(text.contains(why), "{text}");
+        assert!(why_at_risk(&[]).ends_with("add nodes"));
+    }
+
+    #[test]
     fn both_codings_of_a_bundle_are_shown_while_there_are_two() {
         let second = SecondCoding {
             coding: CodingId::from_bytes([0xef; 32]),
@@ -296,7 +340,7 @@ number  bundle      scheme   payload  keys  durable  online  spare
             concat!(
                 r#"{{"number":3,"id":"{}","coding":"{}","scheme":{{"k":2,"n":4}},"payload":100000,"#,
                 r#""shard_bytes":65536,"keys":9,"durable":3,"online":2,"spare":1,"#,
-                r#""placements":[{{"index":0,"nodes":["{}"]}},{{"index":3,"nodes":[]}}],"second":null,"#,
+                r#""placements":[{{"index":0,"nodes":["{}"]}},{{"index":3,"nodes":[]}}],"together_since":null,"at_risk_by":null,"second":null,"#,
                 r#""role":"ordinary","dependencies":["{}"]}}"#
             ),
             "ab".repeat(32),

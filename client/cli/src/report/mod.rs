@@ -5,6 +5,7 @@
 //! null from anybody else.
 
 mod bundle_report;
+mod caps_report;
 mod node_report;
 mod publish_report;
 mod status_report;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use firn_base::{ByteCount, NodeId, Timestamp};
+use firn_base::{AsNumber, ByteCount, NodeId, Timestamp};
 use firn_wire::{DrainBacklog, NodeSummary};
 use serde::Serialize;
 
@@ -15,7 +15,14 @@ pub(crate) struct NodeReport {
     node: String,
     operator: String,
     failure_domain: String,
+    /// Whether an operator's token gave it its failure domain.
+    vouched: bool,
     address: String,
+    /// The address prefix that it was seen at for most of the last 7 days; null before it was seen.
+    seen_at: Option<String>,
+    /// The network that announces it; null if that is unknown or was not looked up.
+    network: Option<u32>,
+    country: Option<String>,
     state: String,
     online: bool,
     proved: bool,
@@ -36,11 +43,16 @@ pub(crate) struct NodeReport {
 impl NodeReport {
     /// The report of a node that joined when `joined` says.
     pub(crate) fn new(node: &NodeSummary, joined: &BTreeMap<NodeId, Timestamp>) -> Self {
+        let origin = node.seen_at.and_then(|place| place.origin).unwrap_or_default();
         Self {
             node: node.node.to_string(),
             operator: node.operator.clone(),
             failure_domain: node.failure_domain.clone(),
+            vouched: node.vouched,
             address: node.address.clone(),
+            seen_at: node.seen_at.map(|place| place.prefix.to_string()),
+            network: origin.asn.map(|asn| asn.0),
+            country: origin.country.map(|country| country.to_string()),
             state: node.state.to_string(),
             online: node.online,
             proved: node.proved,
@@ -62,6 +74,8 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     let mut table = Table::new(&[
         ("node", left),
         ("domain", left),
+        ("seen at", left),
+        ("network", left),
         ("state", left),
         ("online", left),
         ("proved", left),
@@ -75,6 +89,8 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
         table.row(vec![
             node.node.chars().take(NODE_DIGITS).collect(),
             node.failure_domain.clone(),
+            node.seen_at.clone().unwrap_or_default(),
+            network(node),
             node.state.clone(),
             yes(node.online),
             yes(node.proved),
@@ -106,6 +122,12 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     text
 }
 
+/// Network and country, as far as they are known.
+fn network(node: &NodeReport) -> String {
+    let asn = node.network.map(|asn| AsNumber(asn).to_string());
+    asn.into_iter().chain(node.country.clone()).collect::<Vec<_>>().join(" ")
+}
+
 /// What a refusal means for whoever runs the archive.
 pub(super) const REFUSED_DELETIONS: &str =
     "coordinators ask for no more than nodes say they would, so one of them errs, or its key is stolen";
@@ -115,8 +137,8 @@ const NODE_DIGITS: usize = 10;
 
 #[cfg(test)]
 mod tests {
-    use firn_base::Availability;
-    use firn_wire::NodeState;
+    use firn_base::{AddressPrefix, Availability, Country, Origin};
+    use firn_wire::{NodePlace, NodeState};
 
     use super::*;
 
@@ -125,7 +147,12 @@ mod tests {
             node: NodeId::from_bytes([0xcd; 32]),
             operator: "alice".to_owned(),
             failure_domain: "attic".to_owned(),
+            vouched: false,
             address: "127.0.0.1:9".to_owned(),
+            seen_at: Some(NodePlace {
+                prefix: AddressPrefix::V4([127, 1, 2]),
+                origin: Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() }),
+            }),
             state: NodeState::Draining,
             online: true,
             proved: false,
@@ -138,16 +165,16 @@ mod tests {
             refused_deletions: 0,
         };
         let joined = BTreeMap::from([(node.node, Timestamp::from_millis(5))]);
-        let active = NodeSummary { state: NodeState::Active, drain: None, ..node.clone() };
+        let active = NodeSummary { state: NodeState::Active, drain: None, seen_at: None, ..node.clone() };
         vec![NodeReport::new(&node, &joined), NodeReport::new(&active, &BTreeMap::new())]
     }
 
     #[test]
     fn people_see_a_table_and_what_keeps_a_draining_node() {
         let expected = "\
-node        domain  state     online  proved   there  shards  assigned    quota
-cdcdcdcdcd  attic   draining  yes     no      50.0 %      12    1.5 MB  50.0 GB
-cdcdcdcdcd  attic   active    yes     no      50.0 %      12    1.5 MB  50.0 GB
+node        domain  seen at       network     state     online  proved   there  shards  assigned    quota
+cdcdcdcdcd  attic   127.1.2.0/24  AS64500 CH  draining  yes     no      50.0 %      12    1.5 MB  50.0 GB
+cdcdcdcdcd  attic                             active    yes     no      50.0 %      12    1.5 MB  50.0 GB
 node cdcdcdcdcd is draining: 12 shards to move; 12 of them have no other home, because every failure domain with an \
 active node holds a shard of their bundle already: add a node in another failure domain";
         assert_eq!(node_table(&nodes()), expected);
@@ -178,7 +205,8 @@ active node holds a shard of their bundle already: add a node in another failure
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
-                r#"{{"node":"{}","operator":"alice","failure_domain":"attic","address":"127.0.0.1:9","#,
+                r#"{{"node":"{}","operator":"alice","failure_domain":"attic","vouched":false,"address":"127.0.0.1:9","#,
+                r#""seen_at":"127.1.2.0/24","network":64500,"country":"CH","#,
                 r#""state":"draining","online":true,"proved":false,"last_seen":7,"availability":0.5,"shards":12,"#,
                 r#""assigned":1500000,"quota":50000000000,"#,
                 r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"refused_deletions":0,"joined_at":5}}"#

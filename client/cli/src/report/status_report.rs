@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use firn_base::{ByteCount, Scheme};
+use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
-    ArchiveStatus, BundleHealthCounts, DrainBacklog, NodeState, RecodeProgress, RepairWait, ReserveLevel,
-    ReserveRoom, SpareCount,
+    ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, RecodeProgress, RepairWait,
+    ReserveLevel, ReserveRoom, SpareCount,
 };
 use serde::Serialize;
 
+use super::caps_report::CapsLines;
 use super::node_report::REFUSED_DELETIONS;
 use super::{counted, redundancy};
 use crate::table::{Align, Table};
@@ -106,6 +107,7 @@ pub(crate) struct StatusReport {
     repair_wait: Option<WaitReport>,
     repair_traffic: Option<u64>,
     recoding: Option<RecodeProgress>,
+    caps: Option<CapsStatus>,
     feed_head: u64,
 }
 
@@ -170,6 +172,7 @@ impl From<&ArchiveStatus> for StatusReport {
                 .map(|wait| WaitReport { wait, sentence: wait.sentence(status.at) }),
             repair_traffic: status.repair_traffic.map(|bytes| bytes.0),
             recoding: status.recoding,
+            caps: status.caps.clone(),
             feed_head: status.feed_head,
         }
     }
@@ -272,9 +275,14 @@ impl fmt::Display for StatusReport {
             )?;
         }
         let drains = self.nodes.get(&NodeState::Draining.to_string()).is_some_and(|nodes| nodes.all > 0);
-        match self.drain_backlog {
-            Some(backlog) if drains => write!(formatter, "\ndrain        {backlog}"),
-            _ => Ok(()),
+        if let Some(backlog) = self.drain_backlog.filter(|_| drains) {
+            write!(formatter, "\ndrain        {backlog}")?;
+        }
+        let at_risk = self.health.as_ref().map_or(0, |health| health.at_risk);
+        let now = Timestamp::from_millis(self.at);
+        match &self.caps {
+            Some(caps) => CapsLines { caps, at_risk, now }.fmt(formatter),
+            None => Ok(()),
         }
     }
 }
@@ -301,8 +309,8 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use firn_base::{ArchiveId, NodeId, Timestamp};
-    use firn_wire::{CoordinatorStatus, RepairWaitReason, RosterGap};
+    use firn_base::{ArchiveId, NodeId};
+    use firn_wire::{BreachCount, CoordinatorStatus, RepairWaitReason, RosterGap};
 
     use super::*;
 
@@ -351,6 +359,16 @@ pub(crate) mod tests {
             repair_wait: None,
             repair_traffic: Some(ByteCount(12_000)),
             recoding: Some(RecodeProgress { older: 2, under_way: 1 }),
+            caps: Some(CapsStatus {
+                public: false,
+                per_network: None,
+                networks: 0,
+                countries: 0,
+                unknown: 0,
+                width: 16,
+                breaches: BreachCount::default(),
+                at_risk_by: Vec::new(),
+            }),
             feed_head: 60,
         }
     }
@@ -468,7 +486,9 @@ pub(crate) mod tests {
                 r#""repair_backlog":4,"move_backlog":1,"#,
                 r#""drain_backlog":{{"to_move":1,"without_home":0,"home_unavailable":1}},"#,
                 r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
-                r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"feed_head":60}}"#
+                r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"#,
+                r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
+                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

@@ -4,20 +4,24 @@
 //! used up by it; whoever is gone or lost does not come back under the same identity; only an empty node goes.
 //! Leaves to others: who may ask for it, and whether the token was signed (the shell).
 
-use firn_base::{Availability, NodeId, TokenId};
-use firn_wire::{ADDRESS_BYTES_MAX, LedgerAct, NAME_BYTES_MAX, NodeSighting, NodeState, RejectReason};
+use firn_base::{AddressHistory, Availability, NodeId, Timestamp, TokenId};
+use firn_wire::{
+    ADDRESS_BYTES_MAX, LedgerAct, NAME_BYTES_MAX, NodePlace, NodeSighting, NodeState, RejectReason,
+};
 
 use super::{Verdict, govern};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
-use crate::state::{NodeNumber, NodeRecord};
+use crate::state::{NodeNumber, NodeRecord, NodeSite};
 
 /// What a joining node says of itself.
 pub(super) struct JoiningNode<'a> {
     pub(super) id: NodeId,
     pub(super) operator: &'a str,
     pub(super) failure_domain: &'a str,
+    pub(super) vouched: bool,
+    pub(super) seen_at: Option<NodePlace>,
     pub(super) address: &'a str,
     pub(super) quota_bytes: u64,
     pub(super) token: Option<TokenId>,
@@ -40,8 +44,18 @@ pub(super) fn join<F: Facts>(
         if !known.is_member() {
             return Ok(Err(RejectReason::NodeRemoved));
         }
-        known.operator = joining.operator.into();
-        known.failure_domain = joining.failure_domain.into();
+        if known.operator != joining.operator {
+            known.operator = joining.operator.into();
+            known.declared_since = now;
+        }
+        // What a token said stays: a node's own word would part it from others, or join it to them, as it likes.
+        if !known.vouched && known.failure_domain != joining.failure_domain {
+            known.failure_domain = joining.failure_domain.into();
+            known.declared_since = now;
+        }
+        if let (None, Some(seen_at)) = (known.site.addresses.counted(), joining.seen_at) {
+            known.site = site(seen_at, now);
+        }
         known.address = joining.address.into();
         known.quota_bytes = joining.quota_bytes;
         known.last_seen = now;
@@ -64,6 +78,9 @@ pub(super) fn join<F: Facts>(
         id: joining.id,
         operator: joining.operator.into(),
         failure_domain: joining.failure_domain.into(),
+        vouched: joining.vouched,
+        declared_since: now,
+        site: joining.seen_at.map(|seen_at| site(seen_at, now)).unwrap_or_default(),
         address: joining.address.into(),
         quota_bytes: joining.quota_bytes,
         assigned_bytes: 0,
@@ -103,13 +120,25 @@ pub(super) fn summarise<F: Facts>(
         if let Some(mut node) = state.node_by_id(sighting.node)? {
             let heard = sighting.last_seen.map(|heard| heard.min(now));
             let last_seen = heard.map_or(node.last_seen, |heard| heard.max(node.last_seen));
-            if (last_seen, sighting.availability) != (node.last_seen, node.availability) {
-                (node.last_seen, node.availability) = (last_seen, sighting.availability);
+            let before = node.clone();
+            (node.last_seen, node.availability) = (last_seen, sighting.availability);
+            node.site.addresses.clone_from(&sighting.addresses);
+            node.site.origin = sighting.origin;
+            if node.site.place() != before.site.place() {
+                node.site.since = now;
+            }
+            if node != before {
                 state.write(Change::PutNode(node));
             }
         }
     }
     Ok(Ok(()))
+}
+
+/// Where a node is that was seen for the first time.
+fn site(seen_at: NodePlace, now: Timestamp) -> NodeSite {
+    let addresses = AddressHistory::first_seen_at(seen_at.prefix);
+    NodeSite { addresses, origin: seen_at.origin, since: now }
 }
 
 fn check_transition(node: &NodeRecord, to: NodeState) -> Verdict<()> {

@@ -11,11 +11,13 @@ use firn_wire::{PlacementChange, Policy};
 use super::Verdict;
 use super::account::{add_placement, add_surplus, charge, drop_surplus, release, remove_placement};
 use super::reserve::take_assignment;
+use crate::caps::{Caps, n_most};
 use crate::change::Change;
 use crate::facts::Facts;
+use crate::names::NameTable;
 use crate::overlay::Overlay;
-use crate::policy::share_a_domain;
 use crate::state::{BundleRecord, CodingRecord, NodeRecord};
+use crate::taken::Taken;
 
 /// Records what became of shards, in the given order.
 pub(super) fn record<F: Facts>(
@@ -145,7 +147,7 @@ fn stray<F: Facts>(
     Ok(())
 }
 
-/// Whether another index of the coding already counts in the node's failure domain.
+/// Whether other indexes of the coding that count leave the node no shard.
 ///
 /// A holder that is offline for longer than the policy allows counts no more: its shards are made anew, and
 /// those may lie in its domain. The same index twice in a domain is a move within it and concentrates nothing.
@@ -157,15 +159,14 @@ fn breaks_caps<F: Facts>(
 ) -> Result<bool, F::Error> {
     let policy = state.policy_or_default()?;
     let now = state.counters()?.time;
+    let mut names = NameTable::new();
+    let mut taken = Taken::new(Caps::of_any_fleet(&policy), n_most(coding.scheme));
     for (_, holder) in coding.placements.iter().filter(|(other, _)| *other != index) {
-        if let Some(holder) = state.node(*holder)?
-            && counts(&holder, &policy, now)
-            && share_a_domain(policy.domains, node, &holder)
-        {
-            return Ok(true);
+        if let Some(holder) = state.node(*holder)?.filter(|holder| counts(holder, &policy, now)) {
+            taken.take(&names.names(&holder));
         }
     }
-    Ok(false)
+    Ok(!taken.leaves(&names.names(node)))
 }
 
 fn counts(holder: &NodeRecord, policy: &Policy, now: Timestamp) -> bool {

@@ -13,12 +13,14 @@ use firn_wire::{Policy, RejectReason};
 
 use super::Verdict;
 use super::account::{add_surplus, release, remove_placement};
+use crate::caps::Caps;
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::headers::CodedBundle;
+use crate::names::NameTable;
 use crate::overlay::Overlay;
-use crate::policy::share_a_domain;
 use crate::state::{BundleRecord, CodingRecord, NodeRecord, RecodingRecord};
+use crate::taken::Taken;
 
 fn changed<T, E>(why: &str) -> Result<Verdict<T>, E> {
     Ok(Err(RejectReason::BundleChanged(why.to_owned())))
@@ -157,5 +159,8 @@ fn member<F: Facts>(state: &Overlay<'_, F>, id: NodeId) -> Result<Option<NodeRec
 }
 
 fn are_apart(policy: &Policy, nodes: &[&NodeRecord; 2]) -> bool {
-    nodes[0].number != nodes[1].number && !share_a_domain(policy.domains, nodes[0], nodes[1])
+    let (mut names, mut taken) = (NameTable::new(), Taken::new(Caps::of_any_fleet(policy), 0));
+    taken.begin_workers();
+    taken.take(&names.names(nodes[0]));
+    nodes[0].number != nodes[1].number && taken.leaves(&names.names(nodes[1]))
 }

@@ -9,12 +9,14 @@ use firn_wire::{NodeState, RejectReason};
 
 use super::Verdict;
 use super::account::{add_surplus, charge, drop_surplus, release};
+use crate::caps::{Caps, n_most};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::headers::CodedBundle;
+use crate::names::NameTable;
 use crate::overlay::Overlay;
-use crate::policy::share_a_domain;
 use crate::state::{NodeNumber, NodeRecord, ReservationRecord};
+use crate::taken::Taken;
 
 /// What the leader decided to set aside.
 pub(super) struct WantedReservation<'a> {
@@ -46,7 +48,7 @@ pub(super) fn reserve<F: Facts>(
     if state.bundle_number(coded.bundle)?.is_some() {
         return Ok(Err(RejectReason::BundleExists));
     }
-    let nodes = match assigned_nodes(state, wanted, coded.file_bytes)? {
+    let nodes = match assigned_nodes(state, wanted, &coded)? {
         Ok(nodes) => nodes,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -82,9 +84,10 @@ pub(super) fn reserve<F: Facts>(
 fn assigned_nodes<F: Facts>(
     state: &Overlay<'_, F>,
     wanted: &WantedReservation<'_>,
-    file_bytes: u64,
+    coded: &CodedBundle,
 ) -> Result<Verdict<Vec<(ShardIndex, NodeRecord)>>, F::Error> {
-    let rule = state.policy_or_default()?.domains;
+    let caps = Caps::of_any_fleet(&state.policy_or_default()?);
+    let (mut names, mut taken) = (NameTable::new(), Taken::new(caps, n_most(coded.scheme)));
     let mut nodes: Vec<(ShardIndex, NodeRecord)> = Vec::new();
     for (index, id) in wanted.assignments {
         if index.0 >= wanted.n {
@@ -94,16 +97,18 @@ fn assigned_nodes<F: Facts>(
         if node.state != NodeState::Active {
             return malformed(format!("node {} takes no new shards: it is {}", id.short(), node.state));
         }
-        if node.free_bytes() < file_bytes {
+        if node.free_bytes() < coded.file_bytes {
             return Ok(Err(RejectReason::NoRoom(id.short())));
         }
         if nodes.iter().any(|(taken, _)| taken == index) {
             return malformed("a shard is assigned twice");
         }
         // Two shards on one node share its domain, so this also keeps nodes distinct.
-        if nodes.iter().any(|(_, other)| share_a_domain(rule, &node, other)) {
-            return malformed("two shards are assigned to one failure domain");
+        let names = names.names(&node);
+        if let Some(cap) = taken.kept_by(&names).next() {
+            return malformed(format!("more shards are assigned to one {cap} than may lie there"));
         }
+        taken.take(&names);
         nodes.push((*index, node));
     }
     Ok(Ok(nodes))

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test whose facts are not there has failed")]
 
+mod address_stories;
 mod balance;
+mod caps;
 mod commits;
 mod drains;
 mod health;

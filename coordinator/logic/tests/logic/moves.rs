@@ -72,10 +72,15 @@ fn a_drain_without_a_legal_home_waits() {
 }
 
 #[test]
-fn shards_that_came_to_share_a_domain_are_taken_apart() {
+fn shards_that_came_to_share_a_domain_are_taken_apart_after_three_days() {
     let mut archive = Archive::of(6);
     archive.publish(1, (2, 4), &FOUR);
     archive.join(3, "domain-0");
+    assert_eq!(moves(&archive), MovePlan::default());
+    archive.wait(3 * 86_400_000 - 1);
+    archive.hear_all_but(&[]);
+    assert_eq!(moves(&archive), MovePlan::default());
+    archive.wait(1);
     let plan = moves(&archive);
     assert_eq!(plan.builds[0].retire, [(ShardIndex(3), NodeNumber(3))]);
     carry_out(&mut archive, &plan);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use firn_base::{Availability, Timestamp};
+use firn_base::{AddressHistory, Availability, Timestamp};
 use firn_wire::{Command, CommandOutcome, NodeSighting, NodeState, RejectReason};
 
 use crate::support::{Archive, node_id};
@@ -12,6 +12,8 @@ fn join_without_token(archive: &mut Archive, node: u32, quota_bytes: u64) -> Com
         node: node_id(node),
         operator: "someone".into(),
         failure_domain: "shed".into(),
+        vouched: false,
+        seen_at: None,
         address: "[::1]:9".into(),
         quota_bytes,
         token: None,
@@ -67,6 +69,8 @@ fn a_summary_never_makes_a_node_heard_earlier_or_in_the_future() {
         node: node_id(node),
         last_seen,
         availability: Availability::from_billionths(700_000_000).unwrap(),
+        addresses: AddressHistory::default(),
+        origin: None,
     };
     let early = Timestamp::from_millis(1);
     let nodes =
@@ -93,7 +97,7 @@ fn what_a_leader_saw_of_a_node_becomes_its_availability() {
             }
         }
     }
-    let nodes = archive.watch.summary(archive.nodes().iter(), archive.now);
+    let nodes = archive.watch.summary(archive.nodes().iter(), None, archive.now);
     archive.watch.measure_from(archive.now);
     let passed = archive.now.since(began);
     let expected = |online_seconds| Availability::UNKNOWN.after(passed, Duration::from_secs(online_seconds));
@@ -109,6 +113,6 @@ fn what_a_leader_saw_of_a_node_becomes_its_availability() {
         }
     }
     let before = archive.node(1).availability;
-    let nodes = archive.watch.summary(archive.nodes().iter(), archive.now);
+    let nodes = archive.watch.summary(archive.nodes().iter(), None, archive.now);
     assert_eq!(nodes[1].availability, before.after(passed, Duration::from_secs(295)));
 }

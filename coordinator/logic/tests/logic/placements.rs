@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use firn_base::{Availability, ByteCount, Scheme, ShardIndex};
+use firn_base::{AddressHistory, Availability, ByteCount, Scheme, ShardIndex};
 use firn_coordinator_logic::{PlacementError, PlacementRequest, plan_placement};
 use firn_wire::{Command, NodeSighting, NodeState, NodeStatus, PlacementChange};
 
@@ -157,6 +157,8 @@ fn emptier_nodes_are_chosen_more_often() {
             node: node_id(node),
             operator: "o".into(),
             failure_domain: format!("domain-{node}"),
+            vouched: false,
+            seen_at: None,
             address: "a".into(),
             quota_bytes: 100 << 20,
             token: None,
@@ -208,6 +210,8 @@ fn archive_with_reliable(nodes: u32, reliable: u32) -> Archive {
         last_seen: None,
         availability: Availability::from_billionths(if node < reliable { 990_000_000 } else { 495_000_000 })
             .unwrap(),
+        addresses: AddressHistory::default(),
+        origin: None,
     });
     archive.run(Command::Summary { nodes: sightings.collect() });
     archive

@@ -95,6 +95,8 @@ fn any_command() -> impl Strategy<Value = Command> {
             node: node_id(node),
             operator: "o".into(),
             failure_domain: format!("domain-{}", node % 7 + domain / 4),
+            vouched: false,
+            seen_at: None,
             address: "a".into(),
             quota_bytes: 1 << 20,
             token: Some(TokenId::from_bytes([u8::try_from(node).unwrap(); 32])),
@@ -118,6 +120,8 @@ fn log() -> impl Strategy<Value = Vec<TimedCommand>> {
         node: node_id(node),
         operator: "o".into(),
         failure_domain: format!("domain-{node}"),
+        vouched: false,
+        seen_at: None,
         address: "a".into(),
         quota_bytes: 1 << 20,
         token: Some(TokenId::from_bytes([u8::try_from(node).unwrap(); 32])),
@@ -138,7 +142,8 @@ fn replay(log: &[TimedCommand]) -> (Archive, Vec<CommandOutcome>) {
         archive.state.absorb(applied.changes);
         outcomes.push(applied.outcome);
     }
-    archive.now = firn_base::Timestamp::from_millis(1_000_000);
+    // Late enough for all that lies together to be taken apart.
+    archive.now = firn_base::Timestamp::from_millis(4 * 86_400_000);
     archive.hear_all_but(&[]);
     (archive, outcomes)
 }

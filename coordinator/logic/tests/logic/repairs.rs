@@ -1,11 +1,13 @@
 //! Health and repair.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use firn_base::{BundleNumber, ShardIndex};
 use firn_coordinator_logic::{
     BrakeState, BuildCause, HealthClass, NodeNumber, PlanningBudget, PlanningView, RepairPlan, classify,
     plan_repairs, survey,
 };
-use firn_wire::{Command, LedgerAct, NodeState, PlacementChange, Policy};
+use firn_wire::{Cap, Command, LedgerAct, NodeState, PlacementChange, Policy};
 
 use crate::support::{Archive, BUDGET, coding_id, entry, node_id, reservation_id, status};
 
@@ -104,7 +106,8 @@ fn where_caps_leave_no_node_the_bundle_is_at_risk() {
     archive.join(12, "domain-5");
     archive.set_state(3, NodeState::Lost);
     let plan = repairs(&archive);
-    assert_eq!((plan.builds.len(), plan.at_risk, plan.health.at_risk), (0, vec![BundleNumber(0)], 1));
+    let at_risk = BTreeMap::from([(BundleNumber(0), BTreeSet::from([Cap::Domain]))]);
+    assert_eq!((plan.builds.len(), plan.at_risk, plan.health.at_risk), (0, at_risk, 1));
 }
 
 #[test]

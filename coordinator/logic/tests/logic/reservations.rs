@@ -46,6 +46,8 @@ fn a_full_node_refuses_its_share_and_nothing_is_reserved() {
         node: node_id(2),
         operator: "o".into(),
         failure_domain: "domain-2".into(),
+        vouched: false,
+        seen_at: None,
         address: "a".into(),
         quota_bytes: quota,
         token: None,

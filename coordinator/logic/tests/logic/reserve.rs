@@ -13,7 +13,7 @@ use firn_wire::{
 use proptest::prelude::*;
 
 use crate::moves::moves;
-use crate::support::{Archive, BUDGET, QUOTA_BYTES, coding_id, node_id, reservation_id};
+use crate::support::{Archive, BUDGET, QUOTA_BYTES, coding_id, node_id, place, reservation_id};
 
 const TWELVE: [u32; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
 
@@ -57,6 +57,8 @@ fn join(archive: &mut Archive, node: u32, (domain, operator): (&str, &str), quot
         node: node_id(node),
         operator: operator.into(),
         failure_domain: domain.into(),
+        vouched: false,
+        seen_at: Some(place(node, None)),
         address: format!("[::1]:{node}"),
         quota_bytes,
         token: Some(TokenId::from_bytes(token)),

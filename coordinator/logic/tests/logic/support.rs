@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use firn_base::{
-    BundleId, ByteCount, CodingId, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId,
-    ShardIndex, ShardRoot, Timestamp, TokenId, shard_bytes,
+    AddressPrefix, BundleId, ByteCount, CodingId, ManifestRoot, NodeId, ObjectKey, Origin, PayloadRoot,
+    PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
@@ -12,8 +12,8 @@ use firn_coordinator_logic::{
     NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, Scan, apply,
 };
 use firn_wire::{
-    BundleCommit, Command, CommandOutcome, DeletionRoom, IndexEntry, NodeState, NodeStatus, PlacementChange,
-    TimedCommand,
+    BundleCommit, Command, CommandOutcome, DeletionRoom, IndexEntry, NodePlace, NodeState, NodeStatus,
+    PlacementChange, TimedCommand,
 };
 
 pub(crate) const PAYLOAD_BYTES: u64 = 100_000;
@@ -56,6 +56,12 @@ pub(crate) fn n_max(k: u8) -> u8 {
 
 pub(crate) fn root(index: u8) -> ShardRoot {
     ShardRoot::from_bytes([index; 32])
+}
+
+/// A prefix of a node's own, and what a table says of it.
+pub(crate) fn place(node: u32, origin: Option<Origin>) -> NodePlace {
+    let [_, a, b, c] = node.to_be_bytes();
+    NodePlace { prefix: AddressPrefix::V4([a.wrapping_add(10), b, c]), origin }
 }
 
 /// Headers of a bundle whose contents are told apart by `tag`.
@@ -115,6 +121,8 @@ impl Archive {
             node: node_id(node),
             operator: format!("operator-{node}"),
             failure_domain: domain.into(),
+            vouched: false,
+            seen_at: Some(place(node, None)),
             address: format!("[::1]:{node}"),
             quota_bytes,
             token: Some(TokenId::from_bytes(token)),

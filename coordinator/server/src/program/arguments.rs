@@ -56,6 +56,10 @@ pub(crate) struct RunOptions {
     /// What keeps shards of one bundle apart; for --bootstrap
     #[arg(long, value_enum, default_value_t = Domains::Named)]
     domains: Domains,
+    /// In a public archive, let the failure domain that a node declares keep it apart from others of its network and
+    /// address prefix, as one does that a token gave it; for --bootstrap
+    #[arg(long)]
+    trust_declared_domains: bool,
     /// Repair at this many durable shards, or at any loss; default: the scheme's own rule; for --bootstrap
     #[arg(long, value_name = "N|full")]
     repair_at: Option<RepairAt>,
@@ -68,6 +72,10 @@ pub(crate) struct RunOptions {
     /// Bundles are coded anew for a larger k once the fleet was wide enough for it this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", env = "FIRN_RECODE_AFTER")]
     pub(crate) recode_after: Duration,
+    /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive
+    /// does not look at them
+    #[arg(long, value_name = "FILE", env = "FIRN_ADDRESS_TABLE")]
+    pub(crate) address_table: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +104,7 @@ impl RunOptions {
             repair_at_full: self.repair_at == Some(RepairAt::Full),
             count_lost_after_millis: u64::try_from(self.count_lost_after.as_millis()).unwrap_or(u64::MAX),
             brake: self.brake == Switch::On,
+            trust_declared_domains: self.trust_declared_domains,
         }
     }
 }
@@ -317,6 +326,7 @@ mod tests {
             "--bootstrap",
             "--domains",
             "public",
+            "--trust-declared-domains",
             "--repair-at",
             "full",
             "--count-lost-after",
@@ -326,6 +336,7 @@ mod tests {
         ]);
         let policy = cli.run.policy();
         assert_eq!(policy.domains, DomainRule::Public);
+        assert!(policy.trust_declared_domains);
         assert!(policy.repair_at_full && !policy.brake);
         assert_eq!(policy.count_lost_after_millis, 24 * 3_600_000);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
     Coordinator, CoordinatorOptions, Home, HomeError, Joined, Peer, Timing, ask_peers, bind_http,
-    found_archive, serve_control, serve_http,
+    found_archive, read_address_table, serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -36,6 +36,10 @@ pub(crate) fn print_id(directory: &Path) -> Result<(), Failure> {
 
 /// Runs until the process is asked to stop, or a part of it fails.
 pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Failure> {
+    let address_table = match &options.address_table {
+        Some(file) => Some(read_address_table(file)?),
+        None => None,
+    };
     let environment = Environment::real();
     let home = Home::open(directory, &environment)?;
     let known = home.descriptor()?;
@@ -81,6 +85,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         founding: options.bootstrap.then(|| options.policy()),
         timing: Timing::default(),
         recode_after: options.recode_after,
+        address_table,
         environment,
     })
     .await?;

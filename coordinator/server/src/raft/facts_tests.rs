@@ -1,7 +1,7 @@
 //! The tables against the reference: the state in ordered maps.
 
 use firn_base::{Availability, PublicKey, Scheme, Timestamp};
-use firn_coordinator_logic::{Change, CodingRecord, MemoryState};
+use firn_coordinator_logic::{Change, CodingRecord, MemoryState, NodeSite};
 use firn_wire::{DomainRule, LedgerAct, LedgerHead, NodeState};
 
 use super::*;
@@ -85,6 +85,7 @@ impl Chance {
                 repair_at_full: false,
                 count_lost_after_millis: 1,
                 brake: true,
+                trust_declared_domains: false,
             }),
             _ => match self.below(2) {
                 0 => Change::PutFeed(self.below(300), FeedEvent::Visible(self.key())),
@@ -125,6 +126,9 @@ impl Chance {
             joined_at: Timestamp::from_millis(1),
             last_seen: Timestamp::from_millis(2),
             availability: Availability::UNKNOWN,
+            vouched: false,
+            declared_since: Timestamp::from_millis(1),
+            site: NodeSite::default(),
         }
     }
 

@@ -5,11 +5,11 @@
 //! the index are the bare 8 bytes of [`Location::to_bytes`]. Golden bytes pin all of it.
 
 use firn_base::{
-    Availability, BundleId, BundleNumber, CodingId, Digest, Location, NodeId, PublicKey, ReservationId,
-    Scheme, ShardIndex, Timestamp,
+    AddressHistory, AddressPrefix, AsNumber, Availability, BundleId, BundleNumber, CodingId, Country, Digest,
+    Location, NodeId, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, RecodingRecord,
+    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
     ReservationRecord, SurplusRecord,
 };
 use firn_wire::{DomainRule, FeedEvent, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
@@ -27,6 +27,7 @@ pub(super) trait Record: Sized {
 }
 
 const SHARD_PLACE_BYTES: usize = 5;
+const PREFIX_SHARE_BYTES_MIN: usize = 1 + 3 + 4;
 // Of a coding without header and placements.
 const CODING_BYTES_MIN: usize = 32 + 2 + 8 + 8 + 4 + 4;
 
@@ -90,9 +91,54 @@ fn read_availability(reader: &mut Reader<'_>) -> Result<Availability, StorageErr
     Availability::from_billionths(reader.u32()?).ok_or_else(|| reader.damaged())
 }
 
+fn write_prefix(writer: Writer, prefix: AddressPrefix) -> Writer {
+    match prefix {
+        AddressPrefix::V4(head) => writer.u8(4).raw(&head),
+        AddressPrefix::V6(head) => writer.u8(6).raw(&head),
+    }
+}
+
+fn read_prefix(reader: &mut Reader<'_>) -> Result<AddressPrefix, StorageError> {
+    match reader.u8()? {
+        4 => Ok(AddressPrefix::V4(reader.array()?)),
+        6 => Ok(AddressPrefix::V6(reader.array()?)),
+        _ => Err(reader.damaged()),
+    }
+}
+
+// Nobody has looked it up; then: the parts that are known.
+const ORIGIN_UNSEEN: u8 = 0xff;
+const ORIGIN_HAS_NETWORK: u8 = 1;
+const ORIGIN_HAS_COUNTRY: u8 = 2;
+
+fn write_origin(writer: Writer, origin: Option<Origin>) -> Writer {
+    let Some(Origin { asn, country }) = origin else { return writer.u8(ORIGIN_UNSEEN) };
+    let network = if asn.is_some() { ORIGIN_HAS_NETWORK } else { 0 };
+    let writer = writer.u8(network | if country.is_some() { ORIGIN_HAS_COUNTRY } else { 0 });
+    let writer = asn.into_iter().fold(writer, |writer, asn| writer.u32(asn.0));
+    country.into_iter().fold(writer, |writer, country| writer.raw(&country.letters()))
+}
+
+fn read_origin(reader: &mut Reader<'_>) -> Result<Option<Origin>, StorageError> {
+    let known = reader.u8()?;
+    if known == ORIGIN_UNSEEN {
+        return Ok(None);
+    }
+    if known & !(ORIGIN_HAS_NETWORK | ORIGIN_HAS_COUNTRY) != 0 {
+        return Err(reader.damaged());
+    }
+    let has = |part: u8| known & part != 0;
+    let asn = if has(ORIGIN_HAS_NETWORK) { Some(AsNumber(reader.u32()?)) } else { None };
+    let country = match has(ORIGIN_HAS_COUNTRY) {
+        true => Some(Country::try_from(reader.array::<2>()?).map_err(|_| reader.damaged())?),
+        false => None,
+    };
+    Ok(Some(Origin { asn, country }))
+}
+
 impl Record for NodeRecord {
     fn to_bytes(&self) -> Vec<u8> {
-        Writer::record()
+        let writer = Writer::record()
             .u32(self.number.0)
             .raw(self.id.as_bytes())
             .u8(state_byte(self.state))
@@ -105,7 +151,13 @@ impl Record for NodeRecord {
             .blob(self.operator.as_bytes())
             .blob(self.failure_domain.as_bytes())
             .blob(self.address.as_bytes())
-            .finish()
+            .flag(self.vouched)
+            .u64(self.declared_since.as_millis())
+            .u64(self.site.since.as_millis())
+            .list(self.site.addresses.shares(), |writer, (prefix, share)| {
+                write_prefix(writer, *prefix).u32(*share)
+            });
+        write_origin(writer, self.site.origin).finish()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
@@ -123,6 +175,15 @@ impl Record for NodeRecord {
             operator: reader.text()?,
             failure_domain: reader.text()?,
             address: reader.text()?,
+            vouched: reader.flag()?,
+            declared_since: Timestamp::from_millis(reader.u64()?),
+            site: {
+                let since = Timestamp::from_millis(reader.u64()?);
+                let shares = reader
+                    .list(PREFIX_SHARE_BYTES_MIN, |reader| Ok((read_prefix(reader)?, reader.u32()?)))?;
+                let addresses = AddressHistory::try_from(shares).map_err(|_| reader.damaged())?;
+                NodeSite { addresses, origin: read_origin(&mut reader)?, since }
+            },
         };
         reader.finish()?;
         Ok(record)
@@ -314,6 +375,7 @@ impl Record for Policy {
             .flag(self.repair_at_full)
             .u64(self.count_lost_after_millis)
             .flag(self.brake)
+            .flag(self.trust_declared_domains)
             .finish()
     }
 
@@ -332,6 +394,7 @@ impl Record for Policy {
             repair_at_full: reader.flag()?,
             count_lost_after_millis: reader.u64()?,
             brake: reader.flag()?,
+            trust_declared_domains: reader.flag()?,
         };
         reader.finish()?;
         Ok(policy)

@@ -43,6 +43,17 @@ fn node() -> NodeRecord {
         joined_at: Timestamp::from_millis(6),
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
+        vouched: true,
+        declared_since: Timestamp::from_millis(8),
+        site: NodeSite {
+            addresses: AddressHistory::try_from(vec![
+                (AddressPrefix::V4([127, 1, 2]), 900_000_000),
+                (AddressPrefix::V6([0x20, 1, 0xd, 0xb8, 0, 7]), 100_000_000),
+            ])
+            .unwrap(),
+            origin: Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() }),
+            since: Timestamp::from_millis(9),
+        },
     }
 }
 
@@ -101,6 +112,10 @@ fn the_bytes_of_all_records_are_pinned() {
     let mut lines = Vec::new();
     check(&mut lines, "counters", &counters());
     check(&mut lines, "node", &node());
+    let unseen = NodeRecord { site: NodeSite::default(), vouched: false, ..node() };
+    check(&mut lines, "node-unseen", &unseen);
+    let unknown = NodeSite { origin: Some(Origin::default()), ..node().site };
+    check(&mut lines, "node-unknown-origin", &NodeRecord { site: unknown, ..node() });
     check(&mut lines, "bundle", &bundle());
     let first = bundle().codings.remove(0);
     let second = CodingRecord {
@@ -129,9 +144,11 @@ fn the_bytes_of_all_records_are_pinned() {
         repair_at_full: false,
         count_lost_after_millis: 259_200_000,
         brake: true,
+        trust_declared_domains: false,
     };
     check(&mut lines, "policy", &policy);
-    let public = Policy { domains: DomainRule::Public, repair_at: None, ..policy };
+    let public =
+        Policy { domains: DomainRule::Public, repair_at: None, trust_declared_domains: true, ..policy };
     check(&mut lines, "policy-public", &public);
     check(&mut lines, "feed-visible", &FeedEvent::Visible(key(1)));
     check(&mut lines, "feed-withdrawn", &FeedEvent::Withdrawn(key(2)));

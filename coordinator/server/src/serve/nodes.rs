@@ -3,31 +3,34 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use firn_base::{CodingId, NodeId, PublicKey, ShardIndex};
-use firn_coordinator_logic::{Facts, InventoryProgress};
+use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
+use firn_coordinator_logic::{Facts, InventoryProgress, place_of};
 use firn_transport::Connection;
 use firn_wire::{
     ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_SHARDS_MAX, JoinRequest,
     JoinToken, NodeState, NodeStatus, RefusalKind, RefusedRequest, Signed,
 };
 
+use super::Asker;
 use super::administer::check_name;
 use crate::driver::take_inventory;
 use crate::shared::{Shared, disk, malformed, not_allowed};
 
 type Reply = Result<CoordinatorReply, RefusedRequest>;
 
-pub(super) async fn join(shared: &Shared, client: PublicKey, request: JoinRequest) -> Reply {
+pub(super) async fn join(shared: &Shared, asker: Asker, request: JoinRequest) -> Reply {
     check_name("failure domain", &request.failure_domain)?;
     check_address(&request.status.address)?;
-    let node = NodeId::from(client);
+    let node = NodeId::from(asker.key);
     let known = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
-    let (operator, failure_domain, token) = match (&known, &request.token) {
+    let (operator, failure_domain, vouched, token) = match (&known, &request.token) {
         // Renewed at every start: addresses, domains and quotas change.
-        (Some(known), _) => (known.operator.clone(), request.failure_domain, None),
+        (Some(known), _) => (known.operator.clone(), request.failure_domain, false, None),
         (None, Some(token)) => {
             let token = check_token(shared, token)?;
-            (token.operator, token.failure_domain.unwrap_or(request.failure_domain), Some(token.token))
+            let vouched = token.failure_domain.is_some();
+            let failure_domain = token.failure_domain.unwrap_or(request.failure_domain);
+            (token.operator, failure_domain, vouched, Some(token.token))
         }
         (None, None) => {
             return Err(not_allowed(
@@ -39,6 +42,8 @@ pub(super) async fn join(shared: &Shared, client: PublicKey, request: JoinReques
         node,
         operator,
         failure_domain,
+        vouched,
+        seen_at: asker.seen_at.map(|prefix| place_of(prefix, shared.address_table.as_ref())),
         address: request.status.address,
         quota_bytes: request.status.quota.0,
         token,
@@ -88,7 +93,15 @@ pub(super) fn heartbeat(
         if let Some(connection) = connection {
             shared.links.keep(connection);
         }
-        let heard = shared.soft().fleet.heard(record.number, status, shared.environment.now());
+        let heard = {
+            let mut soft = shared.soft();
+            let heard = soft.fleet.heard(record.number, status, shared.environment.now());
+            if let Some(connection) = connection {
+                let prefix = AddressPrefix::of(connection.remote_address().ip());
+                soft.fleet.seen_at(record.number, prefix);
+            }
+            heard
+        };
         if heard.came_online {
             tracing::info!(node = %record.id.short(), domain = record.failure_domain, "node is online");
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use firn_base::{BundleNumber, ByteCount, Timestamp};
 use firn_coordinator_logic::{
-    BundleHealth, Facts, FleetWatch, NodeRecord, Scan, bundle_summary, choose_scheme, classify, node_summary,
+    BundleFindings, Facts, FleetWatch, NodeRecord, Scan, bundle_summary, choose_scheme, node_summary,
     sum_drains,
 };
 use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, RefusedRequest};
@@ -70,6 +70,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         repair_traffic: leads.then_some(ByteCount(soft.repair_traffic_bytes)),
         feed_head: counters.feed_head,
         recoding: findings.map(|findings| findings.recoding),
+        caps: findings.and_then(|findings| findings.caps.clone()),
     })))
 }
 
@@ -97,16 +98,14 @@ pub(super) fn bundles(shared: &Shared, from: BundleNumber) -> Reply {
     let facts = shared.facts()?;
     let records = facts.bundles_from(from, BUNDLES_PAGE).map_err(|error| disk(&error))?;
     let leads = shared.consensus.is_leader();
-    let health: Vec<Option<BundleHealth>> = shared.with_view(|view| {
-        let judge = |number| {
-            view.catalogue.bundle(number).filter(|_| leads).map(|bundle| classify(bundle, view.fleet))
-        };
-        records.iter().map(|record| judge(record.number)).collect()
+    let findings: Vec<Option<BundleFindings>> = shared.with_view(|view| {
+        let find = |number| if leads { BundleFindings::of(view, number) } else { None };
+        records.iter().map(|record| find(record.number)).collect()
     })?;
     let summaries: Result<Vec<_>, StorageError> = records
         .iter()
-        .zip(&health)
-        .filter_map(|(record, health)| bundle_summary(&facts, record, health.as_ref()).transpose())
+        .zip(&findings)
+        .filter_map(|(record, findings)| bundle_summary(&facts, record, findings.as_ref()).transpose())
         .collect();
     Ok(CoordinatorReply::BundleList(summaries.map_err(|error| disk(&error))?))
 }
