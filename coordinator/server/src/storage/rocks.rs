@@ -17,7 +17,8 @@ use std::sync::{Arc, RwLock};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamily, DB, Direction, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, Direction, FlushOptions, IteratorMode,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::rocks_options::{descriptors, store_options, translate};
@@ -87,6 +88,26 @@ impl RocksDb {
             next_number: AtomicU64::new(greatest.saturating_add(1)),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Bytes of a table's files, without what is still in memory.
+    pub fn table_bytes(&self, table: Table) -> Result<u64, StorageError> {
+        let current = self.shared.current();
+        let bytes =
+            current.db().property_int_value_cf(current.column(table)?, "rocksdb.total-sst-files-size");
+        Ok(bytes.map_err(translate)?.unwrap_or(0))
+    }
+
+    /// Writes what is in memory to files and merges each table's files; what was removed then takes no room.
+    pub fn compact(&self) -> Result<(), StorageError> {
+        let current = self.shared.current();
+        let mut options = CompactOptions::default();
+        // Also files that nothing is above: numbers of writes go from them, 4 bytes of every small entry.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for table in self.shared.kind.tables() {
+            current.db().compact_range_cf_opt::<&[u8], &[u8]>(current.column(table)?, None, None, &options);
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,104 @@
+//! Filling an archive through the consensus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use firn_coordinator::{Consensus, ProposeError};
+use firn_wire::{Command, CommandOutcome, TimedCommand};
+
+use crate::Failure;
+use crate::generator::Generator;
+use crate::machine;
+use crate::members::Members;
+
+/// What filling took.
+pub(crate) struct Filled {
+    pub(crate) seconds: f64,
+    pub(crate) bundles: u64,
+    pub(crate) held: u64,
+    pub(crate) last_tenth_bundles_per_second: f64,
+    pub(crate) cpu_per_thousand: f64,
+    pub(crate) resident_megabytes: String,
+}
+
+struct Progress {
+    next: AtomicU64,
+    done: AtomicU64,
+    held: AtomicU64,
+}
+
+/// Publishes every bundle, `uploads` at a time; all keys must then be visible.
+pub(crate) async fn fill(members: &Members, generator: &Generator, uploads: u64) -> Result<Filled, Failure> {
+    let leader = members.leader().await?;
+    for node in 0..generator.nodes() {
+        propose(&leader, 0, generator.join(node)).await?;
+    }
+    let progress =
+        Arc::new(Progress { next: AtomicU64::new(0), done: AtomicU64::new(0), held: AtomicU64::new(0) });
+    let (begun, cpu) = (Instant::now(), machine::cpu_seconds()?);
+    let tasks: Vec<_> = (0..uploads)
+        .map(|_| tokio::spawn(publish(leader.clone(), generator.clone(), Arc::clone(&progress))))
+        .collect();
+    // Each task notes when it published the first bundle of the last tenth.
+    let mut last_tenth: Option<Instant> = None;
+    for task in tasks {
+        let reached = task.await??;
+        last_tenth = last_tenth.into_iter().chain(reached).min();
+    }
+    let ended = Instant::now();
+    let bundles = progress.done.load(Ordering::Relaxed);
+    let visible = firn_coordinator_logic::Facts::counters(&leader.facts())?.visible_keys;
+    if visible != generator.keys() {
+        return Err(format!("{visible} of {} keys are visible", generator.keys()).into());
+    }
+    let tenth = last_tenth.map_or(0.0, |since| ended.duration_since(since).as_secs_f64());
+    Ok(Filled {
+        seconds: ended.duration_since(begun).as_secs_f64(),
+        bundles,
+        held: progress.held.load(Ordering::Relaxed),
+        last_tenth_bundles_per_second: bundles.div_ceil(10) as f64 / tenth.max(1e-9),
+        cpu_per_thousand: (machine::cpu_seconds()? - cpu) * 1000.0 / bundles as f64,
+        resident_megabytes: machine::resident_megabytes()?,
+    })
+}
+
+async fn publish(
+    leader: Consensus,
+    generator: Generator,
+    progress: Arc<Progress>,
+) -> Result<Option<Instant>, Failure> {
+    let mut last_tenth = None;
+    loop {
+        let bundle = progress.next.fetch_add(1, Ordering::Relaxed);
+        if bundle >= generator.bundles() {
+            return Ok(last_tenth);
+        }
+        if bundle >= generator.bundles() * 9 / 10 {
+            last_tenth.get_or_insert_with(Instant::now);
+        }
+        propose(&leader, bundle, generator.reserve(bundle)?).await?;
+        let CommandOutcome::Committed { held, .. } =
+            propose(&leader, bundle, generator.commit(bundle)).await?
+        else {
+            return Err("a commit was not applied".into());
+        };
+        progress.held.fetch_add(held.len() as u64, Ordering::Relaxed);
+        progress.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn propose(leader: &Consensus, bundle: u64, command: Command) -> Result<CommandOutcome, Failure> {
+    let command = TimedCommand { at: Generator::time(bundle), command };
+    let outcome = loop {
+        match leader.propose(command.clone()).await {
+            // A stalled disk: the command was not taken.
+            Err(ProposeError::Unavailable) => tokio::task::yield_now().await,
+            other => break other?,
+        }
+    };
+    match outcome {
+        CommandOutcome::Rejected(reason) => Err(format!("bundle {bundle}: {reason}").into()),
+        outcome => Ok(outcome),
+    }
+}

@@ -1,0 +1,82 @@
+//! Point lookups: present and absent, one by one and batched, warm and cold.
+
+use std::path::Path;
+use std::time::Instant;
+
+use firn_base::{Location, ObjectKey};
+
+use crate::Failure;
+use crate::generator::Generator;
+use crate::machine;
+
+/// Finds the first place of each key.
+pub(crate) type Lookup = dyn Fn(&[ObjectKey]) -> Result<Vec<Option<Location>>, Failure>;
+
+/// One figure.
+pub(crate) struct Measured {
+    pub(crate) what: String,
+    pub(crate) per_second: f64,
+}
+
+const BATCH: usize = 64;
+// A read of a cold disk each.
+const COLD_SHARE: u64 = 10;
+
+/// Measures lookups in what `open` opens; the kernel forgets the files below `path` before the cold ones.
+pub(crate) fn measure(
+    generator: &Generator,
+    count: u64,
+    path: &Path,
+    open: impl Fn() -> Result<Box<Lookup>, Failure>,
+) -> Result<Vec<Measured>, Failure> {
+    let mut all = Vec::new();
+    for (name, batch) in [("one by one", 1), ("64 at a time", BATCH)] {
+        machine::forget_cached(path)?;
+        let lookup = open()?;
+        let cold = count.div_ceil(COLD_SHARE);
+        let mut figure = |what: &str, count: u64, present: bool, salt: u64| -> Result<(), Failure> {
+            let per_second = rate(generator, &lookup, count, batch, present, salt)?;
+            all.push(Measured { what: format!("{what}, {name}"), per_second });
+            Ok(())
+        };
+        figure("cold, present", cold, true, 1)?;
+        figure("first of its kind, absent", cold, false, 2)?;
+        rate(generator, &lookup, count, batch, true, 3)?;
+        figure("warm, present", count, true, 3)?;
+        figure("page cache, present", count, true, 4)?;
+        figure("warm, absent", count, false, 5)?;
+    }
+    Ok(all)
+}
+
+/// Keys per second of `count` lookups drawn by `salt`; every answer is checked.
+fn rate(
+    generator: &Generator,
+    lookup: &Lookup,
+    count: u64,
+    batch: usize,
+    present: bool,
+    salt: u64,
+) -> Result<f64, Failure> {
+    let number = |draw: u64| {
+        let hash = blake3::hash(&[draw.to_le_bytes(), salt.to_le_bytes()].concat());
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        let drawn = u64::from_le_bytes([a, b, c, d, e, f, g, h]) % generator.keys();
+        if present { drawn } else { generator.keys() + drawn }
+    };
+    let numbers: Vec<u64> = (0..count).map(number).collect();
+    let keys: Vec<ObjectKey> = numbers.iter().map(|number| Generator::key(*number)).collect();
+    let mut found = Vec::with_capacity(keys.len());
+    let begun = Instant::now();
+    for some in keys.chunks(batch) {
+        found.extend(lookup(some)?);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    for (number, place) in numbers.iter().zip(&found) {
+        let expected = present.then(|| generator.place(*number));
+        if place.map(|place| (place.block, place.entry)) != expected {
+            return Err(format!("key {number} is at {place:?}, not at {expected:?}").into());
+        }
+    }
+    Ok(count as f64 / seconds.max(1e-9))
+}

@@ -1,0 +1,182 @@
+//! A coordinator's state at scale: what a key costs on disk, how fast commits fill it, how fast lookups read it.
+//!
+//! `cargo run --release -p firn-benches --example state -- DIR --keys 10000000` prints what RESULTS.md records. DIR is
+//! empty or missing at first; everything is made there, and removed in the end unless `--keep` is given.
+//!
+//! Commands are proposed as a leader proposes them when it has checked an upload: signatures, manifests and receipts of
+//! millions of made-up paths would measure those checks, not the state. Everything behind that point is real: log,
+//! consensus, apply, RocksDB.
+//!
+//! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
+//! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
+//! members (`members`), filling (`filling`), lookups (`lookups`), RocksDB alone (`bare`), the machine (`machine`).
+
+mod bare;
+mod filling;
+mod generator;
+mod lookups;
+mod machine;
+mod members;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use firn_coordinator::storage::{StoreKind, Table};
+
+use crate::bare::Bare;
+use crate::filling::Filled;
+use crate::generator::Generator;
+use crate::members::{Members, StateStore};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Fills a coordinator by real commits and measures disk, memory, commits and lookups, beside RocksDB alone.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Where everything is made
+    dir: PathBuf,
+    /// Keys to commit
+    #[arg(long, default_value_t = 20_000)]
+    keys: u64,
+    /// Keys of one bundle
+    #[arg(long, default_value_t = 200)]
+    keys_per_bundle: u64,
+    /// Storage nodes; each bundle lies on 40 of them at 16/40
+    #[arg(long, default_value_t = 1000)]
+    nodes: u32,
+    /// Coordinators: one, or three on loopback
+    #[arg(long, default_value_t = 1)]
+    members: u8,
+    /// Uploads under way at a time
+    #[arg(long, default_value_t = 16)]
+    uploads: u64,
+    /// Lookups of each kind
+    #[arg(long, default_value_t = 100_000)]
+    lookups: u64,
+    /// Leave out RocksDB alone
+    #[arg(long)]
+    no_bare: bool,
+    /// Keep what was made
+    #[arg(long)]
+    keep: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    if options.keys == 0 || options.keys_per_bundle == 0 || options.uploads == 0 || options.lookups == 0 {
+        return Err("keys, keys per bundle, uploads and lookups are at least 1".into());
+    }
+    if options.nodes < generator::SHARDS.into() {
+        return Err(format!("a bundle needs {} nodes", generator::SHARDS).into());
+    }
+    std::fs::create_dir_all(&options.dir)?;
+    let generator = Generator::new(options.nodes, options.keys, options.keys_per_bundle);
+    row("what", "measured");
+    row("---", "---");
+    row("keys, bundles", &format!("{}, {}", options.keys, generator.bundles()));
+    row("coordinators, uploads at a time", &format!("{}, {}", options.members, options.uploads));
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let filled = runtime.block_on(fill(options, &generator))?;
+    drop(runtime);
+    report_filling(options, &filled);
+
+    let path = members::state_path(&options.dir, 1);
+    let store = StateStore::open(&path)?;
+    report_disk("just after filling", options.keys, &store)?;
+    store.compact()?;
+    report_disk("compacted", options.keys, &store)?;
+    let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
+    row("log's directory, bytes per key", &per_key(log, options.keys));
+    row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
+    drop(store);
+
+    let firn = lookups::measure(&generator, options.lookups, &path, || {
+        StateStore::open(&path).map(StateStore::into_lookup)
+    })?;
+    report_lookups("coordinator", &firn);
+    if !options.no_bare {
+        let path = options.dir.join("bare");
+        let bare = Bare::fill(&path, &generator)?;
+        row("RocksDB alone, compacted, bytes per key", &per_key(bare.bytes()?, options.keys));
+        drop(bare);
+        let alone = lookups::measure(&generator, options.lookups, &path, || {
+            Bare::open(&path).map(Bare::into_lookup)
+        })?;
+        report_lookups("RocksDB alone", &alone);
+    }
+    if !options.keep {
+        std::fs::remove_dir_all(&options.dir)?;
+    }
+    Ok(())
+}
+
+async fn fill(options: &Options, generator: &Generator) -> Result<Filled, Failure> {
+    let members = Members::start(&options.dir, options.members).await?;
+    let filled = filling::fill(&members, generator, options.uploads).await;
+    members.stop().await;
+    filled
+}
+
+fn report_filling(options: &Options, filled: &Filled) {
+    let rate = |count: u64| format!("{:.0}", count as f64 / filled.seconds);
+    row("filling, s", &format!("{:.1}", filled.seconds));
+    row("bundles/s (a reservation and a commit each)", &rate(filled.bundles));
+    row("keys/s", &rate(options.keys));
+    row("bundles/s over the last tenth", &format!("{:.0}", filled.last_tenth_bundles_per_second));
+    row("keys that waited for a later bundle", &filled.held.to_string());
+    row("CPU seconds of all members per 1,000 bundles", &format!("{:.2}", filled.cpu_per_thousand));
+    row("resident memory after filling, MB", &filled.resident_megabytes);
+}
+
+fn report_disk(when: &str, keys: u64, store: &StateStore) -> Result<(), Failure> {
+    let mut total = 0;
+    for table in StoreKind::State.tables() {
+        let bytes = store.table_bytes(table)?;
+        total += bytes;
+        if matches!(table, Table::Index | Table::Feed | Table::Bundles) || bytes * 20 > keys {
+            row(&format!("{when}: table {}, bytes per key", table.name()), &per_key(bytes, keys));
+        }
+    }
+    row(&format!("{when}: all tables, bytes per key"), &per_key(total, keys));
+    Ok(())
+}
+
+fn report_lookups(of: &str, measured: &[lookups::Measured]) {
+    for lookups::Measured { what, per_second } in measured {
+        row(&format!("{of}: {what}, keys/s"), &format!("{per_second:.0}"));
+    }
+}
+
+fn per_key(bytes: u64, keys: u64) -> String {
+    format!("{:.2}", bytes as f64 / keys as f64)
+}
+
+fn row(what: &str, measured: &str) {
+    println!("| {what} | {measured} |");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_state_is_filled_measured_and_found_again() {
+        let dir = std::env::temp_dir().join(format!("firn-state-bench-{}", std::process::id()));
+        let path = dir.to_string_lossy().into_owned();
+        let arguments = ["state", &path, "--keys", "1000", "--nodes", "40", "--lookups", "500"];
+        run(&Options::parse_from(arguments)).expect("everything that was committed is found");
+        assert!(!dir.exists());
+    }
+}
