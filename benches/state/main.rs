@@ -9,9 +9,11 @@
 //!
 //! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
 //! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
-//! members (`members`), filling (`filling`), lookups (`lookups`), RocksDB alone (`bare`), the machine (`machine`).
+//! members (`members`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), the
+//! machine (`machine`).
 
 mod bare;
+mod digesting;
 mod filling;
 mod generator;
 mod lookups;
@@ -100,7 +102,18 @@ fn run(options: &Options) -> Result<(), Failure> {
     let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
     row("log's directory, bytes per key", &per_key(log, options.keys));
     row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
-    drop(store);
+    let facts = store.into_facts();
+    let seconds = digesting::check(&facts)?.as_secs_f64();
+    row(
+        "making the digest anew from the whole state, s (it is the one that was kept)",
+        &format!("{seconds:.1}"),
+    );
+    drop(facts);
+    let cost = digesting::measure(&generator)?;
+    let micros =
+        |time: std::time::Duration| format!("{:.0}", time.as_secs_f64() * 1e6 / f64::from(cost.bundles));
+    row("of a reservation and a commit, in memory: apply, µs", &micros(cost.apply));
+    row("of a reservation and a commit, in memory: digest, µs", &micros(cost.digest));
 
     let firn = lookups::measure(&generator, options.lookups, &path, || {
         StateStore::open(&path).map(StateStore::into_lookup)

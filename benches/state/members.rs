@@ -128,9 +128,14 @@ impl StateStore {
         Ok(self.0.compact()?)
     }
 
+    /// For reading.
+    pub(crate) fn into_facts(self) -> StateFacts {
+        StateFacts::new(self.0)
+    }
+
     /// What finds keys in it.
     pub(crate) fn into_lookup(self) -> Box<Lookup> {
-        let facts = StateFacts::new(self.0);
+        let facts = self.into_facts();
         Box::new(move |keys| {
             let found = facts.lookup(keys)?;
             Ok(found.into_iter().map(|places| places.first().copied()).collect())

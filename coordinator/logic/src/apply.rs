@@ -112,6 +112,11 @@ fn carry_out<F: Facts>(
         Command::FinishRecoding { bundle, coding, decoder } => {
             recode::finish(state, *bundle, *coding, *decoder)?
         }
+        Command::RaiseFeatureLevel { level } => {
+            let known = &mut state.counters_mut().feature_level;
+            *known = (*known).max(*level);
+            Ok(())
+        }
         Command::DropRecoding { bundle, coding } => recode::drop_second(state, *bundle, *coding)?,
     };
     Ok(done.map(|()| CommandOutcome::Applied))

@@ -1,16 +1,17 @@
 //! What apply writes: puts and removals of single records.
 //!
 //! Owns: the list of all writes. Always holds: a change names one record by its whole key and nothing is
-//! implied: tables of names and waiters have changes of their own, so a store carries them out one by one, in
-//! any order, in one atomic batch. Leaves to others: the bytes of keys and values (the shell).
+//! implied, with one exception: tables of names and waiters have changes of their own, but the index of visible keys
+//! follows the feed. A store carries changes out one by one, those of the feed in order of positions, the others in any
+//! order, in one atomic batch. Leaves to others: the bytes of keys and values (the shell).
 
 use firn_base::{
     BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
 };
-use firn_wire::{FeedEvent, LedgerEntry, Policy};
+use firn_wire::{LedgerEntry, Policy};
 
 use crate::state::{
-    BundleRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
 };
 
 /// One write. In key-value terms: table, key → value.
@@ -43,10 +44,6 @@ pub enum Change {
     PutSurplus(SurplusRecord),
     /// surplus: remove (node, coding, index).
     RemoveSurplus(NodeNumber, CodingId, ShardIndex),
-    /// index: key → first location.
-    PutLocation(ObjectKey, Location),
-    /// index: remove key.
-    RemoveLocation(ObjectKey),
     /// variants: (key, location) → ().
     PutVariant(ObjectKey, Location),
     /// variants: remove (key, location).
@@ -83,6 +80,6 @@ pub enum Change {
     PutPolicy(Policy),
     /// ledger: position → entry.
     PutLedger(LedgerEntry),
-    /// feed: position → event.
-    PutFeed(u64, FeedEvent),
+    /// feed: position → record, and with it the index: a visible key → the position; a withdrawn one is removed.
+    PutFeed(u64, FeedRecord),
 }

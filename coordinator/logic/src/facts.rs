@@ -132,6 +132,10 @@ pub trait Scan: Facts {
     ) -> Result<Vec<HeldRecord>, Self::Error>;
     /// External references in order of keys.
     fn externals_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Self::Error>;
+    /// Withdrawn keys in order.
+    fn withdrawn_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Self::Error>;
+    /// Used join tokens in order.
+    fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Self::Error>;
     /// The ledger from a position on.
     fn ledger_from(&self, position: u64, limit: usize) -> Result<Vec<LedgerEntry>, Self::Error>;
     /// The feed from a position on.

@@ -16,8 +16,11 @@ mod catalogue;
 mod change;
 mod commit_check;
 mod digest;
+mod divergence;
 mod drain;
 mod facts;
+mod feature_level;
+mod feed_chain;
 mod fleet;
 mod fleet_watch;
 mod fleet_width;
@@ -64,9 +67,11 @@ pub use caps::BREACH_MENDED_AFTER;
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit};
-pub use digest::{content_digest, digest};
+pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
+pub use divergence::{Comparison, compare_states};
 pub use drain::{sum_drains, survey_drain};
 pub use facts::{Facts, Scan};
+pub use feature_level::level_to_raise;
 pub use fleet::{FleetNode, FleetView};
 pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
 pub use headers::{CodedBundle, CodedBundleError};
@@ -96,8 +101,8 @@ pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
 pub use second_codings::SecondView;
 pub use state::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
-    ReservationRecord, SurplusRecord,
+    BundleRecord, CodingRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, NodeSite,
+    RecodingRecord, ReservationRecord, SurplusRecord,
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};

@@ -15,7 +15,7 @@ use firn_wire::{FeedEvent, LedgerEntry, Policy};
 use crate::change::Change;
 use crate::facts::{Facts, Scan};
 use crate::state::{
-    BundleRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
 };
 
 /// The whole state in memory.
@@ -39,7 +39,7 @@ pub struct MemoryState {
     used_tokens: BTreeSet<TokenId>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
-    feed: BTreeMap<u64, FeedEvent>,
+    feed: BTreeMap<u64, FeedRecord>,
 }
 
 impl MemoryState {
@@ -69,8 +69,6 @@ impl MemoryState {
                 put(&mut self.surplus, (record.node, record.coding, record.index), record);
             }
             Change::RemoveSurplus(node, coding, index) => drop(self.surplus.remove(&(node, coding, index))),
-            Change::PutLocation(key, location) => put(&mut self.index, key, location),
-            Change::RemoveLocation(key) => drop(self.index.remove(&key)),
             Change::PutVariant(key, location) => include(&mut self.variants, (key, location)),
             Change::RemoveVariant(key, location) => exclude(&mut self.variants, &(key, location)),
             Change::PutHeld(record) => put(&mut self.held, (record.key, record.location), record),
@@ -86,7 +84,13 @@ impl MemoryState {
             Change::PutUsedToken(token) => include(&mut self.used_tokens, token),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => put(&mut self.ledger, entry.position, entry),
-            Change::PutFeed(position, event) => put(&mut self.feed, position, event),
+            Change::PutFeed(position, record) => {
+                match record {
+                    FeedRecord::Visible { key, location } => put(&mut self.index, key, location),
+                    FeedRecord::Withdrawn { key } => drop(self.index.remove(&key)),
+                }
+                put(&mut self.feed, position, record);
+            }
         }
     }
 }
@@ -258,11 +262,19 @@ impl Scan for MemoryState {
         Ok(self.externals.range(from_after(after)).take(limit).copied().collect())
     }
 
+    fn withdrawn_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Infallible> {
+        Ok(self.withdrawn.range(from_after(after)).take(limit).copied().collect())
+    }
+
+    fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Infallible> {
+        Ok(self.used_tokens.range(from_after(after)).take(limit).copied().collect())
+    }
+
     fn ledger_from(&self, position: u64, limit: usize) -> Result<Vec<LedgerEntry>, Infallible> {
         Ok(self.ledger.range(position..).take(limit).map(|(_, entry)| entry.clone()).collect())
     }
 
     fn feed_from(&self, position: u64, limit: usize) -> Result<Vec<FeedEvent>, Infallible> {
-        Ok(self.feed.range(position..).take(limit).map(|(_, event)| *event).collect())
+        Ok(self.feed.range(position..).take(limit).map(|(_, record)| record.event()).collect())
     }
 }

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use firn_base::{
     BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
 };
-use firn_wire::{FeedEvent, LedgerEntry, Policy};
+use firn_wire::{LedgerEntry, Policy};
 
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::layer::Layer;
 use crate::state::{
-    BundleRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
 };
 
 type KeyedPlace = (ObjectKey, Location);
@@ -44,7 +44,7 @@ pub struct Overlay<'facts, F> {
     used_tokens: Layer<TokenId, ()>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
-    feed: BTreeMap<u64, FeedEvent>,
+    feed: BTreeMap<u64, FeedRecord>,
 }
 
 impl<'facts, F: Facts> Overlay<'facts, F> {
@@ -109,9 +109,6 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         all.extend(self.surplus.into_writes().map(|((node, coding, index), record)| {
             record.map_or(Change::RemoveSurplus(node, coding, index), Change::PutSurplus)
         }));
-        all.extend(self.index.into_writes().map(|(key, location)| {
-            location.map_or(Change::RemoveLocation(key), |location| Change::PutLocation(key, location))
-        }));
         all.extend(self.variants.into_writes().map(|((key, location), put)| match put {
             Some(_) => Change::PutVariant(key, location),
             None => Change::RemoveVariant(key, location),
@@ -128,7 +125,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         all.extend(self.used_tokens.into_writes().map(|(token, _)| Change::PutUsedToken(token)));
         all.extend(self.policy.map(Change::PutPolicy));
         all.extend(self.ledger.into_values().map(Change::PutLedger));
-        all.extend(self.feed.into_iter().map(|(position, event)| Change::PutFeed(position, event)));
+        // The index follows the feed.
+        all.extend(self.feed.into_iter().map(|(position, record)| Change::PutFeed(position, record)));
         all
     }
 
@@ -148,8 +146,6 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
                 self.surplus.put((record.node, record.coding, record.index), record);
             }
             Change::RemoveSurplus(node, coding, index) => self.surplus.remove((node, coding, index)),
-            Change::PutLocation(key, location) => self.index.put(key, location),
-            Change::RemoveLocation(key) => self.index.remove(key),
             Change::PutVariant(key, location) => self.variants.put((key, location), location),
             Change::RemoveVariant(key, location) => self.variants.remove((key, location)),
             Change::PutHeld(record) => self.held.put((record.key, record.location), record),
@@ -167,8 +163,12 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             Change::PutLedger(entry) => {
                 self.ledger.insert(entry.position, entry);
             }
-            Change::PutFeed(position, event) => {
-                self.feed.insert(position, event);
+            Change::PutFeed(position, record) => {
+                match record {
+                    FeedRecord::Visible { key, location } => self.index.put(key, location),
+                    FeedRecord::Withdrawn { key } => self.index.remove(key),
+                }
+                self.feed.insert(position, record);
             }
         }
     }

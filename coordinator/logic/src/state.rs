@@ -8,10 +8,10 @@
 use std::time::Duration;
 
 use firn_base::{
-    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Location, NodeId,
+    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Digest, Location, NodeId,
     ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
-use firn_wire::{LedgerHead, NodePlace, NodeState};
+use firn_wire::{FeedEvent, LedgerHead, NodePlace, NodeState};
 
 use crate::address_table::AddressTable;
 
@@ -225,6 +225,41 @@ pub struct HeldRecord {
     pub waits: Vec<ObjectKey>,
 }
 
+/// What the feed remembers of one position. A key that can be read stands in it exactly once as visible, so the feed is
+/// also where its place is kept: the index only says at which position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedRecord {
+    /// A key became visible.
+    Visible {
+        /// The key.
+        key: ObjectKey,
+        /// Its first place.
+        location: Location,
+    },
+    /// A key is no longer served.
+    Withdrawn {
+        /// The key.
+        key: ObjectKey,
+    },
+}
+
+impl FeedRecord {
+    /// The key that it is about.
+    pub const fn key(&self) -> ObjectKey {
+        match self {
+            Self::Visible { key, .. } | Self::Withdrawn { key } => *key,
+        }
+    }
+
+    /// What readers of the feed are told.
+    pub const fn event(&self) -> FeedEvent {
+        match self {
+            Self::Visible { key, .. } => FeedEvent::Visible(*key),
+            Self::Withdrawn { key } => FeedEvent::Withdrawn(*key),
+        }
+    }
+}
+
 /// Counts and heads: the one record that nearly every command changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
@@ -234,10 +269,14 @@ pub struct Counters {
     pub next_node: u32,
     /// Events in the feed.
     pub feed_head: u64,
+    /// Stands for all events of the feed in their order; each makes the next.
+    pub feed_digest: Digest,
     /// Keys that can be read.
     pub visible_keys: u64,
     /// Held records.
     pub held_records: u64,
+    /// Further places of visible keys.
+    pub variants: u64,
     /// References recorded as external.
     pub externals: u64,
     /// Withdrawn keys.
@@ -250,6 +289,8 @@ pub struct Counters {
     pub ledger: LedgerHead,
     /// The archive's time: the largest that a command carried.
     pub time: Timestamp,
+    /// The level of commands that all coordinators know.
+    pub feature_level: u16,
 }
 
 impl Default for Counters {
@@ -258,14 +299,17 @@ impl Default for Counters {
             next_bundle: 0,
             next_node: 0,
             feed_head: 0,
+            feed_digest: Digest::from_bytes([0; 32]),
             visible_keys: 0,
             held_records: 0,
+            variants: 0,
             externals: 0,
             withdrawn: 0,
             payload_bytes: 0,
             stored_bytes: 0,
-            ledger: LedgerHead { entries: 0, digest: firn_base::Digest::from_bytes([0; 32]) },
+            ledger: LedgerHead { entries: 0, digest: Digest::from_bytes([0; 32]) },
             time: Timestamp::default(),
+            feature_level: 0,
         }
     }
 }

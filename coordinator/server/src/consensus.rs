@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
 use firn_transport::{ConnectionPool, Environment};
-use firn_wire::{CommandOutcome, TimedCommand};
+use firn_wire::{CommandOutcome, StateDigests, TimedCommand};
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::WaitError;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::raft::{
-    AppliedChanges, Inbound, LogStore, Member, MemberBook, Metrics, NamedMembers, Network, QuorumGate, Raft,
-    StateFacts, StateMachine, Timing,
+    AppliedChanges, Inbound, LateDigests, LogStore, Member, MemberBook, Metrics, NamedMembers, Network,
+    QuorumGate, Raft, StateFacts, StateMachine, Timing,
 };
 use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
@@ -71,6 +71,7 @@ struct Inner {
     timing: Timing,
     facts: StateFacts,
     applied_changes: AppliedChanges,
+    late_digests: LateDigests,
 }
 
 /// Why a member did not start.
@@ -145,7 +146,7 @@ impl Consensus {
             let (state, inner) = (Arc::clone(&state), environment.clone());
             environment.blocking(move || StateMachine::open(state, inner)).await?
         };
-        let applied_changes = state_machine.applied_changes();
+        let (applied_changes, late_digests) = (state_machine.applied_changes(), state_machine.late_digests());
         let log_store = LogStore::new(log, Arc::clone(&state), environment.clone());
         let gate = QuorumGate::default();
         let network = Network::new(pool, members.clone(), environment.clone(), timing, gate.clone());
@@ -175,6 +176,7 @@ impl Consensus {
             timing,
             facts,
             applied_changes,
+            late_digests,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -271,6 +273,11 @@ impl Consensus {
     /// What was applied here lately.
     pub(crate) fn applied_changes(&self) -> &AppliedChanges {
         &self.inner.applied_changes
+    }
+
+    /// Digests of the state at late positions, oldest first: to be compared with those of other members.
+    pub fn late_digests(&self) -> Vec<StateDigests> {
+        self.inner.late_digests.all()
     }
 
     /// Ends this member. What it acknowledged is on disk before and after.

@@ -17,13 +17,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::consensus::{Consensus, ConsensusOptions, StartError};
-use crate::driver;
 use crate::member_watch;
 use crate::raft::Timing;
 use crate::serve::Service;
 use crate::shared::{Parts, Shared, named_members};
 use crate::standing::{InForce, Standing, StandingError};
 use crate::storage::KeyValue;
+use crate::{comparison, driver};
 
 /// What a coordinator is made of.
 #[derive(Debug)]
@@ -134,6 +134,7 @@ impl Coordinator {
         let mut tasks = JoinSet::new();
         let (serving, handler) = (endpoint.clone(), service.clone());
         tasks.spawn(async move { serve(&serving, handler).await });
+        tasks.spawn(comparison::run(Arc::clone(&shared)));
         tasks.spawn(driver::run(shared.clone()));
         tasks.spawn(member_watch::run(shared));
         if let Some(policy) = founding {

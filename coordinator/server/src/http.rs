@@ -80,6 +80,11 @@ fn prometheus(status: &ArchiveStatus) -> String {
     gauge("feed_head", "Length of the feed.", status.feed_head);
     gauge("consensus_term", "Term of the consensus.", status.term);
     gauge("consensus_applied", "Index of the last applied entry.", status.applied);
+    gauge(
+        "coordinators_differing",
+        "Coordinators whose state is not this one's at the same entry of the log.",
+        u64::try_from(status.differing.len()).unwrap_or(u64::MAX),
+    );
     if let Some(reserve) = status.reserve {
         gauge(
             "reserve_free_bytes",

@@ -4,6 +4,7 @@
 //! (`coordinator/logic`), the messages (`wire`), the connections (`transport`).
 
 mod address_file;
+mod comparison;
 pub mod consensus;
 mod control;
 mod coordinator;

@@ -18,8 +18,8 @@ use std::time::Duration;
 use firn_base::{AddressPrefix, PublicKey};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, PassPurpose, RefusalKind,
-    RefusedRequest, decode, encode,
+    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, PassPurpose,
+    RefusalKind, RefusedRequest, decode, encode,
 };
 
 use crate::shared::{Shared, malformed, not_allowed};
@@ -88,7 +88,13 @@ impl Service {
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
-            CoordinatorRequest::Raft(_) | CoordinatorRequest::Forward { .. } => {
+            CoordinatorRequest::StateDigests if self.is_coordinator(connection) => {
+                let digests = self.shared.consensus.late_digests();
+                Ok(CoordinatorReply::StateDigests { digests, feature_level: FEATURE_LEVEL })
+            }
+            CoordinatorRequest::Raft(_)
+            | CoordinatorRequest::Forward { .. }
+            | CoordinatorRequest::StateDigests => {
                 Err(not_allowed("only coordinators of the roster may say this"))
             }
             CoordinatorRequest::Heartbeat(status) => {
@@ -159,6 +165,7 @@ impl Service {
             }
             CoordinatorRequest::Raft(_)
             | CoordinatorRequest::Forward { .. }
+            | CoordinatorRequest::StateDigests
             | CoordinatorRequest::Heartbeat(_) => Err(malformed("this is not forwarded")),
         }
     }

@@ -58,6 +58,8 @@ pub(crate) struct Soft {
     pub(crate) leading_since: Option<Timestamp>,
     /// What the last planning pass found; none from a follower.
     pub(crate) findings: Option<Findings>,
+    /// Coordinators whose states were found to differ from this one's.
+    pub(crate) differing: BTreeMap<NodeId, firn_wire::StateDifference>,
     /// Bytes that repairs, moves and re-coding read and sent since this leader began.
     pub(crate) repair_traffic_bytes: u64,
 }
@@ -98,6 +100,7 @@ impl Shared {
             steady_width: SteadyWidth::new(recode_after),
             leading_since: None,
             findings: None,
+            differing: BTreeMap::new(),
             repair_traffic_bytes: 0,
         };
         Arc::new(Self {

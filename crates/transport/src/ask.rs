@@ -109,7 +109,8 @@ impl Pace {
             | CoordinatorRequest::Inventory { .. }
             | CoordinatorRequest::Raft(_)
             | CoordinatorRequest::OfferRoster(_)
-            | CoordinatorRequest::Forward { .. } => Self { hedge: None, ..read },
+            | CoordinatorRequest::Forward { .. }
+            | CoordinatorRequest::StateDigests => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers
             | CoordinatorRequest::GetLedger { .. }

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LedgerAct, NodeState};
 
+/// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
+/// changes. A leader proposes what came with a level only once the archive's state has it.
+pub const FEATURE_LEVEL: u16 = 1;
+
 /// A command with the leader's time. Apply takes the later of this and the last applied time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedCommand {
@@ -108,6 +112,11 @@ pub enum Command {
         bundle: BundleId,
         /// Its second coding.
         coding: CodingId,
+    },
+    /// All coordinators know the commands up to this level; see [`FEATURE_LEVEL`].
+    RaiseFeatureLevel {
+        /// The level.
+        level: u16,
     },
 }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Descriptor, FeedBatch, HeldPath, JoinToken,
-    LedgerPage, MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, Signed, Ticket,
+    LedgerPage, MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, Signed, StateDigests,
+    Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -93,6 +94,8 @@ pub enum CoordinatorRequest {
     GetMembers,
     /// Here is a roster that may be newer. The answer is the descriptor in force then.
     OfferRoster(Descriptor),
+    /// Between coordinators: digests of the state of late.
+    StateDigests,
 }
 
 /// A node asks to be admitted.
@@ -320,4 +323,11 @@ pub enum CoordinatorReply {
     Released,
     /// Who takes part in the consensus.
     Members(MembersInForce),
+    /// How the answering coordinator stands.
+    StateDigests {
+        /// Digests of its state, in order of positions.
+        digests: Vec<StateDigests>,
+        /// The level of commands that it knows.
+        feature_level: u16,
+    },
 }

@@ -24,6 +24,7 @@ mod recode;
 mod repair_wait;
 mod reserve_room;
 mod signed;
+mod state_digests;
 mod statement;
 mod status;
 mod text_form;
@@ -31,8 +32,8 @@ mod text_form;
 pub use administration::{AdminReply, AdminRequest};
 pub use caps_status::{BreachCount, Cap, CapCount, CapsStatus};
 pub use command::{
-    BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
-    RejectReason, TimedCommand,
+    BundleCommit, Command, CommandOutcome, FEATURE_LEVEL, IndexEntry, NodePlace, NodeSighting,
+    PlacementChange, RejectReason, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
@@ -52,7 +53,7 @@ pub use limits::{
     INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX, REPAIR_PER_CENT,
 };
 pub use membership::{MemberChange, MemberList, MemberStep, MembersInForce, RosterDraft, RosterGap};
-pub use message::{DecodeError, PROTOCOL_VERSION, decode, encode};
+pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, encode_as};
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
@@ -60,6 +61,7 @@ pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeR
 pub use repair_wait::{RepairWait, RepairWaitReason};
 pub use reserve_room::{ReserveLevel, ReserveRoom};
 pub use signed::{OpenError, Signed, Statement, Verified};
+pub use state_digests::{StateDifference, StateDigests};
 pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, PassPurpose, Receipt, Ticket};
 pub use status::{
     ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeState, NodeStatus,

@@ -13,12 +13,12 @@ pub enum DecodeError {
     #[error("the message ends before its version")]
     Truncated,
     /// Written by a newer or older program.
-    #[error(
-        "the message has protocol version {found}, this program speaks {PROTOCOL_VERSION}: update the older of the two"
-    )]
+    #[error("the message has version {found}, this program knows {known}: update the older of the two")]
     Version {
         /// The version found.
         found: u16,
+        /// The version that was expected.
+        known: u16,
     },
     /// The bytes do not follow the message's shape.
     #[error("the message is malformed: {0}")]
@@ -30,17 +30,27 @@ pub enum DecodeError {
 
 /// The bytes of `message`.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    let bytes = PROTOCOL_VERSION.to_le_bytes().to_vec();
-    postcard::to_extend(message, bytes).expect("messages hold no type that postcard cannot write")
+    encode_as(PROTOCOL_VERSION, message)
+}
+
+/// The bytes of something that is kept, and has versions of its own.
+pub fn encode_as<T: Serialize>(version: u16, kept: &T) -> Vec<u8> {
+    let bytes = version.to_le_bytes().to_vec();
+    postcard::to_extend(kept, bytes).expect("messages hold no type that postcard cannot write")
 }
 
 /// Reads what [`encode`] wrote. The caller has bounded the length of `bytes`; collections inside cannot claim
 /// more elements than the bytes hold.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    decode_as(PROTOCOL_VERSION, bytes)
+}
+
+/// Reads what [`encode_as`] wrote of `version`. The caller has bounded `bytes`, as for [`decode`].
+pub fn decode_as<T: DeserializeOwned>(known: u16, bytes: &[u8]) -> Result<T, DecodeError> {
     let (version, body) = bytes.split_first_chunk::<2>().ok_or(DecodeError::Truncated)?;
     let found = u16::from_le_bytes(*version);
-    if found != PROTOCOL_VERSION {
-        return Err(DecodeError::Version { found });
+    if found != known {
+        return Err(DecodeError::Version { found, known });
     }
     let (message, rest) =
         postcard::take_from_bytes(body).map_err(|error| DecodeError::Malformed(error.to_string()))?;
@@ -56,7 +66,9 @@ mod tests {
         let mut bytes = encode(&7_u32);
         assert_eq!(decode::<u32>(&bytes), Ok(7));
         bytes[0] = 9;
-        assert_eq!(decode::<u32>(&bytes), Err(DecodeError::Version { found: 9 }));
+        assert_eq!(decode::<u32>(&bytes), Err(DecodeError::Version { found: 9, known: 1 }));
+        assert_eq!(decode_as::<u32>(9, &bytes), Ok(7));
+        assert_eq!(encode_as(9, &7_u32), bytes);
     }
 
     #[test]

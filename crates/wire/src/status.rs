@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Cap, CapsStatus, DeletionRoom, DrainBacklog, NodePlace, RecodeProgress, RepairWait, ReserveRoom,
-    RosterGap, SecondCoding,
+    RosterGap, SecondCoding, StateDifference,
 };
 
 /// Where a node is in its life.
@@ -210,6 +210,8 @@ pub struct ArchiveStatus {
     pub recoding: Option<RecodeProgress>,
     /// The domain caps and how they are kept, by the leader's measurement; none from a follower.
     pub caps: Option<CapsStatus>,
+    /// Coordinators whose state is not that of the answering one at the same entry of the log.
+    pub differing: Vec<StateDifference>,
 }
 
 /// One bundle with the health of its shards.

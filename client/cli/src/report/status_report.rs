@@ -6,7 +6,7 @@ use std::fmt;
 use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
     ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, RecodeProgress, RepairWait,
-    ReserveLevel, ReserveRoom, SpareCount,
+    ReserveLevel, ReserveRoom, SpareCount, StateDifference,
 };
 use serde::Serialize;
 
@@ -109,6 +109,36 @@ pub(crate) struct StatusReport {
     recoding: Option<RecodeProgress>,
     caps: Option<CapsStatus>,
     feed_head: u64,
+    differing: Vec<DifferenceReport>,
+}
+
+/// A coordinator whose state is not that of the one that answers.
+#[derive(Debug, Serialize)]
+struct DifferenceReport {
+    coordinator: String,
+    applied: u64,
+    content: bool,
+    governance: bool,
+    rest: bool,
+    sentence: String,
+}
+
+impl From<&StateDifference> for DifferenceReport {
+    fn from(difference: &StateDifference) -> Self {
+        let coordinator = difference.coordinator.to_string();
+        let short: String = coordinator.chars().take(10).collect();
+        Self {
+            sentence: format!(
+                "coordinator {short} and the one that answers have different states ({difference}): one of them errs; \
+                 with three, it is the one that both others name"
+            ),
+            coordinator,
+            applied: difference.applied,
+            content: difference.content,
+            governance: difference.governance,
+            rest: difference.rest,
+        }
+    }
 }
 
 const STATES: [NodeState; 5] =
@@ -174,6 +204,7 @@ impl From<&ArchiveStatus> for StatusReport {
             recoding: status.recoding,
             caps: status.caps.clone(),
             feed_head: status.feed_head,
+            differing: status.differing.iter().map(DifferenceReport::from).collect(),
         }
     }
 }
@@ -200,6 +231,9 @@ impl fmt::Display for StatusReport {
         writeln!(formatter, "{table}\n")?;
         if let Some(sentence) = &self.roster {
             writeln!(formatter, "attention    {sentence}")?;
+        }
+        for difference in &self.differing {
+            writeln!(formatter, "attention    {}", difference.sentence)?;
         }
         let present = self.nodes.iter().filter(|(_, nodes)| nodes.all > 0);
         let nodes: Vec<String> = present
@@ -370,6 +404,7 @@ pub(crate) mod tests {
                 at_risk_by: Vec::new(),
             }),
             feed_head: 60,
+            differing: Vec::new(),
         }
     }
 
@@ -469,6 +504,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_coordinator_whose_state_differs_asks_for_attention() {
+        let difference = StateDifference {
+            coordinator: NodeId::from_bytes([2; 32]),
+            applied: 29,
+            content: true,
+            governance: false,
+            rest: true,
+        };
+        let report = StatusReport::from(&ArchiveStatus { differing: vec![difference], ..status() });
+        let sentence = "attention    coordinator 0202020202 and the one that answers have different states (content, \
+                        the rest at entry 29): one of them errs";
+        assert!(report.to_string().contains(sentence), "{report}");
+        assert!(!StatusReport::from(&status()).to_string().contains("attention"));
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
@@ -488,7 +539,7 @@ pub(crate) mod tests {
                 r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
                 r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"#,
                 r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
-                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60}}"#
+                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[]}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

@@ -4,12 +4,13 @@
 //! entry before. Leaves to others: whether whoever asked for the act had the right to (the shell).
 
 use firn_base::ObjectKey;
-use firn_wire::{FeedEvent, LedgerAct, LedgerEntry, LedgerHead, RejectReason};
+use firn_wire::{LedgerAct, LedgerEntry, LedgerHead, RejectReason};
 
 use super::{Verdict, visibility};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
+use crate::state::FeedRecord;
 
 /// Carries out an act and records it.
 pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<Verdict<()>, F::Error> {
@@ -59,15 +60,16 @@ fn withdraw<F: Facts>(state: &mut Overlay<'_, F>, key: ObjectKey) -> Result<(), 
     state.write(Change::PutWithdrawn(key));
     for variant in state.variants(key)? {
         state.write(Change::RemoveVariant(key, variant));
+        let counters = state.counters_mut();
+        counters.variants = counters.variants.saturating_sub(1);
     }
     for record in state.held(key)? {
         visibility::unhold(state, &record)?;
     }
     if state.location(key)?.is_some() {
-        state.write(Change::RemoveLocation(key));
         let counters = state.counters_mut();
         counters.visible_keys = counters.visible_keys.saturating_sub(1);
-        visibility::append_to_feed(state, FeedEvent::Withdrawn(key));
+        visibility::append_to_feed(state, FeedRecord::Withdrawn { key });
     }
     Ok(())
 }

@@ -8,12 +8,13 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use firn_base::{Location, ObjectKey};
-use firn_wire::{FeedEvent, IndexEntry};
+use firn_wire::IndexEntry;
 
 use crate::change::Change;
 use crate::facts::Facts;
+use crate::feed_chain;
 use crate::overlay::Overlay;
-use crate::state::HeldRecord;
+use crate::state::{FeedRecord, HeldRecord};
 
 /// What a commit did to keys.
 pub(super) struct Revealed {
@@ -80,12 +81,13 @@ pub(super) fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) 
     Ok(())
 }
 
-/// Appends one event.
-pub(super) fn append_to_feed<F: Facts>(state: &mut Overlay<'_, F>, event: FeedEvent) {
+/// Appends one record, with which its key appears or vanishes.
+pub(super) fn append_to_feed<F: Facts>(state: &mut Overlay<'_, F>, record: FeedRecord) {
     let counters = state.counters_mut();
     let position = counters.feed_head;
     counters.feed_head += 1;
-    state.write(Change::PutFeed(position, event));
+    counters.feed_digest = feed_chain::behind(counters.feed_digest, record.event());
+    state.write(Change::PutFeed(position, record));
 }
 
 fn hold<F: Facts>(
@@ -113,13 +115,15 @@ fn show<F: Facts>(
     }
     match state.location(key)? {
         None => {
-            state.write(Change::PutLocation(key, location));
             state.counters_mut().visible_keys += 1;
-            append_to_feed(state, FeedEvent::Visible(key));
+            append_to_feed(state, FeedRecord::Visible { key, location });
             fresh.push_back(key);
         }
         Some(first) if first == location => {}
-        Some(_) => state.write(Change::PutVariant(key, location)),
+        Some(_) => {
+            state.write(Change::PutVariant(key, location));
+            state.counters_mut().variants += 1;
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Governance: the chain, tokens, withdrawals, time.
 
 use firn_base::{Digest, PublicKey, Timestamp};
-use firn_coordinator_logic::{Facts, Scan, apply, digest};
+use firn_coordinator_logic::{Facts, Scan, apply, full_digest};
 use firn_wire::{Command, CommandOutcome, FeedEvent, LedgerAct, RejectReason, TimedCommand};
 
 use crate::support::{Archive, entry, key};
@@ -82,6 +82,16 @@ fn the_archives_time_never_goes_back() {
 }
 
 #[test]
+fn the_level_of_commands_only_rises() {
+    let mut archive = Archive::of(0);
+    for (level, expected) in [(2, 2), (1, 2), (3, 3)] {
+        assert_eq!(archive.run(Command::RaiseFeatureLevel { level }), CommandOutcome::Applied);
+        let Ok(counters) = archive.state.counters();
+        assert_eq!(counters.feature_level, expected);
+    }
+}
+
+#[test]
 fn replaying_the_log_gives_the_same_digest() {
     let mut archive = Archive::of(4);
     archive.publish(1, (2, 4), &FOUR);
@@ -92,8 +102,8 @@ fn replaying_the_log_gives_the_same_digest() {
         replica.state.absorb(applied.changes);
     }
     assert_eq!(replica.state, archive.state);
-    assert_eq!(digest(&replica.state), digest(&archive.state));
+    assert_eq!(full_digest(&replica.state), full_digest(&archive.state));
     archive.wait(1);
     archive.run(Command::Summary { nodes: vec![] });
-    assert_ne!(digest(&replica.state), digest(&archive.state));
+    assert_ne!(full_digest(&replica.state), full_digest(&archive.state));
 }

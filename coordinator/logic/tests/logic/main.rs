@@ -6,6 +6,7 @@ mod address_stories;
 mod balance;
 mod caps;
 mod commits;
+mod digests;
 mod drains;
 mod health;
 mod ledger;

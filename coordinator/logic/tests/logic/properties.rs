@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleNumber, ShardIndex, TokenId};
 use firn_coordinator_logic::{
-    Facts, MemoryState, Overlay, Scan, apply, digest, plan_moves, plan_repairs, plan_tidying,
+    Facts, MemoryState, Overlay, Scan, StateDigest, advance, apply, full_digest, plan_moves, plan_repairs,
+    plan_tidying,
 };
 use firn_wire::{
     Command, CommandOutcome, FeedEvent, IndexEntry, LedgerAct, NodeState, PlacementChange, TimedCommand,
@@ -160,6 +161,7 @@ proptest! {
     fn replicas_that_apply_one_log_agree_however_it_is_batched(log in log(), batch in 1_usize..7) {
         let (archive, outcomes) = replay(&log);
         let mut batched = MemoryState::new();
+        let mut kept = StateDigest::default();
         let mut seen = Vec::new();
         for commands in log.chunks(batch) {
             let Ok(mut overlay) = Overlay::new(&batched);
@@ -169,11 +171,13 @@ proptest! {
                 seen.push(applied.outcome);
             }
             let changes = overlay.into_changes();
+            let Ok(()) = advance(&mut kept, &batched, &changes);
+            prop_assert_eq!(&kept, &StateDigest::from_bytes(&kept.to_bytes()).unwrap());
             batched.absorb(changes);
         }
         prop_assert_eq!(seen, outcomes);
         prop_assert_eq!(&batched, &archive.state);
-        prop_assert_eq!(digest(&batched), digest(&archive.state));
+        prop_assert_eq!(full_digest(&batched), Ok(kept));
     }
 
     #[test]
@@ -196,6 +200,8 @@ proptest! {
         prop_assert_eq!(counters.stored_bytes, stored);
         prop_assert_eq!(counters.visible_keys, keys.len() as u64);
         prop_assert_eq!(counters.held_records, held.len() as u64);
+        let Ok(variants) = archive.state.variants_after(None, usize::MAX);
+        prop_assert_eq!(counters.variants, variants.len() as u64);
     }
 
     #[test]

@@ -31,6 +31,10 @@ impl Writer {
         self.u8(u8::from(value))
     }
 
+    pub(super) fn u16(self, value: u16) -> Self {
+        self.raw(&value.to_le_bytes())
+    }
+
     pub(super) fn u32(self, value: u32) -> Self {
         self.raw(&value.to_le_bytes())
     }
@@ -110,6 +114,10 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn u16(&mut self) -> Result<u16, StorageError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
     pub(super) fn u32(&mut self) -> Result<u32, StorageError> {
         self.array().map(u32::from_le_bytes)
     }
@@ -124,11 +132,16 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
-    pub(super) fn blob(&mut self) -> Result<&'a [u8], StorageError> {
-        let count = usize::try_from(self.u32()?).map_err(|_| self.damaged())?;
+    /// Bytes whose number is known.
+    pub(super) fn raw(&mut self, count: usize) -> Result<&'a [u8], StorageError> {
         let (bytes, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.damaged())?;
         self.rest = rest;
         Ok(bytes)
+    }
+
+    pub(super) fn blob(&mut self) -> Result<&'a [u8], StorageError> {
+        let count = usize::try_from(self.u32()?).map_err(|_| self.damaged())?;
+        self.raw(count)
     }
 
     pub(super) fn text(&mut self) -> Result<String, StorageError> {

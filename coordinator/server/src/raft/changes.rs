@@ -1,15 +1,26 @@
 //! What apply changes, as a batch of the state's tables.
 
-use firn_coordinator_logic::Change;
+use firn_coordinator_logic::{Change, FeedRecord};
 
-use super::keys;
 use super::records::Record;
-use crate::storage::{Batch, Table};
+use super::{key_index, keys};
+use crate::storage::{Batch, Read, StorageError, Table};
 
 const NOTHING: [u8; 0] = [];
 
-/// Adds `change` to `batch`.
-pub(super) fn record(batch: &mut Batch, change: &Change) {
+/// Adds to `batch` what `changes` do to `store`.
+pub(super) fn record(store: &dyn Read, batch: &mut Batch, changes: &[Change]) -> Result<(), StorageError> {
+    let mut feed: Vec<(u64, FeedRecord)> = Vec::new();
+    for change in changes {
+        match change {
+            Change::PutFeed(position, record) => feed.push((*position, *record)),
+            other => put(batch, other),
+        }
+    }
+    key_index::write(store, batch, &feed)
+}
+
+fn put(batch: &mut Batch, change: &Change) {
     match change {
         Change::PutCounters(counters) => batch.put(Table::Meta, keys::COUNTERS, counters.to_bytes()),
         Change::PutPolicy(policy) => batch.put(Table::Meta, keys::POLICY, policy.to_bytes()),
@@ -43,10 +54,6 @@ pub(super) fn record(batch: &mut Batch, change: &Change) {
         Change::RemoveSurplus(node, coding, index) => {
             batch.delete(Table::Surplus, keys::surplus(*node, *coding, *index));
         }
-        Change::PutLocation(key, location) => {
-            batch.put(Table::Index, key.to_bytes(), location.to_bytes());
-        }
-        Change::RemoveLocation(key) => batch.delete(Table::Index, key.to_bytes()),
         Change::PutVariant(key, location) => {
             batch.put(Table::Variants, keys::placed(*key, *location), NOTHING);
         }
@@ -69,8 +76,7 @@ pub(super) fn record(batch: &mut Batch, change: &Change) {
         Change::PutLedger(entry) => {
             batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());
         }
-        Change::PutFeed(position, event) => {
-            batch.put(Table::Feed, keys::position(*position), event.to_bytes());
-        }
+        // Written together, by `key_index`.
+        Change::PutFeed(..) => {}
     }
 }

@@ -8,13 +8,14 @@ use firn_base::{
     BundleId, BundleNumber, CodingId, Digest, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
 };
 use firn_coordinator_logic::{
-    BundleRecord, Counters, Facts, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, Scan, SurplusRecord,
+    BundleRecord, Counters, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, Scan,
+    StateDigest, SurplusRecord,
 };
 use firn_wire::{FeedEvent, LedgerEntry, Policy};
 
 use super::bytes::Reader;
-use super::keys;
 use super::records::{Record, number_from_bytes};
+use super::{digests, key_index, keys};
 use crate::storage::{Entry, KeyRange, Read, ScanLimit, StorageError, StoreKind, Table};
 
 /// The archive's state for reading. Clones read the same store.
@@ -35,14 +36,12 @@ impl StateFacts {
     /// Where each of `keys` lies, in their order: the first place first, nothing for a key that cannot be read.
     /// One read of many keys, for lookups.
     pub fn lookup(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, StorageError> {
-        let bytes: Vec<_> = keys.iter().map(ObjectKey::to_bytes).collect();
-        let names: Vec<&[u8]> = bytes.iter().map(<[u8; firn_base::KEY_BYTES]>::as_slice).collect();
-        let first = self.store.multi_get(Table::Index, &names)?;
         // Keys with several places are rare; most archives have none at all.
-        let has_variants = self.store.last(Table::Variants, &KeyRange::all())?.is_some();
-        let places = keys.iter().zip(first).map(|(key, value)| {
-            let Some(value) = value else { return Ok(Vec::new()) };
-            let mut places = vec![<Location as Record>::from_bytes(&value)?];
+        let has_variants = self.counters()?.variants > 0;
+        let first = key_index::locate(&*self.store, keys)?;
+        let places = keys.iter().zip(first).map(|(key, place)| {
+            let Some(place) = place else { return Ok(Vec::new()) };
+            let mut places = vec![place];
             if has_variants {
                 places.extend(self.variants(*key)?);
             }
@@ -70,6 +69,12 @@ impl StateFacts {
             }
         }
         Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
+    }
+
+    /// The digest that is kept with the state. It costs one read, and equals what
+    /// [`firn_coordinator_logic::full_digest`] makes from everything.
+    pub fn kept_digest(&self) -> Result<StateDigest, StorageError> {
+        digests::read(&*self.store)
     }
 
     fn record<R: Record>(&self, table: Table, key: &[u8]) -> Result<Option<R>, StorageError> {
@@ -171,7 +176,7 @@ impl Facts for StateFacts {
     }
 
     fn location(&self, key: ObjectKey) -> Result<Option<Location>, StorageError> {
-        self.record(Table::Index, &key.to_bytes())
+        Ok(key_index::locate(&*self.store, &[key])?.pop().flatten())
     }
 
     fn variants(&self, key: ObjectKey) -> Result<Vec<Location>, StorageError> {
@@ -242,13 +247,7 @@ impl Scan for StateFacts {
         after: Option<ObjectKey>,
         limit: usize,
     ) -> Result<Vec<(ObjectKey, Location)>, StorageError> {
-        let range = page_after(after.map(|key| key.to_bytes().to_vec()));
-        let entries = self.entries(Table::Index, &range, limit)?;
-        let places = entries.iter().map(|(key, value)| {
-            let key = keys::read_key(&mut Reader::bare("index", key))?;
-            Ok((key, <Location as Record>::from_bytes(value)?))
-        });
-        places.collect()
+        key_index::keys_after(&*self.store, after, limit)
     }
 
     fn variants_after(
@@ -278,12 +277,28 @@ impl Scan for StateFacts {
         self.keys(Table::Externals, &range, 0, limit, keys::read_key)
     }
 
+    fn withdrawn_after(
+        &self,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectKey>, StorageError> {
+        let range = page_after(after.map(|key| key.to_bytes().to_vec()));
+        self.keys(Table::Withdrawn, &range, 0, limit, keys::read_key)
+    }
+
+    fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, StorageError> {
+        let range = page_after(after.map(|token| token.as_bytes().to_vec()));
+        let read = |reader: &mut Reader<'_>| Ok(TokenId::from_bytes(reader.array()?));
+        self.keys(Table::UsedTokens, &range, 0, limit, read)
+    }
+
     fn ledger_from(&self, position: u64, limit: usize) -> Result<Vec<LedgerEntry>, StorageError> {
         self.records(Table::Ledger, &KeyRange::starting_at(keys::position(position)), limit)
     }
 
     fn feed_from(&self, position: u64, limit: usize) -> Result<Vec<FeedEvent>, StorageError> {
-        self.records(Table::Feed, &KeyRange::starting_at(keys::position(position)), limit)
+        let records = key_index::feed_from(&*self.store, position, limit)?;
+        Ok(records.iter().map(FeedRecord::event).collect())
     }
 }
 

@@ -9,12 +9,15 @@ use crate::raft::changes;
 use crate::storage::{Batch, Durability, KeyValue, Memory};
 
 /// SplitMix64: chance from a seed.
-struct Chance(u64);
+struct Chance {
+    seed: u64,
+    feed: Vec<FeedRecord>,
+}
 
 impl Chance {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.seed;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (mixed ^ (mixed >> 31)) % end
@@ -65,8 +68,7 @@ impl Chance {
             10 => Change::RemoveReservationOf(self.coding(), ReservationId::from_bytes(self.id())),
             11 => Change::PutSurplus(self.surplus()),
             12 => Change::RemoveSurplus(NodeNumber(self.number()), self.coding(), ShardIndex(self.small())),
-            13 | 14 => Change::PutLocation(self.key(), self.location()),
-            15 => Change::RemoveLocation(self.key()),
+            13..=15 => self.turn(),
             16 => Change::PutVariant(self.key(), self.location()),
             17 => Change::RemoveVariant(self.key(), self.location()),
             18 => {
@@ -87,16 +89,25 @@ impl Chance {
                 brake: true,
                 trust_declared_domains: false,
             }),
-            _ => match self.below(2) {
-                0 => Change::PutFeed(self.below(300), FeedEvent::Visible(self.key())),
-                _ => Change::PutLedger(LedgerEntry {
-                    position: self.below(300),
-                    previous: Digest::from_bytes(self.id()),
-                    at: Timestamp::from_millis(1),
-                    act: LedgerAct::RemoveUploader { key: PublicKey::from_bytes(self.id()) },
-                }),
-            },
+            _ => Change::PutLedger(LedgerEntry {
+                position: self.below(300),
+                previous: Digest::from_bytes(self.id()),
+                at: Timestamp::from_millis(1),
+                act: LedgerAct::RemoveUploader { key: PublicKey::from_bytes(self.id()) },
+            }),
         }
+    }
+
+    /// A key appears or, if it can be read, is withdrawn.
+    fn turn(&mut self) -> Change {
+        let key = self.key();
+        let last = self.feed.iter().rfind(|record| record.key() == key);
+        let record = match last {
+            Some(FeedRecord::Visible { .. }) => FeedRecord::Withdrawn { key },
+            _ => FeedRecord::Visible { key, location: self.location() },
+        };
+        self.feed.push(record);
+        Change::PutFeed(self.feed.len() as u64 - 1, record)
     }
 
     fn coding(&mut self) -> CodingId {
@@ -107,6 +118,7 @@ impl Chance {
         Counters {
             next_bundle: self.number(),
             feed_head: self.below(300),
+            variants: 1,
             ledger: LedgerHead { entries: 1, digest: Digest::from_bytes(self.id()) },
             ..Counters::default()
         }
@@ -217,6 +229,7 @@ where
         all.push(format!("{:?}", facts.reservation(ReservationId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.reservations_of(CodingId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.is_token_used(TokenId::from_bytes(id)).unwrap()));
+        all.push(format!("{:?}", facts.used_tokens_after(Some(TokenId::from_bytes(id)), 2).unwrap()));
         all.push(format!("{:?}", facts.reservations_after(Some(ReservationId::from_bytes(id)), 2).unwrap()));
         for key in [ObjectKey::store_path([byte; 20]), ObjectKey::build_log([byte; 20])] {
             all.push(format!("{:?}", facts.location(key).unwrap()));
@@ -228,6 +241,7 @@ where
             all.push(format!("{:?}", facts.is_withdrawn(key).unwrap()));
             all.push(format!("{:?}", facts.keys_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.externals_after(Some(key), 3).unwrap()));
+            all.push(format!("{:?}", facts.withdrawn_after(Some(key), 3).unwrap()));
             let place = Location { bundle: BundleNumber(1), block: 255, entry: 0 };
             all.push(format!("{:?}", facts.variants_after(Some((key, place)), 3).unwrap()));
             all.push(format!("{:?}", facts.held_after(Some((key, place)), 3).unwrap()));
@@ -240,13 +254,13 @@ where
 }
 
 fn the_tables_answer_as_the_reference_does(store: Arc<dyn KeyValue>, seed: u64) {
-    let mut chance = Chance(seed);
+    let mut chance = Chance { seed, feed: Vec::new() };
     let mut reference = MemoryState::new();
     let facts = StateFacts::new(Arc::clone(&store) as Arc<dyn Read>);
     for _ in 0..40 {
         let changes: Vec<_> = (0..25).map(|_| chance.change()).collect();
         let mut batch = Batch::new();
-        changes.iter().for_each(|change| changes::record(&mut batch, change));
+        changes::record(&*store, &mut batch, &changes).unwrap();
         store.write(batch, Durability::Buffered).unwrap();
         reference.absorb(changes);
         assert_eq!(answers(&facts), answers(&reference), "seed {seed}");

@@ -12,6 +12,7 @@ pub(super) const APPLIED: &[u8] = b"applied";
 pub(super) const MEMBERSHIP: &[u8] = b"membership";
 pub(super) const COUNTERS: &[u8] = b"counters";
 pub(super) const POLICY: &[u8] = b"policy";
+pub(super) const DIGEST: &[u8] = b"digest";
 
 pub(super) const LOCATION_BYTES: usize = 8;
 

@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use firn_transport::Environment;
-use firn_wire::{decode, encode};
+use firn_wire::{DecodeError, decode_as, encode_as};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use serde::Serialize;
@@ -17,6 +17,10 @@ use serde::de::DeserializeOwned;
 
 use super::types::{Doing, LogEntry, LogId, RaftStorageError, TypeConfig, Vote};
 use crate::storage::{Batch, Durability, KeyRange, KeyValue, ScanLimit, StorageError, Table};
+
+// Of entries, vote and positions on disk. Messages have a version of their own: a new one of theirs must not make a log
+// unreadable.
+const LOG_VERSION: u16 = 1;
 
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
@@ -63,7 +67,12 @@ fn key(index: u64) -> [u8; 8] {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StorageError> {
-    decode(bytes).map_err(|error| StorageError::corrupted(format!("an entry of the log: {error}")))
+    decode_as(LOG_VERSION, bytes).map_err(|error| match error {
+        DecodeError::Version { found, known } if found > known => {
+            StorageError::Newer(format!("an entry of the log has version {found}"))
+        }
+        error => StorageError::corrupted(format!("an entry of the log: {error}")),
+    })
 }
 
 fn read_meta<T: DeserializeOwned>(log: &dyn KeyValue, name: &[u8]) -> Result<Option<T>, StorageError> {
@@ -77,7 +86,7 @@ fn write_meta<T: Serialize>(
     durability: Durability,
 ) -> Result<(), StorageError> {
     let mut batch = Batch::new();
-    batch.put(Table::LogMeta, name, encode(value));
+    batch.put(Table::LogMeta, name, encode_as(LOG_VERSION, value));
     log.write(batch, durability)
 }
 
@@ -164,7 +173,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut batch = Batch::new();
         for entry in entries {
-            batch.put(Table::Log, key(entry.log_id.index), encode(&entry));
+            batch.put(Table::Log, key(entry.log_id.index), encode_as(LOG_VERSION, &entry));
         }
         // The library waits for the callback before it asks for anything else; so do we.
         self.with_log(Doing::WriteLog, move |log| log.write(batch, Durability::Synced)).await?;
@@ -187,7 +196,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             // From here on only the state remembers what these entries did.
             state.flush()?;
             let mut batch = Batch::new();
-            batch.put(Table::LogMeta, PURGED, encode(&log_id));
+            batch.put(Table::LogMeta, PURGED, encode_as(LOG_VERSION, &log_id));
             batch.delete_range(Table::Log, key(0), key(log_id.index.saturating_add(1)));
             log.write(batch, Durability::Buffered)
         })

@@ -7,14 +7,15 @@
 
 use std::sync::Arc;
 
-use firn_coordinator_logic::{Overlay, apply};
+use firn_coordinator_logic::{Counters, Facts, Overlay, advance, apply};
 use firn_transport::Environment;
-use firn_wire::{CommandOutcome, decode, encode};
+use firn_wire::{CommandOutcome, FEATURE_LEVEL, decode, encode};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::applied_changes::AppliedChanges;
 use super::bytes::{Reader, Writer};
+use super::digests::{self, COMPARED_EVERY, LateDigests};
 use super::facts::StateFacts;
 use super::snapshot::{self, StateImage};
 use super::types::{
@@ -22,9 +23,6 @@ use super::types::{
 };
 use super::{changes, keys};
 use crate::storage::{Batch, Durability, KeyValue, Read, StorageError, Table};
-
-// Entries in one batch at most: bounds what an overlay holds while a restarted replica catches up.
-const ENTRIES_PER_BATCH: usize = 256;
 
 // The one format of the state's tables so far.
 const STATE_FORMAT: u32 = 1;
@@ -35,6 +33,7 @@ pub(crate) struct StateMachine {
     state: Arc<dyn KeyValue>,
     environment: Environment,
     applied_changes: AppliedChanges,
+    late_digests: LateDigests,
 }
 
 /// Where the state stands.
@@ -57,14 +56,33 @@ impl StateMachine {
         }
         // What is read from here on may be acted upon, so it must survive a loss of power.
         state.flush()?;
-        let applied_changes = AppliedChanges::default();
-        applied_changes.restart(read_position(&*state)?.applied.map_or(0, |applied| applied.index));
-        Ok(Self { state, environment, applied_changes })
+        let machine = Self {
+            state,
+            environment,
+            applied_changes: AppliedChanges::default(),
+            late_digests: LateDigests::default(),
+        };
+        machine.restart()?;
+        Ok(machine)
     }
 
     /// What is applied from here on.
     pub(crate) fn applied_changes(&self) -> AppliedChanges {
         self.applied_changes.clone()
+    }
+
+    /// The digests of the state at late positions.
+    pub(crate) fn late_digests(&self) -> LateDigests {
+        self.late_digests.clone()
+    }
+
+    /// The state is another than what was applied here last.
+    fn restart(&self) -> Result<(), StorageError> {
+        check_level(StateFacts::new(Arc::clone(&self.state) as Arc<dyn Read>).counters()?)?;
+        let applied = read_position(&*self.state)?.applied.map_or(0, |applied| applied.index);
+        self.applied_changes.restart(applied);
+        self.late_digests.restart(digests::read(&*self.state)?.at(applied));
+        Ok(())
     }
 
     async fn with_state<T: Send + 'static>(
@@ -84,6 +102,18 @@ impl StateMachine {
             snapshot: Box::new(StateImage::Here(Arc::clone(&self.state))),
         }))
     }
+}
+
+/// Refuses a state whose coordinators have agreed on commands that this program does not know: it would part from them.
+fn check_level(counters: Counters) -> Result<(), StorageError> {
+    let level = counters.feature_level;
+    if level > FEATURE_LEVEL {
+        let sentence = format!(
+            "the coordinators have gone on to commands of level {level}, this program knows {FEATURE_LEVEL}"
+        );
+        return Err(StorageError::Newer(sentence));
+    }
+    Ok(())
 }
 
 /// Refuses the tables of a newer program.
@@ -121,11 +151,8 @@ fn write_membership(batch: &mut Batch, membership: &StoredMembership) {
 }
 
 /// Applies `entries` in one batch.
-fn apply_entries(
-    state: &Arc<dyn KeyValue>,
-    applied_changes: &AppliedChanges,
-    entries: &[LogEntry],
-) -> Result<Vec<CommandOutcome>, StorageError> {
+fn apply_entries(machine: &StateMachine, entries: &[LogEntry]) -> Result<Vec<CommandOutcome>, StorageError> {
+    let state = &machine.state;
     let facts = StateFacts::new(Arc::clone(state) as Arc<dyn Read>);
     let mut overlay = Overlay::new(&facts)?;
     let mut batch = Batch::new();
@@ -136,6 +163,7 @@ fn apply_entries(
             EntryPayload::Normal(command) => {
                 let applied = apply(&overlay, command)?;
                 overlay.absorb(applied.changes);
+                check_level(overlay.counters()?)?;
                 applied.outcome
             }
             EntryPayload::Membership(membership) => {
@@ -150,10 +178,16 @@ fn apply_entries(
         write_applied(&mut batch, last.log_id);
     }
     let all = overlay.into_changes();
-    all.iter().for_each(|change| changes::record(&mut batch, change));
+    let mut digest = digests::read(&**state)?;
+    if !all.is_empty() {
+        advance(&mut digest, &facts, &all)?;
+        digests::write(&mut batch, &digest);
+    }
+    changes::record(&**state, &mut batch, &all)?;
     state.write(batch, Durability::Buffered)?;
     if let Some(last) = entries.last() {
-        applied_changes.record(last.log_id.index, all);
+        machine.applied_changes.record(last.log_id.index, all);
+        machine.late_digests.record(digest.at(last.log_id.index));
     }
     Ok(outcomes)
 }
@@ -189,11 +223,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        let applied_changes = self.applied_changes();
-        self.with_state(Doing::WriteState, move |state| {
+        let machine = self.clone();
+        self.with_state(Doing::WriteState, move |_| {
             let mut outcomes = Vec::with_capacity(entries.len());
-            for some in entries.chunks(ENTRIES_PER_BATCH) {
-                outcomes.extend(apply_entries(state, &applied_changes, some)?);
+            // Also bounds what an overlay holds while a restarted replica catches up.
+            let stretch = |entry: &LogEntry| entry.log_id.index.saturating_sub(1) / COMPARED_EVERY;
+            for some in entries.chunk_by(|one, next| stretch(one) == stretch(next)) {
+                outcomes.extend(apply_entries(&machine, some)?);
             }
             Ok(outcomes)
         })
@@ -221,12 +257,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         if meta.last_membership.log_id().is_some() {
             write_membership(&mut position, &meta.last_membership);
         }
-        let applied_changes = self.applied_changes();
-        let applied = meta.last_log_id.map_or(0, |applied| applied.index);
+        let machine = self.clone();
         self.with_state(Doing::WriteState, move |state| {
             snapshot::install(&**state, *image, position)?;
-            applied_changes.restart(applied);
-            Ok(())
+            machine.restart()
         })
         .await
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use firn_base::{PublicKey, Timestamp};
+use firn_coordinator_logic::Facts;
 use firn_transport::Environment;
-use firn_wire::{Command, CommandOutcome, LedgerAct, TimedCommand, encode};
+use firn_wire::{Command, CommandOutcome, FEATURE_LEVEL, LedgerAct, TimedCommand, encode};
 use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
@@ -282,4 +283,41 @@ async fn a_state_of_a_newer_format_is_refused_on_disk_and_in_a_snapshot() {
     let mut import = Import::new(shared(&in_memory()).1.stage().unwrap());
     import.take(&parts[0]).unwrap();
     assert!(matches!(import.take(&parts[1]), Err(ImportError::Storage(StorageError::Newer(_)))));
+}
+
+#[tokio::test]
+async fn a_replica_that_knows_too_few_commands_stops_and_does_not_start_again() {
+    let memory = in_memory();
+    let stores = shared(&memory);
+    let (_, mut machine) = open(&stores);
+    machine.apply(commands(1..=3)).await.unwrap();
+    let raise = |level| {
+        let command = Command::RaiseFeatureLevel { level };
+        let payload = EntryPayload::Normal(TimedCommand { at: Timestamp::from_millis(9), command });
+        Entry { log_id: log_id(1, 4), payload }
+    };
+    let error = machine.apply([raise(FEATURE_LEVEL + 1)]).await.unwrap_err();
+    assert!(error.to_string().contains("gone on to commands of level"), "{error}");
+    let counters = StateFacts::new(Arc::clone(&stores.1) as Arc<dyn Read>).counters().unwrap();
+    assert_eq!(counters.feature_level, 0, "nothing of it was applied");
+
+    // As another program left it.
+    let mut batch = crate::storage::Batch::new();
+    let newer = firn_coordinator_logic::Counters { feature_level: FEATURE_LEVEL + 1, ..counters };
+    super::changes::record(&*stores.1, &mut batch, &[firn_coordinator_logic::Change::PutCounters(newer)])
+        .unwrap();
+    stores.1.write(batch, crate::storage::Durability::Synced).unwrap();
+    let refused = StateMachine::open(Arc::clone(&stores.1), Environment::real()).unwrap_err();
+    assert!(matches!(refused, StorageError::Newer(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn an_entry_of_a_newer_log_is_refused_by_name() {
+    let (log, state) = shared(&in_memory());
+    let mut batch = crate::storage::Batch::new();
+    batch.put(crate::storage::Table::Log, 1_u64.to_be_bytes(), [2, 0, 0]);
+    log.write(batch, crate::storage::Durability::Synced).unwrap();
+    let mut store = LogStore::new(log, state, Environment::real());
+    let error = store.try_get_log_entries(1..2).await.unwrap_err();
+    assert!(error.to_string().contains("an entry of the log has version 2"), "{error}");
 }

@@ -71,6 +71,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         feed_head: counters.feed_head,
         recoding: findings.map(|findings| findings.recoding),
         caps: findings.and_then(|findings| findings.caps.clone()),
+        differing: soft.differing.values().copied().collect(),
     })))
 }
 

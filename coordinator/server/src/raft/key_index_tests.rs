@@ -1,0 +1,125 @@
+//! The index and the feed against ordered maps, with keys whose short names are equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use firn_base::{BundleNumber, KeyKind};
+
+use super::*;
+use crate::storage::{Durability, KeyValue, Memory, StoreKind};
+
+/// Twenty keys of one short name, and twenty of others.
+fn keys() -> Vec<ObjectKey> {
+    let crowded = (0..20).map(|number| {
+        let mut name = [7; 20];
+        name[19 - usize::from(number % 3)] = number;
+        ObjectKey::new(KeyKind::BuildLog, name)
+    });
+    crowded.chain((0..20).map(|number| ObjectKey::store_path([number * 13; 20]))).collect()
+}
+
+#[derive(Default)]
+struct Reference {
+    feed: Vec<FeedRecord>,
+    index: BTreeMap<ObjectKey, Location>,
+}
+
+impl Reference {
+    fn add(&mut self, record: FeedRecord) -> (u64, FeedRecord) {
+        self.feed.push(record);
+        match record {
+            FeedRecord::Visible { key, location } => drop(self.index.insert(key, location)),
+            FeedRecord::Withdrawn { key } => drop(self.index.remove(&key)),
+        }
+        (self.feed.len() as u64 - 1, record)
+    }
+
+    /// Makes a key visible or, if it is, withdraws it.
+    fn turn(&mut self, key: ObjectKey, entry: u16) -> (u64, FeedRecord) {
+        let location = Location { bundle: BundleNumber(3), block: 1, entry };
+        let visible = self.index.contains_key(&key);
+        self.add(if visible { FeedRecord::Withdrawn { key } } else { FeedRecord::Visible { key, location } })
+    }
+
+    fn check(&self, store: &dyn Read) {
+        let keys = keys();
+        let expected: Vec<_> = keys.iter().map(|key| self.index.get(key).copied()).collect();
+        assert_eq!(locate(store, &keys).unwrap(), expected);
+        for (key, place) in keys.iter().zip(&expected) {
+            assert_eq!(locate(store, &[*key]).unwrap(), [*place]);
+        }
+        for after in keys.iter().copied().map(Some).chain([None]) {
+            let behind = self.index.iter().filter(|(key, _)| after.is_none_or(|after| **key > after));
+            let expected: Vec<_> = behind.map(|(key, place)| (*key, *place)).take(5).collect();
+            assert_eq!(keys_after(store, after, 5).unwrap(), expected);
+        }
+        for from in [0, 1, 63, 64, 65, 130] {
+            let expected: Vec<_> = self.feed.iter().skip(from).take(70).copied().collect();
+            assert_eq!(feed_from(store, from as u64, 70).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn keys_of_equal_short_names_are_told_apart_however_they_come_and_go() {
+    let mut draws = blake3::Hasher::new().finalize_xof();
+    let mut draw = |below: usize| {
+        let mut byte = [0];
+        draws.fill(&mut byte);
+        usize::from(byte[0]) % below
+    };
+    let store = Arc::new(Memory::new(StoreKind::State));
+    let mut reference = Reference::default();
+    let mut crowded = BTreeSet::new();
+    for _ in 0..60 {
+        let records: Vec<_> = (0..draw(12))
+            .map(|_| {
+                let entry = u16::try_from(draw(200)).unwrap();
+                reference.turn(keys()[draw(40)], entry)
+            })
+            .collect();
+        let mut batch = Batch::new();
+        write(&*store, &mut batch, &records).unwrap();
+        store.write(batch, Durability::Buffered).unwrap();
+        reference.check(&*store);
+        crowded.insert(reference.index.keys().filter(|key| key.kind() == KeyKind::BuildLog).count());
+    }
+    assert!(crowded.iter().any(|count| *count > POSITIONS_MAX), "some stood under their whole names");
+}
+
+#[test]
+fn the_same_records_give_the_same_bytes_in_any_batches() {
+    let mut reference = Reference::default();
+    let mut draws = (0_usize..).map(|step| (step * 7 + step / 11) % 40);
+    let records: Vec<_> = (0..300).map(|_| reference.turn(keys()[draws.next().unwrap()], 1)).collect();
+    let contents = [1, 3, 64, 300].map(|size| {
+        let store = Memory::new(StoreKind::State);
+        for some in records.chunks(size) {
+            let mut batch = Batch::new();
+            write(&store, &mut batch, some).unwrap();
+            store.write(batch, Durability::Buffered).unwrap();
+        }
+        reference.check(&store);
+        [Table::Index, Table::Feed]
+            .map(|table| store.scan(table, &KeyRange::all(), ScanLimit::entries(usize::MAX)).unwrap())
+    });
+    assert!(contents.iter().all(|content| *content == contents[0]));
+}
+
+#[test]
+fn a_feed_with_a_gap_is_not_written() {
+    let store = Memory::new(StoreKind::State);
+    let record = FeedRecord::Withdrawn { key: keys()[0] };
+    assert!(matches!(write(&store, &mut Batch::new(), &[(1, record)]), Err(StorageError::Corrupted(_))));
+}
+
+#[test]
+fn an_index_that_names_what_the_feed_has_not_is_reported() {
+    let store = Memory::new(StoreKind::State);
+    let mut batch = Batch::new();
+    batch.put(Table::Index, short(keys()[0]), write_positions(&[5]));
+    store.write(batch, Durability::Buffered).unwrap();
+    assert!(matches!(locate(&store, &keys()[..1]), Err(StorageError::Corrupted(_))));
+    assert!(read_positions(&[0; 4]).is_err());
+    assert!(read_positions(&[0; 45]).is_err());
+}
