@@ -122,6 +122,8 @@ impl Generator {
             node: Self::node_id(node.into()),
             operator: format!("operator-{}", node / 3),
             failure_domain: format!("domain-{node}"),
+            vouched: true,
+            seen_at: None,
             address: format!("[2001:db8::{node:x}]:7001"),
             quota_bytes: 1 << 60,
             token: Some(TokenId::from_bytes(bytes("token", node.into()))),

@@ -22,6 +22,7 @@ mod session;
 mod store_path_argument;
 mod table;
 mod unpack;
+mod withdrawals;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -23,7 +23,10 @@ use crate::cache_directory::{CacheDirectory, NarInfoOutcome};
 use crate::command_error::CommandError;
 use crate::file_writer::WriteError;
 use crate::progress::Progress;
-use crate::recovery_summary::{DamagedFile, FailedObject, IncompleteBundle, RecoverySummary};
+use crate::recovery_summary::{
+    DamagedFile, FailedObject, IncompleteBundle, RecoverySummary, WithdrawnObject,
+};
+use crate::withdrawals::Withdrawals;
 
 // Each holds a few frames of up to 4 MiB; restoring is bound by hashing, not by waiting.
 const OBJECTS_AT_ONCE: usize = 4;
@@ -35,6 +38,7 @@ pub(crate) struct Recovery {
     files: FileReader,
     objects: ObjectReader,
     cache: CacheDirectory,
+    withdrawals: Withdrawals,
 }
 
 /// What became of one bundle.
@@ -47,6 +51,7 @@ enum BundleOutcome {
 enum ObjectOutcome {
     Path { bytes: u64, note: Option<String> },
     Other { bytes: u64, note: Option<String> },
+    Withdrawn(WithdrawnObject),
     Failed(FailedObject),
 }
 
@@ -55,6 +60,7 @@ impl Recovery {
     pub(crate) async fn open(
         environment: &Environment,
         places: Vec<PathBuf>,
+        withdrawals: Withdrawals,
         output: &Path,
     ) -> Result<Self, CommandError> {
         let files = FileReader::scan(environment.clone(), places).await?;
@@ -73,7 +79,7 @@ impl Recovery {
         let cache = CacheDirectory::open(environment, output).await?;
         let manifests = ManifestReader::new(Arc::new(files.clone()), ManifestOptions::default());
         let objects = ObjectReader::new(manifests, environment.clone(), ObjectOptions::default());
-        Ok(Self { environment: environment.clone(), files, objects, cache })
+        Ok(Self { environment: environment.clone(), files, objects, cache, withdrawals })
     }
 
     /// Restores everything that can be.
@@ -82,7 +88,11 @@ impl Recovery {
     /// Only what would keep every object from being written, such as a full disk.
     pub(crate) async fn run(&self, progress: &Progress) -> Result<RecoverySummary, CommandError> {
         let bundles = self.files.bundles();
-        let mut summary = RecoverySummary { bundles: count(bundles.len()), ..RecoverySummary::default() };
+        let mut summary = RecoverySummary {
+            bundles: count(bundles.len()),
+            notes: self.withdrawals.notes.clone(),
+            ..RecoverySummary::default()
+        };
         progress.set(0, summary.bundles);
         let mut restored = BTreeSet::new();
         let mut failed: BTreeMap<BundleId, String> = BTreeMap::new();
@@ -119,6 +129,7 @@ impl Recovery {
             used: file.usable,
         }));
         summary.failed_objects.sort();
+        summary.withdrawn_objects.sort();
         Ok(summary)
     }
 
@@ -154,6 +165,10 @@ impl Recovery {
                     summary.others += 1;
                     (bytes, note)
                 }
+                ObjectOutcome::Withdrawn(object) => {
+                    summary.withdrawn_objects.push(object);
+                    (0, None)
+                }
                 ObjectOutcome::Failed(object) => {
                     failures += 1;
                     summary.failed_objects.push(object);
@@ -179,6 +194,9 @@ impl Recovery {
 
     async fn restore_object(&self, bundle: BundleId, record: Record) -> Result<ObjectOutcome, CommandError> {
         let name = object_name(&record);
+        if let Some(reason) = self.withdrawals.reason(record.key) {
+            return Ok(ObjectOutcome::Withdrawn(WithdrawnObject { name, reason: reason.to_owned() }));
+        }
         let written = match self.objects.open(bundle, Arc::new(record)).await {
             Ok(plan) => self.write_object(&plan).await,
             Err(error) => Err(error.into()),

@@ -40,6 +40,15 @@ pub(crate) struct FailedObject {
     pub(crate) reason: String,
 }
 
+/// An object that was left out because the archive serves it no more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct WithdrawnObject {
+    /// Its store path or URL.
+    pub(crate) name: String,
+    /// Why it was withdrawn, in its operators' words.
+    pub(crate) reason: String,
+}
+
 /// What a recovery came to. The names of the fields are those of the JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct RecoverySummary {
@@ -59,6 +68,8 @@ pub(crate) struct RecoverySummary {
     pub(crate) damaged_files: Vec<DamagedFile>,
     /// Objects of readable manifests that were not restored.
     pub(crate) failed_objects: Vec<FailedObject>,
+    /// Objects that were withdrawn from the archive and therefore not restored.
+    pub(crate) withdrawn_objects: Vec<WithdrawnObject>,
     /// Things worth knowing that are no failure.
     pub(crate) notes: Vec<String>,
 }
@@ -94,6 +105,9 @@ impl fmt::Display for RecoverySummary {
             }
         };
         list("note", self.notes.clone())?;
+        let withdrawn =
+            self.withdrawn_objects.iter().map(|object| format!("{}: {}", object.name, object.reason));
+        list("withdrawn", withdrawn.collect())?;
         let damaged = self.damaged_files.iter().map(|file| {
             let used = if file.used { "its shard was used" } else { "not used" };
             format!("{}: {} ({used})", file.path, file.reason)

@@ -12,6 +12,7 @@ use firn_wire::{LedgerEntry, Policy};
 
 use crate::state::{
     BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    WithdrawnRecord,
 };
 
 /// One write. In key-value terms: table, key → value.
@@ -72,8 +73,10 @@ pub enum Change {
     },
     /// externals: key → ().
     PutExternal(ObjectKey),
-    /// withdrawn: key → ().
-    PutWithdrawn(ObjectKey),
+    /// withdrawn: key → record.
+    PutWithdrawn(WithdrawnRecord),
+    /// withdrawn: remove key.
+    RemoveWithdrawn(ObjectKey),
     /// used tokens: token → ().
     PutUsedToken(TokenId),
     /// policy: () → policy.

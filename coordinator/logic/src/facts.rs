@@ -11,6 +11,7 @@ use firn_wire::{FeedEvent, LedgerEntry, LedgerState, Policy};
 
 use crate::state::{
     BundleRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    WithdrawnRecord,
 };
 
 /// Single records and short lists. Over an ordered key-value store each method is one get, or one scan of a
@@ -52,12 +53,17 @@ pub trait Facts {
     fn waiters(&self, awaited: ObjectKey) -> Result<Vec<(ObjectKey, Location)>, Self::Error>;
     /// Whether a reference was recorded as external.
     fn is_external(&self, key: ObjectKey) -> Result<bool, Self::Error>;
-    /// Whether a key was withdrawn.
-    fn is_withdrawn(&self, key: ObjectKey) -> Result<bool, Self::Error>;
+    /// A key that is withdrawn.
+    fn withdrawn(&self, key: ObjectKey) -> Result<Option<WithdrawnRecord>, Self::Error>;
     /// Whether a join token was used.
     fn is_token_used(&self, token: TokenId) -> Result<bool, Self::Error>;
     /// The policy in force; none before bootstrap.
     fn policy(&self) -> Result<Option<Policy>, Self::Error>;
+
+    /// Whether a key is withdrawn.
+    fn is_withdrawn(&self, key: ObjectKey) -> Result<bool, Self::Error> {
+        Ok(self.withdrawn(key)?.is_some())
+    }
 
     /// A node by identity.
     fn node_by_id(&self, id: NodeId) -> Result<Option<NodeRecord>, Self::Error> {
@@ -77,7 +83,7 @@ pub trait Facts {
         Ok(all)
     }
 
-    /// Whether an uploader may skip a key: it is visible, held back, or withdrawn for good.
+    /// Whether an uploader may skip a key: it is visible, held back, or withdrawn.
     fn is_archived(&self, key: ObjectKey) -> Result<bool, Self::Error> {
         Ok(self.location(key)?.is_some() || self.is_withdrawn(key)? || !self.held(key)?.is_empty())
     }
@@ -133,7 +139,11 @@ pub trait Scan: Facts {
     /// External references in order of keys.
     fn externals_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Self::Error>;
     /// Withdrawn keys in order.
-    fn withdrawn_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Self::Error>;
+    fn withdrawn_after(
+        &self,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<WithdrawnRecord>, Self::Error>;
     /// Used join tokens in order.
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Self::Error>;
     /// The ledger from a position on.

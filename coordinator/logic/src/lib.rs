@@ -102,7 +102,7 @@ pub use reserve_room::{Reserve, ReserveError};
 pub use second_codings::SecondView;
 pub use state::{
     BundleRecord, CodingRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, NodeSite,
-    RecodingRecord, ReservationRecord, SurplusRecord,
+    RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};

@@ -16,6 +16,7 @@ use crate::change::Change;
 use crate::facts::{Facts, Scan};
 use crate::state::{
     BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    WithdrawnRecord,
 };
 
 /// The whole state in memory.
@@ -35,7 +36,7 @@ pub struct MemoryState {
     held: BTreeMap<(ObjectKey, Location), HeldRecord>,
     waiters: BTreeSet<(ObjectKey, ObjectKey, Location)>,
     externals: BTreeSet<ObjectKey>,
-    withdrawn: BTreeSet<ObjectKey>,
+    withdrawn: BTreeMap<ObjectKey, WithdrawnRecord>,
     used_tokens: BTreeSet<TokenId>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
@@ -80,7 +81,8 @@ impl MemoryState {
                 exclude(&mut self.waiters, &(awaited, key, location));
             }
             Change::PutExternal(key) => include(&mut self.externals, key),
-            Change::PutWithdrawn(key) => include(&mut self.withdrawn, key),
+            Change::PutWithdrawn(record) => put(&mut self.withdrawn, record.key, record),
+            Change::RemoveWithdrawn(key) => drop(self.withdrawn.remove(&key)),
             Change::PutUsedToken(token) => include(&mut self.used_tokens, token),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => put(&mut self.ledger, entry.position, entry),
@@ -195,8 +197,8 @@ impl Facts for MemoryState {
         Ok(self.externals.contains(&key))
     }
 
-    fn is_withdrawn(&self, key: ObjectKey) -> Result<bool, Infallible> {
-        Ok(self.withdrawn.contains(&key))
+    fn withdrawn(&self, key: ObjectKey) -> Result<Option<WithdrawnRecord>, Infallible> {
+        Ok(self.withdrawn.get(&key).cloned())
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, Infallible> {
@@ -262,8 +264,12 @@ impl Scan for MemoryState {
         Ok(self.externals.range(from_after(after)).take(limit).copied().collect())
     }
 
-    fn withdrawn_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<ObjectKey>, Infallible> {
-        Ok(self.withdrawn.range(from_after(after)).take(limit).copied().collect())
+    fn withdrawn_after(
+        &self,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<WithdrawnRecord>, Infallible> {
+        Ok(self.withdrawn.range(from_after(after)).take(limit).map(|(_, record)| record.clone()).collect())
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Infallible> {

@@ -16,6 +16,7 @@ use crate::facts::Facts;
 use crate::layer::Layer;
 use crate::state::{
     BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+    WithdrawnRecord,
 };
 
 type KeyedPlace = (ObjectKey, Location);
@@ -40,7 +41,7 @@ pub struct Overlay<'facts, F> {
     held: Layer<KeyedPlace, HeldRecord>,
     waiters: Layer<(ObjectKey, KeyedPlace), KeyedPlace>,
     externals: Layer<ObjectKey, ()>,
-    withdrawn: Layer<ObjectKey, ()>,
+    withdrawn: Layer<ObjectKey, WithdrawnRecord>,
     used_tokens: Layer<TokenId, ()>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
@@ -121,7 +122,11 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             None => Change::RemoveWaiter { awaited, key, location },
         }));
         all.extend(self.externals.into_writes().map(|(key, _)| Change::PutExternal(key)));
-        all.extend(self.withdrawn.into_writes().map(|(key, _)| Change::PutWithdrawn(key)));
+        all.extend(
+            self.withdrawn
+                .into_writes()
+                .map(|(key, record)| record.map_or(Change::RemoveWithdrawn(key), Change::PutWithdrawn)),
+        );
         all.extend(self.used_tokens.into_writes().map(|(token, _)| Change::PutUsedToken(token)));
         all.extend(self.policy.map(Change::PutPolicy));
         all.extend(self.ledger.into_values().map(Change::PutLedger));
@@ -157,7 +162,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
                 self.waiters.remove((awaited, (key, location)));
             }
             Change::PutExternal(key) => self.externals.put(key, ()),
-            Change::PutWithdrawn(key) => self.withdrawn.put(key, ()),
+            Change::PutWithdrawn(record) => self.withdrawn.put(record.key, record),
+            Change::RemoveWithdrawn(key) => self.withdrawn.remove(key),
             Change::PutUsedToken(token) => self.used_tokens.put(token, ()),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => {
@@ -258,11 +264,11 @@ impl<F: Facts> Facts for Overlay<'_, F> {
         self.externals.has(&key, || self.facts.is_external(key))
     }
 
-    fn is_withdrawn(&self, key: ObjectKey) -> Result<bool, F::Error> {
+    fn withdrawn(&self, key: ObjectKey) -> Result<Option<WithdrawnRecord>, F::Error> {
         if self.counters.withdrawn == 0 {
-            return Ok(false);
+            return Ok(None);
         }
-        self.withdrawn.has(&key, || self.facts.is_withdrawn(key))
+        self.withdrawn.get(&key, || self.facts.withdrawn(key))
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, F::Error> {

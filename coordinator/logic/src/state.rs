@@ -260,6 +260,16 @@ impl FeedRecord {
     }
 }
 
+/// A key that was withdrawn, and the places of its records: from here it can be reinstated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WithdrawnRecord {
+    /// The key.
+    pub key: ObjectKey,
+    /// Places of its records that could be read otherwise, in the order in which they came; the first one was or will
+    /// be the first place.
+    pub places: Vec<Location>,
+}
+
 /// Counts and heads: the one record that nearly every command changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use firn_wire::{AdminReply, AdminRequest, CONTROL_BYTES_MAX, RefusedRequest, decode, encode};
+use firn_wire::{AdminReply, AdminRequest, CONTROL_BYTES_MAX, LedgerEntry, RefusedRequest, decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -41,6 +41,9 @@ pub enum ControlError {
     /// The answer cannot be read.
     #[error("the coordinator's answer cannot be read: {0}")]
     Decode(#[from] firn_wire::DecodeError),
+    /// The answer is one to another question.
+    #[error("the coordinator's answer does not fit")]
+    OtherQuestion,
     /// It refuses.
     #[error(transparent)]
     Refused(#[from] RefusedRequest),
@@ -87,6 +90,20 @@ pub async fn ask_control(directory: &Path, request: &AdminRequest) -> Result<Adm
     };
     let reply = timeout(WITHIN, exchange).await.map_err(|_| ControlError::TimedOut)??;
     Ok(decode::<Result<AdminReply, RefusedRequest>>(&reply)??)
+}
+
+/// Reads the whole ledger from the coordinator whose data directory is `directory`, page by page, as far as that one has
+/// it.
+pub async fn ask_ledger(directory: &Path) -> Result<Vec<LedgerEntry>, ControlError> {
+    let mut entries = Vec::new();
+    loop {
+        let from = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        match ask_control(directory, &AdminRequest::Ledger { from }).await? {
+            AdminReply::Ledger(page) if page.is_empty() => return Ok(entries),
+            AdminReply::Ledger(page) => entries.extend(page),
+            _ => return Err(ControlError::OtherQuestion),
+        }
+    }
 }
 
 async fn read_message(stream: &mut UnixStream) -> io::Result<Vec<u8>> {

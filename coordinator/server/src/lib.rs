@@ -26,7 +26,7 @@ pub use address_file::{AddressFileError, read_address_table};
 pub use consensus::{
     ChangeError, Consensus, ConsensusOptions, ConsensusStatus, ConsensusWatch, ProposeError, StartError,
 };
-pub use control::{CONTROL_SOCKET, ControlError, ask_control, serve_control};
+pub use control::{CONTROL_SOCKET, ControlError, ask_control, ask_ledger, serve_control};
 pub use coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, RECODE_AFTER,
 };

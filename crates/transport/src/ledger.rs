@@ -223,15 +223,13 @@ fn vouched(testimonies: &[Testimony], needed: usize) -> VerifiedLedger {
             best = Some((candidate, length));
         }
     }
-    let mut ledger = VerifiedLedger { entries: Vec::new(), state: LedgerState::default(), heads: Vec::new() };
+    let mut ledger = VerifiedLedger::empty();
     if let Some((candidate, length)) = best {
         ledger.entries.extend(candidate.entries.iter().take(length).cloned());
         let agree = testimonies.iter().filter(|other| candidate.common(other) >= length);
         ledger.heads.extend(agree.map(|other| other.signed_head.clone()));
     }
-    for entry in &ledger.entries {
-        ledger.state.apply(&entry.act);
-    }
+    ledger.state = LedgerState::read(&ledger.entries);
     ledger
 }
 

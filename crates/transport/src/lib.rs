@@ -14,6 +14,7 @@ mod endpoint;
 mod environment;
 mod error;
 mod identity_file;
+mod kept_ledger;
 mod ledger;
 mod listener;
 mod options;

@@ -33,8 +33,11 @@ pub enum AdminRequest {
     Members,
     /// List the nodes.
     Nodes,
-    /// Read the ledger.
-    Ledger,
+    /// Read a page of the ledger.
+    Ledger {
+        /// The first position wanted.
+        from: u64,
+    },
     /// Change who the coordinators are.
     ChangeMember(MemberChange),
     /// Make the roster that names the members in force, for the archive key to sign.
@@ -56,7 +59,7 @@ pub enum AdminReply {
     Members(MemberList),
     /// The nodes.
     Nodes(Vec<NodeSummary>),
-    /// The ledger, at most its last 10,000 entries.
+    /// A page of the ledger; empty at its end.
     Ledger(Vec<LedgerEntry>),
     /// How far the change came.
     MemberChanged(MemberStep),

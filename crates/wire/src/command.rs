@@ -289,6 +289,9 @@ pub enum RejectReason {
     /// The command contradicts itself.
     #[error("the command is malformed: {0}")]
     Malformed(String),
+    /// The key is not withdrawn.
+    #[error("the path is not withdrawn")]
+    NotWithdrawn,
     /// No such bundle is committed.
     #[error("no such bundle")]
     UnknownBundle,

@@ -57,6 +57,13 @@ pub enum LedgerAct {
     },
     /// The archive's policy from here on.
     SetPolicy(Policy),
+    /// A key that was withdrawn is served again.
+    Reinstate {
+        /// The key.
+        key: ObjectKey,
+        /// Why, for those who ask.
+        reason: String,
+    },
 }
 
 /// A Nix signing key whose signatures the archive accepts.
@@ -150,13 +157,20 @@ pub struct LedgerState {
     pub operators: BTreeMap<PublicKey, String>,
     /// Tokens that were used up.
     pub used_tokens: BTreeSet<TokenId>,
-    /// Keys that are served no more.
-    pub withdrawn: BTreeSet<ObjectKey>,
+    /// Keys that are served no more, and why.
+    pub withdrawn: BTreeMap<ObjectKey, String>,
     /// The policy in force; none before bootstrap.
     pub policy: Option<Policy>,
 }
 
 impl LedgerState {
+    /// What `entries`, from the first on, come to.
+    pub fn read(entries: &[LedgerEntry]) -> Self {
+        let mut state = Self::default();
+        entries.iter().for_each(|entry| state.apply(&entry.act));
+        state
+    }
+
     /// Takes one more act into account.
     pub fn apply(&mut self, act: &LedgerAct) {
         match act {
@@ -181,8 +195,11 @@ impl LedgerState {
             LedgerAct::UseToken { token, .. } => {
                 self.used_tokens.insert(*token);
             }
-            LedgerAct::Withdraw { key, .. } => {
-                self.withdrawn.insert(*key);
+            LedgerAct::Withdraw { key, reason } => {
+                self.withdrawn.insert(*key, reason.clone());
+            }
+            LedgerAct::Reinstate { key, .. } => {
+                self.withdrawn.remove(key);
             }
             LedgerAct::SetPolicy(policy) => self.policy = Some(policy.clone()),
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use firn_base::PublicKey;
-use firn_coordinator::{ControlError, ask_control};
+use firn_coordinator::{ControlError, ask_control, ask_ledger};
 use firn_nix_format::PublisherKey;
 use firn_transport::load_identity;
 use firn_wire::{
@@ -65,12 +65,7 @@ impl Administrator {
     }
 
     async fn governance(&self) -> Result<LedgerState, Failure> {
-        let AdminReply::Ledger(entries) = self.ask(&AdminRequest::Ledger).await? else {
-            return Err(failure("the coordinator's answer does not fit"));
-        };
-        let mut state = LedgerState::default();
-        entries.iter().for_each(|entry| state.apply(&entry.act));
-        Ok(state)
+        Ok(LedgerState::read(&ask_ledger(&self.directory).await?))
     }
 
     /// Asks until there is a leader to answer.

@@ -9,9 +9,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::Digest;
 use firn_transport::{AskError, CoordinatorClient, Environment, VerifiedLedger};
-use firn_wire::{Descriptor, DescriptorError, LedgerEntry, LedgerHead, LedgerState, Signed, decode, encode};
+use firn_wire::{Descriptor, DescriptorError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -92,10 +91,10 @@ impl LedgerCopy {
     /// Reads the copy on `disk`. One that is damaged is fetched anew.
     pub(crate) fn open(environment: Environment, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let ledger = match read_small(disk.as_ref(), LEDGER_FILE, LEDGER_BYTES_MAX)? {
-            None => empty(),
-            Some(bytes) => read_ledger(&bytes).unwrap_or_else(|| {
+            None => VerifiedLedger::empty(),
+            Some(bytes) => VerifiedLedger::from_own_bytes(&bytes).unwrap_or_else(|| {
                 tracing::error!("the node's copy of the ledger is damaged: it is fetched anew");
-                empty()
+                VerifiedLedger::empty()
             }),
         };
         let entries = (ledger.entries.len() as u64).into();
@@ -133,7 +132,7 @@ impl LedgerCopy {
         if ledger.entries.len() <= known.entries.len() {
             return Ok(None);
         }
-        let bytes = encode(&(&ledger.heads, &ledger.entries));
+        let bytes = ledger.to_bytes();
         let disk = Arc::clone(&self.disk);
         let written =
             self.environment.blocking(move || replace_small(disk.as_ref(), "", LEDGER_FILE, &bytes));
@@ -142,29 +141,10 @@ impl LedgerCopy {
     }
 }
 
-fn empty() -> VerifiedLedger {
-    VerifiedLedger { entries: Vec::new(), state: LedgerState::default(), heads: Vec::new() }
-}
-
-/// A ledger as it was written, if its chain is unbroken.
-fn read_ledger(bytes: &[u8]) -> Option<VerifiedLedger> {
-    let (heads, entries): (Vec<Signed<LedgerHead>>, Vec<LedgerEntry>) = decode(bytes).ok()?;
-    let mut state = LedgerState::default();
-    let mut previous = Digest::from_bytes([0; 32]);
-    for (position, entry) in entries.iter().enumerate() {
-        if entry.position != position as u64 || entry.previous != previous {
-            return None;
-        }
-        previous = entry.digest();
-        state.apply(&entry.act);
-    }
-    Some(VerifiedLedger { entries, state, heads })
-}
-
 #[cfg(test)]
 mod tests {
-    use firn_base::{ArchiveId, PublicKey, Timestamp, TokenId};
-    use firn_wire::{Identity, LedgerAct, Roster};
+    use firn_base::{ArchiveId, Timestamp};
+    use firn_wire::{Identity, Roster, Signed};
 
     use super::*;
     use crate::store::MemoryDisk;
@@ -193,21 +173,5 @@ mod tests {
         let refused = keep_descriptor(&disk, descriptor(2, 9)).unwrap_err();
         assert!(refused.to_string().starts_with("this node belongs to archive"), "{refused}");
         assert_eq!(kept_descriptor(&disk).unwrap(), Some(newest));
-    }
-
-    #[test]
-    fn a_ledger_whose_chain_is_broken_is_not_believed() {
-        let act = |token| LedgerAct::UseToken {
-            token: TokenId::from_bytes([token; 32]),
-            node: PublicKey::from_bytes([1; 32]),
-        };
-        let at = Timestamp::from_millis(1);
-        let first = LedgerEntry { position: 0, previous: Digest::from_bytes([0; 32]), at, act: act(1) };
-        let second = LedgerEntry { position: 1, previous: first.digest(), at, act: act(2) };
-        let heads: Vec<Signed<LedgerHead>> = Vec::new();
-        let good = encode(&(&heads, &[&first, &second][..]));
-        assert_eq!(read_ledger(&good).unwrap().state.used_tokens.len(), 2);
-        assert!(read_ledger(&encode(&(&heads, &[&second][..]))).is_none());
-        assert!(read_ledger(&good[..good.len() - 1]).is_none());
     }
 }

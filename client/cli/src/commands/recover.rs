@@ -10,6 +10,7 @@ use crate::command_error::{CommandError, Done};
 use crate::output::{print, print_json};
 use crate::progress::{Progress, Unit};
 use crate::recovery::Recovery;
+use crate::withdrawals::Withdrawals;
 
 /// Restore a binary cache from bare shard files, without any archive.
 ///
@@ -24,12 +25,19 @@ pub(crate) struct RecoverOptions {
     /// The directory to restore into, as a binary cache that Nix reads by file://
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Restore also what was withdrawn, by the ledger that nodes keep beside their shards
+    #[arg(long)]
+    include_withdrawn: bool,
 }
 
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: RecoverOptions) -> Result<Done, CommandError> {
     let environment = Environment::real();
-    let recovery = Recovery::open(&environment, options.shard_dirs, &options.output).await?;
+    let withdrawals = match options.include_withdrawn {
+        true => Withdrawals::default(),
+        false => Withdrawals::find(&options.shard_dirs),
+    };
+    let recovery = Recovery::open(&environment, options.shard_dirs, withdrawals, &options.output).await?;
     let summary = {
         let progress = Progress::new("restoring", Unit::Things("bundles"), 0);
         recovery.run(&progress).await?

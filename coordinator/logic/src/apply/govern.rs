@@ -10,7 +10,7 @@ use super::{Verdict, visibility};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
-use crate::state::FeedRecord;
+use crate::state::{FeedRecord, WithdrawnRecord};
 
 /// Carries out an act and records it.
 pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<Verdict<()>, F::Error> {
@@ -27,6 +27,10 @@ pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> R
             }
             withdraw(state, *key)?;
         }
+        LedgerAct::Reinstate { key, .. } => match state.withdrawn(*key)? {
+            Some(record) => visibility::reinstate(state, &record)?,
+            None => return Ok(Err(RejectReason::NotWithdrawn)),
+        },
         LedgerAct::SetPolicy(policy) => state.write(Change::PutPolicy(policy.clone())),
         // Who may publish, upload and administer is read from the ledger itself.
         LedgerAct::AddPublisher(_)
@@ -54,19 +58,19 @@ fn append<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<(), F
     Ok(())
 }
 
-/// Ends the life of a key: lookups find it no more, and later commits do not bring it back.
+/// Hides a key: lookups find it no more, and later commits do not bring it back. Its places are kept for the day when
+/// it is reinstated; records that wait go on waiting.
 fn withdraw<F: Facts>(state: &mut Overlay<'_, F>, key: ObjectKey) -> Result<(), F::Error> {
-    state.counters_mut().withdrawn += 1;
-    state.write(Change::PutWithdrawn(key));
-    for variant in state.variants(key)? {
-        state.write(Change::RemoveVariant(key, variant));
+    let places = state.locations(key)?;
+    for variant in places.iter().skip(1) {
+        state.write(Change::RemoveVariant(key, *variant));
         let counters = state.counters_mut();
         counters.variants = counters.variants.saturating_sub(1);
     }
-    for record in state.held(key)? {
-        visibility::unhold(state, &record)?;
-    }
-    if state.location(key)?.is_some() {
+    let was_visible = !places.is_empty();
+    state.write(Change::PutWithdrawn(WithdrawnRecord { key, places }));
+    state.counters_mut().withdrawn += 1;
+    if was_visible {
         let counters = state.counters_mut();
         counters.visible_keys = counters.visible_keys.saturating_sub(1);
         visibility::append_to_feed(state, FeedRecord::Withdrawn { key });

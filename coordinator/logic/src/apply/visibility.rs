@@ -2,7 +2,8 @@
 //!
 //! Owns: the index, held records, external references and the feed. Always holds (invariant 1): a key becomes
 //! visible only when every reference of its record is visible or external, and each key that becomes visible
-//! releases those that waited for it in the same command. A withdrawn key never comes back.
+//! releases those that waited for it in the same command. A withdrawn key is not visible, whatever is
+//! committed, until it is reinstated.
 //! Leaves to others: which references a record has (`commit_check`).
 
 use std::collections::{BTreeSet, VecDeque};
@@ -14,7 +15,7 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::feed_chain;
 use crate::overlay::Overlay;
-use crate::state::{FeedRecord, HeldRecord};
+use crate::state::{FeedRecord, HeldRecord, WithdrawnRecord};
 
 /// What a commit did to keys.
 pub(super) struct Revealed {
@@ -54,7 +55,7 @@ pub(super) fn reveal<F: Facts>(
         }
         if waits.is_empty() {
             show(state, entry.key, *location, &mut fresh)?;
-        } else if !state.is_withdrawn(entry.key)? {
+        } else {
             hold(state, entry.key, *location, waits);
             waiting.insert(entry.key);
         }
@@ -69,8 +70,23 @@ pub(super) fn reveal<F: Facts>(
     Ok(Revealed { visible: state.counters()?.visible_keys - visible_before, held })
 }
 
+/// Makes a withdrawn key visible again, if a record of it can be read.
+pub(super) fn reinstate<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    record: &WithdrawnRecord,
+) -> Result<(), F::Error> {
+    state.write(Change::RemoveWithdrawn(record.key));
+    let counters = state.counters_mut();
+    counters.withdrawn = counters.withdrawn.saturating_sub(1);
+    let mut fresh = VecDeque::new();
+    for place in &record.places {
+        show(state, record.key, *place, &mut fresh)?;
+    }
+    cascade(state, fresh)
+}
+
 /// Forgets a held record and what it waits for.
-pub(super) fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) -> Result<(), F::Error> {
+fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) -> Result<(), F::Error> {
     let HeldRecord { key, location, waits } = record;
     for awaited in waits {
         state.write(Change::RemoveWaiter { awaited: *awaited, key: *key, location: *location });
@@ -103,14 +119,19 @@ fn hold<F: Facts>(
     state.counters_mut().held_records += 1;
 }
 
-/// Makes a record readable: the first of its key makes the key visible, later ones are variants beside it.
+/// Makes a record readable: the first of its key makes the key visible, later ones are variants beside it. A record of
+/// a withdrawn key is kept for the day when that is reinstated.
 fn show<F: Facts>(
     state: &mut Overlay<'_, F>,
     key: ObjectKey,
     location: Location,
     fresh: &mut VecDeque<ObjectKey>,
 ) -> Result<(), F::Error> {
-    if state.is_withdrawn(key)? {
+    if let Some(mut record) = state.withdrawn(key)? {
+        if !record.places.contains(&location) {
+            record.places.push(location);
+            state.write(Change::PutWithdrawn(record));
+        }
         return Ok(());
     }
     match state.location(key)? {

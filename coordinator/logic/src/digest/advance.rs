@@ -11,7 +11,7 @@ use super::StateDigest;
 use super::fact::Entry;
 use crate::change::Change;
 use crate::facts::Facts;
-use crate::state::FeedRecord;
+use crate::state::{FeedRecord, WithdrawnRecord};
 
 /// Takes `changes` into `digest`, which is that of `facts`: the state before them. A record is changed at most once, and
 /// the feed in order, as [`crate::Overlay::into_changes`] gives them.
@@ -76,9 +76,12 @@ impl<F: Facts> Advance<'_, F> {
             Change::PutExternal(key) if !facts.is_external(*key)? => {
                 self.turn(None, Some(Entry::External(*key)));
             }
-            Change::PutWithdrawn(key) if !facts.is_withdrawn(*key)? => {
-                self.turn(None, Some(Entry::Withdrawn(*key)));
+            Change::PutWithdrawn(record) => {
+                self.reinstated(record.key)?;
+                let bundles = self.bundles_of(record)?;
+                self.turn(None, Some(Entry::Withdrawn(record, &bundles)));
             }
+            Change::RemoveWithdrawn(key) => self.reinstated(*key)?,
             Change::PutUsedToken(token) if !facts.is_token_used(*token)? => {
                 self.turn(None, Some(Entry::UsedToken(*token)));
             }
@@ -89,7 +92,7 @@ impl<F: Facts> Advance<'_, F> {
             // Only ever appended to.
             Change::PutLedger(entry) => self.turn(None, Some(Entry::Ledger(entry))),
             Change::PutFeed(_, record) => self.feed(record)?,
-            Change::PutExternal(_) | Change::PutWithdrawn(_) | Change::PutUsedToken(_) => {}
+            Change::PutExternal(_) | Change::PutUsedToken(_) => {}
             // They repeat what records say.
             Change::NameNode(..)
             | Change::NameBundle(..)
@@ -147,6 +150,18 @@ impl<F: Facts> Advance<'_, F> {
         let bundle = self.name(location.bundle)?;
         self.turn(before.as_ref().map(|record| Entry::Held(record, bundle)), None);
         Ok(())
+    }
+
+    fn reinstated(&mut self, key: ObjectKey) -> Result<(), F::Error> {
+        if let Some(record) = self.facts.withdrawn(key)? {
+            let bundles = self.bundles_of(&record)?;
+            self.turn(Some(Entry::Withdrawn(&record, &bundles)), None);
+        }
+        Ok(())
+    }
+
+    fn bundles_of(&mut self, record: &WithdrawnRecord) -> Result<Vec<BundleId>, F::Error> {
+        record.places.iter().map(|location| self.name(location.bundle)).collect()
     }
 
     fn feed(&mut self, record: &FeedRecord) -> Result<(), F::Error> {

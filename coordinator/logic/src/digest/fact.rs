@@ -10,7 +10,7 @@ use firn_wire::{DomainRule, LedgerEntry, LedgerHead, Policy};
 use super::set_sum::{SUM_BYTES, Stretched};
 use crate::state::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
-    ReservationRecord, SurplusRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 // Sets these hashes apart from all others of the archive.
@@ -37,7 +37,8 @@ pub(super) enum Entry<'a> {
     Variant(ObjectKey, Location),
     Held(&'a HeldRecord, BundleId),
     External(ObjectKey),
-    Withdrawn(ObjectKey),
+    /// With the bundle of each of its places.
+    Withdrawn(&'a WithdrawnRecord, &'a [BundleId]),
     UsedToken(TokenId),
     Policy(&'a Policy),
     Ledger(&'a LedgerEntry),
@@ -114,7 +115,19 @@ impl Entry<'_> {
                 visit(Part::Content, waits.iter().fold(fact, |fact, key| fact.bytes(&key.to_bytes())));
             }
             Self::External(key) => visit(Part::Content, Fact::new("external").bytes(&key.to_bytes())),
-            Self::Withdrawn(key) => visit(Part::Content, Fact::new("withdrawn").bytes(&key.to_bytes())),
+            Self::Withdrawn(record, bundles) => {
+                let WithdrawnRecord { key, places } = record;
+                let key = key.to_bytes();
+                visit(Part::Content, Fact::new("withdrawn").bytes(&key));
+                for (location, bundle) in places.iter().zip(*bundles) {
+                    let fact = Fact::new("withdrawn place").bytes(&key).bytes(bundle.as_bytes());
+                    visit(Part::Content, fact.place(*location));
+                }
+                // Their order is the order of commits.
+                let order = Fact::new("withdrawn order").bytes(&key).number(places.len() as u64);
+                let add = |fact: Fact, location: &Location| fact.number(location.bundle.0).place(*location);
+                visit(Part::Rest, places.iter().fold(order, add));
+            }
             Self::UsedToken(token) => visit(Part::Governance, Fact::new("token").bytes(token.as_bytes())),
             Self::Policy(record) => visit(Part::Governance, policy(record)),
             // The digest covers all of an entry, its position included.

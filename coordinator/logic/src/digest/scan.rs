@@ -54,7 +54,14 @@ pub fn full_digest<S: Scan>(state: &S) -> Result<StateDigest, S::Error> {
     )?;
     let key = |key: &ObjectKey| *key;
     pages(|after| state.externals_after(after, PAGE), key, |key| digest.add(&Entry::External(key)))?;
-    pages(|after| state.withdrawn_after(after, PAGE), key, |key| digest.add(&Entry::Withdrawn(key)))?;
+    pages(
+        |after| state.withdrawn_after(after, PAGE),
+        |record| record.key,
+        |record| {
+            let bundles: Vec<_> = record.places.iter().map(|location| name(location.bundle)).collect();
+            digest.add(&Entry::Withdrawn(&record, &bundles));
+        },
+    )?;
     pages(
         |after| state.used_tokens_after(after, PAGE),
         |token| *token,

@@ -1,12 +1,13 @@
 //! The digest of the state: what it covers, and what it does not depend on.
 
 use firn_base::{
-    Availability, BundleId, BundleNumber, CodingId, Digest, Location, NodeId, ObjectKey, PublicKey,
-    ReservationId, Scheme, ShardIndex, Timestamp, TokenId,
+    AddressHistory, AddressPrefix, AsNumber, Availability, BundleId, BundleNumber, CodingId, Country, Digest,
+    Location, NodeId, ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp, TokenId,
 };
 use firn_coordinator_logic::{
     BundleRecord, Change, CodingRecord, Counters, FeedRecord, HeldRecord, MemoryState, NodeNumber,
-    NodeRecord, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord, advance, full_digest,
+    NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord, WithdrawnRecord,
+    advance, full_digest,
 };
 use firn_wire::{Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests};
 
@@ -44,7 +45,19 @@ fn node() -> NodeRecord {
         joined_at: Timestamp::from_millis(6),
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
+        vouched: false,
+        declared_since: Timestamp::from_millis(8),
+        site: NodeSite::default(),
     }
+}
+
+fn seen_at(address: &str) -> AddressHistory {
+    AddressHistory::first_seen_at(AddressPrefix::of(address.parse().unwrap()))
+}
+
+fn origin(asn: u32, country: &str) -> Option<Origin> {
+    let letters: [u8; 2] = country.as_bytes().try_into().unwrap();
+    Some(Origin { asn: Some(AsNumber(asn)), country: Some(Country::try_from(letters).unwrap()) })
 }
 
 fn coding(tag: u8) -> CodingRecord {
@@ -93,6 +106,14 @@ fn every_field_of_a_node_is_covered() {
         with(&|node| node.joined_at = Timestamp::from_millis(9)),
         with(&|node| node.last_seen = Timestamp::from_millis(9)),
         with(&|node| node.availability = Availability::from_billionths(9).unwrap()),
+        with(&|node| node.vouched = true),
+        with(&|node| node.declared_since = Timestamp::from_millis(9)),
+        with(&|node| node.site.since = Timestamp::from_millis(9)),
+        with(&|node| node.site.addresses = seen_at("192.0.2.1")),
+        with(&|node| node.site.addresses = seen_at("198.51.100.1")),
+        with(&|node| node.site.origin = origin(1, "IS")),
+        with(&|node| node.site.origin = origin(2, "IS")),
+        with(&|node| node.site.origin = origin(1, "NO")),
         // A text does not run into the next.
         with(&|node| (node.operator, node.failure_domain) = ("operatord".into(), "omain".into())),
     ];
@@ -214,6 +235,9 @@ fn every_field_of_what_keys_are_is_covered() {
             waits: waits.iter().copied().map(key).collect(),
         })
     };
+    let withdrawn = |name, places: &[Location]| {
+        Change::PutWithdrawn(WithdrawnRecord { key: key(name), places: places.to_vec() })
+    };
     let changed = vec![
         with(&[Change::PutFeed(0, visible(1, place(1, 0, 0)))]),
         with(&[Change::PutFeed(0, visible(2, place(1, 0, 0)))]),
@@ -232,7 +256,14 @@ fn every_field_of_what_keys_are_is_covered() {
         with(&[held(1, place(1, 0, 0), &[2, 3])]),
         with(&[Change::PutExternal(key(1))]),
         with(&[Change::PutExternal(ObjectKey::build_log([1; 20]))]),
-        with(&[Change::PutWithdrawn(key(1))]),
+        with(&[withdrawn(1, &[])]),
+        with(&[withdrawn(2, &[])]),
+        with(&[withdrawn(1, &[place(1, 0, 0)])]),
+        with(&[withdrawn(1, &[place(2, 0, 0)])]),
+        with(&[withdrawn(1, &[place(1, 1, 0)])]),
+        with(&[withdrawn(1, &[place(1, 0, 1)])]),
+        with(&[withdrawn(1, &[place(1, 0, 0), place(2, 0, 0)])]),
+        with(&[withdrawn(1, &[place(2, 0, 0), place(1, 0, 0)])]),
         with(&[Change::PutUsedToken(TokenId::from_bytes([1; 32]))]),
         with(&[Change::PutUsedToken(TokenId::from_bytes([2; 32]))]),
     ];
@@ -263,6 +294,7 @@ fn ledger_policy_and_counters_are_covered() {
         repair_at_full: false,
         count_lost_after_millis: 1,
         brake: true,
+        trust_declared_domains: false,
     };
     let policies = [
         Policy { domains: DomainRule::Public, ..policy.clone() },
@@ -271,6 +303,7 @@ fn ledger_policy_and_counters_are_covered() {
         Policy { repair_at_full: true, ..policy.clone() },
         Policy { count_lost_after_millis: 9, ..policy.clone() },
         Policy { brake: false, ..policy.clone() },
+        Policy { trust_declared_domains: true, ..policy.clone() },
     ];
     let changed = policies.into_iter().map(|policy| vec![Change::PutPolicy(policy)]).collect();
     let seen = all_differ(&[Change::PutPolicy(policy)], changed);

@@ -12,6 +12,10 @@ fn withdraw(archive: &mut Archive, name: u8) -> CommandOutcome {
     archive.run(Command::Govern(LedgerAct::Withdraw { key: key(name), reason: "asked to".into() }))
 }
 
+fn reinstate(archive: &mut Archive, name: u8) -> CommandOutcome {
+    archive.run(Command::Govern(LedgerAct::Reinstate { key: key(name), reason: "all is well".into() }))
+}
+
 #[test]
 fn each_entry_names_the_digest_of_the_one_before() {
     let mut archive = Archive::of(2);
@@ -44,16 +48,58 @@ fn a_withdrawn_key_is_found_no_more_and_later_commits_do_not_bring_it_back() {
 }
 
 #[test]
-fn withdrawing_a_held_path_ends_its_waiting() {
+fn a_held_path_that_is_withdrawn_appears_only_once_it_is_reinstated_and_its_reference_is_there() {
     let mut archive = Archive::of(4);
     archive.reserve(1, (2, 4), &FOUR);
     archive.reserve(2, (2, 4), &FOUR);
-    archive.commit(1, &FOUR, vec![entry(1, &[9])]);
+    archive.reserve(3, (2, 4), &FOUR);
+    archive.commit(1, &FOUR, vec![entry(1, &[9]), entry(2, &[8])]);
     withdraw(&mut archive, 1);
-    let Ok(held) = archive.state.held_after(None, 10);
-    assert!(held.is_empty());
+    withdraw(&mut archive, 2);
     archive.commit(2, &FOUR, vec![entry(9, &[])]);
     assert!(archive.is_visible(9) && !archive.is_visible(1));
+    assert_eq!(reinstate(&mut archive, 1), CommandOutcome::Applied);
+    assert_eq!(reinstate(&mut archive, 2), CommandOutcome::Applied);
+    assert!(archive.is_visible(1) && !archive.is_visible(2));
+    archive.commit(3, &FOUR, vec![entry(8, &[])]);
+    assert!(archive.is_visible(2));
+}
+
+#[test]
+fn a_reinstated_key_is_found_where_it_was_and_where_it_came_to_lie_meanwhile() {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &FOUR);
+    let Ok(before) = archive.state.locations(key(1));
+    withdraw(&mut archive, 1);
+    archive.reserve(2, (2, 4), &FOUR);
+    archive.reserve(3, (2, 4), &FOUR);
+    archive.commit(2, &FOUR, vec![entry(1, &[])]);
+    archive.commit(3, &FOUR, vec![entry(3, &[1])]);
+    assert!(!archive.is_visible(1) && !archive.is_visible(3));
+    assert_eq!(reinstate(&mut archive, 1), CommandOutcome::Applied);
+    let Ok(after) = archive.state.locations(key(1));
+    assert_eq!((&after[..1], after.len()), (&before[..], 2));
+    assert!(archive.is_visible(3), "it waited for nothing else");
+    let Ok(feed) = archive.state.feed_from(0, 10);
+    let told = [
+        FeedEvent::Visible(key(1)),
+        FeedEvent::Withdrawn(key(1)),
+        FeedEvent::Visible(key(1)),
+        FeedEvent::Visible(key(3)),
+    ];
+    assert_eq!(feed, told);
+    let Ok(counters) = archive.state.counters();
+    assert_eq!((counters.withdrawn, counters.visible_keys), (0, 2));
+}
+
+#[test]
+fn what_was_not_withdrawn_cannot_be_reinstated() {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &FOUR);
+    let Ok(before) = archive.state.counters();
+    assert_eq!(reinstate(&mut archive, 1), CommandOutcome::Rejected(RejectReason::NotWithdrawn));
+    let Ok(after) = archive.state.counters();
+    assert_eq!(after.ledger, before.ledger, "nothing was done, and the ledger says nothing");
 }
 
 #[test]

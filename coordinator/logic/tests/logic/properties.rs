@@ -113,6 +113,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (0_u8..12).prop_map(|name| {
             Command::Govern(LedgerAct::Withdraw { key: key(name), reason: String::new() })
         }),
+        1 => (0_u8..12).prop_map(|name| {
+            Command::Govern(LedgerAct::Reinstate { key: key(name), reason: String::new() })
+        }),
     ]
 }
 

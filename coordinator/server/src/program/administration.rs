@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use firn_base::{ObjectKey, PublicKey};
-use firn_coordinator::ask_control;
+use firn_coordinator::{ask_control, ask_ledger};
 use firn_nix_format::{PublisherKey, StorePath};
-use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerEntry, LedgerState, NodeState, PublisherEntry};
+use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PublisherEntry};
 
 use super::Failure;
 use super::arguments::{Action, IdentityAction, NodeAction, PathAction, PublisherAction, TokenAction};
@@ -40,10 +40,15 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
             let key = ObjectKey::store_path(*parsed.hash());
             govern(directory, LedgerAct::Withdraw { key, reason: reason.clone() }).await
         }
+        Action::Path(PathAction::Reinstate { path, reason }) => {
+            let parsed: StorePath = path.parse()?;
+            let key = ObjectKey::store_path(*parsed.hash());
+            govern(directory, LedgerAct::Reinstate { key, reason: reason.clone() }).await
+        }
         Action::Member(action) => member(action, directory, json).await,
         Action::Roster(action) => roster(action, directory).await,
         Action::Log => {
-            for entry in ledger(directory).await? {
+            for entry in ask_ledger(directory).await? {
                 match json {
                     true => println!("{}", serde_json::to_string(&entry)?),
                     false => println!("{:>6}  {}  {:?}", entry.position, entry.at, entry.act),
@@ -63,19 +68,6 @@ async fn done(directory: &Path, request: AdminRequest) -> Result<(), Failure> {
 
 async fn govern(directory: &Path, act: LedgerAct) -> Result<(), Failure> {
     done(directory, AdminRequest::Govern(act)).await
-}
-
-async fn ledger(directory: &Path) -> Result<Vec<LedgerEntry>, Failure> {
-    match ask_control(directory, &AdminRequest::Ledger).await? {
-        AdminReply::Ledger(entries) => Ok(entries),
-        _ => Err("the coordinator's answer does not fit".into()),
-    }
-}
-
-async fn governance(directory: &Path) -> Result<LedgerState, Failure> {
-    let mut state = LedgerState::default();
-    ledger(directory).await?.iter().for_each(|entry| state.apply(&entry.act));
-    Ok(state)
 }
 
 async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), Failure> {
@@ -160,7 +152,7 @@ async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Re
             govern(directory, LedgerAct::RemovePublisher { name: name.clone() }).await
         }
         PublisherAction::List => {
-            let state = governance(directory).await?;
+            let state = LedgerState::read(&ask_ledger(directory).await?);
             for entry in state.publishers_by_rank() {
                 let key = PublisherKey::from_parts(&entry.name, entry.key.as_bytes())?;
                 match json {
@@ -200,7 +192,7 @@ async fn identity(
             govern(directory, LedgerAct::RemoveOperator { key: *key }).await
         }
         (IdentityAction::List, right) => {
-            let state = governance(directory).await?;
+            let state = LedgerState::read(&ask_ledger(directory).await?);
             let allowed = match right {
                 Right::Upload => &state.uploaders,
                 Right::Operate => &state.operators,

@@ -253,6 +253,14 @@ pub(crate) enum PathAction {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Serve a withdrawn path again
+    Reinstate {
+        /// /nix/store/…
+        path: String,
+        /// Why, for those who ask
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -71,7 +71,10 @@ fn put(batch: &mut Batch, change: &Change) {
             batch.delete(Table::Waiters, keys::waiter(*awaited, *key, *location));
         }
         Change::PutExternal(key) => batch.put(Table::Externals, key.to_bytes(), NOTHING),
-        Change::PutWithdrawn(key) => batch.put(Table::Withdrawn, key.to_bytes(), NOTHING),
+        Change::PutWithdrawn(record) => {
+            batch.put(Table::Withdrawn, record.key.to_bytes(), record.to_bytes());
+        }
+        Change::RemoveWithdrawn(key) => batch.delete(Table::Withdrawn, key.to_bytes()),
         Change::PutUsedToken(token) => batch.put(Table::UsedTokens, *token.as_bytes(), NOTHING),
         Change::PutLedger(entry) => {
             batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());

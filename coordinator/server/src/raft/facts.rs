@@ -9,7 +9,7 @@ use firn_base::{
 };
 use firn_coordinator_logic::{
     BundleRecord, Counters, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, Scan,
-    StateDigest, SurplusRecord,
+    StateDigest, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{FeedEvent, LedgerEntry, Policy};
 
@@ -198,8 +198,8 @@ impl Facts for StateFacts {
         self.has(Table::Externals, &key.to_bytes())
     }
 
-    fn is_withdrawn(&self, key: ObjectKey) -> Result<bool, StorageError> {
-        self.has(Table::Withdrawn, &key.to_bytes())
+    fn withdrawn(&self, key: ObjectKey) -> Result<Option<WithdrawnRecord>, StorageError> {
+        self.record(Table::Withdrawn, &key.to_bytes())
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, StorageError> {
@@ -281,9 +281,9 @@ impl Scan for StateFacts {
         &self,
         after: Option<ObjectKey>,
         limit: usize,
-    ) -> Result<Vec<ObjectKey>, StorageError> {
+    ) -> Result<Vec<WithdrawnRecord>, StorageError> {
         let range = page_after(after.map(|key| key.to_bytes().to_vec()));
-        self.keys(Table::Withdrawn, &range, 0, limit, keys::read_key)
+        self.records(Table::Withdrawn, &range, limit)
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, StorageError> {

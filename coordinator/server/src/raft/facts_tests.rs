@@ -79,7 +79,11 @@ impl Chance {
             20 => Change::PutWaiter { awaited: self.key(), key: self.key(), location: self.location() },
             21 => Change::RemoveWaiter { awaited: self.key(), key: self.key(), location: self.location() },
             22 => Change::PutExternal(self.key()),
-            23 => Change::PutWithdrawn(self.key()),
+            23 if self.below(3) == 0 => Change::RemoveWithdrawn(self.key()),
+            23 => Change::PutWithdrawn(WithdrawnRecord {
+                key: self.key(),
+                places: vec![self.location(), self.location()],
+            }),
             24 => Change::PutUsedToken(TokenId::from_bytes(self.id())),
             25 => Change::PutPolicy(Policy {
                 domains: DomainRule::Named,
@@ -238,7 +242,7 @@ where
             all.push(format!("{:?}", facts.held(key).unwrap()));
             all.push(format!("{:?}", facts.waiters(key).unwrap()));
             all.push(format!("{:?}", facts.is_external(key).unwrap()));
-            all.push(format!("{:?}", facts.is_withdrawn(key).unwrap()));
+            all.push(format!("{:?}", facts.withdrawn(key).unwrap()));
             all.push(format!("{:?}", facts.keys_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.externals_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.withdrawn_after(Some(key), 3).unwrap()));

@@ -10,7 +10,7 @@ use firn_base::{
 };
 use firn_coordinator_logic::{
     BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
-    ReservationRecord, SurplusRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{DomainRule, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
 
@@ -374,6 +374,25 @@ impl Record for HeldRecord {
             key: keys::read_key(&mut reader)?,
             location: Location::from_bytes(&reader.array()?),
             waits: reader.list(firn_base::KEY_BYTES, keys::read_key)?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for WithdrawnRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .raw(&self.key.to_bytes())
+            .list(&self.places, |writer, place| writer.raw(&place.to_bytes()))
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("withdrawn", bytes)?;
+        let record = Self {
+            key: keys::read_key(&mut reader)?,
+            places: reader.list(keys::LOCATION_BYTES, |reader| Ok(Location::from_bytes(&reader.array()?)))?,
         };
         reader.finish()?;
         Ok(record)

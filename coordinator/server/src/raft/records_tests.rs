@@ -141,6 +141,7 @@ fn the_bytes_of_all_records_are_pinned() {
     };
     check(&mut lines, "surplus", &surplus);
     check(&mut lines, "held", &HeldRecord { key: key(1), location: location(), waits: vec![key(2), key(3)] });
+    check(&mut lines, "withdrawn", &WithdrawnRecord { key: key(1), places: vec![location()] });
     let policy = Policy {
         domains: DomainRule::Named,
         repair_at: Some(28),

@@ -10,14 +10,12 @@ use firn_wire::{
 };
 
 use super::members;
+use super::reads::LEDGER_PAGE;
 use crate::shared::{Shared, disk, malformed};
-
-/// Ledger entries in one answer.
-const LEDGER_ENTRIES_MAX: u64 = 2_048;
 
 /// Whether only the leader can carry it out.
 pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
-    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger)
+    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger { .. })
 }
 
 /// Whether it can be carried out while nobody leads, if not as well.
@@ -64,11 +62,9 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
         AdminRequest::DraftRoster => Ok(AdminReply::RosterDraft(members::draft(shared))),
         AdminRequest::AdoptRoster(descriptor) => members::adopt(shared, descriptor).await,
         AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
-        AdminRequest::Ledger => {
-            let facts = shared.facts()?;
-            let entries = facts.counters().map_err(|error| disk(&error))?.ledger.entries;
-            let from = entries.saturating_sub(LEDGER_ENTRIES_MAX);
-            Ok(AdminReply::Ledger(facts.ledger_from(from, usize::MAX).map_err(|error| disk(&error))?))
+        AdminRequest::Ledger { from } => {
+            let page = shared.facts()?.ledger_from(from, LEDGER_PAGE);
+            Ok(AdminReply::Ledger(page.map_err(|error| disk(&error))?))
         }
     }
 }
@@ -109,7 +105,9 @@ fn check_names(act: &LedgerAct) -> Result<(), RefusedRequest> {
         LedgerAct::AddUploader { name, .. } => check_name("uploader", name),
         LedgerAct::AddOperator { name, .. } => check_name("operator", name),
         LedgerAct::RemovePublisher { name } => check_name("publisher", name),
-        LedgerAct::Withdraw { reason, .. } => check_name("reason", reason),
+        LedgerAct::Withdraw { reason, .. } | LedgerAct::Reinstate { reason, .. } => {
+            check_name("reason", reason)
+        }
         LedgerAct::UseToken { .. } => Err(malformed("tokens are used up by nodes that join, not by hand")),
         LedgerAct::RemoveUploader { .. } | LedgerAct::RemoveOperator { .. } | LedgerAct::SetPolicy(_) => {
             Ok(())

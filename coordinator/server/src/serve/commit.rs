@@ -2,13 +2,14 @@
 //! proposed.
 //!
 //! Always holds: no bundle is proposed whose manifest does not have the root its reservation names, that holds
-//! a store path without a valid signature of an accepted publisher, or whose receipts do not fit.
+//! a store path without a valid signature of an accepted publisher, or a withdrawn key, or
+//! whose receipts do not fit.
 //! Leaves to others: what waits for what (`plan_commit`), the threshold (`apply`).
 
 use std::sync::Arc;
 
 use firn_base::{ObjectKey, PublicKey, ReservationId};
-use firn_bundle::{BundleRole, ContentHeader, Manifest, RecordBody};
+use firn_bundle::{BundleRole, ContentHeader, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, plan_commit,
 };
@@ -47,8 +48,7 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
         uploads.push((reservation, receipts, bundle.manifest));
     }
     // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
-    let publishers = publishers(&governance);
-    let checked = shared.environment.blocking(move || check_uploads(uploads, &publishers)).await?;
+    let checked = shared.environment.blocking(move || check_uploads(uploads, &governance)).await?;
     let command = plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?;
     match shared.propose(command).await? {
         CommandOutcome::Committed { bundles, visible, held } => {
@@ -109,8 +109,9 @@ type Upload = (ReservationRecord, Vec<(firn_base::ShardIndex, firn_base::NodeId)
 
 fn check_uploads(
     uploads: Vec<Upload>,
-    publishers: &[PublisherKey],
+    governance: &LedgerState,
 ) -> Result<Vec<CheckedBundle>, RefusedRequest> {
+    let publishers = &publishers(governance);
     let mut checked = Vec::with_capacity(uploads.len());
     let mut manifests: Vec<Manifest> = Vec::with_capacity(uploads.len());
     for (reservation, receipts, manifest) in uploads {
@@ -123,6 +124,12 @@ fn check_uploads(
         for located in manifest.records() {
             let located = located.map_err(|error| malformed(error.to_string()))?;
             let record = &located.record;
+            if let Some(reason) = governance.withdrawn.get(&record.key) {
+                return Err(not_allowed(format!(
+                    "{} was withdrawn from this archive ({reason}): publish again, without it",
+                    name_of(record)
+                )));
+            }
             let references = match &record.body {
                 RecordBody::Blob(_) => Vec::new(),
                 RecordBody::StorePath(info) => {
@@ -146,6 +153,13 @@ fn check_uploads(
         manifests.push(manifest);
     }
     Ok(checked)
+}
+
+fn name_of(record: &Record) -> String {
+    match &record.body {
+        RecordBody::StorePath(info) => info.store_path.to_string(),
+        RecordBody::Blob(blob) => blob.url.clone(),
+    }
 }
 
 /// A head's parts come before it in the same commit, and its chunks lie where it says.

@@ -23,7 +23,7 @@ const FEED_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Held paths and external references in one answer.
 const LIST_MAX: usize = 10_000;
 /// Entries of the ledger in one answer: names are bounded, so a page stays within a control message.
-const LEDGER_PAGE: usize = 2_048;
+pub(super) const LEDGER_PAGE: usize = 2_048;
 
 pub(super) fn ledger(shared: &Shared, from: u64) -> Reply {
     let facts = shared.facts()?;
@@ -102,9 +102,15 @@ pub(super) async fn feed(shared: &Shared, from: u64, wait_millis: u32) -> Reply 
 }
 
 pub(super) fn held(shared: &Shared) -> Reply {
-    let records = shared.facts()?.held_after(None, LIST_MAX).map_err(|error| disk(&error))?;
-    let paths = records.into_iter().map(|record| HeldPath { key: record.key, waiting_for: record.waits });
-    Ok(CoordinatorReply::Held(paths.collect()))
+    let facts = shared.facts()?;
+    let mut paths = Vec::new();
+    for record in facts.held_after(None, LIST_MAX).map_err(|error| disk(&error))? {
+        // One that is withdrawn waits in silence.
+        if !facts.is_withdrawn(record.key).map_err(|error| disk(&error))? {
+            paths.push(HeldPath { key: record.key, waiting_for: record.waits });
+        }
+    }
+    Ok(CoordinatorReply::Held(paths))
 }
 
 pub(super) fn externals(shared: &Shared) -> Reply {

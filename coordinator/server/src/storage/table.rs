@@ -65,7 +65,7 @@ tables! {
     Waiters = 28 in State as "waiters";
     /// Key → nothing.
     Externals = 29 in State as "externals";
-    /// Key → nothing.
+    /// Key → record.
     Withdrawn = 30 in State as "withdrawn";
     /// Token → nothing.
     UsedTokens = 31 in State as "used-tokens";
