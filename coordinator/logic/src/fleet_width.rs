@@ -15,7 +15,7 @@ use crate::caps::Caps;
 use crate::fleet::{FleetNode, FleetView, is_eligible};
 use crate::names::NodeNames;
 use crate::state::NodeNumber;
-use crate::taken::Taken;
+use crate::taken::{Taken, usize_of};
 
 // The widest scheme has 40 shards and is chosen from 60 domains on; from 120 on failure domains never leave a shard
 // without a home. More change nothing.
@@ -42,9 +42,9 @@ impl FleetWidth {
             let rivals = Rivals::count(caps, &eligible);
             eligible.sort_by_cached_key(|node| (rivals.of(caps, node.names), node.number));
             if !eligible.iter().any(|node| caps.is_vouched(node.names)) {
-                networks.extend(rivals.networks);
+                networks.extend(rivals.networks.into_named());
             }
-            countries.extend(rivals.countries);
+            countries.extend(rivals.countries.into_named());
         }
         let mut taken = Taken::new(caps, 0);
         let mut room = |n: u8| {
@@ -103,42 +103,62 @@ fn width_by(room: &mut impl FnMut(u8) -> usize) -> usize {
 }
 
 /// How many nodes have what in common.
+#[derive(Default)]
 struct Rivals {
-    domains: BTreeMap<u32, u32>,
-    operators: BTreeMap<u32, u32>,
-    prefixes: BTreeMap<u32, u32>,
-    networks: BTreeMap<u32, u32>,
-    countries: BTreeMap<u32, u32>,
+    domains: Crowd,
+    operators: Crowd,
+    prefixes: Crowd,
+    networks: Crowd,
+    countries: Crowd,
+}
+
+/// How many nodes have each name, by the name's number.
+#[derive(Default)]
+struct Crowd(Vec<u32>);
+
+impl Crowd {
+    fn add(&mut self, name: u32) {
+        let at = usize_of(name);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] += 1;
+    }
+
+    fn of(&self, name: u32) -> u32 {
+        self.0.get(usize_of(name)).copied().unwrap_or_default()
+    }
+
+    /// The names that a node has, each with how many have it.
+    fn into_named(self) -> impl Iterator<Item = (u32, u32)> {
+        (0..).zip(self.0).filter(|(_, nodes)| *nodes > 0)
+    }
 }
 
 impl Rivals {
     fn count(caps: Caps, nodes: &[&FleetNode]) -> Self {
-        let of = |name: &dyn Fn(NodeNames) -> Option<u32>| {
-            let mut counts = BTreeMap::new();
-            nodes
-                .iter()
-                .filter_map(|node| name(node.names))
-                .for_each(|name| *counts.entry(name).or_default() += 1);
-            counts
-        };
-        Self {
-            domains: of(&|names| Some(names.domain)),
-            operators: of(&|names| Some(names.operator)),
-            prefixes: of(&|names| Some(names.prefix)),
-            networks: of(&|names| Some(caps.origin(names)?.network)),
-            countries: of(&|names| Some(caps.origin(names)?.country)),
+        let mut rivals = Self::default();
+        for FleetNode { names, .. } in nodes {
+            rivals.domains.add(names.domain);
+            rivals.operators.add(names.operator);
+            rivals.prefixes.add(names.prefix);
+            if let Some(origin) = caps.origin(*names) {
+                rivals.networks.add(origin.network);
+                rivals.countries.add(origin.country);
+            }
         }
+        rivals
     }
 
     /// Nodes that can hold no shard of a bundle, or fewer, once this one holds one.
     fn of(&self, caps: Caps, names: NodeNames) -> u32 {
-        let count = |counts: &BTreeMap<u32, u32>, name: u32| counts.get(&name).copied().unwrap_or_default();
         let origin = caps.origin(names).map_or(0, |origin| {
-            count(&self.networks, origin.network).saturating_add(count(&self.countries, origin.country))
+            self.networks.of(origin.network).saturating_add(self.countries.of(origin.country))
         });
-        count(&self.domains, names.domain)
-            .saturating_add(count(&self.operators, names.operator))
-            .saturating_add(count(&self.prefixes, names.prefix))
+        self.domains
+            .of(names.domain)
+            .saturating_add(self.operators.of(names.operator))
+            .saturating_add(self.prefixes.of(names.prefix))
             .saturating_add(origin)
     }
 }

@@ -176,6 +176,6 @@ fn mark(marks: &mut Vec<Mark>, name: u32, (bundle, vouched, since): (u32, bool, 
     mark.unvouched = mark.unvouched.saturating_add(u8::from(!vouched));
 }
 
-fn usize_of(interned: u32) -> usize {
+pub(crate) fn usize_of(interned: u32) -> usize {
     usize::try_from(interned).expect("a name's number has 32 bits, and so has usize at least")
 }
