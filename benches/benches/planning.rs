@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use firn_base::{
-    Availability, BundleId, BundleNumber, ByteCount, CodingId, NodeId, PublicKey, Scheme, ShardIndex,
-    Timestamp,
+    AddressHistory, AddressPrefix, AsNumber, Availability, BundleId, BundleNumber, ByteCount, CodingId,
+    Country, NodeId, Origin, PublicKey, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
     BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, HealthIndex,
-    MemoryState, NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, plan_moves, plan_repairs,
-    plan_tidying,
+    MemoryState, NodeNumber, NodeRecord, NodeSite, Orders, PlanningBudget, PlanningView, default_policy,
+    plan_moves, plan_repairs, plan_tidying,
 };
-use firn_wire::{DeletionRoom, NodeState, NodeStatus};
+use firn_wire::{DeletionRoom, DomainRule, NodeState, NodeStatus, Policy};
 
 // As the leader plans.
 const BUDGET: PlanningBudget =
@@ -26,6 +26,9 @@ const BUDGET: PlanningBudget =
 const TIDYING_LIMIT: usize = 256;
 
 const SHARDS: u32 = 40;
+
+// Nodes of one network in a public archive.
+const NETWORK: u32 = 6;
 const FILE_BYTES: u64 = 16 << 20;
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -39,6 +42,8 @@ enum Fill {
     Even,
     /// All half full, and a tenth as many joined empty.
     Joined,
+    /// All half full, in a `public` archive: networks of six nodes, 40 countries.
+    Public,
     /// Twenty large nodes hold a shard of every bundle and are nearly empty; caps leave no move.
     Blocked,
 }
@@ -48,6 +53,7 @@ impl Display for Fill {
         formatter.write_str(match self {
             Self::Even => "even",
             Self::Joined => "joined",
+            Self::Public => "public",
             Self::Blocked => "blocked",
         })
     }
@@ -55,7 +61,7 @@ impl Display for Fill {
 
 fn planning(criterion: &mut Criterion) {
     for (size, bundles, nodes) in SIZES {
-        for fill in [Fill::Even, Fill::Joined, Fill::Blocked] {
+        for fill in [Fill::Even, Fill::Joined, Fill::Public, Fill::Blocked] {
             let mut group = criterion.benchmark_group(format!("{size}/{fill}"));
             group.sample_size(10).warm_up_time(Duration::from_millis(500));
             // Made when a benchmark of it is run, for a filter may leave it out.
@@ -85,6 +91,15 @@ fn planning(criterion: &mut Criterion) {
                 archive.set_state(NodeNumber(nodes / 2), state);
                 archive.follow();
             });
+            if fill == Fill::Public {
+                // A node turns out to be in another network, so that many bundles have too much there.
+                let mut moved = false;
+                measure("place", &mut |archive| {
+                    moved = !moved;
+                    archive.set_site(NodeNumber(nodes / 2), if moved { nodes / 3 } else { nodes / 2 });
+                    archive.follow();
+                });
+            }
             measure("repairs", &mut |archive| {
                 archive.plan(|view| drop(black_box(plan_repairs(view, &BUDGET, [7; 32]))))
             });
@@ -140,6 +155,12 @@ impl Archive {
         self.catalogue.absorb(&[Change::PutNode(record)], NOW);
     }
 
+    fn set_site(&mut self, node: NodeNumber, like: u32) {
+        let mut record = self.catalogue.node(node).expect("it joined").clone();
+        record.site = site(like);
+        self.catalogue.absorb(&[Change::PutNode(record)], NOW);
+    }
+
     fn turn(&mut self, node: NodeNumber, proved: bool) {
         self.watch.want_inventory(node, NOW);
         if proved {
@@ -165,11 +186,15 @@ fn archive_of(bundles: u32, nodes: u32, fill: Fill) -> (Catalogue, FleetWatch) {
     let large = if fill == Fill::Blocked { SHARDS / 2 } else { 0 };
     let mut shards = vec![0_u64; usize::try_from(nodes).expect("32 bits fit")];
     for number in 0..bundles {
-        let placements = placements(number, nodes, large);
+        let placements = placements(number, nodes, large, fill);
         for (_, node) in &placements {
             shards[usize::try_from(node.0).expect("32 bits fit")] += 1;
         }
         catalogue.absorb(&[Change::PutBundle(bundle(number, placements))], NOW);
+    }
+    if fill == Fill::Public {
+        let policy = Policy { domains: DomainRule::Public, ..default_policy() };
+        catalogue.absorb(&[Change::PutPolicy(policy)], NOW);
     }
     let mut watch = FleetWatch::new(NOW);
     let mean = u64::from(bundles) * u64::from(SHARDS - large) / u64::from(nodes - large);
@@ -184,13 +209,27 @@ fn archive_of(bundles: u32, nodes: u32, fill: Fill) -> (Catalogue, FleetWatch) {
 }
 
 /// The `large` first nodes hold one shard each, others are spread over the rest.
-fn placements(bundle: u32, nodes: u32, large: u32) -> Vec<(ShardIndex, NodeNumber)> {
+fn placements(bundle: u32, nodes: u32, large: u32, fill: Fill) -> Vec<(ShardIndex, NodeNumber)> {
     let rest = nodes - large;
     let mixed = bundle.wrapping_mul(0x9e37_79b9);
     // A stride below the fleet's fortieth part never comes round to the same node.
-    let (start, stride) = (mixed % rest, 1 + (mixed >> 16) % (rest / SHARDS));
+    let stride = 1 + (mixed >> 16) % (rest / SHARDS);
+    let (start, stride) = (mixed % rest, if fill == Fill::Public { stride.max(NETWORK) } else { stride });
     let holders = (0..large).chain((0..SHARDS - large).map(|step| large + (start + step * stride) % rest));
     (0..).map(ShardIndex).zip(holders.map(NodeNumber)).collect()
+}
+
+/// A prefix of a node's own; its network is that of its neighbours, its country drawn by lot.
+fn site(node: u32) -> NodeSite {
+    let [_, a, b, c] = node.to_be_bytes();
+    let hash = blake3::hash(&node.to_be_bytes());
+    let (draw, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    let country = u16::from_be_bytes(*draw) % 40;
+    let letters =
+        [b'A' + u8::try_from(country / 26).unwrap_or(0), b'A' + u8::try_from(country % 26).unwrap_or(0)];
+    let origin = Origin { asn: Some(AsNumber(1 + node / NETWORK)), country: Country::try_from(letters).ok() };
+    let addresses = AddressHistory::first_seen_at(AddressPrefix::V4([a.wrapping_add(10), b, c]));
+    NodeSite { addresses, origin: Some(origin), since: NOW }
 }
 
 fn bundle(number: u32, placements: Vec<(ShardIndex, NodeNumber)>) -> BundleRecord {
@@ -230,6 +269,9 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         joined_at: NOW,
         last_seen: NOW,
         availability: Availability::UNKNOWN,
+        vouched: false,
+        declared_since: NOW,
+        site: site(number),
     };
     let status = NodeStatus {
         address: String::new(),
