@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use firn_base::BitRate;
 use quinn::udp::{RecvMeta, Transmit};
@@ -23,6 +24,11 @@ use crate::pace::Pace;
 
 // A batch of datagrams that takes longer than 5 ms makes everybody else on the line wait.
 const BATCHES_PER_SECOND: u64 = 200;
+
+// All who wait are woken when the line is free, and the first to be woken takes it: whoever has just had it would be
+// first again, and signs of life would never get through beside one that always has more to send. Timers go by
+// milliseconds, and the line's credit makes up for the pause if nobody else waits.
+const GIVE_WAY: Duration = Duration::from_millis(2);
 
 // Headers of UDP and IPv6. IPv4's are 20 bytes less: the line's owner is better served with too much.
 const HEADERS_BYTES: u64 = 8 + 40;
@@ -53,7 +59,7 @@ impl fmt::Debug for PacedSocket {
 impl AsyncUdpSocket for PacedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         let inner = Arc::clone(&self.inner).create_io_poller();
-        Box::pin(PacedPoller { socket: self, inner, waiting: None })
+        Box::pin(PacedPoller { socket: self, inner, waiting: None, had_turn: false })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -97,6 +103,8 @@ struct PacedPoller {
     socket: Arc<PacedSocket>,
     inner: Pin<Box<dyn UdpPoller>>,
     waiting: Option<Pin<Box<Sleep>>>,
+    // Since it last had to wait.
+    had_turn: bool,
 }
 
 impl fmt::Debug for PacedPoller {
@@ -118,8 +126,15 @@ impl UdpPoller for PacedPoller {
             // Others may have sent meanwhile.
             let wait = self.socket.pace.wait(Instant::now());
             match wait {
-                Some(until) => self.waiting = Some(Box::pin(sleep_until(until))),
-                None => return self.inner.as_mut().poll_writable(context),
+                Some(until) => {
+                    let gives_way =
+                        if std::mem::take(&mut self.had_turn) { GIVE_WAY } else { Duration::ZERO };
+                    self.waiting = Some(Box::pin(sleep_until(until + gives_way)));
+                }
+                None => {
+                    self.had_turn = true;
+                    return self.inner.as_mut().poll_writable(context);
+                }
             }
         }
     }
@@ -133,7 +148,84 @@ fn batch(rate: BitRate) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// A socket that takes everything.
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl AsyncUdpSocket for Nowhere {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            Box::pin(Always)
+        }
+
+        fn try_send(&self, _: &Transmit<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Ok(([127, 0, 0, 1], 1).into())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Always;
+
+    impl UdpPoller for Always {
+        fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_take_turns_at_a_line_that_is_never_free() {
+        let rate = BitRate { bytes_per_second: 1_000_000 };
+        let socket = Arc::new(PacedSocket::new(Arc::new(Nowhere), rate, Arc::default()));
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let connections: Vec<_> = (0..3)
+            .map(|name| {
+                let (socket, order) = (Arc::clone(&socket), Arc::clone(&order));
+                let mut poller = Arc::clone(&socket).create_io_poller();
+                // A task of its own, as quinn gives to each.
+                tokio::spawn(async move {
+                    for _ in 0..12 {
+                        poll_fn(|context| poller.as_mut().poll_writable(context)).await.unwrap();
+                        let transmit = Transmit {
+                            destination: ([127, 0, 0, 1], 2).into(),
+                            ecn: None,
+                            contents: &[0; 12_000],
+                            segment_size: None,
+                            src_ip: None,
+                        };
+                        socket.try_send(&transmit).unwrap();
+                        order.lock().unwrap().push(name);
+                    }
+                })
+            })
+            .collect();
+        for connection in connections {
+            connection.await.unwrap();
+        }
+        let order = order.lock().unwrap().clone();
+        for end in 1..=order.len() {
+            let count = |name| order[..end].iter().filter(|own| **own == name).count();
+            let counts = [count(0), count(1), count(2)];
+            let ahead = counts.iter().max().unwrap() - counts.iter().min().unwrap();
+            assert!(ahead <= 3, "{order:?}");
+        }
+    }
 
     #[test]
     fn batches_fit_the_rate_and_hold_a_datagram_at_least() {
