@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::TokenId;
+use firn_base::{BitRate, TokenId};
 use firn_nix_format::PublisherSecretKey;
 use firn_transport::{Blocking, Environment};
 use firn_wire::{
@@ -22,8 +22,23 @@ pub(crate) const COORDINATORS: usize = 3;
 /// The port of every program that is dialled.
 pub(crate) const PORT: u16 = 4433;
 
+/// In a fleet that grows a silent node counts as lost after this: longer than storms keep a node away.
+pub(crate) const COUNT_LOST_AFTER: Duration = Duration::from_secs(60);
+
+const GROWN_NODES: usize = 27;
+
 // Clocks of volunteers' machines are set by NTP, more or less.
 const CLOCK_AHEAD_MILLIS_MAX: u64 = 1500;
+
+/// What a run is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Story {
+    /// Storms, uploads that are abandoned, nodes that are lost for good and one that is drained.
+    Losses,
+    /// A fleet on lines of all kinds that grows until its bundles are coded anew, while nodes fall silent for longer
+    /// than the archive waits for them, and return.
+    Growth,
+}
 
 /// Everybody in a run. All of it follows from the seed.
 #[derive(Debug)]
@@ -35,6 +50,8 @@ pub(crate) struct Cast {
     pub(crate) nodes: usize,
     /// The archive.
     pub(crate) descriptor: Descriptor,
+    /// What the run is about.
+    pub(crate) story: Story,
     /// Of a thousand datagrams so many are lost.
     pub(crate) loss_per_mille: u64,
     // Each run of a program has another world.
@@ -43,11 +60,15 @@ pub(crate) struct Cast {
 }
 
 impl Cast {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, story: Story) -> Self {
         let mut chance = Chance::new(seed, "cast");
         let first_nodes = 8 + chance.position(3);
-        // Two make up for those that are lost, one for the one that is drained.
-        let later_nodes = 3 + chance.position(2);
+        let later_nodes = match story {
+            // Two make up for those that are lost, one for the one that is drained.
+            Story::Losses => 3 + chance.position(2),
+            // Wide enough for 8/24 with two nodes away and two in one house.
+            Story::Growth => GROWN_NODES - first_nodes,
+        };
         let key = identity(seed, "archive");
         let archive = key.public().into();
         let coordinators = (0..COORDINATORS)
@@ -62,6 +83,7 @@ impl Cast {
         let roster = Roster { archive, generation: 1, issued, coordinators, retired: Vec::new() };
         Self {
             seed,
+            story,
             first_nodes,
             nodes: first_nodes + later_nodes,
             descriptor: Descriptor { archive, roster: Signed::seal(&key, archive, &roster) },
@@ -124,21 +146,44 @@ impl Cast {
         Signed::seal(&self.identity(&coordinator(0)), self.descriptor.archive, &token)
     }
 
+    /// How fast a node uploads at most; none: as fast as it can.
+    pub(crate) fn max_upload(&self, number: usize) -> Option<BitRate> {
+        let kind = self.chance(&format!("line of node {number}")).below(10);
+        let bytes_per_second = match (self.story, kind) {
+            (Story::Losses, _) | (Story::Growth, 0..5) => return None,
+            (Story::Growth, 5..8) => 1_250_000,
+            (Story::Growth, _) => 125_000,
+        };
+        Some(BitRate { bytes_per_second })
+    }
+
+    /// How long the fleet has to be wide enough for a larger k before bundles are coded anew for it.
+    pub(crate) const fn recode_after(&self) -> Duration {
+        match self.story {
+            Story::Losses => firn_coordinator::RECODE_AFTER,
+            Story::Growth => Duration::from_secs(20),
+        }
+    }
+
+    /// The policy of the archive: the brake is off, because in these small fleets every fault is much.
+    pub(crate) fn policy(&self) -> Policy {
+        let count_lost_after = match self.story {
+            Story::Losses => Duration::from_secs(72 * 3600),
+            Story::Growth => COUNT_LOST_AFTER,
+        };
+        Policy {
+            domains: DomainRule::Named,
+            repair_at: None,
+            repair_at_full: false,
+            count_lost_after_millis: u64::try_from(count_lost_after.as_millis()).unwrap_or(u64::MAX),
+            brake: false,
+            trust_declared_domains: false,
+        }
+    }
+
     /// What a node can vanish together with: the first two nodes stand in one house.
     pub(crate) fn failure_domain(number: usize) -> String {
         format!("house-{}", number.max(1))
-    }
-}
-
-/// The policy of the simulated archive: the brake is off, because in these small fleets every fault is much.
-pub(crate) const fn policy() -> Policy {
-    Policy {
-        domains: DomainRule::Named,
-        repair_at: None,
-        repair_at_full: false,
-        count_lost_after_millis: 72 * 3_600_000,
-        brake: false,
-        trust_declared_domains: false,
     }
 }
 

@@ -13,6 +13,7 @@ mod chance;
 mod clock;
 mod entropy;
 mod faults;
+mod growth;
 mod lying_disk;
 mod machines;
 mod operator;
@@ -24,5 +25,6 @@ mod stage;
 mod trace;
 mod world;
 
+pub use cast::Story;
 pub use trace::TraceSum;
 pub use world::{Outcome, RunOptions, run};

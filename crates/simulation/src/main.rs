@@ -1,17 +1,20 @@
-//! `firn-simulation SEED [--lying-disks]` runs one seed; `firn-simulation FROM..TO` runs each in a process of its
-//! own. With FIRN_SIMULATION_LOG set, as in `info,openraft=warn`, the programs' logs go to standard error.
+//! `firn-simulation SEED [--growth] [--lying-disks]` runs one seed; `firn-simulation FROM..TO` runs each in a process of
+//! its own. With FIRN_SIMULATION_LOG set, as in `info,openraft=warn`, the programs' logs go to standard error.
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use firn_simulation::{Outcome, RunOptions, run};
+use firn_simulation::{Outcome, RunOptions, Story, run};
 use tracing_subscriber::EnvFilter;
 
-const USAGE: &str = "usage: firn-simulation SEED [--lying-disks] | FROM..TO";
+const USAGE: &str =
+    "usage: firn-simulation SEED [--growth] [--lying-disks] | FROM..TO [--growth] [--lying-disks]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let lying_disks = arguments.iter().any(|argument| argument == "--lying-disks");
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let lying_disks = has("--lying-disks");
+    let story = if has("--growth") { Story::Growth } else { Story::Losses };
     let Some(seeds) = arguments.first() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
         log.with_ansi(false).without_time().init();
     }
     let begun = Instant::now();
-    let outcome = run(RunOptions { seed, lying_disks });
+    let outcome = run(RunOptions { seed, story, lying_disks });
     print(seed, &outcome, begun.elapsed().as_secs_f64());
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

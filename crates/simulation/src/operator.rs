@@ -50,6 +50,16 @@ impl Seen {
         self.nodes.iter().find(|summary| summary.node == node).map(|summary| summary.state)
     }
 
+    /// Whether no bundle is left that could have a larger k, and none is being coded anew.
+    pub(crate) fn is_recoded(&self) -> bool {
+        self.status.recoding.is_some_and(|recoding| recoding.older == 0 && recoding.under_way == 0)
+    }
+
+    /// Nodes that are heard.
+    pub(crate) fn online(&self) -> usize {
+        self.nodes.iter().filter(|node| node.state == NodeState::Active && node.online).count()
+    }
+
     /// Whether every bundle has all its shards and nothing is left to do.
     pub(crate) fn is_whole(&self) -> bool {
         let health = self.status.health;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use firn_base::{CodingId, Digest, NodeId, ShardIndex};
 use firn_coordinator::StateFacts;
 use firn_coordinator::storage::{Memory, Read, Table};
-use firn_coordinator_logic::{BundleRecord, Facts, NodeNumber, NodeRecord, Scan};
+use firn_coordinator_logic::{BundleRecord, CodingRecord, Facts, NodeNumber, NodeRecord, Scan};
 use firn_storage_node::{Disk, MemoryDisk, verify_file};
 use firn_wire::NodeState;
 
@@ -81,6 +81,33 @@ pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
         }
         Err(error) => vec![format!("the state cannot be read: {error}")],
     }
+}
+
+/// Whether every committed bundle has as many shards on the disks, of one of its codings, as a commit needs: no fault of
+/// a run takes a disk away, so that nothing explains fewer. Gives what does not fit.
+pub(crate) fn check_durable(machines: &Machines) -> Vec<String> {
+    let mut held: BTreeMap<CodingId, BTreeSet<ShardIndex>> = BTreeMap::new();
+    for disk in &machines.disks {
+        for (coding, index) in disk.paths().iter().filter_map(|path| shard_of(path)) {
+            held.entry(coding).or_default().insert(index);
+        }
+    }
+    let mut faults = Vec::new();
+    for (_, state) in &machines.stores {
+        let facts = StateFacts::new(Arc::new(state.clone()));
+        // One whose disk fails is told of elsewhere.
+        let Ok(bundles) = facts.bundles_from(firn_base::BundleNumber(0), usize::MAX) else { continue };
+        for bundle in bundles {
+            let on_disks = |coding: &CodingRecord| held.get(&coding.id).map_or(0, BTreeSet::len);
+            let is_safe =
+                |coding: &CodingRecord| on_disks(coding) >= usize::from(coding.scheme.commit_threshold());
+            if !bundle.codings.iter().any(is_safe) {
+                let counts: Vec<usize> = bundle.codings.iter().map(on_disks).collect();
+                faults.push(format!("bundle {} has {counts:?} shards on all disks", bundle.number));
+            }
+        }
+    }
+    faults
 }
 
 /// Files in trash on all nodes.

@@ -32,7 +32,7 @@ const SHARDS_ABANDONED: u64 = 4;
 /// Nodes that are lost for good.
 const NODES_LOST: usize = 2;
 
-const PUBLISHER: &str = "publisher";
+pub(crate) const PUBLISHER: &str = "publisher";
 const STORM: Duration = Duration::from_secs(40);
 const LATE_STORM: Duration = Duration::from_secs(15);
 
@@ -122,7 +122,7 @@ pub(crate) async fn read_meanwhile(cast: Rc<Cast>, stage: Rc<Stage>) -> turmoil:
     Ok(())
 }
 
-async fn open(cast: &Cast, host: &str, who: &str) -> Result<Archive, String> {
+pub(crate) async fn open(cast: &Cast, host: &str, who: &str) -> Result<Archive, String> {
     let environment = cast.environment(host);
     let opened = Archive::with_descriptor(
         &cast.descriptor,
@@ -135,11 +135,11 @@ async fn open(cast: &Cast, host: &str, who: &str) -> Result<Archive, String> {
 
 /// What befalls a publisher once its first shard is stored.
 #[derive(Debug, Default)]
-struct Trouble {
+pub(crate) struct Trouble {
     /// The leader loses its power.
-    crash_leader: bool,
+    pub(crate) crash_leader: bool,
     /// The publish is interrupted after so long, to be run again.
-    interrupt_after: Option<Duration>,
+    pub(crate) interrupt_after: Option<Duration>,
 }
 
 impl Trouble {
@@ -184,7 +184,7 @@ fn options_for(cache: &Cache, paths: &[CachedPath]) -> Result<PublishOptions, St
 }
 
 /// Publishes a wave until all of it is committed.
-async fn publish_wave(
+pub(crate) async fn publish_wave(
     stage: &Rc<Stage>,
     uploader: &Archive,
     cache: &Cache,
@@ -243,7 +243,7 @@ async fn publish_wave(
     Ok(())
 }
 
-async fn wait_for_calm(stage: &Stage) -> Result<(), String> {
+pub(crate) async fn wait_for_calm(stage: &Stage) -> Result<(), String> {
     let begun = Instant::now();
     while !stage.calm.get() || !stage.wishes.borrow().is_empty() {
         if begun.elapsed() > Duration::from_secs(120) {
@@ -280,7 +280,7 @@ async fn drain_a_node(
 }
 
 /// Reads every committed path with a reader that remembers nothing.
-async fn read_everything(cast: &Cast, stage: &Stage) -> Result<(), String> {
+pub(crate) async fn read_everything(cast: &Cast, stage: &Stage) -> Result<(), String> {
     const TRIES: u32 = 3;
     let reader = Reader::new(&open(cast, PUBLISHER, "last reader").await?);
     let paths = stage.committed.borrow().clone();

@@ -17,6 +17,8 @@ pub(crate) enum Wish {
     CrashLeader,
     /// Take the power from a machine, for good.
     CrashForGood(Machine),
+    /// Take the power from a machine for so long.
+    CrashFor(Machine, Duration),
     /// Take the power from every node for a moment, one after the other.
     RestartNodes,
     /// Let all machines sleep for so long.

@@ -11,11 +11,12 @@ use std::time::Duration;
 use turmoil::Sim;
 
 use crate::cache::Cache;
-use crate::cast::Cast;
+use crate::cast::{Cast, Story};
 use crate::entropy::{seal, unseal};
 use crate::faults::{CLIENTS, Faults};
+use crate::growth::direct_growth;
 use crate::machines::{Machine, Machines};
-use crate::oracle::{Replicas, agreed, compare_books, files_in_trash};
+use crate::oracle::{Replicas, agreed, check_durable, compare_books, files_in_trash};
 use crate::scenario::{WAVES, direct, read_meanwhile};
 use crate::stage::{Stage, Wish};
 use crate::trace::{self, TraceSum};
@@ -25,6 +26,8 @@ use crate::trace::{self, TraceSum};
 pub struct RunOptions {
     /// Everything follows from it.
     pub seed: u64,
+    /// What it is about.
+    pub story: Story,
     /// Plants a bug: the disks of coordinators say that they synced, and did not.
     pub lying_disks: bool,
 }
@@ -133,7 +136,7 @@ struct World {
 
 impl World {
     fn new(options: RunOptions) -> Result<Self, String> {
-        let cast = Rc::new(Cast::new(options.seed));
+        let cast = Rc::new(Cast::new(options.seed, options.story));
         let stage = Rc::new(Stage::default());
         let cache = Cache::write(&cast.publisher_key(), &mut cast.chance("cache"), WAVES + 1);
         let cache = Rc::new(cache.map_err(|error| format!("the cache cannot be written: {error}"))?);
@@ -148,7 +151,12 @@ impl World {
             .build();
         let machines = Machines::new(Rc::clone(&cast), options.lying_disks);
         machines.start(&mut sim, &stage.joining);
-        sim.client(CLIENTS[0], direct(Rc::clone(&cast), Rc::clone(&stage), cache));
+        match options.story {
+            Story::Losses => sim.client(CLIENTS[0], direct(Rc::clone(&cast), Rc::clone(&stage), cache)),
+            Story::Growth => {
+                sim.client(CLIENTS[0], direct_growth(Rc::clone(&cast), Rc::clone(&stage), cache))
+            }
+        }
         sim.client(CLIENTS[1], read_meanwhile(Rc::clone(&cast), Rc::clone(&stage)));
         let faults = Faults::new(&cast);
         Ok(Self { sim, cast, stage, machines, faults, replicas: Replicas::default(), looked_at: 0, term: 0 })
@@ -212,6 +220,9 @@ impl World {
             Wish::CrashForGood(machine) => {
                 self.faults.crash(&mut self.sim, &mut self.machines, machine, None);
             }
+            Wish::CrashFor(machine, time) => {
+                self.faults.crash(&mut self.sim, &mut self.machines, machine, Some(now + millis(time)));
+            }
             Wish::Sleep(time) => self.cast.sleep(millis(time)),
             Wish::RestartNodes => {
                 for number in 0..self.cast.nodes {
@@ -224,6 +235,9 @@ impl World {
 
     fn look(&mut self) {
         for fault in self.replicas.look(&self.machines) {
+            self.stage.violated(fault);
+        }
+        for fault in check_durable(&self.machines) {
             self.stage.violated(fault);
         }
         for (number, status) in self.machines.statuses() {
@@ -252,7 +266,7 @@ impl World {
             }
         }
         if files_in_trash(&self.machines) == 0 {
-            faults.push("nothing was deleted, though uploads were abandoned".to_owned());
+            faults.push("nothing was deleted, though uploads were abandoned or codings replaced".to_owned());
         }
         self.stage.violations.borrow_mut().append(&mut faults);
     }

@@ -23,28 +23,30 @@ fn trace(run: &Run) -> &str {
     run.text.lines().next().unwrap().rsplit_once(" trace ").unwrap().1
 }
 
-fn check(seed: u64) {
-    let run = simulate(seed, &[]);
+fn check(seed: u64, further: &[&str]) {
+    let run = simulate(seed, further);
     println!("{}", run.text);
     assert!(
         run.is_sound,
-        "seed {seed} fails; to see it again: cargo run --release -p firn-simulation -- {seed}"
+        "seed {seed} fails; to see it again: cargo run --release -p firn-simulation -- {seed} {}",
+        further.join(" ")
     );
 }
 
 /// Each seed is another fleet, another network and another storm.
 macro_rules! seeds {
-    ($($name:ident = $seed:literal;)*) => {
+    ($further:expr; $($name:ident = $seed:literal;)*) => {
         $(
             #[test]
             fn $name() {
-                check($seed);
+                check($seed, $further);
             }
         )*
     };
 }
 
 seeds! {
+    &[];
     what_was_committed_outlives_storm_loss_and_repair_1 = 1;
     what_was_committed_outlives_storm_loss_and_repair_2 = 2;
     what_was_committed_outlives_storm_loss_and_repair_3 = 3;
@@ -53,6 +55,12 @@ seeds! {
     what_was_committed_outlives_storm_loss_and_repair_6 = 6;
     what_was_committed_outlives_storm_loss_and_repair_7 = 7;
     what_was_committed_outlives_storm_loss_and_repair_8 = 8;
+}
+
+seeds! {
+    &["--growth"];
+    a_fleet_grows_falls_silent_and_returns_with_everything_1 = 1;
+    a_fleet_grows_falls_silent_and_returns_with_everything_2 = 2;
 }
 
 #[test]
