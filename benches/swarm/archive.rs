@@ -34,23 +34,36 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 const END_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What an archive is founded with.
+pub(crate) struct Founding<'a> {
+    /// Storage nodes.
+    pub(crate) nodes: u64,
+    /// The quota of each.
+    pub(crate) quota: ByteCount,
+    /// How fast each uploads at most; none: as fast as it can.
+    pub(crate) max_upload: Option<&'a str>,
+    /// Whose paths it accepts.
+    pub(crate) publisher: &'a str,
+}
+
+// As soon as one sees that the fleet is wider: an hour is for real fleets.
+const RECODE_AFTER: &str = "10s";
+
 impl Archive {
     /// Founds an archive below `directory` that repairs at any loss, and waits until it is up.
-    pub(crate) fn up(
-        directory: &Path,
-        nodes: u64,
-        quota: ByteCount,
-        publisher: &str,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn up(directory: &Path, founding: &Founding<'_>) -> Result<Self, Failure> {
         let own = std::env::current_exe()?;
         let programs =
             own.parent().and_then(Path::parent).ok_or("this program lies in no target directory")?;
         let home = directory.join("archive");
         let mut command = Command::new(programs.join("firn-local"));
         command
-            .args(["up", "--coordinators", "3", "--repair-at", "full", "--publisher", publisher, "--dir"])
+            .args(["up", "--coordinators", "3", "--repair-at", "full", "--recode-after", RECODE_AFTER])
+            .args(["--publisher", founding.publisher, "--dir"])
             .arg(&home);
-        command.args(["--storage-nodes", &nodes.to_string(), "--quota", &quota.0.to_string()]);
+        let (nodes, quota) = (founding.nodes.to_string(), founding.quota.0.to_string());
+        command.args(["--storage-nodes", &nodes, "--quota", &quota]);
+        command.args(founding.max_upload.iter().flat_map(|rate| ["--max-upload", rate]));
         command.args(["--gateway", &free_address()?]);
         let mut process = Process::start(command, &directory.join("archive.log"))?;
         process.wait_for("the archive", || home.join("ready").exists())?;
@@ -67,6 +80,13 @@ impl Archive {
     pub(crate) fn control(&self, verb: &str, what: &str) -> Result<(), Failure> {
         let mut command = Command::new(self.programs.join("firn-local"));
         output(command.args([verb, what, "--dir"]).arg(&self.directory)).map(drop)
+    }
+
+    /// Makes and starts one more storage node, which uploads at `rate`.
+    pub(crate) fn add_node(&self, rate: &str) -> Result<(), Failure> {
+        let mut command = Command::new(self.programs.join("firn-local"));
+        output(command.args(["add", "storage-node", "--max-upload", rate, "--dir"]).arg(&self.directory))
+            .map(drop)
     }
 
     /// Declares a node lost for good.
@@ -100,13 +120,17 @@ impl Archive {
         for entry in std::fs::read_dir(&self.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if name.starts_with("storage-node-") && !absent.contains(&name) {
-                let mut command = Command::new(self.programs.join("firn-storage-node"));
-                let report =
-                    output(command.args(["status", "--json", "--data-dir"]).arg(self.directory.join(&name)))?;
-                sum += figure(&serde_json::from_str(&report)?).ok_or("a node's report lacks a figure")?;
+                sum += figure(&self.report(&name)?).ok_or("a node's report lacks a figure")?;
             }
         }
         Ok(sum)
+    }
+
+    /// What a node says of itself.
+    pub(crate) fn report(&self, role: &str) -> Result<Value, Failure> {
+        let mut command = Command::new(self.programs.join("firn-storage-node"));
+        let report = output(command.args(["status", "--json", "--data-dir"]).arg(self.directory.join(role)))?;
+        Ok(serde_json::from_str(&report)?)
     }
 }
 

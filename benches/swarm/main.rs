@@ -1,5 +1,5 @@
 //! A swarm seen from outside: an archive of real programs on loopback loses nodes for good, heals, gets empty nodes
-//! and evens out, while readers read everything through a gateway.
+//! and evens out, while readers read everything through a gateway; or it grows until its bundles are coded anew.
 //!
 //! `cargo run --release -p firn-benches --example swarm -- DIR` prints what RESULTS.md records; the programs must lie
 //! beside it (`cargo build --release --bins --workspace`). DIR is empty or missing at first; everything is made there.
@@ -7,12 +7,15 @@
 //! Owns: the order of events, what is measured in each, and the judgement. Always holds: no measurement relies on the
 //! archive's own account where the file system or a reader can tell; every wait ends; a check that fails makes the
 //! exit code 1, and whatever was started is ended by its process id. Leaves to others: running programs (`archive`),
-//! what they say (`snapshot`), reading (`readers`), counting bytes on disks (`disks`), the bounds (`bounds`).
+//! what they say (`snapshot`), reading (`readers`), counting bytes on disks (`disks`) and lines (`lines`), the
+//! bounds (`bounds`), the fleet that grows (`growth`).
 
 mod archive;
 mod bounds;
 mod cache;
 mod disks;
+mod growth;
+mod lines;
 mod readers;
 mod snapshot;
 
@@ -24,10 +27,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use firn_base::ByteCount;
 
-use crate::archive::{Archive, Gateway};
+use crate::archive::{Archive, Founding, Gateway};
 use crate::bounds::{Evenness, Loss};
 use crate::cache::Cache;
 use crate::disks::Disks;
+use crate::lines::Lines;
 use crate::readers::{Readers, SoFar};
 use crate::snapshot::Snapshot;
 
@@ -38,15 +42,27 @@ type Failure = Box<dyn Error + Send + Sync>;
 struct Options {
     /// Where cache and archive are made
     dir: PathBuf,
-    /// Storage nodes at first
-    #[arg(long, default_value_t = 64)]
-    nodes: u64,
+    /// Let nodes join until bundles are coded anew for a larger k, instead of losing any
+    #[arg(long)]
+    grow: bool,
+    /// Storage nodes at first [default: 64, with --grow 40]
+    #[arg(long)]
+    nodes: Option<u64>,
     /// Nodes that are killed and declared lost
     #[arg(long, default_value_t = 12)]
     kill: u64,
-    /// Empty nodes that join afterwards
-    #[arg(long, default_value_t = 12)]
-    join: u64,
+    /// Empty nodes that join afterwards [default: 12, with --grow 24]
+    #[arg(long)]
+    join: Option<u64>,
+    /// How fast nodes upload at most [default: as fast as they can]
+    #[arg(long)]
+    max_upload: Option<String>,
+    /// More nodes at first, on slower lines
+    #[arg(long, default_value_t = 0)]
+    slow_nodes: u64,
+    /// How fast these upload at most
+    #[arg(long, default_value = "1Mbit/s")]
+    slow_upload: String,
     /// NAR bytes to publish, which nothing compresses
     #[arg(long, default_value = "600MB")]
     bytes: ByteCount,
@@ -62,6 +78,23 @@ struct Options {
     /// Kill the leading coordinator in the middle of healing, and start it again in the end
     #[arg(long)]
     kill_leader: bool,
+}
+
+impl Options {
+    /// Nodes at first that are on lines of the usual kind.
+    fn nodes(&self) -> u64 {
+        self.nodes.unwrap_or(if self.grow { 40 } else { 64 })
+    }
+
+    /// All nodes at first.
+    fn first_nodes(&self) -> u64 {
+        self.nodes() + self.slow_nodes
+    }
+
+    /// Nodes that join later.
+    fn join(&self) -> u64 {
+        self.join.unwrap_or(if self.grow { 24 } else { 12 })
+    }
 }
 
 // The gateway's memory: far less than is published, so that reads come from nodes.
@@ -102,17 +135,26 @@ impl<'a> Bench<'a> {
         let begun = Instant::now();
         std::fs::create_dir_all(&options.dir)?;
         let cache = Cache::make(&options.dir.join("cache"), options.bytes.0)?;
-        let stored = options.bytes.0 * 40 / 16 * (100 + OVERHEAD_PER_CENT) / 100;
-        let quota = ByteCount(stored * 100 / options.used / options.nodes);
+        // Bundles of 8/24 have three times their payload.
+        let stored = options.bytes.0 * 3 * (100 + OVERHEAD_PER_CENT) / 100;
+        let stored = if options.grow { stored } else { stored * 5 / 6 };
+        let quota = ByteCount(stored * 100 / options.used / options.first_nodes());
         row("what", "measured");
         row("---", "---");
         row(
             "published, NAR bytes that nothing compresses",
             &format!("{}, {} paths", options.bytes, cache.paths.len()),
         );
-        row("nodes, quota of each", &format!("{}, {quota}", options.nodes));
+        row("nodes, quota of each", &format!("{}, {quota}", options.first_nodes()));
+        if let Some(rate) = &options.max_upload {
+            let slow = format!("{rate}; of {} nodes {}", options.slow_nodes, options.slow_upload);
+            row("nodes upload at most", &slow);
+        }
 
-        let archive = Archive::up(&options.dir, options.nodes, quota, &cache.publisher)?;
+        let max_upload = options.max_upload.as_deref();
+        let founding = Founding { nodes: options.nodes(), quota, max_upload, publisher: &cache.publisher };
+        let archive = Archive::up(&options.dir, &founding)?;
+        (0..options.slow_nodes).try_for_each(|_| archive.add_node(&options.slow_upload))?;
         let since = Instant::now();
         archive.firn(&["publish", &cache.text(), "--bundle-size", &options.bundle_size.0.to_string()])?;
         row("publishing, s", &seconds(since));
@@ -120,9 +162,13 @@ impl<'a> Bench<'a> {
         let readers = Readers::start(gateway, cache.paths, options.readers)?;
         let mut bench = Self { options, archive, readers, begun, failed: Vec::new() };
         bench.settle("every bundle has all its shards", |_| true)?;
-        bench.read("before any loss");
-        bench.heal()?;
-        bench.balance()?;
+        bench.read_for_a_while();
+        if options.grow {
+            bench.grow()?;
+        } else {
+            bench.heal()?;
+            bench.balance()?;
+        }
         bench.end()
     }
 
@@ -130,24 +176,29 @@ impl<'a> Bench<'a> {
     fn heal(&mut self) -> Result<(), Failure> {
         let before = Snapshot::take(&self.archive)?;
         let dead: Vec<String> = (0..self.options.kill)
-            .map(|n| format!("storage-node-{}", n * self.options.nodes / self.options.kill + 1))
+            .map(|n| format!("storage-node-{}", n * self.options.nodes() / self.options.kill + 1))
             .collect();
         for role in &dead {
             self.archive.control("stop", role)?;
         }
         self.say(&format!("{} nodes were killed", dead.len()));
-        let left = self.options.nodes - self.options.kill;
+        let left = self.options.first_nodes() - self.options.kill;
         self.wait("the dead nodes are missed", LOOKS_IN_A_ROW, |snapshot| snapshot.online() == left)?;
+        self.read("while nodes were dead and nothing was made");
         let loss = Loss::of(&before, &dead);
         let (disks, traffic, loopback) =
             (Disks::measure(&self.archive, &before, &dead)?, before.traffic(), loopback_bytes());
         let worked = self.archive.build_bytes(&dead)?;
+        let mut lines = Lines::watch(&self.archive, &before, &dead)?;
         let since = Instant::now();
         for role in &dead {
             self.archive.remove_lost(role)?;
         }
         let deposed = if self.options.kill_leader { Some(self.kill_leader(before.traffic())?) } else { None };
-        let healed = self.settle("every bundle has all its shards again", |_| true)?;
+        let healed = self.wait("every bundle has all its shards again", LOOKS_IN_A_ROW, |snapshot| {
+            lines.look(&self.archive);
+            snapshot.is_at_rest()
+        })?;
         let took = seconds(since);
         let traffic = healed.traffic().saturating_sub(traffic);
         let worked = self.archive.build_bytes(&dead)?.saturating_sub(worked);
@@ -167,6 +218,12 @@ impl<'a> Bench<'a> {
             &ByteCount(loopback_bytes() - loopback).to_string(),
         );
         self.check(worked * 10 <= loss.bound_bytes * 11, "repair read and sent at most 1.1 times the bound");
+        if let Some(most) = lines.most() {
+            row("most that repair took of a line within a look, % (target ≤ 30)", &per_cent(most.for_builds));
+            row("most that went over a line within a look, % of its bound", &per_cent(most.all));
+            row("… over the whole time: most for repair; most in all, %", &lines.over_all());
+            self.check(most.for_builds <= 0.33 && most.all <= 1.1, "lines are kept to their bounds");
+        }
         match deposed {
             // What the old leader counted is gone with it.
             Some(leader) => self.archive.control("start", &leader)?,
@@ -176,7 +233,7 @@ impl<'a> Bench<'a> {
             }
         }
         self.check(grown >= loss.lost_bytes, "as many bytes were made as were lost");
-        self.read("while nodes died and others healed");
+        self.read("while others healed");
         Ok(())
     }
 
@@ -194,10 +251,10 @@ impl<'a> Bench<'a> {
         let before = Snapshot::take(&self.archive)?;
         let disks = Disks::measure(&self.archive, &before, &before.absent())?;
         let since = Instant::now();
-        for _ in 0..self.options.join {
+        for _ in 0..self.options.join() {
             self.archive.control("add", "storage-node")?;
         }
-        let all = self.options.nodes - self.options.kill + self.options.join;
+        let all = self.options.first_nodes() - self.options.kill + self.options.join();
         let joined = self.wait("the new nodes are heard", 1, |snapshot| snapshot.online() == all)?;
         let least = Evenness::of(&joined.nodes, &disks.kept(&before)).least_bytes();
         let even = self.settle("all nodes are about equally full", |snapshot| {
@@ -207,7 +264,7 @@ impl<'a> Bench<'a> {
         let traffic = even.traffic().saturating_sub(before.traffic());
         let moved = disks.moved_bytes(&before, &even);
         let evenness = Evenness::of(&even.nodes, &disks.kept(&even));
-        row("empty nodes added", &self.options.join.to_string());
+        row("empty nodes added", &self.options.join().to_string());
         row("until balanced, s", &took);
         row("used shares then, %: least, fleet, most", &evenness.to_string());
         row("bytes of shards that have another home", &ByteCount(moved).to_string());
@@ -256,7 +313,12 @@ impl<'a> Bench<'a> {
     }
 
     /// Looks until `done` holds for so many looks in a row.
-    fn wait(&self, what: &str, looks: u32, done: impl Fn(&Snapshot) -> bool) -> Result<Snapshot, Failure> {
+    fn wait(
+        &self,
+        what: &str,
+        looks: u32,
+        mut done: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Snapshot, Failure> {
         let since = Instant::now();
         let mut in_a_row = 0;
         loop {
@@ -278,10 +340,22 @@ impl<'a> Bench<'a> {
         }
     }
 
+    /// Lets readers read while nothing else happens.
+    fn read_for_a_while(&mut self) {
+        self.readers.since_last();
+        std::thread::sleep(if self.options.readers > 0 { QUIET } else { Duration::ZERO });
+        self.read("before anything happens");
+    }
+
     /// What was read in a phase that is over.
     fn read(&mut self, phase: &str) {
-        let SoFar { reads, bytes, failed, slowest } = self.readers.since_last();
-        let figures = format!("{reads} ({}), {:.1} s, {failed}", ByteCount(bytes), slowest.as_secs_f64());
+        let SoFar { reads, bytes, failed, slowest, took } = self.readers.since_last();
+        let rate = bytes as f64 / took.as_secs_f64() / 1e6;
+        let figures = format!(
+            "{reads} ({}, {rate:.1} MB/s), {:.1} s, {failed}",
+            ByteCount(bytes),
+            slowest.as_secs_f64()
+        );
         row(&format!("{phase}: paths read and checked, slowest, failed"), &figures);
         self.check(failed == 0, "no read fails");
         self.check(reads > 0 || self.options.readers == 0, "there are readers");
@@ -304,6 +378,10 @@ fn row(what: &str, measured: &str) {
 
 fn seconds(since: Instant) -> String {
     format!("{:.1}", since.elapsed().as_secs_f64())
+}
+
+fn per_cent(part: f64) -> String {
+    format!("{:.1}", part * 100.0)
 }
 
 fn ratio(one: u64, other: u64) -> String {

@@ -24,6 +24,7 @@ struct Shared {
     paths: Vec<PathInfo>,
     stop: AtomicBool,
     so_far: Mutex<SoFar>,
+    looked_at: Mutex<Instant>,
 }
 
 /// What was read.
@@ -37,6 +38,8 @@ pub(crate) struct SoFar {
     pub(crate) failed: u64,
     /// The time that the slowest path took.
     pub(crate) slowest: Duration,
+    /// The time in which all that was read.
+    pub(crate) took: Duration,
 }
 
 const READ_WITHIN: Duration = Duration::from_secs(60);
@@ -48,7 +51,8 @@ impl Readers {
     pub(crate) fn start(gateway: Gateway, paths: Vec<PathInfo>, count: u64) -> Result<Self, Failure> {
         let agent = ureq::Agent::config_builder().timeout_global(Some(READ_WITHIN)).build().into();
         let (url, so_far) = (gateway.url.clone(), Mutex::default());
-        let shared = Arc::new(Shared { url, agent, paths, stop: AtomicBool::new(false), so_far });
+        let (stop, looked_at) = (AtomicBool::new(false), Mutex::new(Instant::now()));
+        let shared = Arc::new(Shared { url, agent, paths, stop, so_far, looked_at });
         let since = Instant::now();
         // The gateway may not have heard of the last ones yet.
         while let Some(error) = shared.paths.iter().find_map(|path| shared.narinfo(path).err()) {
@@ -66,7 +70,10 @@ impl Readers {
 
     /// What was read since this was last asked.
     pub(crate) fn since_last(&self) -> SoFar {
-        std::mem::take(&mut *self.shared.so_far())
+        let now = Instant::now();
+        let mut looked_at = self.shared.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = now.duration_since(std::mem::replace(&mut looked_at, now));
+        SoFar { took, ..std::mem::take(&mut *self.shared.so_far()) }
     }
 
     /// Stops them after the path that each is at.

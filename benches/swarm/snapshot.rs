@@ -25,6 +25,15 @@ struct Status {
     repair_backlog: Option<u64>,
     move_backlog: Option<u64>,
     repair_traffic: Option<u64>,
+    recoding: Option<Recoding>,
+    payload: u64,
+    stored: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Recoding {
+    older: u64,
+    under_way: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +82,8 @@ pub(crate) struct Bundle {
 pub(crate) struct Scheme {
     /// Shards that restore it.
     pub(crate) k: u64,
+    /// Shards that it has.
+    pub(crate) n: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +132,23 @@ impl Snapshot {
         self.full() == Some(self.status.bundles)
             && self.status.repair_backlog == Some(0)
             && self.status.move_backlog == Some(0)
+    }
+
+    /// Whether every bundle is coded for `k`, and nothing is left of another coding but surplus.
+    pub(crate) fn is_coded_for(&self, k: u64) -> bool {
+        let recoding = self.status.recoding.as_ref();
+        recoding.is_some_and(|recoding| recoding.older == 0 && recoding.under_way == 0)
+            && self.bundles.iter().all(|bundle| bundle.scheme.k == k)
+    }
+
+    /// Bytes of what bundles hold.
+    pub(crate) const fn payload(&self) -> u64 {
+        self.status.payload
+    }
+
+    /// Bytes of the files of all placed shards.
+    pub(crate) const fn stored(&self) -> u64 {
+        self.status.stored
     }
 
     /// Bytes that repairs and moves have read and sent.
