@@ -1,6 +1,6 @@
 //! What the state's digest costs, and whether it is that of the state.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use firn_base::Timestamp;
 use firn_coordinator::StateFacts;
@@ -9,11 +9,13 @@ use firn_wire::{Command, CommandOutcome, TimedCommand};
 
 use crate::Failure;
 use crate::generator::Generator;
+use crate::machine;
 
-/// Time that a reservation and its commit take, in ordered maps, without log and disk.
+/// CPU time that a reservation and its commit take, in ordered maps, without log and disk.
 #[derive(Debug, Default)]
 pub(crate) struct Cost {
     pub(crate) bundles: u32,
+    pub(crate) generate: Duration,
     pub(crate) apply: Duration,
     pub(crate) digest: Duration,
 }
@@ -27,8 +29,12 @@ pub(crate) fn measure(generator: &Generator) -> Result<Cost, Failure> {
         carry_out(&mut state, &mut digest, &mut Cost::default(), generator.join(node))?;
     }
     for bundle in 0..generator.bundles().min(BUNDLES_MAX) {
-        carry_out(&mut state, &mut digest, &mut cost, generator.reserve(bundle)?)?;
-        carry_out(&mut state, &mut digest, &mut cost, generator.commit(bundle))?;
+        let begun = machine::thread_time()?;
+        let commands = [generator.reserve(bundle)?, generator.commit(bundle)];
+        cost.generate += machine::thread_time()? - begun;
+        for command in commands {
+            carry_out(&mut state, &mut digest, &mut cost, command)?;
+        }
         cost.bundles += 1;
     }
     Ok(cost)
@@ -41,24 +47,24 @@ fn carry_out(
     command: Command,
 ) -> Result<(), Failure> {
     let command = TimedCommand { at: Timestamp::from_millis(1_790_000_000_000), command };
-    let begun = Instant::now();
+    let begun = machine::thread_time()?;
     let Ok(applied) = apply(state, &command);
-    cost.apply += begun.elapsed();
+    cost.apply += machine::thread_time()? - begun;
     if let CommandOutcome::Rejected(reason) = applied.outcome {
         return Err(reason.into());
     }
-    let begun = Instant::now();
+    let begun = machine::thread_time()?;
     let Ok(()) = advance(digest, state, &applied.changes);
-    cost.digest += begun.elapsed();
+    cost.digest += machine::thread_time()? - begun;
     state.absorb(applied.changes);
     Ok(())
 }
 
-/// Compares the digest beside a state with one made from everything in it; gives how long that took.
+/// Compares the digest beside a state with one made from everything in it; gives the CPU time that took.
 pub(crate) fn check(facts: &StateFacts) -> Result<Duration, Failure> {
-    let begun = Instant::now();
+    let begun = machine::thread_time()?;
     if full_digest(facts)? != facts.kept_digest()? {
         return Err("the digest beside the state is not that of the state".into());
     }
-    Ok(begun.elapsed())
+    Ok(machine::thread_time()? - begun)
 }

@@ -1,6 +1,6 @@
 //! Two ways to keep each key once, in RocksDB alone: bytes per key, lookups, and reading the feed.
 //!
-//! - `index`: whole key → place; the feed holds short names (7 bytes), so whoever reads it seeks each key in the index.
+//! - `index`: whole key → place; the feed holds short names (6 bytes), so whoever reads it seeks each key in the index.
 //! - `feed`: the feed holds keys and places in pages of 64; short name → position (5 bytes) is the index, so whoever looks
 //!   a key up reads a page too.
 //!
@@ -36,7 +36,7 @@ struct Arguments {
 
 const CACHE_BYTES: usize = 128 << 20;
 const PAGE: u64 = 64;
-const SHORT_BYTES: usize = 7;
+const SHORT_BYTES: usize = 6;
 const KEYS_PER_BUNDLE: u64 = 200;
 
 fn main() -> ExitCode {

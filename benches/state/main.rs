@@ -105,15 +105,16 @@ fn run(options: &Options) -> Result<(), Failure> {
     let facts = store.into_facts();
     let seconds = digesting::check(&facts)?.as_secs_f64();
     row(
-        "making the digest anew from the whole state, s (it is the one that was kept)",
+        "making the digest anew from the whole state, CPU s (it is the one that was kept)",
         &format!("{seconds:.1}"),
     );
     drop(facts);
     let cost = digesting::measure(&generator)?;
     let micros =
         |time: std::time::Duration| format!("{:.0}", time.as_secs_f64() * 1e6 / f64::from(cost.bundles));
-    row("of a reservation and a commit, in memory: apply, µs", &micros(cost.apply));
-    row("of a reservation and a commit, in memory: digest, µs", &micros(cost.digest));
+    row("of a reservation and a commit: making them up, CPU µs", &micros(cost.generate));
+    row("of a reservation and a commit: apply in memory, CPU µs", &micros(cost.apply));
+    row("of a reservation and a commit: digest, CPU µs", &micros(cost.digest));
 
     let firn = lookups::measure(&generator, options.lookups, &path, || {
         StateStore::open(&path).map(StateStore::into_lookup)
@@ -168,7 +169,7 @@ fn report_disk(when: &str, keys: u64, store: &StateStore) -> Result<(), Failure>
 
 fn report_lookups(of: &str, measured: &[lookups::Measured]) {
     for lookups::Measured { what, per_second } in measured {
-        row(&format!("{of}: {what}, keys/s"), &format!("{per_second:.0}"));
+        row(&format!("{of}: {what}"), &format!("{per_second:.0}"));
     }
 }
 

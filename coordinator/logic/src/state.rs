@@ -285,8 +285,6 @@ pub struct Counters {
     pub visible_keys: u64,
     /// Held records.
     pub held_records: u64,
-    /// Further places of visible keys.
-    pub variants: u64,
     /// References recorded as external.
     pub externals: u64,
     /// Withdrawn keys.
@@ -312,7 +310,6 @@ impl Default for Counters {
             feed_digest: Digest::from_bytes([0; 32]),
             visible_keys: 0,
             held_records: 0,
-            variants: 0,
             externals: 0,
             withdrawn: 0,
             payload_bytes: 0,

@@ -14,11 +14,11 @@ use firn_base::{
     Digest, NodeId, ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorRequest, DecodeOrder,
-    DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent, Identity,
-    IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
+    BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
+    DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent,
+    Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
     NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest,
-    Receipt, RecodeOrder, RecodeReport, Roster, Signed, Ticket, TimedCommand, decode, encode,
+    Receipt, RecodeOrder, RecodeReport, Roster, Signed, StateDigests, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -188,6 +188,7 @@ fn commands(lines: &mut Lines) {
         },
         Command::FinishRecoding { bundle: BundleId::from_bytes([7; 32]), coding, decoder: node },
         Command::DropRecoding { bundle: BundleId::from_bytes([7; 32]), coding },
+        Command::RaiseFeatureLevel { level: 300 },
     ];
     for (number, command) in all.into_iter().enumerate() {
         lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });
@@ -199,6 +200,11 @@ fn requests(lines: &mut Lines) {
     lines.add("lookup", &CoordinatorRequest::Lookup(vec![key]));
     lines.add("get-members", &CoordinatorRequest::GetMembers);
     lines.add("feed-request", &CoordinatorRequest::Feed { from: 5, wait_millis: 20_000 });
+    lines.add("state-digests-request", &CoordinatorRequest::StateDigests);
+    let digest = |byte| Digest::from_bytes([byte; 32]);
+    let digests = StateDigests { applied: 300, content: digest(1), governance: digest(2), rest: digest(3) };
+    let reply = CoordinatorReply::StateDigests { digests: vec![digests], feature_level: 300 };
+    lines.add("state-digests", &reply);
     let range = RangeRequest {
         pass: None,
         coding: CodingId::from_bytes([2; 32]),

@@ -64,8 +64,6 @@ fn withdraw<F: Facts>(state: &mut Overlay<'_, F>, key: ObjectKey) -> Result<(), 
     let places = state.locations(key)?;
     for variant in places.iter().skip(1) {
         state.write(Change::RemoveVariant(key, *variant));
-        let counters = state.counters_mut();
-        counters.variants = counters.variants.saturating_sub(1);
     }
     let was_visible = !places.is_empty();
     state.write(Change::PutWithdrawn(WithdrawnRecord { key, places }));

@@ -141,10 +141,7 @@ fn show<F: Facts>(
             fresh.push_back(key);
         }
         Some(first) if first == location => {}
-        Some(_) => {
-            state.write(Change::PutVariant(key, location));
-            state.counters_mut().variants += 1;
-        }
+        Some(_) => state.write(Change::PutVariant(key, location)),
     }
     Ok(())
 }

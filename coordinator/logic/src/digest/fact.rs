@@ -297,7 +297,6 @@ fn counters(record: &Counters) -> Fact {
         feed_digest,
         visible_keys,
         held_records,
-        variants,
         externals,
         withdrawn,
         payload_bytes,
@@ -313,7 +312,6 @@ fn counters(record: &Counters) -> Fact {
         .bytes(feed_digest.as_bytes())
         .number(*visible_keys)
         .number(*held_records)
-        .number(*variants)
         .number(*externals)
         .number(*withdrawn)
         .number(*payload_bytes)

@@ -316,7 +316,6 @@ fn ledger_policy_and_counters_are_covered() {
         Counters { feed_head: 1, ..Counters::default() },
         Counters { visible_keys: 1, ..Counters::default() },
         Counters { held_records: 1, ..Counters::default() },
-        Counters { variants: 1, ..Counters::default() },
         Counters { externals: 1, ..Counters::default() },
         Counters { withdrawn: 1, ..Counters::default() },
         Counters { payload_bytes: 1, ..Counters::default() },

@@ -10,14 +10,19 @@ const NOTHING: [u8; 0] = [];
 
 /// Adds to `batch` what `changes` do to `store`.
 pub(super) fn record(store: &dyn Read, batch: &mut Batch, changes: &[Change]) -> Result<(), StorageError> {
-    let mut feed: Vec<(u64, FeedRecord)> = Vec::new();
+    let (mut feed, mut variants): (Vec<(u64, FeedRecord)>, Vec<_>) = (Vec::new(), Vec::new());
     for change in changes {
         match change {
             Change::PutFeed(position, record) => feed.push((*position, *record)),
-            other => put(batch, other),
+            other => {
+                if let Change::PutVariant(key, _) = other {
+                    variants.push(*key);
+                }
+                put(batch, other);
+            }
         }
     }
-    key_index::write(store, batch, &feed)
+    key_index::write(store, batch, &feed, &variants)
 }
 
 fn put(batch: &mut Batch, change: &Change) {

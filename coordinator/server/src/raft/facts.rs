@@ -36,13 +36,11 @@ impl StateFacts {
     /// Where each of `keys` lies, in their order: the first place first, nothing for a key that cannot be read.
     /// One read of many keys, for lookups.
     pub fn lookup(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, StorageError> {
-        // Keys with several places are rare; most archives have none at all.
-        let has_variants = self.counters()?.variants > 0;
-        let first = key_index::locate(&*self.store, keys)?;
-        let places = keys.iter().zip(first).map(|(key, place)| {
+        let found = key_index::locate(&*self.store, keys)?;
+        let places = keys.iter().zip(found).map(|(key, place)| {
             let Some(place) = place else { return Ok(Vec::new()) };
-            let mut places = vec![place];
-            if has_variants {
+            let mut places = vec![place.first];
+            if place.may_have_variants {
                 places.extend(self.variants(*key)?);
             }
             Ok(places)
@@ -176,7 +174,7 @@ impl Facts for StateFacts {
     }
 
     fn location(&self, key: ObjectKey) -> Result<Option<Location>, StorageError> {
-        Ok(key_index::locate(&*self.store, &[key])?.pop().flatten())
+        Ok(key_index::locate(&*self.store, &[key])?.pop().flatten().map(|place| place.first))
     }
 
     fn variants(&self, key: ObjectKey) -> Result<Vec<Location>, StorageError> {

@@ -122,7 +122,6 @@ impl Chance {
         Counters {
             next_bundle: self.number(),
             feed_head: self.below(300),
-            variants: 1,
             ledger: LedgerHead { entries: 1, digest: Digest::from_bytes(self.id()) },
             ..Counters::default()
         }

@@ -6,7 +6,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | index | kind, 5 bytes of the name | up to 8 positions of 5 bytes each |
+//! | index | kind, 5 bytes of the name | up to 8 positions of 5 bytes each; one byte more if a key of the name has further places |
 //! | index | kind, all 20 bytes | position: of a key whose short name had 8 when it came |
 //! | feed | number of the page, big-endian | page |
 //!
@@ -26,6 +26,7 @@ use crate::storage::{Batch, KeyRange, Read, ScanLimit, StorageError, Table};
 /// Bytes of a short name.
 const SHORT_BYTES: usize = 6;
 const POSITION_BYTES: usize = 5;
+const HAS_VARIANTS: u8 = 1;
 const POSITIONS_MAX: usize = 8;
 const SCAN: usize = 4096;
 
@@ -34,7 +35,7 @@ type ShortName = [u8; SHORT_BYTES];
 /// What one position says.
 #[derive(Debug, Clone, Copy)]
 struct Found {
-    location: Location,
+    place: Place,
     position: u64,
     under_whole_name: bool,
 }
@@ -54,69 +55,107 @@ fn slot_of(position: u64) -> usize {
     usize::try_from(position % PAGE_RECORDS as u64).expect("less than 64")
 }
 
-fn write_positions(positions: &[u64]) -> Vec<u8> {
-    positions
-        .iter()
-        .flat_map(|position| position.to_be_bytes().into_iter().skip(8 - POSITION_BYTES))
-        .collect()
+/// What the index holds under one name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Row {
+    positions: Vec<u64>,
+    /// Whether a key of this short name has, or had, further places: most have not, and their lookups ask no further.
+    has_variants: bool,
 }
 
-fn read_positions(bytes: &[u8]) -> Result<Vec<u64>, StorageError> {
-    if !bytes.len().is_multiple_of(POSITION_BYTES) || bytes.len() > POSITIONS_MAX * POSITION_BYTES {
-        return Err(StorageError::corrupted("positions of the index"));
+impl Row {
+    fn to_bytes(&self) -> Vec<u8> {
+        let tail = |position: &u64| position.to_be_bytes().into_iter().skip(8 - POSITION_BYTES);
+        let positions = self.positions.iter().flat_map(tail);
+        positions.chain(self.has_variants.then_some(HAS_VARIANTS)).collect()
     }
-    let position = |bytes: &[u8]| bytes.iter().fold(0, |position, byte| position << 8 | u64::from(*byte));
-    Ok(bytes.chunks(POSITION_BYTES).map(position).collect())
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let (positions, rest) = bytes.as_chunks::<POSITION_BYTES>();
+        if positions.len() > POSITIONS_MAX || !matches!(rest, [] | [HAS_VARIANTS]) {
+            return Err(StorageError::corrupted("positions of the index"));
+        }
+        let position = |bytes: &[u8; POSITION_BYTES]| {
+            bytes.iter().fold(0, |position, byte| position << 8 | u64::from(*byte))
+        };
+        Ok(Self { positions: positions.iter().map(position).collect(), has_variants: !rest.is_empty() })
+    }
 }
 
-/// The first place of each of `keys`, in their order; none for a key that is not visible.
-pub(super) fn locate(store: &dyn Read, keys: &[ObjectKey]) -> Result<Vec<Option<Location>>, StorageError> {
-    Ok(find(store, keys)?.into_iter().map(|found| found.map(|found| found.location)).collect())
+/// Where a visible key lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) first: Location,
+    /// Whether it may have further places.
+    pub(super) may_have_variants: bool,
+}
+
+/// Where each of `keys` lies, in their order; none for a key that is not visible.
+pub(super) fn locate(store: &dyn Read, keys: &[ObjectKey]) -> Result<Vec<Option<Place>>, StorageError> {
+    Ok(find(store, keys)?.into_iter().map(|found| found.map(|found| found.place)).collect())
 }
 
 fn find(store: &dyn Read, keys: &[ObjectKey]) -> Result<Vec<Option<Found>>, StorageError> {
     let names: Vec<ShortName> = keys.iter().map(|key| short(*key)).collect();
     let mut all = vec![None; keys.len()];
-    let lists = get_all(store, Table::Index, &names)?;
-    let mut wanted = Vec::new();
-    for (slot, list) in lists.iter().enumerate() {
-        if let Some(bytes) = list {
-            wanted.extend(read_positions(bytes)?.into_iter().map(|position| (slot, position)));
-        }
-    }
-    resolve(store, keys, &wanted, false, &mut all)?;
-    // A list that names other keys only, or none: the key may stand under its whole name.
-    let whole: Vec<usize> =
-        (0..keys.len()).filter(|slot| lists[*slot].is_some() && all[*slot].is_none()).collect();
-    if !whole.is_empty() {
-        let names: Vec<_> = whole.iter().map(|slot| keys[*slot].to_bytes()).collect();
-        let mut wanted = Vec::new();
-        for (slot, bytes) in whole.iter().zip(get_all(store, Table::Index, &names)?) {
-            if let Some(bytes) = bytes {
-                wanted.extend(read_positions(&bytes)?.into_iter().map(|position| (*slot, position)));
-            }
-        }
-        resolve(store, keys, &wanted, true, &mut all)?;
+    let rows = rows(store, &names)?;
+    let slots: Vec<usize> = (0..keys.len()).filter(|slot| rows[*slot].is_some()).collect();
+    let listed = slots.iter().flat_map(|slot| {
+        let positions = rows[*slot].as_ref().map_or(&[][..], |row| &row.positions);
+        positions.iter().map(|position| Wanted { slot: *slot, position: *position, under_whole_name: false })
+    });
+    resolve(store, keys, &rows, &listed.collect::<Vec<_>>(), &mut all)?;
+    // A row that names other keys only, or none: the key may stand under its whole name.
+    let rest: Vec<usize> = slots.into_iter().filter(|slot| all[*slot].is_none()).collect();
+    if !rest.is_empty() {
+        let names: Vec<_> = rest.iter().map(|slot| keys[*slot].to_bytes()).collect();
+        let whole = self::rows(store, &names)?;
+        let listed = rest.iter().zip(&whole).flat_map(|(slot, row)| {
+            let positions = row.as_ref().map_or(&[][..], |row| &row.positions);
+            positions.iter().map(|position| Wanted {
+                slot: *slot,
+                position: *position,
+                under_whole_name: true,
+            })
+        });
+        resolve(store, keys, &rows, &listed.collect::<Vec<_>>(), &mut all)?;
     }
     Ok(all)
 }
 
-/// Reads the wanted positions, each for one of `keys`, and enters those that are about it.
+/// A position that may be about the key in a slot.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    slot: usize,
+    position: u64,
+    under_whole_name: bool,
+}
+
+/// Reads the wanted positions, and enters those that are about their keys. `rows` are those of the short names.
 fn resolve(
     store: &dyn Read,
     keys: &[ObjectKey],
-    wanted: &[(usize, u64)],
-    under_whole_name: bool,
+    rows: &[Option<Row>],
+    wanted: &[Wanted],
     all: &mut [Option<Found>],
 ) -> Result<(), StorageError> {
-    let positions: Vec<u64> = wanted.iter().map(|(_, position)| *position).collect();
-    for ((slot, position), record) in wanted.iter().zip(records(store, &positions)?) {
-        let (key, location) = visible(record)?;
-        if key == keys[*slot] {
-            all[*slot] = Some(Found { location, position: *position, under_whole_name });
+    let positions: Vec<u64> = wanted.iter().map(|wanted| wanted.position).collect();
+    for (wanted, record) in wanted.iter().zip(records(store, &positions)?) {
+        let (key, first) = visible(record)?;
+        if key == keys[wanted.slot] {
+            let may_have_variants = rows[wanted.slot].as_ref().is_some_and(|row| row.has_variants);
+            let Wanted { position, under_whole_name, .. } = *wanted;
+            all[wanted.slot] =
+                Some(Found { place: Place { first, may_have_variants }, position, under_whole_name });
         }
     }
     Ok(())
+}
+
+/// The rows of names, in their order.
+fn rows<const N: usize>(store: &dyn Read, names: &[[u8; N]]) -> Result<Vec<Option<Row>>, StorageError> {
+    let values = get_all(store, Table::Index, names)?;
+    values.iter().map(|bytes| bytes.as_deref().map(Row::from_bytes).transpose()).collect()
 }
 
 fn visible(record: FeedRecord) -> Result<(ObjectKey, Location), StorageError> {
@@ -161,7 +200,7 @@ pub(super) fn keys_after(
         let entries = store.scan(Table::Index, &range, ScanLimit::entries(SCAN))?;
         let mut positions = Vec::new();
         for (_, value) in &entries {
-            positions.extend(read_positions(value)?);
+            positions.extend(Row::from_bytes(value)?.positions);
         }
         for record in records(store, &positions)? {
             found.push(visible(record)?);
@@ -169,7 +208,8 @@ pub(super) fn keys_after(
         found.retain(|(key, _)| after.is_none_or(|after| *key > after));
         let Some((last, _)) = entries.last().filter(|_| entries.len() == SCAN) else { break };
         // Keys of the last short name may still come.
-        let complete = found.iter().filter(|(key, _)| *last.as_slice() > short(*key)[..]).count();
+        let complete =
+            found.iter().filter(|(key, _)| last.get(..SHORT_BYTES) > Some(&short(*key)[..])).count();
         if complete > limit {
             break;
         }
@@ -204,52 +244,55 @@ pub(super) fn feed_from(
     Ok(found)
 }
 
-/// Adds to `batch` what the feed's records, in order of their positions, change in both tables.
+/// Adds to `batch` what the feed's records, in order of their positions, change in both tables, and that `variants` have
+/// further places.
 pub(super) fn write(
     store: &dyn Read,
     batch: &mut Batch,
     records: &[(u64, FeedRecord)],
+    variants: &[ObjectKey],
 ) -> Result<(), StorageError> {
     write_pages(store, batch, records)?;
-    let names: Vec<_> = records.iter().map(|(_, record)| short(record.key())).collect();
-    let mut lists = BTreeMap::new();
-    for (name, bytes) in names.iter().zip(get_all(store, Table::Index, &names)?) {
-        lists.insert(*name, bytes.as_deref().map(read_positions).transpose()?.unwrap_or_default());
-    }
+    let keys = records.iter().map(|(_, record)| record.key()).chain(variants.iter().copied());
+    let names: Vec<_> = keys.map(short).collect();
+    let before: BTreeMap<_, _> = names.iter().copied().zip(rows(store, &names)?).collect();
+    let mut after: BTreeMap<_, Row> = BTreeMap::new();
+    let row = |name: ShortName| before.get(&name).cloned().flatten().unwrap_or_default();
     // Keys that this batch itself makes visible, for those that it also withdraws.
     let mut fresh = BTreeMap::new();
     for (position, record) in records {
-        let key = record.key();
-        let name = short(key);
-        match record {
-            FeedRecord::Visible { .. } => {
-                let list = lists.entry(name).or_default();
-                let under_whole_name = list.len() >= POSITIONS_MAX;
-                fresh.insert(key, (*position, under_whole_name));
-                if under_whole_name {
-                    batch.put(Table::Index, key.to_bytes(), write_positions(&[*position]));
-                } else {
-                    list.push(*position);
-                    batch.put(Table::Index, name, write_positions(list));
-                }
+        let (key, name) = (record.key(), short(record.key()));
+        let row = after.entry(name).or_insert_with(|| row(name));
+        if matches!(record, FeedRecord::Visible { .. }) {
+            let under_whole_name = row.positions.len() >= POSITIONS_MAX;
+            fresh.insert(key, (*position, under_whole_name));
+            if under_whole_name {
+                let whole = Row { positions: vec![*position], has_variants: false };
+                batch.put(Table::Index, key.to_bytes(), whole.to_bytes());
+            } else {
+                row.positions.push(*position);
             }
-            FeedRecord::Withdrawn { .. } => {
-                let known = match fresh.remove(&key) {
-                    Some(known) => Some(known),
-                    None => find(store, &[key])?
-                        .pop()
-                        .flatten()
-                        .map(|found| (found.position, found.under_whole_name)),
-                };
-                let Some((known, under_whole_name)) = known else { continue };
-                if under_whole_name {
-                    batch.delete(Table::Index, key.to_bytes());
-                    continue;
-                }
-                let list = lists.entry(name).or_default();
-                list.retain(|position| *position != known);
-                batch.put(Table::Index, name, write_positions(list));
+            continue;
+        }
+        let known = match fresh.remove(&key) {
+            Some(known) => Some(known),
+            None => {
+                let found = find(store, &[key])?.pop().flatten();
+                found.map(|found| (found.position, found.under_whole_name))
             }
+        };
+        match known {
+            Some((_, true)) => batch.delete(Table::Index, key.to_bytes()),
+            Some((known, false)) => row.positions.retain(|position| *position != known),
+            None => {}
+        }
+    }
+    for name in variants.iter().copied().map(short) {
+        after.entry(name).or_insert_with(|| row(name)).has_variants = true;
+    }
+    for (name, row) in after {
+        if before.get(&name).and_then(Option::as_ref) != Some(&row) {
+            batch.put(Table::Index, name, row.to_bytes());
         }
     }
     Ok(())

@@ -44,9 +44,12 @@ impl Reference {
     fn check(&self, store: &dyn Read) {
         let keys = keys();
         let expected: Vec<_> = keys.iter().map(|key| self.index.get(key).copied()).collect();
-        assert_eq!(locate(store, &keys).unwrap(), expected);
+        let first = |keys: &[ObjectKey]| -> Vec<_> {
+            locate(store, keys).unwrap().into_iter().map(|place| place.map(|place| place.first)).collect()
+        };
+        assert_eq!(first(&keys), expected);
         for (key, place) in keys.iter().zip(&expected) {
-            assert_eq!(locate(store, &[*key]).unwrap(), [*place]);
+            assert_eq!(first(&[*key]), [*place]);
         }
         for after in keys.iter().copied().map(Some).chain([None]) {
             let behind = self.index.iter().filter(|(key, _)| after.is_none_or(|after| **key > after));
@@ -79,7 +82,7 @@ fn keys_of_equal_short_names_are_told_apart_however_they_come_and_go() {
             })
             .collect();
         let mut batch = Batch::new();
-        write(&*store, &mut batch, &records).unwrap();
+        write(&*store, &mut batch, &records, &[]).unwrap();
         store.write(batch, Durability::Buffered).unwrap();
         reference.check(&*store);
         crowded.insert(reference.index.keys().filter(|key| key.kind() == KeyKind::BuildLog).count());
@@ -96,7 +99,7 @@ fn the_same_records_give_the_same_bytes_in_any_batches() {
         let store = Memory::new(StoreKind::State);
         for some in records.chunks(size) {
             let mut batch = Batch::new();
-            write(&store, &mut batch, some).unwrap();
+            write(&store, &mut batch, some, &[]).unwrap();
             store.write(batch, Durability::Buffered).unwrap();
         }
         reference.check(&store);
@@ -110,16 +113,41 @@ fn the_same_records_give_the_same_bytes_in_any_batches() {
 fn a_feed_with_a_gap_is_not_written() {
     let store = Memory::new(StoreKind::State);
     let record = FeedRecord::Withdrawn { key: keys()[0] };
-    assert!(matches!(write(&store, &mut Batch::new(), &[(1, record)]), Err(StorageError::Corrupted(_))));
+    assert!(matches!(write(&store, &mut Batch::new(), &[(1, record)], &[]), Err(StorageError::Corrupted(_))));
 }
 
 #[test]
 fn an_index_that_names_what_the_feed_has_not_is_reported() {
     let store = Memory::new(StoreKind::State);
     let mut batch = Batch::new();
-    batch.put(Table::Index, short(keys()[0]), write_positions(&[5]));
+    let row = Row { positions: vec![5], has_variants: false };
+    batch.put(Table::Index, short(keys()[0]), row.to_bytes());
     store.write(batch, Durability::Buffered).unwrap();
     assert!(matches!(locate(&store, &keys()[..1]), Err(StorageError::Corrupted(_))));
-    assert!(read_positions(&[0; 4]).is_err());
-    assert!(read_positions(&[0; 45]).is_err());
+    for damaged in [&[0; 4][..], &[0; 45], &[0; 6], &[2; 6], &[1; 7]] {
+        assert!(Row::from_bytes(damaged).is_err(), "{damaged:?}");
+    }
+}
+
+#[test]
+fn only_keys_with_further_places_are_looked_up_for_them() {
+    let store = Memory::new(StoreKind::State);
+    let mut reference = Reference::default();
+    // The last of the crowded ones stands under its whole name.
+    let crowded: Vec<_> = (0..9).map(|number| reference.turn(keys()[number], 1)).collect();
+    let other = reference.turn(keys()[25], 2);
+    let commit = |records: &[(u64, FeedRecord)], variants: &[ObjectKey]| {
+        let mut batch = Batch::new();
+        write(&store, &mut batch, records, variants).unwrap();
+        store.write(batch, Durability::Buffered).unwrap();
+    };
+    let may = |key| locate(&store, &[key]).unwrap()[0].unwrap().may_have_variants;
+    commit(&[crowded, vec![other]].concat(), &[]);
+    assert!(!may(keys()[8]) && !may(keys()[25]));
+    commit(&[], &[keys()[8]]);
+    assert!(may(keys()[8]) && !may(keys()[25]));
+    // Rows keep it when keys come and go.
+    commit(&[reference.turn(keys()[0], 3)], &[]);
+    assert!(may(keys()[8]));
+    reference.check(&store);
 }

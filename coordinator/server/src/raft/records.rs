@@ -40,7 +40,6 @@ impl Record for Counters {
             .raw(self.feed_digest.as_bytes())
             .u64(self.visible_keys)
             .u64(self.held_records)
-            .u64(self.variants)
             .u64(self.externals)
             .u64(self.withdrawn)
             .u64(self.payload_bytes)
@@ -61,7 +60,6 @@ impl Record for Counters {
             feed_digest: Digest::from_bytes(reader.array()?),
             visible_keys: reader.u64()?,
             held_records: reader.u64()?,
-            variants: reader.u64()?,
             externals: reader.u64()?,
             withdrawn: reader.u64()?,
             payload_bytes: reader.u64()?,

@@ -20,7 +20,6 @@ fn counters() -> Counters {
         feed_head: 3,
         feed_digest: Digest::from_bytes([13; 32]),
         visible_keys: 4,
-        variants: 12,
         held_records: 5,
         externals: 6,
         withdrawn: 7,
