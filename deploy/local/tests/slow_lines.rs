@@ -18,7 +18,7 @@ const NODES: u64 = 60;
 const SLOW_NODES: u64 = 6;
 const LOST: [u64; 6] = [3, 14, 25, 36, 47, 58];
 
-const PATHS: u64 = 10;
+const PATHS: u64 = 6;
 const PATH_BYTES: usize = 2_000_000;
 
 /// The part of a line that repair has, in per cent.
