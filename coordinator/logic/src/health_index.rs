@@ -7,6 +7,7 @@
 //! node touches only the bundles of which it holds shards; a change of width or policy touches all.
 //! Leaves to others: what is done about it (`repair`, `moves`, `tidying`).
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -111,15 +112,17 @@ impl Layout {
     /// Looks at every copy, and compares none with all others: nearly all bundles lie well and tidily. `taken` was begun
     /// for the bundle.
     fn of(bundle: &BundleView, nodes: &[Option<NodeTraits>], taken: &mut Taken) -> Self {
-        let mut layout = Self { is_leaving: false, together_since: None, is_untidy: false };
-        let mut before = None;
-        for (index, holder) in &bundle.placements {
-            layout.is_untidy |= before.replace(*index) == Some(*index);
-            let state = traits_of(nodes, *holder).map(|traits| traits.state);
-            layout.is_untidy |= matches!(state, Some(NodeState::Lost | NodeState::Gone));
-        }
+        let lies_twice = bundle.placements.windows(2).any(|copies| copies[0].0 == copies[1].0);
+        let mut layout = Self { is_leaving: false, together_since: None, is_untidy: lies_twice };
+        let is_on_removed = Cell::new(false);
         let counted = |number| {
-            let traits = traits_of(nodes, number).filter(|traits| traits.counted)?;
+            let traits = traits_of(nodes, number)?;
+            if !traits.counted {
+                // Who was removed does not count.
+                let is_removed = matches!(traits.state, NodeState::Lost | NodeState::Gone);
+                is_on_removed.set(is_on_removed.get() || is_removed);
+                return None;
+            }
             Some(Holder { names: &traits.names, state: traits.state })
         };
         find_flaws(&bundle.placements, counted, taken, |_, flaw| match flaw {
@@ -128,6 +131,7 @@ impl Layout {
                 layout.together_since = Some(layout.together_since.map_or(since, |known| known.min(since)));
             }
         });
+        layout.is_untidy |= is_on_removed.get();
         layout
     }
 }
