@@ -27,6 +27,12 @@ pub struct CodedBundle {
     pub roots: Vec<ShardRoot>,
 }
 
+/// No shard file of a payload is longer, whatever k: a whole payload, 64 bytes of tree for each group of 16 KiB, and
+/// 128 KiB for padding, header and trailer.
+pub(crate) const fn file_bytes_most(payload_bytes: u64) -> u64 {
+    payload_bytes.saturating_add(payload_bytes / 256).saturating_add(128 << 10)
+}
+
 /// Why two headers are no coded bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodedBundleError {

@@ -9,13 +9,15 @@
 use std::collections::BTreeSet;
 
 use firn_base::{CodingId, Scheme, ShardIndex};
-use firn_wire::PlacementChange;
+use firn_wire::{DeleteReason, PlacementChange};
 
 use crate::catalogue::BundleView;
 use crate::facts::Facts;
 use crate::fleet_watch::Inventory;
+use crate::headers::file_bytes_most;
 use crate::planning::PlanningView;
 use crate::state::NodeNumber;
+use crate::tidying::DeletionRooms;
 
 /// What an inventory showed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,8 +29,11 @@ pub struct InventoryFindings {
     /// What is wrong about its surplus: copies that are there and in no book, though the same shard counts elsewhere,
     /// and copies in the books that are not there. To be recorded.
     pub surplus: Vec<PlacementChange>,
-    /// There, of codings that were replaced or given up, and in no book: to be trashed by order.
+    /// There, of codings that were replaced or given up, and in no book: to be trashed by order, within what the node
+    /// says it would delete.
     pub replaced: Vec<(CodingId, ShardIndex)>,
+    /// More of them lie there than the node would delete now: ask for the inventory again in a while.
+    pub postponed: bool,
     /// There, and nothing is known of it, or it cannot be what it says: kept.
     pub unknown: u64,
     /// Something was changing meanwhile: ask for the inventory again later.
@@ -37,13 +42,13 @@ pub struct InventoryFindings {
 
 /// Compares an inventory with the committed placements.
 ///
-/// `was_replaced` says of a coding that is not the catalogue's whether it was one of a committed bundle: see
-/// [`was_replaced`].
+/// `replaced_file_bytes` says of a coding that is not the catalogue's, if it was one of a committed bundle, how long its
+/// files may be: see [`replaced_file_bytes`].
 pub fn compare_inventory(
     view: &PlanningView<'_>,
     node: NodeNumber,
     inventory: &Inventory,
-    was_replaced: impl Fn(CodingId) -> bool,
+    replaced_file_bytes: impl Fn(CodingId) -> Option<u64>,
 ) -> InventoryFindings {
     let mut findings = InventoryFindings::default();
     let Some(record) = view.catalogue.node(node).filter(|record| record.is_member()) else {
@@ -71,6 +76,7 @@ pub fn compare_inventory(
     }
     let just_deleted = view.orders.deleted_since(node, inventory.wanted_since);
     let mut free_bytes = record.free_bytes();
+    let mut rooms = DeletionRooms::new(view);
     for (coding, index) in &inventory.shards {
         if expected.binary_search(&(*coding, *index)).is_ok()
             || view.catalogue.is_surplus(node, *coding, *index)
@@ -81,10 +87,12 @@ pub fn compare_inventory(
         }
         let Some(bundle) = view.catalogue.coded(*coding) else {
             // Left behind by a build that ended after its coding was given up.
-            if was_replaced(*coding) {
-                findings.replaced.push((*coding, *index));
-            } else {
-                findings.unknown += 1;
+            let has_room =
+                |bytes| view.fleet.node(node).is_some_and(|node| rooms.take(node, REPLACED, bytes));
+            match replaced_file_bytes(*coding).map(has_room) {
+                Some(true) => findings.replaced.push((*coding, *index)),
+                Some(false) => findings.postponed = true,
+                None => findings.unknown += 1,
             }
             continue;
         };
@@ -108,11 +116,15 @@ pub fn compare_inventory(
 /// Strays recorded by one command; and a node that lies holds no more of them than its quota has room for.
 const STRAYS_MAX: usize = 4_096;
 
-/// Whether a coding was one of a committed bundle and is none any more: another has replaced it, or it was given up.
-pub fn was_replaced<F: Facts>(facts: &F, coding: CodingId) -> Result<bool, F::Error> {
-    let Some(number) = facts.coding_bundle(coding)? else { return Ok(false) };
-    let Some(bundle) = facts.bundle(number)? else { return Ok(false) };
-    Ok(bundle.codings.iter().all(|own| own.id != coding))
+const REPLACED: DeleteReason = DeleteReason::ReplacedCoding;
+
+/// The most that a shard file of a coding may have, if the coding was one of a committed bundle and is none any more:
+/// another has replaced it, or it was given up. Its k is forgotten with it; for no k is a file longer than for k = 1.
+pub fn replaced_file_bytes<F: Facts>(facts: &F, coding: CodingId) -> Result<Option<u64>, F::Error> {
+    let Some(number) = facts.coding_bundle(coding)? else { return Ok(None) };
+    let Some(bundle) = facts.bundle(number)? else { return Ok(None) };
+    let was_replaced = bundle.codings.iter().all(|own| own.id != coding);
+    Ok(was_replaced.then(|| file_bytes_most(bundle.payload_bytes)))
 }
 
 /// Whether a shard is placed on a node that is online and proved.

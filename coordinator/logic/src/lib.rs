@@ -79,7 +79,7 @@ pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
 pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
-    was_replaced,
+    replaced_file_bytes,
 };
 pub use losses::LossWatch;
 pub use member_change::{

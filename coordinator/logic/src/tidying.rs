@@ -66,7 +66,7 @@ pub fn plan_tidying(view: &PlanningView<'_>, limit: usize) -> TidyingPlan {
             retire_extra(view.fleet, bundle, &mut plan.changes);
         }
     }
-    let mut rooms = DeletionRooms { view, left: BTreeMap::new() };
+    let mut rooms = DeletionRooms::new(view);
     for record in view.catalogue.surplus() {
         let (coding, index) = (record.coding, record.index);
         let Some(node) = view.fleet.node(record.node) else { continue };
@@ -129,14 +129,19 @@ fn unwanted(view: &PlanningView<'_>, node: &FleetNode, record: &SurplusRecord) -
 }
 
 /// What each node would still delete, less what this plan asks of it.
-struct DeletionRooms<'a> {
+#[derive(Debug)]
+pub(crate) struct DeletionRooms<'a> {
     view: &'a PlanningView<'a>,
     left: BTreeMap<NodeNumber, DeletionRoom>,
 }
 
-impl DeletionRooms<'_> {
+impl<'a> DeletionRooms<'a> {
+    pub(crate) const fn new(view: &'a PlanningView<'a>) -> Self {
+        Self { view, left: BTreeMap::new() }
+    }
+
     /// Uses up room on a node; says whether there was enough.
-    fn take(&mut self, node: &FleetNode, reason: DeleteReason, bytes: u64) -> bool {
+    pub(crate) fn take(&mut self, node: &FleetNode, reason: DeleteReason, bytes: u64) -> bool {
         let room = self.left.entry(node.number).or_insert_with(|| {
             let says = node.online && self.view.orders.may_delete(node.number, node.last_seen);
             if says { node.deletion_room } else { DeletionRoom::default() }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use firn_base::{BundleNumber, Scheme, ShardIndex};
 use firn_coordinator_logic::{
     BrakeState, NodeNumber, PlanningView, RecodePlan, RecodeTerms, RecodeWork, RootsAnswer, RootsError, Scan,
-    compare_inventory, full_digest, judge_roots, plan_recoding, plan_repairs, plan_tidying, was_replaced,
+    compare_inventory, full_digest, judge_roots, plan_recoding, plan_repairs, plan_tidying,
+    replaced_file_bytes,
 };
 use firn_wire::{Command, CommandOutcome, NodeState, PlacementChange, RejectReason};
 
@@ -380,7 +381,7 @@ fn an_inventory_is_held_against_shards_of_both_codings() {
         shards: vec![(coding_id(1, 4), ShardIndex(0))],
         wanted_since: archive.now,
     };
-    let findings = archive.planning(|view| compare_inventory(view, NodeNumber(0), &inventory, |_| false));
+    let findings = archive.planning(|view| compare_inventory(view, NodeNumber(0), &inventory, |_| None));
     let missing =
         PlacementChange::Missing { coding: coding_id(1, 8), index: ShardIndex(0), node: node_id(0) };
     assert_eq!(findings.missing, [missing]);
@@ -391,7 +392,7 @@ fn an_inventory_is_held_against_shards_of_both_codings() {
     let mut shards = vec![(coding_id(1, 4), ShardIndex(0)), (coding, ShardIndex(0))];
     shards.sort_unstable();
     let inventory = firn_coordinator_logic::Inventory { shards, wanted_since: archive.now };
-    let findings = archive.planning(|view| compare_inventory(view, NodeNumber(0), &inventory, |_| false));
+    let findings = archive.planning(|view| compare_inventory(view, NodeNumber(0), &inventory, |_| None));
     assert_eq!((findings.adopt, findings.unknown), (vec![(coding, ShardIndex(0))], 0));
 }
 
@@ -405,14 +406,23 @@ fn what_a_build_left_behind_of_a_coding_that_was_given_up_is_trashed_and_unknown
     let mut shards = vec![(coding_id(1, 8), ShardIndex(0)), (coding_id(9, 8), ShardIndex(0))];
     shards.sort_unstable();
     let inventory = firn_coordinator_logic::Inventory { shards, wanted_since: archive.now };
-    let findings = archive.planning(|view| {
-        let replaced = |coding| was_replaced(&archive.state, coding) == Ok(true);
-        compare_inventory(view, NodeNumber(20), &inventory, replaced)
-    });
+    let compare = |archive: &Archive| {
+        let file_bytes = |coding| {
+            let Ok(bytes) = replaced_file_bytes(&archive.state, coding);
+            bytes
+        };
+        archive.planning(|view| compare_inventory(view, NodeNumber(20), &inventory, file_bytes))
+    };
+    let findings = compare(&archive);
     assert_eq!((findings.replaced, findings.unknown), (vec![(coding_id(1, 8), ShardIndex(0))], 1));
+    assert!(!findings.postponed);
     for own in [coding_id(1, 4), coding_id(9, 4)] {
-        assert_eq!(was_replaced(&archive.state, own), Ok(false));
+        assert_eq!(replaced_file_bytes(&archive.state, own), Ok(None));
     }
+    // A node is not asked for more than it says it would delete: it would refuse, and raise an alarm.
+    archive.hear_room(20, 1, 1);
+    let findings = compare(&archive);
+    assert_eq!((findings.replaced, findings.unknown, findings.postponed), (Vec::new(), 1, true));
 }
 
 #[test]

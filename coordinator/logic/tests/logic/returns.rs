@@ -22,7 +22,7 @@ fn compare(
     let mut shards: Vec<_> = shards.iter().map(|(coding, index)| (*coding, ShardIndex(*index))).collect();
     shards.sort_unstable();
     let inventory = Inventory { shards, wanted_since };
-    archive.planning(|view| compare_inventory(view, NodeNumber(node), &inventory, |_| false))
+    archive.planning(|view| compare_inventory(view, NodeNumber(node), &inventory, |_| None))
 }
 
 #[test]

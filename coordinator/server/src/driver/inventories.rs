@@ -11,7 +11,7 @@ use firn_base::{CodingId, ShardIndex};
 use firn_bundle::CodingHeader;
 use firn_coordinator_logic::{
     CHALLENGE_BYTES, Challenge, Deletion, Facts, Inventory, NodeRecord, choose_challenges, compare_inventory,
-    was_replaced,
+    replaced_file_bytes,
 };
 use firn_retrieval::{ReadRangeError, read_range};
 use firn_wire::{Command, DeleteReason, PlacementChange, RefusalKind, RefusedRequest};
@@ -22,6 +22,9 @@ use crate::shared::{Shared, disk, malformed};
 /// Something was changing while the inventory was taken: it is asked for again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// There is more to delete than the node would delete now: it is asked for again after this.
+const POSTPONED_FOR: Duration = Duration::from_secs(600);
+
 /// Takes a whole inventory of `node`: records what is missing, samples what is there.
 pub(crate) async fn take_inventory(
     shared: &Arc<Shared>,
@@ -31,9 +34,9 @@ pub(crate) async fn take_inventory(
     let seed = shared.environment.seed();
     let facts = shared.facts()?;
     // A state that cannot be read says of no shard that it may go.
-    let was_replaced = |coding| was_replaced(&facts, coding).unwrap_or(false);
+    let file_bytes = |coding| replaced_file_bytes(&facts, coding).unwrap_or(None);
     let (findings, challenges) = shared.with_view(|view| {
-        let findings = compare_inventory(view, node.number, &inventory, was_replaced);
+        let findings = compare_inventory(view, node.number, &inventory, file_bytes);
         let mut held = view.catalogue.placed_on(node.number);
         held.retain(|shard| inventory.shards.binary_search(shard).is_ok());
         let mut challenges = choose_challenges(view, &held, seed);
@@ -83,8 +86,13 @@ pub(crate) async fn take_inventory(
                 return;
             }
         }
-        if findings.unsettled {
-            sleep(AGAIN_AFTER).await;
+        let again = match (findings.unsettled, findings.postponed) {
+            (true, _) => Some(AGAIN_AFTER),
+            (false, true) => Some(POSTPONED_FOR),
+            (false, false) => None,
+        };
+        if let Some(after) = again {
+            sleep(after).await;
             shared.soft().fleet.want_inventory(node.number, shared.environment.now());
         }
     });
