@@ -19,8 +19,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::raft::{
-    AppliedChanges, Inbound, LateDigests, LogStore, Member, MemberBook, Metrics, NamedMembers, Network,
-    QuorumGate, Raft, StateFacts, StateMachine, Timing,
+    AppliedChanges, Inbound, InstallGate, LateDigests, LogStore, Member, MemberBook, Metrics, NamedMembers,
+    Network, QuorumGate, Raft, StateFacts, StateMachine, Timing,
 };
 use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
@@ -142,12 +142,13 @@ impl Consensus {
         let founders = members.clone();
         let members = MemberBook::new(NamedMembers { members, ..NamedMembers::default() });
         let config = timing.config().map_err(StartError::Options)?;
+        let install_gate = InstallGate::default();
         let state_machine = {
-            let (state, inner) = (Arc::clone(&state), environment.clone());
-            environment.blocking(move || StateMachine::open(state, inner)).await?
+            let (state, inner, gate) = (Arc::clone(&state), environment.clone(), install_gate.clone());
+            environment.blocking(move || StateMachine::open(state, inner, gate)).await?
         };
         let (applied_changes, late_digests) = (state_machine.applied_changes(), state_machine.late_digests());
-        let log_store = LogStore::new(log, Arc::clone(&state), environment.clone());
+        let log_store = LogStore::new(log, Arc::clone(&state), environment.clone(), install_gate.clone());
         let gate = QuorumGate::default();
         let network = Network::new(pool, members.clone(), environment.clone(), timing, gate.clone());
         let raft = Raft::new(raft_id, Arc::new(config), network.clone(), log_store, state_machine).await;
@@ -162,7 +163,7 @@ impl Consensus {
             }
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
-        let inbound = Inbound::new(members.clone(), Arc::clone(&state), environment);
+        let inbound = Inbound::new(members.clone(), Arc::clone(&state), environment, install_gate);
         let changing = Mutex::default();
         let inner = Inner {
             raft_id,

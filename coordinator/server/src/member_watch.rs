@@ -3,7 +3,8 @@
 //!
 //! Always holds: a newer roster goes both ways between any two that meet, so it reaches everybody who can be
 //! reached from one that has it, with or without a leader; a coordinator takes itself for removed only if its
-//! archive's roster retires it, or if a coordinator knows members without it that are later than any it was among.
+//! archive's roster retires it, or if more than half of the others know members without it that are later than any it
+//! was among: one that lies cannot make the rest go.
 //! Leaves to others: who may be a member (`coordinator/logic`), keeping the roster (`standing`).
 
 use std::sync::Arc;
@@ -21,8 +22,6 @@ use crate::storage::StorageError;
 // Small questions; a removed coordinator learns of it this soon.
 const PAUSE: Duration = Duration::from_secs(2);
 const WITHIN: Duration = Duration::from_secs(2);
-// Whoever nobody knows may call often.
-const PAUSE_AFTER_STRANGERS: Duration = Duration::from_millis(200);
 
 /// Runs until this coordinator is found to be removed, and then ends its part in the consensus.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -39,7 +38,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             _ = rosters.changed() => {}
-            () = shared.consensus.stranger() => tokio::time::sleep(PAUSE_AFTER_STRANGERS).await,
         }
     }
 }
@@ -55,15 +53,16 @@ async fn leave(shared: &Shared) {
 /// Asks everybody once. Says whether this coordinator takes part no more.
 async fn look(shared: &Shared) -> Result<bool, StorageError> {
     let own = shared.identity.node_id();
-    let others = shared.consensus.others_and_self().into_iter().filter(|entry| entry.id != own);
-    let answers = join_all(others.map(|entry| async move { meet(shared, &entry).await })).await;
+    let mut others = shared.consensus.others_and_self();
+    others.retain(|entry| entry.id != own);
+    let answers = join_all(others.iter().map(|entry| meet(shared, entry))).await;
     if shared.standing.in_force().roster.has_retired(own) {
         return Ok(true);
     }
     let (since, members) = shared.consensus.applied_members()?;
     let last_among = if names(&members, own) { since } else { 0 }.max(shared.standing.named_since());
-    let is_later = |answer: &MembersInForce| answer.since > last_among && !names(&answer.members, own);
-    Ok(answers.into_iter().flatten().any(|answer| is_later(&answer)))
+    let is_without = |answer: &MembersInForce| answer.since > last_among && !names(&answer.members, own);
+    Ok(answers.iter().flatten().filter(|answer| is_without(answer)).count() > others.len() / 2)
 }
 
 fn names(members: &[CoordinatorEntry], id: NodeId) -> bool {

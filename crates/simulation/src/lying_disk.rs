@@ -1,8 +1,8 @@
 //! A disk that says it synced and did not: planted to see whether the oracle notices.
 
 use firn_coordinator::storage::{
-    Batch, Durability, Entry, KeyRange, KeyValue, Memory, Read, ScanLimit, Stage, StorageError, StoreKind,
-    Table,
+    Batch, Durability, Entry, Image, ImageFile, Intake, KeyRange, KeyValue, Memory, Read, ScanLimit,
+    StorageError, StoreKind, Table,
 };
 
 /// A store that never syncs.
@@ -40,11 +40,15 @@ impl KeyValue for LyingDisk {
         Ok(())
     }
 
-    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
-        self.0.view()
+    fn image(&self) -> Result<Box<dyn Image>, StorageError> {
+        self.0.image()
     }
 
-    fn stage(&self) -> Result<Box<dyn Stage>, StorageError> {
-        self.0.stage()
+    fn intake(&self, files: Vec<ImageFile>) -> Result<Box<dyn Intake>, StorageError> {
+        self.0.intake(files)
+    }
+
+    fn forget_arrivals(&self) -> Result<(), StorageError> {
+        self.0.forget_arrivals()
     }
 }

@@ -55,11 +55,6 @@ impl Consensus {
             .collect()
     }
 
-    /// Waits until somebody was refused whom neither the roster nor the log names.
-    pub(crate) async fn stranger(&self) {
-        self.inner.members.stranger().await;
-    }
-
     /// Stops this member for good, and says why.
     pub(crate) async fn leave(&self) {
         self.inner.members.note_removed();

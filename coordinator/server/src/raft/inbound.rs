@@ -8,13 +8,14 @@ use std::sync::Arc;
 use firn_base::{NodeId, PublicKey};
 use firn_transport::Environment;
 use firn_wire::{decode, encode};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::install_gate::InstallGate;
 use super::member_book::MemberBook;
 use super::message::{RaftReply, RaftRequest};
-use super::snapshot::{Import, ImportError, StateImage, Trailer};
-use super::types::{Raft, Snapshot, SnapshotMeta, Vote};
-use crate::storage::{KeyValue, StorageError};
+use super::snapshot::{self, StateImage};
+use super::types::{LogId, Raft, Snapshot, SnapshotMeta, Vote};
+use crate::storage::{ImageFile, Intake, KeyValue, StorageError};
 
 /// Answers messages of other members.
 #[derive(Debug)]
@@ -23,20 +24,25 @@ pub(crate) struct Inbound {
     state: Arc<dyn KeyValue>,
     environment: Environment,
     // At most one snapshot arrives at a time.
-    arriving: Mutex<Option<Arriving>>,
+    arriving: Arc<Mutex<Option<Arriving>>>,
+    gate: InstallGate,
 }
 
 #[derive(Debug)]
 struct Arriving {
     transfer: u64,
-    next: u64,
-    import: Import,
+    intake: Box<dyn Intake>,
 }
 
 impl Inbound {
     /// Answers `members`, for the state in `state`.
-    pub(crate) fn new(members: MemberBook, state: Arc<dyn KeyValue>, environment: Environment) -> Self {
-        Self { members, state, environment, arriving: Mutex::new(None) }
+    pub(crate) fn new(
+        members: MemberBook,
+        state: Arc<dyn KeyValue>,
+        environment: Environment,
+        gate: InstallGate,
+    ) -> Self {
+        Self { members, state, environment, arriving: Arc::default(), gate }
     }
 
     /// The answer of `raft` to `message`, which came by a connection of `peer`.
@@ -63,57 +69,83 @@ impl Inbound {
                 Ok(response) => RaftReply::Vote(response),
                 Err(error) => RaftReply::Refused(error.to_string()),
             },
-            RaftRequest::SnapshotBegin { vote, transfer } => match self.begin(raft, vote, transfer).await {
-                Ok(reply) => reply,
-                Err(error) => RaftReply::Refused(error.to_string()),
+            RaftRequest::SnapshotCall { vote } => match self.newer_vote(raft, vote).await {
+                Ok(None) => RaftReply::Held(Vec::new()),
+                Ok(Some(vote)) => RaftReply::Installed { vote },
+                Err(error) => refused(&error),
             },
-            RaftRequest::SnapshotPart { transfer, number, bytes, .. } => {
-                match self.take(transfer, number, bytes).await {
-                    Ok(()) => RaftReply::Taken,
-                    Err(error) => RaftReply::Refused(error.to_string()),
-                }
+            RaftRequest::SnapshotBegin { vote, transfer, applied, files } => {
+                self.begin(raft, vote, transfer, applied, files).await.unwrap_or_else(|error| refused(&error))
             }
-            RaftRequest::SnapshotEnd { vote, transfer, meta, trailer } => {
-                match self.end(raft, vote, transfer, meta, trailer).await {
-                    Ok(vote) => RaftReply::Installed { vote },
-                    Err(error) => RaftReply::Refused(error.to_string()),
-                }
+            RaftRequest::SnapshotPart { transfer, file, offset, bytes, .. } => {
+                let taken = self.take(transfer, file, offset, bytes).await;
+                taken.map_or_else(|error| refused(&error), |()| RaftReply::Taken)
+            }
+            RaftRequest::SnapshotEnd { vote, transfer, meta } => {
+                self.end(raft, vote, transfer, meta).await.unwrap_or_else(|error| refused(&error))
             }
         }
     }
 
-    async fn begin(&self, raft: &Raft, vote: Vote, transfer: u64) -> Result<RaftReply, InboundError> {
+    /// An old leader learns that it is one before it has sent the state in vain.
+    async fn newer_vote(&self, raft: &Raft, vote: Vote) -> Result<Option<Vote>, InboundError> {
         let own = raft.with_raft_state(|state| *state.vote_ref()).await;
         let own = own.map_err(|error| InboundError::Stopped(error.to_string()))?;
-        if own > vote {
-            // An old leader learns so before it has sent the state in vain.
-            return Ok(RaftReply::Installed { vote: own });
+        Ok((own > vote).then_some(own))
+    }
+
+    async fn begin(
+        &self,
+        raft: &Raft,
+        vote: Vote,
+        transfer: u64,
+        applied: Option<LogId>,
+        files: Vec<ImageFile>,
+    ) -> Result<RaftReply, InboundError> {
+        if let Some(vote) = self.newer_vote(raft, vote).await? {
+            return Ok(RaftReply::Installed { vote });
         }
         let mut arriving = self.arriving.lock().await;
         *arriving = None;
+        // One that was installed while its sender stopped waiting does not come again.
+        let (own, committed) = raft
+            .with_raft_state(|state| (*state.vote_ref(), state.committed))
+            .await
+            .map_err(|error| InboundError::Stopped(error.to_string()))?;
+        if committed >= applied {
+            return Ok(RaftReply::Installed { vote: own });
+        }
         let state = Arc::clone(&self.state);
-        let stage = self.environment.blocking(move || state.stage()).await?;
-        *arriving = Some(Arriving { transfer, next: 0, import: Import::new(stage) });
-        Ok(RaftReply::Taken)
+        let intake = self.environment.blocking(move || state.intake(files)).await?;
+        let held = intake.held();
+        *arriving = Some(Arriving { transfer, intake });
+        Ok(RaftReply::Held(held))
     }
 
-    async fn take(&self, transfer: u64, number: u64, bytes: Vec<u8>) -> Result<(), InboundError> {
-        let mut slot = self.arriving.lock().await;
-        // Taken out: what fails or is broken off here does not go on.
-        let mut arriving = slot.take().filter(|arriving| arriving.transfer == transfer);
-        let Some(mut taken) = arriving.take_if(|arriving| arriving.next == number) else {
-            return Err(InboundError::OutOfTurn);
-        };
-        let (taken, done) = self
+    /// What arrives for `transfer`, taken out: what fails or is broken off meanwhile goes on with a new beginning,
+    /// from what is on disk.
+    async fn slot(
+        &self,
+        transfer: u64,
+    ) -> Result<(OwnedMutexGuard<Option<Arriving>>, Arriving), InboundError> {
+        let mut slot = Arc::clone(&self.arriving).lock_owned().await;
+        let arriving =
+            slot.take_if(|arriving| arriving.transfer == transfer).ok_or(InboundError::OutOfTurn)?;
+        Ok((slot, arriving))
+    }
+
+    async fn take(&self, transfer: u64, file: u32, offset: u64, bytes: Vec<u8>) -> Result<(), InboundError> {
+        let (mut slot, mut arriving) = self.slot(transfer).await?;
+        let file = usize::try_from(file).unwrap_or(usize::MAX);
+        let (arriving, done) = self
             .environment
             .blocking(move || {
-                let done = taken.import.take(&bytes);
-                taken.next = taken.next.saturating_add(1);
-                (taken, done)
+                let done = arriving.intake.write(file, offset, &bytes);
+                (arriving, done)
             })
             .await;
         done?;
-        *slot = Some(taken);
+        *slot = Some(arriving);
         Ok(())
     }
 
@@ -123,15 +155,45 @@ impl Inbound {
         vote: Vote,
         transfer: u64,
         meta: SnapshotMeta,
-        trailer: Trailer,
-    ) -> Result<Vote, InboundError> {
-        let arriving = self.arriving.lock().await.take();
-        let arriving = arriving.filter(|arriving| arriving.transfer == transfer);
-        let stage = arriving.ok_or(InboundError::OutOfTurn)?.import.finish(trailer)?;
+    ) -> Result<RaftReply, InboundError> {
+        let (mut slot, mut arriving) = self.slot(transfer).await?;
+        let (arriving, verified) = self
+            .environment
+            .blocking(move || {
+                let verified = arriving.intake.verify();
+                (arriving, verified)
+            })
+            .await;
+        if !verified? {
+            let held = arriving.intake.held();
+            *slot = Some(arriving);
+            return Ok(RaftReply::Held(held));
+        }
+        let expected = meta.clone();
+        let opening = move || {
+            let stage = arriving.intake.open()?;
+            snapshot::check(&*stage, &expected)?;
+            Ok::<_, StorageError>(stage)
+        };
+        let stage = self.environment.blocking(opening).await?;
         let snapshot = Snapshot { meta, snapshot: Box::new(StateImage::Arrived(stage)) };
-        let installed = raft.install_full_snapshot(vote, snapshot).await;
-        Ok(installed.map_err(|error| InboundError::Stopped(error.to_string()))?.vote)
+        let (raft, gate) = (raft.clone(), self.gate.clone());
+        // To its end, also when whoever sent it has stopped waiting; nothing else arrives meanwhile.
+        let installing = tokio::spawn(async move {
+            let _slot = slot;
+            gate.begin();
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            gate.end();
+            installed
+        });
+        let installed = installing.await.map_err(|error| InboundError::Stopped(error.to_string()))?;
+        let vote = installed.map_err(|error| InboundError::Stopped(error.to_string()))?.vote;
+        Ok(RaftReply::Installed { vote })
     }
+}
+
+fn refused(error: &InboundError) -> RaftReply {
+    RaftReply::Refused(error.to_string())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +202,6 @@ enum InboundError {
     Stopped(String),
     #[error("a part of a snapshot came out of turn: send it again from the beginning")]
     OutOfTurn,
-    #[error(transparent)]
-    Import(#[from] ImportError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

@@ -1,7 +1,8 @@
 //! The log of the consensus, and the vote.
 //!
 //! Always holds: an entry is acknowledged and a vote counts only after it is on disk; writes happen in the order
-//! in which they were asked for; entries are removed for good only after the state that they made was flushed.
+//! in which they were asked for; entries are removed for good only after the state that they made was flushed, or
+//! the one that takes their place was installed (`install_gate`).
 //! Leaves to others: what the entries do (`state_machine`).
 
 use std::fmt::Debug;
@@ -15,6 +16,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::install_gate::InstallGate;
 use super::types::{Doing, LogEntry, LogId, RaftStorageError, TypeConfig, Vote};
 use crate::storage::{Batch, Durability, KeyRange, KeyValue, ScanLimit, StorageError, Table};
 
@@ -35,12 +37,18 @@ pub(crate) struct LogStore {
     log: Arc<dyn KeyValue>,
     state: Arc<dyn KeyValue>,
     environment: Environment,
+    gate: InstallGate,
 }
 
 impl LogStore {
     /// The log in `log`, whose entries make the state in `state`.
-    pub(crate) fn new(log: Arc<dyn KeyValue>, state: Arc<dyn KeyValue>, environment: Environment) -> Self {
-        Self { log, state, environment }
+    pub(crate) fn new(
+        log: Arc<dyn KeyValue>,
+        state: Arc<dyn KeyValue>,
+        environment: Environment,
+        gate: InstallGate,
+    ) -> Self {
+        Self { log, state, environment, gate }
     }
 
     async fn with_log<T: Send + 'static>(
@@ -191,6 +199,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), RaftStorageError> {
+        self.gate.wait().await.map_err(|error| Doing::WriteState.failed(&error))?;
         let state = Arc::clone(&self.state);
         self.with_log(Doing::WriteLog, move |log| {
             // From here on only the state remembers what these entries did.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use firn_base::NodeId;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::types::{Member, Metrics};
 
@@ -24,7 +24,6 @@ pub(crate) struct MemberBook {
 struct Inner {
     named: RwLock<Arc<NamedMembers>>,
     metrics: OnceLock<watch::Receiver<Metrics>>,
-    stranger: Notify,
     removed: AtomicBool,
 }
 
@@ -51,7 +50,6 @@ impl MemberBook {
         let inner = Inner {
             named: RwLock::new(Arc::new(named)),
             metrics: OnceLock::new(),
-            stranger: Notify::new(),
             removed: AtomicBool::new(false),
         };
         Self { inner: Arc::new(inner) }
@@ -74,14 +72,9 @@ impl MemberBook {
         named.or_else(|| self.with_log(|membership| membership.get_node(&number).cloned())?)
     }
 
-    /// Whether `id` may speak as member `number`. Who is refused here may be one of a roster that is not known yet.
+    /// Whether `id` may speak as member `number`.
     pub(crate) fn speaks(&self, id: NodeId, number: u64) -> bool {
-        let known =
-            !self.named().retired.contains(&id) && self.get(number).is_some_and(|member| member.id == id);
-        if !known {
-            self.inner.stranger.notify_one();
-        }
-        known
+        !self.named().retired.contains(&id) && self.get(number).is_some_and(|member| member.id == id)
     }
 
     /// Whether `id` is a coordinator: of the roster or of the log's membership.
@@ -119,11 +112,6 @@ impl MemberBook {
     pub(crate) fn all(&self) -> BTreeMap<u64, Member> {
         let listed = self.listed().into_iter().map(|listed| (listed.number, listed.member));
         listed.chain(self.named().members.clone()).collect()
-    }
-
-    /// Waits until somebody was refused who is not known.
-    pub(crate) async fn stranger(&self) {
-        self.inner.stranger.notified().await;
     }
 
     /// This coordinator takes part no more.
@@ -194,12 +182,5 @@ mod tests {
         assert_eq!(book.get(3).unwrap().address, "moved:3");
         assert_eq!(book.get(1).unwrap().address, "log:1");
         assert_eq!(book.get(2), None);
-    }
-
-    #[tokio::test]
-    async fn a_stranger_that_is_refused_is_told_of() {
-        let book = book();
-        assert!(!book.speaks(NodeId::from_bytes([9; 32]), 9));
-        book.stranger().await;
     }
 }

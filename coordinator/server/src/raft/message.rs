@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::snapshot::Trailer;
-use super::types::{AppendRequest, AppendResponse, SnapshotMeta, Vote, VoteRequest, VoteResponse};
+use super::types::{AppendRequest, AppendResponse, LogId, SnapshotMeta, Vote, VoteRequest, VoteResponse};
+use crate::storage::ImageFile;
 
 /// From one member to another.
 #[derive(Debug, Serialize, Deserialize)]
@@ -12,22 +12,33 @@ pub(super) enum RaftRequest {
     Append(AppendRequest),
     /// Asks for a vote.
     Vote(VoteRequest),
-    /// A snapshot follows. It takes the place of one that has not ended.
+    /// A snapshot is about to be made for whoever answers.
+    SnapshotCall {
+        /// The leader's.
+        vote: Vote,
+    },
+    /// The files of a snapshot follow. They take the place of those of one that has not ended.
     SnapshotBegin {
         /// The leader's.
         vote: Vote,
         /// Names the transfer.
         transfer: u64,
+        /// Where the state stands.
+        applied: Option<LogId>,
+        /// What there is to fetch.
+        files: Vec<ImageFile>,
     },
-    /// The next part.
+    /// What follows in one of them.
     SnapshotPart {
         /// The leader's.
         vote: Vote,
         /// Which transfer.
         transfer: u64,
-        /// Counts from zero.
-        number: u64,
-        /// The part.
+        /// Which file, counted from zero.
+        file: u32,
+        /// Where in it.
+        offset: u64,
+        /// The bytes.
         bytes: Vec<u8>,
     },
     /// The snapshot is whole: check and install it.
@@ -38,8 +49,6 @@ pub(super) enum RaftRequest {
         transfer: u64,
         /// Where the state stands.
         meta: SnapshotMeta,
-        /// What must have arrived.
-        trailer: Trailer,
     },
 }
 
@@ -52,6 +61,8 @@ pub(super) enum RaftReply {
     Vote(VoteResponse),
     /// The part of a snapshot was taken.
     Taken,
+    /// So much of each file of the snapshot is here, from its beginning.
+    Held(Vec<u64>),
     /// The snapshot is installed, or another leader was voted for: see the vote.
     Installed {
         /// The vote of the member that answers.
@@ -66,8 +77,8 @@ impl RaftRequest {
     pub(super) const fn is_bulky(&self) -> bool {
         match self {
             Self::Append(request) => !request.entries.is_empty(),
-            Self::SnapshotPart { .. } => true,
-            Self::Vote(_) | Self::SnapshotBegin { .. } | Self::SnapshotEnd { .. } => false,
+            Self::SnapshotBegin { .. } | Self::SnapshotPart { .. } => true,
+            Self::Vote(_) | Self::SnapshotCall { .. } | Self::SnapshotEnd { .. } => false,
         }
     }
 
@@ -76,7 +87,8 @@ impl RaftRequest {
         match self {
             Self::Append(request) => &request.vote,
             Self::Vote(request) => &request.vote,
-            Self::SnapshotBegin { vote, .. }
+            Self::SnapshotCall { vote }
+            | Self::SnapshotBegin { vote, .. }
             | Self::SnapshotPart { vote, .. }
             | Self::SnapshotEnd { vote, .. } => vote,
         }

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_transport::{ConnectionPool, Environment};
@@ -19,23 +20,28 @@ use super::contact::{Contacts, NoAnswer};
 use super::gate::QuorumGate;
 use super::member_book::MemberBook;
 use super::message::{RaftReply, RaftRequest};
-use super::snapshot::{self, Export, StateImage};
+use super::snapshot::{self, StateImage};
 use super::state_machine::read_position;
 use super::timing::Timing;
 use super::types::{
     AppendRequest, AppendResponse, Doing, LogId, Member, Snapshot, TypeConfig, Vote, VoteRequest,
     VoteResponse,
 };
-use crate::storage::StorageError;
+use crate::storage::{IMAGE_PIECE_BYTES, Image, StorageError, lacking};
 
 // Entries on their way, however slow the line: a commit of 80 MB over 25 Mbit/s.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(30);
 
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+// The other side may be about to verify what had arrived before.
+const SNAPSHOT_BEGIN_TIMEOUT: Duration = Duration::from_secs(60);
 // The other side checks and syncs the whole state: some 10 GiB on a slow disk.
 const SNAPSHOT_END_TIMEOUT: Duration = Duration::from_secs(900);
 
+// Files that arrive damaged are sent again, this often at most.
+const SNAPSHOT_ROUNDS: usize = 4;
 // A member that does not answer is tried again this soon: well within an election, so that one that comes back
 // hears its leader before it asks for votes.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -152,49 +158,84 @@ impl Peer {
         let StateImage::Here(store) = *snapshot.snapshot else {
             return Err(NoAnswer("a state that has just arrived is not passed on".into()).into());
         };
-        let export = self.network.environment.blocking(move || {
-            let export = Export::new(store.view()?);
-            let position = read_position(export.view())?;
-            Ok::<_, StorageError>((export, position))
-        });
-        let (mut export, position) = export.await?;
-        let transfer = self.network.environment.random_u64();
-        let begin = RaftRequest::SnapshotBegin { vote, transfer };
-        if let Some(higher) = self.hand_over(begin, SNAPSHOT_PART_TIMEOUT).await? {
+        // A checkpoint for nobody would be made five times a second as long as a member is away.
+        if let HandedOver::Ended(higher) =
+            self.hand_over(RaftRequest::SnapshotCall { vote }, CALL_TIMEOUT).await?
+        {
             return Ok(higher);
         }
-        let mut number: u64 = 0;
-        loop {
-            let (went_on, part) = self
-                .network
-                .environment
-                .blocking(move || {
-                    let part = export.next_part();
-                    (export, part)
-                })
-                .await;
-            export = went_on;
-            let Some(bytes) = part? else { break };
-            let part = RaftRequest::SnapshotPart { vote, transfer, number, bytes };
-            if let Some(higher) = self.hand_over(part, SNAPSHOT_PART_TIMEOUT).await? {
-                return Ok(higher);
-            }
-            number = number.saturating_add(1);
-        }
+        let environment = &self.network.environment;
+        let (image, position) = environment
+            .blocking(move || {
+                let image: Arc<dyn Image> = Arc::from(store.image()?);
+                let position = read_position(&*image)?;
+                Ok::<_, StorageError>((image, position))
+            })
+            .await?;
+        let transfer = environment.random_u64();
+        let (applied, files) = (position.applied, image.files().to_vec());
+        let begin = RaftRequest::SnapshotBegin { vote, transfer, applied, files };
+        let mut held = match self.hand_over(begin, SNAPSHOT_BEGIN_TIMEOUT).await? {
+            HandedOver::Held(held) => held,
+            HandedOver::Ended(higher) => return Ok(higher),
+        };
         let meta = snapshot::meta(position.applied, position.membership);
-        let end = RaftRequest::SnapshotEnd { vote, transfer, meta, trailer: export.trailer() };
-        let installed = self.hand_over(end, SNAPSHOT_END_TIMEOUT).await?;
-        installed.ok_or_else(|| NoAnswer("a member did not install the snapshot".into()).into())
+        for _ in 0..SNAPSHOT_ROUNDS {
+            let sent = self.send_files(vote, transfer, &image, &held).await?;
+            tracing::info!(to = %self.member(), bytes = sent, files = image.files().len(), "the state was sent");
+            let end = RaftRequest::SnapshotEnd { vote, transfer, meta: meta.clone() };
+            held = match self.hand_over(end, SNAPSHOT_END_TIMEOUT).await? {
+                HandedOver::Held(held) => held,
+                HandedOver::Ended(vote) => return Ok(vote),
+            };
+        }
+        Err(NoAnswer("the files of a snapshot arrive damaged again and again".into()).into())
     }
 
-    /// The vote of the other side if that ends the matter.
-    async fn hand_over(&self, request: RaftRequest, within: Duration) -> Result<Option<Vote>, NoAnswer> {
+    /// Sends what is lacking where `held` is there. Says how many bytes that were.
+    async fn send_files(
+        &self,
+        vote: Vote,
+        transfer: u64,
+        image: &Arc<dyn Image>,
+        held: &[u64],
+    ) -> Result<u64, SendError> {
+        let mut sent: u64 = 0;
+        for (index, mut offset) in lacking(image.files(), held) {
+            let file = u32::try_from(index).map_err(|_| NoAnswer("too many files".into()))?;
+            while image.files().get(index).is_some_and(|file| offset < file.bytes) {
+                let read = Arc::clone(image);
+                let reading = move || read.read_file(index, offset, IMAGE_PIECE_BYTES);
+                let bytes = self.network.environment.blocking(reading).await?;
+                let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let part = RaftRequest::SnapshotPart { vote, transfer, file, offset, bytes };
+                match self.ask(part, SNAPSHOT_PART_TIMEOUT).await? {
+                    RaftReply::Taken => {}
+                    other => return Err(unexpected(other).into()),
+                }
+                offset = offset.saturating_add(length);
+                sent = sent.saturating_add(length);
+            }
+        }
+        Ok(sent)
+    }
+
+    async fn hand_over(&self, request: RaftRequest, within: Duration) -> Result<HandedOver, NoAnswer> {
         match self.ask(request, within).await? {
-            RaftReply::Taken => Ok(None),
-            RaftReply::Installed { vote } => Ok(Some(vote)),
+            RaftReply::Held(held) => Ok(HandedOver::Held(held)),
+            RaftReply::Installed { vote } => Ok(HandedOver::Ended(vote)),
             other => Err(unexpected(other)),
         }
     }
+}
+
+/// What a member says to a snapshot.
+#[derive(Debug)]
+enum HandedOver {
+    /// It has so much of each file, and wants the rest.
+    Held(Vec<u64>),
+    /// It has installed it, or voted for another leader: its vote.
+    Ended(Vote),
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,7 @@ use super::applied_changes::AppliedChanges;
 use super::bytes::{Reader, Writer};
 use super::digests::{self, COMPARED_EVERY, LateDigests};
 use super::facts::StateFacts;
+use super::install_gate::InstallGate;
 use super::snapshot::{self, StateImage};
 use super::types::{
     Doing, LogEntry, LogId, RaftStorageError, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -34,6 +35,7 @@ pub(crate) struct StateMachine {
     environment: Environment,
     applied_changes: AppliedChanges,
     late_digests: LateDigests,
+    gate: InstallGate,
 }
 
 /// Where the state stands.
@@ -45,7 +47,11 @@ pub(crate) struct Position {
 
 impl StateMachine {
     /// The state in `state`; refuses one of a newer format. Blocks on the disk.
-    pub(crate) fn open(state: Arc<dyn KeyValue>, environment: Environment) -> Result<Self, StorageError> {
+    pub(crate) fn open(
+        state: Arc<dyn KeyValue>,
+        environment: Environment,
+        gate: InstallGate,
+    ) -> Result<Self, StorageError> {
         match state.get(Table::Meta, keys::FORMAT)? {
             Some(bytes) => check_format(&bytes)?,
             None => {
@@ -61,6 +67,7 @@ impl StateMachine {
             environment,
             applied_changes: AppliedChanges::default(),
             late_digests: LateDigests::default(),
+            gate,
         };
         machine.restart()?;
         Ok(machine)
@@ -199,6 +206,8 @@ impl RaftSnapshotBuilder<TypeConfig> for StateMachine {
             // Read before the flush: what it says is then on disk.
             let position = read_position(&**state)?;
             state.flush()?;
+            // A replica that has come this far needs no one else's state.
+            state.forget_arrivals()?;
             Ok(position)
         });
         let position = position.await?;
@@ -241,8 +250,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<StateImage>, RaftStorageError> {
-        let stage = self.with_state(Doing::WriteState, |state| state.stage()).await?;
-        Ok(Box::new(StateImage::Arrived(stage)))
+        // The library asks only where it puts a snapshot together itself; here `inbound` does.
+        Ok(Box::new(StateImage::Here(Arc::clone(&self.state))))
     }
 
     async fn install_snapshot(
@@ -258,11 +267,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             write_membership(&mut position, &meta.last_membership);
         }
         let machine = self.clone();
-        self.with_state(Doing::WriteState, move |state| {
-            snapshot::install(&**state, *image, position)?;
+        let installed = self.environment.blocking(move || {
+            snapshot::install(&*machine.state, *image, position)?;
             machine.restart()
-        })
-        .await
+        });
+        let installed = installed.await;
+        self.gate.installed(&installed);
+        installed.map_err(|error| Doing::WriteState.failed(&error))
     }
 
     /// The state as it is now: newer than the last one built is as good.

@@ -11,17 +11,17 @@ use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, Entry, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
 
-use super::snapshot::{Export, Import, ImportError};
 use super::types::{LogEntry, LogId, RaftStorageError, TypeConfig, Vote};
-use super::{LogStore, StateFacts, StateMachine};
-use crate::storage::{Fault, KeyValue, Memory, Read, StorageError, StoreKind};
+use super::{InstallGate, LogStore, StateFacts, StateMachine};
+use crate::storage::{Fault, KeyValue, Memory, Read, StorageError, StoreKind, copy_image};
 
 type Stores = (Arc<dyn KeyValue>, Arc<dyn KeyValue>);
 
 fn open(stores: &Stores) -> (LogStore, StateMachine) {
     let (log, state) = stores.clone();
-    let machine = StateMachine::open(Arc::clone(&state), Environment::real()).unwrap();
-    (LogStore::new(log, state, Environment::real()), machine)
+    let gate = InstallGate::default();
+    let machine = StateMachine::open(Arc::clone(&state), Environment::real(), gate.clone()).unwrap();
+    (LogStore::new(log, state, Environment::real(), gate), machine)
 }
 
 fn in_memory() -> (Memory, Memory) {
@@ -225,64 +225,61 @@ async fn a_source() -> Stores {
     stores
 }
 
-fn parts(source: &Stores) -> (Vec<Vec<u8>>, super::snapshot::Trailer) {
-    let mut export = Export::new(source.1.view().unwrap());
-    let mut parts = Vec::new();
-    while let Some(part) = export.next_part().unwrap() {
-        parts.push(part);
-    }
-    (parts, export.trailer())
+/// All files of the state of `source`, arrived at `target` and opened.
+fn arrived(source: &Stores, target: &Stores) -> Box<dyn crate::storage::Stage> {
+    let image = source.1.image().unwrap();
+    let mut intake = target.1.intake(image.files().to_vec()).unwrap();
+    copy_image(&*image, &mut *intake).unwrap();
+    assert!(intake.verify().unwrap());
+    intake.open().unwrap()
 }
 
 #[tokio::test]
 async fn a_snapshot_carries_the_whole_state() {
-    let source = a_source().await;
-    let target = shared(&in_memory());
-    let (parts, trailer) = parts(&source);
-    let mut import = Import::new(target.1.stage().unwrap());
-    parts.iter().for_each(|part| import.take(part).unwrap());
-    import.finish(trailer).unwrap().install().unwrap();
+    let (source, target) = (a_source().await, shared(&in_memory()));
+    let stage = arrived(&source, &target);
+    let position = super::read_position(&*source.1).unwrap();
+    let meta = super::snapshot::meta(position.applied, position.membership);
+    super::snapshot::check(&*stage, &meta).unwrap();
+    stage.install().unwrap();
     assert_eq!(digest(&target.1), digest(&source.1));
 }
 
 #[tokio::test]
-async fn a_snapshot_that_is_damaged_anywhere_is_never_installed() {
-    let source = a_source().await;
-    let (parts, trailer) = parts(&source);
-    let whole = parts.concat();
-    let import = |parts: &[Vec<u8>]| {
-        let target = shared(&in_memory());
-        let mut import = Import::new(target.1.stage().unwrap());
-        for part in parts {
-            import.take(part)?;
-        }
-        import.finish(trailer).map(drop)
-    };
-    import(&parts).unwrap();
-    assert!(import(&parts[..parts.len() - 1]).is_err());
-    assert!(import(&[]).is_err());
-    let repeated = [parts.clone(), vec![parts[parts.len() - 1].clone()]].concat();
-    assert!(import(&repeated).is_err());
-    for damaged in (0..whole.len()).step_by(97) {
-        let mut bytes = whole.clone();
-        bytes[damaged] ^= 0x40;
-        let (head, body) = bytes.split_at(10);
-        assert!(import(&[head.to_vec(), body.to_vec()]).is_err(), "byte {damaged}");
+async fn a_state_that_does_not_stand_where_its_sender_says_is_refused() {
+    let (source, target) = (a_source().await, shared(&in_memory()));
+    let stage = arrived(&source, &target);
+    let position = super::read_position(&*source.1).unwrap();
+    for applied in [None, Some(log_id(1, 199)), Some(log_id(1, 201)), Some(log_id(2, 200))] {
+        let meta = super::snapshot::meta(applied, position.membership.clone());
+        assert!(matches!(super::snapshot::check(&*stage, &meta), Err(StorageError::Corrupted(_))));
     }
+    let members = openraft::Membership::new(
+        vec![[1].into()],
+        std::collections::BTreeMap::from([(1, Default::default())]),
+    );
+    let other = super::types::StoredMembership::new(Some(log_id(1, 3)), members);
+    let meta = super::snapshot::meta(position.applied, other);
+    assert!(matches!(super::snapshot::check(&*stage, &meta), Err(StorageError::Corrupted(_))));
+    // No state at all.
+    let nothing = shared(&in_memory());
+    let meta = super::snapshot::meta(None, Default::default());
+    assert!(super::snapshot::check(&*nothing.1, &meta).is_err());
 }
 
 #[tokio::test]
 async fn a_state_of_a_newer_format_is_refused_on_disk_and_in_a_snapshot() {
     let source = a_source().await;
     let mut batch = crate::storage::Batch::new();
-    batch.put(crate::storage::Table::Meta, super::keys::FORMAT, 2_u32.to_le_bytes());
+    batch.put(crate::storage::Table::Meta, super::keys::FORMAT, u32::MAX.to_le_bytes());
     source.1.write(batch, crate::storage::Durability::Synced).unwrap();
-    let error = StateMachine::open(Arc::clone(&source.1), Environment::real()).unwrap_err();
+    let error =
+        StateMachine::open(Arc::clone(&source.1), Environment::real(), InstallGate::default()).unwrap_err();
     assert!(matches!(error, StorageError::Newer(_)));
-    let (parts, _) = parts(&source);
-    let mut import = Import::new(shared(&in_memory()).1.stage().unwrap());
-    import.take(&parts[0]).unwrap();
-    assert!(matches!(import.take(&parts[1]), Err(ImportError::Storage(StorageError::Newer(_)))));
+    let stage = arrived(&source, &shared(&in_memory()));
+    let position = super::read_position(&*source.1).unwrap();
+    let meta = super::snapshot::meta(position.applied, position.membership);
+    assert!(matches!(super::snapshot::check(&*stage, &meta), Err(StorageError::Newer(_))));
 }
 
 #[tokio::test]
@@ -307,7 +304,8 @@ async fn a_replica_that_knows_too_few_commands_stops_and_does_not_start_again() 
     super::changes::record(&*stores.1, &mut batch, &[firn_coordinator_logic::Change::PutCounters(newer)])
         .unwrap();
     stores.1.write(batch, crate::storage::Durability::Synced).unwrap();
-    let refused = StateMachine::open(Arc::clone(&stores.1), Environment::real()).unwrap_err();
+    let refused =
+        StateMachine::open(Arc::clone(&stores.1), Environment::real(), InstallGate::default()).unwrap_err();
     assert!(matches!(refused, StorageError::Newer(_)), "{refused}");
 }
 
@@ -317,7 +315,7 @@ async fn an_entry_of_a_newer_log_is_refused_by_name() {
     let mut batch = crate::storage::Batch::new();
     batch.put(crate::storage::Table::Log, 1_u64.to_be_bytes(), [2, 0, 0]);
     log.write(batch, crate::storage::Durability::Synced).unwrap();
-    let mut store = LogStore::new(log, state, Environment::real());
+    let mut store = LogStore::new(log, state, Environment::real(), InstallGate::default());
     let error = store.try_get_log_entries(1..2).await.unwrap_err();
     assert!(error.to_string().contains("an entry of the log has version 2"), "{error}");
 }

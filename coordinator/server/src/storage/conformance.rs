@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Batch, Durability, KeyRange, KeyValue, ScanLimit, StoreKind, Table};
+use super::{Batch, Durability, KeyRange, KeyValue, ScanLimit, Stage, StoreKind, Table, copy_image};
 
 /// A store that can be killed and opened again.
 trait Fixture {
     fn store(&self) -> Arc<dyn KeyValue>;
+    /// An empty store of the same kind.
+    fn another(&self) -> Arc<dyn KeyValue>;
     /// Kills the program that uses it, without any shutdown code, and opens it again.
     fn kill_and_reopen(&mut self);
 }
@@ -86,38 +88,104 @@ fn a_killed_program_loses_nothing_that_it_wrote(fixture: &mut dyn Fixture) {
 fn a_view_is_unmoved_by_later_writes(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     put(&*store, b"a", b"1", Durability::Buffered);
-    let view = store.view().unwrap();
+    let view = store.image().unwrap();
     put(&*store, b"a", b"2", Durability::Buffered);
     put(&*store, b"b", b"2", Durability::Synced);
     assert_eq!(view.get(Table::Meta, b"a").unwrap(), Some(b"1".to_vec()));
     assert_eq!(keys(&*view, &KeyRange::all()), [b"a"]);
-    let second = store.view().unwrap();
+    let second = store.image().unwrap();
     drop(view);
     assert_eq!(keys(&*second, &KeyRange::all()), [b"a", b"b"]);
+}
+
+/// The contents of another store, arrived and opened.
+fn stage(store: &dyn KeyValue, fixture: &dyn Fixture) -> Box<dyn Stage> {
+    let other = fixture.another();
+    put(&*other, b"arrived", b"1", Durability::Buffered);
+    let image = other.image().unwrap();
+    let mut intake = store.intake(image.files().to_vec()).unwrap();
+    copy_image(&*image, &mut *intake).unwrap();
+    assert!(intake.verify().unwrap());
+    intake.open().unwrap()
+}
+
+/// Carries all of `from` to `to`, the last piece of each file in a second attempt.
+fn an_intake_goes_on_where_it_broke(fixture: &mut dyn Fixture) {
+    let other = fixture.another();
+    for number in 0..200_u8 {
+        put(&*other, &[number], &[number; 50], Durability::Buffered);
+    }
+    let image = other.image().unwrap();
+    let files = image.files().to_vec();
+    let store = fixture.store();
+    let mut first = store.intake(files.clone()).unwrap();
+    for (index, file) in files.iter().enumerate().filter(|(_, file)| file.bytes > 1) {
+        let half = usize::try_from(file.bytes / 2).unwrap();
+        first.write(index, 0, &image.read_file(index, 0, half).unwrap()).unwrap();
+        assert!(first.write(index, 0, b"again").is_err(), "a piece comes once");
+        assert!(
+            first.write(index, file.bytes / 2, &vec![0; half + 2]).is_err(),
+            "a file is as long as announced"
+        );
+    }
+    assert!(first.write(files.len(), 0, b"x").is_err());
+    assert!(!first.verify().unwrap());
+    drop((first, store));
+    fixture.kill_and_reopen();
+    let store = fixture.store();
+    let mut second = store.intake(files.clone()).unwrap();
+    assert!(files.iter().zip(second.held()).all(|(file, held)| held == file.bytes / 2));
+    copy_image(&*image, &mut *second).unwrap();
+    assert!(second.verify().unwrap());
+    second.open().unwrap().install().unwrap();
+    assert_eq!(keys(&*store, &KeyRange::all()).len(), 200);
+    // Nothing of it is left for another attempt.
+    assert!(store.intake(files).unwrap().held().iter().all(|held| *held == 0));
+}
+
+/// Damage on the way is found by the hash, and the file comes again.
+fn a_damaged_file_is_not_used(fixture: &mut dyn Fixture) {
+    let (other, store) = (fixture.another(), fixture.store());
+    put(&*other, b"a", b"1", Durability::Buffered);
+    let image = other.image().unwrap();
+    let mut intake = store.intake(image.files().to_vec()).unwrap();
+    let (index, file) = image.files().iter().enumerate().max_by_key(|(_, file)| file.bytes).unwrap();
+    let mut bytes = image.read_file(index, 0, usize::try_from(file.bytes).unwrap()).unwrap();
+    bytes[0] ^= 1;
+    intake.write(index, 0, &bytes).unwrap();
+    copy_image(&*image, &mut *intake).unwrap();
+    assert!(!intake.verify().unwrap());
+    assert_eq!(intake.held()[index], 0);
+    copy_image(&*image, &mut *intake).unwrap();
+    assert!(intake.verify().unwrap());
 }
 
 fn staged_contents_replace_all_at_one_stroke(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     put(&*store, b"old", b"1", Durability::Synced);
-    let view = store.view().unwrap();
-    let mut staged = store.stage().unwrap();
+    let view = store.image().unwrap();
+    let mut staged = stage(&*store, fixture);
+    assert_eq!(keys(&*staged, &KeyRange::all()), [b"arrived"]);
     let mut batch = Batch::new();
     batch.put(Table::Meta, *b"new", *b"2");
     staged.write(batch).unwrap();
     assert_eq!(keys(&*store, &KeyRange::all()), [b"old"]);
     staged.install().unwrap();
-    assert_eq!(keys(&*store, &KeyRange::all()), [b"new"]);
+    assert_eq!(keys(&*store, &KeyRange::all()), [b"arrived".to_vec(), b"new".to_vec()]);
     assert_eq!(keys(&*view, &KeyRange::all()), [b"old"]);
     put(&*store, b"later", b"3", Durability::Buffered);
     drop((store, view));
     fixture.kill_and_reopen();
-    assert_eq!(keys(&*fixture.store(), &KeyRange::all()), [b"later".to_vec(), b"new".to_vec()]);
+    assert_eq!(
+        keys(&*fixture.store(), &KeyRange::all()),
+        [b"arrived".to_vec(), b"later".to_vec(), b"new".to_vec()]
+    );
 }
 
 fn staged_contents_that_are_dropped_change_nothing(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     put(&*store, b"old", b"1", Durability::Synced);
-    let mut staged = store.stage().unwrap();
+    let mut staged = stage(&*store, fixture);
     let mut batch = Batch::new();
     batch.put(Table::Meta, *b"new", *b"2");
     staged.write(batch).unwrap();
@@ -139,6 +207,10 @@ macro_rules! conformance {
                     Arc::new(self.0.clone())
                 }
 
+                fn another(&self) -> Arc<dyn KeyValue> {
+                    Arc::new(crate::storage::Memory::new(StoreKind::State))
+                }
+
                 fn kill_and_reopen(&mut self) {}
             }
 
@@ -154,7 +226,7 @@ macro_rules! conformance {
         mod rocks {
             use super::*;
 
-            struct OnDisk(Option<Arc<crate::storage::RocksDb>>, tempfile::TempDir);
+            struct OnDisk(Option<Arc<crate::storage::RocksDb>>, tempfile::TempDir, tempfile::TempDir);
 
             impl OnDisk {
                 fn open(&mut self) {
@@ -166,6 +238,11 @@ macro_rules! conformance {
             impl Fixture for OnDisk {
                 fn store(&self) -> Arc<dyn KeyValue> {
                     Arc::clone(self.0.as_ref().unwrap()) as Arc<dyn KeyValue>
+                }
+
+                fn another(&self) -> Arc<dyn KeyValue> {
+                    let path = self.2.path().join("another");
+                    Arc::new(crate::storage::RocksDb::open(&path, StoreKind::State).unwrap())
                 }
 
                 /// What a killed process leaves is what a copy of its files holds while it runs.
@@ -194,7 +271,7 @@ macro_rules! conformance {
             $(
                 #[test]
                 fn $name() {
-                    let mut fixture = OnDisk(None, tempfile::tempdir().unwrap());
+                    let mut fixture = OnDisk(None, tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
                     fixture.open();
                     super::$name(&mut fixture);
                 }
@@ -211,4 +288,6 @@ conformance! {
     a_view_is_unmoved_by_later_writes
     staged_contents_replace_all_at_one_stroke
     staged_contents_that_are_dropped_change_nothing
+    an_intake_goes_on_where_it_broke
+    a_damaged_file_is_not_used
 }

@@ -8,9 +8,10 @@ use std::collections::btree_map;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::memory_image::{Arrivals, MemoryImage, MemoryIntake};
 use super::{
-    Batch, Durability, Entry, KeyRange, KeyValue, Operation, Read, ScanLimit, Stage, StorageError, StoreKind,
-    Table,
+    Batch, Durability, Entry, Image, ImageFile, Intake, KeyRange, KeyValue, Operation, Read, ScanLimit,
+    Stage, StorageError, StoreKind, Table,
 };
 
 /// How a call fails.
@@ -31,7 +32,7 @@ pub struct Memory {
     disk: Arc<Mutex<Disk>>,
 }
 
-type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
+pub(super) type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 #[derive(Debug, Default)]
 struct Disk {
@@ -39,15 +40,16 @@ struct Disk {
     current: Arc<Tables>,
     unsynced: Vec<Batch>,
     fault: Option<(Fault, u32)>,
+    arrivals: Arrivals,
 }
 
 #[derive(Debug)]
-struct MemoryView {
+pub(super) struct MemoryView {
     tables: Arc<Tables>,
 }
 
 #[derive(Debug)]
-struct MemoryStage {
+pub(super) struct MemoryStage {
     store: Memory,
     tables: Tables,
 }
@@ -87,10 +89,29 @@ impl Memory {
         self.disk.lock().expect("no holder of this lock panics while it holds it")
     }
 
+    /// What has arrived of another store. It is written to as to a disk.
+    pub(super) fn with_arrivals<T>(&self, work: impl FnOnce(&mut Arrivals) -> T) -> Result<T, StorageError> {
+        let mut disk = self.disk();
+        disk.check(true)?;
+        Ok(work(&mut disk.arrivals))
+    }
+
     fn readable(&self) -> Result<Arc<Tables>, StorageError> {
         let mut disk = self.disk();
         disk.check(false)?;
         Ok(Arc::clone(&disk.current))
+    }
+}
+
+impl MemoryView {
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl MemoryStage {
+    pub(super) const fn new(store: Memory, tables: Tables) -> Self {
+        Self { store, tables }
     }
 }
 
@@ -157,22 +178,30 @@ impl Read for MemoryView {
     }
 
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
-        let mut found = Vec::new();
-        let mut bytes: usize = 0;
-        for (key, value) in entries(&self.tables, table, range).into_iter().flatten() {
-            bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
-            found.push((key.clone(), value.clone()));
-            if found.len() >= limit.entries || bytes >= limit.bytes {
-                break;
-            }
-        }
-        Ok(found)
+        Ok(scan(&self.tables, table, range, limit))
     }
 
     fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
-        let last = entries(&self.tables, table, range).and_then(|mut entries| entries.next_back());
-        Ok(last.map(|(key, value)| (key.clone(), value.clone())))
+        Ok(last(&self.tables, table, range))
     }
+}
+
+fn scan(tables: &Tables, table: Table, range: &KeyRange, limit: ScanLimit) -> Vec<Entry> {
+    let mut found = Vec::new();
+    let mut bytes: usize = 0;
+    for (key, value) in entries(tables, table, range).into_iter().flatten() {
+        bytes = bytes.saturating_add(key.len()).saturating_add(value.len());
+        found.push((key.clone(), value.clone()));
+        if found.len() >= limit.entries || bytes >= limit.bytes {
+            break;
+        }
+    }
+    found
+}
+
+fn last(tables: &Tables, table: Table, range: &KeyRange) -> Option<Entry> {
+    let last = entries(tables, table, range).and_then(|mut entries| entries.next_back());
+    last.map(|(key, value)| (key.clone(), value.clone()))
 }
 
 impl Read for Memory {
@@ -216,12 +245,34 @@ impl KeyValue for Memory {
         Ok(())
     }
 
-    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
-        Ok(Box::new(MemoryView { tables: self.readable()? }))
+    fn image(&self) -> Result<Box<dyn Image>, StorageError> {
+        Ok(Box::new(MemoryImage::new(MemoryView { tables: self.readable()? })))
     }
 
-    fn stage(&self) -> Result<Box<dyn Stage>, StorageError> {
-        Ok(Box::new(MemoryStage { store: self.clone(), tables: Tables::new() }))
+    fn intake(&self, files: Vec<ImageFile>) -> Result<Box<dyn Intake>, StorageError> {
+        Ok(Box::new(MemoryIntake::new(self.clone(), files)?))
+    }
+
+    fn forget_arrivals(&self) -> Result<(), StorageError> {
+        self.with_arrivals(Arrivals::clear)
+    }
+}
+
+impl Read for MemoryStage {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.tables.get(&table).and_then(|entries| entries.get(key)).cloned())
+    }
+
+    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        keys.iter().map(|key| self.get(table, key)).collect()
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
+        Ok(scan(&self.tables, table, range, limit))
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
+        Ok(last(&self.tables, table, range))
     }
 }
 

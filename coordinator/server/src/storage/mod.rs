@@ -9,9 +9,13 @@ mod batch;
 #[cfg(test)]
 mod conformance;
 mod error;
+mod image;
 mod memory;
+mod memory_image;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(feature = "rocksdb")]
+mod rocks_image;
 #[cfg(feature = "rocksdb")]
 mod rocks_options;
 mod table;
@@ -20,6 +24,9 @@ use std::fmt::Debug;
 
 pub use batch::{Batch, Operation};
 pub use error::StorageError;
+pub use image::{
+    IMAGE_BYTES_MAX, IMAGE_FILES_MAX, IMAGE_PIECE_BYTES, Image, ImageFile, Intake, copy_image, lacking,
+};
 pub use memory::{Fault, Memory};
 #[cfg(feature = "rocksdb")]
 pub use rocks::RocksDb;
@@ -55,7 +62,7 @@ pub struct ScanLimit {
 /// A key with its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// Reading: a store as it is now, or a [`KeyValue::view`] of it.
+/// Reading: a store as it is now, or an [`Image`] of it.
 pub trait Read: Debug + Send + Sync {
     /// The value of `key`.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
@@ -82,15 +89,19 @@ pub trait KeyValue: Read {
     /// Returns once everything written so far survives the loss of power.
     fn flush(&self) -> Result<(), StorageError>;
 
-    /// The store as it is now, unmoved by later writes.
-    fn view(&self) -> Result<Box<dyn Read>, StorageError>;
+    /// The store as it is now, unmoved by later writes, to be read and to be given away.
+    fn image(&self) -> Result<Box<dyn Image>, StorageError>;
 
-    /// Begins to gather new contents for the whole store, unseen until [`Stage::install`].
-    fn stage(&self) -> Result<Box<dyn Stage>, StorageError>;
+    /// Begins to take in the files of another store's image, or goes on with what is here of them.
+    fn intake(&self, files: Vec<ImageFile>) -> Result<Box<dyn Intake>, StorageError>;
+
+    /// Removes what has arrived of an image that is not needed any more.
+    fn forget_arrivals(&self) -> Result<(), StorageError>;
 }
 
-/// New contents for a whole store. Dropping it without [`Self::install`] leaves the store as it was.
-pub trait Stage: Debug + Send + Sync {
+/// New contents for a whole store, unseen until they are installed. Dropping it without [`Self::install`] leaves the
+/// store as it was.
+pub trait Stage: Read {
     /// Adds a batch.
     fn write(&mut self, batch: Batch) -> Result<(), StorageError>;
 

@@ -4,6 +4,7 @@
 //! DIR/current          one line: format version and the name of the directory in force
 //! DIR/store-00000001/  RocksDB
 //! DIR/view-00000002/   a checkpoint that someone reads; removed when it is dropped
+//! DIR/incoming/        files of another replica that arrive, see `rocks_image`
 //! ```
 //!
 //! Always holds: `current` names a complete database; it is switched by rename after the new one is on disk. What
@@ -21,10 +22,11 @@ use rocksdb::{
     ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::rocks_image::{KnownHashes, RocksImage, RocksIntake, forget_arrivals};
 use super::rocks_options::{descriptors, store_options, translate};
 use super::{
-    Batch, Durability, Entry, KeyRange, KeyValue, Operation, Read, ScanLimit, Stage, StorageError, StoreKind,
-    Table,
+    Batch, Durability, Entry, Image, ImageFile, Intake, KeyRange, KeyValue, Operation, Read, ScanLimit,
+    Stage, StorageError, StoreKind, Table,
 };
 
 const FORMAT: &str = "firn-store 1";
@@ -36,15 +38,16 @@ pub struct RocksDb {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     root: PathBuf,
     kind: StoreKind,
     current: RwLock<Arc<Database>>,
     next_number: AtomicU64,
+    hashes: KnownHashes,
 }
 
 /// One RocksDB. Its directory goes with it if it was found to be obsolete.
-struct Database {
+pub(super) struct Database {
     // None only while it is being dropped.
     db: Option<DB>,
     path: PathBuf,
@@ -52,7 +55,7 @@ struct Database {
 }
 
 #[derive(Debug)]
-struct RocksStage {
+pub(super) struct RocksStage {
     shared: Arc<Shared>,
     database: Database,
     name: String,
@@ -86,6 +89,7 @@ impl RocksDb {
             kind,
             current: RwLock::new(Arc::new(database)),
             next_number: AtomicU64::new(greatest.saturating_add(1)),
+            hashes: KnownHashes::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -153,7 +157,15 @@ impl Shared {
         Arc::clone(&self.current.read().expect("no holder of this lock panics while it holds it"))
     }
 
-    fn next_path(&self, role: &str) -> (String, PathBuf) {
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) const fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    pub(super) fn next_path(&self, role: &str) -> (String, PathBuf) {
         let name = directory_name(role, self.next_number.fetch_add(1, Ordering::Relaxed));
         let path = self.root.join(&name);
         (name, path)
@@ -161,7 +173,7 @@ impl Shared {
 }
 
 impl Database {
-    fn open(path: PathBuf, kind: StoreKind) -> Result<Self, StorageError> {
+    pub(super) fn open(path: PathBuf, kind: StoreKind) -> Result<Self, StorageError> {
         let opened = DB::open_cf_descriptors(&store_options(), &path, descriptors(kind)?);
         let db = opened.map_err(|error| match translate(error) {
             StorageError::Locked(_) => StorageError::Locked(path.display().to_string()),
@@ -173,6 +185,10 @@ impl Database {
     fn open_view(path: PathBuf, kind: StoreKind) -> Result<Self, StorageError> {
         let opened = DB::open_cf_descriptors_read_only(&store_options(), &path, descriptors(kind)?, false);
         Ok(Self { db: Some(opened.map_err(translate)?), path, obsolete: AtomicBool::new(true) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     fn db(&self) -> &DB {
@@ -279,20 +295,48 @@ impl KeyValue for RocksDb {
         self.shared.current().db().flush_wal(true).map_err(translate)
     }
 
-    fn view(&self) -> Result<Box<dyn Read>, StorageError> {
+    fn image(&self) -> Result<Box<dyn Image>, StorageError> {
         let (_, path) = self.shared.next_path("view");
         let current = self.shared.current();
         let checkpoint = Checkpoint::new(current.db()).map_err(translate)?;
         checkpoint.create_checkpoint(&path).map_err(translate)?;
-        Ok(Box::new(Database::open_view(path, self.shared.kind)?))
+        let view = Database::open_view(path, self.shared.kind)?;
+        Ok(Box::new(RocksImage::new(view, &self.shared.hashes)?))
     }
 
-    fn stage(&self) -> Result<Box<dyn Stage>, StorageError> {
-        let (name, path) = self.shared.next_path("store");
-        let database = Database::open(path, self.shared.kind)?;
+    fn intake(&self, files: Vec<ImageFile>) -> Result<Box<dyn Intake>, StorageError> {
+        Ok(Box::new(RocksIntake::new(Arc::clone(&self.shared), files)?))
+    }
+
+    fn forget_arrivals(&self) -> Result<(), StorageError> {
+        forget_arrivals(&self.shared.root)
+    }
+}
+
+impl RocksStage {
+    /// `database` in the directory `name` is to take the place of the one in force.
+    pub(super) fn new(shared: Arc<Shared>, database: Database, name: String) -> Self {
         // Until it is installed, dropping it removes it.
         database.obsolete.store(true, Ordering::Relaxed);
-        Ok(Box::new(RocksStage { shared: Arc::clone(&self.shared), database, name }))
+        Self { shared, database, name }
+    }
+}
+
+impl Read for RocksStage {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        self.database.get(table, key)
+    }
+
+    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+        self.database.multi_get(table, keys)
+    }
+
+    fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
+        self.database.scan(table, range, limit)
+    }
+
+    fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
+        self.database.last(table, range)
     }
 }
 
@@ -315,6 +359,7 @@ impl Stage for RocksStage {
         point_to(&shared.root, &name)?;
         database.obsolete.store(false, Ordering::Relaxed);
         let old = std::mem::replace(&mut *current, Arc::new(database));
+        shared.hashes.clear();
         // Goes when its last reader has gone.
         old.obsolete.store(true, Ordering::Relaxed);
         Ok(())
@@ -374,10 +419,7 @@ mod tests {
     fn what_a_killed_process_left_over_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let store = RocksDb::open(dir.path(), StoreKind::State).unwrap();
-        let view = store.view().unwrap();
-        let staged = store.stage().unwrap();
-        std::mem::forget(view);
-        drop(staged);
+        std::mem::forget(store.image().unwrap());
         drop(store);
         fs::create_dir(dir.path().join("store-00000077")).unwrap();
         let _store = RocksDb::open(dir.path(), StoreKind::State).unwrap();
