@@ -171,7 +171,12 @@ impl Peer {
                 let position = read_position(&*image)?;
                 Ok::<_, StorageError>((image, position))
             })
-            .await?;
+            .await
+            // Whoever leads with a good disk but no room for a checkpoint shall go on leading: the member asks again.
+            .map_err(|error| {
+                tracing::error!(%error, to = %self.member(), "no checkpoint of the state could be made");
+                NoAnswer(format!("no checkpoint of the state could be made: {error}"))
+            })?;
         let transfer = environment.random_u64();
         let (applied, files) = (position.applied, image.files().to_vec());
         let begin = RaftRequest::SnapshotBegin { vote, transfer, applied, files };
