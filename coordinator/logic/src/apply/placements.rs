@@ -150,7 +150,8 @@ fn stray<F: Facts>(
 /// Whether other indexes of the coding that count leave the node no shard.
 ///
 /// A holder that is offline for longer than the policy allows counts no more: its shards are made anew, and
-/// those may lie in its domain. The same index twice in a domain is a move within it and concentrates nothing.
+/// those may lie in its domain. (What the node itself holds counts in any case: it has just been heard, whatever
+/// the last summary says.) The same index twice in a domain is a move within it and concentrates nothing.
 fn breaks_caps<F: Facts>(
     state: &Overlay<'_, F>,
     coding: &CodingRecord,
@@ -162,7 +163,9 @@ fn breaks_caps<F: Facts>(
     let mut names = NameTable::new();
     let mut taken = Taken::new(Caps::of_any_fleet(&policy), n_most(coding.scheme));
     for (_, holder) in coding.placements.iter().filter(|(other, _)| *other != index) {
-        if let Some(holder) = state.node(*holder)?.filter(|holder| counts(holder, &policy, now)) {
+        if let Some(holder) =
+            state.node(*holder)?.filter(|holder| holder.number == node.number || counts(holder, &policy, now))
+        {
             taken.take(&names.names(&holder));
         }
     }

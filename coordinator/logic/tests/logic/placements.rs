@@ -81,6 +81,15 @@ fn a_holder_offline_for_too_long_takes_no_domain() {
 }
 
 #[test]
+fn a_node_that_has_just_returned_counts_no_second_shard_whatever_the_last_summary_says() {
+    let mut archive = published(5);
+    archive.wait(73 * 3_600_000);
+    record(&mut archive, &[placed(0, 1)]);
+    assert_eq!(archive.placements(1), [(0, 0), (1, 1), (2, 2), (3, 3)]);
+    assert_eq!(archive.surplus(), [(1, 0)]);
+}
+
+#[test]
 fn a_missing_shard_gives_its_bytes_back_and_a_higher_index_raises_n() {
     let mut archive = published(6);
     record(&mut archive, &[missing(0, 0), missing(0, 0)]);
