@@ -103,7 +103,7 @@ async fn a_message_that_ends_early_or_makes_no_sense_is_an_error() {
     ours.send_bytes(Bytes::from_static(&[3, 0, 0, 0, 2, 0, 5])).await.unwrap();
     let mut theirs = accepted.accept().await.unwrap();
     let error = theirs.receive::<u64>(100).await.unwrap_err().to_string();
-    assert!(error.contains("protocol version 2, this program speaks 1"), "{error}");
+    assert!(error.contains("the message has version 2, this program knows 1"), "{error}");
 }
 
 #[tokio::test]

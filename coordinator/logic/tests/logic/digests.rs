@@ -377,7 +377,7 @@ fn the_digest_of_a_small_state_is_pinned() {
         [
             "af017fd87e09590e25ab3d8a3c6c941c9a630046ba513f7b1cc4abb82100868b",
             "4267bf3a65b201403cf68893b2913c82ce867cdf334b6e3c6210766e820a603e",
-            "d4295a58f3c009eeb4ff8e4bc6af8143c35bbc13a87bdd252ae4a3aef1443771",
+            "daa226d61b363c9f9f3167a2396ea86f15b8b5378ec32f250b20338e7d51f425",
         ]
         .map(String::from),
         "replicas of different versions would no longer agree"
