@@ -465,6 +465,12 @@ async fn a_coordinator_that_slept_through_its_removal_learns_of_it_from_the_othe
     let first = archive.descriptor.clone();
     let leader = archive.leader().await;
     let sleeper = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    // Else the one that stays may be taken for gone, and the change refused.
+    archive
+        .until_listed("all are there", |members| {
+            members.iter().all(|member| member.online && member.lag.is_some_and(|lag| lag < 100))
+        })
+        .await;
     archive.kill(sleeper);
     let id = archive.id(sleeper);
     assert_eq!(archive.change(MemberChange::Remove { id }).await, Ok(MemberStep::Removed));
