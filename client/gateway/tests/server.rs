@@ -77,7 +77,8 @@ async fn a_damaged_nar_cuts_the_connection_short_of_its_length() {
     let head = received.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
     assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"));
     let body = received.len() - head;
-    assert!(body > 1 << 20 && body < nar.len(), "{body} bytes came");
+    // A connection that is reset takes with it what had not been read: how much came says nothing.
+    assert!(body > 0 && body < nar.len(), "{body} bytes came");
 }
 
 #[tokio::test]
