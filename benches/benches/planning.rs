@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter, Result};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use firn_base::{
@@ -26,6 +26,9 @@ const BUDGET: PlanningBudget =
 const TIDYING_LIMIT: usize = 256;
 
 const SHARDS: u32 = 40;
+
+// From one node to the next to which something happens: comes by all of them.
+const NODE_STEP: u32 = 1237;
 
 // Nodes of one network in a public archive.
 const NETWORK: u32 = 6;
@@ -76,30 +79,6 @@ fn planning(criterion: &mut Criterion) {
                 archive.health = HealthIndex::new();
                 archive.judge();
             });
-            // Judging what one node's event changes, and planning whatever there is to do: whether its shards are online
-            // changes, or where it is in its life.
-            let mut proved = true;
-            measure("online", &mut |archive| {
-                proved = !proved;
-                archive.turn(NodeNumber(nodes / 2), proved);
-                archive.follow();
-            });
-            let mut suspended = false;
-            measure("state", &mut |archive| {
-                suspended = !suspended;
-                let state = if suspended { NodeState::Suspended } else { NodeState::Active };
-                archive.set_state(NodeNumber(nodes / 2), state);
-                archive.follow();
-            });
-            if fill == Fill::Public {
-                // A node turns out to be in another network, so that many bundles have too much there.
-                let mut moved = false;
-                measure("place", &mut |archive| {
-                    moved = !moved;
-                    archive.set_site(NodeNumber(nodes / 2), if moved { nodes / 3 } else { nodes / 2 });
-                    archive.follow();
-                });
-            }
             measure("repairs", &mut |archive| {
                 archive.plan(|view| drop(black_box(plan_repairs(view, &BUDGET, [7; 32]))))
             });
@@ -109,8 +88,55 @@ fn planning(criterion: &mut Criterion) {
             measure("tidying", &mut |archive| {
                 archive.plan(|view| drop(black_box(plan_tidying(view, TIDYING_LIMIT))))
             });
+            // What one node's event costs, another node each time, so that nothing of its bundles is in a cache: the bundles
+            // judged, and whatever there is to do planned.
+            for event in Event::ALL.into_iter().filter(|event| fill == Fill::Public || *event != Event::Place)
+            {
+                let mut number = 0;
+                group.bench_function(event.to_string(), |bencher| {
+                    let archive = archive.get_or_insert_with(|| Archive::new(bundles, nodes, fill));
+                    bencher.iter_custom(|events| {
+                        let timed = (0..events).map(|_| {
+                            number = (number + NODE_STEP) % nodes;
+                            archive.befall(NodeNumber(number), nodes, event)
+                        });
+                        timed.sum()
+                    });
+                });
+            }
             group.finish();
         }
+    }
+}
+
+/// What befalls a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// Its shards are online no more.
+    Offline,
+    /// It is to be emptied.
+    Draining,
+    /// It is declared lost.
+    Lost,
+    /// One that was lost is active again.
+    Returned,
+    /// It turns out to be in another network, so that many bundles have too much there.
+    Place,
+}
+
+impl Event {
+    const ALL: [Self; 5] = [Self::Offline, Self::Draining, Self::Lost, Self::Returned, Self::Place];
+}
+
+impl Display for Event {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> Result {
+        formatter.write_str(match self {
+            Self::Offline => "offline",
+            Self::Draining => "draining",
+            Self::Lost => "lost",
+            Self::Returned => "returned",
+            Self::Place => "place",
+        })
     }
 }
 
@@ -140,25 +166,44 @@ impl Archive {
         self.health.update(&self.catalogue, &fleet, &BTreeSet::new(), NOW)
     }
 
-    /// What the leader does after an event.
-    fn follow(&mut self) {
+    /// The time in which the leader has followed an event; afterwards all is as before.
+    fn befall(&mut self, node: NodeNumber, nodes: u32, event: Event) -> Duration {
+        let before = self.catalogue.node(node).expect("it joined").clone();
+        let mut after = before.clone();
+        match event {
+            Event::Offline => self.turn(node, false),
+            Event::Draining => after.state = NodeState::Draining,
+            Event::Lost => after.state = NodeState::Lost,
+            Event::Place => after.site = site(node.0 / 2),
+            Event::Returned => {
+                after.state = NodeState::Active;
+                // The next one is lost already, so that what the loss brought into caches is not of use for this one.
+                self.put_state(node, NodeState::Lost);
+                self.put_state(NodeNumber((node.0 + NODE_STEP) % nodes), NodeState::Lost);
+            }
+        }
+        let begun = Instant::now();
+        self.catalogue.absorb(&[Change::PutNode(after)], NOW);
         assert!(self.judge() > 0, "the node holds shards");
         self.plan(|view| {
             black_box(plan_repairs(view, &BUDGET, [7; 32]));
             black_box(plan_tidying(view, TIDYING_LIMIT));
         });
+        let passed = begun.elapsed();
+        if event == Event::Offline {
+            self.turn(node, true);
+        }
+        if event != Event::Returned {
+            self.catalogue.absorb(&[Change::PutNode(before)], NOW);
+            self.judge();
+        }
+        passed
     }
 
-    fn set_state(&mut self, node: NodeNumber, state: NodeState) {
-        let mut record = self.catalogue.node(node).expect("it joined").clone();
-        record.state = state;
-        self.catalogue.absorb(&[Change::PutNode(record)], NOW);
-    }
-
-    fn set_site(&mut self, node: NodeNumber, like: u32) {
-        let mut record = self.catalogue.node(node).expect("it joined").clone();
-        record.site = site(like);
-        self.catalogue.absorb(&[Change::PutNode(record)], NOW);
+    fn put_state(&mut self, node: NodeNumber, state: NodeState) {
+        let record = self.catalogue.node(node).expect("it joined").clone();
+        self.catalogue.absorb(&[Change::PutNode(NodeRecord { state, ..record })], NOW);
+        self.judge();
     }
 
     fn turn(&mut self, node: NodeNumber, proved: bool) {

@@ -89,6 +89,11 @@ impl Caps {
         Self { rule: policy.domains, trust_declared: policy.trust_declared_domains, origins }
     }
 
+    /// The same as if no failure domain parted nodes because it was declared.
+    pub(crate) const fn trusting_nobody(self) -> Self {
+        Self { trust_declared: false, ..self }
+    }
+
     /// Whether more than the failure domain counts.
     pub(crate) const fn is_public(self) -> bool {
         matches!(self.rule, DomainRule::Public)
@@ -125,6 +130,16 @@ impl Caps {
             (Origins::Capped { .. }, None) => Some(OriginNames::UNKNOWN),
             (_, Some(origin)) => Some(origin),
         }
+    }
+
+    /// Whether two nodes have nothing in common of which a cap counts how often it is had, but perhaps a country.
+    pub(crate) fn are_strangers(self, one: &NodeNames, other: &NodeNames) -> bool {
+        let network = |names: &NodeNames| self.origin(*names).map(|origin| origin.network);
+        one.domain != other.domain
+            && (!self.is_public()
+                || (one.operator != other.operator
+                    && one.prefix != other.prefix
+                    && (network(one).is_none() || network(one) != network(other))))
     }
 
     /// Whether a node's failure domain keeps it apart from others of its prefix and network which are apart by the

@@ -23,7 +23,9 @@ use crate::taken::Taken;
 pub fn survey_drain(view: &PlanningView<'_>, node: NodeNumber) -> DrainBacklog {
     let mut tally = DrainTally::new(view);
     let mut taken = Taken::new(view.fleet.caps(), 0);
-    for bundle in view.catalogue.held_by(node).iter().filter_map(|number| view.catalogue.bundle(*number)) {
+    // Each bundle once, of however many shards.
+    let held = view.catalogue.held_by(node).chunk_by(|one, next| one.0 == next.0);
+    for bundle in held.filter_map(|shards| view.catalogue.bundle(shards[0].0)) {
         tally.count(bundle, &misplaced(bundle, view.fleet, &mut taken, view.now));
     }
     tally.backlogs.remove(&node).unwrap_or_default()

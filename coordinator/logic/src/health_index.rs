@@ -7,19 +7,20 @@
 //! node touches only the bundles of which it holds shards; a change of width or policy touches all.
 //! Leaves to others: what is done about it (`repair`, `moves`, `tidying`).
 
-use std::cell::Cell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use firn_base::{BundleNumber, Timestamp};
-use firn_wire::{BreachCount, BundleHealthCounts, NodeState, Policy, SpareCount};
+use firn_wire::{BreachCount, BundleHealthCounts, SpareCount};
 
-use crate::caps::{BREACH_MENDED_AFTER, Caps, is_due};
+use crate::caps::{BREACH_MENDED_AFTER, is_due};
 use crate::catalogue::{BundleView, Catalogue};
-use crate::fleet::{FleetNode, FleetView};
-use crate::health::{HealthClass, Presence, goal, repair_threshold};
-use crate::layout::{Flaw, Holder, find_flaws};
-use crate::names::NodeNames;
+use crate::fleet::FleetView;
+use crate::health::{HealthClass, Presence, goal};
+use crate::node_roles::{NodeRole, Nodes, Turn};
+use crate::spare_homes::HomesWanted;
+use crate::standing::{Coded, Layout, Look, Rules, Standing};
 use crate::state::NodeNumber;
 use crate::survival::{Survival, SurvivalChart};
 use crate::taken::Taken;
@@ -42,7 +43,7 @@ const SHARDS_MAX: usize = 40;
 pub struct HealthIndex {
     rules: Option<Rules>,
     chart: SurvivalChart,
-    nodes: Vec<Option<NodeTraits>>,
+    nodes: Nodes,
     standings: Vec<Option<Standing>>,
     tally: Tally,
     due: BTreeSet<(Survival, BundleNumber)>,
@@ -51,102 +52,11 @@ pub struct HealthIndex {
     /// Bundles of which more shards lie together than caps allow, by when that began.
     breaches: BTreeSet<(Timestamp, BundleNumber)>,
     untidy: BTreeSet<BundleNumber>,
+    /// Bundles that may need homes, because shards are missing or too many lie together, by what they want.
+    wanting: BTreeMap<HomesWanted, BTreeSet<BundleNumber>>,
     few_online: BTreeMap<BundleNumber, FewOnline>,
     /// Bundles whose k is not the ladder's largest, by k.
     smaller: BTreeSet<(u8, BundleNumber)>,
-}
-
-/// What the judgement of every bundle rests on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Rules {
-    width: usize,
-    caps: Caps,
-    policy: Policy,
-}
-
-/// What the judgement of a node's bundles rests on: small, for it is looked up for every copy of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct NodeTraits {
-    names: NodeNames,
-    state: NodeState,
-    counted: bool,
-    reachable: bool,
-}
-
-impl NodeTraits {
-    fn of(node: &FleetNode) -> Self {
-        let FleetNode { names, state, counted, .. } = *node;
-        Self { names, state, counted, reachable: node.is_reachable() }
-    }
-}
-
-/// How one bundle stands, and what it adds to the tally.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Standing {
-    k: u8,
-    pub(crate) presence: Presence,
-    pub(crate) class: HealthClass,
-    pub(crate) survival: Survival,
-    spare: u8,
-    unreadable: bool,
-    /// Shards that repair has to make; none while it waits for more to be lost.
-    backlog_shards: u8,
-    /// Bytes of shards that are not durable, unless the bundle is lost.
-    pub(crate) missing_bytes: u64,
-    is_due: bool,
-    layout: Layout,
-}
-
-/// How the copies of one bundle lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    /// One has to leave a draining node.
-    is_leaving: bool,
-    /// More lie together than caps allow, since then.
-    together_since: Option<Timestamp>,
-    /// Two are of one index, or one is on a node that was removed.
-    is_untidy: bool,
-}
-
-impl Layout {
-    /// Looks at every copy, and compares none with all others: nearly all bundles lie well and tidily. `taken` was begun
-    /// for the bundle.
-    fn of(bundle: &BundleView, nodes: &[Option<NodeTraits>], taken: &mut Taken) -> Self {
-        let lies_twice = bundle.placements.windows(2).any(|copies| copies[0].0 == copies[1].0);
-        let mut layout = Self { is_leaving: false, together_since: None, is_untidy: lies_twice };
-        let is_on_removed = Cell::new(false);
-        let counted = |number| {
-            let traits = traits_of(nodes, number)?;
-            if !traits.counted {
-                // Who was removed does not count.
-                let is_removed = matches!(traits.state, NodeState::Lost | NodeState::Gone);
-                is_on_removed.set(is_on_removed.get() || is_removed);
-                return None;
-            }
-            Some(Holder { names: &traits.names, state: traits.state })
-        };
-        find_flaws(&bundle.placements, counted, taken, |_, flaw| match flaw {
-            Flaw::Draining => layout.is_leaving = true,
-            Flaw::TooMuch { since } => {
-                layout.together_since = Some(layout.together_since.map_or(since, |known| known.min(since)));
-            }
-        });
-        layout.is_untidy |= is_on_removed.get();
-        layout
-    }
-}
-
-fn traits_of(nodes: &[Option<NodeTraits>], node: NodeNumber) -> Option<&NodeTraits> {
-    nodes.get(node.position())?.as_ref()
-}
-
-/// How much of a bundle is judged. The deeper comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Depth {
-    /// Everything.
-    Whole,
-    /// Which shards are online; how its copies lie did not change.
-    Presence,
 }
 
 /// Since when a bundle has few shards online.
@@ -179,13 +89,14 @@ impl HealthIndex {
         Self {
             rules: None,
             chart: SurvivalChart::new(),
-            nodes: Vec::new(),
+            nodes: Nodes::default(),
             standings: Vec::new(),
             tally: Tally::default(),
             due: BTreeSet::new(),
             leaving: BTreeSet::new(),
             breaches: BTreeSet::new(),
             untidy: BTreeSet::new(),
+            wanting: BTreeMap::new(),
             few_online: BTreeMap::new(),
             smaller: BTreeSet::new(),
         }
@@ -202,31 +113,40 @@ impl HealthIndex {
     ) -> usize {
         let (width, caps) = (fleet.width().min(SHARDS_MAX), fleet.caps());
         let rules = Rules { width, caps, policy: catalogue.policy().clone() };
-        let turned = self.take_traits(fleet);
+        let turned = fleet.nodes().filter_map(|node| Some((node.number, self.nodes.put(node)?)));
+        let turned: Vec<(NodeNumber, Turn)> = turned.collect();
         let mut judge = Judge { catalogue, rules: rules.clone(), now, taken: Taken::new(caps, 0) };
         if self.rules.as_ref() != Some(&rules) {
             self.rules = Some(rules);
             let mut judged = 0;
             for bundle in catalogue.bundles() {
-                self.judge(&mut judge, bundle, Depth::Whole);
+                self.judge(&mut judge, bundle, None);
                 judged += 1;
             }
             return judged;
         }
-        let mut numbers: Vec<(BundleNumber, Depth)> =
-            changed.iter().map(|number| (*number, Depth::Whole)).collect();
-        for (node, depth) in turned {
-            numbers.extend(catalogue.held_by(node).iter().map(|number| (*number, depth)));
+        let mut looks: Vec<(BundleNumber, Look)> =
+            changed.iter().map(|number| (*number, Look::Record)).collect();
+        for (node, turn) in turned {
+            let look = |(number, index): &_| (*number, Look::Copy(*index, node, turn));
+            looks.extend(catalogue.held_by(node).iter().map(look));
         }
-        // Of several reasons to look at a bundle the one that looks deepest comes first.
-        numbers.sort_unstable();
-        numbers.dedup_by_key(|(number, _)| *number);
-        for (number, depth) in &numbers {
-            if let Some(bundle) = catalogue.bundle(*number) {
-                self.judge(&mut judge, bundle, *depth);
+        looks.sort_unstable();
+        let mut judged = 0;
+        for looks in looks.chunk_by(|one, next| one.0 == next.0) {
+            let number = looks[0].0;
+            let before = self.standing(number);
+            let turned = before.and_then(|before| Some((before.coded, before.turned(looks)?)));
+            if let Some((coded, (presence, layout))) = turned {
+                let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
+                self.put(number, standing, now);
+            } else if let Some(bundle) = catalogue.bundle(number) {
+                let newcomers = before.and_then(|before| before.newcomers(looks));
+                self.judge(&mut judge, bundle, newcomers.as_deref());
             }
+            judged += 1;
         }
-        numbers.len()
+        judged
     }
 
     /// Bundles to be repaired that can be read, the one in most danger first.
@@ -257,11 +177,6 @@ impl HealthIndex {
         self.leaving.iter().copied().chain(long)
     }
 
-    /// Bundles of which more shards lie together than caps allow, whether that has lasted or not.
-    pub(crate) fn in_breach(&self) -> impl Iterator<Item = BundleNumber> {
-        self.breaches.iter().map(|(_, number)| *number)
-    }
-
     /// How many bundles have more shards together than caps allow.
     pub fn breaches(&self, now: Timestamp) -> BreachCount {
         let mut waiting = self.breaches.iter().skip_while(|(since, _)| is_due(*since, now));
@@ -281,19 +196,9 @@ impl HealthIndex {
         self.untidy.iter().copied()
     }
 
-    /// Bundles that have fewer shards than `n` though none of them is missing, in order. Looks at every bundle.
-    pub(crate) fn smaller_and_full(&self, n: u8) -> impl Iterator<Item = BundleNumber> {
-        let all = (0..).map(BundleNumber).zip(&self.standings);
-        all.filter_map(move |(number, standing)| {
-            let standing = standing.as_ref()?;
-            (standing.class == HealthClass::Full && standing.presence.durable.len() < n).then_some(number)
-        })
-    }
-
-    /// Bundles of which a shard is not durable, in order. Looks at every bundle.
-    pub(crate) fn incomplete(&self) -> impl Iterator<Item = BundleNumber> {
-        let all = (0..).map(BundleNumber).zip(&self.standings);
-        all.filter_map(|(number, standing)| (standing.as_ref()?.class != HealthClass::Full).then_some(number))
+    /// Bundles that may need homes for shards, by what they want.
+    pub(crate) fn wanting(&self) -> impl Iterator<Item = (HomesWanted, &BTreeSet<BundleNumber>)> {
+        self.wanting.iter().map(|(wanted, bundles)| (*wanted, bundles))
     }
 
     /// Bundles with a smaller k, the smallest k and the oldest first.
@@ -315,54 +220,27 @@ impl HealthIndex {
         spare.map(|(spare, bundles)| SpareCount { spare: *spare, bundles: *bundles }).collect()
     }
 
-    /// Takes over how the nodes are; gives those that were otherwise, and how deep their bundles are to be looked at.
-    fn take_traits(&mut self, fleet: &FleetView) -> Vec<(NodeNumber, Depth)> {
-        let mut changed = Vec::new();
-        for node in fleet.nodes() {
-            let place = node.number.position();
-            if self.nodes.len() <= place {
-                self.nodes.resize(place + 1, None);
-            }
-            let traits = NodeTraits::of(node);
-            let before = self.nodes[place].replace(traits);
-            if before != Some(traits) {
-                let is_only_reachable =
-                    |before: NodeTraits| before == NodeTraits { reachable: before.reachable, ..traits };
-                let depth =
-                    if before.is_some_and(is_only_reachable) { Depth::Presence } else { Depth::Whole };
-                changed.push((node.number, depth));
-            }
-        }
-        changed
+    /// Looks at all copies of a bundle, of which only `newcomers`, if they are known, may lie too close to others.
+    fn judge(&mut self, judge: &mut Judge<'_>, bundle: &BundleView, newcomers: Option<&[NodeNumber]>) {
+        judge.taken.begin(goal(bundle.scheme, judge.rules.width).n());
+        let layout = Layout::of(bundle, &self.nodes, &mut judge.taken, newcomers);
+        let presence = Presence::of(bundle, |node| {
+            let NodeRole { counts, is_reachable, .. } = self.nodes.role(node);
+            (counts, is_reachable)
+        });
+        let coded = Coded::of(bundle, judge.catalogue);
+        let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
+        self.put(bundle.number, standing, judge.now);
     }
 
-    fn judge(&mut self, judge: &mut Judge<'_>, bundle: &BundleView, depth: Depth) {
-        let number = bundle.number;
+    /// A bundle stands so at `now`.
+    fn put(&mut self, number: BundleNumber, standing: Standing, now: Timestamp) {
         let place = position(number);
         if self.standings.len() <= place {
             self.standings.resize(place + 1, None);
         }
-        let layout = match self.standings[place] {
-            Some(before) if depth == Depth::Presence => before.layout,
-            _ => {
-                judge.taken.begin(goal(bundle.scheme, judge.rules.width).n());
-                Layout::of(bundle, &self.nodes, &mut judge.taken)
-            }
-        };
-        let presence = Presence::of(bundle, |node| {
-            traits_of(&self.nodes, node).map_or((false, false), |traits| (traits.counted, traits.reachable))
-        });
-        let standing = judge.standing(bundle, presence, layout, &self.chart);
-        self.note_few_online(judge, bundle, &standing);
-        let k = bundle.scheme.k();
+        self.note_few_online(number, &standing, now);
         let before = self.standings[place].replace(standing);
-        // A bundle that was coded anew has another k, and so another standing.
-        if let Some(before) = before.filter(|before| before.k != k) {
-            self.smaller.remove(&(before.k, number));
-        }
-        if k < K_MAX {
-            self.smaller.insert((k, number));
-        }
         if before == Some(standing) {
             return;
         }
@@ -374,6 +252,10 @@ impl HealthIndex {
             if let Some(since) = before.layout.together_since {
                 self.breaches.remove(&(since, number));
             }
+            // A bundle that was coded anew has another k.
+            if before.k() < K_MAX && before.k() != standing.k() {
+                self.smaller.remove(&(before.k(), number));
+            }
         }
         self.tally.add(&standing);
         if standing.is_due {
@@ -382,19 +264,39 @@ impl HealthIndex {
         if let Some(since) = standing.layout.together_since {
             self.breaches.insert((since, number));
         }
+        if standing.k() < K_MAX {
+            self.smaller.insert((standing.k(), number));
+        }
         put(&mut self.leaving, number, standing.layout.is_leaving);
         put(&mut self.untidy, number, standing.layout.is_untidy);
+        self.put_wanting(number, before.and_then(|before| before.homes_wanted), standing.homes_wanted);
     }
 
-    fn note_few_online(&mut self, judge: &Judge<'_>, bundle: &BundleView, standing: &Standing) {
-        let (scheme, online) = (bundle.scheme, standing.presence.online.len());
-        if online > scheme.urgent_threshold() {
-            self.few_online.remove(&bundle.number);
+    fn put_wanting(&mut self, number: BundleNumber, before: Option<HomesWanted>, after: Option<HomesWanted>) {
+        if before == after {
             return;
         }
-        let since = self.few_online.entry(bundle.number);
-        let since = since.or_insert(FewOnline { few: judge.now, brink: None });
-        since.brink = (online <= scheme.k().saturating_add(1)).then(|| since.brink.unwrap_or(judge.now));
+        if let Some(wanted) = before
+            && let Entry::Occupied(mut bundles) = self.wanting.entry(wanted)
+        {
+            bundles.get_mut().remove(&number);
+            if bundles.get().is_empty() {
+                bundles.remove();
+            }
+        }
+        if let Some(wanted) = after {
+            self.wanting.entry(wanted).or_default().insert(number);
+        }
+    }
+
+    fn note_few_online(&mut self, number: BundleNumber, standing: &Standing, now: Timestamp) {
+        let (scheme, online) = (standing.coded.scheme, standing.presence.online.len());
+        if online > scheme.urgent_threshold() {
+            self.few_online.remove(&number);
+            return;
+        }
+        let since = self.few_online.entry(number).or_insert(FewOnline { few: now, brink: None });
+        since.brink = (online <= scheme.k().saturating_add(1)).then(|| since.brink.unwrap_or(now));
     }
 }
 
@@ -406,47 +308,14 @@ struct Judge<'a> {
     taken: Taken,
 }
 
-impl Judge<'_> {
-    fn standing(
-        &self,
-        bundle: &BundleView,
-        presence: Presence,
-        layout: Layout,
-        chart: &SurvivalChart,
-    ) -> Standing {
-        let scheme = bundle.scheme;
-        let goal = goal(scheme, self.rules.width);
-        let class = presence.class(scheme);
-        let (durable, online) = (presence.durable.len(), presence.online.len());
-        let wanted = presence.durable.lacks_below(goal.n());
-        let awaits_repair = wanted > 0 && durable <= repair_threshold(goal, &self.rules.policy);
-        let missing =
-            if class == HealthClass::Lost { 0 } else { u64::from(presence.durable.lacks_below(scheme.n())) };
-        let unreadable = online < scheme.k();
-        let dependents = self.catalogue.dependents_of(bundle);
-        Standing {
-            k: scheme.k(),
-            presence,
-            class,
-            survival: chart.survival(scheme.k(), online, durable.saturating_sub(online), dependents),
-            spare: durable.saturating_sub(scheme.k()),
-            unreadable,
-            backlog_shards: if awaits_repair { wanted } else { 0 },
-            missing_bytes: bundle.file_bytes.saturating_mul(missing),
-            is_due: awaits_repair && !unreadable,
-            layout,
-        }
-    }
-}
-
 impl Tally {
     fn add(&mut self, standing: &Standing) {
         *self.of_class(standing.class) += 1;
         self.counts.unreadable += u64::from(standing.unreadable);
         self.backlog_shards += u64::from(standing.backlog_shards);
-        self.missing_bytes = self.missing_bytes.saturating_add(standing.missing_bytes);
+        self.missing_bytes = self.missing_bytes.saturating_add(standing.missing_bytes());
         if standing.class != HealthClass::Lost {
-            *self.spare.entry(standing.spare).or_default() += 1;
+            *self.spare.entry(standing.spare()).or_default() += 1;
         }
     }
 
@@ -454,13 +323,13 @@ impl Tally {
         *self.of_class(standing.class) -= 1;
         self.counts.unreadable -= u64::from(standing.unreadable);
         self.backlog_shards -= u64::from(standing.backlog_shards);
-        self.missing_bytes = self.missing_bytes.saturating_sub(standing.missing_bytes);
+        self.missing_bytes = self.missing_bytes.saturating_sub(standing.missing_bytes());
         if standing.class != HealthClass::Lost
-            && let Some(bundles) = self.spare.get_mut(&standing.spare)
+            && let Some(bundles) = self.spare.get_mut(&standing.spare())
         {
             *bundles -= 1;
             if *bundles == 0 {
-                self.spare.remove(&standing.spare);
+                self.spare.remove(&standing.spare());
             }
         }
     }

@@ -9,7 +9,12 @@ pub(crate) struct IndexSet(u64);
 impl IndexSet {
     /// Adds an index; none of a scheme is beyond 63, and such a one is left out.
     pub(crate) fn insert(&mut self, index: ShardIndex) {
-        self.0 |= Self::bit(index);
+        self.put(index, true);
+    }
+
+    /// Adds an index or takes it out.
+    pub(crate) fn put(&mut self, index: ShardIndex, belongs: bool) {
+        self.0 = if belongs { self.0 | Self::bit(index) } else { self.0 & !Self::bit(index) };
     }
 
     pub(crate) fn contains(self, index: ShardIndex) -> bool {

@@ -33,7 +33,7 @@ pub(crate) enum Flaw {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Holder<'a> {
     pub(crate) names: &'a NodeNames,
-    pub(crate) state: NodeState,
+    pub(crate) is_draining: bool,
 }
 
 /// Tells `found` of every copy that shall lie elsewhere. `counted` gives the holder of a copy if it counts.
@@ -43,7 +43,7 @@ pub(crate) fn find_flaws<'a>(
     taken: &mut Taken,
     mut found: impl FnMut((ShardIndex, NodeNumber), Flaw),
 ) {
-    let stays = |holder: &Holder<'_>| holder.state != NodeState::Draining;
+    let stays = |holder: &Holder<'_>| !holder.is_draining;
     for copies in placements.chunk_by(|one, next| one.0 == next.0) {
         // Nearly all shards lie once: millions of them are looked at in a pass.
         if let [copy] = copies {
@@ -117,7 +117,7 @@ fn find_flaws_in(
 ) {
     let counted = |number| {
         let node = fleet.node(number).filter(|node| node.counted)?;
-        Some(Holder { names: &node.names, state: node.state })
+        Some(Holder { names: &node.names, is_draining: node.state == NodeState::Draining })
     };
     taken.begin(goal(bundle.scheme, fleet.width()).n());
     find_flaws(&bundle.placements, counted, taken, found);

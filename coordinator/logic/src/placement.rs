@@ -129,13 +129,16 @@ pub(crate) fn choose<'f>(fleet: &'f FleetView, wanted: &Wanted<'_>, seed: [u8; 3
 /// they are online now. None if there are so many, else the caps that keep nodes away; where none do, there are no
 /// more nodes.
 pub(crate) fn kept_from_homes(fleet: &FleetView, count: usize, taken: &mut Taken) -> Option<BTreeSet<Cap>> {
-    if let Some(cap) = fleet.too_narrow(count, taken) {
-        return Some(BTreeSet::from([cap]));
-    }
     let (mut found, mut kept_by) = (0, BTreeSet::new());
-    for node in fleet.eligible() {
+    for (looks, node) in fleet.eligible().enumerate() {
         if found == count {
-            break;
+            return None;
+        }
+        // Nearly always the first nodes will do; where they do not, a cap may be too narrow for all others alike.
+        if looks == count + LOOKS_SPARE
+            && let Some(cap) = fleet.too_narrow(count - found, taken)
+        {
+            return Some(BTreeSet::from([cap]));
         }
         if !taken.leaves_node(node.number) {
             continue;
@@ -147,7 +150,8 @@ pub(crate) fn kept_from_homes(fleet: &FleetView, count: usize, taken: &mut Taken
             kept_by.extend(taken.kept_by(&node.names));
         }
     }
-    (found < count).then_some(kept_by)
+    (found < count)
+        .then(|| fleet.too_narrow(count - found, taken).map_or(kept_by, |cap| BTreeSet::from([cap])))
 }
 
 /// A node that could be the home of a shard.
@@ -193,6 +197,9 @@ pub(crate) fn takes_now(node: &FleetNode, file_bytes: u64, avoid: &BTreeSet<Node
         && node.free_bytes >= file_bytes
         && !avoid.contains(&node.number)
 }
+
+// Nodes that are looked at beyond those that are needed, before it is asked whether looking is of any use.
+const LOOKS_SPARE: usize = 32;
 
 const AVAILABILITY_LEAST: f64 = 0.05;
 

@@ -15,24 +15,20 @@ use firn_wire::{BundleHealthCounts, Cap, SpareCount};
 use crate::brake::BrakeState;
 use crate::build_plan::{BuildCause, BuildPlan};
 use crate::builder::{Builder, NotBuilt};
+use crate::caps::Caps;
 use crate::catalogue::BundleView;
 use crate::health::{HealthClass, goal, repair_threshold};
-use crate::health_index::Standing;
 use crate::layout::count_too_much;
 use crate::placement::kept_from_homes;
 use crate::planning::{PlanningBudget, PlanningView};
+use crate::spare_homes::SpareHomes;
+use crate::standing::{COPIES_LEAST, Standing};
 use crate::state::NodeNumber;
 use crate::taken::Taken;
 
 // Bundles for which one plan looks for homes at most: each look compares all nodes. Those for which there is none are
 // put off, so that the next plan comes to others.
 const ATTEMPTS_MAX: usize = 256;
-
-// The widest scheme's n: no bundle has more shards that need a domain of their own.
-const SHARDS_MAX: usize = 40;
-
-// With fewer shards than these, one node or two that vanish take a bundle with them.
-const COPIES_LEAST: u8 = 3;
 
 /// What repair has to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -150,18 +146,17 @@ impl<'a> Search<'a> {
 
 /// Bundles with a missing shard, or one that has to lie elsewhere by the caps, for which these leave no node.
 fn at_risk(view: &PlanningView<'_>) -> BTreeMap<BundleNumber, BTreeSet<Cap>> {
-    let (caps, width) = (view.fleet.caps(), view.fleet.width());
-    // Each holder keeps at most one of so many nodes of different domains from taking a shard. In a fleet this wide no
-    // bundle need be looked at.
-    if !caps.is_public() && width >= 2 * SHARDS_MAX {
-        return BTreeMap::new();
-    }
-    let mut taken = Taken::new(caps, 0);
+    let mut taken = Taken::new(view.fleet.caps(), 0);
     let mut lacks_home = |number| Some((number, kept_from_homes_of(view, number, &mut taken)?));
-    let mut at_risk: BTreeMap<_, _> = view.health.incomplete().filter_map(&mut lacks_home).collect();
-    at_risk.extend(view.health.in_breach().filter_map(&mut lacks_home));
-    if caps.is_public() && width < usize::from(COPIES_LEAST) {
-        at_risk.extend(view.health.smaller_and_full(COPIES_LEAST).filter_map(lacks_home));
+    let mut at_risk = BTreeMap::new();
+    // What a country may have is all in which bundles of different n differ.
+    let mut spare_homes = BTreeMap::new();
+    for (wanted, bundles) in view.health.wanting() {
+        let spare = spare_homes.entry(Caps::per_country(wanted.n));
+        let spare = spare.or_insert_with(|| SpareHomes::measure(view.fleet, wanted.n));
+        if !spare.suffice(wanted) {
+            at_risk.extend(bundles.iter().copied().filter_map(&mut lacks_home));
+        }
     }
     at_risk
 }
@@ -200,7 +195,7 @@ fn awaited_bytes(view: &PlanningView<'_>, at_risk: &BTreeMap<BundleNumber, BTree
     let uploads = uploads.into_iter().filter_map(|coding| view.catalogue.bundle_of(coding));
     let set_aside: BTreeSet<_> = at_risk.keys().copied().chain(uploads.map(|bundle| bundle.number)).collect();
     let standings = set_aside.iter().filter_map(|number| view.health.standing(*number));
-    let mut elsewhere: u64 = standings.map(|standing| standing.missing_bytes).sum();
+    let mut elsewhere: u64 = standings.map(Standing::missing_bytes).sum();
     for build in view.orders.plans().filter(|build| !set_aside.contains(&build.bundle)) {
         let Some(standing) = view.health.standing(build.bundle) else { continue };
         // Shards of a second coding are another matter.

@@ -25,20 +25,22 @@ pub(crate) struct Taken {
     prefixes: Vec<Mark>,
     networks: Vec<Mark>,
     countries: Vec<Mark>,
+    // Who took them: asked only since when a cap is broken, which hardly any bundle's is.
+    takers: Vec<NodeNames>,
 }
 
-/// How often one name is taken.
+/// How often one name is taken: small, for five are looked at for every copy of a shard.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
-    /// The latest of the times since when those that take it have it.
-    since: Timestamp,
     bundle: u32,
     all: u8,
     /// Those of them whose failure domain does not keep them apart.
     unvouched: u8,
 }
 
-const NEVER: Mark = Mark { since: Timestamp::from_millis(0), bundle: 0, all: 0, unvouched: 0 };
+const NEVER: Mark = Mark { bundle: 0, all: 0, unvouched: 0 };
+
+const CAPS: [Cap; 5] = [Cap::Domain, Cap::Operator, Cap::Prefix, Cap::Network, Cap::Country];
 
 impl Taken {
     /// Nothing is taken, for a bundle of n shards.
@@ -53,19 +55,25 @@ impl Taken {
             prefixes: Vec::new(),
             networks: Vec::new(),
             countries: Vec::new(),
+            takers: Vec::new(),
         }
     }
 
     /// Another bundle, of n shards: nothing is taken any more.
-    pub(crate) const fn begin(&mut self, n: u8) {
-        self.bundle += 1;
+    pub(crate) fn begin(&mut self, n: u8) {
+        self.forget();
         self.per_country = Caps::per_country(n);
     }
 
     /// Nodes that do one work after the other are chosen, not homes of shards: any number may be in one country.
-    pub(crate) const fn begin_workers(&mut self) {
-        self.bundle += 1;
+    pub(crate) fn begin_workers(&mut self) {
+        self.forget();
         self.per_country = u8::MAX;
+    }
+
+    fn forget(&mut self) {
+        self.bundle += 1;
+        self.takers.clear();
     }
 
     /// The same for another bundle of n shards of which `holders` have one each.
@@ -77,16 +85,16 @@ impl Taken {
     /// A node of these names holds a shard that counts.
     pub(crate) fn take(&mut self, names: &NodeNames) {
         let (bundle, vouched) = (self.bundle, self.caps.is_vouched(*names));
-        let (declared, seen) = (names.declared_since, names.seen_since);
-        mark(&mut self.domains, names.domain, (bundle, vouched, declared));
+        mark(&mut self.domains, names.domain, bundle, vouched);
         if self.caps.is_public() {
-            mark(&mut self.operators, names.operator, (bundle, vouched, declared));
-            mark(&mut self.prefixes, names.prefix, (bundle, vouched, seen));
+            mark(&mut self.operators, names.operator, bundle, vouched);
+            mark(&mut self.prefixes, names.prefix, bundle, vouched);
             if let Some(origin) = self.caps.origin(*names) {
-                mark(&mut self.networks, origin.network, (bundle, vouched, seen));
-                mark(&mut self.countries, origin.country, (bundle, vouched, seen));
+                mark(&mut self.networks, origin.network, bundle, vouched);
+                mark(&mut self.countries, origin.country, bundle, vouched);
             }
         }
+        self.takers.push(*names);
     }
 
     /// A node is no choice itself, whether its domain is taken or not.
@@ -99,10 +107,25 @@ impl Taken {
 
     /// Whether caps leave a node of these names.
     pub(crate) fn leaves(&self, names: &NodeNames) -> bool {
-        if self.get(&self.domains, names.domain).all >= 1 {
-            return false;
+        !CAPS.iter().any(|cap| self.is_reached(*cap, names))
+    }
+
+    /// Whether a node has so little in common with others that it is apart from them in any case, whatever is taken.
+    pub(crate) fn are_surely_apart<'n>(
+        &self,
+        names: &NodeNames,
+        others: impl Iterator<Item = &'n NodeNames>,
+    ) -> bool {
+        let country = |names: &NodeNames| self.caps.origin(*names).map(|origin| origin.country);
+        let own = country(names);
+        let mut in_country = 0;
+        for other in others {
+            if !self.caps.are_strangers(names, other) {
+                return false;
+            }
+            in_country += u8::from(own.is_some() && own == country(other));
         }
-        !self.caps.is_public() || self.exceeded(names).next().is_none()
+        in_country < self.per_country
     }
 
     /// Shards that a country may have beside those that are taken there.
@@ -123,38 +146,63 @@ impl Taken {
 
     /// Caps that keep a node of these names from taking a shard.
     pub(crate) fn kept_by(&self, names: &NodeNames) -> impl Iterator<Item = Cap> {
-        self.exceeded(names).map(|(cap, _)| cap)
+        CAPS.into_iter().filter(|cap| self.is_reached(*cap, names))
+    }
+
+    /// Whether as many have what the cap counts as may, so that one more of these names would break it.
+    #[inline(always)]
+    fn is_reached(&self, cap: Cap, names: &NodeNames) -> bool {
+        if matches!(cap, Cap::Domain) {
+            return self.get(&self.domains, names.domain).all >= 1;
+        }
+        if !self.caps.is_public() {
+            return false;
+        }
+        // Where all of them are apart by right, nothing that addresses say counts.
+        let apart = |mark: Mark| self.caps.is_vouched(*names) && mark.unvouched == 0;
+        let origin = self.caps.origin(*names);
+        match cap {
+            Cap::Domain => unreachable!("answered above"),
+            Cap::Operator => self.get(&self.operators, names.operator).all >= 1,
+            Cap::Prefix => {
+                let prefix = self.get(&self.prefixes, names.prefix);
+                prefix.all >= 1 && !apart(prefix)
+            }
+            Cap::Network => origin.zip(self.caps.per_network()).is_some_and(|(origin, most)| {
+                let network = self.get(&self.networks, origin.network);
+                network.all >= most && !apart(network)
+            }),
+            Cap::Country => {
+                origin.is_some_and(|origin| self.get(&self.countries, origin.country).all >= self.per_country)
+            }
+        }
     }
 
     /// Since when a node of these names is too much beside those that took before it; none if it is not.
     pub(crate) fn too_much_since(&self, names: &NodeNames) -> Option<Timestamp> {
-        self.exceeded(names).map(|(_, since)| since).min()
+        self.kept_by(names).map(|cap| self.in_common_since(cap, names)).min()
     }
 
-    /// Caps that one more node of these names would break, and since when it has with the others what they have in
-    /// common.
-    fn exceeded(&self, names: &NodeNames) -> impl Iterator<Item = (Cap, Timestamp)> {
-        let vouched = self.caps.is_vouched(*names);
-        // All of them apart by right: then nothing that addresses say counts.
-        let apart = |mark: Mark| vouched && mark.unvouched == 0;
-        let (declared, seen) = (names.declared_since, names.seen_since);
-        let domain = self.get(&self.domains, names.domain);
-        let mut full = [None; 5];
-        full[0] = (domain.all >= 1).then(|| (Cap::Domain, domain.since.max(declared)));
-        if self.caps.is_public() {
-            let operator = self.get(&self.operators, names.operator);
-            full[1] = (operator.all >= 1).then(|| (Cap::Operator, operator.since.max(declared)));
-            let prefix = self.get(&self.prefixes, names.prefix);
-            full[2] = (prefix.all >= 1 && !apart(prefix)).then(|| (Cap::Prefix, prefix.since.max(seen)));
-            if let (Some(origin), Some(most)) = (self.caps.origin(*names), self.caps.per_network()) {
-                let network = self.get(&self.networks, origin.network);
-                let since = network.since.max(seen).max(self.caps.per_network_since());
-                full[3] = (network.all >= most && !apart(network)).then_some((Cap::Network, since));
-                let country = self.get(&self.countries, origin.country);
-                full[4] = (country.all >= self.per_country).then(|| (Cap::Country, country.since.max(seen)));
-            }
-        }
-        full.into_iter().flatten()
+    /// Since when a node of these names and all who took have in common what a cap counts.
+    fn in_common_since(&self, cap: Cap, names: &NodeNames) -> Timestamp {
+        let origin = |names: &NodeNames| self.caps.origin(*names);
+        let has = |other: &NodeNames| match cap {
+            Cap::Domain => other.domain == names.domain,
+            Cap::Operator => other.operator == names.operator,
+            Cap::Prefix => other.prefix == names.prefix,
+            Cap::Network => origin(other).map(|it| it.network) == origin(names).map(|it| it.network),
+            Cap::Country => origin(other).map(|it| it.country) == origin(names).map(|it| it.country),
+        };
+        let since = |names: &NodeNames| match cap {
+            Cap::Domain | Cap::Operator => names.declared_since,
+            Cap::Prefix | Cap::Network | Cap::Country => names.seen_since,
+        };
+        let narrowed = match cap {
+            Cap::Network => self.caps.per_network_since(),
+            _ => Timestamp::from_millis(0),
+        };
+        let others = self.takers.iter().filter(|other| has(other)).map(since);
+        others.fold(narrowed.max(since(names)), Timestamp::max)
     }
 
     fn get(&self, marks: &[Mark], name: u32) -> Mark {
@@ -162,7 +210,7 @@ impl Taken {
     }
 }
 
-fn mark(marks: &mut Vec<Mark>, name: u32, (bundle, vouched, since): (u32, bool, Timestamp)) {
+fn mark(marks: &mut Vec<Mark>, name: u32, bundle: u32, vouched: bool) {
     let at = usize_of(name);
     if marks.len() <= at {
         marks.resize(at + 1, NEVER);
@@ -171,7 +219,6 @@ fn mark(marks: &mut Vec<Mark>, name: u32, (bundle, vouched, since): (u32, bool, 
     if mark.bundle != bundle {
         *mark = Mark { bundle, ..NEVER };
     }
-    mark.since = mark.since.max(since);
     mark.all = mark.all.saturating_add(1);
     mark.unvouched = mark.unvouched.saturating_add(u8::from(!vouched));
 }

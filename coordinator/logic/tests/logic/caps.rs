@@ -130,8 +130,13 @@ fn per_network(nodes: &[NodeRecord]) -> usize {
 }
 
 fn any_traits() -> impl Strategy<Value = Traits> {
-    let names = (0_u32..12, 0_u32..12, 0_u32..12, 0_u32..8, 0_u8..8, prop::bool::weighted(0.2));
-    names.prop_map(|(operator, domain, prefix, network, country, vouched)| Traits {
+    traits_of(12, 8, 8)
+}
+
+/// With so many operators, domains and prefixes, networks and countries.
+fn traits_of(names: u32, networks: u32, countries: u8) -> impl Strategy<Value = Traits> {
+    let drawn = (0..names, 0..names, 0..names, 0..networks, 0..countries, prop::bool::weighted(0.2));
+    drawn.prop_map(|(operator, domain, prefix, network, country, vouched)| Traits {
         operator,
         domain,
         prefix,
@@ -322,6 +327,44 @@ proptest! {
                 prop_assert!(more.is_subset(&before), "{:?} beside {:?}", target, others);
             }
         }
+    }
+
+    #[test]
+    fn a_bundle_that_lacks_shards_and_is_not_at_risk_has_homes_for_them(
+        (fleet, trusts, away) in (
+            prop::collection::vec(traits_of(30, 20, 20), 30),
+            any::<bool>(),
+            prop::collection::btree_set(0_u32..3, 1..3),
+        ),
+    ) {
+        let mut archive = public_archive(trusts);
+        for (node, traits) in (0..).zip(&fleet) {
+            join(&mut archive, node, &Traits { vouched: traits.vouched, ..Traits::alone(node) });
+        }
+        archive.publish(1, (2, 3), &[0, 1, 2]);
+        archive.wait(DAY_MILLIS);
+        change(&mut archive, &fleet);
+        for node in &away {
+            archive.set_state(*node, NodeState::Lost);
+        }
+        let nodes = archive.nodes();
+        let most = per_network(&nodes);
+        let staying = holders(&nodes, &archive.placements(1));
+        let is_in_breach = !broken(trusts, most, 3, &staying).is_empty();
+        let at_risk = archive.planning(|view| plan_repairs(view, &BUDGET, [7; 32]).at_risk);
+        if is_in_breach || !at_risk.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<_> = nodes[3..].iter().collect();
+        let lies_well = |chosen: &[&NodeRecord]| {
+            let together: Vec<_> = staying.iter().chain(chosen).copied().collect();
+            broken(trusts, most, 3, &together).is_empty()
+        };
+        let found = match away.len() {
+            1 => others.iter().any(|one| lies_well(&[one])),
+            _ => others.iter().any(|one| others.iter().any(|two| one.number != two.number && lies_well(&[one, two]))),
+        };
+        prop_assert!(found, "{} shards lack homes and nobody says so", away.len());
     }
 
     #[test]

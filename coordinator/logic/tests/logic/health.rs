@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firn_base::{BundleNumber, ShardIndex};
+use firn_base::{AddressHistory, AsNumber, Availability, BundleNumber, Country, Origin, ShardIndex};
 use firn_coordinator_logic::{
     BRINK_ONLINE_FOR, BrakeState, BuildCause, BuildPlan, Catalogue, FEW_ONLINE_FOR, FleetView, HealthIndex,
-    PlanningBudget, PlanningView, plan_repairs, survey,
+    PlanningBudget, PlanningView, default_policy, plan_repairs, survey,
 };
-use firn_wire::{Command, CommandOutcome, NodeState, PlacementChange};
+use firn_wire::{
+    Command, CommandOutcome, DomainRule, LedgerAct, NodePlace, NodeSighting, NodeState, PlacementChange,
+    Policy,
+};
 use proptest::prelude::*;
 
-use crate::support::{Archive, BUDGET, bundle_id, commit_of, entry, headers, node_id};
+use crate::support::{Archive, BUDGET, bundle_id, commit_of, entry, headers, node_id, place};
 
 const MINUTE_MILLIS: u64 = 60_000;
 
@@ -170,6 +173,7 @@ enum Event {
     Unproved(u32),
     Proved(u32),
     Domain(u32, u32),
+    Place(u32, NodePlace),
     Placement(PlacementChange),
 }
 
@@ -195,8 +199,39 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => (0..NODES).prop_map(Event::Unproved),
         2 => (0..NODES).prop_map(Event::Proved),
         1 => (0..NODES, 0..NODES).prop_map(|(node, domain)| Event::Domain(node, domain)),
+        2 => (0..NODES, any_place()).prop_map(|(node, place)| Event::Place(node, place)),
         4 => placement.prop_map(Event::Placement),
     ]
+}
+
+/// One of few prefixes, networks and countries.
+fn any_place() -> impl Strategy<Value = NodePlace> {
+    (0..NODES, prop::option::of((0_u32..4, b'A'..b'F'))).prop_map(|(prefix, origin)| {
+        let origin = origin.map(|(network, country)| Origin {
+            asn: (network > 0).then_some(AsNumber(network)),
+            country: Country::try_from([b'X', country]).ok(),
+        });
+        place(prefix, origin)
+    })
+}
+
+/// The nodes count as being there.
+fn see(archive: &mut Archive, places: &[(u32, NodePlace)]) {
+    let sighting = |(node, place): &(u32, NodePlace)| NodeSighting {
+        node: node_id(*node),
+        last_seen: Some(archive.now),
+        availability: Availability::UNKNOWN,
+        addresses: AddressHistory::first_seen_at(place.prefix),
+        origin: place.origin,
+    };
+    let nodes = places.iter().map(sighting).collect();
+    archive.run(Command::Summary { nodes });
+}
+
+/// Somewhere by itself.
+fn own_place(node: u32) -> NodePlace {
+    let country = Country::try_from([b'Y', b'A' + u8::try_from(node % 26).unwrap()]).ok();
+    place(100 + node, Some(Origin { asn: Some(AsNumber(100 + node)), country }))
 }
 
 fn befall(archive: &mut Archive, event: Event) {
@@ -205,17 +240,27 @@ fn befall(archive: &mut Archive, event: Event) {
         Event::Unproved(node) => archive.watch.want_inventory(archive.number(node), archive.now),
         Event::Proved(node) => archive.hear(node),
         Event::Domain(node, domain) => drop(archive.join(node, &format!("domain-{domain}"))),
+        Event::Place(node, place) => see(archive, &[(node, place)]),
         Event::Placement(change) => drop(archive.run(Command::RecordPlacements(vec![change]))),
     }
 }
 
 proptest! {
     #[test]
-    fn an_index_that_followed_every_event_equals_one_made_anew(events in prop::collection::vec(any_event(), 1..40)) {
-        let mut archive = Archive::of(NODES);
+    fn an_index_that_followed_every_event_equals_one_made_anew(
+        events in prop::collection::vec(any_event(), 1..40),
+        is_public: bool,
+    ) {
+        // The others keep the width, and with it the rules by which all bundles are judged.
+        let mut archive = Archive::of(NODES + 60);
         for tag in 0..4 {
             let first = u32::from(tag);
             archive.publish(tag, (2, 4), &[first, first + 1, first + 2, first + 3]);
+        }
+        if is_public {
+            let policy = Policy { domains: DomainRule::Public, ..default_policy() };
+            archive.run(Command::Govern(LedgerAct::SetPolicy(policy)));
+            see(&mut archive, &(0..NODES + 60).map(|node| (node, own_place(node))).collect::<Vec<_>>());
         }
         let Ok(mut catalogue) = Catalogue::load(&archive.state);
         let mut followed = HealthIndex::new();
