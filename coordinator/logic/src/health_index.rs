@@ -9,6 +9,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hint::black_box;
 use std::time::Duration;
 
 use firn_base::{BundleNumber, Timestamp};
@@ -34,6 +35,9 @@ pub const BRINK_ONLINE_FOR: Duration = Duration::from_secs(30 * 60);
 
 // The ladder's largest k: what has it is coded anew no more.
 const K_MAX: u8 = 16;
+
+// Bundles whose records are read ahead.
+const BATCH: usize = 64;
 
 // The widest scheme's n: a wider fleet changes no judgement.
 const SHARDS_MAX: usize = 40;
@@ -133,18 +137,25 @@ impl HealthIndex {
         }
         looks.sort_unstable();
         let mut judged = 0;
-        for looks in looks.chunk_by(|one, next| one.0 == next.0) {
-            let number = looks[0].0;
-            let before = self.standing(number);
-            let turned = before.and_then(|before| Some((before.coded, before.turned(looks)?)));
-            if let Some((coded, (presence, layout))) = turned {
-                let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
-                self.put(number, standing, now);
-            } else if let Some(bundle) = catalogue.bundle(number) {
-                let newcomers = before.and_then(|before| before.newcomers(looks));
-                self.judge(&mut judge, bundle, newcomers.as_deref());
+        let mut by_bundle = looks.chunk_by(|one, next| one.0 == next.0).peekable();
+        let mut batch = Vec::with_capacity(BATCH);
+        while by_bundle.peek().is_some() {
+            batch.clear();
+            batch.extend(by_bundle.by_ref().take(BATCH));
+            self.bring_near(&batch, catalogue);
+            for looks in batch.drain(..) {
+                let number = looks[0].0;
+                let before = self.standing(number);
+                let turned = before.and_then(|before| Some((before.coded, before.turned(looks)?)));
+                if let Some((coded, (presence, layout))) = turned {
+                    let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
+                    self.put(number, standing, now);
+                } else if let Some(bundle) = catalogue.bundle(number) {
+                    let newcomers = before.and_then(|before| before.newcomers(looks));
+                    self.judge(&mut judge, bundle, newcomers.as_deref());
+                }
+                judged += 1;
             }
-            judged += 1;
         }
         judged
     }
@@ -218,6 +229,18 @@ impl HealthIndex {
     pub fn by_spare(&self) -> Vec<SpareCount> {
         let spare = self.tally.spare.iter();
         spare.map(|(spare, bundles)| SpareCount { spare: *spare, bundles: *bundles }).collect()
+    }
+
+    /// Reads what judging these bundles will read, so that memory is waited for once for all of them and not for one after
+    /// the other: that is what an event's time goes for.
+    fn bring_near(&self, batch: &[&[(BundleNumber, Look)]], catalogue: &Catalogue) {
+        let standings = batch.iter().filter_map(|looks| self.standing(looks[0].0));
+        black_box(standings.map(Standing::missing_bytes).fold(0, u64::wrapping_add));
+        let deep = batch.iter().filter(|looks| looks.iter().any(|(_, look)| look.is_deep()));
+        let records = deep.filter_map(|looks| catalogue.bundle(looks[0].0));
+        // One copy of each line of the cache.
+        let copies = records.flat_map(|bundle| bundle.placements.iter().step_by(8));
+        black_box(copies.map(|(_, node)| node.position()).fold(0, usize::wrapping_add));
     }
 
     /// Looks at all copies of a bundle, of which only `newcomers`, if they are known, may lie too close to others.

@@ -38,6 +38,13 @@ pub(crate) enum Look {
     Copy(ShardIndex, NodeNumber, Turn),
 }
 
+impl Look {
+    /// Whether the bundle's record is looked at in any case.
+    pub(crate) const fn is_deep(self) -> bool {
+        !matches!(self, Self::Copy(_, _, Turn { is_newcomer: false, .. }))
+    }
+}
+
 /// How one bundle stands, and what it adds to the tally.
 ///
 /// With what of the bundle's record that follows from, so that what befalls one copy is judged without looking at the
