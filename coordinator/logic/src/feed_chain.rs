@@ -19,3 +19,8 @@ pub(crate) fn behind(before: Digest, event: FeedEvent) -> Digest {
     hasher.update(&key.to_bytes());
     Digest::from_bytes(*hasher.finalize().as_bytes())
 }
+
+/// The digest of the feed behind `events`, when `before` was the one before the first of them.
+pub fn feed_digest_behind(before: Digest, events: &[FeedEvent]) -> Digest {
+    events.iter().fold(before, |digest, event| behind(digest, *event))
+}

@@ -21,6 +21,8 @@ mod drain;
 mod facts;
 mod feature_level;
 mod feed_chain;
+mod feed_filters;
+mod filter_build;
 mod fleet;
 mod fleet_watch;
 mod fleet_width;
@@ -75,6 +77,11 @@ pub use divergence::{Comparison, compare_states};
 pub use drain::{sum_drains, survey_drain};
 pub use facts::{Facts, Scan};
 pub use feature_level::level_to_raise;
+pub use feed_chain::feed_digest_behind;
+pub use feed_filters::{
+    FILTER_UNIT_EVENTS, FilterOrder, FilterPlan, HeldFilter, filter_ranges, plan_filters,
+};
+pub use filter_build::{BuildStep, FilterBuild, FilterBuildError};
 pub use fleet::{FleetNode, FleetView};
 pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
 pub use headers::{CodedBundle, CodedBundleError};

@@ -85,6 +85,8 @@ identifiers! {
     ReservationId;
     /// One join token.
     TokenId;
+    /// A membership filter of the feed: BLAKE3 of its bytes.
+    FilterId;
     /// Any other BLAKE3 digest.
     Digest;
 }

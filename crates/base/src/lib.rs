@@ -7,7 +7,9 @@
 mod address;
 mod address_history;
 mod availability;
+mod feed_range;
 mod identifier;
+mod key_prefix;
 mod object_key;
 mod quantity;
 mod scheme;
@@ -16,10 +18,12 @@ mod timestamp;
 pub use address::{AddressPrefix, AsNumber, Country, CountryError, Origin};
 pub use address_history::{AddressHistory, AddressHistoryError};
 pub use availability::Availability;
+pub use feed_range::FeedRange;
 pub use identifier::{
-    ArchiveId, BundleId, BundleNumber, CodingId, Digest, ManifestRoot, NodeId, ParseIdentifierError,
-    PayloadRoot, PublicKey, ReservationId, ShardRoot, TokenId,
+    ArchiveId, BundleId, BundleNumber, CodingId, Digest, FilterId, ManifestRoot, NodeId,
+    ParseIdentifierError, PayloadRoot, PublicKey, ReservationId, ShardRoot, TokenId,
 };
+pub use key_prefix::{KeyPrefix, KeyPrefixError};
 pub use object_key::{KEY_BYTES, KeyKind, Location, ObjectKey, ParseKeyError};
 pub use quantity::{BitRate, ByteCount, ParseQuantityError, parse_duration};
 pub use scheme::{SHARD_BYTES_MIN, Scheme, SchemeError, ShardIndex, shard_bytes};

@@ -26,7 +26,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         [Self::StorePath, Self::BuildLog, Self::Realisation, Self::DebugInfo]
             .into_iter()
             .find(|kind| *kind as u8 == byte)

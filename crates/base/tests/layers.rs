@@ -10,11 +10,12 @@ use serde_json::Value;
 
 /// Crates that decide. None of these, nor anything they depend on, may see a runtime, a socket, a database or
 /// chance.
-const DECIDING: [&str; 8] = [
+const DECIDING: [&str; 9] = [
     "firn-base",
     "firn-erasure",
     "firn-nix-format",
     "firn-bundle",
+    "firn-filter",
     "firn-wire",
     "firn-coordinator-logic",
     "firn-storage-node-logic",
@@ -24,10 +25,11 @@ const NEVER_SEEN_BY_DECISIONS: [&str; 7] =
     ["tokio", "quinn", "quinn-proto", "rocksdb", "rand", "openraft", "mio"];
 
 /// Arrows go from a higher number to a smaller one; the one sideways edge is bundle -> nix-format.
-const LAYERS: [(&str, u8); 19] = [
+const LAYERS: [(&str, u8); 20] = [
     ("firn-base", 0),
     ("firn-erasure", 1),
     ("firn-bundle", 1),
+    ("firn-filter", 1),
     ("firn-nix-format", 1),
     ("firn-wire", 1),
     ("firn-coordinator-logic", 2),

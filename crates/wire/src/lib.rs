@@ -14,7 +14,9 @@ mod deletion;
 mod descriptor;
 mod drain_backlog;
 mod feed;
+mod feed_filter;
 mod identity;
+mod index_range;
 mod ledger;
 mod limits;
 mod membership;
@@ -44,12 +46,15 @@ pub use deletion::{DeleteReason, DeletionRoom};
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
 pub use drain_backlog::DrainBacklog;
 pub use feed::{FeedBatch, FeedEvent};
+pub use feed_filter::{FilterEntry, FilterList, FilterListError};
 pub use identity::{Identity, Signature, SignatureError};
+pub use index_range::{IndexRangePage, IndexRangeRequest, IndexedKey};
 pub use ledger::{
     DomainRule, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, LedgerState, Policy, PublisherEntry,
 };
 pub use limits::{
     ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, FEED_EVENTS_MAX,
+    FILTER_BYTES_BASE, FILTER_BYTES_PER_EVENT_MAX, FILTER_PIECE_BYTES_MAX, FILTERS_MAX, INDEX_RANGE_KEYS_MAX,
     INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX, REPAIR_PER_CENT,
 };
 pub use membership::{MemberChange, MemberList, MemberStep, MembersInForce, RosterDraft, RosterGap};

@@ -19,6 +19,22 @@ pub const BUNDLES_PER_REQUEST_MAX: usize = 256;
 /// Events in one page of the feed.
 pub const FEED_EVENTS_MAX: usize = 65_536;
 
+/// Filters in a list: one for each binary digit of the feed's length.
+pub const FILTERS_MAX: usize = 64;
+
+/// Bytes of a filter for each event of its range, at most: 1.13 where parts are large, up to 2.5 and 20 for each part
+/// where they are tiny.
+pub const FILTER_BYTES_PER_EVENT_MAX: u64 = 4;
+
+/// Bytes of a filter beside those for its events: header, trailer, parts without keys.
+pub const FILTER_BYTES_BASE: u64 = 1 << 16;
+
+/// The longest piece of a filter that is sent at once.
+pub const FILTER_PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// Keys in one page of an index range: 24 bits have 18 of 300 million.
+pub const INDEX_RANGE_KEYS_MAX: usize = 4_096;
+
 /// Shards in one page of an inventory.
 pub const INVENTORY_SHARDS_MAX: usize = 65_536;
 

@@ -7,7 +7,7 @@ use firn_base::{BundleId, BundleNumber, ObjectKey};
 use super::StateDigest;
 use super::fact::Entry;
 use crate::facts::Scan;
-use crate::feed_chain;
+use crate::feed_chain::feed_digest_behind;
 use crate::state::{Counters, NodeNumber};
 
 const PAGE: usize = 4096;
@@ -108,7 +108,7 @@ fn feed<S: Scan>(state: &S) -> Result<firn_base::Digest, S::Error> {
     let mut position = 0;
     loop {
         let page = state.feed_from(position, PAGE)?;
-        chain = page.iter().fold(chain, |chain, event| feed_chain::behind(chain, *event));
+        chain = feed_digest_behind(chain, &page);
         if page.len() < PAGE {
             return Ok(chain);
         }

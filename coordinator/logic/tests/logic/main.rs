@@ -8,6 +8,7 @@ mod caps;
 mod commits;
 mod digests;
 mod drains;
+mod filters;
 mod health;
 mod ledger;
 mod lines;
