@@ -25,8 +25,8 @@ use firn_coordinator::storage::{
     Batch, Durability, KeyRange, KeyValue, Read, RocksDb, ScanLimit, StoreKind, Table,
 };
 use firn_coordinator::{
-    Administration, Coordinator, CoordinatorOptions, Joined, Peer, RECODE_AFTER, Timing, ask_peers,
-    found_archive,
+    Administration, Coordinator, CoordinatorOptions, FilterOptions, Joined, Peer, RECODE_AFTER, Timing,
+    ask_peers, found_archive,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{AdminRequest, DomainRule, Identity, LedgerAct, MemberChange, Policy};
@@ -143,6 +143,7 @@ async fn leader(options: &Options) -> Result<(), Failure> {
         timing: TIMING(),
         recode_after: RECODE_AFTER,
         address_table: None,
+        filters: FilterOptions::in_memory(),
         environment,
     })
     .await?;
@@ -341,6 +342,7 @@ async fn newcomer(options: &Options, peer: &Peer) -> Result<(), Failure> {
         timing: TIMING(),
         recode_after: RECODE_AFTER,
         address_table: None,
+        filters: FilterOptions::in_memory(),
         environment,
     })
     .await?;

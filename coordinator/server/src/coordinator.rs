@@ -7,22 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
-use firn_coordinator_logic::{AddressTable, member_number};
+use firn_coordinator_logic::{AddressTable, Facts, Scan, member_number};
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
-    AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, Identity,
-    LedgerAct, Policy, RefusalKind, RefusedRequest,
+    AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, FeedBatch,
+    FilterEntry, Identity, LedgerAct, Policy, RefusalKind, RefusedRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::consensus::{Consensus, ConsensusOptions, StartError};
+use crate::filters::{self, FilterOptions};
 use crate::member_watch;
 use crate::raft::Timing;
 use crate::serve::Service;
-use crate::shared::{Parts, Shared, named_members};
+use crate::shared::{Parts, Shared, disk, named_members};
 use crate::standing::{InForce, Standing, StandingError};
-use crate::storage::KeyValue;
+use crate::storage::{KeyValue, StorageError};
 use crate::{comparison, driver};
 
 /// What a coordinator is made of.
@@ -50,6 +51,8 @@ pub struct CoordinatorOptions {
     /// Which network and country addresses are of; without it only operators and address prefixes keep shards apart in
     /// a `public` archive.
     pub address_table: Option<AddressTable>,
+    /// Where filters over the feed are kept.
+    pub filters: FilterOptions,
     /// Clock, chance and threads.
     pub environment: Environment,
 }
@@ -91,6 +94,7 @@ impl Coordinator {
             timing,
             recode_after,
             address_table,
+            filters,
             environment,
         } = options;
         let standing = {
@@ -129,6 +133,7 @@ impl Coordinator {
             pool,
             recode_after,
             address_table,
+            filters,
         });
         let service = Arc::new(Service { shared: shared.clone() });
         let mut tasks = JoinSet::new();
@@ -136,6 +141,7 @@ impl Coordinator {
         tasks.spawn(async move { serve(&serving, handler).await });
         tasks.spawn(comparison::run(Arc::clone(&shared)));
         tasks.spawn(driver::run(shared.clone()));
+        tasks.spawn(filters::run(Arc::clone(&shared)));
         tasks.spawn(member_watch::run(shared));
         if let Some(policy) = founding {
             let service = service.clone();
@@ -218,6 +224,22 @@ impl Administration {
         self.service.answer(own, None, request).await
     }
 
+    /// At most `limit` events of the feed from a position on, as this coordinator has applied them.
+    pub(crate) async fn feed(&self, from: u64, limit: usize) -> Result<FeedBatch, RefusedRequest> {
+        let facts = self.service.shared.facts()?;
+        let read = move || -> Result<FeedBatch, StorageError> {
+            let head = facts.counters()?.feed_head;
+            let most = usize::try_from(head.saturating_sub(from)).unwrap_or(usize::MAX);
+            Ok(FeedBatch { first: from, events: facts.feed_from(from, limit.min(most))?, head })
+        };
+        self.service.shared.environment.blocking(read).await.map_err(|error| disk(&error))
+    }
+
+    /// The filters over the feed that this coordinator serves.
+    pub(crate) fn filters(&self) -> Arc<[FilterEntry]> {
+        self.service.shared.filters.served()
+    }
+
     /// Whether this coordinator takes part: it knows a leader and has not stopped.
     pub fn is_ready(&self) -> bool {
         let status = self.service.shared.consensus.status();
@@ -239,7 +261,6 @@ impl Administration {
 async fn settle_policy(service: &Service, policy: Policy) {
     const PAUSE: Duration = Duration::from_millis(200);
     loop {
-        use firn_coordinator_logic::Facts;
         if service.shared.facts().is_ok_and(|facts| facts.policy().is_ok_and(|known| known.is_some())) {
             return;
         }

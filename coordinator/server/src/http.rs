@@ -1,5 +1,7 @@
 //! What a coordinator shows by HTTP: its descriptor, metrics, health. Nothing here changes anything.
 
+mod paths;
+
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
@@ -9,15 +11,16 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use firn_wire::ArchiveStatus;
+use firn_wire::{ArchiveStatus, FilterEntry};
 use tokio::net::TcpListener;
 
 use crate::coordinator::Administration;
 
-/// Serves on `listener` until dropped: `/archive`, `/metrics`, `/healthz`, `/readyz`.
+/// Serves on `listener` until dropped: `/archive`, `/api/v1/paths`, `/metrics`, `/healthz`, `/readyz`.
 pub async fn serve_http(listener: TcpListener, administration: Administration) -> io::Result<()> {
     let router = Router::new()
         .route("/archive", get(archive))
+        .route("/api/v1/paths", get(paths::paths))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -53,9 +56,24 @@ async fn readyz(State(administration): State<Administration>) -> impl IntoRespon
 async fn metrics(State(administration): State<Administration>) -> impl IntoResponse {
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     match administration.status().await {
-        Ok(status) => (StatusCode::OK, headers, prometheus(&status)),
+        Ok(status) => (StatusCode::OK, headers, prometheus(&status) + &filters(&administration.filters())),
         Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, headers, format!("# {refusal}\n")),
     }
+}
+
+/// What this coordinator has of filters over the feed.
+fn filters(filters: &[FilterEntry]) -> String {
+    let sum = |figure: fn(&FilterEntry) -> u64| filters.iter().map(figure).sum::<u64>();
+    let figures = [
+        ("filters", "Filters over the feed that this coordinator serves.", filters.len() as u64),
+        ("filter_events", "Events of the feed that they are of.", sum(|filter| filter.range.events())),
+        ("filter_keys", "Keys in them.", sum(|filter| filter.keys)),
+        ("filter_bytes", "Bytes that they take.", sum(|filter| filter.bytes)),
+    ];
+    let line = |(name, help, value): (&str, &str, u64)| {
+        format!("# HELP firn_{name} {help}\n# TYPE firn_{name} gauge\nfirn_{name} {value}\n")
+    };
+    figures.into_iter().map(line).collect()
 }
 
 /// The archive's figures in Prometheus' text form. What only a leader measures is left out by others.

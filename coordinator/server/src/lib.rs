@@ -9,6 +9,7 @@ pub mod consensus;
 mod control;
 mod coordinator;
 mod driver;
+mod filters;
 mod founding;
 mod home;
 mod http;
@@ -30,6 +31,7 @@ pub use control::{CONTROL_SOCKET, ControlError, ask_control, ask_ledger, serve_c
 pub use coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, RECODE_AFTER,
 };
+pub use filters::{FilterOptions, FilterStore, FilterWriter};
 pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_peers, found_archive};
 pub use home::{Home, HomeError};
 pub use http::{bind_http, serve_http};

@@ -6,6 +6,8 @@
 
 mod administer;
 mod commit;
+mod filters;
+mod index_range;
 mod members;
 mod nodes;
 mod reads;
@@ -134,6 +136,11 @@ impl Service {
             CoordinatorRequest::Bundles(names) => reads::bundles(shared, &names),
             CoordinatorRequest::Nodes => reads::nodes(shared),
             CoordinatorRequest::Feed { from, wait_millis } => reads::feed(shared, from, wait_millis).await,
+            CoordinatorRequest::ListFilters => filters::list(shared),
+            CoordinatorRequest::FilterPiece { filter, offset } => {
+                filters::piece(shared, filter, offset).await
+            }
+            CoordinatorRequest::IndexRange(request) => index_range::answer(shared, request).await,
             CoordinatorRequest::ListHeld => reads::held(shared),
             CoordinatorRequest::ListExternals => reads::externals(shared),
             CoordinatorRequest::GetScheme => reserve::scheme(shared),

@@ -19,6 +19,7 @@ use firn_wire::{
 };
 
 use crate::consensus::{Consensus, ProposeError};
+use crate::filters::{FilterOptions, Filters};
 use crate::links::Links;
 use crate::picture::Picture;
 use crate::raft::{Member, NamedMembers, StateFacts};
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) links: Links,
     /// Which network and country addresses are of, if this coordinator was given a table.
     pub(crate) address_table: Option<AddressTable>,
+    pub(crate) filters: Filters,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     picture: Mutex<Option<Picture>>,
@@ -87,11 +89,13 @@ pub(crate) struct Parts {
     pub(crate) pool: ConnectionPool,
     pub(crate) recode_after: Duration,
     pub(crate) address_table: Option<AddressTable>,
+    pub(crate) filters: FilterOptions,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { identity, standing, consensus, environment, pool, recode_after, address_table } = parts;
+        let Parts { identity, standing, consensus, environment, pool, recode_after, address_table, filters } =
+            parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
@@ -112,6 +116,7 @@ impl Shared {
             pool,
             links: Links::default(),
             address_table,
+            filters: Filters::new(filters),
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             picture: Mutex::default(),

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use firn_base::{PublicKey, Timestamp};
 use firn_coordinator::storage::{Batch, Durability, KeyValue, Memory, Read, StoreKind, Table};
-use firn_coordinator::{Coordinator, CoordinatorOptions, Peer, RECODE_AFTER, Timing, found_archive};
+use firn_coordinator::{
+    Coordinator, CoordinatorOptions, FilterOptions, Peer, RECODE_AFTER, Timing, found_archive,
+};
 use firn_coordinator_logic::{Comparison, Facts, compare_states};
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{
@@ -63,6 +65,7 @@ async fn start(count: u8) -> Vec<Member> {
             timing: Timing::default(),
             recode_after: RECODE_AFTER,
             address_table: None,
+            filters: FilterOptions::in_memory(),
             environment: environment.clone(),
         };
         members.push(Member { state, coordinator: Coordinator::start(options).await.unwrap() });

@@ -11,8 +11,8 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator::storage::{Memory, StoreKind};
 use firn_coordinator::{
-    Administration, Coordinator, CoordinatorError, CoordinatorOptions, Joined, Peer, RECODE_AFTER, Timing,
-    ask_peers, found_archive,
+    Administration, Coordinator, CoordinatorError, CoordinatorOptions, FilterOptions, Joined, Peer,
+    RECODE_AFTER, Timing, ask_peers, found_archive,
 };
 use firn_coordinator_logic::Scan;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -133,6 +133,7 @@ impl Archive {
             timing,
             recode_after: RECODE_AFTER,
             address_table: None,
+            filters: FilterOptions::in_memory(),
             environment: Environment::real(),
         });
         machine.running = Some(coordinator.await?);

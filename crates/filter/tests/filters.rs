@@ -221,7 +221,7 @@ fn documented(bytes: &[u8], header: &FilterHeader, key: &ObjectKey) -> bool {
     x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^= x >> 33;
     let (length, mask) = (1 << log2, (1 << log2) - 1);
-    let first = u64::try_from(u128::from(x) * u128::from(segments << log2) >> 64).unwrap();
+    let first = u64::try_from((u128::from(x) * u128::from(segments << log2)) >> 64).unwrap();
     let places = [first, (first + length) ^ (x >> 18 & mask), (first + 2 * length) ^ (x & mask)];
     let found = places.iter().fold(x ^ x >> 32, |found, place| {
         found ^ number(HEADER_BYTES + 20 + usize::try_from(*place).unwrap(), 1)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use firn_base::ByteCount;
 use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
-    Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, Timing,
+    Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Timing,
 };
 use firn_storage_node::{
     DeletionLimits, DiskFaults, MemoryDisk, StartNodeError, StorageNode, StorageNodeOptions,
@@ -176,6 +176,7 @@ async fn coordinate(
         founding: (number == 0).then(|| cast.policy()),
         recode_after: cast.recode_after(),
         address_table: None,
+        filters: FilterOptions::in_memory(),
         timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
         environment,
     })

@@ -124,7 +124,10 @@ impl Pace {
             | CoordinatorRequest::ListNodes
             | CoordinatorRequest::ListBundles { .. }
             | CoordinatorRequest::ListHeld
-            | CoordinatorRequest::ListExternals => read,
+            | CoordinatorRequest::ListExternals
+            | CoordinatorRequest::ListFilters
+            | CoordinatorRequest::FilterPiece { .. }
+            | CoordinatorRequest::IndexRange(_) => read,
         }
     }
 }

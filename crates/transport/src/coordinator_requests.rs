@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleNumber, CodingId, Location, ObjectKey, ReservationId, Scheme, ShardIndex};
+use firn_base::{BundleNumber, CodingId, FilterId, Location, ObjectKey, ReservationId, Scheme, ShardIndex};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
     CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor, FeedBatch,
-    HeartbeatReply, HeldPath, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
-    Receipt, ReservationGrant, ReserveRequest, Signed, VerifiedRoster,
+    FilterList, HeartbeatReply, HeldPath, IndexRangePage, IndexRangeRequest, JoinRequest,
+    KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass, Receipt, ReservationGrant,
+    ReserveRequest, Signed, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -123,6 +124,26 @@ impl CoordinatorClient {
             expect!(self.ask(&Request::Feed { from, wait_millis }).await?, Reply::Feed(batch) => batch)?;
         // The signature was checked with the reply.
         batch.peek().map_err(|_| AskError::UnexpectedReply)
+    }
+
+    /// The filters over the feed that a coordinator has, signed by it: checked to follow each other, each of a size
+    /// that it can have.
+    pub async fn filters(&self) -> Result<FilterList, AskError> {
+        let list = expect!(self.ask(&Request::ListFilters).await?, Reply::Filters(list) => list)?;
+        // The signature was checked with the reply.
+        list.peek().map_err(|_| AskError::UnexpectedReply)
+    }
+
+    /// Bytes of a filter from an offset on, at most 1 MiB; none behind its end. Whether they are the filter's is known
+    /// when all are here: its id is their BLAKE3.
+    pub async fn filter_piece(&self, filter: FilterId, offset: u64) -> Result<Vec<u8>, AskError> {
+        let reply = self.ask(&Request::FilterPiece { filter, offset }).await?;
+        expect!(reply, Reply::FilterPiece(bytes) => bytes)
+    }
+
+    /// A page of the visible keys that begin alike: what settles whether a key is archived without naming it.
+    pub async fn index_range(&self, request: IndexRangeRequest) -> Result<IndexRangePage, AskError> {
+        expect!(self.ask(&Request::IndexRange(request)).await?, Reply::IndexRange(page) => page)
     }
 
     /// The archive at a glance.

@@ -5,8 +5,8 @@
 
 use firn_base::{ArchiveId, PublicKey};
 use firn_wire::{
-    AdminReply, CoordinatorReply, CoordinatorRequest, FeedBatch, ReservationGrant, Signed, Statement,
-    VerifiedRoster,
+    AdminReply, CoordinatorReply, CoordinatorRequest, FILTER_PIECE_BYTES_MAX, FeedBatch, ReservationGrant,
+    Signed, Statement, VerifiedRoster,
 };
 
 /// Checks `reply` to `request`; the error is what is wrong with it.
@@ -26,6 +26,14 @@ pub(crate) fn check_reply(
             if pass.reader == asker { Ok(()) } else { Err("its pass is for another reader".into()) }
         }
         (Request::Feed { from, .. }, Reply::Feed(batch)) => check_batch(&open(roster, batch)?, *from),
+        (Request::ListFilters, Reply::Filters(list)) => {
+            open(roster, list)?.check().map_err(|error| error.to_string())
+        }
+        (Request::FilterPiece { .. }, Reply::FilterPiece(bytes)) => {
+            let fits = bytes.len() <= FILTER_PIECE_BYTES_MAX;
+            if fits { Ok(()) } else { Err("its piece of a filter is too long".into()) }
+        }
+        (Request::IndexRange(request), Reply::IndexRange(page)) => page.check(request).map_err(Into::into),
         (Request::Reserve(_), Reply::Reserved(grant)) => check_grant(roster, asker, grant),
         (Request::GetLedger { .. }, Reply::Ledger(page)) => open(roster, &page.signed_head).map(|_| ()),
         (Request::GetDescriptor | Request::OfferRoster(_), Reply::Descriptor(descriptor)) => {

@@ -6,13 +6,17 @@ mod world;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, BundleNumber, Digest, ObjectKey, PublicKey, Timestamp, TokenId};
+use firn_base::{
+    ArchiveId, BundleNumber, Digest, FeedRange, FilterId, KeyPrefix, Location, ObjectKey, PublicKey,
+    Timestamp, TokenId,
+};
 use firn_transport::{
     AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, Handler, LedgerError, Stream, serve,
 };
 use firn_wire::{
     AdminRequest, COMMIT_BYTES_MAX, CommitRequest, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
-    Descriptor, FeedBatch, FeedEvent, Identity, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, Pass,
+    Descriptor, FILTER_PIECE_BYTES_MAX, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity,
+    IndexRangePage, IndexRangeRequest, IndexedKey, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, Pass,
     PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, VerifiedRoster,
 };
 use tokio::time::Instant;
@@ -184,6 +188,41 @@ async fn signatures_of_strangers_and_passes_of_others_are_not_believed() {
     *fleet.fakes[2].answer.lock().unwrap() = pass(9, fleet.reader.public());
     let pass = fleet.client.pass().await.unwrap();
     assert_eq!((pass.signer(), pass.peek().unwrap().reader), (identity(1).public(), fleet.reader.public()));
+}
+
+#[tokio::test]
+async fn filters_and_index_ranges_that_contradict_themselves_are_not_believed() {
+    let list = |first: u64, signer: u8| {
+        let filter = FilterEntry {
+            range: FeedRange { first, end: 8 },
+            id: FilterId::from_bytes([1; 32]),
+            bytes: 200,
+            keys: 5,
+            feed_digest: Digest::from_bytes([2; 32]),
+        };
+        let list = FilterList { filters: vec![filter], head: 9 };
+        answers(CoordinatorReply::Filters(Signed::seal(&identity(signer), archive(), &list)))
+    };
+    // One that leaves out the beginning of the feed, one of a stranger, a good one.
+    let fleet = fleet(vec![list(1, 1), list(0, 7), list(0, 3)]).await;
+    assert_eq!(fleet.client.filters().await.unwrap().covered(), 8);
+
+    let piece = |bytes: usize| answers(CoordinatorReply::FilterPiece(vec![0; bytes]));
+    *fleet.fakes[2].answer.lock().unwrap() = piece(FILTER_PIECE_BYTES_MAX + 1);
+    *fleet.fakes[0].answer.lock().unwrap() = piece(3);
+    assert_eq!(fleet.client.filter_piece(FilterId::from_bytes([1; 32]), 0).await.unwrap().len(), 3);
+
+    let page = |names: &[u8]| {
+        let place = Location { bundle: BundleNumber(1), block: 0, entry: 0 };
+        let entry = |name: &u8| IndexedKey { key: key(*name), locations: vec![place] };
+        let keys = names.iter().map(entry).collect();
+        answers(CoordinatorReply::IndexRange(IndexRangePage { position: 9, keys, more: false }))
+    };
+    // The first names another key beside the one that was looked for.
+    *fleet.fakes[0].answer.lock().unwrap() = page(&[5, 6]);
+    *fleet.fakes[1].answer.lock().unwrap() = page(&[5]);
+    let request = IndexRangeRequest { prefix: KeyPrefix::of(&key(5), 24).unwrap(), after: None };
+    assert_eq!(fleet.client.index_range(request).await.unwrap().keys.len(), 1);
 }
 
 #[tokio::test]

@@ -1,15 +1,15 @@
 //! What is asked of a coordinator: by nodes, uploaders, readers, operators and other coordinators.
 
 use firn_base::{
-    AddressPrefix, BundleId, BundleNumber, CodingId, KEY_BYTES, Location, NodeId, ObjectKey, PublicKey,
-    ReservationId, Scheme, ShardIndex, Timestamp,
+    AddressPrefix, BundleId, BundleNumber, CodingId, FilterId, KEY_BYTES, Location, NodeId, ObjectKey,
+    PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Descriptor, FeedBatch, HeldPath, JoinToken,
-    LedgerPage, MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, Signed, StateDigests,
-    Ticket,
+    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Descriptor, FeedBatch, FilterList, HeldPath,
+    IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState, NodeStatus,
+    NodeSummary, Pass, Receipt, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -96,6 +96,17 @@ pub enum CoordinatorRequest {
     OfferRoster(Descriptor),
     /// Between coordinators: digests of the state of late.
     StateDigests,
+    /// The filters that there are over the feed.
+    ListFilters,
+    /// Bytes of a filter from an offset on, as many as one answer holds.
+    FilterPiece {
+        /// The filter.
+        filter: FilterId,
+        /// The first byte wanted.
+        offset: u64,
+    },
+    /// Visible keys that begin alike.
+    IndexRange(IndexRangeRequest),
 }
 
 /// A node asks to be admitted.
@@ -330,4 +341,10 @@ pub enum CoordinatorReply {
         /// The level of commands that it knows.
         feature_level: u16,
     },
+    /// The filters over the feed.
+    Filters(Signed<FilterList>),
+    /// Bytes of a filter; none behind its end.
+    FilterPiece(Vec<u8>),
+    /// Visible keys that begin alike.
+    IndexRange(IndexRangePage),
 }

@@ -10,15 +10,17 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use firn_base::{
-    AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BundleId, ByteCount, CodingId, Country,
-    Digest, NodeId, ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
+    AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BundleId, BundleNumber, ByteCount,
+    CodingId, Country, Digest, FeedRange, FilterId, KeyPrefix, Location, NodeId, ObjectKey, Origin,
+    PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
     BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
     DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent,
-    Identity, IndexEntry, JoinToken, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
-    NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest,
-    Receipt, RecodeOrder, RecodeReport, Roster, Signed, StateDigests, Ticket, TimedCommand, decode, encode,
+    FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken,
+    LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest, NodeSighting, OrderRank, Pass,
+    PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport,
+    Roster, Signed, StateDigests, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -250,4 +252,22 @@ fn requests(lines: &mut Lines) {
         source_coding_header: Some(vec![4]),
     };
     lines.add("build-of-another-coding", &NodeRequest::Build(build));
+    filters(lines, key);
+}
+
+fn filters(lines: &mut Lines, key: ObjectKey) {
+    let filter = FilterId::from_bytes([1; 32]);
+    let range = FeedRange { first: 0, end: 1 << 20 };
+    let feed_digest = Digest::from_bytes([2; 32]);
+    let entry = FilterEntry { range, id: filter, bytes: 1_180_000, keys: 1_000_000, feed_digest };
+    lines.add("filters", &FilterList { filters: vec![entry], head: 1_100_000 });
+    lines.add("filters-request", &CoordinatorRequest::ListFilters);
+    lines.add("filter-piece-request", &CoordinatorRequest::FilterPiece { filter, offset: 1 << 20 });
+    lines.add("filter-piece", &CoordinatorReply::FilterPiece(vec![3, 4]));
+    let prefix = KeyPrefix::of(&key, 20).unwrap();
+    let request = IndexRangeRequest { prefix, after: Some(key) };
+    lines.add("index-range-request", &CoordinatorRequest::IndexRange(request));
+    let locations = vec![Location { bundle: BundleNumber(5), block: 6, entry: 7 }];
+    let page = IndexRangePage { position: 300, keys: vec![IndexedKey { key, locations }], more: true };
+    lines.add("index-range", &CoordinatorReply::IndexRange(page));
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{
-    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, Home, Timing, serve_control,
+    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Home, Timing,
+    serve_control,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{Descriptor, Policy};
@@ -72,6 +73,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         timing: Timing::default(),
         recode_after,
         address_table: None,
+        filters: FilterOptions::in_directory(directory.join("filters")),
         environment,
     })
     .await?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, Home, HomeError, Joined, Peer, Timing, ask_peers, bind_http,
-    found_archive, read_address_table, serve_control, serve_http,
+    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, Timing, ask_peers,
+    bind_http, found_archive, read_address_table, serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -86,6 +86,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         timing: Timing::default(),
         recode_after: options.recode_after,
         address_table,
+        filters: FilterOptions::in_directory(home.join("filters")),
         environment,
     })
     .await?;

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Digest, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Digest, KeyPrefix, Location, NodeId, ObjectKey, ReservationId,
+    ShardIndex, TokenId,
 };
 use firn_coordinator_logic::{
     BundleRecord, Counters, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, Scan,
@@ -46,6 +47,16 @@ impl StateFacts {
             Ok(places)
         });
         places.collect()
+    }
+
+    /// Visible keys that begin with `prefix` behind `after`, which does so too, at most `limit`, in order.
+    pub fn keys_with(
+        &self,
+        prefix: KeyPrefix,
+        after: Option<ObjectKey>,
+        limit: usize,
+    ) -> Result<Vec<ObjectKey>, StorageError> {
+        key_index::keys_with(&*self.store, prefix, after, limit)
     }
 
     /// BLAKE3 over every table: equal log positions have equal digests. Reads everything.

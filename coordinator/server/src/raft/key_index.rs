@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use firn_base::{KEY_BYTES, Location, ObjectKey};
+use firn_base::{KEY_BYTES, KeyPrefix, Location, ObjectKey};
 use firn_coordinator_logic::FeedRecord;
 
 use super::feed_page::{FeedPage, PAGE_RECORDS};
@@ -194,8 +194,37 @@ pub(super) fn keys_after(
     after: Option<ObjectKey>,
     limit: usize,
 ) -> Result<Vec<(ObjectKey, Location)>, StorageError> {
-    let mut range = after.map_or_else(KeyRange::all, |key| KeyRange::starting_at(short(key)));
+    keys_within(store, KeyRange::all(), after, limit)
+}
+
+/// Visible keys that begin with `prefix` behind `after`, which does so too, in order.
+pub(super) fn keys_with(
+    store: &dyn Read,
+    prefix: KeyPrefix,
+    after: Option<ObjectKey>,
+    limit: usize,
+) -> Result<Vec<ObjectKey>, StorageError> {
+    let range = KeyRange { from: prefix.first().to_vec(), to: Some(prefix.behind().to_vec()) };
+    Ok(keys_within(store, range, after, limit)?.into_iter().map(|(key, _)| key).collect())
+}
+
+/// Visible keys of a range of names that no short name lies across, behind `after`, which is one of it. Reads hardly more
+/// rows than it finds keys, also where many keys share a short name.
+fn keys_within(
+    store: &dyn Read,
+    mut range: KeyRange,
+    after: Option<ObjectKey>,
+    limit: usize,
+) -> Result<Vec<(ObjectKey, Location)>, StorageError> {
     let mut found: Vec<(ObjectKey, Location)> = Vec::new();
+    if let Some(after) = after {
+        // Keys under the short name of `after` may follow it; those under whole names lie in order.
+        let row = rows(store, &[short(after)])?.pop().flatten().unwrap_or_default();
+        for record in records(store, &row.positions)? {
+            found.push(visible(record)?);
+        }
+        range.from = keys::behind(&after.to_bytes());
+    }
     loop {
         let entries = store.scan(Table::Index, &range, ScanLimit::entries(SCAN))?;
         let mut positions = Vec::new();
@@ -207,13 +236,15 @@ pub(super) fn keys_after(
         }
         found.retain(|(key, _)| after.is_none_or(|after| *key > after));
         let Some((last, _)) = entries.last().filter(|_| entries.len() == SCAN) else { break };
-        // Keys of the last short name may still come.
-        let complete =
-            found.iter().filter(|(key, _)| last.get(..SHORT_BYTES) > Some(&short(*key)[..])).count();
-        if complete > limit {
+        // Behind a short name more keys of it may come, behind a whole one none that is smaller.
+        let is_complete = |key: ObjectKey| match last.len() {
+            KEY_BYTES => key.to_bytes()[..] <= last[..],
+            _ => short(key)[..] < last[..],
+        };
+        if found.iter().filter(|(key, _)| is_complete(*key)).count() > limit {
             break;
         }
-        range = KeyRange::starting_at(keys::behind(last));
+        range.from = keys::behind(last);
     }
     found.sort_unstable_by_key(|(key, _)| *key);
     found.truncate(limit);

@@ -56,6 +56,19 @@ impl Reference {
             let expected: Vec<_> = behind.map(|(key, place)| (*key, *place)).take(5).collect();
             assert_eq!(keys_after(store, after, 5).unwrap(), expected);
         }
+        for prefix in
+            keys.iter().step_by(7).flat_map(|key| [20, 24].map(|bits| KeyPrefix::of(key, bits).unwrap()))
+        {
+            let within = keys.iter().copied().filter(|key| prefix.covers(key));
+            for after in within.map(Some).chain([None]) {
+                let behind = self
+                    .index
+                    .keys()
+                    .filter(|key| prefix.covers(key) && after.is_none_or(|after| **key > after));
+                let expected: Vec<_> = behind.copied().take(4).collect();
+                assert_eq!(keys_with(store, prefix, after, 4).unwrap(), expected);
+            }
+        }
         for from in [0, 1, 63, 64, 65, 130] {
             let expected: Vec<_> = self.feed.iter().skip(from).take(70).copied().collect();
             assert_eq!(feed_from(store, from as u64, 70).unwrap(), expected);
