@@ -3,9 +3,9 @@
 //! Always holds: the bytes depend on header and keys only, not on the keys' order or repetition; every key was found in
 //! its part before the part is given out. Leaves to others: gathering the keys of a part.
 //!
-//! Making a part of n keys takes 33 n bytes beside the 8 n of its hashes: 43 MB for 2^20. Of one that succeeds its
-//! first try does with a chance of nearly 1 at that size; the library tries up to 1,000 seeds, and at the few sizes of
-//! about 11,000 keys at which most fail, every fourth with shorter segments, which rarely fail.
+//! Making a part of n keys takes 25 n bytes beside the 8 n of its hashes: 26 MB for 2^20. A seed rarely fails at that
+//! size. At some sizes just above 11,190 keys most do: the library tries up to 1,000 of them, every fourth with shorter
+//! segments, with which few fail.
 
 use xorf::{BinaryFuse8, Filter};
 

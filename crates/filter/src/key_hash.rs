@@ -29,7 +29,7 @@ pub struct KeyHash {
 
 impl KeyHasher {
     /// Hashes for the filter of `header`.
-    pub fn new(header: &FilterHeader) -> Self {
+    pub(crate) fn new(header: &FilterHeader) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(CONTEXT);
         hasher.update(header.archive.as_bytes());

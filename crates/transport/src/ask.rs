@@ -91,6 +91,10 @@ impl Pace {
                 let wait = Duration::from_millis((*wait_millis).into()).min(seconds(30));
                 Self { turn: wait + seconds(5), total: wait + seconds(15), hedge: None, once: false }
             }
+            // A piece of 1 MiB takes 5 s over 2 Mbit/s; whoever asks a second coordinator sooner gets it twice.
+            CoordinatorRequest::FilterPiece { .. } => {
+                Self { turn: seconds(30), total: seconds(90), hedge: Some(seconds(10)), once: false }
+            }
             // 80 MiB of manifests over a home line of 10 Mbit/s take 70 s. Committing twice is refused as done
             // already, reserving twice leaves a reservation that expires.
             CoordinatorRequest::Commit(_) => {
@@ -126,7 +130,6 @@ impl Pace {
             | CoordinatorRequest::ListHeld
             | CoordinatorRequest::ListExternals
             | CoordinatorRequest::ListFilters
-            | CoordinatorRequest::FilterPiece { .. }
             | CoordinatorRequest::IndexRange(_) => read,
         }
     }
