@@ -9,8 +9,8 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/firn/target
 
 # rocksdb: librocksdb-dev, and libclang for its bindings; nix-bin: the demo's cache and the end-to-end tests;
-# zstd, xz-utils and curl: the demo's own steps.
-PACKAGES := build-essential pkg-config libclang-dev librocksdb-dev nix-bin curl xz-utils zstd
+# zstd, xz-utils and curl: the demo's own steps; iproute2 and faketime: tests on cut networks and with clocks that are off.
+PACKAGES := build-essential pkg-config libclang-dev librocksdb-dev nix-bin curl xz-utils zstd iproute2 faketime
 
 BIN := $(CARGO_TARGET_DIR)/release
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

@@ -21,7 +21,7 @@ use firn_nix_format::PathInfo;
 use support::cache::{Cache, noise};
 use support::fetch::{assert_served, path_infos};
 use support::local::Local;
-use support::{command, run, wait_for};
+use support::{command, quietly, run, wait_for};
 
 const IMAGE_BYTES: u64 = 1 << 30;
 
@@ -31,19 +31,14 @@ struct Disk {
     mounted_at: PathBuf,
 }
 
-fn succeeds(program: &str, arguments: &[&Path]) -> bool {
-    let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
-}
-
 impl Disk {
     /// An empty one; none where this machine or user cannot have it.
     fn make(place: &Path) -> Option<Self> {
         let (image, mounted_at) = (place.join("disk-0"), place.join("mounted"));
         fs::create_dir(&mounted_at).unwrap();
         fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
-        let made = succeeds("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &image])
-            && succeeds("mount", &["-o".as_ref(), "loop".as_ref(), &image, &mounted_at]);
+        let made = quietly("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &image])
+            && quietly("mount", &["-o".as_ref(), "loop".as_ref(), &image, &mounted_at]);
         made.then_some(Self { image, mounted_at })
     }
 
@@ -51,23 +46,23 @@ impl Disk {
     /// until the copy is the image at one moment.
     fn copy(&self, copy: &Path) {
         wait_for("the kernel rests", || {
-            assert!(succeeds("cp", &["--sparse=always".as_ref(), &self.image, copy]));
-            succeeds("cmp", &["--silent".as_ref(), &self.image, copy]).then_some(())
+            assert!(quietly("cp", &["--sparse=always".as_ref(), &self.image, copy]));
+            quietly("cmp", &["--silent".as_ref(), &self.image, copy]).then_some(())
         });
     }
 
     /// Goes on with the file system in `copy`, which is checked as it is after a loss of power.
     fn replace(&mut self, copy: PathBuf) {
-        assert!(succeeds("umount", &[&self.mounted_at]), "nobody uses it any more");
+        assert!(quietly("umount", &[&self.mounted_at]), "nobody uses it any more");
         fs::remove_file(&self.image).unwrap();
         self.image = copy;
-        assert!(succeeds("mount", &["-o".as_ref(), "loop".as_ref(), &self.image, &self.mounted_at]));
+        assert!(quietly("mount", &["-o".as_ref(), "loop".as_ref(), &self.image, &self.mounted_at]));
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        succeeds("umount", &[&self.mounted_at]);
+        quietly("umount", &[&self.mounted_at]);
     }
 }
 

@@ -60,6 +60,12 @@ pub fn command(name: &str, home: &Path) -> Command {
     command
 }
 
+/// Whether a command of the system succeeds; what it says is nobody's concern.
+pub fn quietly(program: &str, arguments: &[&Path]) -> bool {
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
 /// What a program came to that ran to its end.
 #[derive(Debug)]
 pub struct Ended {
@@ -123,7 +129,8 @@ pub fn finish(command: &mut Command) -> Ended {
     }
 }
 
-fn signal_process(id: u32, signal: &str) {
+/// Sends a signal to a process of ours.
+pub fn signal_process(id: u32, signal: &str) {
     let id = id.to_string();
     assert!(Command::new("kill").args([signal, &id]).status().expect("there is `kill`").success());
 }
