@@ -94,7 +94,7 @@ pub use inventory::{
 pub use losses::LossWatch;
 pub use member_change::{
     CAUGHT_UP_ENTRIES, MEMBERS_MAX, MemberFacts, MemberPlan, MemberRefusal, RosterRefusal, check_next_roster,
-    member_number, next_roster, plan_member_change, roster_gap,
+    member_number, next_roster, plan_member_change, plan_readmission, roster_gap,
 };
 pub use memory::MemoryState;
 pub use moves::{MovePlan, drained_nodes, plan_moves};

@@ -2,8 +2,8 @@
 //!
 //! Always holds: after a change a majority of the voters is online and has the log, so that losing one more costs
 //! no write; nobody votes, and so nobody leads, whom the roster in force does not name; an identity that was a
-//! coordinator once is never one again, because what it voted for may be forgotten. Leaves to others: carrying it
-//! out, one change at a time (`coordinator/server`).
+//! coordinator once is never one again, because what it voted for may be forgotten, but for one that comes back by itself
+//! ([`plan_readmission`]). Leaves to others: carrying it out, one change at a time (`coordinator/server`).
 
 use std::collections::BTreeSet;
 
@@ -179,11 +179,7 @@ pub fn plan_member_change(
             if !member.votes {
                 return Ok(MemberPlan::RemoveLearner { number: member.number });
             }
-            let rest: BTreeSet<_> = voters(members).filter(|number| *number != member.number).collect();
-            if rest.is_empty() {
-                return Err(MemberRefusal::LastVoter(*id));
-            }
-            change_voters(members, rest)
+            remove_voter(members, member)
         }
         MemberChange::Replace { old, new, address } => {
             let leaving = find(members, *old)?;
@@ -195,7 +191,37 @@ pub fn plan_member_change(
             let stay = voters(members).filter(|number| *number != leaving.number);
             change_voters(members, stay.chain([coming.number]).collect())
         }
+        MemberChange::Readmit { id } => plan_readmission(members, roster, *id),
     }
+}
+
+/// The next step in taking back a coordinator that has lost its log or its state, and says nothing until it is taken in.
+///
+/// It may have voted in elections that are not over, and acknowledged entries that it does not have any more; so neither
+/// its old votes nor its old entries may count together with what it says from now on. First it is taken out. That is
+/// committed by a majority of the voters of before, of whom it is not one, since it is silent: whoever can still be elected
+/// knows that it has no vote, and its entries are on a majority without it. Only then it is taken in, as anybody who is new.
+pub fn plan_readmission(
+    members: &[MemberFacts],
+    roster: &Roster,
+    id: NodeId,
+) -> Result<MemberPlan, MemberRefusal> {
+    let Some(named) = roster.coordinators.iter().find(|entry| entry.id == id) else {
+        return Err(MemberRefusal::UsedBefore(id));
+    };
+    match find(members, id) {
+        Ok(member) if member.votes => remove_voter(members, member),
+        Ok(learner) => Ok(MemberPlan::RemoveLearner { number: learner.number }),
+        Err(_) => Ok(MemberPlan::AddLearner { number: named.raft_id, id, address: named.address.clone() }),
+    }
+}
+
+fn remove_voter(members: &[MemberFacts], member: &MemberFacts) -> Result<MemberPlan, MemberRefusal> {
+    let rest: BTreeSet<_> = voters(members).filter(|number| *number != member.number).collect();
+    if rest.is_empty() {
+        return Err(MemberRefusal::LastVoter(member.id));
+    }
+    change_voters(members, rest)
 }
 
 fn find(members: &[MemberFacts], id: NodeId) -> Result<&MemberFacts, MemberRefusal> {

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::raft::{
     AppliedChanges, Inbound, InstallGate, LateDigests, LogStore, Member, MemberBook, Metrics, NamedMembers,
-    Network, QuorumGate, Raft, StateFacts, StateMachine, Timing,
+    Network, QuorumGate, Raft, StateFacts, StateMachine, Timing, check_continuity,
 };
 use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
@@ -147,8 +147,13 @@ impl Consensus {
             let (state, inner, gate) = (Arc::clone(&state), environment.clone(), install_gate.clone());
             environment.blocking(move || StateMachine::open(state, inner, gate)).await?
         };
+        {
+            let (log, state) = (Arc::clone(&log), Arc::clone(&state));
+            environment.blocking(move || check_continuity(&*log, &*state)).await?;
+        }
         let (applied_changes, late_digests) = (state_machine.applied_changes(), state_machine.late_digests());
-        let log_store = LogStore::new(log, Arc::clone(&state), environment.clone(), install_gate.clone());
+        let log_store =
+            LogStore::new(Arc::clone(&log), Arc::clone(&state), environment.clone(), install_gate.clone());
         let gate = QuorumGate::default();
         let network = Network::new(pool, members.clone(), environment.clone(), timing, gate.clone());
         let raft = Raft::new(raft_id, Arc::new(config), network.clone(), log_store, state_machine).await;
@@ -163,7 +168,7 @@ impl Consensus {
             }
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
-        let inbound = Inbound::new(members.clone(), Arc::clone(&state), environment, install_gate);
+        let inbound = Inbound::new(members.clone(), log, Arc::clone(&state), environment, install_gate);
         let changing = Mutex::default();
         let inner = Inner {
             raft_id,

@@ -11,7 +11,7 @@ use firn_coordinator_logic::{AddressTable, Facts, Scan, member_number};
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, FeedBatch,
-    FilterEntry, Identity, LedgerAct, Policy, RefusalKind, RefusedRequest,
+    FilterEntry, Identity, LedgerAct, MemberChange, Policy, RefusalKind, RefusedRequest,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -215,6 +215,27 @@ impl Administration {
             CoordinatorReply::Status(status) => Ok(*status),
             CoordinatorReply::Refused(refusal) => Err(refusal),
             _ => Err(RefusedRequest::new(RefusalKind::Malformed, "the answer does not fit the question")),
+        }
+    }
+
+    /// Asks for the vote of this coordinator, which was taken back without one, until it has it.
+    pub async fn regain_vote(&self) {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let own = self.service.shared.identity.node_id();
+        loop {
+            // As the leader says: this coordinator may not know of any member yet.
+            if let Ok(AdminReply::Members(list)) = self.service.administer(AdminRequest::Members).await
+                && list.members.iter().any(|member| member.leader)
+                && list.members.iter().any(|member| member.id == own && member.votes)
+            {
+                return;
+            }
+            let change = AdminRequest::ChangeMember(MemberChange::Promote { id: own });
+            // As a rule it has not caught up yet; the leader says when it has.
+            if let Err(refused) = self.service.administer(change).await {
+                tracing::debug!(%refused, "this coordinator has no vote yet");
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use firn_base::NodeId;
 use firn_transport::Endpoint;
 use firn_wire::{
-    CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, Identity, Roster,
-    Signed,
+    AdminReply, AdminRequest, CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
+    Descriptor, Identity, MemberChange, MemberStep, MembersInForce, Roster, Signed,
 };
 
 /// Another coordinator as an operator names it: `ID@HOST:PORT`.
@@ -90,11 +90,24 @@ pub async fn ask_peers(
     peers: &[Peer],
     address: Option<&str>,
 ) -> Result<Joined, RetiredError> {
+    ask_each(peers, async |peer| ask_peer(endpoint, peer, address).await).await
+}
+
+/// Asks `peers` in turn until they have taken this coordinator back, which the roster names and which has lost its log or
+/// its state: see [`plan_readmission`](firn_coordinator_logic::plan_readmission). Nothing else is said in its name meanwhile.
+pub async fn ask_back(endpoint: &Endpoint, peers: &[Peer]) -> Result<Joined, RetiredError> {
+    ask_each(peers, async |peer| ask_back_by(endpoint, peer).await).await
+}
+
+async fn ask_each(
+    peers: &[Peer],
+    ask: impl AsyncFn(&Peer) -> Result<Joined, Unready>,
+) -> Result<Joined, RetiredError> {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut said = BTreeSet::new();
     loop {
         for peer in peers {
-            match ask_peer(endpoint, peer, address).await {
+            match ask(peer).await {
                 Ok(joined) => return Ok(joined),
                 Err(Unready::Retired(error)) => return Err(error),
                 Err(Unready::Waiting(reason)) => {
@@ -140,6 +153,50 @@ async fn ask_peer(endpoint: &Endpoint, peer: &Peer, address: Option<&str>) -> Re
             address.unwrap_or("HOST:PORT")
         ))),
     }
+}
+
+async fn ask_back_by(endpoint: &Endpoint, peer: &Peer) -> Result<Joined, Unready> {
+    // A change of voters waits for the disks of a majority, twice.
+    const WITHIN: Duration = Duration::from_secs(30);
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
+    const LOOKS_MAX: usize = 25;
+    let waiting = |error: &dyn std::fmt::Display| Unready::Waiting(error.to_string());
+    let odd = || Unready::Waiting("it gave an answer that does not fit".to_owned());
+    let connection = endpoint.connect(peer.id, &peer.address).await.map_err(|error| waiting(&error))?;
+    let ask = async |request: CoordinatorRequest| {
+        connection.call(&request, CONTROL_BYTES_MAX, WITHIN).await.map_err(|error| waiting(&error))
+    };
+    let CoordinatorReply::Descriptor(descriptor) = ask(CoordinatorRequest::GetDescriptor).await? else {
+        return Err(odd());
+    };
+    let own = NodeId::from(endpoint.public());
+    if descriptor.verify().map_err(|error| waiting(&error))?.has_retired(own) {
+        return Err(Unready::Retired(RetiredError(own)));
+    }
+    let members = async || match ask(CoordinatorRequest::GetMembers).await? {
+        CoordinatorReply::Members(answer) => Ok::<MembersInForce, Unready>(answer),
+        _ => Err(odd()),
+    };
+    let before = members().await?.since;
+    loop {
+        let change = AdminRequest::ChangeMember(MemberChange::Readmit { id: own });
+        match ask(CoordinatorRequest::Admin(change)).await? {
+            CoordinatorReply::Admin(AdminReply::MemberChanged(MemberStep::Removed)) => {}
+            CoordinatorReply::Admin(AdminReply::MemberChanged(MemberStep::Added)) => break,
+            CoordinatorReply::Refused(refused) => return Err(waiting(&refused)),
+            _ => return Err(odd()),
+        }
+    }
+    // It has handed the question on, and may be a moment behind the leader's answer.
+    for _ in 0..LOOKS_MAX {
+        let answer = members().await?;
+        if answer.since > before && answer.members.iter().any(|entry| entry.id == own) {
+            return Ok(Joined { descriptor, named_since: Some(answer.since) });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    // Asked again, all of it is done again.
+    Err(Unready::Waiting("it does not learn that this coordinator was taken back".to_owned()))
 }
 
 #[cfg(test)]

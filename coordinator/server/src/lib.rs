@@ -32,8 +32,8 @@ pub use coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, RECODE_AFTER,
 };
 pub use filters::{FilterOptions, FilterStore, FilterWriter};
-pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_peers, found_archive};
-pub use home::{Home, HomeError};
+pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_peers, found_archive};
+pub use home::{Home, HomeError, Resync};
 pub use http::{bind_http, serve_http};
 pub use raft::{StateFacts, Timing};
 pub use repair_at::{ParseRepairAtError, RepairAt};

@@ -168,6 +168,9 @@ impl Service {
                          add the key with `firn-coordinator operator add`"
                     )));
                 }
+                if !members::may_ask(client, &request) {
+                    return Err(not_allowed("a coordinator is taken back only when it asks for that itself"));
+                }
                 administer::administer(shared, request).await.map(CoordinatorReply::Admin)
             }
             CoordinatorRequest::Raft(_)

@@ -40,6 +40,13 @@ pub enum MemberChange {
         /// Host and UDP port of the new one.
         address: String,
     },
+    /// Take one back that the roster names and that has lost its log or its state: whatever it was, it is taken out, and
+    /// asked for again it is taken in as a learner with an empty log. Only it itself asks for this, while it does nothing
+    /// else.
+    Readmit {
+        /// Which.
+        id: NodeId,
+    },
 }
 
 /// How far a change came.

@@ -235,3 +235,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn one_that_lost_its_log_is_taken_out_before_it_is_taken_in() {
+    let mut members = voters([1, 2, 3]);
+    let named = roster(&members);
+    // It is silent meanwhile.
+    members[2].online = false;
+    members[2].lag = Some(CAUGHT_UP_ENTRIES + 1);
+    let readmit = |members: &[MemberFacts], number| {
+        plan_member_change(members, &named, &MemberChange::Readmit { id: id(number) })
+    };
+    assert_eq!(readmit(&members, 3), Ok(change_to([1, 2])));
+    members.pop();
+    let taken_in = MemberPlan::AddLearner { number: 3, id: id(3), address: "h:3".into() };
+    assert_eq!(readmit(&members, 3), Ok(taken_in));
+    // It lost its log once more before it had its vote.
+    members.push(member(3, false));
+    assert_eq!(readmit(&members, 3), Ok(MemberPlan::RemoveLearner { number: 3 }));
+    assert_eq!(readmit(&members, 4), Err(MemberRefusal::UsedBefore(id(4))));
+    assert_eq!(readmit(&members, 99), Err(MemberRefusal::UsedBefore(id(99))));
+}
+
+#[test]
+fn nobody_is_taken_out_for_that_without_whom_the_rest_cannot_write() {
+    let mut members = voters([1, 2, 3]);
+    let named = roster(&members);
+    members[2].online = false;
+    members[1].online = false;
+    let change = MemberChange::Readmit { id: id(3) };
+    let refused = plan_member_change(&members, &named, &change);
+    assert!(
+        matches!(refused, Err(MemberRefusal::NoQuorum { voters: 2, ready: 1, needed: 2, .. })),
+        "{refused:?}"
+    );
+    let alone = voters([3]);
+    assert_eq!(plan_member_change(&alone, &named, &change), Err(MemberRefusal::LastVoter(id(3))));
+}

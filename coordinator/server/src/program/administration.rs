@@ -15,6 +15,7 @@ use super::coordinators::{member, roster};
 pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) -> Result<(), Failure> {
     match action {
         Action::Id => super::print_id(directory),
+        Action::Resync { dry_run } => super::resync(directory, *dry_run),
         Action::Token(TokenAction::Create { operator, failure_domain, valid }) => {
             let request = AdminRequest::CreateToken {
                 operator: operator.clone(),

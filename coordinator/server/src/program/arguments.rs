@@ -72,6 +72,10 @@ pub(crate) struct RunOptions {
     /// Bundles are coded anew for a larger k once the fleet was wide enough for it this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", env = "FIRN_RECODE_AFTER")]
     pub(crate) recode_after: Duration,
+    /// How long a message between coordinators and its answer are under way at most, up to 2s; the same for all of them.
+    /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 8 s at 300ms
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
+    pub(crate) round_trip: Duration,
     /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive
     /// does not look at them
     #[arg(long, value_name = "FILE", env = "FIRN_ADDRESS_TABLE")]
@@ -147,6 +151,13 @@ pub(crate) enum Action {
     /// Coordinators
     #[command(subcommand)]
     Member(MemberAction),
+    /// Rebuild this coordinator, whose log or state is damaged or lost, from the others: it must not run; its log and state
+    /// are moved aside, and at its next start the others take it back. It needs a majority of them
+    Resync {
+        /// Say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// The signed list of coordinators
     #[command(subcommand)]
     Roster(RosterAction),

@@ -32,7 +32,10 @@ pub(crate) async fn member(action: &MemberAction, directory: &Path, json: bool) 
         return Err("the coordinator's answer does not fit".into());
     };
     let id = match &change {
-        MemberChange::Add { id, .. } | MemberChange::Promote { id } | MemberChange::Remove { id } => id,
+        MemberChange::Add { id, .. }
+        | MemberChange::Promote { id }
+        | MemberChange::Remove { id }
+        | MemberChange::Readmit { id } => id,
         MemberChange::Replace { new, .. } => new,
     };
     let name = id.short();

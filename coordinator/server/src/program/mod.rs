@@ -3,10 +3,12 @@
 mod administration;
 mod arguments;
 mod coordinators;
+mod resync;
 mod running;
 
 pub(crate) use administration::administer;
 pub(crate) use arguments::{Action, Cli};
+pub(crate) use resync::resync;
 pub(crate) use running::{print_id, run};
 
 /// An error for the person at the terminal.

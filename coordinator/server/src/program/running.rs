@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use firn_base::NodeId;
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, Timing, ask_peers,
-    bind_http, found_archive, read_address_table, serve_control, serve_http,
+    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, Resync, Timing, ask_back,
+    ask_peers, bind_http, found_archive, read_address_table, serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -49,9 +50,29 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         Some(address) => Some(bind_http(address).await?),
         None => None,
     };
+    let resync = home.resync()?;
+    if resync == Some(Resync::Asking) {
+        // It may have been interrupted.
+        home.begin_resync()?;
+    }
     home.check_log()?;
     let joined = match known {
-        Some(descriptor) => Joined { descriptor, named_since: None },
+        Some(descriptor) if resync == Some(Resync::Asking) => {
+            let peers = others(&descriptor, home.identity().node_id())?;
+            let joined = tokio::select! {
+                joined = ask_back(&endpoint, &peers) => joined?,
+                () = stop_signal() => return Ok(()),
+            };
+            home.note_admitted(joined.named_since.unwrap_or(0))?;
+            joined
+        }
+        Some(descriptor) => Joined {
+            descriptor,
+            named_since: match resync {
+                Some(Resync::Admitted(since)) => Some(since),
+                _ => None,
+            },
+        },
         None if options.bootstrap => {
             let address = advertised(options, &endpoint)?;
             let own = Peer { id: home.identity().node_id(), address };
@@ -81,9 +102,9 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         log,
         state,
         // Also when the archive is known: a founder that was killed before its first entry was on disk founds it
-        // now; one that has a log goes on with it.
-        founding: options.bootstrap.then(|| options.policy()),
-        timing: Timing::default(),
+        // now; one that has a log goes on with it. One that is rebuilt founds nothing: the others have the archive.
+        founding: (options.bootstrap && resync.is_none()).then(|| options.policy()),
+        timing: Timing::for_round_trip(options.round_trip),
         recode_after: options.recode_after,
         address_table,
         filters: FilterOptions::in_directory(home.join("filters")),
@@ -101,6 +122,14 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         }
         std::future::pending::<Result<(), HomeError>>().await
     };
+    let returning = async {
+        if resync.is_some() {
+            coordinator.administration().regain_vote().await;
+            home.end_resync()?;
+            tracing::info!("this coordinator is rebuilt and has its vote again");
+        }
+        std::future::pending::<Result<(), HomeError>>().await
+    };
     let serving = async {
         match http {
             Some(listener) => serve_http(listener, coordinator.administration()).await,
@@ -110,6 +139,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
     let result = tokio::select! {
         result = serve_control(directory, coordinator.administration()) => result.map_err(Failure::from),
         result = serving => result.map_err(Failure::from),
+        returned = returning => returned.map_err(Failure::from),
         kept = keeping => kept.map_err(Failure::from),
         _ = watch.wait_for(|status| status.failure.is_some()) => {
             Err(format!("the coordinator has stopped: {}", watch.status().failure.unwrap_or_default()).into())
@@ -118,6 +148,13 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
     };
     coordinator.shutdown().await;
     result
+}
+
+/// The other coordinators, as far as they are known here.
+fn others(descriptor: &Descriptor, own: NodeId) -> Result<Vec<Peer>, Failure> {
+    let roster = descriptor.verify()?;
+    let others = roster.roster().coordinators.iter().filter(|entry| entry.id != own);
+    Ok(others.map(|entry| Peer { id: entry.id, address: entry.address.clone() }).collect())
 }
 
 fn found(home: &Home, own: Peer, peers: &[Peer], environment: &Environment) -> Result<Descriptor, Failure> {

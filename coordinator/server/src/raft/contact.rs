@@ -15,10 +15,6 @@ use tokio::time::Instant;
 use super::message::{RaftReply, RaftRequest};
 use super::types::Member;
 
-// Without an answer for this long the way to a member is found anew, and again after as long: two heartbeats,
-// shorter than any election.
-const REDIAL_AFTER: Duration = Duration::from_millis(500);
-
 /// A member did not answer, in one sentence.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -29,6 +25,8 @@ pub(super) struct NoAnswer(pub(super) String);
 pub(super) struct Contacts {
     pool: ConnectionPool,
     environment: Environment,
+    // Without an answer for this long the way to a member is found anew, and again after as long.
+    redial_after: Duration,
     known: Arc<Mutex<BTreeMap<u64, Contact>>>,
 }
 
@@ -49,8 +47,8 @@ struct Question<'a> {
 }
 
 impl Contacts {
-    pub(super) fn new(pool: ConnectionPool, environment: Environment) -> Self {
-        Self { pool, environment, known: Arc::default() }
+    pub(super) fn new(pool: ConnectionPool, environment: Environment, redial_after: Duration) -> Self {
+        Self { pool, environment, redial_after, known: Arc::default() }
     }
 
     /// When member `number` last answered.
@@ -89,7 +87,7 @@ impl Contacts {
         let contact = known.entry(number).or_insert(Contact { answered: None, dialled: now });
         if answered {
             *contact = Contact { answered: Some(now), dialled: now };
-        } else if now.duration_since(contact.dialled) >= REDIAL_AFTER {
+        } else if now.duration_since(contact.dialled) >= self.redial_after {
             contact.dialled = now;
             self.pool.forget(member.id);
         }

@@ -10,6 +10,7 @@ use firn_transport::Environment;
 use firn_wire::{decode, encode};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::continuity::note_install;
 use super::install_gate::InstallGate;
 use super::member_book::MemberBook;
 use super::message::{RaftReply, RaftRequest};
@@ -21,6 +22,7 @@ use crate::storage::{ImageFile, Intake, KeyValue, StorageError};
 #[derive(Debug)]
 pub(crate) struct Inbound {
     members: MemberBook,
+    log: Arc<dyn KeyValue>,
     state: Arc<dyn KeyValue>,
     environment: Environment,
     // At most one snapshot arrives at a time.
@@ -35,14 +37,15 @@ struct Arriving {
 }
 
 impl Inbound {
-    /// Answers `members`, for the state in `state`.
+    /// Answers `members`, for the log in `log` and the state in `state`.
     pub(crate) fn new(
         members: MemberBook,
+        log: Arc<dyn KeyValue>,
         state: Arc<dyn KeyValue>,
         environment: Environment,
         gate: InstallGate,
     ) -> Self {
-        Self { members, state, environment, arriving: Arc::default(), gate }
+        Self { members, log, state, environment, arriving: Arc::default(), gate }
     }
 
     /// The answer of `raft` to `message`, which came by a connection of `peer`.
@@ -169,10 +172,11 @@ impl Inbound {
             *slot = Some(arriving);
             return Ok(RaftReply::Held(held));
         }
-        let expected = meta.clone();
+        let (expected, log) = (meta.clone(), Arc::clone(&self.log));
         let opening = move || {
             let stage = arriving.intake.open()?;
             snapshot::check(&*stage, &expected)?;
+            note_install(&*log, expected.last_log_id)?;
             Ok::<_, StorageError>(stage)
         };
         let stage = self.environment.blocking(opening).await?;

@@ -24,9 +24,9 @@ use crate::storage::{Batch, Durability, KeyRange, KeyValue, ScanLimit, StorageEr
 // unreadable.
 const LOG_VERSION: u16 = 1;
 
-const VOTE: &[u8] = b"vote";
+pub(super) const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
-const PURGED: &[u8] = b"purged";
+pub(super) const PURGED: &[u8] = b"purged";
 
 // One message to a follower, unless a single entry is larger: a quarter of a second of a 50 Mbit/s line.
 const MESSAGE: ScanLimit = ScanLimit { entries: 1024, bytes: 1 << 20 };
@@ -83,11 +83,14 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StorageError> {
     })
 }
 
-fn read_meta<T: DeserializeOwned>(log: &dyn KeyValue, name: &[u8]) -> Result<Option<T>, StorageError> {
+pub(super) fn read_meta<T: DeserializeOwned>(
+    log: &dyn KeyValue,
+    name: &[u8],
+) -> Result<Option<T>, StorageError> {
     log.get(Table::LogMeta, name)?.map(|bytes| read(&bytes)).transpose()
 }
 
-fn write_meta<T: Serialize>(
+pub(super) fn write_meta<T: Serialize>(
     log: &dyn KeyValue,
     name: &[u8],
     value: &T,
@@ -96,6 +99,11 @@ fn write_meta<T: Serialize>(
     let mut batch = Batch::new();
     batch.put(Table::LogMeta, name, encode_as(LOG_VERSION, value));
     log.write(batch, durability)
+}
+
+/// The last entry of the log.
+pub(super) fn last_entry(log: &dyn KeyValue) -> Result<Option<LogEntry>, StorageError> {
+    log.last(Table::Log, &KeyRange::all())?.map(|(_, value)| read(&value)).transpose()
 }
 
 fn key_range(range: &impl RangeBounds<u64>) -> KeyRange {
@@ -135,9 +143,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, RaftStorageError> {
         self.with_log(Doing::ReadLog, |log| {
             let last_purged_log_id: Option<LogId> = read_meta(log, PURGED)?;
-            let last = log.last(Table::Log, &KeyRange::all())?;
-            let last = last.map(|(_, value)| read::<LogEntry>(&value)).transpose()?;
-            let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
+            let last_log_id = last_entry(log)?.map(|entry| entry.log_id).or(last_purged_log_id);
             Ok(LogState { last_purged_log_id, last_log_id })
         })
         .await

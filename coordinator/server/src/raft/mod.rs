@@ -8,6 +8,7 @@ mod applied_changes;
 mod bytes;
 mod changes;
 mod contact;
+mod continuity;
 mod digests;
 mod facts;
 mod feed_page;
@@ -27,6 +28,7 @@ mod timing;
 mod types;
 
 pub(crate) use applied_changes::AppliedChanges;
+pub(crate) use continuity::check_continuity;
 pub(crate) use digests::LateDigests;
 pub use facts::StateFacts;
 pub(crate) use gate::QuorumGate;

@@ -91,7 +91,8 @@ impl Network {
         timing: Timing,
         gate: QuorumGate,
     ) -> Self {
-        Self { contacts: Contacts::new(pool, environment.clone()), members, environment, timing, gate }
+        let contacts = Contacts::new(pool, environment.clone(), timing.redial_after());
+        Self { contacts, members, environment, timing, gate }
     }
 
     /// Whether member `number` answered within `limit`.

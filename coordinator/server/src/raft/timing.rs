@@ -1,4 +1,7 @@
 //! How patient the members of the consensus are with each other.
+//!
+//! Always holds: all times follow from how long a message and its answer are under way at most ([`Timing::for_round_trip`]),
+//! or are a test's own.
 
 use std::time::Duration;
 
@@ -22,21 +25,51 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// After a leader's death the next one leads within its lease (1 s), the wait (0.5 to 1 s) and a tick
-    /// (0.375 s): writes resume in 3 s. Ordinary pauses of a loaded machine stay below 1.5 s.
+    /// For a local network: after a leader's death the next one leads within its lease (1 s), the wait (0.5 to 1 s) and a
+    /// tick (0.375 s): writes resume in 3 s. Ordinary pauses of a loaded machine stay below 1.5 s.
     fn default() -> Self {
+        Self::for_round_trip(Duration::ZERO)
+    }
+}
+
+/// The shortest time between signs of life.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(250);
+// For what an answer takes beside its way: a disk that syncs, a machine that is busy.
+const ANSWER_TAKES: Duration = Duration::from_millis(100);
+/// The longest round trip that times are made for: half way around the world by satellite.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+
+// A way that is found anew more often is never found on a busy machine.
+const REDIAL_MIN: Duration = Duration::from_millis(500);
+
+impl Timing {
+    /// Times for members that are at most `round_trip` apart, there and back; 80 ms and less are as good as none, and more
+    /// than 2 s counts as that.
+    ///
+    /// While entries are under way, a leader waits for half a heartbeat before it asks for a sign of life and another half
+    /// for the answer: so a heartbeat is two round trips and two answers. The rest are multiples: with 300 ms, a heartbeat is
+    /// 0.8 s, and after a leader's death the next one leads within its lease (3.2 s), the wait (1.6 to 3.2 s) and a tick
+    /// (1.2 s).
+    pub fn for_round_trip(round_trip: Duration) -> Self {
+        let waits = round_trip.min(ROUND_TRIP_MAX).saturating_add(ANSWER_TAKES).saturating_mul(2);
+        // Half of the shortest heartbeat, 125 ms, is enough for 80 ms and an answer that is not late.
+        let heartbeat = if round_trip <= Duration::from_millis(80) { HEARTBEAT_MIN } else { waits };
         Self {
-            heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(1000),
-            write_gate: Duration::from_millis(1000),
+            heartbeat,
+            election_min: heartbeat.saturating_mul(2),
+            election_max: heartbeat.saturating_mul(4),
+            write_gate: heartbeat.saturating_mul(4),
             snapshot_every: 5000,
             entries_kept: 5000,
         }
     }
-}
 
-impl Timing {
+    /// Without an answer for this long, the way to a member is found anew: two heartbeats, no longer than any election
+    /// where those are not a test's.
+    pub(crate) fn redial_after(&self) -> Duration {
+        self.heartbeat.saturating_mul(2).max(REDIAL_MIN)
+    }
+
     /// A leader that no majority answered for longer falls silent, so that the leases of its followers lapse.
     ///
     /// openraft issue 2080: else an old leader that reaches only a bridge between two halves keeps the bridge,
@@ -76,6 +109,25 @@ mod tests {
         let lease = timing.election_max;
         assert!(lease + timing.election_max + tick < Duration::from_millis(2500));
         assert!(timing.write_gate < timing.append_gate());
+    }
+
+    #[test]
+    fn times_for_a_round_trip_leave_room_for_answers_and_grow_with_it() {
+        let millis = Duration::from_millis;
+        assert_eq!(Timing::for_round_trip(millis(80)), Timing::default());
+        let mut before = Timing::default();
+        for round_trip in [81, 150, 300, 600, 2000] {
+            let timing = Timing::for_round_trip(millis(round_trip));
+            timing.config().unwrap();
+            // A sign of life beside entries, and a vote that is synced, have their answers in time.
+            assert!(timing.heartbeat / 2 >= millis(round_trip + 50), "{timing:?}");
+            assert!(timing.election_min >= millis(2 * round_trip + 200), "{timing:?}");
+            assert!(timing.heartbeat > before.heartbeat && timing.election_min > before.election_min);
+            assert!(timing.redial_after() <= timing.election_min && timing.write_gate < timing.append_gate());
+            before = timing;
+        }
+        assert_eq!(Timing::for_round_trip(millis(300)).heartbeat, millis(800));
+        assert_eq!(Timing::for_round_trip(Duration::MAX), before);
     }
 
     #[test]

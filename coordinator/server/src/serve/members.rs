@@ -3,13 +3,13 @@
 //! Always holds: a roster is in force for good once this says so, for more than half of the voters have it on disk.
 //! Leaves to others: whether a change is safe (`coordinator/logic`).
 
-use firn_base::NodeId;
+use firn_base::{NodeId, PublicKey};
 use firn_coordinator_logic::{
     MemberFacts, MemberPlan, MemberRefusal, check_next_roster, next_roster, plan_member_change, roster_gap,
 };
 use firn_wire::{
-    AdminReply, CoordinatorEntry, CoordinatorReply, Descriptor, MemberChange, MemberList, MemberStep,
-    MembersInForce, RefusalKind, RefusedRequest, Roster, RosterGap,
+    AdminReply, AdminRequest, CoordinatorEntry, CoordinatorReply, Descriptor, MemberChange, MemberList,
+    MemberStep, MembersInForce, RefusalKind, RefusedRequest, Roster, RosterGap,
 };
 use futures::future::join_all;
 
@@ -46,10 +46,21 @@ pub(super) async fn change(shared: &Shared, change: &MemberChange) -> Result<Adm
         (_, MemberPlan::AddLearner { .. }) => MemberStep::Added,
         (MemberChange::Promote { .. }, _) => MemberStep::Promoted,
         (MemberChange::Replace { .. }, _) => MemberStep::Replaced,
-        (MemberChange::Add { .. } | MemberChange::Remove { .. }, _) => MemberStep::Removed,
+        (MemberChange::Add { .. } | MemberChange::Remove { .. } | MemberChange::Readmit { .. }, _) => {
+            MemberStep::Removed
+        }
     };
     tracing::info!(?change, ?step, "the coordinators have changed");
     Ok(AdminReply::MemberChanged(step))
+}
+
+/// Whether `client` may ask for this of the changes of coordinators: whoever asks to be taken back says by it that it is
+/// silent otherwise, which nobody can say of another.
+pub(super) fn may_ask(client: PublicKey, request: &AdminRequest) -> bool {
+    match request {
+        AdminRequest::ChangeMember(MemberChange::Readmit { id }) => NodeId::from(client) == *id,
+        _ => true,
+    }
 }
 
 /// The coordinators with what their roster lacks.

@@ -10,7 +10,9 @@ pub enum StorageError {
     #[error("the coordinator's store could not be read or written: check its disk ({0})")]
     Io(String),
     /// What is there is not what was written.
-    #[error("the coordinator's store is damaged: replace this coordinator by a new member ({0})")]
+    #[error(
+        "the coordinator's store is damaged: `firn-coordinator resync` rebuilds it from the other coordinators ({0})"
+    )]
     Corrupted(String),
     /// No space left.
     #[error("the disk of the coordinator's store is full: free some space, then start it again ({0})")]

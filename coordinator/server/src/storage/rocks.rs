@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -52,6 +52,9 @@ pub(super) struct Database {
     db: Option<DB>,
     path: PathBuf,
     obsolete: AtomicBool,
+    // The first failure to write. Nothing is written behind it: what is on disk there is not known, and RocksDB ends the
+    // process when it is asked to.
+    failed: OnceLock<StorageError>,
 }
 
 #[derive(Debug)]
@@ -174,17 +177,23 @@ impl Shared {
 
 impl Database {
     pub(super) fn open(path: PathBuf, kind: StoreKind) -> Result<Self, StorageError> {
-        let opened = DB::open_cf_descriptors(&store_options(), &path, descriptors(kind)?);
+        let opened = DB::open_cf_descriptors(&store_options(kind), &path, descriptors(kind)?);
         let db = opened.map_err(|error| match translate(error) {
             StorageError::Locked(_) => StorageError::Locked(path.display().to_string()),
             other => other,
         })?;
-        Ok(Self { db: Some(db), path, obsolete: AtomicBool::new(false) })
+        Ok(Self { db: Some(db), path, obsolete: AtomicBool::new(false), failed: OnceLock::new() })
     }
 
     fn open_view(path: PathBuf, kind: StoreKind) -> Result<Self, StorageError> {
-        let opened = DB::open_cf_descriptors_read_only(&store_options(), &path, descriptors(kind)?, false);
-        Ok(Self { db: Some(opened.map_err(translate)?), path, obsolete: AtomicBool::new(true) })
+        let opened =
+            DB::open_cf_descriptors_read_only(&store_options(kind), &path, descriptors(kind)?, false);
+        Ok(Self {
+            db: Some(opened.map_err(translate)?),
+            path,
+            obsolete: AtomicBool::new(true),
+            failed: OnceLock::new(),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -210,7 +219,17 @@ impl Database {
                 Operation::DeleteRange(_, from, to) => out.delete_range_cf(column, from, to),
             }
         }
-        self.db().write_opt(out, options).map_err(translate)
+        self.writing(|db| db.write_opt(out, options))
+    }
+
+    fn writing(&self, write: impl FnOnce(&DB) -> Result<(), rocksdb::Error>) -> Result<(), StorageError> {
+        if let Some(error) = self.failed.get() {
+            return Err(error.clone());
+        }
+        write(self.db()).map_err(translate).inspect_err(|error| {
+            // Whoever comes second fails for the same reason.
+            let _ = self.failed.set(error.clone());
+        })
     }
 }
 
@@ -292,7 +311,7 @@ impl KeyValue for RocksDb {
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        self.shared.current().db().flush_wal(true).map_err(translate)
+        self.shared.current().writing(|db| db.flush_wal(true))
     }
 
     fn image(&self) -> Result<Box<dyn Image>, StorageError> {

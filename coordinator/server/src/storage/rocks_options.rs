@@ -1,8 +1,8 @@
 //! How RocksDB is set up for the two stores, and what its errors mean.
 
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, ErrorKind,
-    Options,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode,
+    ErrorKind, LogLevel, Options,
 };
 
 use super::{StorageError, StoreKind, Table};
@@ -17,13 +17,21 @@ const BLOCK_BYTES: usize = 16 << 10;
 const FEED_BLOCK_BYTES: usize = 4 << 10;
 
 /// Options of the whole store.
-pub(super) fn store_options() -> Options {
+pub(super) fn store_options(kind: StoreKind) -> Options {
     let mut options = Options::default();
+    // What was synced may be relied upon, so nothing but a write that a crash has cut off may be passed over. The state may
+    // end earlier, at any moment that it was in: the log goes on from there, or it is found that it cannot.
+    options.set_wal_recovery_mode(match kind {
+        StoreKind::Log => DBRecoveryMode::TolerateCorruptedTailRecords,
+        StoreKind::State => DBRecoveryMode::PointInTime,
+    });
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(2);
-    // Its own log: small and few, for whoever has to look into a failure.
+    // Its own log says at its beginning what it was started with, and no more: on a full disk the second line that it cannot
+    // write ends the process, before anybody is told that the disk is full. What fails, its errors say.
+    options.set_log_level(LogLevel::Header);
     options.set_max_log_file_size(1 << 20);
     options.set_keep_log_file_num(2);
     options.set_stats_dump_period_sec(0);

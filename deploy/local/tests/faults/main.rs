@@ -10,6 +10,7 @@
 
 mod clients;
 mod clock;
+mod damage;
 mod disk;
 mod history;
 mod members;
@@ -44,17 +45,22 @@ fn equipment(place: &std::path::Path) -> Result<(Network, Vec<Disk>, Clocks), St
     Ok((network, disks, clocks))
 }
 
-#[test]
-fn no_acknowledged_act_is_lost_and_no_replica_goes_back_whatever_goes_wrong() {
-    let place = tempfile::tempdir().unwrap();
-    let (mut network, mut disks, clocks) = match equipment(place.path()) {
-        Ok(equipment) => equipment,
+/// The same; where it is not given, that is said, and is a failure if it must be.
+fn equipment_or_skip(place: &std::path::Path) -> Option<(Network, Vec<Disk>, Clocks)> {
+    match equipment(place) {
+        Ok(equipment) => Some(equipment),
         Err(lacking) => {
             assert_ne!(std::env::var("FIRN_TEST_FAULTS").as_deref(), Ok("required"), "{lacking}");
             println!("skipped: {lacking}");
-            return;
+            None
         }
-    };
+    }
+}
+
+#[test]
+fn no_acknowledged_act_is_lost_and_no_replica_goes_back_whatever_goes_wrong() {
+    let place = tempfile::tempdir().unwrap();
+    let Some((mut network, mut disks, clocks)) = equipment_or_skip(place.path()) else { return };
     let (runs, first) = (setting("FIRN_TEST_FAULT_RUNS", 3), setting("FIRN_TEST_FAULT_SEED", 1));
     let mut founded: BTreeMap<usize, Founded> = BTreeMap::new();
     for seed in first..first + runs {

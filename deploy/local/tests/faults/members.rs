@@ -150,7 +150,9 @@ impl<'a> Members<'a> {
         self.resume(number);
         if let Some(program) = self.running[number].take() {
             let messages = program.messages();
-            assert_eq!(program.terminate(), Some(0), "coordinator {number} ends cleanly:\n{messages}");
+            let code = program.terminate();
+            // One that has only just been started knows of no signal yet, and ends as any process does.
+            assert!(matches!(code, Some(0) | None), "coordinator {number} ended with {code:?}:\n{messages}");
         }
     }
 
@@ -223,6 +225,33 @@ impl<'a> Members<'a> {
             }
             None
         })
+    }
+
+    /// Waits until one has ended by itself because it cannot go on, and gives its last sentence.
+    pub(crate) fn ends_by_itself(&mut self, number: usize) -> String {
+        let mut program = self.running[number].take().expect("it was started");
+        let status = wait_for("a coordinator ends by itself", || program.ended());
+        let messages = program.messages();
+        assert_eq!(status.code(), Some(1), "{status:?}: {messages}");
+        let last = messages.lines().last().unwrap_or_default();
+        last.strip_prefix("error: ")
+            .unwrap_or_else(|| panic!("one sentence is expected:\n{messages}"))
+            .to_owned()
+    }
+
+    /// Has one that does not run rebuilt from the others at its next start.
+    pub(crate) fn resync(&self, number: usize) -> String {
+        let directory = self.directory(number);
+        run(&self.founded.place, "firn-coordinator", ["resync", "--data-dir", text(&directory)]).success()
+    }
+
+    /// Whether one has a vote, as another one says.
+    pub(crate) fn votes(&self, number: usize) -> bool {
+        let directory = self.directory((number + 1) % self.count());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = runtime.block_on(ask_control(&directory, &AdminRequest::Members));
+        let Ok(AdminReply::Members(list)) = asked else { return false };
+        list.members.iter().any(|member| member.id.to_string() == self.founded.ids[number] && member.votes)
     }
 
     /// Lets all end, and gives the directories that they leave.

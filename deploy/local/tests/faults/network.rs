@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::{self, program};
 
@@ -23,7 +24,8 @@ const NOBODY: &str = "02:f1:00:00:ff:ff";
 impl Network {
     /// A network of `hosts`, all of which reach each other. The error says what this machine or user lacks.
     pub(crate) fn make(hosts: usize) -> Result<Self, String> {
-        let prefix = format!("ff{}", std::process::id());
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let prefix = format!("f{}x{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut network = Self { prefix, hosts, cut: BTreeSet::new() };
         network.set_up().map(|()| network)
     }

@@ -1,7 +1,7 @@
 //! One run: the archive, its clients, and a script of faults.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,16 +61,21 @@ pub(crate) fn play(mut members: Members<'_>, script: &Script) -> Outcome {
     }
     members.assert_alive();
     history.writes.append(&mut probes);
-    let last = wait_for("all coordinators have the same ledger", || {
-        let all: Vec<_> = directories.iter().map(|directory| ledger(directory)).collect::<Option<_>>()?;
-        all.iter().all(|other| other.len() == all[0].len()).then_some(all)
-    });
+    let last = same_ledgers(&directories);
     members.assert_alive();
     let left = members.end();
     let digests: Vec<StateDigests> = left.iter().map(|place| digests(&place.join("data"))).collect();
     assert!(digests.iter().all(|digest| *digest == digests[0]), "states differ: {digests:?}");
     left.iter().for_each(|place| std::fs::remove_dir_all(place).unwrap());
     judge(&history, &last, founding)
+}
+
+/// The ledgers of all coordinators, once none has more entries than another. Nobody writes any more.
+pub(crate) fn same_ledgers(directories: &[PathBuf]) -> Vec<Vec<Key>> {
+    wait_for("all coordinators have the same ledger", || {
+        let all: Vec<_> = directories.iter().map(|directory| ledger(directory)).collect::<Option<_>>()?;
+        all.iter().all(|other| other.len() == all[0].len()).then_some(all)
+    })
 }
 
 fn judge(history: &History, last: &[Vec<Key>], founding: usize) -> Outcome {
