@@ -297,6 +297,8 @@ fn bundle(number: u32, placements: Vec<(ShardIndex, NodeNumber)>) -> BundleRecor
         keys: 0,
         uploader: PublicKey::from_bytes([0; 32]),
         committed_at: NOW,
+        ledger_entries: 0,
+        externals: Vec::new(),
     }
 }
 

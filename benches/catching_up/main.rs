@@ -144,6 +144,7 @@ async fn leader(options: &Options) -> Result<(), Failure> {
         recode_after: RECODE_AFTER,
         address_table: None,
         filters: FilterOptions::in_memory(),
+        rebuild: firn_coordinator::RebuildOptions::default(),
         environment,
     })
     .await?;
@@ -343,6 +344,7 @@ async fn newcomer(options: &Options, peer: &Peer) -> Result<(), Failure> {
         recode_after: RECODE_AFTER,
         address_table: None,
         filters: FilterOptions::in_memory(),
+        rebuild: firn_coordinator::RebuildOptions::default(),
         environment,
     })
     .await?;

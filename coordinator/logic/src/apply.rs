@@ -9,6 +9,7 @@ mod commit;
 mod govern;
 mod nodes;
 mod placements;
+mod rebuild;
 mod recode;
 mod reserve;
 mod visibility;
@@ -57,6 +58,10 @@ fn carry_out<F: Facts>(
     state: &mut Overlay<'_, F>,
     command: &Command,
 ) -> Result<Verdict<CommandOutcome>, F::Error> {
+    let takes_on = matches!(command, Command::Reserve { .. } | Command::Commit { .. });
+    if takes_on && state.counters()?.rebuilding {
+        return Ok(Err(RejectReason::Rebuilding));
+    }
     let done = match command {
         Command::Govern(act) => govern::govern(state, act)?,
         Command::JoinNode {
@@ -117,6 +122,13 @@ fn carry_out<F: Facts>(
             *known = (*known).max(*level);
             Ok(())
         }
+        Command::BeginRebuild => rebuild::begin(state),
+        Command::RestoreLedger(entries) => rebuild::restore_ledger(state, entries)?,
+        Command::RestoreBundle(bundle) => rebuild::restore_bundle(state, bundle)?,
+        Command::ForgetUncounted { reservations, surplus } => {
+            rebuild::forget_uncounted(state, reservations, surplus)?
+        }
+        Command::EndRebuild => rebuild::end(state)?,
         Command::DropRecoding { bundle, coding } => recode::drop_second(state, *bundle, *coding)?,
     };
     Ok(done.map(|()| CommandOutcome::Applied))

@@ -44,8 +44,24 @@ pub fn plan_commit<F: Facts>(
     externals: &[ObjectKey],
 ) -> Result<Command, F::Error> {
     let records: Vec<&RecordSummary> = bundles.iter().flat_map(|bundle| &bundle.records).collect();
+    let (entries, externals) = plan_entries(facts, &records, externals)?;
+    let mut entries = entries.into_iter();
+    let bundles = bundles.iter().map(|bundle| BundleCommit {
+        reservation: bundle.reservation,
+        receipts: bundle.receipts.clone(),
+        entries: entries.by_ref().take(bundle.records.len()).collect(),
+    });
+    Ok(Command::Commit { bundles: bundles.collect(), externals })
+}
+
+/// The entries of records that become part of the archive at one stroke, and those of `externals` that count.
+pub fn plan_entries<F: Facts>(
+    facts: &F,
+    records: &[&RecordSummary],
+    externals: &[ObjectKey],
+) -> Result<(Vec<IndexEntry>, Vec<ObjectKey>), F::Error> {
     let mut own_keys = BTreeSet::new();
-    for record in &records {
+    for record in records {
         // A withdrawn key never becomes visible, so who refers to it waits.
         if !facts.is_withdrawn(record.key)? {
             own_keys.insert(record.key);
@@ -65,24 +81,14 @@ pub fn plan_commit<F: Facts>(
         }
     }
     let is_open = |reference: &ObjectKey| !satisfied.get(reference).copied().unwrap_or_default();
-    let waits = waits_of(&records, &own_keys, is_open);
-    let mut waits = waits.into_iter();
-    let bundles = bundles.iter().map(|bundle| BundleCommit {
-        reservation: bundle.reservation,
-        receipts: bundle.receipts.clone(),
-        entries: bundle
-            .records
-            .iter()
-            .zip(&mut waits)
-            .map(|(record, waits)| IndexEntry {
-                key: record.key,
-                block: record.block,
-                entry: record.entry,
-                waits,
-            })
-            .collect(),
+    let waits = waits_of(records, &own_keys, is_open);
+    let entries = records.iter().zip(waits).map(|(record, waits)| IndexEntry {
+        key: record.key,
+        block: record.block,
+        entry: record.entry,
+        waits,
     });
-    Ok(Command::Commit { bundles: bundles.collect(), externals: taken.into_iter().collect() })
+    Ok((entries.collect(), taken.into_iter().collect()))
 }
 
 /// What each record waits for: open references outside the commit, and keys of the commit that wait themselves.

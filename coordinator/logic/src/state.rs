@@ -151,6 +151,10 @@ pub struct BundleRecord {
     pub uploader: PublicKey,
     /// When.
     pub committed_at: Timestamp,
+    /// Entries of the ledger then.
+    pub ledger_entries: u64,
+    /// References that its commit recorded as external; sorted.
+    pub externals: Vec<ObjectKey>,
 }
 
 /// How a second coding came about.
@@ -299,6 +303,8 @@ pub struct Counters {
     pub time: Timestamp,
     /// The level of commands that all coordinators know.
     pub feature_level: u16,
+    /// Whether the archive is being rebuilt from what nodes show.
+    pub rebuilding: bool,
 }
 
 impl Default for Counters {
@@ -317,6 +323,7 @@ impl Default for Counters {
             ledger: LedgerHead { entries: 0, digest: Digest::from_bytes([0; 32]) },
             time: Timestamp::default(),
             feature_level: 0,
+            rebuilding: false,
         }
     }
 }

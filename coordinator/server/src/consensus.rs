@@ -276,6 +276,11 @@ impl Consensus {
         self.inner.facts.clone()
     }
 
+    /// The store of the state, for whoever makes a backup of it.
+    pub(crate) fn state(&self) -> Arc<dyn KeyValue> {
+        Arc::clone(&self.inner.state)
+    }
+
     /// What was applied here lately.
     pub(crate) fn applied_changes(&self) -> &AppliedChanges {
         &self.inner.applied_changes

@@ -21,6 +21,8 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 /// Between two bytes of a request, and for an answer that needs the leader.
 const WITHIN: Duration = Duration::from_secs(40);
 
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(24 * 3600);
+
 /// Why the socket gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -63,7 +65,7 @@ pub async fn serve_control(directory: &Path, administration: Administration) -> 
         let (stream, _) = listener.accept().await?;
         let administration = administration.clone();
         tokio::spawn(async move {
-            if let Ok(Err(error)) = timeout(WITHIN, answer(stream, &administration)).await {
+            if let Err(error) = answer(stream, &administration).await {
                 tracing::debug!(%error, "a control connection broke");
             }
         });
@@ -71,12 +73,12 @@ pub async fn serve_control(directory: &Path, administration: Administration) -> 
 }
 
 async fn answer(mut stream: UnixStream, administration: &Administration) -> io::Result<()> {
-    let message = read_message(&mut stream).await?;
+    let message = timeout(WITHIN, read_message(&mut stream)).await.map_err(io::Error::from)??;
     let reply = match decode::<AdminRequest>(&message) {
         Ok(request) => administration.administer(request).await,
         Err(error) => Err(RefusedRequest::new(firn_wire::RefusalKind::Malformed, error.to_string())),
     };
-    write_message(&mut stream, &encode(&reply)).await
+    timeout(WITHIN, write_message(&mut stream, &encode(&reply))).await.map_err(io::Error::from)?
 }
 
 /// Asks the coordinator whose data directory is `directory`.
@@ -88,7 +90,9 @@ pub async fn ask_control(directory: &Path, request: &AdminRequest) -> Result<Adm
         write_message(&mut stream, &encode(request)).await?;
         read_message(&mut stream).await
     };
-    let reply = timeout(WITHIN, exchange).await.map_err(|_| ControlError::TimedOut)??;
+    // A backup takes as long as the disk does; whoever waits for it may stop waiting.
+    let within = if matches!(request, AdminRequest::Snapshot { .. }) { SNAPSHOT_WITHIN } else { WITHIN };
+    let reply = timeout(within, exchange).await.map_err(|_| ControlError::TimedOut)??;
     Ok(decode::<Result<AdminReply, RefusedRequest>>(&reply)??)
 }
 

@@ -20,6 +20,7 @@ use crate::consensus::{Consensus, ConsensusOptions, StartError};
 use crate::filters::{self, FilterOptions};
 use crate::member_watch;
 use crate::raft::Timing;
+use crate::rebuild::RebuildOptions;
 use crate::serve::Service;
 use crate::shared::{Parts, Shared, disk, named_members};
 use crate::standing::{InForce, Standing, StandingError};
@@ -53,6 +54,8 @@ pub struct CoordinatorOptions {
     pub address_table: Option<AddressTable>,
     /// Where filters over the feed are kept.
     pub filters: FilterOptions,
+    /// What is at hand for a rebuild, if one is under way.
+    pub rebuild: RebuildOptions,
     /// Clock, chance and threads.
     pub environment: Environment,
 }
@@ -95,6 +98,7 @@ impl Coordinator {
             recode_after,
             address_table,
             filters,
+            rebuild,
             environment,
         } = options;
         let standing = {
@@ -134,6 +138,7 @@ impl Coordinator {
             recode_after,
             address_table,
             filters,
+            rebuild,
         });
         let service = Arc::new(Service { shared: shared.clone() });
         let mut tasks = JoinSet::new();

@@ -6,7 +6,9 @@
 
 mod builds;
 mod deletions;
+mod evidence_reader;
 mod inventories;
+mod rebuilding;
 mod recoding;
 
 use std::sync::Arc;
@@ -55,6 +57,7 @@ fn follow(shared: &Shared) {
         tracing::info!("this coordinator no longer leads");
         soft.findings = None;
         soft.orders = Orders::new();
+        shared.rebuild.end(None);
     }
 }
 
@@ -78,6 +81,9 @@ fn begin_to_lead(shared: &Shared) {
 async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), RefusedRequest> {
     // A leader that was cut off must not plan from what others have changed meanwhile.
     shared.confirm_leadership().await?;
+    if shared.is_rebuilding()? {
+        return rebuilding::step(shared).await;
+    }
     let now = shared.environment.now();
     shared.soft().orders.expire(now);
     let seed = shared.environment.seed();

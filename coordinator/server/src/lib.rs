@@ -17,9 +17,12 @@ mod links;
 mod member_watch;
 mod picture;
 mod raft;
+mod rebuild;
+mod refounding;
 mod repair_at;
 mod serve;
 mod shared;
+mod snapshot_file;
 mod standing;
 pub mod storage;
 
@@ -36,5 +39,8 @@ pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_pee
 pub use home::{Home, HomeError, Resync};
 pub use http::{bind_http, serve_http};
 pub use raft::{StateFacts, Timing};
+pub use rebuild::RebuildOptions;
+pub use refounding::{NextRosterError, next_descriptor, refound};
 pub use repair_at::{ParseRepairAtError, RepairAt};
+pub use snapshot_file::{SnapshotContents, SnapshotFile, SnapshotFileError};
 pub use standing::StandingError;

@@ -30,6 +30,13 @@ impl Links {
         self.lock().get(&node).filter(|connection| !connection.is_closed()).cloned()
     }
 
+    /// All living connections.
+    pub(crate) fn all(&self) -> Vec<(NodeId, Connection)> {
+        let connections = self.lock();
+        let living = connections.iter().filter(|(_, connection)| !connection.is_closed());
+        living.map(|(node, connection)| (*node, connection.clone())).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeId, Connection>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,7 +15,10 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match &cli.action {
-            None => program::run(&cli.run, &cli.data_dir()?).await,
+            None => program::run(&cli.run, &cli.data_dir()?, None).await,
+            Some(Action::Rebuild(arguments)) => {
+                program::rebuild(arguments, &cli.run, &cli.data_dir()?, cli.json).await
+            }
             Some(Action::Id) => program::print_id(&cli.data_dir()?),
             Some(action) => program::administer(action, &cli.data_dir()?, cli.json).await,
         }

@@ -5,6 +5,7 @@
 //! Leaves to others: each request's meaning (the modules below).
 
 mod administer;
+mod certificates;
 mod commit;
 mod filters;
 mod index_range;
@@ -21,10 +22,12 @@ use firn_base::{AddressPrefix, PublicKey};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, PassPurpose,
-    RefusalKind, RefusedRequest, decode, encode,
+    RefusalKind, RefusedRequest, RejectReason, decode, encode,
 };
 
 use crate::shared::{Shared, malformed, not_allowed};
+
+pub(crate) use commit::{accepted_publishers, check_record};
 
 /// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
@@ -121,6 +124,11 @@ impl Service {
         request: CoordinatorRequest,
     ) -> Result<CoordinatorReply, RefusedRequest> {
         let (shared, client) = (&self.shared, asker.key);
+        if is_of_contents(&request) && shared.is_rebuilding()? {
+            // What is not restored yet must not pass for absent.
+            let sentence = RejectReason::Rebuilding.to_string();
+            return Err(RefusedRequest::new(RefusalKind::Unavailable, sentence));
+        }
         match request {
             CoordinatorRequest::GetDescriptor => {
                 Ok(CoordinatorReply::Descriptor(shared.standing.in_force().descriptor.clone()))
@@ -134,6 +142,9 @@ impl Service {
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
             CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),
             CoordinatorRequest::Bundles(names) => reads::bundles(shared, &names),
+            CoordinatorRequest::GetCertificates(codings) => {
+                certificates::certificates(shared, client, &codings)
+            }
             CoordinatorRequest::Nodes => reads::nodes(shared),
             CoordinatorRequest::Feed { from, wait_millis } => reads::feed(shared, from, wait_millis).await,
             CoordinatorRequest::ListFilters => filters::list(shared),
@@ -224,6 +235,9 @@ impl Service {
         &self,
         request: firn_wire::AdminRequest,
     ) -> Result<firn_wire::AdminReply, RefusedRequest> {
+        if let firn_wire::AdminRequest::Snapshot { to } = &request {
+            return administer::snapshot(&self.shared, to).await;
+        }
         let nobody_leads = self.shared.consensus.leader().is_none();
         if self.shared.consensus.is_leader()
             || !administer::is_for_leader(&request)
@@ -238,6 +252,21 @@ impl Service {
             _ => Err(malformed("the leader gave an answer that does not fit")),
         }
     }
+}
+
+/// Requests about what is archived: a state that is being rebuilt has no answer.
+const fn is_of_contents(request: &CoordinatorRequest) -> bool {
+    matches!(
+        request,
+        CoordinatorRequest::Presence(_)
+            | CoordinatorRequest::Lookup(_)
+            | CoordinatorRequest::Feed { .. }
+            | CoordinatorRequest::ListHeld
+            | CoordinatorRequest::ListExternals
+            | CoordinatorRequest::GetScheme
+            | CoordinatorRequest::Reserve(_)
+            | CoordinatorRequest::Commit(_)
+    )
 }
 
 /// Requests that only the leader can answer, or answers better.

@@ -23,6 +23,7 @@ use crate::filters::{FilterOptions, Filters};
 use crate::links::Links;
 use crate::picture::Picture;
 use crate::raft::{Member, NamedMembers, StateFacts};
+use crate::rebuild::{Rebuild, RebuildOptions};
 use crate::standing::{Standing, StandingError};
 use crate::storage::StorageError;
 
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     picture: Mutex<Option<Picture>>,
+    /// What nodes show while the archive is rebuilt.
+    pub(crate) rebuild: Rebuild,
 }
 
 /// What is heard and under way; lost with the process and rebuilt from heartbeats.
@@ -90,12 +93,22 @@ pub(crate) struct Parts {
     pub(crate) recode_after: Duration,
     pub(crate) address_table: Option<AddressTable>,
     pub(crate) filters: FilterOptions,
+    pub(crate) rebuild: RebuildOptions,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { identity, standing, consensus, environment, pool, recode_after, address_table, filters } =
-            parts;
+        let Parts {
+            identity,
+            standing,
+            consensus,
+            environment,
+            pool,
+            recode_after,
+            address_table,
+            filters,
+            rebuild,
+        } = parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
             orders: Orders::new(),
@@ -120,6 +133,7 @@ impl Shared {
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             picture: Mutex::default(),
+            rebuild: Rebuild::new(rebuild),
         })
     }
 
@@ -199,6 +213,12 @@ impl Shared {
         });
         let (catalogue, health) = (&picture.catalogue, &picture.health);
         Ok(work(&PlanningView { catalogue, fleet: &fleet, health, orders: &orders, brake, now }))
+    }
+
+    /// Whether the archive is being rebuilt: then nothing is planned, and nothing deleted.
+    pub(crate) fn is_rebuilding(&self) -> Result<bool, RefusedRequest> {
+        use firn_coordinator_logic::Facts;
+        self.facts()?.counters().map(|counters| counters.rebuilding).map_err(|error| disk(&error))
     }
 
     /// Whether this leader has yet to hear most nodes.

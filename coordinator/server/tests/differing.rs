@@ -66,6 +66,7 @@ async fn start(count: u8) -> Vec<Member> {
             recode_after: RECODE_AFTER,
             address_table: None,
             filters: FilterOptions::in_memory(),
+            rebuild: firn_coordinator::RebuildOptions::default(),
             environment: environment.clone(),
         };
         members.push(Member { state, coordinator: Coordinator::start(options).await.unwrap() });

@@ -134,6 +134,7 @@ impl Archive {
             recode_after: RECODE_AFTER,
             address_table: None,
             filters: FilterOptions::in_memory(),
+            rebuild: firn_coordinator::RebuildOptions::default(),
             environment: Environment::real(),
         });
         machine.running = Some(coordinator.await?);

@@ -177,6 +177,7 @@ async fn coordinate(
         recode_after: cast.recode_after(),
         address_table: None,
         filters: FilterOptions::in_memory(),
+        rebuild: firn_coordinator::RebuildOptions::default(),
         timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
         environment,
     })

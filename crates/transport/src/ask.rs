@@ -114,6 +114,7 @@ impl Pace {
             | CoordinatorRequest::Raft(_)
             | CoordinatorRequest::OfferRoster(_)
             | CoordinatorRequest::Forward { .. }
+            | CoordinatorRequest::GetCertificates(_)
             | CoordinatorRequest::StateDigests => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers

@@ -3,10 +3,9 @@
 //! Always holds: of a ledger that somebody else kept only that part is believed which a majority of the coordinators
 //! signed, at that length or a larger one that is there. Leaves to others: files (`storage-node`, `firn recover`).
 
-use std::collections::BTreeMap;
-
-use firn_base::{Digest, PublicKey};
-use firn_wire::{LedgerEntry, LedgerHead, LedgerState, Signed, VerifiedRoster, decode, encode};
+use firn_wire::{
+    LedgerEntry, LedgerHead, LedgerState, Signed, VerifiedRoster, believed_entries, decode, encode, is_chain,
+};
 
 use crate::VerifiedLedger;
 
@@ -25,12 +24,8 @@ impl VerifiedLedger {
     /// checked before it was written.
     pub fn from_own_bytes(bytes: &[u8]) -> Option<Self> {
         let (heads, entries): (Vec<Signed<LedgerHead>>, Vec<LedgerEntry>) = decode(bytes).ok()?;
-        let mut previous = Digest::from_bytes([0; 32]);
-        for (position, entry) in entries.iter().enumerate() {
-            if u64::try_from(position) != Ok(entry.position) || entry.previous != previous {
-                return None;
-            }
-            previous = entry.digest();
+        if !is_chain(&entries) {
+            return None;
         }
         Some(Self { state: LedgerState::read(&entries), entries, heads })
     }
@@ -39,31 +34,15 @@ impl VerifiedLedger {
     /// `roster` signed: none if that is nothing.
     pub fn from_bytes(bytes: &[u8], roster: &VerifiedRoster) -> Option<Self> {
         let Self { mut entries, heads, .. } = Self::from_own_bytes(bytes)?;
-        let mut signed: BTreeMap<PublicKey, usize> = BTreeMap::new();
-        let mut believed = Vec::new();
-        for signed_head in heads {
-            let Ok(head) = signed_head.open(roster.archive()) else { continue };
-            let Ok(length) = usize::try_from(head.entries) else { continue };
-            // One that reaches beyond the entries says nothing of them: they may be others.
-            let last = length.checked_sub(1).and_then(|last| entries.get(last));
-            if roster.has_coordinator(head.signer()) && last.is_some_and(|last| last.digest() == head.digest)
-            {
-                let longest = signed.entry(head.signer()).or_default();
-                *longest = length.max(*longest);
-                believed.push(signed_head);
-            }
-        }
-        let mut lengths: Vec<usize> = signed.into_values().collect();
-        lengths.sort_unstable_by(|one, other| other.cmp(one));
-        let majority = roster.roster().coordinators.len() / 2 + 1;
-        entries.truncate(*lengths.get(majority.saturating_sub(1))?);
+        let (length, believed) = believed_entries(&entries, &heads, roster)?;
+        entries.truncate(length);
         Some(Self { state: LedgerState::read(&entries), entries, heads: believed })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use firn_base::{ArchiveId, ObjectKey, Timestamp};
+    use firn_base::{ArchiveId, Digest, ObjectKey, Timestamp};
     use firn_wire::{CoordinatorEntry, Identity, LedgerAct, Roster};
 
     use super::*;

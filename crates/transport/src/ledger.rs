@@ -252,6 +252,8 @@ mod tests {
                 act: LedgerAct::UseToken {
                     token: TokenId::from_bytes([*token; 32]),
                     node: firn_base::PublicKey::from_bytes([9; 32]),
+                    operator: "ada".into(),
+                    failure_domain: None,
                 },
             });
         }

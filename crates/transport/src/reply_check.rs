@@ -35,6 +35,11 @@ pub(crate) fn check_reply(
         }
         (Request::IndexRange(request), Reply::IndexRange(page)) => page.check(request).map_err(Into::into),
         (Request::Reserve(_), Reply::Reserved(grant)) => check_grant(roster, asker, grant),
+        (Request::GetCertificates(codings), Reply::Certificates(answers)) => {
+            // Fewer where they are long.
+            check_count(codings.len(), answers.len().max(codings.len()))?;
+            answers.iter().flatten().try_for_each(|certificate| open(roster, certificate).map(|_| ()))
+        }
         (Request::GetLedger { .. }, Reply::Ledger(page)) => open(roster, &page.signed_head).map(|_| ()),
         (Request::GetDescriptor | Request::OfferRoster(_), Reply::Descriptor(descriptor)) => {
             let newer = VerifiedRoster::open(&descriptor.roster, roster.archive());

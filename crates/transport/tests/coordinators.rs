@@ -281,6 +281,8 @@ fn ledger(tokens: &[u8]) -> Vec<LedgerEntry> {
             act: LedgerAct::UseToken {
                 token: TokenId::from_bytes([*token; 32]),
                 node: PublicKey::from_bytes([9; 32]),
+                operator: "ada".into(),
+                failure_domain: None,
             },
         });
     }

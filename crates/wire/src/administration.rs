@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList, MemberStep,
-    NodeState, NodeSummary, Roster, Signed,
+    NodeState, NodeSummary, RebuildProgress, Roster, Signed, StateDigests,
 };
 
 /// An act of administration.
@@ -44,6 +44,17 @@ pub enum AdminRequest {
     DraftRoster,
     /// Take a roster that the archive key has signed into force.
     AdoptRoster(Descriptor),
+    /// Digests of the answering coordinator's state.
+    Digests,
+    /// How far a rebuild has come.
+    RebuildProgress,
+    /// Listen no longer: restore what nodes have shown, and go over to normal service.
+    FinishRebuild,
+    /// Write a backup of the state to a file of the coordinator's machine; by its own socket only.
+    Snapshot {
+        /// The file, which must not exist.
+        to: String,
+    },
 }
 
 /// The answer to an act of administration.
@@ -71,5 +82,14 @@ pub enum AdminReply {
         kept: u32,
         /// All voters.
         voters: u32,
+    },
+    /// Digests of its state at the last position applied.
+    Digests(StateDigests),
+    /// How far a rebuild has come; none if none is under way and none has ended lately.
+    Rebuild(Option<RebuildProgress>),
+    /// The backup is on disk.
+    SnapshotWritten {
+        /// Its length.
+        bytes: u64,
     },
 }

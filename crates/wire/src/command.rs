@@ -6,7 +6,7 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{LedgerAct, NodeState};
+use crate::{LedgerAct, LedgerEntry, NodeState};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
@@ -118,6 +118,56 @@ pub enum Command {
         /// The level.
         level: u16,
     },
+    /// The archive is rebuilt from what nodes show: until [`Self::EndRebuild`] nothing else is taken on.
+    BeginRebuild,
+    /// Entries of the ledger as they were, behind the last one.
+    RestoreLedger(Vec<LedgerEntry>),
+    /// A bundle that was committed before, without placements: inventories bring those.
+    RestoreBundle(Box<RestoredBundle>),
+    /// Forget reservations and surplus copies: of what they were about an older state knows too little to have anything
+    /// deleted for it.
+    ForgetUncounted {
+        /// Reservations.
+        reservations: Vec<ReservationId>,
+        /// Surplus copies.
+        surplus: Vec<SurplusCopy>,
+    },
+    /// The archive is in service again.
+    EndRebuild,
+}
+
+/// A surplus copy by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurplusCopy {
+    /// Where.
+    pub node: NodeId,
+    /// The coding.
+    pub coding: CodingId,
+    /// Which shard.
+    pub index: ShardIndex,
+}
+
+/// A bundle as its certificate, its headers and its manifest say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredBundle {
+    /// Its content header.
+    pub content_header: Vec<u8>,
+    /// The header of the coding that counts.
+    pub coding_header: Vec<u8>,
+    /// How many shards there shall be.
+    pub n: u8,
+    /// Codings of it that counted before: their shards are known as replaced.
+    pub replaced: Vec<CodingId>,
+    /// Who committed it.
+    pub uploader: PublicKey,
+    /// When.
+    pub committed_at: Timestamp,
+    /// Entries of the ledger then.
+    pub ledger_entries: u64,
+    /// References that its commit recorded as external.
+    pub externals: Vec<ObjectKey>,
+    /// Where each key lies.
+    pub entries: Vec<IndexEntry>,
 }
 
 /// Where a node is.
@@ -298,4 +348,15 @@ pub enum RejectReason {
     /// The bundle is not as it was when the command was made.
     #[error("the bundle has changed meanwhile: {0}")]
     BundleChanged(String),
+    /// The archive is being rebuilt.
+    #[error(
+        "the archive is being rebuilt from its nodes: wait until `firn-coordinator rebuild status` says that it has ended"
+    )]
+    Rebuilding,
+    /// The archive is not being rebuilt.
+    #[error("the archive is not being rebuilt")]
+    NotRebuilding,
+    /// The entries do not follow on the ledger.
+    #[error("these entries do not follow on the ledger")]
+    OtherLedger,
 }

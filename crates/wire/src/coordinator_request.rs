@@ -7,9 +7,9 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Descriptor, FeedBatch, FilterList, HeldPath,
-    IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState, NodeStatus,
-    NodeSummary, Pass, Receipt, Signed, StateDigests, Ticket,
+    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, Descriptor, FeedBatch, FilterList,
+    HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState,
+    NodeStatus, NodeSummary, Pass, Receipt, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -107,6 +107,8 @@ pub enum CoordinatorRequest {
     },
     /// Visible keys that begin alike.
     IndexRange(IndexRangeRequest),
+    /// A node asks for the answering coordinator's certificates of bundles, by codings that count.
+    GetCertificates(Vec<CodingId>),
 }
 
 /// A node asks to be admitted.
@@ -347,4 +349,6 @@ pub enum CoordinatorReply {
     FilterPiece(Vec<u8>),
     /// Visible keys that begin alike.
     IndexRange(IndexRangePage),
+    /// Certificates, none for a coding that counts for no committed bundle; fewer than asked for where they are long.
+    Certificates(Vec<Option<Signed<Certificate>>>),
 }

@@ -113,6 +113,11 @@ impl VerifiedRoster {
         self.roster.archive
     }
 
+    /// How many of its coordinators are more than half.
+    pub const fn majority(&self) -> usize {
+        self.roster.coordinators.len() / 2 + 1
+    }
+
     /// Whether `key` is one of the coordinators.
     pub fn has_coordinator(&self, key: PublicKey) -> bool {
         self.entry(NodeId::from(key)).is_some()

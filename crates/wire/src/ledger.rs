@@ -47,6 +47,10 @@ pub enum LedgerAct {
         token: TokenId,
         /// The node that used it.
         node: PublicKey,
+        /// Whose node the token says it is.
+        operator: String,
+        /// The failure domain that the token vouches for, if it vouches for one.
+        failure_domain: Option<String>,
     },
     /// A key is served no more.
     Withdraw {

@@ -8,6 +8,7 @@
 
 mod administration;
 mod caps_status;
+mod certificate;
 mod command;
 mod coordinator_request;
 mod deletion;
@@ -22,6 +23,7 @@ mod limits;
 mod membership;
 mod message;
 mod node_request;
+mod rebuild_progress;
 mod recode;
 mod repair_wait;
 mod reserve_room;
@@ -33,9 +35,13 @@ mod text_form;
 
 pub use administration::{AdminReply, AdminRequest};
 pub use caps_status::{BreachCount, Cap, CapCount, CapsStatus};
+pub use certificate::{
+    CERTIFICATES_PER_REQUEST_MAX, Certificate, KEPT_PAGE_BYTES, KeptBundle, KeptGovernance, ROSTERS_KEPT_MAX,
+    believed_entries, is_chain,
+};
 pub use command::{
     BundleCommit, Command, CommandOutcome, FEATURE_LEVEL, IndexEntry, NodePlace, NodeSighting,
-    PlacementChange, RejectReason, TimedCommand,
+    PlacementChange, RejectReason, RestoredBundle, SurplusCopy, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
@@ -62,6 +68,7 @@ pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, enco
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
+pub use rebuild_progress::{RebuildProgress, RebuildStage, Unrestored};
 pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeReport, SecondCoding};
 pub use repair_wait::{RepairWait, RepairWaitReason};
 pub use reserve_room::{ReserveLevel, ReserveRoom};

@@ -4,8 +4,8 @@ use firn_base::{ByteCount, CodingId, NodeId, ReservationId, ShardIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DecodeOrder, DecodeReport, DeleteOrder, OrderRank, Pass, Receipt, RecodeOrder, RecodeReport,
-    RefusedRequest, Signed, Ticket,
+    DecodeOrder, DecodeReport, DeleteOrder, KeptBundle, KeptGovernance, OrderRank, Pass, Receipt,
+    RecodeOrder, RecodeReport, RefusedRequest, Signed, Ticket,
 };
 
 /// A request on a stream of its own.
@@ -23,6 +23,16 @@ pub enum NodeRequest {
     Recode(RecodeOrder),
     /// From a coordinator: decode a payload from parity alone.
     Decode(DecodeOrder),
+    /// From a coordinator that rebuilds the archive: show rosters and ledger.
+    ShowGovernance {
+        /// The first entry of the ledger wanted; 0 asks for rosters and heads too.
+        from: u64,
+    },
+    /// From a coordinator that rebuilds the archive: show a page of what is here, in order of codings.
+    ShowBundles {
+        /// The last coding of the page before; none for the first page.
+        after: Option<CodingId>,
+    },
 }
 
 /// A range of a shard.
@@ -127,4 +137,13 @@ pub enum NodeReply {
     Recoded(RecodeReport),
     /// What came of decoding.
     Decoded(DecodeReport),
+    /// Rosters and ledger.
+    Governance(KeptGovernance),
+    /// What is here.
+    Bundles {
+        /// A page, in order of codings.
+        bundles: Vec<KeptBundle>,
+        /// The last coding that was looked at, if there are more behind it.
+        more_after: Option<CodingId>,
+    },
 }

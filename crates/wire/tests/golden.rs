@@ -15,12 +15,13 @@ use firn_base::{
     PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    BuildOrder, BuildSource, BundleCommit, Command, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
-    DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule, FeedBatch, FeedEvent,
-    FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken,
-    LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest, NodeSighting, OrderRank, Pass,
-    PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport,
-    Roster, Signed, StateDigests, Ticket, TimedCommand, decode, encode,
+    BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
+    CoordinatorRequest, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule,
+    FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
+    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
+    NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest,
+    Receipt, RecodeOrder, RecodeReport, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy, Ticket,
+    TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -83,6 +84,24 @@ fn statements(lines: &mut Lines) {
         let order = DeleteOrder { node, coding, index, reason, expires: at(300), rank };
         lines.add(&format!("delete-{reason:?}"), &order);
     }
+    let certificate = Certificate {
+        bundle: BundleId::from_bytes([15; 32]),
+        coding,
+        n: 40,
+        number: BundleNumber(700),
+        uploader: bearer,
+        committed_at: at(1_000_000),
+        ledger_entries: 300,
+        externals: vec![ObjectKey::store_path([16; 20])],
+    };
+    lines.add("certificate", &certificate);
+    let kept = KeptBundle {
+        content_header: vec![1],
+        coding_header: vec![2],
+        certificate: vec![Signed::seal(&identity, archive, &certificate)],
+        indexes: vec![index],
+    };
+    lines.add("kept-bundle", &kept);
     let token = TokenId::from_bytes([10; 32]);
     let failure_domain = Some("attic".to_owned());
     lines.add("token", &JoinToken { token, operator: "ada".into(), expires: at(5), failure_domain });
@@ -122,7 +141,12 @@ fn governance(lines: &mut Lines) {
         LedgerAct::RemoveUploader { key },
         LedgerAct::AddOperator { key, name: "ada".into() },
         LedgerAct::RemoveOperator { key },
-        LedgerAct::UseToken { token: TokenId::from_bytes([2; 32]), node: key },
+        LedgerAct::UseToken {
+            token: TokenId::from_bytes([2; 32]),
+            node: key,
+            operator: "ada".into(),
+            failure_domain: Some("attic".into()),
+        },
         LedgerAct::Withdraw { key: ObjectKey::store_path([3; 20]), reason: "licence".into() },
         LedgerAct::SetPolicy(policy),
     ];
@@ -163,7 +187,11 @@ fn commands(lines: &mut Lines) {
         },
         Command::ExpireReservations(vec![reservation]),
         Command::Commit {
-            bundles: vec![BundleCommit { reservation, receipts: vec![(index, node)], entries }],
+            bundles: vec![BundleCommit {
+                reservation,
+                receipts: vec![(index, node)],
+                entries: entries.clone(),
+            }],
             externals: vec![key],
         },
         Command::RecordPlacements(vec![
@@ -191,6 +219,29 @@ fn commands(lines: &mut Lines) {
         Command::FinishRecoding { bundle: BundleId::from_bytes([7; 32]), coding, decoder: node },
         Command::DropRecoding { bundle: BundleId::from_bytes([7; 32]), coding },
         Command::RaiseFeatureLevel { level: 300 },
+        Command::BeginRebuild,
+        Command::RestoreLedger(vec![LedgerEntry {
+            position: 0,
+            previous: Digest::from_bytes([0; 32]),
+            at: at(3),
+            act: LedgerAct::RemovePublisher { name: "x".into() },
+        }]),
+        Command::RestoreBundle(Box::new(RestoredBundle {
+            content_header: vec![1, 2],
+            coding_header: vec![3],
+            n: 12,
+            replaced: vec![coding],
+            uploader: PublicKey::from_bytes([9; 32]),
+            committed_at: at(4),
+            ledger_entries: 5,
+            externals: vec![key],
+            entries: entries.clone(),
+        })),
+        Command::ForgetUncounted {
+            reservations: vec![reservation],
+            surplus: vec![SurplusCopy { node, coding, index }],
+        },
+        Command::EndRebuild,
     ];
     for (number, command) in all.into_iter().enumerate() {
         lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });

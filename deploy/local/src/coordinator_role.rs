@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{
-    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Home, Timing,
-    serve_control,
+    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Home, RebuildOptions,
+    Timing, serve_control,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{Descriptor, Policy};
@@ -74,6 +74,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         recode_after,
         address_table: None,
         filters: FilterOptions::in_directory(directory.join("filters")),
+        rebuild: RebuildOptions::default(),
         environment,
     })
     .await?;

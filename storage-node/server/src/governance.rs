@@ -10,18 +10,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_transport::{AskError, CoordinatorClient, Environment, VerifiedLedger};
-use firn_wire::{Descriptor, DescriptorError};
+use firn_wire::{
+    Descriptor, DescriptorError, KeptGovernance, ROSTERS_KEPT_MAX, Roster, Signed, decode, encode,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::store::{Disk, read_small, replace_small};
 
+const ROSTERS_FILE: &str = "rosters";
+const ROSTERS_BYTES_MAX: u64 = 16 << 20;
 const ARCHIVE_FILE: &str = "archive";
 const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
 const LEDGER_FILE: &str = "ledger";
 
 // A million entries of governance at 200 bytes.
 const LEDGER_BYTES_MAX: u64 = 256 << 20;
+
+// Names are bounded, so a page stays within a control message.
+const LEDGER_PAGE: usize = 2_048;
 
 // While a fleet joins, the ledger grows every moment; each refresh rewrites the file.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,12 +71,39 @@ pub(crate) fn keep_descriptor(disk: &dyn Disk, given: Descriptor) -> Result<Desc
                 given: given.archive.to_string(),
             });
         }
-        if kept.verify()?.roster().generation >= given_generation {
+        let generation = kept.verify()?.roster().generation;
+        if generation > given_generation {
+            tracing::warn!(
+                kept = generation,
+                given = given_generation,
+                "the given roster is older than the one kept here: that one counts"
+            );
+        }
+        if generation >= given_generation {
             return Ok(kept);
         }
     }
+    keep_roster(disk, &given)?;
     replace_small(disk, "", ARCHIVE_FILE, given.to_string().as_bytes())?;
     Ok(given)
+}
+
+/// The rosters that were in force here, for whoever has to tell long afterwards whose signatures counted.
+pub(crate) fn kept_rosters(disk: &dyn Disk) -> io::Result<Vec<Signed<Roster>>> {
+    let Some(bytes) = read_small(disk, ROSTERS_FILE, ROSTERS_BYTES_MAX)? else { return Ok(Vec::new()) };
+    Ok(decode(&bytes).unwrap_or_else(|_| {
+        tracing::error!("the file `rosters` of the data directory is damaged: it begins anew");
+        Vec::new()
+    }))
+}
+
+/// Adds the roster of `descriptor` to those that were in force; of too many the oldest go.
+fn keep_roster(disk: &dyn Disk, descriptor: &Descriptor) -> io::Result<()> {
+    let mut rosters = kept_rosters(disk)?;
+    rosters.push(descriptor.roster.clone());
+    let surplus = rosters.len().saturating_sub(ROSTERS_KEPT_MAX);
+    rosters.drain(..surplus);
+    replace_small(disk, "", ROSTERS_FILE, &encode(&rosters))
 }
 
 /// The node's copy of the ledger.
@@ -99,6 +133,16 @@ impl LedgerCopy {
         };
         let entries = (ledger.entries.len() as u64).into();
         Ok(Self { environment, disk, inner: Mutex::new(Copy { ledger, refreshed: None }), entries })
+    }
+
+    /// A page of the copy for a coordinator that rebuilds the archive, with `rosters` if it is the first.
+    pub(crate) async fn show(&self, from: u64, rosters: Vec<Signed<Roster>>) -> KeptGovernance {
+        let copy = self.inner.lock().await;
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(copy.ledger.entries.len());
+        let rest = &copy.ledger.entries[from..];
+        let heads = if from == 0 { copy.ledger.heads.clone() } else { Vec::new() };
+        let entries: Vec<_> = rest.iter().take(LEDGER_PAGE).cloned().collect();
+        KeptGovernance { rosters, heads, more: entries.len() < rest.len(), entries }
     }
 
     /// Entries of the copy.

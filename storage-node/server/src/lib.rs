@@ -11,6 +11,7 @@ mod build;
 mod build_line;
 mod build_sources;
 mod build_targets;
+mod certificates;
 mod control;
 mod data_directory;
 mod governance;

@@ -12,14 +12,14 @@ use firn_base::NodeId;
 use firn_storage_node_logic::{Known, Session, Step, reconnect_delay};
 use firn_transport::{AskError, Connection, serve_connection};
 use firn_wire::{
-    CoordinatorEntry, CoordinatorReply, CoordinatorRequest, INVENTORY_SHARDS_MAX, JoinRequest, NodeState,
-    OrderRank, RefusalKind,
+    CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX, JoinRequest,
+    NodeState, OrderRank, RefusalKind,
 };
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::governance::keep_descriptor;
+use crate::governance::{ArchiveFileError, keep_descriptor};
 use crate::serve::Server;
 use crate::shared::Shared;
 use crate::store::ShardName;
@@ -222,17 +222,24 @@ async fn fetch_descriptor(shared: &Arc<Shared>, coordinator: NodeId) {
     let request = CoordinatorRequest::GetDescriptor;
     let reply = shared.client.ask_coordinator(coordinator, &request, DESCRIPTOR_TIMEOUT).await;
     let Ok(CoordinatorReply::Descriptor(descriptor)) = reply else { return };
-    // The client has checked that the archive's key signed it.
-    let Ok(roster) = descriptor.verify() else { return };
-    let disk = Arc::clone(&shared.disk);
-    let kept = shared.environment.blocking(move || keep_descriptor(disk.as_ref(), descriptor)).await;
-    if let Err(error) = kept {
+    if let Err(error) = adopt_descriptor(shared, descriptor).await {
         tracing::error!(%error, "the new roster cannot be kept");
-        return;
     }
-    if shared.client.adopt_roster(&roster) {
+}
+
+/// Takes a descriptor into force once it is kept on disk. Says whether it was newer.
+pub(crate) async fn adopt_descriptor(
+    shared: &Arc<Shared>,
+    descriptor: Descriptor,
+) -> Result<bool, ArchiveFileError> {
+    let roster = descriptor.verify()?;
+    let disk = Arc::clone(&shared.disk);
+    shared.environment.blocking(move || keep_descriptor(disk.as_ref(), descriptor)).await?;
+    let adopted = shared.client.adopt_roster(&roster);
+    if adopted {
         let generation = roster.roster().generation;
         tracing::info!(generation, "a new roster is in force");
         shared.generation.send_replace(generation);
     }
+    Ok(adopted)
 }

@@ -6,15 +6,17 @@ mod inspect;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use firn_base::BitRate;
 use firn_storage_node::{
-    ControlReply, ControlRequest, DataDirectory, DeletionLimits, NodeReport, StorageNode, StorageNodeOptions,
-    ask_control, kept_descriptor, serve_control, serve_monitoring,
+    ControlReply, ControlRequest, DataDirectory, DeletionLimits, NodeHandle, NodeReport, StorageNode,
+    StorageNodeOptions, ask_control, kept_descriptor, serve_control, serve_monitoring,
 };
 use firn_transport::Environment;
 use firn_wire::Descriptor;
 use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 use config::{Arguments, Command, Config, read_descriptor};
 
@@ -73,6 +75,27 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
+/// Looks at `--archive` again while no coordinator answers: after a rebuild they are others, at other addresses.
+async fn look_for_coordinators(node: NodeHandle, archive: String) {
+    const LOOK_EVERY: Duration = Duration::from_secs(30);
+    loop {
+        sleep(LOOK_EVERY).await;
+        if node.is_connected() {
+            continue;
+        }
+        let named = archive.clone();
+        // It may block for long.
+        let Ok(read) = tokio::task::spawn_blocking(move || read_descriptor(&named)).await else { return };
+        let offered = match read {
+            Ok(descriptor) => node.offer_descriptor(descriptor).await.map_err(|error| error.to_string()),
+            Err(sentence) => Err(sentence),
+        };
+        if let Err(sentence) = offered {
+            tracing::debug!(sentence, "no coordinator answers, and --archive names no others");
+        }
+    }
+}
+
 async fn serve(config: Config) -> Result<(), Failure> {
     let environment = Environment::real();
     let directory = DataDirectory::open(&config.data_dir, &environment).map_err(failed)?;
@@ -117,6 +140,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
             tracing::error!(%error, "the control socket has ended: `status` and `leave` do not work");
         }
     });
+    if let Some(archive) = config.archive {
+        tokio::spawn(look_for_coordinators(node.handle(), archive));
+    }
     tokio::select! {
         () = firn_program::stop_signal() => tracing::info!("the node was asked to stop"),
         () = node.left() => tracing::info!(

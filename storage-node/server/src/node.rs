@@ -25,8 +25,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::authority::Authority;
 use crate::build_line::BuildLine;
+use crate::certificates::{Certificates, keep_certificates};
 use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
-use crate::link::keep_links;
+use crate::link::{adopt_descriptor, keep_links};
 use crate::report::NodeReport;
 use crate::serve::Server;
 use crate::shared::{Counters, Shared, Turns};
@@ -131,7 +132,7 @@ impl StorageNode {
             let inner = environment.clone();
             environment.blocking(move || open_disk(inner, disk, descriptor, quota)).await?
         };
-        let Opened { roster, store, scan, ledger, leaving } = opened;
+        let Opened { roster, store, scan, ledger, certificates, leaving } = opened;
         store.set_deletion_limits(options.deletion_limits);
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
@@ -165,6 +166,7 @@ impl StorageNode {
             client,
             authority,
             ledger,
+            certificates,
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             leaving: AtomicBool::new(leaving),
@@ -225,6 +227,17 @@ impl NodeHandle {
         NodeReport::of(&self.shared)
     }
 
+    /// Whether any coordinator answers.
+    pub fn is_connected(&self) -> bool {
+        let links = self.shared.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        links.values().any(|link| link.connected)
+    }
+
+    /// Takes a descriptor that somebody brings into force, if it is of this archive and newer. Says whether it was.
+    pub async fn offer_descriptor(&self, descriptor: Descriptor) -> Result<bool, ArchiveFileError> {
+        adopt_descriptor(&self.shared, descriptor).await
+    }
+
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
     /// number of shards to be moved.
     pub async fn leave(&self) -> io::Result<u64> {
@@ -244,6 +257,7 @@ struct Opened {
     store: Arc<ShardStore>,
     scan: ScanReport,
     ledger: LedgerCopy,
+    certificates: Certificates,
     leaving: bool,
 }
 
@@ -267,8 +281,9 @@ fn open_disk(
         }
     }
     let leaving = read_small(disk.as_ref(), LEAVING_FILE, 1 << 12)?.is_some();
+    let certificates = Certificates::open(Arc::clone(&disk))?;
     let ledger = LedgerCopy::open(environment, disk)?;
-    Ok(Opened { roster, store, scan, ledger, leaving })
+    Ok(Opened { roster, store, scan, ledger, certificates, leaving })
 }
 
 fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
@@ -277,6 +292,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     let endpoint = endpoint.clone();
     tasks.spawn(async move { serve(&endpoint, server).await });
     tasks.spawn(keep_links(Arc::clone(shared), shared.generation.subscribe()));
+    tasks.spawn(keep_certificates(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         loop {

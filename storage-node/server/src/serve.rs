@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::PublicKey;
+use firn_base::{CodingId, PublicKey};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, NodeReply,
@@ -21,6 +21,8 @@ use tokio::time::timeout;
 
 use crate::build::build;
 use crate::build_line::Lane;
+use crate::certificates::show_bundles;
+use crate::governance::kept_rosters;
 use crate::recode;
 use crate::shared::{Shared, Work, count};
 use crate::store::{ShardName, TrashShardError};
@@ -106,9 +108,48 @@ impl Server {
                 self.delete(peer, &order).await?;
                 NodeReply::Deleted
             }
+            NodeRequest::ShowGovernance { from } => self.show_governance(peer, from).await?,
+            NodeRequest::ShowBundles { after } => self.show_bundles(peer, after).await?,
         };
         stream.send(&reply).await?;
         Ok(())
+    }
+
+    /// Rosters and ledger, for coordinators alone.
+    async fn show_governance(&self, peer: PublicKey, from: u64) -> Result<NodeReply, RefusedRequest> {
+        self.check_coordinator(peer)?;
+        let rosters = match from {
+            0 => {
+                let disk = Arc::clone(&self.shared.disk);
+                let kept = self.shared.environment.blocking(move || kept_rosters(disk.as_ref()));
+                kept.await.map_err(|error| disk_failed(&error))?
+            }
+            _ => Vec::new(),
+        };
+        Ok(NodeReply::Governance(self.shared.ledger.show(from, rosters).await))
+    }
+
+    /// What is here, for coordinators alone.
+    async fn show_bundles(
+        &self,
+        peer: PublicKey,
+        after: Option<CodingId>,
+    ) -> Result<NodeReply, RefusedRequest> {
+        self.check_coordinator(peer)?;
+        let _turn = self.shared.turns.take(Work::CoordinatorRead).await?;
+        let shared = Arc::clone(&self.shared);
+        let shown = self.shared.environment.blocking(move || show_bundles(&shared, after)).await;
+        shown.map_err(|error| disk_failed(&error))
+    }
+
+    fn check_coordinator(&self, peer: PublicKey) -> Result<(), RefusedRequest> {
+        match self.shared.authority.is_coordinator(peer) {
+            true => Ok(()),
+            false => Err(RefusedRequest::new(
+                RefusalKind::NotAllowed,
+                "only a coordinator of this archive's roster may ask for this",
+            )),
+        }
     }
 
     async fn serve_range(
@@ -226,6 +267,10 @@ impl Server {
         count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)
     }
+}
+
+fn disk_failed(error: &std::io::Error) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Disk, format!("the node's disk failed: {error}"))
 }
 
 /// The next `bytes` bytes of a stream, in one piece: the disk likes few and long writes.

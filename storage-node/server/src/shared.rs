@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::authority::Authority;
 use crate::build_line::BuildLine;
+use crate::certificates::Certificates;
 use crate::governance::LedgerCopy;
 use crate::store::{Disk, ShardStore};
 
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) client: CoordinatorClient,
     pub(crate) authority: Authority,
     pub(crate) ledger: LedgerCopy,
+    pub(crate) certificates: Certificates,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,

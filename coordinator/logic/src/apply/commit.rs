@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use firn_base::{BundleNumber, Location, ObjectKey, ShardIndex};
-use firn_wire::{BundleCommit, CommandOutcome, RejectReason};
+use firn_wire::{BundleCommit, CommandOutcome, IndexEntry, RejectReason};
 
 use super::account::{add_placement, drop_surplus};
 use super::{Verdict, reserve, visibility};
@@ -28,10 +28,13 @@ pub(super) fn commit<F: Facts>(
     }
     let mut numbers = Vec::with_capacity(bundles.len());
     let mut entries = Vec::new();
-    for bundle in bundles {
+    let mut recorded = visibility::unsatisfied(state, externals)?;
+    for (position, bundle) in bundles.iter().enumerate() {
         // Each bundle is added before the next is checked, so that a head finds its parts. A rejection
         // undoes all of them.
-        let number = match add(state, bundle)? {
+        let is_last = position + 1 == bundles.len();
+        let external = if is_last { std::mem::take(&mut recorded) } else { Vec::new() };
+        let number = match add(state, bundle, external)? {
             Ok(number) => number,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -50,6 +53,7 @@ pub(super) fn commit<F: Facts>(
 fn add<F: Facts>(
     state: &mut Overlay<'_, F>,
     commit: &BundleCommit,
+    externals: Vec<ObjectKey>,
 ) -> Result<Verdict<BundleNumber>, F::Error> {
     let Some(reservation) = state.reservation(commit.reservation)? else {
         return Ok(Err(RejectReason::UnknownReservation));
@@ -57,19 +61,16 @@ fn add<F: Facts>(
     if state.bundle_number(reservation.bundle)?.is_some() {
         return Ok(Err(RejectReason::BundleExists));
     }
-    let places: BTreeSet<_> = commit.entries.iter().map(|entry| (entry.block, entry.entry)).collect();
-    if places.len() < commit.entries.len() {
-        return Ok(Err(RejectReason::Malformed("two keys lie in one place".into())));
+    if let Err(reason) = check_places(&commit.entries) {
+        return Ok(Err(reason));
     }
     let headers = (&reservation.content_header, &reservation.coding_header);
     let coded = match CodedBundle::read(headers.0, headers.1, reservation.scheme.n()) {
         Ok(coded) => coded,
         Err(error) => return Ok(Err(RejectReason::Malformed(error.to_string()))),
     };
-    for dependency in &coded.dependencies {
-        if state.bundle_number(*dependency)?.is_none() {
-            return Ok(Err(RejectReason::UnknownDependency));
-        }
+    if let Err(reason) = check_dependencies(state, &coded)? {
+        return Ok(Err(reason));
     }
     let counted = counted_receipts(state, commit, &reservation)?;
     let distinct: BTreeSet<_> = counted.iter().map(|(index, _)| *index).collect();
@@ -78,6 +79,48 @@ fn add<F: Facts>(
         let found = u8::try_from(distinct.len()).unwrap_or(u8::MAX);
         return Ok(Err(RejectReason::TooFewReceipts { found, needed }));
     }
+    let number = match take_number(state, &coded)? {
+        Ok(number) => number,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let history = History { keys: commit.entries.len() as u64, externals };
+    enter(state, number, &coded, reservation, &counted, history)?;
+    Ok(Ok(number))
+}
+
+/// What is remembered of a commit beside where its shards are.
+struct History {
+    keys: u64,
+    externals: Vec<ObjectKey>,
+}
+
+/// Refuses entries of one bundle of which two lie in one place.
+pub(super) fn check_places(entries: &[IndexEntry]) -> Verdict<()> {
+    let places: BTreeSet<_> = entries.iter().map(|entry| (entry.block, entry.entry)).collect();
+    match places.len() < entries.len() {
+        true => Err(RejectReason::Malformed("two keys lie in one place".into())),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a bundle that depends on one that is not there.
+pub(super) fn check_dependencies<F: Facts>(
+    state: &Overlay<'_, F>,
+    coded: &CodedBundle,
+) -> Result<Verdict<()>, F::Error> {
+    for dependency in &coded.dependencies {
+        if state.bundle_number(*dependency)?.is_none() {
+            return Ok(Err(RejectReason::UnknownDependency));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// The number of one more bundle, which is counted from here on.
+pub(super) fn take_number<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    coded: &CodedBundle,
+) -> Result<Verdict<BundleNumber>, F::Error> {
     let number = BundleNumber(state.counters()?.next_bundle);
     let Some(next) = number.0.checked_add(1) else {
         return Ok(Err(RejectReason::Malformed("the archive's bundle numbers are used up".into())));
@@ -85,7 +128,6 @@ fn add<F: Facts>(
     let counters = state.counters_mut();
     counters.next_bundle = next;
     counters.payload_bytes = counters.payload_bytes.saturating_add(coded.payload_bytes);
-    enter(state, number, &coded, reservation, &counted, commit.entries.len() as u64)?;
     Ok(Ok(number))
 }
 
@@ -113,7 +155,7 @@ fn enter<F: Facts>(
     coded: &CodedBundle,
     mut reservation: ReservationRecord,
     counted: &BTreeSet<(ShardIndex, NodeNumber)>,
-    keys: u64,
+    history: History,
 ) -> Result<(), F::Error> {
     let mut coding = CodingRecord {
         id: coded.coding,
@@ -128,7 +170,7 @@ fn enter<F: Facts>(
         drop_surplus(state, (coded.coding, *index, *node))?;
         add_placement(state, &mut coding, *index, *node)?;
     }
-    let committed_at = state.counters()?.time;
+    let (committed_at, ledger_entries) = (state.counters()?.time, state.counters()?.ledger.entries);
     state.write(Change::NameBundle(coded.bundle, number));
     state.write(Change::NameCoding(coded.coding, number));
     state.write(Change::PutBundle(BundleRecord {
@@ -138,9 +180,11 @@ fn enter<F: Facts>(
         payload_bytes: coded.payload_bytes,
         codings: vec![coding],
         recoding: None,
-        keys,
+        keys: history.keys,
         uploader: reservation.uploader,
         committed_at,
+        ledger_entries,
+        externals: history.externals,
     }));
     // What has no receipt yet may still come: the reservation lives on for it.
     reservation.assignments.retain(|assignment| !counted.contains(assignment));

@@ -14,6 +14,40 @@ use crate::state::{FeedRecord, WithdrawnRecord};
 
 /// Carries out an act and records it.
 pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<Verdict<()>, F::Error> {
+    let counters = state.counters()?;
+    if counters.rebuilding {
+        return Ok(Err(RejectReason::Rebuilding));
+    }
+    match carry_out(state, act)? {
+        Ok(Effect::None) => return Ok(Ok(())),
+        Ok(Effect::Some) => {}
+        Err(reason) => return Ok(Err(reason)),
+    }
+    append(
+        state,
+        LedgerEntry {
+            position: counters.ledger.entries,
+            previous: counters.ledger.digest,
+            at: counters.time,
+            act: act.clone(),
+        },
+    );
+    Ok(Ok(()))
+}
+
+/// Whether there was anything to do.
+pub(super) enum Effect {
+    /// It was so before: nothing is to be recorded.
+    None,
+    /// It is so from here on.
+    Some,
+}
+
+/// Carries out an act without recording it.
+pub(super) fn carry_out<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    act: &LedgerAct,
+) -> Result<Verdict<Effect>, F::Error> {
     match act {
         LedgerAct::UseToken { token, .. } => {
             if state.is_token_used(*token)? {
@@ -23,7 +57,7 @@ pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> R
         }
         LedgerAct::Withdraw { key, .. } => {
             if state.is_withdrawn(*key)? {
-                return Ok(Ok(()));
+                return Ok(Ok(Effect::None));
             }
             withdraw(state, *key)?;
         }
@@ -40,22 +74,14 @@ pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> R
         | LedgerAct::AddOperator { .. }
         | LedgerAct::RemoveOperator { .. } => {}
     }
-    append(state, act)?;
-    Ok(Ok(()))
+    Ok(Ok(Effect::Some))
 }
 
-fn append<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<(), F::Error> {
-    let counters = state.counters()?;
-    let entry = LedgerEntry {
-        position: counters.ledger.entries,
-        previous: counters.ledger.digest,
-        at: counters.time,
-        act: act.clone(),
-    };
+/// Appends an entry that follows on the last one.
+pub(super) fn append<F: Facts>(state: &mut Overlay<'_, F>, entry: LedgerEntry) {
     state.counters_mut().ledger =
-        LedgerHead { entries: counters.ledger.entries.saturating_add(1), digest: entry.digest() };
+        LedgerHead { entries: entry.position.saturating_add(1), digest: entry.digest() };
     state.write(Change::PutLedger(entry));
-    Ok(())
 }
 
 /// Hides a key: lookups find it no more, and later commits do not bring it back. Its places are kept for the day when

@@ -67,30 +67,75 @@ pub(super) fn join<F: Facts>(
     let Some(next) = number.0.checked_add(1) else {
         return Ok(Err(RejectReason::Malformed("the archive's node numbers are used up".into())));
     };
-    let use_token = LedgerAct::UseToken { token, node: joining.id.into() };
+    let use_token = LedgerAct::UseToken {
+        token,
+        node: joining.id.into(),
+        operator: joining.operator.into(),
+        failure_domain: joining.vouched.then(|| joining.failure_domain.into()),
+    };
     if let Err(reason) = govern::govern(state, &use_token)? {
         return Ok(Err(reason));
     }
     state.counters_mut().next_node = next;
     state.write(Change::NameNode(joining.id, number));
     state.write(Change::PutNode(NodeRecord {
-        number,
-        id: joining.id,
         operator: joining.operator.into(),
         failure_domain: joining.failure_domain.into(),
         vouched: joining.vouched,
-        declared_since: now,
         site: joining.seen_at.map(|seen_at| site(seen_at, now)).unwrap_or_default(),
         address: joining.address.into(),
         quota_bytes: joining.quota_bytes,
+        ..unheard(number, joining.id, now)
+    }));
+    Ok(Ok(()))
+}
+
+/// Enters a node that the ledger says was admitted `at`, as its token said it was: what it says of itself follows when it
+/// is heard, where it is in its life is forgotten. One that is known stays as it is.
+pub(super) fn restore<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    id: NodeId,
+    (operator, failure_domain): (&str, Option<&str>),
+    at: Timestamp,
+) -> Result<(), F::Error> {
+    let number = NodeNumber(state.counters()?.next_node);
+    let Some(next) = number.0.checked_add(1) else { return Ok(()) };
+    if state.node_number(id)?.is_some() {
+        return Ok(());
+    }
+    // As if heard at this moment: before it can be, it must not count as lost.
+    let now = state.counters()?.time;
+    state.counters_mut().next_node = next;
+    state.write(Change::NameNode(id, number));
+    state.write(Change::PutNode(NodeRecord {
+        operator: operator.into(),
+        failure_domain: failure_domain.unwrap_or_default().into(),
+        vouched: failure_domain.is_some(),
+        joined_at: at,
+        ..unheard(number, id, now)
+    }));
+    Ok(())
+}
+
+/// An active node of which nothing else is known.
+fn unheard(number: NodeNumber, id: NodeId, now: Timestamp) -> NodeRecord {
+    NodeRecord {
+        number,
+        id,
+        operator: String::new(),
+        failure_domain: String::new(),
+        vouched: false,
+        declared_since: now,
+        site: NodeSite::default(),
+        address: String::new(),
+        quota_bytes: 0,
         assigned_bytes: 0,
         shards: 0,
         state: NodeState::Active,
         joined_at: now,
         last_seen: now,
         availability: Availability::UNKNOWN,
-    }));
-    Ok(Ok(()))
+    }
 }
 
 /// Moves a node to another state, if its life allows it.

@@ -70,6 +70,20 @@ pub(super) fn reveal<F: Facts>(
     Ok(Revealed { visible: state.counters()?.visible_keys - visible_before, held })
 }
 
+/// Which of `externals` are neither visible nor recorded yet; sorted.
+pub(super) fn unsatisfied<F: Facts>(
+    state: &Overlay<'_, F>,
+    externals: &[ObjectKey],
+) -> Result<Vec<ObjectKey>, F::Error> {
+    let mut found = BTreeSet::new();
+    for key in externals {
+        if !state.is_satisfied(*key)? {
+            found.insert(*key);
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
 /// Makes a withdrawn key visible again, if a record of it can be read.
 pub(super) fn reinstate<F: Facts>(
     state: &mut Overlay<'_, F>,

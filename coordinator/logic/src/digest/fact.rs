@@ -199,6 +199,8 @@ fn bundle(record: &BundleRecord) -> Fact {
         keys,
         uploader,
         committed_at,
+        ledger_entries,
+        externals,
     } = record;
     let fact = Fact::new("bundle")
         .number(number.0)
@@ -207,7 +209,10 @@ fn bundle(record: &BundleRecord) -> Fact {
         .number(*payload_bytes)
         .number(*keys)
         .bytes(uploader.as_bytes())
-        .number(committed_at.as_millis());
+        .number(committed_at.as_millis())
+        .number(*ledger_entries)
+        .number(externals.len() as u64);
+    let fact = externals.iter().fold(fact, |fact, key| fact.bytes(&key.to_bytes()));
     let fact = codings.iter().fold(fact.number(codings.len() as u64), coding);
     match recoding {
         None => fact.number(0_u8),
@@ -304,6 +309,7 @@ fn counters(record: &Counters) -> Fact {
         ledger,
         time,
         feature_level,
+        rebuilding,
     } = record;
     Fact::new("counters")
         .number(*next_bundle)
@@ -319,4 +325,5 @@ fn counters(record: &Counters) -> Fact {
         .head(*ledger)
         .number(time.as_millis())
         .number(*feature_level)
+        .number(*rebuilding)
 }

@@ -82,6 +82,8 @@ fn bundle(number: u32, id: u8) -> BundleRecord {
         keys: 6,
         uploader: PublicKey::from_bytes([7; 32]),
         committed_at: Timestamp::from_millis(8),
+        ledger_entries: 9,
+        externals: vec![key(10)],
     }
 }
 
@@ -323,6 +325,7 @@ fn ledger_policy_and_counters_are_covered() {
         Counters { ledger: head(1), ..Counters::default() },
         Counters { time: Timestamp::from_millis(1), ..Counters::default() },
         Counters { feature_level: 1, ..Counters::default() },
+        Counters { rebuilding: true, ..Counters::default() },
     ];
     all_differ(&[], counters.into_iter().map(|counters| vec![Change::PutCounters(counters)]).collect());
 }
@@ -376,8 +379,8 @@ fn the_digest_of_a_small_state_is_pinned() {
         [content, governance, rest].map(|digest| digest.to_string()),
         [
             "af017fd87e09590e25ab3d8a3c6c941c9a630046ba513f7b1cc4abb82100868b",
-            "4267bf3a65b201403cf68893b2913c82ce867cdf334b6e3c6210766e820a603e",
-            "daa226d61b363c9f9f3167a2396ea86f15b8b5378ec32f250b20338e7d51f425",
+            "48d8762b2b62bc93d4c89b504781dac2d53d5d8ed42cc5ae146c1d89e9f4349d",
+            "42836129511e6a51dfd96be4808c4e66e6bbecd5d7db285c31daed0acc641058",
         ]
         .map(String::from),
         "replicas of different versions would no longer agree"

@@ -17,8 +17,12 @@ use crate::shared::{Shared, disk, malformed};
 /// An order ends after this: a node that was away does not act on old ones.
 const DELETE_WITHIN: Duration = Duration::from_secs(60);
 
-/// Starts deletions. Each goes on by itself.
+/// Starts deletions. Each goes on by itself. While the archive is rebuilt there are none: what is in no book may be all that
+/// there is.
 pub(super) fn order(shared: &Arc<Shared>, deletions: &[Deletion]) {
+    if shared.is_rebuilding().unwrap_or(true) {
+        return;
+    }
     for deletion in deletions.iter().copied() {
         shared.soft().orders.begin_trash(deletion.copy, shared.environment.now().after(DELETE_WITHIN));
         let shared = shared.clone();

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use firn_base::{ObjectKey, PublicKey};
+use firn_base::{ByteCount, ObjectKey, PublicKey};
 use firn_coordinator::{ask_control, ask_ledger};
 use firn_nix_format::{PublisherKey, StorePath};
-use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PublisherEntry};
+use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PublisherEntry, StateDigests};
 
 use super::Failure;
 use super::arguments::{Action, IdentityAction, NodeAction, PathAction, PublisherAction, TokenAction};
@@ -32,6 +32,34 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
         Action::Publisher(action) => publisher(action, directory, json).await,
         Action::Uploader(action) => identity(action, directory, json, Right::Upload).await,
         Action::Operator(action) => identity(action, directory, json, Right::Operate).await,
+        Action::Snapshot { to } => {
+            // The coordinator has a working directory of its own.
+            let to = std::path::absolute(to)?;
+            let to = to.to_str().ok_or("the file's name must be text")?.to_owned();
+            match ask_control(directory, &AdminRequest::Snapshot { to }).await? {
+                AdminReply::SnapshotWritten { bytes } => println!("written: {}", ByteCount(bytes)),
+                _ => return Err("the coordinator's answer does not fit".into()),
+            }
+            Ok(())
+        }
+        Action::Digest => {
+            let AdminReply::Digests(digests) = ask_control(directory, &AdminRequest::Digests).await? else {
+                return Err("the coordinator's answer does not fit".into());
+            };
+            let StateDigests { applied, content, governance, rest } = digests;
+            let parts = [("content", content), ("governance", governance), ("rest", rest)]
+                .map(|(part, digest)| (part, digest.to_string()));
+            if json {
+                let mut printed = serde_json::json!({ "applied": applied });
+                parts.iter().for_each(|(part, digest)| printed[*part] = digest.as_str().into());
+                println!("{printed}");
+            } else {
+                parts.iter().for_each(|(part, digest)| println!("{part:<10}  {digest}"));
+                println!("applied     {applied}");
+            }
+            Ok(())
+        }
+        Action::Rebuild(_) => Err("a rebuild is run, not administered".into()),
         Action::Path(PathAction::Withdraw { path, reason, dry_run }) => {
             let parsed: StorePath = path.parse()?;
             if *dry_run {

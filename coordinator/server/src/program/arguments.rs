@@ -163,6 +163,50 @@ pub(crate) enum Action {
     Roster(RosterAction),
     /// Print the ledger: everything that was decided about who may do what
     Log,
+    /// Print digests of this coordinator's state: those of content and governance are the same again after a rebuild
+    Digest,
+    /// Begin again with new coordinators after all were lost: nodes show their shards and ledgers
+    ///
+    /// Runs as the first of the new coordinators, on an empty --data-dir; options of running (--listen, --advertise,
+    /// --http, --peer) stand before the command. The others are started with --peer alone.
+    #[command(args_conflicts_with_subcommands = true)]
+    Rebuild(RebuildArguments),
+    /// Write a signed backup of this coordinator's state, to be kept elsewhere
+    Snapshot {
+        /// A file that does not exist, or a directory
+        #[arg(long, value_name = "FILE|DIR")]
+        to: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArguments {
+    /// The archive key: signs the roster of the new coordinators
+    #[arg(long, value_name = "FILE")]
+    pub(crate) archive_key: Option<PathBuf>,
+    /// The newest descriptor at hand, as every node and gateway keeps it (`archive` in a node's data directory); once for
+    /// each of several
+    #[arg(long, value_name = "FILE")]
+    pub(crate) archive: Vec<PathBuf>,
+    /// Begin with the state of this backup; what is newer comes from the nodes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot: Option<PathBuf>,
+    /// The generation of the new roster, where a later one than that of --archive may have been in force
+    #[arg(long, value_name = "N")]
+    pub(crate) generation: Option<u64>,
+    /// Nodes are listened to until they have shown nothing new for so long, or until `rebuild finish`
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
+    pub(crate) quiet: Duration,
+    #[command(subcommand)]
+    pub(crate) action: Option<RebuildAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RebuildAction {
+    /// Print how far the rebuild has come, and what did not come back
+    Status,
+    /// Listen no longer: restore what was shown. Once more: wait for no more inventories
+    Finish,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,11 +3,13 @@
 mod administration;
 mod arguments;
 mod coordinators;
+mod rebuild;
 mod resync;
 mod running;
 
 pub(crate) use administration::administer;
 pub(crate) use arguments::{Action, Cli};
+pub(crate) use rebuild::rebuild;
 pub(crate) use resync::resync;
 pub(crate) use running::{print_id, run};
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use firn_base::NodeId;
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, Resync, Timing, ask_back,
-    ask_peers, bind_http, found_archive, read_address_table, serve_control, serve_http,
+    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, RebuildOptions, Resync,
+    Timing, ask_back, ask_peers, bind_http, found_archive, read_address_table, serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -16,6 +16,7 @@ use firn_wire::Descriptor;
 
 use super::Failure;
 use super::arguments::RunOptions;
+use super::rebuild::Beginning;
 
 /// The port that a coordinator listens on if it is not told another.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4433);
@@ -36,7 +37,11 @@ pub(crate) fn print_id(directory: &Path) -> Result<(), Failure> {
 }
 
 /// Runs until the process is asked to stop, or a part of it fails.
-pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Failure> {
+pub(crate) async fn run(
+    options: &RunOptions,
+    directory: &Path,
+    beginning: Option<&Beginning>,
+) -> Result<(), Failure> {
     let address_table = match &options.address_table {
         Some(file) => Some(read_address_table(file)?),
         None => None,
@@ -66,6 +71,10 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
             home.note_admitted(joined.named_since.unwrap_or(0))?;
             joined
         }
+        Some(descriptor) if let Some(beginning) = beginning => {
+            beginning.check_begun(&descriptor)?;
+            Joined { descriptor, named_since: None }
+        }
         Some(descriptor) => Joined {
             descriptor,
             named_since: match resync {
@@ -73,6 +82,12 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
                 _ => None,
             },
         },
+        None if let Some(beginning) = beginning => {
+            let own = Peer { id: home.identity().node_id(), address: advertised(options, &endpoint)? };
+            let descriptor = beginning.descriptor(&own, &options.peer, environment.now())?;
+            home.keep_descriptor(&descriptor)?;
+            Joined { descriptor, named_since: None }
+        }
         None if options.bootstrap => {
             let address = advertised(options, &endpoint)?;
             let own = Peer { id: home.identity().node_id(), address };
@@ -93,6 +108,11 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         Ok(Arc::new(RocksDb::open(&home.join(name), kind)?))
     };
     let (log, state) = (open(StoreKind::Log, "log")?, open(StoreKind::State, "state")?);
+    let mut rebuild = RebuildOptions::default();
+    if let Some(beginning) = beginning {
+        beginning.begin(&log, &state, (home.identity().node_id(), &joined.descriptor), &environment).await?;
+        rebuild = beginning.options();
+    }
     home.note_log()?;
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity: home.identity().clone(),
@@ -108,6 +128,7 @@ pub(crate) async fn run(options: &RunOptions, directory: &Path) -> Result<(), Fa
         recode_after: options.recode_after,
         address_table,
         filters: FilterOptions::in_directory(home.join("filters")),
+        rebuild,
         environment,
     })
     .await?;

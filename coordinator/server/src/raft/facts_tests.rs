@@ -166,6 +166,8 @@ impl Chance {
             keys: 5,
             uploader: PublicKey::from_bytes([1; 32]),
             committed_at: Timestamp::from_millis(6),
+            ledger_entries: 7,
+            externals: Vec::new(),
         }
     }
 

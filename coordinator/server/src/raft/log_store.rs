@@ -106,6 +106,19 @@ pub(super) fn last_entry(log: &dyn KeyValue) -> Result<Option<LogEntry>, Storage
     log.last(Table::Log, &KeyRange::all())?.map(|(_, value)| read(&value)).transpose()
 }
 
+/// Whether `log` holds entries, or held some.
+pub(crate) fn has_log(log: &dyn KeyValue) -> Result<bool, StorageError> {
+    Ok(read_meta::<LogId>(log, PURGED)?.is_some() || log.last(Table::Log, &KeyRange::all())?.is_some())
+}
+
+/// Makes an empty log begin behind `behind`, with `vote`.
+pub(super) fn begin_log(log: &dyn KeyValue, behind: LogId, vote: Vote) -> Result<(), StorageError> {
+    let mut batch = Batch::new();
+    batch.put(Table::LogMeta, PURGED, encode_as(LOG_VERSION, &behind));
+    batch.put(Table::LogMeta, VOTE, encode_as(LOG_VERSION, &vote));
+    log.write(batch, Durability::Synced)
+}
+
 fn key_range(range: &impl RangeBounds<u64>) -> KeyRange {
     let from = match range.start_bound() {
         Bound::Included(index) => *index,

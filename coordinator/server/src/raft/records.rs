@@ -48,6 +48,7 @@ impl Record for Counters {
             .raw(self.ledger.digest.as_bytes())
             .u64(self.time.as_millis())
             .u16(self.feature_level)
+            .flag(self.rebuilding)
             .finish()
     }
 
@@ -67,6 +68,7 @@ impl Record for Counters {
             ledger: LedgerHead { entries: reader.u64()?, digest: Digest::from_bytes(reader.array()?) },
             time: Timestamp::from_millis(reader.u64()?),
             feature_level: reader.u16()?,
+            rebuilding: reader.flag()?,
         };
         reader.finish()?;
         Ok(counters)
@@ -256,6 +258,8 @@ impl Record for BundleRecord {
             .u64(self.keys)
             .raw(self.uploader.as_bytes())
             .u64(self.committed_at.as_millis())
+            .u64(self.ledger_entries)
+            .list(&self.externals, |writer, key| writer.raw(&key.to_bytes()))
             .blob(&self.content_header)
             .list(&self.codings, write_coding);
         match self.recoding {
@@ -275,6 +279,8 @@ impl Record for BundleRecord {
             keys: reader.u64()?,
             uploader: PublicKey::from_bytes(reader.array()?),
             committed_at: Timestamp::from_millis(reader.u64()?),
+            ledger_entries: reader.u64()?,
+            externals: reader.list(firn_base::KEY_BYTES, keys::read_key)?,
             content_header: reader.blob()?.to_vec(),
             codings: reader.list(CODING_BYTES_MIN, read_coding)?,
             recoding: match version {

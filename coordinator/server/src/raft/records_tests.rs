@@ -28,6 +28,7 @@ fn counters() -> Counters {
         ledger: LedgerHead { entries: 10, digest: Digest::from_bytes([11; 32]) },
         time: Timestamp::from_millis(12),
         feature_level: 14,
+        rebuilding: true,
     }
 }
 
@@ -78,6 +79,8 @@ fn bundle() -> BundleRecord {
         keys: 9,
         uploader: PublicKey::from_bytes([6; 32]),
         committed_at: Timestamp::from_millis(7),
+        ledger_entries: 8,
+        externals: vec![key(9)],
     }
 }
 
@@ -160,6 +163,8 @@ fn the_bytes_of_all_records_are_pinned() {
         act: LedgerAct::UseToken {
             token: TokenId::from_bytes([4; 32]),
             node: PublicKey::from_bytes([5; 32]),
+            operator: "ada".into(),
+            failure_domain: Some("attic".into()),
         },
     };
     check(&mut lines, "ledger", &entry);

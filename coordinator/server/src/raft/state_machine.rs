@@ -158,7 +158,10 @@ fn write_membership(batch: &mut Batch, membership: &StoredMembership) {
 }
 
 /// Applies `entries` in one batch.
-fn apply_entries(machine: &StateMachine, entries: &[LogEntry]) -> Result<Vec<CommandOutcome>, StorageError> {
+pub(super) fn apply_entries(
+    machine: &StateMachine,
+    entries: &[LogEntry],
+) -> Result<Vec<CommandOutcome>, StorageError> {
     let state = &machine.state;
     let facts = StateFacts::new(Arc::clone(state) as Arc<dyn Read>);
     let mut overlay = Overlay::new(&facts)?;

@@ -15,7 +15,7 @@ use crate::shared::{Shared, disk, malformed};
 
 /// Whether only the leader can carry it out.
 pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
-    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger { .. })
+    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger { .. } | AdminRequest::Digests)
 }
 
 /// Whether it can be carried out while nobody leads, if not as well.
@@ -61,11 +61,38 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
         AdminRequest::ChangeMember(change) => members::change(shared, &change).await,
         AdminRequest::DraftRoster => Ok(AdminReply::RosterDraft(members::draft(shared))),
         AdminRequest::AdoptRoster(descriptor) => members::adopt(shared, descriptor).await,
+        AdminRequest::Digests => {
+            let digests = shared.consensus.late_digests().pop();
+            let none = || RefusedRequest::new(RefusalKind::Unavailable, "this coordinator has no state yet");
+            Ok(AdminReply::Digests(digests.ok_or_else(none)?))
+        }
+        AdminRequest::RebuildProgress => Ok(AdminReply::Rebuild(shared.rebuild.progress(&shared.facts()?)?)),
+        AdminRequest::FinishRebuild => match shared.rebuild.finish() {
+            true => Ok(AdminReply::Done),
+            false => Err(malformed(firn_wire::RejectReason::NotRebuilding.to_string())),
+        },
+        AdminRequest::Snapshot { .. } => {
+            Err(malformed("a snapshot is written where its coordinator runs: use that one's own socket"))
+        }
         AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
         AdminRequest::Ledger { from } => {
             let page = shared.facts()?.ledger_from(from, LEDGER_PAGE);
             Ok(AdminReply::Ledger(page.map_err(|error| disk(&error))?))
         }
+    }
+}
+
+/// Writes a backup of this coordinator's state to a file of this machine.
+pub(super) async fn snapshot(shared: &Shared, to: &str) -> Result<AdminReply, RefusedRequest> {
+    let (state, to) = (shared.consensus.state(), std::path::PathBuf::from(to));
+    let identity = shared.identity.clone();
+    let (descriptor, taken_at) = (shared.standing.in_force().descriptor.clone(), shared.environment.now());
+    let written = shared
+        .environment
+        .blocking(move || crate::snapshot_file::write(&*state, &to, &descriptor, &identity, taken_at));
+    match written.await {
+        Ok(bytes) => Ok(AdminReply::SnapshotWritten { bytes }),
+        Err(error) => Err(RefusedRequest::new(RefusalKind::Disk, error.to_string())),
     }
 }
 

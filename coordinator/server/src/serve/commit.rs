@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use firn_base::{ObjectKey, PublicKey, ReservationId};
-use firn_bundle::{BundleRole, ContentHeader, Manifest, Record, RecordBody};
+use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, plan_commit,
 };
@@ -97,7 +97,8 @@ fn receipts(
     expected.check_all(receipts).map_err(|error| malformed(error.to_string()))
 }
 
-fn publishers(governance: &LedgerState) -> Vec<PublisherKey> {
+/// The keys that paths may be signed with, the most preferred first.
+pub(crate) fn accepted_publishers(governance: &LedgerState) -> Vec<PublisherKey> {
     let ranked = governance.publishers_by_rank();
     ranked
         .into_iter()
@@ -111,7 +112,7 @@ fn check_uploads(
     uploads: Vec<Upload>,
     governance: &LedgerState,
 ) -> Result<Vec<CheckedBundle>, RefusedRequest> {
-    let publishers = &publishers(governance);
+    let publishers = &accepted_publishers(governance);
     let mut checked = Vec::with_capacity(uploads.len());
     let mut manifests: Vec<Manifest> = Vec::with_capacity(uploads.len());
     for (reservation, receipts, manifest) in uploads {
@@ -130,29 +131,33 @@ fn check_uploads(
                     name_of(record)
                 )));
             }
-            let references = match &record.body {
-                RecordBody::Blob(_) => Vec::new(),
-                RecordBody::StorePath(info) => {
-                    if accepted_by(info, publishers).is_none() {
-                        return Err(not_allowed(format!(
-                            "{} has no valid signature of a publisher that this archive accepts",
-                            info.store_path
-                        )));
-                    }
-                    info.references.iter().map(|path| ObjectKey::store_path(*path.hash())).collect()
-                }
-            };
-            records.push(RecordSummary {
-                key: record.key,
-                block: located.block,
-                entry: located.entry,
-                references,
-            });
+            records.push(check_record(&located, publishers)?);
         }
         checked.push(CheckedBundle { reservation: reservation.id, receipts, records });
         manifests.push(manifest);
     }
     Ok(checked)
+}
+
+/// What counts of a record; refused where it is a store path that none of `publishers` signed.
+pub(crate) fn check_record(
+    located: &LocatedRecord,
+    publishers: &[PublisherKey],
+) -> Result<RecordSummary, RefusedRequest> {
+    let references = match &located.record.body {
+        RecordBody::Blob(_) => Vec::new(),
+        RecordBody::StorePath(info) => {
+            if accepted_by(info, publishers).is_none() {
+                return Err(not_allowed(format!(
+                    "{} has no valid signature of a publisher that this archive accepts",
+                    info.store_path
+                )));
+            }
+            info.references.iter().map(|path| ObjectKey::store_path(*path.hash())).collect()
+        }
+    };
+    let (block, entry) = (located.block, located.entry);
+    Ok(RecordSummary { key: located.record.key, block, entry, references })
 }
 
 fn name_of(record: &Record) -> String {

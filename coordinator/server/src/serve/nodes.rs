@@ -23,6 +23,12 @@ pub(super) async fn join(shared: &Shared, asker: Asker, request: JoinRequest) ->
     check_address(&request.status.address)?;
     let node = NodeId::from(asker.key);
     let known = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
+    if known.is_none() && shared.rebuild.is_listening() {
+        return Err(RefusedRequest::new(
+            RefusalKind::Unavailable,
+            firn_wire::RejectReason::Rebuilding.to_string(),
+        ));
+    }
     let (operator, failure_domain, vouched, token) = match (&known, &request.token) {
         // Renewed at every start: addresses, domains and quotas change.
         (Some(known), _) => (known.operator.clone(), request.failure_domain, false, None),
@@ -88,6 +94,10 @@ pub(super) fn heartbeat(
     let ledger_entries = facts.counters().map_err(|error| disk(&error))?.ledger.entries;
     let leads = shared.consensus.is_leader();
     let mut inventory_wanted = false;
+    if let Some(connection) = connection.filter(|_| shared.rebuild.is_listening() && record.is_none()) {
+        // Whose nodes there are is only known when some of them have shown the ledger.
+        shared.links.keep(connection);
+    }
     if let Some(record) = &record {
         check_address(&status.address)?;
         if let Some(connection) = connection {
@@ -105,7 +115,8 @@ pub(super) fn heartbeat(
         if heard.came_online {
             tracing::info!(node = %record.id.short(), domain = record.failure_domain, "node is online");
         }
-        inventory_wanted = heard.inventory_wanted && leads && record.is_member();
+        inventory_wanted =
+            heard.inventory_wanted && leads && record.is_member() && !shared.rebuild.holds_inventories();
     }
     Ok(CoordinatorReply::Heartbeat(HeartbeatReply {
         now: shared.environment.now(),

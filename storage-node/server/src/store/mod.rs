@@ -1,5 +1,6 @@
 //! Shards on disk: [`ShardStore`] over a [`Disk`], which is a real directory or a simulated one.
 
+mod codings;
 mod disk;
 mod files;
 mod memory;

@@ -1,0 +1,173 @@
+//! A rebuild that is under way: what nodes have shown so far, and how far it has come.
+//!
+//! Owns: the soft state of a rebuild on the coordinator that leads it. Always holds: it is lost with the process, for nodes
+//! show everything again; what was restored is in the committed state. Leaves to others: what is believed
+//! (`coordinator/logic`), asking nodes and restoring (`driver`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use firn_base::{ArchiveId, BundleId, NodeId, Timestamp};
+use firn_coordinator_logic::{Evidence, Facts};
+use firn_wire::{RebuildProgress, RebuildStage, RefusedRequest, Unrestored, VerifiedRoster};
+
+use crate::raft::StateFacts;
+use crate::shared::disk;
+
+/// Volunteers need a while to tell their nodes of the new coordinators.
+const QUIET_DEFAULT: Duration = Duration::from_secs(3600);
+
+/// Bundles and nodes of which a report tells one by one.
+const TOLD_MAX: usize = 100;
+
+/// What whoever rebuilds an archive has at hand.
+#[derive(Debug, Clone)]
+pub struct RebuildOptions {
+    /// Rosters that were in force before.
+    pub rosters: Vec<VerifiedRoster>,
+    /// Listening ends once nodes have shown nothing new for so long.
+    pub quiet: Duration,
+}
+
+impl Default for RebuildOptions {
+    /// Nothing, and an hour.
+    fn default() -> Self {
+        Self { rosters: Vec::new(), quiet: QUIET_DEFAULT }
+    }
+}
+
+/// The rebuild that this coordinator leads, if any.
+#[derive(Debug)]
+pub(crate) struct Rebuild {
+    options: RebuildOptions,
+    under_way: Mutex<Option<UnderWay>>,
+    ended: Mutex<Option<RebuildProgress>>,
+}
+
+/// A rebuild that is under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    pub(crate) evidence: Evidence,
+    pub(crate) stage: RebuildStage,
+    /// Its operator waits no longer.
+    pub(crate) finish: bool,
+    /// By which connection each node was asked last.
+    pub(crate) asked: BTreeMap<NodeId, usize>,
+    pub(crate) asking: BTreeSet<NodeId>,
+    /// When something new was shown, or the stage began.
+    pub(crate) news_at: Timestamp,
+    /// Why bundles were not restored.
+    pub(crate) unrestored: BTreeMap<BundleId, String>,
+    /// The believed ledger does not follow on the one that the state began with.
+    pub(crate) ledger_refused: bool,
+}
+
+impl UnderWay {
+    /// Goes over to a stage.
+    pub(crate) fn enter(&mut self, stage: RebuildStage, now: Timestamp) {
+        tracing::info!(%stage, "the rebuild goes on");
+        (self.stage, self.news_at, self.finish) = (stage, now, false);
+    }
+
+    /// Whether nothing new has come for `quiet`.
+    pub(crate) fn is_quiet(&self, quiet: Duration, now: Timestamp) -> bool {
+        now.since(self.news_at) >= quiet
+    }
+}
+
+impl Rebuild {
+    pub(crate) const fn new(options: RebuildOptions) -> Self {
+        Self { options, under_way: Mutex::new(None), ended: Mutex::new(None) }
+    }
+
+    /// Listening ends once nodes have shown nothing new for so long.
+    pub(crate) const fn quiet(&self) -> Duration {
+        self.options.quiet
+    }
+
+    /// Looks at the rebuild that is under way, beginning it if need be.
+    pub(crate) fn with<T>(
+        &self,
+        (archive, roster): (ArchiveId, &VerifiedRoster),
+        now: Timestamp,
+        look: impl FnOnce(&mut UnderWay) -> T,
+    ) -> T {
+        let mut slot = self.lock();
+        let under_way = slot.get_or_insert_with(|| {
+            let rosters = self.options.rosters.iter().chain(std::iter::once(roster)).cloned();
+            UnderWay {
+                evidence: Evidence::new(rosters, archive),
+                stage: RebuildStage::Listening,
+                finish: false,
+                asked: BTreeMap::new(),
+                asking: BTreeSet::new(),
+                news_at: now,
+                unrestored: BTreeMap::new(),
+                ledger_refused: false,
+            }
+        });
+        look(under_way)
+    }
+
+    /// Whether nodes are listened to whose names are not known yet.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.lock().as_ref().is_some_and(|under_way| under_way.stage != RebuildStage::Placing)
+    }
+
+    /// Whether inventories come too early: the bundles that they would bring placements of are not all there yet.
+    pub(crate) fn holds_inventories(&self) -> bool {
+        self.is_listening()
+    }
+
+    /// Its operator waits no longer. Says whether one is under way.
+    pub(crate) fn finish(&self) -> bool {
+        self.lock().as_mut().map(|under_way| under_way.finish = true).is_some()
+    }
+
+    /// How far it has come, or what came of the last one.
+    pub(crate) fn progress(&self, facts: &StateFacts) -> Result<Option<RebuildProgress>, RefusedRequest> {
+        let slot = self.lock();
+        match slot.as_ref() {
+            Some(under_way) => report(under_way, facts).map(Some),
+            None => Ok(self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
+
+    /// It has ended, or another coordinator leads it. What came of it is kept for those who ask.
+    pub(crate) fn end(&self, came_of_it: Option<RebuildProgress>) {
+        *self.lock() = None;
+        if came_of_it.is_some() {
+            *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = came_of_it;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<UnderWay>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report(under_way: &UnderWay, facts: &StateFacts) -> Result<RebuildProgress, RefusedRequest> {
+    let counters = facts.counters().map_err(|error| disk(&error))?;
+    let counts = under_way.evidence.counts();
+    let unrestored = under_way.unrestored.iter().take(TOLD_MAX);
+    let refused = under_way.evidence.refused().take(TOLD_MAX);
+    Ok(RebuildProgress {
+        stage: under_way.stage,
+        nodes_shown: counts.nodes,
+        nodes_awaited: counts.awaited,
+        ledger_entries: counts.ledger,
+        ledger_restored: counters.ledger.entries,
+        bundles_seen: counts.certified,
+        bundles_readable: counts.readable,
+        bundles_restored: counters.next_bundle.into(),
+        bundles_uncertified: counts.uncertified,
+        shards_shown: counts.shards,
+        unrestored: unrestored
+            .map(|(bundle, reason)| Unrestored { bundle: bundle.to_string(), reason: reason.clone() })
+            .collect(),
+        refused: refused
+            .map(|(node, times, error)| format!("node {}, {times} times: {error}", node.short()))
+            .collect(),
+    })
+}

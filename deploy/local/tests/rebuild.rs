@@ -1,0 +1,304 @@
+//! Every coordinator's disk is lost: nodes, the archive key and an old descriptor bring the archive back, a liar's forged
+//! ledger and certificates notwithstanding; and the same from an old backup.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use firn_nix_format::PathInfo;
+use firn_transport::{VerifiedLedger, load_identity};
+use firn_wire::{Certificate, Identity, LedgerAct, LedgerHead, Signed, decode, encode};
+use serde_json::Value;
+use support::fetch::{assert_served, get, path_infos};
+use support::fleet::{Fleet, NODES, text};
+use support::{Ended, Running, command, demo_cache, demo_key, finish, run, tcp_port, udp_ports, wait_for};
+
+/// Ports are taken by those who look first, and those of the dead are taken again: one test at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The coordinators of after: one that began, and one that was started with --peer alone.
+struct Begun {
+    fleet: Fleet,
+    first: PathBuf,
+    url: String,
+    programs: Vec<Running>,
+}
+
+fn administer(home: &Path, directory: &Path, arguments: &[&str]) -> Ended {
+    finish(command("firn-coordinator", home).args(arguments).arg("--data-dir").arg(directory))
+}
+
+fn digests(home: &Path, directory: &Path) -> (Value, Value) {
+    let printed = administer(home, directory, &["digest", "--json"]).success();
+    let mut digests: Value = serde_json::from_str(&printed).unwrap();
+    (digests["content"].take(), digests["governance"].take())
+}
+
+/// Waits until every node has certificates of all codings of which it holds shards, and the whole ledger.
+fn until_nodes_know(fleet: &Fleet) {
+    let log = fleet.administer(0, &["log", "--json"]).success();
+    let entries = log.lines().count();
+    for number in 0..NODES {
+        let directory = fleet.node(number);
+        wait_for("a node keeps ledger and certificates", || {
+            let bytes = std::fs::read(directory.join("ledger")).ok()?;
+            let ledger = VerifiedLedger::from_own_bytes(&bytes)?;
+            let kept = certificates(&directory).into_iter().map(|(_, certificates)| certificates.len());
+            let codings: std::collections::BTreeSet<String> = std::fs::read_dir(directory.join("shards"))
+                .ok()?
+                .flatten()
+                .filter(|entry| entry.file_name().len() == 2)
+                .flat_map(|entry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten())
+                .filter_map(|file| Some(file.file_name().to_str()?.split('.').next()?.to_owned()))
+                .collect();
+            (ledger.entries.len() == entries && kept.sum::<usize>() == codings.len()).then_some(())
+        });
+    }
+}
+
+type Kept = Vec<Vec<Signed<Certificate>>>;
+
+/// The files of certificates in a node's directory.
+fn certificates(node: &Path) -> Vec<(PathBuf, Kept)> {
+    let files = std::fs::read_dir(node.join("certificates")).into_iter().flatten().flatten();
+    let files = files.filter(|file| file.file_name().len() == 2);
+    files.filter_map(|file| Some((file.path(), decode(&std::fs::read(file.path()).ok()?).ok()?))).collect()
+}
+
+/// Makes a stopped node's ledger one that gives a thief a right, its heads signed by one coordinator whose key leaked.
+fn forge_ledger(node: &Path, leaked: &Identity) {
+    let mut ledger = VerifiedLedger::from_own_bytes(&std::fs::read(node.join("ledger")).unwrap()).unwrap();
+    let thief = Identity::from_seed(&[66; 32]);
+    let last = ledger.entries.last().unwrap().clone();
+    let forged = firn_wire::LedgerEntry {
+        position: last.position + 1,
+        previous: last.digest(),
+        act: LedgerAct::AddUploader { key: thief.public(), name: "thief".into() },
+        ..last
+    };
+    let head = LedgerHead { entries: forged.position + 1, digest: forged.digest() };
+    ledger.entries.push(forged);
+    let archive = archive_of(node);
+    ledger.heads = vec![Signed::seal(leaked, archive, &head), Signed::seal(&thief, archive, &head)];
+    std::fs::write(node.join("ledger"), ledger.to_bytes()).unwrap();
+}
+
+/// Makes a stopped node's certificates ones that say something else, signed by one coordinator and a stranger.
+fn forge_certificates(node: &Path, leaked: &Identity) {
+    let (archive, thief) = (archive_of(node), Identity::from_seed(&[66; 32]));
+    for (file, kept) in certificates(node) {
+        let forged = kept.iter().map(|certificate| {
+            let honest = certificate[0].peek().unwrap();
+            let forged = Certificate { ledger_entries: 0, uploader: thief.public(), ..honest };
+            vec![Signed::seal(leaked, archive, &forged), Signed::seal(&thief, archive, &forged)]
+        });
+        std::fs::write(file, encode(&forged.collect::<Kept>())).unwrap();
+    }
+}
+
+fn archive_of(node: &Path) -> firn_base::ArchiveId {
+    let text = std::fs::read_to_string(node.join("archive")).unwrap();
+    text.parse::<firn_wire::Descriptor>().unwrap().archive
+}
+
+fn withdraw(fleet: &Fleet, info: &PathInfo) {
+    let path = info.store_path.to_string();
+    fleet.administer(1, &["path", "withdraw", &path, "--reason", "asked by its author"]).success();
+}
+
+/// A path that nothing else refers to, so that it may go.
+fn leaf(published: &BTreeMap<String, PathInfo>) -> &PathInfo {
+    let is_referred_to = |info: &PathInfo| {
+        let others = published.values().filter(|other| other.store_path != info.store_path);
+        others.flat_map(|other| &other.references).any(|path| *path == info.store_path)
+    };
+    published.values().find(|info| !is_referred_to(info)).unwrap()
+}
+
+impl Begun {
+    /// Kills everything, takes every coordinator's disk away, and begins again with two coordinators.
+    fn of(mut fleet: Fleet, options: &[&str], tamper: impl FnOnce(&Fleet)) -> Self {
+        let kept = fleet.home().join("kept");
+        std::fs::create_dir(&kept).unwrap();
+        std::fs::copy(fleet.coordinator(0).join("archive.key"), kept.join("archive.key")).unwrap();
+        for program in fleet.nodes.iter_mut().chain(&mut fleet.coordinators) {
+            program.take().unwrap().kill();
+        }
+        tamper(&fleet);
+        std::fs::copy(fleet.node(0).join("archive"), kept.join("archive")).unwrap();
+        for number in 0..fleet.ids.len() {
+            std::fs::remove_dir_all(fleet.coordinator(number)).unwrap();
+        }
+        let (ports, http) = (udp_ports(2), tcp_port());
+        let directories: Vec<PathBuf> =
+            (1..=2).map(|number| fleet.home().join(format!("new-{number}"))).collect();
+        let members: Vec<String> = directories
+            .iter()
+            .zip(&ports)
+            .map(|(directory, port)| {
+                let id =
+                    run(fleet.home(), "firn-coordinator", ["id", "--data-dir", text(directory)]).success();
+                format!("{}@127.0.0.1:{port}", id.trim())
+            })
+            .collect();
+        let start = |number: usize, more: &[&str]| {
+            let mut program = command("firn-coordinator", fleet.home());
+            program.arg("--data-dir").arg(&directories[number]).args(["--peer", &members[1 - number]]);
+            program.args(["--listen", &format!("127.0.0.1:{}", ports[number])]).args(more);
+            Running::start(&mut program, &fleet.home().join(format!("new-{number}.log")))
+        };
+        let (key, before) = (kept.join("archive.key"), kept.join("archive"));
+        let address = format!("127.0.0.1:{http}");
+        let mut begin =
+            vec!["--http", &address, "rebuild", "--archive-key", text(&key), "--archive", text(&before)];
+        begin.extend(options);
+        let programs = vec![start(0, &begin), start(1, &[])];
+        let url = format!("http://{address}/archive");
+        wait_for("the new descriptor is there", || {
+            support::fetch::try_get(&url).ok().filter(|answer| answer.status == 200)
+        });
+        let first = directories[0].clone();
+        Self { fleet, first, url, programs }
+    }
+
+    fn start_node(&self, number: usize) -> Running {
+        let mut program = command("firn-storage-node", self.fleet.home());
+        program.arg("--data-dir").arg(self.fleet.node(number)).args([
+            "--archive",
+            &self.url,
+            "--quota",
+            "1GB",
+        ]);
+        program.args(["--listen", &self.fleet.address(support::fleet::COORDINATORS + number)]);
+        program.args(["--failure-domain", &format!("shelf-{number}")]);
+        Running::start(&mut program, &self.fleet.home().join(format!("node-{number}.log")))
+    }
+
+    fn progress(&self) -> Value {
+        let printed = administer(self.fleet.home(), &self.first, &["rebuild", "status", "--json"]);
+        serde_json::from_str(&printed.stdout).unwrap_or_default()
+    }
+
+    /// Starts all nodes, and lets the rebuild end once they have shown everything.
+    fn rebuild(&mut self) -> Value {
+        self.fleet.nodes = (0..NODES).map(|number| Some(self.start_node(number))).collect();
+        wait_for("all nodes have shown what they have", || {
+            (self.progress()["nodes_shown"] == NODES).then_some(())
+        });
+        let shown = self.progress();
+        assert_eq!(shown["stage"], "listening", "{shown}");
+        administer(self.fleet.home(), &self.first, &["rebuild", "finish"]).success();
+        wait_for("the archive is in service", || (self.progress()["stage"] == "ended").then_some(()));
+        self.progress()
+    }
+
+    fn firn(&self, arguments: &[&str]) -> Ended {
+        let mut program = command("firn", self.fleet.home());
+        finish(program.args(["--archive", &self.url]).args(arguments))
+    }
+
+    fn start_gateway(&self) -> (Running, String) {
+        let address = format!("127.0.0.1:{}", tcp_port());
+        let mut program = command("firn", self.fleet.home());
+        program.args(["gateway", "--archive", &self.url, "--listen", &address]);
+        let gateway = Running::start(&mut program, &self.fleet.home().join("gateway-after.log"));
+        let url = format!("http://{address}");
+        wait_for("the gateway is ready", || {
+            support::fetch::try_get(&format!("{url}/readyz")).ok().filter(|answer| answer.status == 200)
+        });
+        (gateway, url)
+    }
+
+    /// Publishes something new, and reads all of it by a gateway, but for what was withdrawn.
+    fn goes_on(&self, published: &BTreeMap<String, PathInfo>, withdrawn: &[&PathInfo]) {
+        self.firn(&["status", "--until", "full"]).success();
+        let cache = support::cache::Cache::new(self.fleet.home().join("new-cache"));
+        cache.add(cache.entry("after", &support::cache::noise(300_000, 9)));
+        administer(self.fleet.home(), &self.first, &["publisher", "add", &cache.publisher()]).success();
+        let key = self.fleet.uploader_key();
+        self.firn(&["publish", text(cache.path()), "--uploader-key", text(&key)]).success();
+        let (_gateway, url) = self.start_gateway();
+        let gone = |hash: &String| withdrawn.iter().any(|info| info.store_path.hash_part() == hash);
+        let left = published.clone().into_iter().filter(|(hash, _)| !gone(hash)).collect();
+        assert_served(&url, &left, &demo_key());
+        assert_served(&url, &path_infos(cache.path()), &cache.publisher());
+        for info in withdrawn {
+            assert_eq!(get(&format!("{url}/{}.narinfo", info.store_path.hash_part())).status, 404);
+        }
+        self.firn(&["verify", "--all"]).success();
+    }
+}
+
+#[test]
+fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let fleet = Fleet::new();
+    fleet.publish();
+    let published = path_infos(&demo_cache().join("cache"));
+    let gone = leaf(&published);
+    withdraw(&fleet, gone);
+    until_nodes_know(&fleet);
+    let before = digests(fleet.home(), &fleet.coordinator(0));
+    let shards = |fleet: &Fleet| -> Vec<u64> {
+        let status = |number| {
+            let node = fleet.node(number);
+            run(fleet.home(), "firn-storage-node", ["status", "--json", "--data-dir", text(&node)]).success()
+        };
+        let parsed = (0..NODES).map(|number| serde_json::from_str::<Value>(&status(number)).unwrap());
+        parsed.map(|status| status["shards"].as_u64().unwrap()).collect()
+    };
+    let held = shards(&fleet);
+    let leaked = load_identity(&fleet.coordinator(2).join("identity.key")).unwrap();
+    let mut begun = Begun::of(fleet, &[], |fleet| {
+        forge_ledger(&fleet.node(1), &leaked);
+        forge_certificates(&fleet.node(2), &leaked);
+    });
+    let progress = begun.rebuild();
+    assert_eq!(progress["unrestored"], Value::Array(vec![]), "{progress}");
+    let refused = progress["refused"].to_string();
+    assert!(refused.contains("signed its ledger"), "{refused}");
+    assert!(refused.contains("certificate that no majority"), "{refused}");
+    assert_eq!(digests(begun.fleet.home(), &begun.first), before);
+    let second = begun.fleet.home().join("new-2");
+    wait_for("the other coordinator has it too", || {
+        (digests(begun.fleet.home(), &second) == before).then_some(())
+    });
+    assert_eq!(shards(&begun.fleet), held, "no node has deleted anything");
+    let uploaders = administer(begun.fleet.home(), &begun.first, &["uploader", "list"]).success();
+    assert!(uploaders.contains("test") && !uploaders.contains("thief"), "{uploaders}");
+    begun.goes_on(&published, &[gone]);
+    begun.programs.iter_mut().for_each(Running::assert_alive);
+}
+
+#[test]
+fn an_old_backup_goes_on_with_what_nodes_have_since_and_deletes_nothing() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let fleet = Fleet::new();
+    let early = support::cache::Cache::new(fleet.home().join("early"));
+    early.add(early.entry("early", &support::cache::noise(200_000, 1)));
+    fleet.administer(0, &["publisher", "add", &early.publisher()]).success();
+    let key = fleet.uploader_key();
+    fleet.firn(&["publish", text(early.path()), "--uploader-key", text(&key)]).success();
+    let backup = fleet.home().join("backup");
+    let written = fleet.administer(0, &["snapshot", "--to", text(&backup)]).success();
+    assert!(written.starts_with("written: "), "{written}");
+    let twice = fleet.administer(0, &["snapshot", "--to", text(&backup)]).failure(1);
+    assert!(twice.contains("is there already"), "{twice}");
+    fleet.publish();
+    let published = path_infos(&demo_cache().join("cache"));
+    let gone = leaf(&published);
+    withdraw(&fleet, gone);
+    until_nodes_know(&fleet);
+    let before = digests(fleet.home(), &fleet.coordinator(0));
+    let mut begun = Begun::of(fleet, &["--snapshot", text(&backup)], |_| {});
+    let progress = begun.rebuild();
+    assert_eq!(
+        (&progress["unrestored"], &progress["refused"]),
+        (&Value::Array(vec![]), &Value::Array(vec![]))
+    );
+    assert_eq!(digests(begun.fleet.home(), &begun.first), before);
+    begun.goes_on(&published, &[gone]);
+}

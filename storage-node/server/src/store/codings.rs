@@ -1,0 +1,43 @@
+//! Which codings have shards here.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use firn_base::{CodingId, ShardIndex};
+
+use super::name::ShardName;
+use super::shard_store::ShardStore;
+
+impl ShardStore {
+    /// Codings of which at least one shard is here.
+    pub(crate) fn codings(&self) -> BTreeSet<CodingId> {
+        self.shelf().shards.keys().map(|name| name.coding).collect()
+    }
+
+    /// Whether a shard of `coding` is here.
+    pub(crate) fn holds_any(&self, coding: CodingId) -> bool {
+        let from = ShardName::new(coding, ShardIndex(0));
+        self.shelf().shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
+    }
+
+    /// Up to `count` codings behind `after`, in order, each with its shards here.
+    pub(crate) fn codings_behind(
+        &self,
+        after: Option<CodingId>,
+        count: usize,
+    ) -> Vec<(CodingId, Vec<ShardIndex>)> {
+        let from = after
+            .map_or(Bound::Unbounded, |coding| Bound::Excluded(ShardName::new(coding, ShardIndex(u8::MAX))));
+        let shelf = self.shelf();
+        let mut codings: Vec<(CodingId, Vec<ShardIndex>)> = Vec::new();
+        for name in shelf.shards.range((from, Bound::Unbounded)).map(|(name, _)| name) {
+            let is_full = codings.len() == count;
+            match codings.last_mut() {
+                Some((coding, indexes)) if *coding == name.coding => indexes.push(name.index),
+                _ if is_full => break,
+                _ => codings.push((name.coding, vec![name.index])),
+            }
+        }
+        codings
+    }
+}
