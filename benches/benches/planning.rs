@@ -331,6 +331,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         max_upload: None,
         leaving: false,
         run: 1,
+        erased_through: 0,
     };
     watch.heard(record.number, status, NOW);
     watch.inventory_page(record.number, Vec::new(), false);

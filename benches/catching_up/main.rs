@@ -25,8 +25,8 @@ use firn_coordinator::storage::{
     Batch, Durability, KeyRange, KeyValue, Read, RocksDb, ScanLimit, StoreKind, Table,
 };
 use firn_coordinator::{
-    Administration, Coordinator, CoordinatorOptions, FilterOptions, Joined, Peer, RECODE_AFTER, Timing,
-    ask_peers, found_archive,
+    Administration, Coordinator, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined, Peer, RECODE_AFTER,
+    Timing, ask_peers, found_archive,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{AdminRequest, DomainRule, Identity, LedgerAct, MemberChange, Policy};
@@ -142,6 +142,7 @@ async fn leader(options: &Options) -> Result<(), Failure> {
         founding: Some(policy),
         timing: TIMING(),
         recode_after: RECODE_AFTER,
+        erase_after: ERASE_AFTER,
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: firn_coordinator::RebuildOptions::default(),
@@ -342,6 +343,7 @@ async fn newcomer(options: &Options, peer: &Peer) -> Result<(), Failure> {
         founding: None,
         timing: TIMING(),
         recode_after: RECODE_AFTER,
+        erase_after: ERASE_AFTER,
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: firn_coordinator::RebuildOptions::default(),

@@ -14,6 +14,7 @@ use crate::commands::node::NodeCommand;
 use crate::commands::path_info::PathInfoOptions;
 use crate::commands::publish::PublishFlags;
 use crate::commands::recover::RecoverOptions;
+use crate::commands::repack::RepackFlags;
 use crate::commands::status::StatusOptions;
 use crate::commands::verify::VerifyOptions;
 
@@ -76,6 +77,8 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// Compare a binary cache with the archive
     Compare(CompareOptions),
+    /// Pack bundles anew that hold purged paths beside others
+    Repack(RepackFlags),
 }
 
 impl Command {
@@ -121,6 +124,7 @@ mod tests {
             "key generate f",
             "key show f",
             "compare /cache",
+            "repack --operator-key k --spool-dir /tmp --dry-run",
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             assert!(parse(&words).is_ok(), "{:?}: {}", words, parse(&words).unwrap_err());

@@ -31,8 +31,9 @@ pub(crate) struct Withdrawals {
 }
 
 impl Withdrawals {
-    /// Looks for ledgers in `places`, beside them and a little below.
-    pub(crate) fn find(places: &[PathBuf]) -> Self {
+    /// Looks for ledgers in `places`, beside them and a little below. Of what was withdrawn only that counts which was
+    /// purged, too, if `only_purged`.
+    pub(crate) fn find(places: &[PathBuf], only_purged: bool) -> Self {
         let mut directories = Vec::new();
         for place in places {
             directories.extend(place.parent().map(Path::to_owned));
@@ -58,14 +59,18 @@ impl Withdrawals {
         }
         // Shards do not say of which archive they are: what any of them has withdrawn is left out.
         for (ledger, path) in newest.into_values() {
-            if !ledger.state.withdrawn.is_empty() {
+            let (keys, what) = match only_purged {
+                true => (ledger.state.purged, "purged"),
+                false => (ledger.state.withdrawn, "withdrawn"),
+            };
+            if !keys.is_empty() {
                 found.notes.push(format!(
-                    "{} paths were withdrawn from the archive, says {}",
-                    ledger.state.withdrawn.len(),
+                    "{} paths were {what} from the archive, says {}",
+                    keys.len(),
                     path.display()
                 ));
             }
-            found.keys.extend(ledger.state.withdrawn);
+            found.keys.extend(keys);
         }
         found
     }

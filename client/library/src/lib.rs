@@ -1,6 +1,6 @@
 //! What clients of an archive share: opening it, and publishing a binary cache into it.
 //!
-//! Owns: [`Archive`], sources, and the pipeline of [`publish()`]: read, check, pack, code, restore, send. Always
+//! Owns: [`Archive`], sources, the pipeline of [`publish()`]: read, check, pack, code, restore, send, and [`repack()`]. Always
 //! holds: nothing is believed that a source says before it was checked; nothing is sent before it was restored;
 //! memory is bounded whatever the size of a NAR; every wait ends.
 //! Leaves to others: decisions (`firn-client-logic`), formats (`firn-bundle`, `firn-nix-format`), connections
@@ -18,6 +18,7 @@ mod pack;
 mod plan;
 mod publish;
 mod publish_options;
+mod repack;
 mod restore;
 mod ship;
 mod source;
@@ -36,6 +37,7 @@ pub use pack::PackError;
 pub use plan::PlanError;
 pub use publish::publish;
 pub use publish_options::{PublishError, PublishOptions, PublishStopped, publisher_endpoint};
+pub use repack::{RepackError, RepackOptions, Repacked, repack};
 pub use restore::RestoreCheckError;
 pub use ship::ShipError;
 pub use source::{Source, SourceError, SourceFile};

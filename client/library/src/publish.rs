@@ -377,7 +377,7 @@ async fn ship(shipping: &Shipping, plan: &Plan, set: BundleSet) -> Shipment {
     let set = Arc::new(set);
     let externals: BTreeSet<ObjectKey> =
         set.objects.iter().flat_map(|object| plan.externals_of(&object.key)).collect();
-    let shipped = shipping.ship(Arc::clone(&set), externals.iter().copied().collect()).await;
+    let shipped = shipping.ship(Arc::clone(&set), externals.iter().copied().collect(), None).await;
     (set, externals, shipped)
 }
 

@@ -22,7 +22,7 @@ const MEMORY_BYTES_PER_CORE: u64 = 40 * MIB;
 
 // Frames of 1 MiB of programs, manuals and scripts: level 3 gives 2.7 % more bytes at 3.6 times the speed, level 9
 // 0.5 % fewer at two thirds (92 MB/s), and xz in front gives 70 MB/s.
-const FRAME_LEVEL: i32 = 6;
+pub(crate) const FRAME_LEVEL: i32 = 6;
 
 /// What to publish, and how.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use firn_client_logic::{
 };
 use firn_transport::{BoxFuture, Committed, Environment};
 use firn_wire::{
-    COMMIT_BYTES_MAX, CommitRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest,
-    Signed, UploadedBundle,
+    COMMIT_BYTES_MAX, CommitRequest, Receipt, RefusalKind, RefusedRequest, Replaced, ReservationGrant,
+    ReserveRequest, Signed, UploadedBundle,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -79,11 +79,13 @@ enum StepResult {
 type Running<'a> = FuturesUnordered<BoxFuture<'a, StepResult>>;
 
 impl Shipping {
-    /// Ships one set. `externals` are the references of its paths that the source itself lacks.
+    /// Ships one set. `externals` are the references of its paths that the source itself lacks; it takes the place of
+    /// what `replaces` names.
     pub(crate) async fn ship(
         &self,
         set: Arc<BundleSet>,
         externals: Vec<ObjectKey>,
+        replaces: Option<Replaced>,
     ) -> Result<Shipped, ShipError> {
         let checked = Arc::clone(&set);
         self.environment.blocking(move || check_restores(&checked)).await?;
@@ -103,6 +105,7 @@ impl Shipping {
             shipping: self,
             set: &set,
             externals: &externals,
+            replaces: &replaces,
             upload,
             coded,
             sent: 0,
@@ -151,6 +154,7 @@ struct Drive<'a> {
     shipping: &'a Shipping,
     set: &'a BundleSet,
     externals: &'a [ObjectKey],
+    replaces: &'a Option<Replaced>,
     upload: Upload,
     coded: Vec<Arc<CodedBundle>>,
     sent: u64,
@@ -234,7 +238,11 @@ impl<'a> Drive<'a> {
             manifest: self.set.bundles[part.bundle].sealed.manifest.clone(),
             receipts: part.receipts,
         });
-        CommitRequest { bundles: bundles.collect(), externals: self.externals.to_vec() }
+        CommitRequest {
+            bundles: bundles.collect(),
+            externals: self.externals.to_vec(),
+            replaces: self.replaces.clone(),
+        }
     }
 
     fn handle(&mut self, result: StepResult, running: &Running<'a>) -> Result<(), ShipError> {

@@ -9,6 +9,7 @@ mod commit;
 mod govern;
 mod nodes;
 mod placements;
+mod purge;
 mod rebuild;
 mod recode;
 mod reserve;
@@ -58,7 +59,13 @@ fn carry_out<F: Facts>(
     state: &mut Overlay<'_, F>,
     command: &Command,
 ) -> Result<Verdict<CommandOutcome>, F::Error> {
-    let takes_on = matches!(command, Command::Reserve { .. } | Command::Commit { .. });
+    let takes_on = matches!(
+        command,
+        Command::Reserve { .. }
+            | Command::Commit { .. }
+            | Command::ReplaceBundle { .. }
+            | Command::EraseBundle { .. }
+    );
     if takes_on && state.counters()?.rebuilding {
         return Ok(Err(RejectReason::Rebuilding));
     }
@@ -130,6 +137,12 @@ fn carry_out<F: Facts>(
         }
         Command::EndRebuild => rebuild::end(state)?,
         Command::DropRecoding { bundle, coding } => recode::drop_second(state, *bundle, *coding)?,
+        Command::ReplaceBundle { bundle, left_out, replacements } => {
+            purge::replace(state, *bundle, left_out, replacements)?
+        }
+        Command::EraseBundle { bundle, surplus } => purge::erase(state, *bundle, surplus)?,
+        Command::ConfirmErasures(confirmed) => purge::confirm(state, confirmed)?,
+        Command::GovernAll(acts) => govern::govern_all(state, acts)?,
     };
     Ok(done.map(|()| CommandOutcome::Applied))
 }

@@ -5,6 +5,7 @@
 //! absorbed every change since equals one loaded now, but for when bundles changed and for the numbers of names.
 //! Leaves to others: soft state (`fleet_watch`, `orders`), judging (`health`, `health_index`).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleId, BundleNumber, CodingId, NodeId, ReservationId, Scheme, ShardIndex, Timestamp};
@@ -210,7 +211,7 @@ impl Catalogue {
             self.codings.insert(coding.id, record.number);
         }
         self.seconds.put(record, changed);
-        let Some(coding) = record.codings.first() else { return Vec::new() };
+        let Some(coding) = record.codings.first() else { return self.forget_bundle(record) };
         let view = BundleView::of(record, coding, changed);
         let place = position(record.number);
         if self.bundles.len() <= place {
@@ -229,6 +230,27 @@ impl Catalogue {
         named
             .filter_map(|id| {
                 *self.dependents.entry(*id).or_default() += 1;
+                self.bundle_names.get(id).copied()
+            })
+            .collect()
+    }
+
+    /// Forgets a bundle that was erased. Gives those that it named, if it was known: fewer depend on them now.
+    fn forget_bundle(&mut self, record: &BundleRecord) -> Vec<BundleNumber> {
+        let known = self.bundles.get_mut(position(record.number)).and_then(Option::take);
+        let Some(before) = known else { return Vec::new() };
+        self.change_holders(record.number, &before.placements, &[]);
+        self.bundle_names.remove(&record.id);
+        let header = ContentHeader::parse(&record.content_header).ok();
+        let named = header.iter().flat_map(ContentHeader::dependencies);
+        named
+            .filter_map(|id| {
+                if let Entry::Occupied(mut dependents) = self.dependents.entry(*id) {
+                    *dependents.get_mut() -= 1;
+                    if *dependents.get() == 0 {
+                        dependents.remove();
+                    }
+                }
                 self.bundle_names.get(id).copied()
             })
             .collect()
@@ -335,6 +357,11 @@ impl Catalogue {
     /// The bundle that a coding is the counted or the second one of, with its placements.
     pub fn coded(&self, coding: CodingId) -> Option<&BundleView> {
         self.bundle_of(coding).or_else(|| self.seconds.of_coding(coding))
+    }
+
+    /// Surplus copies of all codings that a bundle has or had.
+    pub(crate) fn surplus_of(&self, bundle: BundleNumber) -> impl Iterator<Item = &SurplusRecord> {
+        self.surplus.values().filter(move |copy| self.codings.get(&copy.coding) == Some(&bundle))
     }
 
     /// Surplus copies, in order of node, coding and index.

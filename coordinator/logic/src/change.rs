@@ -11,8 +11,8 @@ use firn_base::{
 use firn_wire::{LedgerEntry, Policy};
 
 use crate::state::{
-    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
-    WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 /// One write. In key-value terms: table, key → value.
@@ -83,6 +83,10 @@ pub enum Change {
     PutPolicy(Policy),
     /// ledger: position → entry.
     PutLedger(LedgerEntry),
-    /// feed: position → record, and with it the index: a visible key → the position; a withdrawn one is removed.
+    /// purges: key → record.
+    PutPurge(PurgeRecord),
+    /// erasures: bundle number → record.
+    PutErasure(ErasureRecord),
+    /// feed: position → record, and with it the index: a visible or moved key → the position; a withdrawn one is removed.
     PutFeed(u64, FeedRecord),
 }

@@ -312,11 +312,18 @@ impl Evidence {
         }
     }
 
-    /// The certified bundles in the order in which they were committed.
+    /// The certified bundles in the order in which they were committed, without those that a purge had erased: a node that
+    /// was away may still show what the others have removed.
     pub fn in_order(&self) -> Vec<BundleId> {
+        let erased = self.ledger.iter().filter_map(|entry| match entry.act {
+            LedgerAct::Erase { bundle } => Some(bundle),
+            _ => None,
+        });
+        let erased: BTreeSet<BundleId> = erased.collect();
         let mut all: Vec<_> = self
             .bundles
             .iter()
+            .filter(|(id, _)| !erased.contains(id))
             .filter_map(|(id, seen)| {
                 let (_, certificate) = seen.counted()?;
                 Some(((certificate.committed_at, certificate.number, *id), *id))

@@ -10,8 +10,8 @@ use firn_base::{
 use firn_wire::{FeedEvent, LedgerEntry, LedgerState, Policy};
 
 use crate::state::{
-    BundleRecord, Counters, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
-    WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 /// Single records and short lists. Over an ordered key-value store each method is one get, or one scan of a
@@ -55,6 +55,10 @@ pub trait Facts {
     fn is_external(&self, key: ObjectKey) -> Result<bool, Self::Error>;
     /// A key that is withdrawn.
     fn withdrawn(&self, key: ObjectKey) -> Result<Option<WithdrawnRecord>, Self::Error>;
+    /// A key that is or was to be purged.
+    fn purge(&self, key: ObjectKey) -> Result<Option<PurgeRecord>, Self::Error>;
+    /// A bundle in whose place others are.
+    fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Self::Error>;
     /// Whether a join token was used.
     fn is_token_used(&self, token: TokenId) -> Result<bool, Self::Error>;
     /// The policy in force; none before bootstrap.
@@ -144,6 +148,10 @@ pub trait Scan: Facts {
         after: Option<ObjectKey>,
         limit: usize,
     ) -> Result<Vec<WithdrawnRecord>, Self::Error>;
+    /// Purges in order of keys.
+    fn purges_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<PurgeRecord>, Self::Error>;
+    /// Erasures from a bundle's number on.
+    fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, Self::Error>;
     /// Used join tokens in order.
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Self::Error>;
     /// The ledger from a position on.

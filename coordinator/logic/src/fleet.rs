@@ -52,6 +52,8 @@ pub struct FleetNode {
     pub free_within_a_day_bytes: u64,
     /// What it would still delete, by its own word.
     pub deletion_room: DeletionRoom,
+    /// Entries of the ledger of whose erased bundles nothing is left on it, by its own word.
+    pub erased_through: u64,
     pub(crate) names: NodeNames,
 }
 
@@ -110,6 +112,7 @@ impl FleetView {
                 free_bytes: own_word.min(assignable.saturating_sub(young_trash)),
                 free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
                 deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),
+                erased_through: status.map_or(0, |status| status.erased_through),
                 names,
             });
         }

@@ -329,6 +329,7 @@ mod tests {
             max_upload: None,
             leaving: false,
             run,
+            erased_through: 0,
         }
     }
 

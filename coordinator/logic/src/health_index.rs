@@ -117,6 +117,10 @@ impl HealthIndex {
     ) -> usize {
         let (width, caps) = (fleet.width().min(SHARDS_MAX), fleet.caps());
         let rules = Rules { width, caps, policy: catalogue.policy().clone() };
+        changed
+            .iter()
+            .filter(|number| catalogue.bundle(**number).is_none())
+            .for_each(|gone| self.forget(*gone));
         let turned = fleet.nodes().filter_map(|node| Some((node.number, self.nodes.put(node)?)));
         let turned: Vec<(NodeNumber, Turn)> = turned.collect();
         let mut judge = Judge { catalogue, rules: rules.clone(), now, taken: Taken::new(caps, 0) };
@@ -268,13 +272,7 @@ impl HealthIndex {
             return;
         }
         if let Some(before) = before {
-            self.tally.remove(&before);
-            if before.is_due {
-                self.due.remove(&(before.survival, number));
-            }
-            if let Some(since) = before.layout.together_since {
-                self.breaches.remove(&(since, number));
-            }
+            self.withdraw(number, &before);
             // A bundle that was coded anew has another k.
             if before.k() < K_MAX && before.k() != standing.k() {
                 self.smaller.remove(&(before.k(), number));
@@ -293,6 +291,28 @@ impl HealthIndex {
         put(&mut self.leaving, number, standing.layout.is_leaving);
         put(&mut self.untidy, number, standing.layout.is_untidy);
         self.put_wanting(number, before.and_then(|before| before.homes_wanted), standing.homes_wanted);
+    }
+
+    /// Forgets a bundle that was erased.
+    fn forget(&mut self, number: BundleNumber) {
+        let Some(before) = self.standings.get_mut(position(number)).and_then(Option::take) else { return };
+        self.withdraw(number, &before);
+        self.smaller.remove(&(before.k(), number));
+        self.put_wanting(number, before.homes_wanted, None);
+        self.leaving.remove(&number);
+        self.untidy.remove(&number);
+        self.few_online.remove(&number);
+    }
+
+    /// Takes a standing out of the sums and queues that depend on its values.
+    fn withdraw(&mut self, number: BundleNumber, before: &Standing) {
+        self.tally.remove(before);
+        if before.is_due {
+            self.due.remove(&(before.survival, number));
+        }
+        if let Some(since) = before.layout.together_since {
+            self.breaches.remove(&(since, number));
+        }
     }
 
     fn put_wanting(&mut self, number: BundleNumber, before: Option<HomesWanted>, after: Option<HomesWanted>) {

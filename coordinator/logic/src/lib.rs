@@ -11,6 +11,7 @@ mod balance;
 mod brake;
 mod build_plan;
 mod builder;
+mod bundles_since;
 mod caps;
 mod catalogue;
 mod change;
@@ -47,6 +48,7 @@ mod pass;
 mod placement;
 mod planning;
 mod policy;
+mod purging;
 mod receipts;
 mod recode;
 mod repair;
@@ -69,6 +71,7 @@ pub use address_table::{AddressTable, AddressTableError, TABLE_BYTES_MAX, place_
 pub use apply::{Applied, apply};
 pub use brake::{BrakeFacts, BrakeState, HearingFacts, brake, is_still_hearing};
 pub use build_plan::{BuildCause, BuildPlan};
+pub use bundles_since::{BundlePage, bundles_since};
 pub use caps::BREACH_MENDED_AFTER;
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
@@ -106,6 +109,7 @@ pub use pass::{PassPlan, plan_pass};
 pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
+pub use purging::{PurgeBook, ReplacementError, plan_purging, plan_replacement, purge_progress};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
 pub use repair::{RepairPlan, plan_repairs, survey};
@@ -113,8 +117,8 @@ pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
 pub use second_codings::SecondView;
 pub use state::{
-    BundleRecord, CodingRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, NodeSite,
-    RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeedRecord, HeldRecord, NodeNumber,
+    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};

@@ -15,8 +15,8 @@ use firn_wire::{FeedEvent, LedgerEntry, Policy};
 use crate::change::Change;
 use crate::facts::{Facts, Scan};
 use crate::state::{
-    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
-    WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 /// The whole state in memory.
@@ -37,6 +37,8 @@ pub struct MemoryState {
     waiters: BTreeSet<(ObjectKey, ObjectKey, Location)>,
     externals: BTreeSet<ObjectKey>,
     withdrawn: BTreeMap<ObjectKey, WithdrawnRecord>,
+    purges: BTreeMap<ObjectKey, PurgeRecord>,
+    erasures: BTreeMap<BundleNumber, ErasureRecord>,
     used_tokens: BTreeSet<TokenId>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
@@ -83,12 +85,16 @@ impl MemoryState {
             Change::PutExternal(key) => include(&mut self.externals, key),
             Change::PutWithdrawn(record) => put(&mut self.withdrawn, record.key, record),
             Change::RemoveWithdrawn(key) => drop(self.withdrawn.remove(&key)),
+            Change::PutPurge(record) => put(&mut self.purges, record.key, record),
+            Change::PutErasure(record) => put(&mut self.erasures, record.bundle, record),
             Change::PutUsedToken(token) => include(&mut self.used_tokens, token),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => put(&mut self.ledger, entry.position, entry),
             Change::PutFeed(position, record) => {
                 match record {
-                    FeedRecord::Visible { key, location } => put(&mut self.index, key, location),
+                    FeedRecord::Visible { key, location } | FeedRecord::Moved { key, location } => {
+                        put(&mut self.index, key, location);
+                    }
                     FeedRecord::Withdrawn { key } => drop(self.index.remove(&key)),
                 }
                 put(&mut self.feed, position, record);
@@ -201,6 +207,14 @@ impl Facts for MemoryState {
         Ok(self.withdrawn.get(&key).cloned())
     }
 
+    fn purge(&self, key: ObjectKey) -> Result<Option<PurgeRecord>, Infallible> {
+        Ok(self.purges.get(&key).cloned())
+    }
+
+    fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Infallible> {
+        Ok(self.erasures.get(&bundle).cloned())
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, Infallible> {
         Ok(self.used_tokens.contains(&token))
     }
@@ -270,6 +284,14 @@ impl Scan for MemoryState {
         limit: usize,
     ) -> Result<Vec<WithdrawnRecord>, Infallible> {
         Ok(self.withdrawn.range(from_after(after)).take(limit).map(|(_, record)| record.clone()).collect())
+    }
+
+    fn purges_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<PurgeRecord>, Infallible> {
+        Ok(self.purges.range(from_after(after)).take(limit).map(|(_, record)| record.clone()).collect())
+    }
+
+    fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, Infallible> {
+        Ok(self.erasures.range(from..).take(limit).map(|(_, record)| record.clone()).collect())
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Infallible> {

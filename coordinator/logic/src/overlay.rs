@@ -15,8 +15,8 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::layer::Layer;
 use crate::state::{
-    BundleRecord, Counters, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
-    WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
+    ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 type KeyedPlace = (ObjectKey, Location);
@@ -42,6 +42,8 @@ pub struct Overlay<'facts, F> {
     waiters: Layer<(ObjectKey, KeyedPlace), KeyedPlace>,
     externals: Layer<ObjectKey, ()>,
     withdrawn: Layer<ObjectKey, WithdrawnRecord>,
+    purges: Layer<ObjectKey, PurgeRecord>,
+    erasures: Layer<BundleNumber, ErasureRecord>,
     used_tokens: Layer<TokenId, ()>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
@@ -70,6 +72,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             waiters: Layer::default(),
             externals: Layer::default(),
             withdrawn: Layer::default(),
+            purges: Layer::default(),
+            erasures: Layer::default(),
             used_tokens: Layer::default(),
             policy: None,
             ledger: BTreeMap::new(),
@@ -88,7 +92,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         if self.counters != self.counters_before {
             all.push(Change::PutCounters(self.counters));
         }
-        // Node, bundle and coding records and names are never removed.
+        // Node, bundle and coding records and names are never removed, nor are purges and erasures.
         all.extend(self.nodes.into_writes().filter_map(|(_, record)| record.map(Change::PutNode)));
         all.extend(self.node_names.into_writes().filter_map(|(id, to)| to.map(|n| Change::NameNode(id, n))));
         all.extend(self.bundles.into_writes().filter_map(|(_, record)| record.map(Change::PutBundle)));
@@ -127,6 +131,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
                 .into_writes()
                 .map(|(key, record)| record.map_or(Change::RemoveWithdrawn(key), Change::PutWithdrawn)),
         );
+        all.extend(self.purges.into_writes().filter_map(|(_, record)| record.map(Change::PutPurge)));
+        all.extend(self.erasures.into_writes().filter_map(|(_, record)| record.map(Change::PutErasure)));
         all.extend(self.used_tokens.into_writes().map(|(token, _)| Change::PutUsedToken(token)));
         all.extend(self.policy.map(Change::PutPolicy));
         all.extend(self.ledger.into_values().map(Change::PutLedger));
@@ -164,6 +170,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             Change::PutExternal(key) => self.externals.put(key, ()),
             Change::PutWithdrawn(record) => self.withdrawn.put(record.key, record),
             Change::RemoveWithdrawn(key) => self.withdrawn.remove(key),
+            Change::PutPurge(record) => self.purges.put(record.key, record),
+            Change::PutErasure(record) => self.erasures.put(record.bundle, record),
             Change::PutUsedToken(token) => self.used_tokens.put(token, ()),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => {
@@ -171,7 +179,9 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             }
             Change::PutFeed(position, record) => {
                 match record {
-                    FeedRecord::Visible { key, location } => self.index.put(key, location),
+                    FeedRecord::Visible { key, location } | FeedRecord::Moved { key, location } => {
+                        self.index.put(key, location);
+                    }
                     FeedRecord::Withdrawn { key } => self.index.remove(key),
                 }
                 self.feed.insert(position, record);
@@ -269,6 +279,14 @@ impl<F: Facts> Facts for Overlay<'_, F> {
             return Ok(None);
         }
         self.withdrawn.get(&key, || self.facts.withdrawn(key))
+    }
+
+    fn purge(&self, key: ObjectKey) -> Result<Option<PurgeRecord>, F::Error> {
+        self.purges.get(&key, || self.facts.purge(key))
+    }
+
+    fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, F::Error> {
+        self.erasures.get(&bundle, || self.facts.erasure(bundle))
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, F::Error> {

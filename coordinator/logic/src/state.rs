@@ -229,8 +229,8 @@ pub struct HeldRecord {
     pub waits: Vec<ObjectKey>,
 }
 
-/// What the feed remembers of one position. A key that can be read stands in it exactly once as visible, so the feed is
-/// also where its place is kept: the index only says at which position.
+/// What the feed remembers of one position. The index says at which position a key that can be read stands: there the
+/// feed keeps its place, and nowhere else the present one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedRecord {
     /// A key became visible.
@@ -245,20 +245,28 @@ pub enum FeedRecord {
         /// The key.
         key: ObjectKey,
     },
+    /// A key that can be read has another first place: from here on it stands at this position, as visible.
+    Moved {
+        /// The key.
+        key: ObjectKey,
+        /// Its first place.
+        location: Location,
+    },
 }
 
 impl FeedRecord {
     /// The key that it is about.
     pub const fn key(&self) -> ObjectKey {
         match self {
-            Self::Visible { key, .. } | Self::Withdrawn { key } => *key,
+            Self::Visible { key, .. } | Self::Withdrawn { key } | Self::Moved { key, .. } => *key,
         }
     }
 
     /// What readers of the feed are told.
     pub const fn event(&self) -> FeedEvent {
         match self {
-            Self::Visible { key, .. } => FeedEvent::Visible(*key),
+            // Whoever remembers where it lay looks again.
+            Self::Visible { key, .. } | Self::Moved { key, .. } => FeedEvent::Visible(*key),
             Self::Withdrawn { key } => FeedEvent::Withdrawn(*key),
         }
     }
@@ -272,6 +280,45 @@ pub struct WithdrawnRecord {
     /// Places of its records that could be read otherwise, in the order in which they came; the first one was or will
     /// be the first place.
     pub places: Vec<Location>,
+}
+
+/// A key that is to be gone from every disk. Stays for good, so that it can be shown what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeRecord {
+    /// The key.
+    pub key: ObjectKey,
+    /// When that was last asked for.
+    pub since: Timestamp,
+    /// Places of its records in bundles that nothing has taken the place of yet.
+    pub places: Vec<Location>,
+}
+
+/// A bundle in whose place others are, because of purges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErasureRecord {
+    /// The bundle.
+    pub bundle: BundleNumber,
+    /// Its id.
+    pub id: BundleId,
+    /// Keys of which it held records that were left out.
+    pub keys: Vec<ObjectKey>,
+    /// The bundles that took its place.
+    pub replacements: Vec<BundleNumber>,
+    /// Since when.
+    pub since: Timestamp,
+    /// What came of erasing it; none as long as its shards are to stay.
+    pub erased: Option<ErasedRecord>,
+}
+
+/// A bundle that nodes were told to erase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErasedRecord {
+    /// Where the ledger says so.
+    pub position: u64,
+    /// Nodes that held shards of it; sorted.
+    pub holders: Vec<NodeNumber>,
+    /// Those that have not confirmed that nothing is left; sorted.
+    pub waiting: Vec<NodeNumber>,
 }
 
 /// Counts and heads: the one record that nearly every command changes.

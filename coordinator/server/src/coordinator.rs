@@ -49,6 +49,8 @@ pub struct CoordinatorOptions {
     pub timing: Timing,
     /// Bundles are re-coded for a larger k once the fleet was wide enough for it this long; see [`RECODE_AFTER`].
     pub recode_after: Duration,
+    /// Shards of a bundle in whose place others are, because of a purge, stay for readers this long; see [`ERASE_AFTER`].
+    pub erase_after: Duration,
     /// Which network and country addresses are of; without it only operators and address prefixes keep shards apart in
     /// a `public` archive.
     pub address_table: Option<AddressTable>,
@@ -63,6 +65,10 @@ pub struct CoordinatorOptions {
 /// How long a fleet is as wide as a k asks for before bundles are re-coded for that, if nothing else is said: a fleet
 /// that grows passes through one k in little more than that, one that flaps moves nothing.
 pub const RECODE_AFTER: Duration = Duration::from_secs(3600);
+
+/// How long shards of a replaced bundle stay, if nothing else is said: directories believe what they know for two minutes,
+/// a NAR that is being read is done by then.
+pub const ERASE_AFTER: Duration = Duration::from_secs(600);
 
 /// A running coordinator. Dropping it stops it at once; what it acknowledged is on disk.
 #[derive(Debug)]
@@ -96,6 +102,7 @@ impl Coordinator {
             founding,
             timing,
             recode_after,
+            erase_after,
             address_table,
             filters,
             rebuild,
@@ -136,6 +143,7 @@ impl Coordinator {
             environment,
             pool,
             recode_after,
+            erase_after,
             address_table,
             filters,
             rebuild,

@@ -8,6 +8,7 @@ mod builds;
 mod deletions;
 mod evidence_reader;
 mod inventories;
+mod purges;
 mod rebuilding;
 mod recoding;
 
@@ -108,6 +109,7 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     deletions::order(shared, &decisions.tidying.trash);
     builds::order(shared, decisions.repairs.builds.into_iter().chain(decisions.moves.builds))?;
     recoding::order(shared, decisions.recoding).await?;
+    purges::carry_on(shared).await?;
     if now.since(*last_summary) >= SUMMARY_INTERVAL {
         *last_summary = now;
         summarise(shared).await?;

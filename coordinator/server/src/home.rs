@@ -211,7 +211,12 @@ impl Home {
 
     /// The descriptor kept here, if there is one yet.
     pub fn descriptor(&self) -> Result<Option<Descriptor>, HomeError> {
-        let path = self.join(DESCRIPTOR_FILE);
+        Self::read_descriptor(self.directory.path())
+    }
+
+    /// The descriptor kept in a coordinator's data directory, for programs beside the one that has opened it.
+    pub fn read_descriptor(directory: &Path) -> Result<Option<Descriptor>, HomeError> {
+        let path = directory.join(DESCRIPTOR_FILE);
         match fs::read_to_string(&path) {
             Ok(text) => text.parse().map(Some).map_err(|source| HomeError::Descriptor { path, source }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -32,7 +32,8 @@ pub use consensus::{
 };
 pub use control::{CONTROL_SOCKET, ControlError, ask_control, ask_ledger, serve_control};
 pub use coordinator::{
-    Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, RECODE_AFTER,
+    Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, ERASE_AFTER,
+    RECODE_AFTER,
 };
 pub use filters::{FilterOptions, FilterStore, FilterWriter};
 pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_peers, found_archive};

@@ -37,8 +37,10 @@ impl Picture {
             }
             self.applied = applied;
         } else {
-            (self.applied, self.catalogue) = read(consensus, Some(&self.catalogue), now)?;
+            // Bundles that were known before may have been erased.
             self.changed = all(&self.catalogue);
+            (self.applied, self.catalogue) = read(consensus, Some(&self.catalogue), now)?;
+            self.changed.extend(all(&self.catalogue));
         }
         Ok(())
     }

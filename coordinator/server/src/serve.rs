@@ -1,7 +1,7 @@
 //! Answering requests.
 //!
 //! Owns: who may ask what, and which requests go on to the leader. Always holds: a request that came forwarded
-//! is never forwarded again; a commit-sized message is read from uploaders and coordinators only.
+//! is never forwarded again; a commit-sized message is read from uploaders, operators and coordinators only.
 //! Leaves to others: each request's meaning (the modules below).
 
 mod administer;
@@ -27,7 +27,7 @@ use firn_wire::{
 
 use crate::shared::{Shared, malformed, not_allowed};
 
-pub(crate) use commit::{accepted_publishers, check_record};
+pub(crate) use commit::{check_record, publishers_ever};
 
 /// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
@@ -67,11 +67,9 @@ impl Handler for Service {
 impl Service {
     fn may_send_much(&self, peer: PublicKey) -> bool {
         self.shared.is_coordinator(peer)
-            || self
-                .shared
-                .facts()
-                .and_then(|facts| self.shared.governance(&facts))
-                .is_ok_and(|governance| governance.uploaders.contains_key(&peer))
+            || self.shared.facts().and_then(|facts| self.shared.governance(&facts)).is_ok_and(|governance| {
+                governance.uploaders.contains_key(&peer) || governance.operators.contains_key(&peer)
+            })
     }
 
     /// The answer to a request of `client`, that came on `connection` if not from this machine itself.

@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     /// Which network and country addresses are of, if this coordinator was given a table.
     pub(crate) address_table: Option<AddressTable>,
     pub(crate) filters: Filters,
+    /// How long shards of a bundle in whose place others are stay for readers who know of it only.
+    pub(crate) erase_after: Duration,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     picture: Mutex<Option<Picture>>,
@@ -91,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
     pub(crate) recode_after: Duration,
+    pub(crate) erase_after: Duration,
     pub(crate) address_table: Option<AddressTable>,
     pub(crate) filters: FilterOptions,
     pub(crate) rebuild: RebuildOptions,
@@ -106,6 +109,7 @@ impl Shared {
             pool,
             recode_after,
             address_table,
+            erase_after,
             filters,
             rebuild,
         } = parts;
@@ -130,6 +134,7 @@ impl Shared {
             links: Links::default(),
             address_table,
             filters: Filters::new(filters),
+            erase_after,
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             picture: Mutex::default(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use firn_base::{PublicKey, Timestamp};
 use firn_coordinator::storage::{Batch, Durability, KeyValue, Memory, Read, StoreKind, Table};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, FilterOptions, Peer, RECODE_AFTER, Timing, found_archive,
+    Coordinator, CoordinatorOptions, ERASE_AFTER, FilterOptions, Peer, RECODE_AFTER, Timing, found_archive,
 };
 use firn_coordinator_logic::{Comparison, Facts, compare_states};
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -64,6 +64,7 @@ async fn start(count: u8) -> Vec<Member> {
             founding: (number == 0).then(|| policy.clone()),
             timing: Timing::default(),
             recode_after: RECODE_AFTER,
+            erase_after: ERASE_AFTER,
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),

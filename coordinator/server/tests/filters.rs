@@ -272,6 +272,8 @@ impl Machine {
             recode_after: RECODE_AFTER,
             address_table: None,
             filters: self.filters.clone(),
+            rebuild: firn_coordinator::RebuildOptions::default(),
+            erase_after: firn_coordinator::ERASE_AFTER,
             environment: Environment::real(),
         };
         self.running = Some(Coordinator::start(options).await.unwrap());

@@ -11,8 +11,8 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator::storage::{Memory, StoreKind};
 use firn_coordinator::{
-    Administration, Coordinator, CoordinatorError, CoordinatorOptions, FilterOptions, Joined, Peer,
-    RECODE_AFTER, Timing, ask_peers, found_archive,
+    Administration, Coordinator, CoordinatorError, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined,
+    Peer, RECODE_AFTER, Timing, ask_peers, found_archive,
 };
 use firn_coordinator_logic::Scan;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -132,6 +132,7 @@ impl Archive {
             founding: founding.then(policy),
             timing,
             recode_after: RECODE_AFTER,
+            erase_after: ERASE_AFTER,
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),

@@ -312,7 +312,16 @@ impl Directory for CachedDirectory {
             let Some(old) = old else { return self.fetch_bundle(BundleName::Id(bundle)).await };
             let wait = self.shared.options.refresh_wait;
             let nodes = tokio::time::timeout(wait, self.fetch_nodes());
-            futures::future::join(self.fetch_in_time(bundle, old), nodes).await.0
+            let new = tokio::time::timeout(wait, self.fetch_bundle(BundleName::Id(bundle)));
+            match futures::future::join(new, nodes).await.0 {
+                Ok(Ok(new)) => Ok(new),
+                // It was erased: what lay in it lies in others now.
+                Ok(Err(DirectoryError::UnknownBundle)) => {
+                    self.shared.known().bundles.pop(&bundle);
+                    Err(DirectoryError::UnknownBundle)
+                }
+                Ok(Err(_)) | Err(_) => Ok(old),
+            }
         }
         .boxed()
     }

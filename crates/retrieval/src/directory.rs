@@ -73,7 +73,8 @@ pub trait Directory: Send + Sync + fmt::Debug {
     /// The reader's right to read; none where none is needed.
     fn pass(&self) -> BoxFuture<'_, Result<Option<Arc<Signed<Pass>>>, DirectoryError>>;
 
-    /// Facts of the bundle and addresses as they are now; the old ones if nobody answers in time.
+    /// Facts of the bundle and addresses as they are now; the old ones if nobody answers in time. A bundle that was
+    /// erased meanwhile is unknown.
     fn refresh(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<BundleFacts>, DirectoryError>>;
 
     /// A holder did not have what the facts say: they shall be fetched anew before long.

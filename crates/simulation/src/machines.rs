@@ -175,6 +175,7 @@ async fn coordinate(
         state,
         founding: (number == 0).then(|| cast.policy()),
         recode_after: cast.recode_after(),
+        erase_after: firn_coordinator::ERASE_AFTER,
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: firn_coordinator::RebuildOptions::default(),

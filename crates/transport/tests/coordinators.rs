@@ -248,7 +248,7 @@ async fn an_act_of_administration_is_not_done_twice() {
     // A commit is: the coordinators know what is done already.
     *fleet.fakes[1].answer.lock().unwrap() =
         answers(CoordinatorReply::Committed { bundles: vec![BundleNumber(3)], visible: 1, held: Vec::new() });
-    let request = CommitRequest { bundles: Vec::new(), externals: Vec::new() };
+    let request = CommitRequest { bundles: Vec::new(), externals: Vec::new(), replaces: None };
     assert_eq!(fleet.client.commit(request).await.unwrap().bundles, [BundleNumber(3)]);
 }
 

@@ -1,11 +1,11 @@
 //! What an operator asks of the coordinators, by Unix socket or with an operator's key.
 
-use firn_base::NodeId;
+use firn_base::{BundleNumber, NodeId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList, MemberStep,
-    NodeState, NodeSummary, RebuildProgress, Roster, Signed, StateDigests,
+    NodeState, NodeSummary, PurgeProgress, RebuildProgress, Roster, Signed, StateDigests,
 };
 
 /// An act of administration.
@@ -55,6 +55,17 @@ pub enum AdminRequest {
         /// The file, which must not exist.
         to: String,
     },
+    /// How far purges have come.
+    Purges,
+    /// Record acts of governance, all or none; at most [`crate::ACTS_PER_REQUEST_MAX`].
+    GovernAll(Vec<LedgerAct>),
+    /// List bundles that hold what was archived since a time, a page at a time.
+    BundlesSince {
+        /// The time.
+        since: Timestamp,
+        /// The first number wanted.
+        from: BundleNumber,
+    },
 }
 
 /// The answer to an act of administration.
@@ -91,5 +102,14 @@ pub enum AdminReply {
     SnapshotWritten {
         /// Its length.
         bytes: u64,
+    },
+    /// How far purges have come, in order of keys.
+    Purges(Vec<PurgeProgress>),
+    /// A page of bundles.
+    Bundles {
+        /// Their numbers, in order.
+        bundles: Vec<BundleNumber>,
+        /// Where the next page begins; none at the end.
+        next: Option<BundleNumber>,
     },
 }

@@ -6,11 +6,11 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{LedgerAct, LedgerEntry, NodeState};
+use crate::{LedgerAct, LedgerEntry, NodeState, RecordPlace, ReplacementBundle, SurplusCopy};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = 1;
+pub const FEATURE_LEVEL: u16 = 2;
 
 /// A command with the leader's time. Apply takes the later of this and the last applied time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,17 +134,26 @@ pub enum Command {
     },
     /// The archive is in service again.
     EndRebuild,
-}
-
-/// A surplus copy by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SurplusCopy {
-    /// Where.
-    pub node: NodeId,
-    /// The coding.
-    pub coding: CodingId,
-    /// Which shard.
-    pub index: ShardIndex,
+    /// Let other bundles take the place of one, without the records that purges want gone. Nothing is deleted yet.
+    ReplaceBundle {
+        /// The bundle that goes. The parts of a head go with it.
+        bundle: BundleId,
+        /// Records that lie nowhere from now on: each is of a purged key.
+        left_out: Vec<(ObjectKey, RecordPlace)>,
+        /// What holds all others; none if there are no others.
+        replacements: Vec<ReplacementBundle>,
+    },
+    /// Let nodes delete every shard of a bundle that others have taken the place of.
+    EraseBundle {
+        /// The bundle.
+        bundle: BundleId,
+        /// Its copies that are surplus.
+        surplus: Vec<SurplusCopy>,
+    },
+    /// Nodes have nothing left of erased bundles.
+    ConfirmErasures(Vec<(BundleId, NodeId)>),
+    /// Append several acts to the ledger, all or none.
+    GovernAll(Vec<LedgerAct>),
 }
 
 /// A bundle as its certificate, its headers and its manifest say.
@@ -359,4 +368,14 @@ pub enum RejectReason {
     /// The entries do not follow on the ledger.
     #[error("these entries do not follow on the ledger")]
     OtherLedger,
+    /// The key's purge has begun and is not through.
+    #[error(
+        "the path is being purged: it can be reinstated once no bundle holds it, and then published again"
+    )]
+    BeingPurged,
+    /// The bundle was erased because of a purge.
+    #[error(
+        "this bundle was erased because of a purge, and nodes take it no more: publish its paths in other bundles"
+    )]
+    BundleErased,
 }

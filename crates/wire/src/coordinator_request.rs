@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, Descriptor, FeedBatch, FilterList,
     HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState,
-    NodeStatus, NodeSummary, Pass, Receipt, Signed, StateDigests, Ticket,
+    NodeStatus, NodeSummary, Pass, Receipt, Replaced, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -232,6 +232,8 @@ pub struct CommitRequest {
     pub bundles: Vec<UploadedBundle>,
     /// References that the source itself lacks.
     pub externals: Vec<ObjectKey>,
+    /// The bundle that these take the place of, from an operator who packs it anew because of a purge.
+    pub replaces: Option<Replaced>,
 }
 
 /// Why a request was not carried out, for the program that asked.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firn_base::{Digest, ObjectKey, PublicKey, Timestamp, TokenId};
+use firn_base::{BundleId, Digest, ObjectKey, PublicKey, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Signed, Statement, encode};
@@ -67,6 +67,19 @@ pub enum LedgerAct {
         key: ObjectKey,
         /// Why, for those who ask.
         reason: String,
+    },
+    /// A withdrawn key is to be gone from every disk.
+    Purge {
+        /// The key.
+        key: ObjectKey,
+        /// Why, for those who ask.
+        reason: String,
+    },
+    /// A bundle is needed no more, because of purges: nodes remove every shard of it, from trash too, and take none of it
+    /// again. Apply alone makes this act.
+    Erase {
+        /// The bundle.
+        bundle: BundleId,
     },
 }
 
@@ -163,6 +176,12 @@ pub struct LedgerState {
     pub used_tokens: BTreeSet<TokenId>,
     /// Keys that are served no more, and why.
     pub withdrawn: BTreeMap<ObjectKey, String>,
+    /// Of these, keys that are to be gone from every disk, and why.
+    pub purged: BTreeMap<ObjectKey, String>,
+    /// Bundles that were erased because of purges.
+    pub erased: BTreeSet<BundleId>,
+    /// Publishers that were accepted once and are no more, in the order in which they went.
+    pub former_publishers: Vec<PublisherEntry>,
     /// The policy in force; none before bootstrap.
     pub policy: Option<Policy>,
 }
@@ -182,7 +201,7 @@ impl LedgerState {
                 self.publishers.insert(entry.name.clone(), entry.clone());
             }
             LedgerAct::RemovePublisher { name } => {
-                self.publishers.remove(name);
+                self.former_publishers.extend(self.publishers.remove(name));
             }
             LedgerAct::AddUploader { key, name } => {
                 self.uploaders.insert(*key, name.clone());
@@ -204,6 +223,13 @@ impl LedgerState {
             }
             LedgerAct::Reinstate { key, .. } => {
                 self.withdrawn.remove(key);
+                self.purged.remove(key);
+            }
+            LedgerAct::Purge { key, reason } => {
+                self.purged.insert(*key, reason.clone());
+            }
+            LedgerAct::Erase { bundle } => {
+                self.erased.insert(*bundle);
             }
             LedgerAct::SetPolicy(policy) => self.policy = Some(policy.clone()),
         }

@@ -23,6 +23,7 @@ mod limits;
 mod membership;
 mod message;
 mod node_request;
+mod purge;
 mod rebuild_progress;
 mod recode;
 mod repair_wait;
@@ -41,7 +42,7 @@ pub use certificate::{
 };
 pub use command::{
     BundleCommit, Command, CommandOutcome, FEATURE_LEVEL, IndexEntry, NodePlace, NodeSighting,
-    PlacementChange, RejectReason, RestoredBundle, SurplusCopy, TimedCommand,
+    PlacementChange, RejectReason, RestoredBundle, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
@@ -59,14 +60,19 @@ pub use ledger::{
     DomainRule, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, LedgerState, Policy, PublisherEntry,
 };
 pub use limits::{
-    ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, FEED_EVENTS_MAX,
-    FILTER_BYTES_BASE, FILTER_BYTES_PER_EVENT_MAX, FILTER_PIECE_BYTES_MAX, FILTERS_MAX, INDEX_RANGE_KEYS_MAX,
-    INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX, REPAIR_PER_CENT,
+    ACTS_PER_REQUEST_MAX, ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX,
+    FEED_EVENTS_MAX, FILTER_BYTES_BASE, FILTER_BYTES_PER_EVENT_MAX, FILTER_PIECE_BYTES_MAX, FILTERS_MAX,
+    INDEX_RANGE_KEYS_MAX, INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX,
+    REPAIR_PER_CENT,
 };
 pub use membership::{MemberChange, MemberList, MemberStep, MembersInForce, RosterDraft, RosterGap};
 pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, encode_as};
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
+};
+pub use purge::{
+    MovedRecord, NeededBundle, PURGE_LEVEL, PurgeHolder, PurgeProgress, RecordPlace, Replaced,
+    ReplacementBundle, SurplusCopy,
 };
 pub use rebuild_progress::{RebuildProgress, RebuildStage, Unrestored};
 pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeReport, SecondCoding};

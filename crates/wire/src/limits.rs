@@ -1,5 +1,8 @@
 //! The largest of everything that a stranger may send: checked before anything is allocated.
 
+/// Acts of governance in one request: a commit of theirs takes as long as an ordinary one.
+pub const ACTS_PER_REQUEST_MAX: usize = 256;
+
 /// An ordinary request or reply. The largest is a page of the feed or of bundles.
 pub const CONTROL_BYTES_MAX: usize = 4 << 20;
 

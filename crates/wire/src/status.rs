@@ -64,6 +64,8 @@ pub struct NodeStatus {
     pub leaving: bool,
     /// Drawn at every start of the program: a new one means that the inventory may have changed.
     pub run: u64,
+    /// Entries of the ledger, from the first, of whose erased bundles nothing is left here, nor in trash.
+    pub erased_through: u64,
 }
 
 /// One node as the leader sees it.

@@ -18,10 +18,10 @@ use firn_wire::{
     BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
     CoordinatorRequest, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule,
     FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, NodePlace, NodeReply, NodeRequest,
-    NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest,
-    Receipt, RecodeOrder, RecodeReport, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy, Ticket,
-    TimedCommand, decode, encode,
+    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, MovedRecord, NodePlace, NodeReply,
+    NodeRequest, NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry,
+    RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster,
+    Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -149,6 +149,8 @@ fn governance(lines: &mut Lines) {
         },
         LedgerAct::Withdraw { key: ObjectKey::store_path([3; 20]), reason: "licence".into() },
         LedgerAct::SetPolicy(policy),
+        LedgerAct::Purge { key: ObjectKey::store_path([3; 20]), reason: "court".into() },
+        LedgerAct::Erase { bundle: BundleId::from_bytes([6; 32]) },
     ];
     for (position, act) in (0..).zip(acts) {
         let entry = LedgerEntry { position, previous: Digest::from_bytes([4; 32]), at: at(9), act };
@@ -162,6 +164,7 @@ fn commands(lines: &mut Lines) {
     let reservation = ReservationId::from_bytes([4; 32]);
     let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
     let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
+    let place = |block, entry| RecordPlace { block, entry };
     let origin = Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() });
     let all = [
         Command::Govern(LedgerAct::RemovePublisher { name: "x".into() }),
@@ -242,6 +245,21 @@ fn commands(lines: &mut Lines) {
             surplus: vec![SurplusCopy { node, coding, index }],
         },
         Command::EndRebuild,
+        Command::ReplaceBundle {
+            bundle: BundleId::from_bytes([7; 32]),
+            left_out: vec![(key, place(11, 12))],
+            replacements: vec![ReplacementBundle {
+                reservation,
+                receipts: vec![(index, node)],
+                records: vec![MovedRecord { key, from: place(13, 14), to: place(15, 16) }],
+            }],
+        },
+        Command::EraseBundle {
+            bundle: BundleId::from_bytes([7; 32]),
+            surplus: vec![SurplusCopy { node, coding, index }],
+        },
+        Command::ConfirmErasures(vec![(BundleId::from_bytes([7; 32]), node)]),
+        Command::GovernAll(vec![LedgerAct::RemovePublisher { name: "x".into() }]),
     ];
     for (number, command) in all.into_iter().enumerate() {
         lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });

@@ -14,7 +14,7 @@ use firn_transport::{Environment, load_identity};
 use firn_wire::Descriptor;
 use tokio::task::JoinSet;
 
-use crate::coordinator_role::{self, CoordinatorRole};
+use crate::coordinator_role::{self, CoordinatorRole, Pauses};
 use crate::failure::{Failure, failure};
 use crate::founding;
 use crate::gateway_role::{self, GatewayRole};
@@ -31,8 +31,8 @@ pub(crate) struct LocalArchive {
     place: Place,
     settings: Settings,
     descriptor: Descriptor,
-    // How long there are nodes enough for a larger k before bundles are coded anew for it; for this run.
-    recode_after: Duration,
+    // Of the coordinators; for this run.
+    pauses: Pauses,
     running: BTreeMap<Role, RoleThread>,
 }
 
@@ -44,7 +44,7 @@ impl LocalArchive {
     pub(crate) fn open(
         place: Place,
         wanted: &Wanted,
-        recode_after: Duration,
+        pauses: Pauses,
     ) -> Result<(Self, Vec<String>), Failure> {
         let environment = Environment::real();
         let (settings, remarks) = match Settings::load(&place)? {
@@ -58,7 +58,7 @@ impl LocalArchive {
         let descriptor = founding::descriptor(&place, &settings, &environment)?;
         place.write_config(settings.gateway)?;
         let running = BTreeMap::new();
-        Ok((Self { place, settings, descriptor, recode_after, running }, remarks))
+        Ok((Self { place, settings, descriptor, pauses, running }, remarks))
     }
 
     /// Its directory.
@@ -247,13 +247,12 @@ impl LocalArchive {
             Role::Coordinator(number) => {
                 let founding = number == 1 && !self.settings.founded;
                 let policy = self.settings.policy();
-                let recode_after = self.recode_after;
                 Plan::Coordinator(CoordinatorRole {
                     directory,
                     listen,
                     descriptor,
                     policy: founding.then_some(policy),
-                    recode_after,
+                    pauses: self.pauses,
                 })
             }
             Role::StorageNode(number) => {

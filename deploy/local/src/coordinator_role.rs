@@ -30,8 +30,17 @@ pub(crate) struct CoordinatorRole {
     pub(crate) descriptor: Descriptor,
     /// With which policy it founds the archive; none if it was founded before, or another does.
     pub(crate) policy: Option<Policy>,
+    /// What it waits for.
+    pub(crate) pauses: Pauses,
+}
+
+/// How long coordinators wait before they change what readers know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pauses {
     /// How long the fleet is wide enough for a larger k before bundles are coded anew for it.
     pub(crate) recode_after: Duration,
+    /// How long shards of a bundle in whose place others are stay.
+    pub(crate) erase_after: Duration,
 }
 
 struct RunningCoordinator {
@@ -50,7 +59,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Starts it.
 pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let CoordinatorRole { directory, listen, descriptor, policy, recode_after } = role;
+    let CoordinatorRole { directory, listen, descriptor, policy, pauses } = role;
     let (home, log, state) = {
         let (directory, environment) = (directory.clone(), environment.clone());
         environment.clone().blocking(move || open(&directory, &descriptor, &environment)).await?
@@ -71,7 +80,8 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         state,
         founding: policy,
         timing: Timing::default(),
-        recode_after,
+        recode_after: pauses.recode_after,
+        erase_after: pauses.erase_after,
         address_table: None,
         filters: FilterOptions::in_directory(directory.join("filters")),
         rebuild: RebuildOptions::default(),

@@ -108,13 +108,13 @@ impl Place {
         let table: toml::Table = [
             ("archive".to_owned(), text(self.descriptor())),
             ("uploader-key".to_owned(), text(self.uploader_key())),
+            ("operator-key".to_owned(), text(self.operator_key())),
         ]
         .into_iter()
         .collect();
         let config = format!(
             "# For `firn --config FILE`, or FIRN_CONFIG. Written at every start of firn-local.\n\
-             # gateway: http://{gateway}\n# operator's key: {}\n{}",
-            self.operator_key().display(),
+             # gateway: http://{gateway}\n{}",
             toml::to_string(&table)?
         );
         write_synced(self.path(), "firn.toml", config.as_bytes(), 0o644)
@@ -180,6 +180,7 @@ mod tests {
         let table: toml::Table = std::fs::read_to_string(place.config()).unwrap().parse().unwrap();
         assert_eq!(table["archive"].as_str(), place.descriptor().to_str());
         assert_eq!(table["uploader-key"].as_str(), place.uploader_key().to_str());
-        assert_eq!(table.len(), 2);
+        assert_eq!(table["operator-key"].as_str(), place.operator_key().to_str());
+        assert_eq!(table.len(), 3);
     }
 }

@@ -7,6 +7,7 @@
 
 mod admission;
 mod archive_time;
+mod erasure;
 mod orders;
 mod quota;
 mod refusals;
@@ -15,6 +16,7 @@ mod trash;
 
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
+pub use erasure::erased_bundles;
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
 pub use refusals::DeletionRefusals;

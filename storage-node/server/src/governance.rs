@@ -5,10 +5,13 @@
 //! archive's governance.
 //! Leaves to others: fetching and verifying them (`transport`), when to look (`link`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_base::BundleId;
+use firn_storage_node_logic::erased_bundles;
 use firn_transport::{AskError, CoordinatorClient, Environment, VerifiedLedger};
 use firn_wire::{
     Descriptor, DescriptorError, KeptGovernance, ROSTERS_KEPT_MAX, Roster, Signed, decode, encode,
@@ -150,6 +153,17 @@ impl LedgerCopy {
         self.entries.load(std::sync::atomic::Ordering::Acquire)
     }
 
+    /// Bundles that the copy says are erased in its entry `from` or behind it, and the entries of the copy.
+    pub(crate) async fn erased_from(&self, from: u64) -> (BTreeSet<BundleId>, u64) {
+        let copy = self.inner.lock().await;
+        copy.erased_from(from)
+    }
+
+    /// The same of all entries, before anybody shares the copy.
+    pub(crate) fn erased(&mut self) -> (BTreeSet<BundleId>, u64) {
+        self.inner.get_mut().erased_from(0)
+    }
+
     /// Fetches what was added, unless somebody is at it or was within the last ten seconds.
     pub(crate) async fn refresh(&self, client: &CoordinatorClient) {
         let Ok(mut copy) = self.inner.try_lock() else { return };
@@ -182,6 +196,14 @@ impl LedgerCopy {
             self.environment.blocking(move || replace_small(disk.as_ref(), "", LEDGER_FILE, &bytes));
         written.await.map_err(|error| format!("the file `ledger` cannot be written: {error}"))?;
         Ok(Some(ledger))
+    }
+}
+
+impl Copy {
+    fn erased_from(&self, from: u64) -> (BTreeSet<BundleId>, u64) {
+        let entries = &self.ledger.entries;
+        let begin = usize::try_from(from).unwrap_or(usize::MAX).min(entries.len());
+        (erased_bundles(&entries[begin..]), entries.len() as u64)
     }
 }
 

@@ -117,7 +117,10 @@ async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &C
                 // Of its own, because it asks all coordinators and heartbeats must go on.
                 let shared = Arc::clone(shared);
                 while errands.try_join_next().is_some() {}
-                errands.spawn(async move { shared.ledger.refresh(&shared.client).await });
+                errands.spawn(async move {
+                    shared.ledger.refresh(&shared.client).await;
+                    shared.erase().await;
+                });
                 session.ledger_tried();
             }
             Step::Wait(time) => {

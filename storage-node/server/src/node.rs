@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ impl StorageNode {
             let inner = environment.clone();
             environment.blocking(move || open_disk(inner, disk, descriptor, quota)).await?
         };
-        let Opened { roster, store, scan, ledger, certificates, leaving } = opened;
+        let Opened { roster, store, scan, ledger, certificates, erased_through, leaving } = opened;
         store.set_deletion_limits(options.deletion_limits);
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
@@ -167,6 +167,7 @@ impl StorageNode {
             authority,
             ledger,
             certificates,
+            erased_through: AtomicU64::new(erased_through),
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             leaving: AtomicBool::new(leaving),
@@ -258,6 +259,7 @@ struct Opened {
     scan: ScanReport,
     ledger: LedgerCopy,
     certificates: Certificates,
+    erased_through: u64,
     leaving: bool,
 }
 
@@ -282,8 +284,14 @@ fn open_disk(
     }
     let leaving = read_small(disk.as_ref(), LEAVING_FILE, 1 << 12)?.is_some();
     let certificates = Certificates::open(Arc::clone(&disk))?;
-    let ledger = LedgerCopy::open(environment, disk)?;
-    Ok(Opened { roster, store, scan, ledger, certificates, leaving })
+    let mut ledger = LedgerCopy::open(environment, disk)?;
+    // What the node was told before it died and had not done, and what has come back since, by whatever hand.
+    let (erased, erased_through) = ledger.erased();
+    let removed = store.erase(&erased)?;
+    if removed > 0 {
+        tracing::info!(files = removed, "shards of erased bundles are removed");
+    }
+    Ok(Opened { roster, store, scan, ledger, certificates, erased_through, leaving })
 }
 
 fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
@@ -300,6 +308,8 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
             if let Err(error) = shared.with_store(move |store| store.empty_trash(now)).await {
                 tracing::error!(%error, "trash cannot be emptied");
             }
+            // Where the disk failed before.
+            shared.erase().await;
             sleep(TRASH_INTERVAL).await;
         }
     });

@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) authority: Authority,
     pub(crate) ledger: LedgerCopy,
     pub(crate) certificates: Certificates,
+    // Entries of the ledger of whose erased bundles nothing is left here.
+    pub(crate) erased_through: AtomicU64,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,
@@ -181,6 +183,23 @@ impl Shared {
             leaving: self.leaving.load(Ordering::Acquire),
             // A shard that was lost changes the inventory as a restart may.
             run: self.run.wrapping_add(self.store.losses()),
+            erased_through: self.erased_through.load(Ordering::Acquire),
+        }
+    }
+
+    /// Removes what the copy of the ledger says is erased. What fails is tried again later, and not counted before.
+    pub(crate) async fn erase(&self) {
+        let from = self.erased_through.load(Ordering::Acquire);
+        let (bundles, through) = self.ledger.erased_from(from).await;
+        let erased = bundles.len();
+        match self.with_store(move |store| store.erase(&bundles)).await {
+            Ok(removed) => {
+                if erased > 0 {
+                    tracing::info!(bundles = erased, files = removed, "bundles are erased by the ledger");
+                }
+                self.erased_through.fetch_max(through, Ordering::AcqRel);
+            }
+            Err(error) => tracing::error!(%error, "shards of erased bundles cannot be removed"),
         }
     }
 

@@ -122,7 +122,7 @@ pub(crate) fn refuse_store(error: StoreShardError) -> RefusedRequest {
         StoreShardError::AlreadyHere => RefusalKind::AlreadyDone,
         StoreShardError::InProgress => RefusalKind::Unavailable,
         StoreShardError::QuotaExceeded(_) => RefusalKind::Full,
-        StoreShardError::WrongBytes => RefusalKind::Malformed,
+        StoreShardError::WrongBytes | StoreShardError::Erased => RefusalKind::Malformed,
         StoreShardError::Disk(error) if error.kind() == std::io::ErrorKind::StorageFull => RefusalKind::Full,
         StoreShardError::Disk(_) => RefusalKind::Disk,
     };

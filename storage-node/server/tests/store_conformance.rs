@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,9 @@ conformance!(
     a_cut_off_file_is_found_at_start_and_set_aside,
     the_inventory_comes_in_order_and_in_pages,
     foreign_files_are_left_alone,
+    an_erased_bundle_is_gone_from_its_place_and_from_trash_and_others_are_not,
+    what_is_on_its_way_when_its_bundle_is_erased_is_not_kept,
+    a_file_in_trash_that_no_longer_says_what_it_is_goes_with_an_erasure_if_it_was_found_damaged,
 );
 
 fn a_stored_shard_is_read_back_with_proofs_also_after_a_restart(rig: &Rig) {
@@ -399,4 +403,56 @@ fn foreign_files_are_left_alone(rig: &Rig) {
     let (store, report) = ShardStore::open(Arc::clone(&rig.disk), ROOMY, NOW).unwrap();
     assert_eq!((report.shards, report.damaged, store.shards()), (1, 0, 1));
     assert_eq!(rig.disk.list(&fan).unwrap().len(), 2);
+}
+
+fn erase(store: &ShardStore, bundle: &CodedBundle) -> u64 {
+    store.erase(&BTreeSet::from([bundle.content.bundle_id()])).unwrap()
+}
+
+fn an_erased_bundle_is_gone_from_its_place_and_from_trash_and_others_are_not(rig: &Rig) {
+    // The same bundle coded twice, and another one.
+    let (bundle, recoded) = (CodedBundle::new(1, 300_000, 4), CodedBundle::new(1, 300_000, 8));
+    assert_eq!(bundle.content.bundle_id(), recoded.content.bundle_id());
+    let other = CodedBundle::new(2, 300_000, 4);
+    let store = rig.open(ROOMY);
+    for (bundle, index) in [(&bundle, 0), (&bundle, 1), (&recoded, 3), (&other, 0), (&other, 1)] {
+        put(&store, bundle, index).unwrap();
+    }
+    assert!(store.trash(bundle.name(1), SURPLUS, NOW).unwrap());
+    assert!(store.trash(other.name(1), SURPLUS, NOW).unwrap());
+    // Kept open for the next reader.
+    store.read(bundle.name(0), &(0..1), NOW).unwrap();
+    assert_eq!(erase(&store, &bundle), 3, "at once, and whatever a day allows");
+    assert_eq!(erase(&store, &bundle), 0);
+    assert!(matches!(store.read(bundle.name(0), &(0..1), NOW), Err(ReadShardError::NotHere)));
+    assert!(matches!(put(&store, &bundle, 2), Err(StoreShardError::Erased)));
+    let file = other.header(0).layout().file_bytes;
+    for store in [store, rig.open(ROOMY)] {
+        assert_eq!(store.inventory(None, 10).0, [other.name(0)]);
+        assert_eq!((in_trash(rig).len(), store.used()), (1, ByteCount(2 * file)));
+    }
+}
+
+fn what_is_on_its_way_when_its_bundle_is_erased_is_not_kept(rig: &Rig) {
+    let bundle = CodedBundle::new(1, 300_000, 4);
+    let store = rig.open(ROOMY);
+    let mut writer = store.begin(&bundle.header(0), NOW).unwrap();
+    writer.write(bundle.shard(0)).unwrap();
+    assert_eq!(erase(&store, &bundle), 0);
+    assert!(matches!(writer.finish(), Err(StoreShardError::Erased)));
+    assert_eq!((store.shards(), store.used()), (0, ByteCount(0)));
+    let directory = path_of(&bundle, 0);
+    assert_eq!(rig.disk.list(directory.rsplit_once('/').unwrap().0).unwrap(), []);
+}
+
+fn a_file_in_trash_that_no_longer_says_what_it_is_goes_with_an_erasure_if_it_was_found_damaged(rig: &Rig) {
+    let (bundle, other) = (CodedBundle::new(1, 300_000, 4), CodedBundle::new(2, 300_000, 4));
+    let store = rig.open(ROOMY);
+    put(&store, &other, 0).unwrap();
+    (rig.flip)(&path_of(&other, 0), 30);
+    // Its header is that of no shard: at start it is set aside.
+    let store = rig.open(ROOMY);
+    assert_eq!((store.shards(), in_trash(rig).len()), (0, 1));
+    assert_eq!(erase(&store, &bundle), 1);
+    assert_eq!(in_trash(rig), Vec::<String>::new());
 }

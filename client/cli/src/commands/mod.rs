@@ -9,6 +9,7 @@ pub(crate) mod node;
 pub(crate) mod path_info;
 pub(crate) mod publish;
 pub(crate) mod recover;
+pub(crate) mod repack;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod verify;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Done, CommandError> {
         Command::Recover(options) => recover::run(&common, options).await,
         Command::Key(command) => key::run(&common, &command),
         Command::Compare(options) => compare::run(&common, options).await,
+        Command::Repack(flags) => repack::run(&common, flags).await,
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct RecoverOptions {
     /// The directory to restore into, as a binary cache that Nix reads by file://
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
-    /// Restore also what was withdrawn, by the ledger that nodes keep beside their shards
+    /// Restore also what was withdrawn and not purged, by the ledger that nodes keep beside their shards
     #[arg(long)]
     include_withdrawn: bool,
 }
@@ -33,10 +33,8 @@ pub(crate) struct RecoverOptions {
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: RecoverOptions) -> Result<Done, CommandError> {
     let environment = Environment::real();
-    let withdrawals = match options.include_withdrawn {
-        true => Withdrawals::default(),
-        false => Withdrawals::find(&options.shard_dirs),
-    };
+    // What was purged is meant to be nowhere.
+    let withdrawals = Withdrawals::find(&options.shard_dirs, options.include_withdrawn);
     let recovery = Recovery::open(&environment, options.shard_dirs, withdrawals, &options.output).await?;
     let summary = {
         let progress = Progress::new("restoring", Unit::Things("bundles"), 0);

@@ -18,6 +18,7 @@ use crate::body::GatewayBody;
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, wanted};
+use crate::serve_error::ServeError;
 
 /// What sets one kind of object apart from another.
 struct Kind {
@@ -31,7 +32,7 @@ impl Router {
         let key = ObjectKey::store_path(hash);
         let kind = Kind { route: RouteKind::Nar, content_type: NAR, cache: CACHE_FOR_EVER };
         match self.core.nar(hash, nar_hash).await {
-            Ok(nar) => self.object(key, nar, asked, kind).await,
+            Ok(nar) => self.object(key, nar, asked, kind, || self.core.nar(hash, nar_hash)).await,
             Err(error) => self.refusal(&key, error),
         }
     }
@@ -40,7 +41,7 @@ impl Router {
         let key = ObjectKey::build_log(hash);
         let kind = Kind { route: RouteKind::Log, content_type: TEXT, cache: CACHE_SHORT };
         match self.core.log(hash).await {
-            Ok(log) => self.object(key, log, asked, kind).await,
+            Ok(log) => self.object(key, log, asked, kind, || self.core.log(hash)).await,
             Err(error) => self.refusal(&key, error),
         }
     }
@@ -60,7 +61,15 @@ impl Router {
         self.at_position(answer.tagged(etag, CACHE_SHORT))
     }
 
-    async fn object(&self, key: ObjectKey, object: OpenObject, asked: Asked<'_>, kind: Kind) -> Answer {
+    /// Serves `object`; `again` finds it anew if it does not lie any more where it was found before.
+    async fn object<Again: Future<Output = Result<OpenObject, ServeError>>>(
+        &self,
+        key: ObjectKey,
+        object: OpenObject,
+        asked: Asked<'_>,
+        kind: Kind,
+        again: impl FnOnce() -> Again,
+    ) -> Answer {
         let (bytes, etag) = (object.bytes(), etag(&object.sha256().to_base32()));
         let finish = |answer: Answer| {
             let answer = answer.tagged(etag.clone(), kind.cache.clone());
@@ -88,7 +97,15 @@ impl Router {
         }
         if !asked.head {
             let length = range.end - range.start;
-            let stream = match object.stream(range).await {
+            let mut stream = object.stream(range.clone()).await;
+            if let Err(ServeError::Unreadable { passing: false, .. }) = &stream {
+                self.core.forget(&key);
+                stream = match again().await {
+                    Ok(object) => object.stream(range).await,
+                    Err(error) => Err(error),
+                };
+            }
+            let stream = match stream {
                 Ok(stream) => stream,
                 Err(error) => return self.refusal(&key, error),
             };

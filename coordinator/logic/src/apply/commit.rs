@@ -50,7 +50,8 @@ pub(super) fn commit<F: Facts>(
     Ok(Ok(CommandOutcome::Committed { bundles: numbers, visible: revealed.visible, held: revealed.held }))
 }
 
-fn add<F: Facts>(
+/// Adds one bundle, whose entries are not in the index yet.
+pub(super) fn add<F: Facts>(
     state: &mut Overlay<'_, F>,
     commit: &BundleCommit,
     externals: Vec<ObjectKey>,
@@ -103,13 +104,15 @@ pub(super) fn check_places(entries: &[IndexEntry]) -> Verdict<()> {
     }
 }
 
-/// Refuses a bundle that depends on one that is not there.
+/// Refuses a bundle that depends on one that is not there, or not for long.
 pub(super) fn check_dependencies<F: Facts>(
     state: &Overlay<'_, F>,
     coded: &CodedBundle,
 ) -> Result<Verdict<()>, F::Error> {
     for dependency in &coded.dependencies {
-        if state.bundle_number(*dependency)?.is_none() {
+        let number = state.bundle_number(*dependency)?;
+        // One that is on its way out would have to stay for this bundle's sake.
+        if number.map_or(Ok(true), |number| Ok(state.erasure(number)?.is_some()))? {
             return Ok(Err(RejectReason::UnknownDependency));
         }
     }

@@ -6,7 +6,7 @@
 use firn_base::ObjectKey;
 use firn_wire::{LedgerAct, LedgerEntry, LedgerHead, RejectReason};
 
-use super::{Verdict, visibility};
+use super::{Verdict, purge, visibility};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
@@ -23,15 +23,7 @@ pub(super) fn govern<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> R
         Ok(Effect::Some) => {}
         Err(reason) => return Ok(Err(reason)),
     }
-    append(
-        state,
-        LedgerEntry {
-            position: counters.ledger.entries,
-            previous: counters.ledger.digest,
-            at: counters.time,
-            act: act.clone(),
-        },
-    );
+    record(state, act)?;
     Ok(Ok(()))
 }
 
@@ -62,9 +54,21 @@ pub(super) fn carry_out<F: Facts>(
             withdraw(state, *key)?;
         }
         LedgerAct::Reinstate { key, .. } => match state.withdrawn(*key)? {
+            Some(_) if state.purge(*key)?.is_some_and(|purge| !purge.places.is_empty()) => {
+                return Ok(Err(RejectReason::BeingPurged));
+            }
             Some(record) => visibility::reinstate(state, &record)?,
             None => return Ok(Err(RejectReason::NotWithdrawn)),
         },
+        LedgerAct::Purge { key, .. } => match purge::begin(state, *key)? {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(Effect::None)),
+            Err(reason) => return Ok(Err(reason)),
+        },
+        // Nodes obey this one, so nothing but a replaced bundle may come to stand in it.
+        LedgerAct::Erase { .. } => {
+            return Ok(Err(RejectReason::Malformed("bundles are erased by their own command".into())));
+        }
         LedgerAct::SetPolicy(policy) => state.write(Change::PutPolicy(policy.clone())),
         // Who may publish, upload and administer is read from the ledger itself.
         LedgerAct::AddPublisher(_)
@@ -75,6 +79,32 @@ pub(super) fn carry_out<F: Facts>(
         | LedgerAct::RemoveOperator { .. } => {}
     }
     Ok(Ok(Effect::Some))
+}
+
+/// Carries out acts one after the other; one that is rejected undoes those before it.
+pub(super) fn govern_all<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    acts: &[LedgerAct],
+) -> Result<Verdict<()>, F::Error> {
+    for act in acts {
+        if let Err(reason) = govern(state, act)? {
+            return Ok(Err(reason));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Records an act. Gives its position.
+pub(super) fn record<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> Result<u64, F::Error> {
+    let counters = state.counters()?;
+    let entry = LedgerEntry {
+        position: counters.ledger.entries,
+        previous: counters.ledger.digest,
+        at: counters.time,
+        act: act.clone(),
+    };
+    append(state, entry);
+    Ok(counters.ledger.entries)
 }
 
 /// Appends an entry that follows on the last one.

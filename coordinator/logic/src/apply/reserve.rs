@@ -45,8 +45,9 @@ pub(super) fn reserve<F: Facts>(
         Ok(coded) => coded,
         Err(error) => return malformed(error.to_string()),
     };
-    if state.bundle_number(coded.bundle)?.is_some() {
-        return Ok(Err(RejectReason::BundleExists));
+    if let Some(known) = state.bundle_by_id(coded.bundle)? {
+        let is_erased = known.codings.is_empty();
+        return Ok(Err(if is_erased { RejectReason::BundleErased } else { RejectReason::BundleExists }));
     }
     let nodes = match assigned_nodes(state, wanted, &coded)? {
         Ok(nodes) => nodes,
@@ -152,18 +153,23 @@ pub(super) fn take_assignment<F: Facts>(
 }
 
 /// Ends one reservation: each node may hold the shard it was to take, so each copy that nothing else counts
-/// becomes surplus, to be trashed by order.
-fn end<F: Facts>(state: &mut Overlay<'_, F>, record: &ReservationRecord) -> Result<(), F::Error> {
+/// becomes surplus, to be trashed by order. Gives those copies.
+pub(super) fn end<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    record: &ReservationRecord,
+) -> Result<Vec<(ShardIndex, NodeNumber)>, F::Error> {
     remove(state, record);
+    let mut left = Vec::new();
     for (index, node) in &record.assignments {
         let member = state.node(*node)?.is_some_and(|node| node.is_member());
         if member && !counts_otherwise(state, record.coding, *index, *node)? {
             add_surplus(state, (record.coding, *index, *node), record.file_bytes)?;
+            left.push((*index, *node));
         } else {
             release(state, *node, record.file_bytes)?;
         }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// Whether the copy is placed, or another reservation will have it.

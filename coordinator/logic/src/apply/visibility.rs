@@ -99,8 +99,51 @@ pub(super) fn reinstate<F: Facts>(
     cascade(state, fresh)
 }
 
+/// A record of a key lies in another bundle from now on. Says whether it lay where it is said to come from.
+///
+/// The key stays what it is: visible at no fewer places, withdrawn, or held.
+pub(super) fn relocate<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    key: ObjectKey,
+    from: Location,
+    to: Location,
+) -> Result<bool, F::Error> {
+    if let Some(mut purge) = state.purge(key)?
+        && replace_in(&mut purge.places, from, to)
+    {
+        // Asked for while the bundle was being packed anew: it has to be packed once more.
+        state.write(Change::PutPurge(purge));
+    }
+    if let Some(mut withdrawn) = state.withdrawn(key)?
+        && replace_in(&mut withdrawn.places, from, to)
+    {
+        state.write(Change::PutWithdrawn(withdrawn));
+        return Ok(true);
+    }
+    if state.location(key)? == Some(from) {
+        append_to_feed(state, FeedRecord::Moved { key, location: to });
+        return Ok(true);
+    }
+    if state.variants(key)?.contains(&from) {
+        state.write(Change::RemoveVariant(key, from));
+        state.write(Change::PutVariant(key, to));
+        return Ok(true);
+    }
+    let Some(held) = state.held(key)?.into_iter().find(|held| held.location == from) else {
+        return Ok(false);
+    };
+    unhold(state, &held)?;
+    hold(state, key, to, held.waits.into_iter().collect());
+    Ok(true)
+}
+
+fn replace_in(places: &mut [Location], from: Location, to: Location) -> bool {
+    let place = places.iter_mut().find(|place| **place == from);
+    place.map(|place| *place = to).is_some()
+}
+
 /// Forgets a held record and what it waits for.
-fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) -> Result<(), F::Error> {
+pub(super) fn unhold<F: Facts>(state: &mut Overlay<'_, F>, record: &HeldRecord) -> Result<(), F::Error> {
     let HeldRecord { key, location, waits } = record;
     for awaited in waits {
         state.write(Change::RemoveWaiter { awaited: *awaited, key: *key, location: *location });

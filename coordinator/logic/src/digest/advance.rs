@@ -82,6 +82,14 @@ impl<F: Facts> Advance<'_, F> {
                 self.turn(None, Some(Entry::Withdrawn(record, &bundles)));
             }
             Change::RemoveWithdrawn(key) => self.reinstated(*key)?,
+            Change::PutPurge(record) => {
+                let before = facts.purge(record.key)?;
+                self.turn(before.as_ref().map(Entry::Purge), Some(Entry::Purge(record)));
+            }
+            Change::PutErasure(record) => {
+                let before = facts.erasure(record.bundle)?;
+                self.turn(before.as_ref().map(Entry::Erasure), Some(Entry::Erasure(record)));
+            }
             Change::PutUsedToken(token) if !facts.is_token_used(*token)? => {
                 self.turn(None, Some(Entry::UsedToken(*token)));
             }
@@ -170,11 +178,18 @@ impl<F: Facts> Advance<'_, F> {
                 self.shown.insert(*key, *location);
                 self.place(*key, *location, true)
             }
-            FeedRecord::Withdrawn { key } => {
-                let shown = self.shown.remove(key);
-                let place = if shown.is_some() { shown } else { self.facts.location(*key)? };
-                place.map_or(Ok(()), |location| self.place(*key, location, false))
+            FeedRecord::Withdrawn { key } => self.hide(*key),
+            FeedRecord::Moved { key, location } => {
+                self.hide(*key)?;
+                self.shown.insert(*key, *location);
+                self.place(*key, *location, true)
             }
         }
+    }
+
+    fn hide(&mut self, key: ObjectKey) -> Result<(), F::Error> {
+        let shown = self.shown.remove(&key);
+        let place = if shown.is_some() { shown } else { self.facts.location(key)? };
+        place.map_or(Ok(()), |location| self.place(key, location, false))
     }
 }

@@ -9,8 +9,8 @@ use firn_wire::{DomainRule, LedgerEntry, LedgerHead, Policy};
 
 use super::set_sum::{SUM_BYTES, Stretched};
 use crate::state::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
-    ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber, NodeRecord,
+    NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 // Sets these hashes apart from all others of the archive.
@@ -39,6 +39,8 @@ pub(super) enum Entry<'a> {
     External(ObjectKey),
     /// With the bundle of each of its places.
     Withdrawn(&'a WithdrawnRecord, &'a [BundleId]),
+    Purge(&'a PurgeRecord),
+    Erasure(&'a ErasureRecord),
     UsedToken(TokenId),
     Policy(&'a Policy),
     Ledger(&'a LedgerEntry),
@@ -95,7 +97,10 @@ impl Entry<'_> {
         match self {
             Self::Node(record) => visit(Part::Rest, node(record)),
             Self::Bundle(record) => {
-                visit(Part::Content, bundle_content(record));
+                // Of one that was erased no shard file tells.
+                if !record.codings.is_empty() {
+                    visit(Part::Content, bundle_content(record));
+                }
                 visit(Part::Rest, bundle(record));
             }
             Self::Reservation(record) => visit(Part::Rest, reservation(record)),
@@ -128,6 +133,8 @@ impl Entry<'_> {
                 let add = |fact: Fact, location: &Location| fact.number(location.bundle.0).place(*location);
                 visit(Part::Rest, places.iter().fold(order, add));
             }
+            Self::Purge(record) => visit(Part::Rest, purge(record)),
+            Self::Erasure(record) => visit(Part::Rest, erasure(record)),
             Self::UsedToken(token) => visit(Part::Governance, Fact::new("token").bytes(token.as_bytes())),
             Self::Policy(record) => visit(Part::Governance, policy(record)),
             // The digest covers all of an entry, its position included.
@@ -275,6 +282,30 @@ fn surplus(record: &SurplusRecord) -> Fact {
         .number(index.0)
         .number(*file_bytes)
         .number(since.as_millis())
+}
+
+fn purge(record: &PurgeRecord) -> Fact {
+    let PurgeRecord { key, since, places } = record;
+    let fact = Fact::new("purge").bytes(&key.to_bytes()).number(since.as_millis());
+    let add = |fact: Fact, location: &Location| fact.number(location.bundle.0).place(*location);
+    places.iter().fold(fact.number(places.len() as u64), add)
+}
+
+fn erasure(record: &ErasureRecord) -> Fact {
+    let ErasureRecord { bundle, id, keys, replacements, since, erased } = record;
+    let fact = Fact::new("erasure").number(bundle.0).bytes(id.as_bytes()).number(since.as_millis());
+    let fact = keys.iter().fold(fact.number(keys.len() as u64), |fact, key| fact.bytes(&key.to_bytes()));
+    let fact = fact.number(replacements.len() as u64);
+    let fact = replacements.iter().fold(fact, |fact, number| fact.number(number.0));
+    match erased {
+        None => fact.number(0_u8),
+        Some(ErasedRecord { position, holders, waiting }) => {
+            let list = |fact: Fact, nodes: &[NodeNumber]| {
+                nodes.iter().fold(fact.number(nodes.len() as u64), |fact, node| fact.number(node.0))
+            };
+            list(list(fact.number(1_u8).number(*position), holders), waiting)
+        }
+    }
 }
 
 fn policy(record: &Policy) -> Fact {

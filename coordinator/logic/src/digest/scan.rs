@@ -63,6 +63,16 @@ pub fn full_digest<S: Scan>(state: &S) -> Result<StateDigest, S::Error> {
         },
     )?;
     pages(
+        |after| state.purges_after(after, PAGE),
+        |record| record.key,
+        |record| digest.add(&Entry::Purge(&record)),
+    )?;
+    pages(
+        |after| state.erasures_from(after.map_or(BundleNumber(0), next), PAGE),
+        |record| record.bundle,
+        |record| digest.add(&Entry::Erasure(&record)),
+    )?;
+    pages(
         |after| state.used_tokens_after(after, PAGE),
         |token| *token,
         |token| digest.add(&Entry::UsedToken(token)),
@@ -89,11 +99,7 @@ fn bundles<S: Scan>(
 ) -> Result<BTreeMap<BundleNumber, BundleId>, S::Error> {
     let mut names = BTreeMap::new();
     pages(
-        |after| {
-            let from =
-                after.map_or(BundleNumber(0), |last: BundleNumber| BundleNumber(last.0.saturating_add(1)));
-            state.bundles_from(from, PAGE)
-        },
+        |after| state.bundles_from(after.map_or(BundleNumber(0), next), PAGE),
         |bundle| bundle.number,
         |bundle| {
             names.insert(bundle.number, bundle.id);
@@ -101,6 +107,10 @@ fn bundles<S: Scan>(
         },
     )?;
     Ok(names)
+}
+
+const fn next(last: BundleNumber) -> BundleNumber {
+    BundleNumber(last.0.saturating_add(1))
 }
 
 fn feed<S: Scan>(state: &S) -> Result<firn_base::Digest, S::Error> {

@@ -18,6 +18,7 @@ mod moves;
 mod nodes;
 mod placements;
 mod properties;
+mod purges;
 mod rebuilds;
 mod recodings;
 mod repairs;

@@ -490,6 +490,30 @@ fn two_ledgers() -> (Vec<LedgerEntry>, Vec<LedgerEntry>) {
 }
 
 #[test]
+fn what_a_purge_had_erased_does_not_come_back_though_nodes_that_were_away_show_it() {
+    let old = eventful();
+    let mut evidence = evidence();
+    show_all(&mut evidence, &old);
+    assert!(evidence.in_order().contains(&bundle_id(6)));
+    let mut ledger = old.ledger();
+    let last = ledger.last().unwrap();
+    let erased = LedgerEntry {
+        position: last.position + 1,
+        previous: last.digest(),
+        at: last.at,
+        act: LedgerAct::Erase { bundle: bundle_id(6) },
+    };
+    ledger.push(erased);
+    evidence.show_governance(node_id(3), &[], &heads(&[1, 3], &ledger), ledger.clone());
+    assert!(!evidence.in_order().contains(&bundle_id(6)));
+    let mut new = Archive::beginning(MemoryState::new(), old.now);
+    new.restore(&evidence, manifests);
+    assert_eq!(new.ledger(), ledger);
+    let Ok(number) = new.state.bundle_number(bundle_id(6));
+    assert_eq!(number, None);
+}
+
+#[test]
 fn forged_ledgers_are_refused_and_the_longest_signed_one_is_believed() {
     let (honest, forged) = two_ledgers();
     let shown = |heads: Vec<Signed<LedgerHead>>, entries: &[LedgerEntry]| {

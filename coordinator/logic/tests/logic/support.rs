@@ -313,5 +313,6 @@ pub(crate) fn status(run: u64) -> NodeStatus {
         max_upload: None,
         leaving: false,
         run,
+        erased_through: 0,
     }
 }

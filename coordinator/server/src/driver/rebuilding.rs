@@ -19,7 +19,7 @@ use firn_wire::{
 
 use super::evidence_reader::read_manifest;
 use crate::rebuild::UnderWay;
-use crate::serve::{accepted_publishers, check_record};
+use crate::serve::{check_record, publishers_ever};
 use crate::shared::{Shared, disk, malformed};
 
 /// Nodes that are asked at once: each page is in memory on its way.
@@ -211,7 +211,7 @@ async fn restore_bundle(
         Err(reason) => return Ok(Err(reason)),
     };
     let facts = shared.facts()?;
-    let publishers = accepted_publishers(&*shared.governance(&facts)?);
+    let publishers = publishers_ever(&*shared.governance(&facts)?);
     let records = shared.environment.blocking(move || {
         let manifest = Manifest::parse_whole(&content, bytes).map_err(|error| error.to_string())?;
         let records = manifest.records().map(|located| {

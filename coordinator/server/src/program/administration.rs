@@ -10,6 +10,7 @@ use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, Pub
 use super::Failure;
 use super::arguments::{Action, IdentityAction, NodeAction, PathAction, PublisherAction, TokenAction};
 use super::coordinators::{member, roster};
+use super::{disowning, purges};
 
 /// Carries out `action` and prints what came of it.
 pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) -> Result<(), Failure> {
@@ -69,6 +70,10 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
             let key = ObjectKey::store_path(*parsed.hash());
             govern(directory, LedgerAct::Withdraw { key, reason: reason.clone() }).await
         }
+        Action::Path(PathAction::Purge { path, reason, dry_run }) => {
+            purges::begin(directory, path, reason, *dry_run).await
+        }
+        Action::Path(PathAction::Purges) => purges::list(directory, json).await,
         Action::Path(PathAction::Reinstate { path, reason }) => {
             let parsed: StorePath = path.parse()?;
             let key = ObjectKey::store_path(*parsed.hash());
@@ -95,7 +100,7 @@ async fn done(directory: &Path, request: AdminRequest) -> Result<(), Failure> {
     }
 }
 
-async fn govern(directory: &Path, act: LedgerAct) -> Result<(), Failure> {
+pub(super) async fn govern(directory: &Path, act: LedgerAct) -> Result<(), Failure> {
     done(directory, AdminRequest::Govern(act)).await
 }
 
@@ -177,7 +182,10 @@ async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Re
             };
             govern(directory, LedgerAct::AddPublisher(entry)).await
         }
-        PublisherAction::Remove { name } => {
+        PublisherAction::Remove { name, since: Some(since), dry_run } => {
+            disowning::remove(directory, name, *since, *dry_run).await
+        }
+        PublisherAction::Remove { name, .. } => {
             govern(directory, LedgerAct::RemovePublisher { name: name.clone() }).await
         }
         PublisherAction::List => {

@@ -11,6 +11,7 @@ use firn_program::LogOptions;
 use firn_wire::{DomainRule, Policy};
 
 use super::Failure;
+use super::since::Since;
 
 /// Coordinator of a Firn archive: decides with its peers who holds what.
 ///
@@ -76,6 +77,9 @@ pub(crate) struct RunOptions {
     /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 8 s at 300ms
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
     pub(crate) round_trip: Duration,
+    /// Shards of a bundle that was packed anew because of a purge stay for readers this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m", env = "FIRN_ERASE_AFTER")]
+    pub(crate) erase_after: Duration,
     /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive
     /// does not look at them
     #[arg(long, value_name = "FILE", env = "FIRN_ADDRESS_TABLE")]
@@ -267,10 +271,17 @@ pub(crate) enum PublisherAction {
         #[arg(long, default_value_t = 100)]
         rank: u32,
     },
-    /// Accept no more paths signed by this key; what is archived stays
+    /// Accept no more paths signed by this key; what is archived stays, unless --since is given
     Remove {
         /// The key's name
         name: String,
+        /// Withdraw what was archived since then and nobody else vouches for: a date as 2026-11-22 or
+        /// 2026-11-22T21:05:09Z, or the position of an entry of the ledger (see `log`). Can be run again
+        #[arg(long, value_name = "DATE|POSITION")]
+        since: Option<Since>,
+        /// Say how much would be withdrawn; for --since
+        #[arg(long, requires = "since")]
+        dry_run: bool,
     },
     /// Print the accepted keys
     List,
@@ -308,6 +319,19 @@ pub(crate) enum PathAction {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Have a withdrawn path removed from every disk, for good; what shares a bundle with it stays
+    Purge {
+        /// /nix/store/…
+        path: String,
+        /// Why, for those who ask
+        #[arg(long)]
+        reason: String,
+        /// Say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print how far purges have come
+    Purges,
     /// Serve a withdrawn path again
     Reinstate {
         /// /nix/store/…

@@ -3,9 +3,12 @@
 mod administration;
 mod arguments;
 mod coordinators;
+mod disowning;
+mod purges;
 mod rebuild;
 mod resync;
 mod running;
+mod since;
 
 pub(crate) use administration::administer;
 pub(crate) use arguments::{Action, Cli};

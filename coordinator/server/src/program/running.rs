@@ -126,6 +126,7 @@ pub(crate) async fn run(
         founding: (options.bootstrap && resync.is_none()).then(|| options.policy()),
         timing: Timing::for_round_trip(options.round_trip),
         recode_after: options.recode_after,
+        erase_after: options.erase_after,
         address_table,
         filters: FilterOptions::in_directory(home.join("filters")),
         rebuild,

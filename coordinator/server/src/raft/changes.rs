@@ -80,6 +80,10 @@ fn put(batch: &mut Batch, change: &Change) {
             batch.put(Table::Withdrawn, record.key.to_bytes(), record.to_bytes());
         }
         Change::RemoveWithdrawn(key) => batch.delete(Table::Withdrawn, key.to_bytes()),
+        Change::PutPurge(record) => batch.put(Table::Purges, record.key.to_bytes(), record.to_bytes()),
+        Change::PutErasure(record) => {
+            batch.put(Table::Erasures, keys::bundle(record.bundle), record.to_bytes());
+        }
         Change::PutUsedToken(token) => batch.put(Table::UsedTokens, *token.as_bytes(), NOTHING),
         Change::PutLedger(entry) => {
             batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());

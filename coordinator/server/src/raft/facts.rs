@@ -9,8 +9,8 @@ use firn_base::{
     ShardIndex, TokenId,
 };
 use firn_coordinator_logic::{
-    BundleRecord, Counters, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord, ReservationRecord, Scan,
-    StateDigest, SurplusRecord, WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
+    PurgeRecord, ReservationRecord, Scan, StateDigest, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{FeedEvent, LedgerEntry, Policy};
 
@@ -211,6 +211,14 @@ impl Facts for StateFacts {
         self.record(Table::Withdrawn, &key.to_bytes())
     }
 
+    fn purge(&self, key: ObjectKey) -> Result<Option<PurgeRecord>, StorageError> {
+        self.record(Table::Purges, &key.to_bytes())
+    }
+
+    fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, StorageError> {
+        self.record(Table::Erasures, &keys::bundle(bundle))
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, StorageError> {
         self.has(Table::UsedTokens, token.as_bytes())
     }
@@ -293,6 +301,15 @@ impl Scan for StateFacts {
     ) -> Result<Vec<WithdrawnRecord>, StorageError> {
         let range = page_after(after.map(|key| key.to_bytes().to_vec()));
         self.records(Table::Withdrawn, &range, limit)
+    }
+
+    fn purges_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<PurgeRecord>, StorageError> {
+        let range = page_after(after.map(|key| key.to_bytes().to_vec()));
+        self.records(Table::Purges, &range, limit)
+    }
+
+    fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, StorageError> {
+        self.records(Table::Erasures, &KeyRange::starting_at(keys::bundle(from)), limit)
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, StorageError> {

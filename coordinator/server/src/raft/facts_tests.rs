@@ -1,7 +1,7 @@
 //! The tables against the reference: the state in ordered maps.
 
 use firn_base::{Availability, PublicKey, Scheme, Timestamp};
-use firn_coordinator_logic::{Change, CodingRecord, MemoryState, NodeSite};
+use firn_coordinator_logic::{Change, CodingRecord, ErasedRecord, MemoryState, NodeSite};
 use firn_wire::{DomainRule, LedgerAct, LedgerHead, NodeState};
 
 use super::*;
@@ -55,7 +55,7 @@ impl Chance {
     }
 
     fn change(&mut self) -> Change {
-        match self.below(27) {
+        match self.below(29) {
             0 => Change::PutCounters(self.counters()),
             1 | 2 => Change::PutNode(self.node()),
             3 => Change::NameNode(NodeId::from_bytes(self.id()), NodeNumber(self.number())),
@@ -84,6 +84,12 @@ impl Chance {
                 key: self.key(),
                 places: vec![self.location(), self.location()],
             }),
+            26 => Change::PutPurge(PurgeRecord {
+                key: self.key(),
+                since: Timestamp::from_millis(1),
+                places: vec![self.location()],
+            }),
+            27 => Change::PutErasure(self.erasure()),
             24 => Change::PutUsedToken(TokenId::from_bytes(self.id())),
             25 => Change::PutPolicy(Policy {
                 domains: DomainRule::Named,
@@ -102,16 +108,35 @@ impl Chance {
         }
     }
 
-    /// A key appears or, if it can be read, is withdrawn.
+    /// A key appears or, if it can be read, is moved or withdrawn.
     fn turn(&mut self) -> Change {
         let key = self.key();
-        let last = self.feed.iter().rfind(|record| record.key() == key);
+        let last = self.feed.iter().rfind(|record| record.key() == key).copied();
         let record = match last {
-            Some(FeedRecord::Visible { .. }) => FeedRecord::Withdrawn { key },
+            Some(FeedRecord::Visible { .. } | FeedRecord::Moved { .. }) if self.below(3) == 0 => {
+                FeedRecord::Moved { key, location: self.location() }
+            }
+            Some(FeedRecord::Visible { .. } | FeedRecord::Moved { .. }) => FeedRecord::Withdrawn { key },
             _ => FeedRecord::Visible { key, location: self.location() },
         };
         self.feed.push(record);
         Change::PutFeed(self.feed.len() as u64 - 1, record)
+    }
+
+    fn erasure(&mut self) -> ErasureRecord {
+        let erased = ErasedRecord {
+            position: self.below(9),
+            holders: vec![NodeNumber(self.number())],
+            waiting: Vec::new(),
+        };
+        ErasureRecord {
+            bundle: BundleNumber(self.number()),
+            id: BundleId::from_bytes(self.id()),
+            keys: vec![self.key()],
+            replacements: vec![BundleNumber(self.number())],
+            since: Timestamp::from_millis(1),
+            erased: (self.below(2) == 0).then_some(erased),
+        }
     }
 
     fn coding(&mut self) -> CodingId {
@@ -216,6 +241,8 @@ where
         all.push(format!("{:?}", facts.bundle(BundleNumber(number)).unwrap()));
         all.push(format!("{:?}", facts.nodes_from(NodeNumber(number), 2).unwrap()));
         all.push(format!("{:?}", facts.bundles_from(BundleNumber(number), 2).unwrap()));
+        all.push(format!("{:?}", facts.erasure(BundleNumber(number)).unwrap()));
+        all.push(format!("{:?}", facts.erasures_from(BundleNumber(number), 2).unwrap()));
         all.push(format!("{:?}", facts.ledger_from(u64::from(number), 3).unwrap()));
         all.push(format!("{:?}", facts.feed_from(u64::from(number), 3).unwrap()));
         for (byte, index) in bytes.iter().flat_map(|byte| (0..4).map(move |index| (*byte, ShardIndex(index))))
@@ -244,6 +271,8 @@ where
             all.push(format!("{:?}", facts.waiters(key).unwrap()));
             all.push(format!("{:?}", facts.is_external(key).unwrap()));
             all.push(format!("{:?}", facts.withdrawn(key).unwrap()));
+            all.push(format!("{:?}", facts.purge(key).unwrap()));
+            all.push(format!("{:?}", facts.purges_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.keys_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.externals_after(Some(key), 3).unwrap()));
             all.push(format!("{:?}", facts.withdrawn_after(Some(key), 3).unwrap()));

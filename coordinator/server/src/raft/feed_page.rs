@@ -9,8 +9,8 @@
 //! | 1 | records, at most 64 |
 //! | 1 | runs of kinds |
 //! | 1 | runs of places |
-//! | 2 each | run of kinds: kind of key, with 128 added if withdrawn; records |
-//! | 9 each | run of places, of records that became visible: bundle, block, entry of the first; records; each has the next entry |
+//! | 2 each | run of kinds: kind of key, with 128 added if withdrawn, 64 if moved; records |
+//! | 9 each | run of places, of records that became visible or moved: bundle, block, entry of the first; records; each has the next entry |
 //! | 20 each | names |
 //!
 //! Always holds: what was read has as many kinds, places and names as it says, and no index within it can fail.
@@ -31,6 +31,7 @@ const NAME_BYTES: usize = KEY_BYTES - 1;
 const KIND_RUN_BYTES: usize = 2;
 const PLACE_RUN_BYTES: usize = LOCATION_BYTES + 1;
 const WITHDRAWN: u8 = 128;
+const MOVED: u8 = 64;
 
 /// The records of a page, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,11 +76,15 @@ impl FeedPage {
         let mut kinds = Runs { runs: Vec::new() };
         let mut places: Runs<Location> = Runs { runs: Vec::new() };
         for record in &self.records {
-            let withdrawn = if matches!(record, FeedRecord::Withdrawn { .. }) { WITHDRAWN } else { 0 };
-            kinds.add(record.key().kind() as u8 | withdrawn, |first, _| {
-                *first == record.key().kind() as u8 | withdrawn
+            let event = match record {
+                FeedRecord::Visible { .. } => 0,
+                FeedRecord::Withdrawn { .. } => WITHDRAWN,
+                FeedRecord::Moved { .. } => MOVED,
+            };
+            kinds.add(record.key().kind() as u8 | event, |first, _| {
+                *first == record.key().kind() as u8 | event
             });
-            if let FeedRecord::Visible { location, .. } = record {
+            if let FeedRecord::Visible { location, .. } | FeedRecord::Moved { location, .. } = record {
                 places.add(*location, |first, count| following(*first, count) == Some(*location));
             }
         }
@@ -146,20 +151,23 @@ impl<'a> Layout<'a> {
             }
             left -= passed;
         };
-        let mut key = [kind & !WITHDRAWN; KEY_BYTES];
+        let mut key = [kind & !WITHDRAWN & !MOVED; KEY_BYTES];
         key[1..].copy_from_slice(name);
         let key = ObjectKey::from_bytes(&key).map_err(|_| damaged())?;
-        if kind & WITHDRAWN != 0 {
-            return Ok(FeedRecord::Withdrawn { key });
+        match kind & (WITHDRAWN | MOVED) {
+            WITHDRAWN => return Ok(FeedRecord::Withdrawn { key }),
+            0 | MOVED => {}
+            _ => return Err(damaged()),
         }
         for run in self.places {
             let times = usize::from(run[LOCATION_BYTES]);
             if shown < times {
                 let first = keys::read_location(&mut Reader::bare(WHAT, &run[..LOCATION_BYTES]))?;
                 let number = u8::try_from(shown).map_err(|_| damaged())?;
-                return Ok(FeedRecord::Visible {
-                    key,
-                    location: following(first, number).ok_or_else(damaged)?,
+                let location = following(first, number).ok_or_else(damaged)?;
+                return Ok(match kind & MOVED {
+                    0 => FeedRecord::Visible { key, location },
+                    _ => FeedRecord::Moved { key, location },
                 });
             }
             shown -= times;
@@ -218,6 +226,21 @@ mod tests {
             }
             assert!(FeedPage::record(&bytes, page.records().len()).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_that_moved_is_told_apart_from_one_that_came() {
+        let key = ObjectKey::store_path([1; 20]);
+        let records = [
+            FeedRecord::Visible { key, location: place(7, 0, 0) },
+            FeedRecord::Moved { key, location: place(7, 0, 1) },
+        ];
+        let bytes = page(records).to_bytes();
+        assert_eq!(FeedPage::from_bytes(&bytes).unwrap().records(), records);
+        assert_eq!(data(&bytes[..8]), "0102020101014101");
+        let mut both = bytes.clone();
+        both[6] |= WITHDRAWN;
+        assert!(FeedPage::from_bytes(&both).is_err());
     }
 
     #[test]

@@ -160,7 +160,7 @@ fn rows<const N: usize>(store: &dyn Read, names: &[[u8; N]]) -> Result<Vec<Optio
 
 fn visible(record: FeedRecord) -> Result<(ObjectKey, Location), StorageError> {
     match record {
-        FeedRecord::Visible { key, location } => Ok((key, location)),
+        FeedRecord::Visible { key, location } | FeedRecord::Moved { key, location } => Ok((key, location)),
         FeedRecord::Withdrawn { .. } => Err(StorageError::corrupted("a position of the index")),
     }
 }
@@ -294,7 +294,22 @@ pub(super) fn write(
     for (position, record) in records {
         let (key, name) = (record.key(), short(record.key()));
         let row = after.entry(name).or_insert_with(|| row(name));
-        if matches!(record, FeedRecord::Visible { .. }) {
+        // Of a key that becomes visible there is no earlier position.
+        if !matches!(record, FeedRecord::Visible { .. }) {
+            let known = match fresh.remove(&key) {
+                Some(known) => Some(known),
+                None => {
+                    let found = find(store, &[key])?.pop().flatten();
+                    found.map(|found| (found.position, found.under_whole_name))
+                }
+            };
+            match known {
+                Some((_, true)) => batch.delete(Table::Index, key.to_bytes()),
+                Some((known, false)) => row.positions.retain(|position| *position != known),
+                None => {}
+            }
+        }
+        if !matches!(record, FeedRecord::Withdrawn { .. }) {
             let under_whole_name = row.positions.len() >= POSITIONS_MAX;
             fresh.insert(key, (*position, under_whole_name));
             if under_whole_name {
@@ -303,19 +318,6 @@ pub(super) fn write(
             } else {
                 row.positions.push(*position);
             }
-            continue;
-        }
-        let known = match fresh.remove(&key) {
-            Some(known) => Some(known),
-            None => {
-                let found = find(store, &[key])?.pop().flatten();
-                found.map(|found| (found.position, found.under_whole_name))
-            }
-        };
-        match known {
-            Some((_, true)) => batch.delete(Table::Index, key.to_bytes()),
-            Some((known, false)) => row.positions.retain(|position| *position != known),
-            None => {}
         }
     }
     for name in variants.iter().copied().map(short) {

@@ -28,17 +28,22 @@ impl Reference {
     fn add(&mut self, record: FeedRecord) -> (u64, FeedRecord) {
         self.feed.push(record);
         match record {
-            FeedRecord::Visible { key, location } => drop(self.index.insert(key, location)),
+            FeedRecord::Visible { key, location } | FeedRecord::Moved { key, location } => {
+                self.index.insert(key, location);
+            }
             FeedRecord::Withdrawn { key } => drop(self.index.remove(&key)),
         }
         (self.feed.len() as u64 - 1, record)
     }
 
-    /// Makes a key visible or, if it is, withdraws it.
+    /// Makes a key visible or, if it is, withdraws it, or moves it to an entry that is divisible by 3.
     fn turn(&mut self, key: ObjectKey, entry: u16) -> (u64, FeedRecord) {
         let location = Location { bundle: BundleNumber(3), block: 1, entry };
-        let visible = self.index.contains_key(&key);
-        self.add(if visible { FeedRecord::Withdrawn { key } } else { FeedRecord::Visible { key, location } })
+        self.add(match self.index.contains_key(&key) {
+            false => FeedRecord::Visible { key, location },
+            true if entry.is_multiple_of(3) => FeedRecord::Moved { key, location },
+            true => FeedRecord::Withdrawn { key },
+        })
     }
 
     fn check(&self, store: &dyn Read) {
@@ -107,7 +112,8 @@ fn keys_of_equal_short_names_are_told_apart_however_they_come_and_go() {
 fn the_same_records_give_the_same_bytes_in_any_batches() {
     let mut reference = Reference::default();
     let mut draws = (0_usize..).map(|step| (step * 7 + step / 11) % 40);
-    let records: Vec<_> = (0..300).map(|_| reference.turn(keys()[draws.next().unwrap()], 1)).collect();
+    let records: Vec<_> =
+        (0..300).map(|entry| reference.turn(keys()[draws.next().unwrap()], entry)).collect();
     let contents = [1, 3, 64, 300].map(|size| {
         let store = Memory::new(StoreKind::State);
         for some in records.chunks(size) {

@@ -9,8 +9,8 @@ use firn_base::{
     Location, NodeId, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BundleRecord, CodingRecord, Counters, HeldRecord, NodeNumber, NodeRecord, NodeSite, RecodingRecord,
-    ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber, NodeRecord,
+    NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{DomainRule, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
 
@@ -397,6 +397,74 @@ impl Record for WithdrawnRecord {
         let record = Self {
             key: keys::read_key(&mut reader)?,
             places: reader.list(keys::LOCATION_BYTES, |reader| Ok(Location::from_bytes(&reader.array()?)))?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+impl Record for PurgeRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record()
+            .raw(&self.key.to_bytes())
+            .u64(self.since.as_millis())
+            .list(&self.places, |writer, place| writer.raw(&place.to_bytes()))
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("purge", bytes)?;
+        let record = Self {
+            key: keys::read_key(&mut reader)?,
+            since: Timestamp::from_millis(reader.u64()?),
+            places: reader.list(keys::LOCATION_BYTES, |reader| Ok(Location::from_bytes(&reader.array()?)))?,
+        };
+        reader.finish()?;
+        Ok(record)
+    }
+}
+
+fn write_nodes(writer: Writer, nodes: &[NodeNumber]) -> Writer {
+    writer.list(nodes, |writer, node| writer.u32(node.0))
+}
+
+fn read_nodes(reader: &mut Reader<'_>) -> Result<Vec<NodeNumber>, StorageError> {
+    reader.list(NODE_BYTES, |reader| reader.u32().map(NodeNumber))
+}
+
+impl Record for ErasureRecord {
+    fn to_bytes(&self) -> Vec<u8> {
+        let writer = Writer::record()
+            .u32(self.bundle.0)
+            .raw(self.id.as_bytes())
+            .u64(self.since.as_millis())
+            .list(&self.keys, |writer, key| writer.raw(&key.to_bytes()))
+            .list(&self.replacements, |writer, number| writer.u32(number.0))
+            .flag(self.erased.is_some());
+        match &self.erased {
+            None => writer.finish(),
+            Some(ErasedRecord { position, holders, waiting }) => {
+                write_nodes(write_nodes(writer.u64(*position), holders), waiting).finish()
+            }
+        }
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("erasure", bytes)?;
+        let record = Self {
+            bundle: BundleNumber(reader.u32()?),
+            id: BundleId::from_bytes(reader.array()?),
+            since: Timestamp::from_millis(reader.u64()?),
+            keys: reader.list(firn_base::KEY_BYTES, keys::read_key)?,
+            replacements: reader.list(size_of::<u32>(), |reader| reader.u32().map(BundleNumber))?,
+            erased: match reader.flag()? {
+                false => None,
+                true => Some(ErasedRecord {
+                    position: reader.u64()?,
+                    holders: read_nodes(&mut reader)?,
+                    waiting: read_nodes(&mut reader)?,
+                }),
+            },
         };
         reader.finish()?;
         Ok(record)

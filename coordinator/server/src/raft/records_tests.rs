@@ -143,6 +143,24 @@ fn the_bytes_of_all_records_are_pinned() {
     };
     check(&mut lines, "surplus", &surplus);
     check(&mut lines, "held", &HeldRecord { key: key(1), location: location(), waits: vec![key(2), key(3)] });
+    let purge =
+        PurgeRecord { key: key(1), since: Timestamp::from_millis(2), places: vec![location(), location()] };
+    check(&mut lines, "purge", &purge);
+    let erased = ErasedRecord {
+        position: 7,
+        holders: vec![NodeNumber(8), NodeNumber(9)],
+        waiting: vec![NodeNumber(9)],
+    };
+    let erasure = ErasureRecord {
+        bundle: BundleNumber(1),
+        id: BundleId::from_bytes([2; 32]),
+        keys: vec![key(3)],
+        replacements: vec![BundleNumber(4), BundleNumber(5)],
+        since: Timestamp::from_millis(6),
+        erased: Some(erased),
+    };
+    check(&mut lines, "erasure", &erasure);
+    check(&mut lines, "erasure-begun", &ErasureRecord { erased: None, ..erasure });
     check(&mut lines, "withdrawn", &WithdrawnRecord { key: key(1), places: vec![location()] });
     let policy = Policy {
         domains: DomainRule::Named,

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use firn_base::TokenId;
-use firn_coordinator_logic::{Facts, PlanningView, Scan, survey_drain};
+use firn_coordinator_logic::{
+    Facts, PlanningView, PurgeBook, Scan, bundles_since, purge_progress, survey_drain,
+};
 use firn_wire::{
-    AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct, NAME_BYTES_MAX, NodeState,
-    RefusalKind, RefusedRequest, Signed,
+    ACTS_PER_REQUEST_MAX, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
+    NAME_BYTES_MAX, NodeState, PURGE_LEVEL, RefusalKind, RefusedRequest, Signed,
 };
 
 use super::members;
@@ -28,6 +30,9 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
     match request {
         AdminRequest::Govern(act) => {
             check_names(&act)?;
+            if matches!(act, LedgerAct::Purge { .. }) {
+                check_level(shared, PURGE_LEVEL)?;
+            }
             shared.carry_out(Command::Govern(act), RefusalKind::Malformed).await?;
             Ok(AdminReply::Done)
         }
@@ -56,6 +61,23 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
                 NodeState::Draining => AdminReply::Draining(drain_backlog(shared, node).ok().flatten()),
                 _ => AdminReply::Done,
             })
+        }
+        AdminRequest::GovernAll(acts) => {
+            if acts.len() > ACTS_PER_REQUEST_MAX {
+                return Err(malformed(format!("ask for at most {ACTS_PER_REQUEST_MAX} acts at a time")));
+            }
+            check_level(shared, PURGE_LEVEL)?;
+            acts.iter().try_for_each(check_names)?;
+            shared.carry_out(Command::GovernAll(acts), RefusalKind::Malformed).await?;
+            Ok(AdminReply::Done)
+        }
+        AdminRequest::BundlesSince { since, from } => {
+            let page = bundles_since(&shared.facts()?, since, from).map_err(|error| disk(&error))?;
+            Ok(AdminReply::Bundles { bundles: page.0, next: page.1 })
+        }
+        AdminRequest::Purges => {
+            let book = PurgeBook::read(&shared.facts()?).map_err(|error| disk(&error))?;
+            Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view))?))
         }
         AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
         AdminRequest::ChangeMember(change) => members::change(shared, &change).await,
@@ -96,6 +118,16 @@ pub(super) async fn snapshot(shared: &Shared, to: &str) -> Result<AdminReply, Re
     }
 }
 
+/// What an older coordinator does not know must not reach its log.
+fn check_level(shared: &Shared, needed: u16) -> Result<(), RefusedRequest> {
+    let level = shared.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
+    if level < needed {
+        let sentence = "not every coordinator is known yet to run a program that can do this: upgrade them, or try again in half a minute";
+        return Err(RefusedRequest::new(RefusalKind::Unavailable, sentence));
+    }
+    Ok(())
+}
+
 fn is_empty(shared: &Shared, node: firn_base::NodeId) -> Result<bool, RefusedRequest> {
     let record = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
     Ok(record.is_some_and(|record| record.shards == 0 && record.assigned_bytes == 0))
@@ -132,9 +164,10 @@ fn check_names(act: &LedgerAct) -> Result<(), RefusedRequest> {
         LedgerAct::AddUploader { name, .. } => check_name("uploader", name),
         LedgerAct::AddOperator { name, .. } => check_name("operator", name),
         LedgerAct::RemovePublisher { name } => check_name("publisher", name),
-        LedgerAct::Withdraw { reason, .. } | LedgerAct::Reinstate { reason, .. } => {
-            check_name("reason", reason)
-        }
+        LedgerAct::Withdraw { reason, .. }
+        | LedgerAct::Reinstate { reason, .. }
+        | LedgerAct::Purge { reason, .. } => check_name("reason", reason),
+        LedgerAct::Erase { .. } => Err(malformed("bundles are erased by purges, not by hand")),
         LedgerAct::UseToken { .. } => Err(malformed("tokens are used up by nodes that join, not by hand")),
         LedgerAct::RemoveUploader { .. } | LedgerAct::RemoveOperator { .. } | LedgerAct::SetPolicy(_) => {
             Ok(())

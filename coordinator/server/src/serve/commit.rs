@@ -11,7 +11,8 @@ use std::sync::Arc;
 use firn_base::{ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
-    CheckedBundle, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, plan_commit,
+    CheckedBundle, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord, plan_commit,
+    plan_replacement,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -32,8 +33,17 @@ const LATE_RECEIPTS_MAX: usize = 40 * 256;
 pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: CommitRequest) -> Reply {
     let facts = shared.facts()?;
     let governance = shared.governance(&facts)?;
-    if !governance.uploaders.contains_key(&uploader) {
-        return Err(not_allowed(format!("{uploader} is no uploader of this archive")));
+    let replaces = request.replaces;
+    match replaces {
+        None if !governance.uploaders.contains_key(&uploader) => {
+            return Err(not_allowed(format!("{uploader} is no uploader of this archive")));
+        }
+        Some(_) if !governance.operators.contains_key(&uploader) => {
+            return Err(not_allowed(format!(
+                "{uploader} is no operator of this archive: only operators put bundles in the place of others"
+            )));
+        }
+        _ => {}
     }
     if request.bundles.is_empty() || request.bundles.len() > BUNDLES_PER_REQUEST_MAX {
         return Err(malformed(format!("a commit has 1 to {BUNDLES_PER_REQUEST_MAX} bundles")));
@@ -48,8 +58,24 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
         uploads.push((reservation, receipts, bundle.manifest));
     }
     // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
-    let checked = shared.environment.blocking(move || check_uploads(uploads, &governance)).await?;
-    let command = plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?;
+    let signers = match &replaces {
+        None => accepted_publishers(&governance),
+        // What is archived stays, also of publishers that are accepted no more.
+        Some(_) => publishers_ever(&governance),
+    };
+    let kept = replaces.is_some();
+    let check = move || check_uploads(uploads, &governance, &signers, kept);
+    let checked = shared.environment.blocking(check).await?;
+    let command = match replaces {
+        None => plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?,
+        Some(replaced) => {
+            let book = PurgeBook::read(&facts).map_err(|error| disk(&error))?;
+            let number = facts.bundle_number(replaced.bundle).map_err(|error| disk(&error))?;
+            let number = number.ok_or_else(|| malformed("no such bundle is to be replaced"))?;
+            plan_replacement(&replaced, book.unwanted_of(number), checked)
+                .map_err(|error| malformed(error.to_string()))?
+        }
+    };
     match shared.propose(command).await? {
         CommandOutcome::Committed { bundles, visible, held } => {
             let held = held_paths(&shared.facts()?, &held)?;
@@ -63,7 +89,10 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
             };
             Err(RefusedRequest::new(kind, reason.to_string()))
         }
-        CommandOutcome::Applied => Err(malformed("the commit was applied without a result")),
+        // Bundles in the place of another: no key became visible that was not.
+        CommandOutcome::Applied => {
+            Ok(CoordinatorReply::Committed { bundles: Vec::new(), visible: 0, held: Vec::new() })
+        }
     }
 }
 
@@ -98,7 +127,7 @@ fn receipts(
 }
 
 /// The keys that paths may be signed with, the most preferred first.
-pub(crate) fn accepted_publishers(governance: &LedgerState) -> Vec<PublisherKey> {
+fn accepted_publishers(governance: &LedgerState) -> Vec<PublisherKey> {
     let ranked = governance.publishers_by_rank();
     ranked
         .into_iter()
@@ -106,13 +135,22 @@ pub(crate) fn accepted_publishers(governance: &LedgerState) -> Vec<PublisherKey>
         .collect()
 }
 
+/// Those that are accepted, and those that were.
+pub(crate) fn publishers_ever(governance: &LedgerState) -> Vec<PublisherKey> {
+    let former = governance.former_publishers.iter();
+    let former = former.filter_map(|entry| PublisherKey::from_parts(&entry.name, entry.key.as_bytes()).ok());
+    accepted_publishers(governance).into_iter().chain(former).collect()
+}
+
 type Upload = (ReservationRecord, Vec<(firn_base::ShardIndex, firn_base::NodeId)>, Vec<u8>);
 
+/// Checks manifests and signatures. Records that are `kept` are archived already: withdrawn ones may be among them.
 fn check_uploads(
     uploads: Vec<Upload>,
     governance: &LedgerState,
+    publishers: &[PublisherKey],
+    kept: bool,
 ) -> Result<Vec<CheckedBundle>, RefusedRequest> {
-    let publishers = &accepted_publishers(governance);
     let mut checked = Vec::with_capacity(uploads.len());
     let mut manifests: Vec<Manifest> = Vec::with_capacity(uploads.len());
     for (reservation, receipts, manifest) in uploads {
@@ -125,7 +163,7 @@ fn check_uploads(
         for located in manifest.records() {
             let located = located.map_err(|error| malformed(error.to_string()))?;
             let record = &located.record;
-            if let Some(reason) = governance.withdrawn.get(&record.key) {
+            if let Some(reason) = governance.withdrawn.get(&record.key).filter(|_| !kept) {
                 return Err(not_allowed(format!(
                     "{} was withdrawn from this archive ({reason}): publish again, without it",
                     name_of(record)

@@ -62,6 +62,8 @@ pub(super) fn bundles(shared: &Shared, names: &[BundleName]) -> Reply {
             BundleName::Number(number) => facts.bundle(*number)?,
             BundleName::Id(id) => facts.bundle_by_id(*id)?,
         };
+        // One that was erased is as good as unknown: readers look its paths up anew.
+        let record = record.filter(|record| !record.codings.is_empty());
         record.map(|record| bundle_info(&facts, &record)).transpose()
     };
     let found: Result<_, StorageError> = names.iter().map(find).collect();

@@ -47,7 +47,9 @@ fn not_measured() -> RefusedRequest {
 
 pub(super) async fn reserve(shared: &Shared, uploader: PublicKey, request: ReserveRequest) -> Reply {
     let facts = shared.facts()?;
-    if !shared.governance(&facts)?.uploaders.contains_key(&uploader) {
+    let governance = shared.governance(&facts)?;
+    // Operators pack anew what is archived.
+    if !governance.uploaders.contains_key(&uploader) && !governance.operators.contains_key(&uploader) {
         return Err(not_allowed(format!(
             "{uploader} is no uploader of this archive: an operator can add it with `firn-coordinator uploader add`"
         )));

@@ -73,6 +73,10 @@ tables! {
     Ledger = 32 in State as "ledger";
     /// Position → event of the feed.
     Feed = 33 in State as "feed";
+    /// Key → what is to be purged of it.
+    Purges = 34 in State as "purges";
+    /// Bundle number → what took its place, and who has erased it.
+    Erasures = 35 in State as "erasures";
 }
 
 impl StoreKind {

@@ -2,6 +2,7 @@
 
 mod codings;
 mod disk;
+mod erasure;
 mod files;
 mod memory;
 mod name;

@@ -10,7 +10,7 @@ use firn_base::Timestamp;
 use super::disk::{Disk, DiskEntry};
 use super::name::{SHARDS, ShardName, TEMPORARY, TRASH, TrashName, TrashReason};
 use super::shard_file::{OpenShard, OpenShardError};
-use super::shard_store::Shelf;
+use super::shard_store::{HeldShard, Shelf};
 
 // One report names at most so many files: a whole disk may be damaged.
 const NAMED_MAX: usize = 100;
@@ -90,9 +90,10 @@ fn take_up(
     now: Timestamp,
 ) {
     match OpenShard::open(disk, name) {
-        Ok(_) => {
+        Ok(shard) => {
+            let bundle = shard.header().content().bundle_id();
             shelf.account.found_stored(bytes);
-            shelf.shards.insert(name, bytes);
+            shelf.shards.insert(name, HeldShard { bytes, bundle });
             report.shards += 1;
         }
         Err(OpenShardError::Damaged(what)) => {

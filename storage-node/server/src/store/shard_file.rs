@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 
+use firn_base::BundleId;
 use firn_bundle::{
     HeaderError, ParsedShardFileHeader, ProofError, SHARD_FILE_HEADER_BYTES_MAX, SHARD_FILE_PAGE_BYTES,
     SHARD_FILE_TRAILER_BYTES, ShardFileHeader, ShardFileLayout, ShardTreeBuilder, check_shard_file_trailer,
@@ -99,6 +100,16 @@ impl OpenShard {
     /// Reads the whole file and checks all of it.
     pub(crate) fn verify(&self) -> Result<(), InspectError> {
         verify_file(self.file.as_ref()).map(|_| ())
+    }
+}
+
+/// The bundle of a file in trash, by its header; none if it has no header that can be read.
+pub(crate) fn trashed_bundle(disk: &dyn Disk, path: &str) -> io::Result<Option<BundleId>> {
+    let file = disk.open(path)?;
+    match read_header(file.as_ref()) {
+        Ok((header, _)) => Ok(Some(header.content().bundle_id())),
+        Err(InspectError::Disk(error)) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use firn_base::{ByteCount, Timestamp};
+use firn_base::{BundleId, ByteCount, Timestamp};
 use firn_storage_node_logic::{Account, DeletionLimits, QuotaExceeded, YoungTrash};
 use firn_wire::DeletionRoom;
 use lru::LruCache;
@@ -38,13 +38,23 @@ pub struct ShardStore {
 #[derive(Debug)]
 pub(super) struct Shelf {
     pub(super) account: Account,
-    // Each with the bytes of its file.
-    pub(super) shards: BTreeMap<ShardName, u64>,
+    pub(super) shards: BTreeMap<ShardName, HeldShard>,
+    // Bundles of which nothing is taken any more.
+    pub(super) erased: BTreeSet<BundleId>,
     pub(super) writing: BTreeSet<ShardName>,
     pub(super) trash: BTreeMap<TrashName, u64>,
     pub(super) limits: DeletionLimits,
     // Directories that are known to survive a power cut.
     pub(super) directories: BTreeSet<u8>,
+}
+
+/// What is remembered of a shard that is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeldShard {
+    /// Bytes of its file.
+    pub(super) bytes: u64,
+    /// The bundle that it is of: its name says the coding only.
+    pub(super) bundle: BundleId,
 }
 
 /// What a store holds at one moment.
@@ -86,6 +96,9 @@ pub enum StoreShardError {
     /// The bytes are not the ones announced.
     #[error("the bytes brought are not the shard of the ticket: its root or length differs")]
     WrongBytes,
+    /// Its bundle was erased.
+    #[error("the bundle of this shard was erased because of a purge: no node takes it any more")]
+    Erased,
     /// The disk failed; nothing was kept.
     #[error("the node's disk failed: {0}")]
     Disk(io::Error),
@@ -111,6 +124,7 @@ impl ShardStore {
         let mut shelf = Shelf {
             account: Account::new(quota),
             shards: BTreeMap::new(),
+            erased: BTreeSet::new(),
             writing: BTreeSet::new(),
             trash: BTreeMap::new(),
             limits: DeletionLimits::STANDARD,

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use firn_base::{ShardRoot, Timestamp};
+use firn_base::{BundleId, ShardRoot, Timestamp};
 use firn_bundle::{ShardFileHeader, ShardFileLayout, ShardTreeBuilder, shard_file_trailer};
 use firn_storage_node_logic::{Admitted, trash_for_room};
 
 use super::disk::DiskFile;
 use super::name::ShardName;
-use super::shard_store::{ShardStore, StoreShardError};
+use super::shard_store::{HeldShard, ShardStore, StoreShardError};
 
 /// Takes the bytes of one shard, in order.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ use super::shard_store::{ShardStore, StoreShardError};
 pub struct ShardWriter {
     store: Arc<ShardStore>,
     name: ShardName,
+    bundle: BundleId,
     root: ShardRoot,
     layout: ShardFileLayout,
     header: Vec<u8>,
@@ -46,11 +47,13 @@ impl ShardStore {
     ) -> Result<ShardWriter, StoreShardError> {
         let name = ShardName::new(header.coding().coding_id(), header.index());
         let layout = header.layout();
-        let admitted = self.admit(name, layout.file_bytes, now)?;
+        let bundle = header.content().bundle_id();
+        let admitted = self.admit(name, bundle, layout.file_bytes, now)?;
         let path = name.temporary_path();
         let mut writer = ShardWriter {
             store: Arc::clone(self),
             name,
+            bundle,
             root: header.root(),
             layout,
             header: header.to_bytes(),
@@ -66,8 +69,17 @@ impl ShardStore {
         Ok(writer)
     }
 
-    fn admit(&self, name: ShardName, bytes: u64, now: Timestamp) -> Result<Admitted, StoreShardError> {
+    fn admit(
+        &self,
+        name: ShardName,
+        bundle: BundleId,
+        bytes: u64,
+        now: Timestamp,
+    ) -> Result<Admitted, StoreShardError> {
         let mut shelf = self.shelf();
+        if shelf.erased.contains(&bundle) {
+            return Err(StoreShardError::Erased);
+        }
         if shelf.shards.contains_key(&name) {
             return Err(StoreShardError::AlreadyHere);
         }
@@ -131,10 +143,15 @@ impl ShardWriter {
         self.path = self.name.path();
         self.store.disk.sync_directory(&self.name.directory())?;
         let mut shelf = self.store.shelf();
+        if shelf.erased.contains(&self.bundle) {
+            // The file goes with the writer, which needs the lock for it.
+            drop(shelf);
+            return Err(StoreShardError::Erased);
+        }
         if let Some(admitted) = self.admitted.take() {
             shelf.account.keep(admitted);
         }
-        shelf.shards.insert(self.name, self.layout.file_bytes);
+        shelf.shards.insert(self.name, HeldShard { bytes: self.layout.file_bytes, bundle: self.bundle });
         Ok(self.root)
     }
 }

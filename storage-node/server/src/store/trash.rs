@@ -63,7 +63,7 @@ impl ShardStore {
         now: Timestamp,
     ) -> Result<bool, TrashShardError> {
         let mut shelf = self.shelf();
-        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        let Some(bytes) = shelf.shards.get(&name).map(|held| held.bytes) else { return Ok(false) };
         // Under the same lock as the move, so that two orders at a time do not share an allowance.
         let room = shelf.limits.room(shelf.account.stored().0, &shelf.young_trash(now));
         if room.after(reason, bytes).is_none() {
@@ -125,7 +125,7 @@ impl ShardStore {
         reason: TrashReason,
         now: Timestamp,
     ) -> io::Result<bool> {
-        let Some(bytes) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        let Some(bytes) = shelf.shards.get(&name).map(|held| held.bytes) else { return Ok(false) };
         let trash = shelf.free_trash_name(now, name, reason);
         self.disk.rename(&name.path(), &trash.path())?;
         shelf.shards.remove(&name);

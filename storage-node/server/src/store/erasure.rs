@@ -1,0 +1,89 @@
+//! Erasing: every file of a bundle goes at once, from its place and from trash.
+//!
+//! Always holds: once a bundle is erased no shard of it is listed, lies in trash or is taken, whatever was on its way; what
+//! cannot be removed is an error, and nothing counts as erased then.
+//! Leaves to others: which bundles (`storage-node/logic`).
+
+use std::collections::BTreeSet;
+use std::io;
+
+use firn_base::BundleId;
+
+use super::name::{ShardName, TRASH, TrashName, TrashReason};
+use super::shard_file::trashed_bundle;
+use super::shard_store::ShardStore;
+
+impl ShardStore {
+    /// Removes every shard of `bundles` and takes none of them from now on. Gives the number of files removed. Calling it
+    /// again does no harm.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails; some files may be gone.
+    pub fn erase(&self, bundles: &BTreeSet<BundleId>) -> io::Result<u64> {
+        if bundles.is_empty() {
+            return Ok(0);
+        }
+        let shards: Vec<ShardName> = {
+            let mut shelf = self.shelf();
+            // First of all, so that nothing comes behind the look.
+            shelf.erased.extend(bundles);
+            let own = shelf.shards.iter().filter(|(_, held)| bundles.contains(&held.bundle));
+            own.map(|(name, _)| *name).collect()
+        };
+        let mut removed = 0;
+        for name in shards {
+            removed += u64::from(self.erase_shard(name)?);
+        }
+        // Behind the shards: one that was trashed meanwhile is found here.
+        let trash: Vec<TrashName> = self.shelf().trash.keys().copied().collect();
+        for name in trash {
+            if self.is_unwanted_trash(name, bundles)? {
+                removed += u64::from(self.erase_trash(name)?);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn erase_shard(&self, name: ShardName) -> io::Result<bool> {
+        let mut shelf = self.shelf();
+        let Some(held) = shelf.shards.get(&name).copied() else { return Ok(false) };
+        self.remove_file(&name.path())?;
+        shelf.shards.remove(&name);
+        shelf.account.moved_to_trash(held.bytes);
+        shelf.account.emptied(held.bytes);
+        drop(shelf);
+        self.forget_open(name);
+        self.disk.sync_directory(&name.directory())?;
+        Ok(true)
+    }
+
+    fn erase_trash(&self, name: TrashName) -> io::Result<bool> {
+        let mut shelf = self.shelf();
+        let Some(bytes) = shelf.trash.get(&name).copied() else { return Ok(false) };
+        self.remove_file(&name.path())?;
+        shelf.trash.remove(&name);
+        shelf.account.emptied(bytes);
+        drop(shelf);
+        self.disk.sync_directory(TRASH)?;
+        Ok(true)
+    }
+
+    /// Whether a file in trash is of one of `bundles`. One that was set aside as damaged and does not even say what it is
+    /// may be: it is of no use to anybody.
+    fn is_unwanted_trash(&self, name: TrashName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
+        match trashed_bundle(self.disk.as_ref(), &name.path()) {
+            Ok(Some(bundle)) => Ok(bundles.contains(&bundle)),
+            Ok(None) => Ok(name.reason == TrashReason::Damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
