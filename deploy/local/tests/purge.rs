@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::cache::{Cache, noise, store_path};
 use support::fetch::{assert_recovered, assert_served, get, path_infos};
 use support::local::Local;
-use support::{Ended, run, wait_for};
+use support::{Ended, Running, command, run, wait_for};
 
 const NODES: usize = 12;
 
@@ -46,6 +46,20 @@ fn files_with(directory: &Path, bytes: &[u8]) -> usize {
         }
     }
     found
+}
+
+/// Shard files on all nodes.
+fn shard_files(local: &Local) -> usize {
+    let mut files = 0;
+    for node in 1..=NODES {
+        let shards = local.role(&format!("storage-node-{node}")).join("shards");
+        for fan in std::fs::read_dir(shards).unwrap().map(Result::unwrap) {
+            if fan.file_type().unwrap().is_dir() && fan.file_name().len() == 2 {
+                files += std::fs::read_dir(fan.path()).unwrap().count();
+            }
+        }
+    }
+    files
 }
 
 #[test]
@@ -100,6 +114,15 @@ fn a_purged_path_is_gone_from_every_disk_and_all_that_shared_its_bundle_stays_re
             }
             rounds
         });
+        // One that is killed while it sends leaves everything as it was.
+        let before = shard_files(&local);
+        let mut program = command("firn", local.home());
+        program.arg("--config").arg(local.dir().join("firn.toml")).arg("repack");
+        let mut first = Running::start(&mut program, &local.home().join("repack.log"));
+        wait_for("something is sent", || {
+            (shard_files(&local) > before || first.ended().is_some()).then_some(())
+        });
+        first.kill();
         let repacking = scope.spawn(|| {
             wait_for("the bundle is packed anew", || {
                 let ended = local.firn(&["repack", "--json"]);
