@@ -109,6 +109,16 @@ fn withdraw(fleet: &Fleet, info: &PathInfo) {
     fleet.administer(1, &["path", "withdraw", &path, "--reason", "asked by its author"]).success();
 }
 
+/// How many shards each node holds.
+fn shards(fleet: &Fleet) -> Vec<u64> {
+    let status = |number| {
+        let node = fleet.node(number);
+        run(fleet.home(), "firn-storage-node", ["status", "--json", "--data-dir", text(&node)]).success()
+    };
+    let parsed = (0..NODES).map(|number| serde_json::from_str::<Value>(&status(number)).unwrap());
+    parsed.map(|status| status["shards"].as_u64().unwrap()).collect()
+}
+
 /// A path that nothing else refers to, so that it may go.
 fn leaf(published: &BTreeMap<String, PathInfo>) -> &PathInfo {
     let is_referred_to = |info: &PathInfo| {
@@ -242,14 +252,6 @@ fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
     withdraw(&fleet, gone);
     until_nodes_know(&fleet);
     let before = digests(fleet.home(), &fleet.coordinator(0));
-    let shards = |fleet: &Fleet| -> Vec<u64> {
-        let status = |number| {
-            let node = fleet.node(number);
-            run(fleet.home(), "firn-storage-node", ["status", "--json", "--data-dir", text(&node)]).success()
-        };
-        let parsed = (0..NODES).map(|number| serde_json::from_str::<Value>(&status(number)).unwrap());
-        parsed.map(|status| status["shards"].as_u64().unwrap()).collect()
-    };
     let held = shards(&fleet);
     let leaked = load_identity(&fleet.coordinator(2).join("identity.key")).unwrap();
     let mut begun = Begun::of(fleet, &[], |fleet| {
@@ -293,8 +295,10 @@ fn an_old_backup_goes_on_with_what_nodes_have_since_and_deletes_nothing() {
     withdraw(&fleet, gone);
     until_nodes_know(&fleet);
     let before = digests(fleet.home(), &fleet.coordinator(0));
+    let held = shards(&fleet);
     let mut begun = Begun::of(fleet, &["--snapshot", text(&backup)], |_| {});
     let progress = begun.rebuild();
+    assert_eq!(shards(&begun.fleet), held, "no node has deleted anything");
     assert_eq!(
         (&progress["unrestored"], &progress["refused"]),
         (&Value::Array(vec![]), &Value::Array(vec![]))

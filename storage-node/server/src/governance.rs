@@ -238,6 +238,8 @@ mod tests {
         assert_eq!(keep_descriptor(&disk, descriptor(1, 1)).unwrap(), newest);
         let refused = keep_descriptor(&disk, descriptor(2, 9)).unwrap_err();
         assert!(refused.to_string().starts_with("this node belongs to archive"), "{refused}");
-        assert_eq!(kept_descriptor(&disk).unwrap(), Some(newest));
+        assert_eq!(kept_descriptor(&disk).unwrap(), Some(newest.clone()));
+        // Those that were in force stay, for old signatures.
+        assert_eq!(kept_rosters(&disk).unwrap(), [descriptor(1, 1).roster, newest.roster]);
     }
 }

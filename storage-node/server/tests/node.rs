@@ -392,3 +392,46 @@ async fn a_node_that_leaves_says_so_and_ends_when_it_is_gone() {
     world.heard.lock().unwrap().states.insert(id, NodeState::Gone);
     tokio::time::timeout(std::time::Duration::from_secs(10), node.left()).await.unwrap();
 }
+
+#[tokio::test]
+async fn coordinators_are_shown_what_lost_ones_are_rebuilt_from_and_strangers_are_not() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let bundle = CodedBundle::new(6, 300_000, 2);
+    for index in [4, 1] {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    let is_kept = |_: &World| disk.paths().iter().any(|path| path.starts_with("certificates/"));
+    world.wait("the node keeps a certificate", is_kept).await;
+    let all = NodeRequest::ShowBundles { after: None };
+    let shown = world.order(node.id(), &all).await;
+    let NodeReply::Bundles { bundles, more_after: None } = &shown else { panic!("{shown:?}") };
+    let [kept] = &bundles[..] else { panic!("{bundles:?}") };
+    assert_eq!(kept.content_header, bundle.content.to_bytes());
+    assert_eq!(kept.coding_header, bundle.coding.to_bytes());
+    assert_eq!(kept.indexes, [ShardIndex(1), ShardIndex(4)]);
+    let [certificate] = &kept.certificate[..] else { panic!("{kept:?}") };
+    assert_eq!(certificate.open(world.archive).unwrap().coding, bundle.id());
+    let behind = NodeRequest::ShowBundles { after: Some(bundle.id()) };
+    let nothing = NodeReply::Bundles { bundles: Vec::new(), more_after: None };
+    assert_eq!(world.order(node.id(), &behind).await, nothing);
+    let governance = NodeRequest::ShowGovernance { from: 0 };
+    let NodeReply::Governance(kept) = world.order(node.id(), &governance).await else {
+        panic!("no governance")
+    };
+    assert_eq!(kept.rosters, [world.descriptor.roster.clone()]);
+
+    // Who may read shards may not read that.
+    let stranger = world.connect(&node).await;
+    for request in [&all, &governance] {
+        let reply =
+            stranger.call(request, CONTROL_BYTES_MAX, std::time::Duration::from_secs(20)).await.unwrap();
+        let NodeReply::Refused(refused) = reply else { panic!("{reply:?}") };
+        assert_eq!(refused.kind, RefusalKind::NotAllowed);
+    }
+    drop(node);
+    disk.crash(3);
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    assert_eq!(world.order(node.id(), &all).await, shown, "a loss of power takes nothing of it");
+}

@@ -15,9 +15,10 @@ use firn_transport::{
     serve_connection,
 };
 use firn_wire::{
-    CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, HeartbeatReply,
-    Identity, JoinRequest, JoinToken, LedgerHead, LedgerPage, NodeReply, NodeRequest, NodeState, NodeStatus,
-    OrderRank, Pass, PassPurpose, Receipt, RefusedRequest, Roster, Signed, StoreRequest, Ticket,
+    CONTROL_BYTES_MAX, Certificate, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor,
+    HeartbeatReply, Identity, JoinRequest, JoinToken, LedgerHead, LedgerPage, NodeReply, NodeRequest,
+    NodeState, NodeStatus, OrderRank, Pass, PassPurpose, Receipt, RefusedRequest, Roster, Signed,
+    StoreRequest, Ticket,
 };
 
 use super::CodedBundle;
@@ -98,6 +99,23 @@ impl Coordinator {
                 let head = LedgerHead { entries: 0, digest: firn_base::Digest::from_bytes([0; 32]) };
                 let signed_head = Signed::seal(&self.identity, self.archive, &head);
                 CoordinatorReply::Ledger(LedgerPage { entries: Vec::new(), signed_head })
+            }
+            // All that is here is committed.
+            CoordinatorRequest::GetCertificates(codings) => {
+                let certificate = |coding| {
+                    let statement = Certificate {
+                        bundle: firn_base::BundleId::from_bytes([3; 32]),
+                        coding,
+                        n: 6,
+                        number: firn_base::BundleNumber(7),
+                        uploader: PublicKey::from_bytes([8; 32]),
+                        committed_at: Timestamp::from_millis(9),
+                        ledger_entries: 10,
+                        externals: Vec::new(),
+                    };
+                    Some(Signed::seal(&self.identity, self.archive, &statement))
+                };
+                CoordinatorReply::Certificates(codings.into_iter().map(certificate).collect())
             }
             other => panic!("a node never asks {other:?}"),
         }
