@@ -134,6 +134,26 @@ async fn a_nar_is_served_whole_with_its_size_and_for_ever() {
 }
 
 #[tokio::test]
+async fn a_nar_whose_bundle_was_erased_meanwhile_is_found_where_it_lies_now() {
+    let nar = nar_of(300_000);
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    let old = maker.seal();
+    // The same path beside another, as if its bundle had been packed anew.
+    let other = nar_of(20_000);
+    maker.path(&path_info(2, &other), &other);
+    maker.path(&path_info(1, &nar), &nar);
+    let new = maker.seal();
+    let archive = Arc::new(maker.finish());
+    let router = served(&archive);
+    archive.erase(new);
+    assert_eq!(get(&router, &narinfo_path(1)).await.status(), StatusCode::OK);
+    archive.erase(old);
+    let answer = get(&router, &nar_path(1, &nar)).await;
+    assert_eq!((answer.status(), body(answer).await.len()), (StatusCode::OK, nar.len()));
+}
+
+#[tokio::test]
 async fn a_nar_of_another_hash_is_not_archived() {
     let response = get(&served(&archive()), &nar_path(1, b"another")).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);

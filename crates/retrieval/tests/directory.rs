@@ -151,6 +151,19 @@ async fn doubted_facts_are_fetched_anew_but_not_at_every_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bundle_that_was_erased_is_unknown_to_whoever_finds_nothing_at_its_holders() {
+    let (coded, coordinators, directory) = setup(DirectoryOptions::default());
+    let id = coded.content.bundle_id();
+    directory.bundle(id).await.unwrap();
+    coordinators.bundles.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    directory.doubt(id);
+    directory.bundle(id).await.expect("the coordinator that was asked may lag behind");
+    assert_eq!(directory.refresh(id).await, Err(DirectoryError::UnknownBundle));
+    assert_eq!(directory.bundle(id).await, Err(DirectoryError::UnknownBundle));
+}
+
+#[tokio::test(start_paused = true)]
 async fn addresses_are_renewed_in_the_background() {
     let (_, coordinators, directory) = setup(DirectoryOptions::default());
     directory.nodes().await.unwrap();

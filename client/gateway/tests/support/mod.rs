@@ -32,6 +32,7 @@ use hyper::{Request, Response};
 pub(crate) struct MemoryArchive {
     bundles: BTreeMap<BundleId, (Arc<ContentHeader>, Mutex<Vec<u8>>)>,
     places: BTreeMap<ObjectKey, Vec<RecordPlace>>,
+    erased: Mutex<Option<BundleId>>,
     pub(crate) nodes_away: AtomicBool,
     pub(crate) coordinators_away: AtomicBool,
     pub(crate) lookups: AtomicUsize,
@@ -48,7 +49,8 @@ impl PayloadReader for MemoryArchive {
             if self.nodes_away.load(Ordering::Relaxed) {
                 return Err(ReadError::Unreadable { bundle, have: 3, need: 4 });
             }
-            let (_, payload) = self.bundles.get(&bundle).ok_or(ReadError::UnknownBundle { bundle })?;
+            let known = self.bundles.get(&bundle).filter(|_| !self.is_erased(bundle));
+            let (_, payload) = known.ok_or(ReadError::UnknownBundle { bundle })?;
             let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
             Ok(Bytes::copy_from_slice(&payload.lock().unwrap()[range]))
         }
@@ -63,7 +65,9 @@ impl KeyLocator for MemoryArchive {
             if self.coordinators_away.load(Ordering::Relaxed) {
                 return Err(CoordinatorsAway { cause: "all are away".to_owned() });
             }
-            Ok(self.places.get(&key).cloned().unwrap_or_default())
+            let mut places = self.places.get(&key).cloned().unwrap_or_default();
+            places.retain(|place| !self.is_erased(place.bundle));
+            Ok(places)
         }
         .boxed()
     }
@@ -125,6 +129,15 @@ impl ArchiveMaker {
 }
 
 impl MemoryArchive {
+    /// From now on nothing lies in this bundle, and in all others what was packed.
+    pub(crate) fn erase(&self, bundle: BundleId) {
+        *self.erased.lock().unwrap() = Some(bundle);
+    }
+
+    fn is_erased(&self, bundle: BundleId) -> bool {
+        *self.erased.lock().unwrap() == Some(bundle)
+    }
+
     /// Changes a byte shortly before the manifest of the bundle: in its last frame.
     pub(crate) fn damage_last_frame(&self, bundle: BundleId) {
         let (content, payload) = &self.bundles[&bundle];
