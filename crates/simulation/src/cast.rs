@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{BitRate, TokenId};
+use firn_base::{BitRate, NodeId, TokenId};
 use firn_nix_format::PublisherSecretKey;
 use firn_transport::{Blocking, Environment};
 use firn_wire::{
@@ -61,6 +61,11 @@ pub(crate) struct Cast {
 
 impl Cast {
     pub(crate) fn new(seed: u64, story: Story) -> Self {
+        Self::with_coordinators(seed, story, COORDINATORS)
+    }
+
+    /// Everybody, of whom so many are coordinators.
+    pub(crate) fn with_coordinators(seed: u64, story: Story, coordinators: usize) -> Self {
         let mut chance = Chance::new(seed, "cast");
         let first_nodes = 8 + chance.position(3);
         let later_nodes = match story {
@@ -71,7 +76,7 @@ impl Cast {
         };
         let key = identity(seed, "archive");
         let archive = key.public().into();
-        let coordinators = (0..COORDINATORS)
+        let coordinators = (0..coordinators)
             .zip(1..)
             .map(|(number, raft_id)| CoordinatorEntry {
                 id: identity(seed, &coordinator(number)).node_id(),
@@ -91,6 +96,13 @@ impl Cast {
             runs: Cell::new(0),
             slept_millis: Arc::default(),
         }
+    }
+
+    /// The coordinators of the first roster.
+    pub(crate) fn coordinators(&self) -> Vec<NodeId> {
+        let roster = self.descriptor.roster.peek();
+        roster
+            .map_or_else(|_| Vec::new(), |roster| roster.coordinators.iter().map(|entry| entry.id).collect())
     }
 
     /// A stream of chance of its own.

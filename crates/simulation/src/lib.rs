@@ -1,7 +1,7 @@
 //! The real programs' code in a seeded world: coordinators, storage nodes, publisher and readers over real QUIC,
 //! with simulated time, network, disks and chance.
 //!
-//! Owns: [`run`]: one seed, one world, one outcome. Always holds: the same seed gives the same trace hash in every
+//! Owns: [`run`]: one seed, one world, one outcome; [`run_quorum`]: coordinators alone, under one trouble. Always holds: the same seed gives the same trace hash in every
 //! fresh process; whatever the programs do by the real clock, network, disk or randomness would show as two
 //! hashes.
 //! Leaves to others: everything that is simulated is the crates' own code; RocksDB and real disks have their own
@@ -18,6 +18,7 @@ mod lying_disk;
 mod machines;
 mod operator;
 mod oracle;
+mod quorum;
 mod reading;
 mod scenario;
 mod sockets;
@@ -26,5 +27,6 @@ mod trace;
 mod world;
 
 pub use cast::Story;
+pub use quorum::{QuorumOptions, QuorumOutcome, QuorumTrouble, run_quorum};
 pub use trace::TraceSum;
 pub use world::{Outcome, RunOptions, run};

@@ -95,7 +95,7 @@ impl Machines {
             let (log, state) = (self.as_seen(log), self.as_seen(state));
             sim.host(cast::coordinator(number), move || {
                 let (cast, watches) = (Rc::clone(&cast), Rc::clone(&watches));
-                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches)
+                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches, timing())
             });
         }
         for (number, disk) in self.disks.iter().enumerate() {
@@ -155,12 +155,19 @@ impl Machines {
     }
 }
 
-async fn coordinate(
+/// Patience as ever, and short logs.
+fn timing() -> Timing {
+    Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() }
+}
+
+/// Runs a coordinator until its host ends.
+pub(crate) async fn coordinate(
     cast: Rc<Cast>,
     number: usize,
     log: Arc<dyn KeyValue>,
     state: Arc<dyn KeyValue>,
     watches: Rc<RefCell<BTreeMap<usize, ConsensusWatch>>>,
+    timing: Timing,
 ) -> turmoil::Result {
     let host = cast::coordinator(number);
     let environment = cast.environment(&host);
@@ -179,7 +186,7 @@ async fn coordinate(
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: firn_coordinator::RebuildOptions::default(),
-        timing: Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() },
+        timing,
         environment,
     })
     .await?;
