@@ -71,6 +71,15 @@ pub enum HomeError {
         /// Where it was.
         path: PathBuf,
     },
+    /// It is being rebuilt, and whoever opens it does not ask the others to take it back.
+    #[error(
+        "the coordinator in {} is being rebuilt from the others: start it with `firn-coordinator --data-dir` until it has its \
+         vote again", path.display()
+    )]
+    Rebuilding {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// What says how far a rebuilding is cannot be read.
     #[error("{} is not readable: call `firn-coordinator resync` again", path.display())]
     Resync {
@@ -116,8 +125,12 @@ impl Home {
         self.directory.join(name)
     }
 
-    /// Refuses to go on without the log if there was one. To be called before the stores are opened.
+    /// Refuses to go on without the log if there was one, and before the others have taken a coordinator back that is being
+    /// rebuilt. To be called before the stores are opened.
     pub fn check_log(&self) -> Result<(), HomeError> {
+        if self.resync()? == Some(Resync::Asking) {
+            return Err(HomeError::Rebuilding { path: self.directory.path().to_owned() });
+        }
         let log = self.join(LOG_DIRECTORY);
         match self.join(STARTED_FILE).exists() && !log.join("current").exists() {
             true => Err(HomeError::LogLost { path: log }),
@@ -272,9 +285,11 @@ mod tests {
             assert_eq!(fs::read_to_string(aside.join("log/current")).unwrap(), format!("round {round}"));
             assert!(aside.join("state/current").exists() && !home.join(LOG_DIRECTORY).exists());
             assert_eq!(home.resync().unwrap(), Some(Resync::Asking));
-            home.check_log().unwrap();
+            // Without having been taken back it would vote as if it had never voted.
+            assert!(matches!(home.check_log(), Err(HomeError::Rebuilding { .. })));
             assert_eq!(home.begin_resync().unwrap(), None);
             home.note_admitted(17).unwrap();
+            home.check_log().unwrap();
             assert_eq!(home.resync().unwrap(), Some(Resync::Admitted(17)));
         }
         home.end_resync().unwrap();

@@ -107,9 +107,11 @@ fn open(
     environment: &Environment,
 ) -> Result<Opened, Failure> {
     let home = Home::open(directory, environment)?;
+    home.check_log()?;
     home.keep_descriptor(descriptor)?;
     let log = open_store(home.join("log"), StoreKind::Log)?;
     let state = open_store(home.join("state"), StoreKind::State)?;
+    home.note_log()?;
     Ok((home, log, state))
 }
 

@@ -59,8 +59,9 @@ pub(crate) async fn run(
     if resync == Some(Resync::Asking) {
         // It may have been interrupted.
         home.begin_resync()?;
+    } else {
+        home.check_log()?;
     }
-    home.check_log()?;
     let joined = match known {
         Some(descriptor) if resync == Some(Resync::Asking) => {
             let peers = others(&descriptor, home.identity().node_id())?;
@@ -104,6 +105,7 @@ pub(crate) async fn run(
             }
         }
     };
+    home.check_log()?;
     let open = |kind: StoreKind, name: &str| -> Result<Arc<dyn KeyValue>, Failure> {
         Ok(Arc::new(RocksDb::open(&home.join(name), kind)?))
     };

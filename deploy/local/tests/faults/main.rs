@@ -3,7 +3,7 @@
 //! all the while; what they were told is checked against what the coordinators have in the end.
 //!
 //! `FIRN_TEST_FAULT_RUNS` says how many runs (default 3), `FIRN_TEST_FAULT_SEED` with which seed they begin (default 1):
-//! `FIRN_TEST_FAULT_RUNS=200 cargo test --release -p firn-local --test faults -- --nocapture` takes about 40 minutes.
+//! `FIRN_TEST_FAULT_RUNS=200 cargo test --release -p firn-local --test faults -- --nocapture` takes about 45 minutes on two busy cores.
 //! It needs root, `ip`, loop devices and libfaketime; where those are not there it says so and passes, unless
 //! `FIRN_TEST_FAULTS=required`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
