@@ -64,7 +64,7 @@ pub enum EvidenceError {
 pub struct CertifiedBundle {
     /// The content header.
     pub content_header: Vec<u8>,
-    /// The header of the coding that counts: of those with a certificate, the one with the largest k.
+    /// The header of a coding that has a certificate.
     pub coding_header: Vec<u8>,
     /// What the coordinators said of it.
     pub certificate: Certificate,
@@ -72,8 +72,6 @@ pub struct CertifiedBundle {
     pub holders: BTreeSet<(ShardIndex, NodeId)>,
     /// How many of them are enough.
     pub k: u8,
-    /// Its other codings with a certificate: they counted before.
-    pub replaced: Vec<CodingId>,
 }
 
 /// What to restore next.
@@ -81,8 +79,8 @@ pub struct CertifiedBundle {
 pub enum NextStep {
     /// Entries of the ledger, which come before the next bundle.
     Ledger(Vec<LedgerEntry>),
-    /// A bundle.
-    Bundle(Box<CertifiedBundle>),
+    /// A bundle, by each of its codings that have a certificate, the one to try first first.
+    Bundle(Vec<CertifiedBundle>),
     /// Nothing is left.
     Done,
 }
@@ -325,7 +323,7 @@ impl Evidence {
             .iter()
             .filter(|(id, _)| !erased.contains(id))
             .filter_map(|(id, seen)| {
-                let (_, certificate) = seen.counted()?;
+                let certificate = seen.codings.values().find_map(Coding::certificate)?;
                 Some(((certificate.committed_at, certificate.number, *id), *id))
             })
             .collect();
@@ -333,50 +331,48 @@ impl Evidence {
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// A certified bundle; none where there is no such.
-    pub fn bundle(&self, id: BundleId) -> Option<CertifiedBundle> {
-        let seen = self.bundles.get(&id)?;
-        let (coding, certificate) = seen.counted()?;
-        let others = seen.codings.keys().filter(|other| **other != certificate.coding);
-        Some(CertifiedBundle {
-            content_header: seen.content_header.clone(),
-            coding_header: coding.header.clone(),
-            certificate: certificate.clone(),
-            holders: coding.holders.clone(),
-            k: coding.k,
-            replaced: others.copied().collect(),
-        })
+    /// A bundle by each of its codings that have a certificate; empty where there is none. One of which enough shards were
+    /// shown comes first, then the one with the larger k, which counted later. (What was shown may be a lie, so all count.)
+    pub fn bundle(&self, id: BundleId) -> Vec<CertifiedBundle> {
+        let Some(seen) = self.bundles.get(&id) else { return Vec::new() };
+        let mut codings: Vec<_> = seen.codings.values().collect();
+        codings.sort_by_key(|coding| std::cmp::Reverse((coding.is_readable(), coding.k)));
+        let certified = codings.into_iter().filter_map(|coding| {
+            Some(CertifiedBundle {
+                content_header: seen.content_header.clone(),
+                coding_header: coding.header.clone(),
+                certificate: coding.certificate()?.clone(),
+                holders: coding.holders.clone(),
+                k: coding.k,
+            })
+        });
+        certified.collect()
     }
 
     /// What comes next behind a ledger of `entries`, where `next` is the next bundle that is not there yet: entries of the
     /// ledger first that are older than it.
     pub fn next_step(&self, entries: u64, next: Option<BundleId>) -> NextStep {
-        let bundle = next.and_then(|id| self.bundle(id));
-        let until = bundle.as_ref().map_or(u64::MAX, |bundle| bundle.certificate.ledger_entries);
+        let bundle = next.map_or_else(Vec::new, |id| self.bundle(id));
+        let until = bundle.first().map_or(u64::MAX, |bundle| bundle.certificate.ledger_entries);
         let position = |entries: u64| usize::try_from(entries).unwrap_or(usize::MAX).min(self.ledger.len());
         let (from, to) = (position(entries), position(until));
         if from < to {
             let page = self.ledger[from..to].iter().take(LEDGER_PAGE).cloned();
             return NextStep::Ledger(page.collect());
         }
-        bundle.map_or(NextStep::Done, |bundle| NextStep::Bundle(Box::new(bundle)))
+        if bundle.is_empty() { NextStep::Done } else { NextStep::Bundle(bundle) }
     }
 }
 
 /// Entries of the ledger in one command.
 const LEDGER_PAGE: usize = 1_024;
 
-impl Seen {
-    fn counted(&self) -> Option<(&Coding, &Certificate)> {
-        let largest = self.codings.values().filter(|coding| !coding.claims.is_empty());
-        let coding = largest.max_by_key(|coding| coding.k)?;
-        // The latest word of a majority: n only grows.
-        let certificate = coding.claims.iter().max_by_key(|claim| claim.n)?;
-        Some((coding, certificate))
-    }
-}
-
 impl Coding {
+    /// The latest word of a majority: n only grows.
+    fn certificate(&self) -> Option<&Certificate> {
+        self.claims.iter().max_by_key(|claim| claim.n)
+    }
+
     fn is_readable(&self) -> bool {
         let distinct: BTreeSet<_> = self.holders.iter().map(|(index, _)| *index).collect();
         distinct.len() >= usize::from(self.k)

@@ -55,6 +55,8 @@ pub(crate) struct UnderWay {
     /// By which connection each node was asked last.
     pub(crate) asked: BTreeMap<NodeId, usize>,
     pub(crate) asking: BTreeSet<NodeId>,
+    /// When nodes that broke off are asked again.
+    pub(crate) again: BTreeMap<NodeId, Timestamp>,
     /// When something new was shown, or the stage began.
     pub(crate) news_at: Timestamp,
     /// Why bundles were not restored.
@@ -102,6 +104,7 @@ impl Rebuild {
                 finish: false,
                 asked: BTreeMap::new(),
                 asking: BTreeSet::new(),
+                again: BTreeMap::new(),
                 news_at: now,
                 unrestored: BTreeMap::new(),
                 ledger_refused: false,

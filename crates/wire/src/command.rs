@@ -165,8 +165,6 @@ pub struct RestoredBundle {
     pub coding_header: Vec<u8>,
     /// How many shards there shall be.
     pub n: u8,
-    /// Codings of it that counted before: their shards are known as replaced.
-    pub replaced: Vec<CodingId>,
     /// Who committed it.
     pub uploader: PublicKey,
     /// When.

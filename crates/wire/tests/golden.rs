@@ -233,7 +233,6 @@ fn commands(lines: &mut Lines) {
             content_header: vec![1, 2],
             coding_header: vec![3],
             n: 12,
-            replaced: vec![coding],
             uploader: PublicKey::from_bytes([9; 32]),
             committed_at: at(4),
             ledger_entries: 5,

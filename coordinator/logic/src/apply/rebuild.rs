@@ -80,11 +80,8 @@ pub(super) fn restore_bundle<F: Facts>(
         Ok(number) => number,
         Err(reason) => return Ok(Err(reason)),
     };
-    for coding in std::iter::once(&coded.coding).chain(&bundle.replaced) {
-        if state.coding_bundle(*coding)?.is_none() {
-            state.write(Change::NameCoding(*coding, number));
-        }
-    }
+    // Codings that it had before stay unknown: whether this one is whole shows only later, and what is unknown is kept.
+    state.write(Change::NameCoding(coded.coding, number));
     let externals = visibility::unsatisfied(state, &bundle.externals)?;
     state.write(Change::NameBundle(coded.bundle, number));
     state.write(Change::PutBundle(BundleRecord {

@@ -25,6 +25,8 @@ use crate::shared::{Shared, disk, malformed};
 /// Nodes that are asked at once: each page is in memory on its way.
 const ASKED_AT_ONCE: usize = 16;
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
+/// A node that broke off is asked again after this.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Entries of a ledger that a node may show: a hundred a day for 27 years.
 const LEDGER_ENTRIES_MAX: usize = 1_000_000;
 /// Pages that a node may show: 256 codings each, more than the largest disk has.
@@ -80,12 +82,16 @@ async fn forget_uncounted(shared: &Shared) -> Result<(), RefusedRequest> {
 
 /// Asks nodes that have come since, or have come again.
 fn ask(shared: &Arc<Shared>) {
+    let now = shared.environment.now();
     for (node, connection) in shared.links.all() {
         let number = connection.number();
         let begins = with(shared, |under_way| {
-            let is_new = under_way.asked.get(&node) != Some(&number) && !under_way.asking.contains(&node);
-            let begins = is_new && under_way.asking.len() < ASKED_AT_ONCE;
+            let is_new = under_way.asked.get(&node) != Some(&number);
+            let is_again = under_way.again.get(&node).is_some_and(|at| *at <= now);
+            let is_asked = under_way.asking.contains(&node) || under_way.asking.len() >= ASKED_AT_ONCE;
+            let begins = (is_new || is_again) && !is_asked;
             if begins {
+                under_way.again.remove(&node);
                 under_way.asked.insert(node, number);
                 under_way.asking.insert(node);
             }
@@ -102,8 +108,9 @@ fn ask(shared: &Arc<Shared>) {
                 with(&shared, |under_way| {
                     under_way.asking.remove(&node);
                     under_way.news_at = now;
-                    if asked.is_ok() {
-                        under_way.evidence.all_shown(node);
+                    match asked {
+                        Ok(()) => under_way.evidence.all_shown(node),
+                        Err(_) => drop(under_way.again.insert(node, now.after(AGAIN_AFTER))),
                     }
                 });
             });
@@ -189,20 +196,32 @@ async fn restore_up_to(shared: &Arc<Shared>, next: Option<BundleId>) -> Result<(
                 _ => {}
             },
             NextStep::Bundle(bundle) => {
-                let id = bundle.certificate.bundle;
-                if let Err(reason) = restore_bundle(shared, *bundle).await? {
-                    tracing::warn!(bundle = %id, reason, "a bundle does not come back");
-                    with(shared, |under_way| under_way.unrestored.insert(id, reason));
-                }
-                return Ok(());
+                return restore_bundle(shared, bundle).await;
             }
             NextStep::Done => return Ok(()),
         }
     }
 }
 
-/// Reads a bundle's manifest and restores it, or says why not.
-async fn restore_bundle(
+/// Restores a bundle by the first of its codings that can be read, or notes why it does not come back.
+async fn restore_bundle(shared: &Arc<Shared>, codings: Vec<CertifiedBundle>) -> Result<(), RefusedRequest> {
+    let mut failed = None;
+    for coding in codings {
+        let id = coding.certificate.bundle;
+        match restore_by(shared, coding).await? {
+            Ok(()) => return Ok(()),
+            Err(reason) => drop(failed.get_or_insert((id, reason))),
+        }
+    }
+    if let Some((id, reason)) = failed {
+        tracing::warn!(bundle = %id, reason, "a bundle does not come back");
+        with(shared, |under_way| under_way.unrestored.insert(id, reason));
+    }
+    Ok(())
+}
+
+/// Reads a bundle's manifest by one of its codings and restores it, or says why not.
+async fn restore_by(
     shared: &Arc<Shared>,
     bundle: CertifiedBundle,
 ) -> Result<Result<(), String>, RefusedRequest> {
@@ -224,7 +243,7 @@ async fn restore_bundle(
         Ok(records) => records,
         Err(reason) => return Ok(Err(reason)),
     };
-    let CertifiedBundle { content_header, coding_header, certificate, replaced, .. } = bundle;
+    let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
     let summaries: Vec<&RecordSummary> = records.iter().collect();
     let (entries, externals) =
         plan_entries(&facts, &summaries, &certificate.externals).map_err(|error| disk(&error))?;
@@ -232,7 +251,6 @@ async fn restore_bundle(
         content_header,
         coding_header,
         n: certificate.n,
-        replaced,
         uploader: certificate.uploader,
         committed_at: certificate.committed_at,
         ledger_entries: certificate.ledger_entries,

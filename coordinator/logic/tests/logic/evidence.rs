@@ -1,0 +1,226 @@
+//! What is believed of what nodes show of a lost archive, and that liars are named.
+
+use std::collections::BTreeSet;
+
+use firn_base::{ArchiveId, BundleNumber, CodingId, PublicKey, ShardIndex};
+use firn_coordinator_logic::{Evidence, EvidenceError, Facts, MemoryState};
+use firn_wire::{Certificate, CommandOutcome, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, Signed};
+
+use crate::rebuild_support::{
+    archive_key, coordinator, eventful, evidence, heads, restored, sealed, signed_roster, withdraw,
+};
+use crate::support::{Archive, bundle_id, coding_id, headers, key, node_id};
+
+fn first_refusal(evidence: &Evidence) -> EvidenceError {
+    evidence.refused().next().expect("somebody was refused").2.clone()
+}
+
+/// What comes of an honest word that `change` has made a lie.
+#[track_caller]
+fn refusal_of(change: impl FnOnce(&Archive, &mut KeptBundle)) -> EvidenceError {
+    let archive = eventful();
+    let mut kept = archive.kept(1, &[0, 1]);
+    change(&archive, &mut kept);
+    let mut evidence = evidence();
+    evidence.show_bundle(node_id(0), kept);
+    assert_eq!(evidence.in_order(), [], "nothing of it counts");
+    let refused: Vec<_> = evidence.refused().map(|(node, times, _)| (node, times)).collect();
+    assert_eq!(refused, [(node_id(0), 1)], "the liar is named");
+    first_refusal(&evidence)
+}
+
+#[test]
+fn forged_headers_and_certificates_are_refused() {
+    let resign = |signers: &[u8], change: fn(&mut Certificate)| {
+        let signers = signers.to_vec();
+        move |archive: &Archive, kept: &mut KeptBundle| {
+            let mut certificate = archive.certificate(1);
+            change(&mut certificate);
+            kept.certificate = sealed(&signers, &certificate);
+        }
+    };
+    // Other roots, to have other bytes taken for the shards.
+    assert_eq!(refusal_of(|_, kept| kept.coding_header[60] ^= 1), EvidenceError::OtherBundle);
+    // Another bundle under a genuine certificate.
+    let other = refusal_of(|_, kept| {
+        let (content, coding) = headers(99, 2, Vec::new());
+        (kept.content_header, kept.coding_header) = (content.to_bytes(), coding.to_bytes());
+    });
+    assert_eq!(other, EvidenceError::OtherBundle);
+    let mixed = refusal_of(|_, kept| kept.content_header = headers(99, 2, Vec::new()).0.to_bytes());
+    assert!(matches!(mixed, EvidenceError::Headers(_)), "{mixed:?}");
+    assert!(matches!(refusal_of(|_, kept| kept.coding_header.clear()), EvidenceError::Headers(_)));
+    // A minority, the same one twice, and strangers.
+    let invent: fn(&mut Certificate) = |certificate| certificate.externals.push(key(77));
+    assert_eq!(refusal_of(resign(&[1], invent)), EvidenceError::UnsignedCertificate);
+    assert_eq!(refusal_of(resign(&[1, 1], invent)), EvidenceError::UnsignedCertificate);
+    assert_eq!(refusal_of(resign(&[1, 8, 9], invent)), EvidenceError::UnsignedCertificate);
+    // A signature of something else, and two statements for one.
+    let twisted = refusal_of(|archive, kept| {
+        let other = Signed::seal(&coordinator(2), ArchiveId::from_bytes([5; 32]), &archive.certificate(1));
+        kept.certificate[1] = other;
+    });
+    assert_eq!(twisted, EvidenceError::Signature);
+    let mixed = refusal_of(|archive, kept| {
+        let other = Certificate { n: 3, ..archive.certificate(1) };
+        kept.certificate[1] = sealed(&[2], &other).remove(0);
+    });
+    assert_eq!(mixed, EvidenceError::Mixed);
+}
+
+#[test]
+fn what_has_no_certificate_is_counted_and_not_restored() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    for node in 0..4 {
+        evidence.show_bundle(
+            node_id(node),
+            KeptBundle { certificate: Vec::new(), ..archive.kept(1, &[0, 1, 2, 3]) },
+        );
+    }
+    assert_eq!((evidence.counts().uncertified, evidence.counts().certified), (1, 0));
+    assert_eq!(evidence.in_order(), []);
+    assert_eq!(evidence.refused().count(), 0, "an upload that never ended is no lie");
+    // One honest node is enough.
+    evidence.show_bundle(node_id(5), archive.kept(1, &[]));
+    assert_eq!((evidence.counts().uncertified, evidence.in_order()), (0, vec![bundle_id(1)]));
+}
+
+#[test]
+fn liars_cannot_hide_what_an_honest_node_shows() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    for liar in 10..30 {
+        let mut kept = archive.kept(1, &[0, 1, 2, 3, 200]);
+        let forged = Certificate { externals: vec![key(liar)], ..archive.certificate(1) };
+        kept.certificate = sealed(&[1], &forged);
+        evidence.show_bundle(node_id(liar.into()), kept);
+    }
+    evidence.show_bundle(node_id(1), archive.kept(1, &[1, 200]));
+    let bundle = evidence.bundle(bundle_id(1)).remove(0);
+    assert_eq!(bundle.certificate, archive.certificate(1));
+    assert_eq!(
+        bundle.holders,
+        BTreeSet::from([(ShardIndex(1), node_id(1))]),
+        "an index that no coding has is nobody's"
+    );
+}
+
+#[test]
+fn a_bundle_that_was_coded_anew_comes_back_by_whichever_coding_can_be_read() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    let (content, coding) = headers(1, 4, Vec::new());
+    let recoded = Certificate { coding: coding.coding_id(), n: 6, ..archive.certificate(1) };
+    let show_recoded = |evidence: &mut Evidence, indexes: &[u8]| {
+        let kept = KeptBundle {
+            content_header: content.to_bytes(),
+            coding_header: coding.to_bytes(),
+            certificate: sealed(&[2, 3], &recoded),
+            indexes: indexes.iter().copied().map(ShardIndex).collect(),
+        };
+        evidence.show_bundle(node_id(2), kept);
+    };
+    let order = |evidence: &Evidence| -> Vec<u8> {
+        evidence.bundle(bundle_id(1)).iter().map(|coding| coding.k).collect()
+    };
+    evidence.show_bundle(node_id(1), archive.kept(1, &[1]));
+    show_recoded(&mut evidence, &[3]);
+    assert_eq!(order(&evidence), [4, 2], "the later one, where neither can be read");
+    evidence.show_bundle(node_id(1), archive.kept(1, &[2]));
+    assert_eq!(order(&evidence), [2, 4], "the one that can");
+    show_recoded(&mut evidence, &[0, 1, 2]);
+    assert_eq!(order(&evidence), [4, 2]);
+    let mut new = Archive::beginning(MemoryState::new(), archive.now);
+    let bundle = evidence.bundle(bundle_id(1)).remove(0);
+    assert_eq!(new.run(restored(bundle, Vec::new(), Vec::new())), CommandOutcome::Applied);
+    let known = |coding: CodingId| {
+        let Ok(number) = new.state.coding_bundle(coding);
+        number
+    };
+    assert_eq!(known(coding.coding_id()), Some(BundleNumber(0)));
+    assert_eq!(
+        known(coding_id(1, 2)),
+        None,
+        "nothing is ordered away for a coding that was shown to be replaced"
+    );
+}
+
+/// An honest ledger, and one that a liar made of it.
+fn two_ledgers() -> (Vec<LedgerEntry>, Vec<LedgerEntry>) {
+    let mut archive = Archive::of(1);
+    archive.govern(withdraw(1));
+    archive.govern(withdraw(2));
+    let honest = archive.ledger();
+    let mut forged = honest.clone();
+    forged[1].act = LedgerAct::AddUploader { key: PublicKey::from_bytes([6; 32]), name: "thief".into() };
+    forged[2].previous = forged[1].digest();
+    (honest, forged)
+}
+
+#[test]
+fn forged_ledgers_are_refused_and_the_longest_signed_one_is_believed() {
+    let (honest, forged) = two_ledgers();
+    let shown = |heads: Vec<Signed<LedgerHead>>, entries: &[LedgerEntry]| {
+        let mut evidence = evidence();
+        evidence.show_governance(node_id(0), &[], &heads, entries.to_vec());
+        let refusal = evidence.refused().next().map(|(_, _, error)| error.clone());
+        (evidence.ledger().len(), refusal)
+    };
+    assert_eq!(shown(heads(&[1, 2], &honest), &honest), (3, None));
+    // As far as a majority signed.
+    let both = [heads(&[1], &honest), heads(&[3], &honest[..2])].concat();
+    assert_eq!(shown(both, &honest), (2, None));
+    let unsigned = Some(EvidenceError::UnsignedLedger);
+    assert_eq!(shown(heads(&[1], &forged), &forged), (0, unsigned.clone()));
+    assert_eq!(shown(heads(&[1, 1, 9], &forged), &forged), (0, unsigned.clone()));
+    // Genuine heads beside forged entries.
+    assert_eq!(shown(heads(&[1, 2], &honest), &forged), (0, unsigned));
+    let mut broken = honest.clone();
+    broken.remove(1);
+    assert_eq!(shown(heads(&[1, 2], &honest), &broken), (0, Some(EvidenceError::BrokenLedger)));
+    assert_eq!(shown(Vec::new(), &[]), (0, None), "a node that has none yet is no liar");
+}
+
+#[test]
+fn of_two_signed_ledgers_the_one_of_the_later_roster_counts_and_the_fork_is_said() {
+    let (honest, other) = two_ledgers();
+    let later = signed_roster(&archive_key(), 2, &[4, 5, 6]);
+    for late_first in [false, true] {
+        let mut evidence = evidence();
+        let late = |evidence: &mut Evidence| {
+            evidence.show_governance(
+                node_id(1),
+                std::slice::from_ref(&later),
+                &heads(&[4, 5], &honest),
+                honest.clone(),
+            );
+        };
+        if late_first {
+            late(&mut evidence);
+        }
+        evidence.show_governance(node_id(2), &[], &heads(&[1, 2], &other), other.clone());
+        if !late_first {
+            late(&mut evidence);
+        }
+        assert_eq!(evidence.ledger(), honest);
+        assert_eq!(first_refusal(&evidence), EvidenceError::Fork { position: 1 });
+    }
+}
+
+#[test]
+fn rosters_count_if_the_archive_key_signed_them() {
+    let archive = eventful();
+    let forged = signed_roster(&coordinator(1), 9, &[7, 8, 9]);
+    let mut evidence = evidence();
+    evidence.show_governance(node_id(0), &[forged], &[], Vec::new());
+    assert_eq!(first_refusal(&evidence), EvidenceError::Roster);
+    let by_later = |evidence: &mut Evidence| {
+        let certificate = sealed(&[4, 5], &archive.certificate(1));
+        evidence.show_bundle(node_id(1), KeptBundle { certificate, ..archive.kept(1, &[0]) });
+        evidence.in_order().len()
+    };
+    assert_eq!(by_later(&mut evidence), 0);
+    evidence.show_governance(node_id(1), &[signed_roster(&archive_key(), 2, &[4, 5, 6])], &[], Vec::new());
+    assert_eq!(by_later(&mut evidence), 1);
+}
