@@ -74,6 +74,12 @@ impl Damage {
     }
 }
 
+/// Waits until it has what another one has now: the others need it for no act, and its journals may be new and empty.
+fn keeps_up(directories: &[PathBuf]) {
+    let there = wait_for("another one answers", || ledger(&directories[0])).len();
+    wait_for("it keeps up", || ledger(&directories[HURT]).filter(|all| all.len() >= there));
+}
+
 /// Whether the others know it as a voter again, and it is done with what it had to do.
 fn is_whole(members: &Members<'_>) -> bool {
     members.votes(HURT) && !members.directory(HURT).join("resync").exists()
@@ -102,6 +108,7 @@ fn a_damaged_coordinator_says_so_and_is_rebuilt_by_one_command_while_the_others_
         goes_on(&mut members);
         wait_for("it follows", || ledger(&directories[HURT]));
         goes_on(&mut members);
+        keeps_up(&directories);
         members.kill(HURT);
         damage.cause(&directories[HURT]);
         members.begin(HURT);
@@ -146,6 +153,7 @@ fn a_write_that_a_crash_has_cut_off_hurts_nobody() {
     for part in [3, 7, 60] {
         let before = clients.acknowledged();
         wait_for("acts are acknowledged", || (clients.acknowledged() > before + 50).then_some(()));
+        keeps_up(&directories);
         members.kill(HURT);
         for store in ["log", "state"] {
             let journal = files(&directories[HURT].join(store), "log").pop().unwrap();
