@@ -25,8 +25,9 @@ const LATE_STORM: Duration = Duration::from_secs(15);
 // Until then a publisher that went away may come back, and its bundles are not repaired.
 const RESERVED_FOR: Duration = Duration::from_secs(125 * 60);
 
-// Replaced copies are kept for ten minutes.
-const REPLACED_KEPT_FOR: Duration = Duration::from_secs(11 * 60);
+// Replaced copies are kept for ten minutes. And who comes back after it counted as lost may find that its neighbour holds a
+// shard of a bundle of which it holds one: in a fleet as young as this one they are moved apart after three days.
+const SETTLED_AFTER: Duration = Duration::from_secs(3 * 86_400 + 11 * 60);
 
 /// The publisher and operator: drives the run from beginning to end.
 pub(crate) async fn direct_growth(cast: Rc<Cast>, stage: Rc<Stage>, cache: Rc<Cache>) -> turmoil::Result {
@@ -67,7 +68,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     let recoded = |seen: &Seen| seen.is_recoded() && seen.is_whole() && seen.proved() == cast.nodes;
     operator.until("every bundle is coded anew and whole", seconds(600), recoded).await?;
 
-    stage.wish(Wish::Sleep(REPLACED_KEPT_FOR));
+    stage.wish(Wish::Sleep(SETTLED_AFTER));
     wait_for_calm(stage).await?;
     operator.until("machines that slept are whole again", seconds(240), recoded).await?;
     stage.wish(Wish::RestartNodes);
