@@ -35,8 +35,9 @@ const NETWORK: u32 = 6;
 const FILE_BYTES: u64 = 16 << 20;
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
-// What the planners' budget of 5 seconds was set for, and a fifth of it.
-const SIZES: [(&str, u32, u32); 2] = [("300k", 300_000, 1000), ("1500k", 1_500_000, 5000)];
+// What the planners' budget of 5 seconds was set for, a fifth of it, and a twentieth.
+const SIZES: [(&str, u32, u32); 3] =
+    [("75k", 75_000, 250), ("300k", 300_000, 1000), ("1500k", 1_500_000, 5000)];
 
 /// How full the nodes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
