@@ -123,6 +123,11 @@ impl Caps {
         if part == 0 { 1 } else { part }
     }
 
+    /// The same where countries count; none where they do not.
+    pub(crate) fn most_in_country(self, n: u8) -> Option<u8> {
+        self.per_network().map(|_| Self::per_country(n))
+    }
+
     /// Network and country of a node as they count; none where they do not.
     pub(crate) const fn origin(self, names: NodeNames) -> Option<OriginNames> {
         match (self.origins, names.origin) {

@@ -15,10 +15,12 @@ use std::time::Duration;
 use firn_base::{BundleNumber, Timestamp};
 use firn_wire::{BreachCount, BundleHealthCounts, SpareCount};
 
+use crate::bundle_set::BundleSet;
 use crate::caps::{BREACH_MENDED_AFTER, is_due};
 use crate::catalogue::{BundleView, Catalogue};
 use crate::fleet::FleetView;
 use crate::health::{HealthClass, Presence, goal};
+use crate::kin::SharedWithKin;
 use crate::node_roles::{NodeRole, Nodes, Turn};
 use crate::spare_homes::HomesWanted;
 use crate::standing::{Coded, Layout, Look, Rules, Standing};
@@ -52,12 +54,12 @@ pub struct HealthIndex {
     tally: Tally,
     due: BTreeSet<(Survival, BundleNumber)>,
     /// Bundles with a copy on a draining node.
-    leaving: BTreeSet<BundleNumber>,
+    leaving: BundleSet,
     /// Bundles of which more shards lie together than caps allow, by when that began.
     breaches: BTreeSet<(Timestamp, BundleNumber)>,
-    untidy: BTreeSet<BundleNumber>,
+    untidy: BundleSet,
     /// Bundles that may need homes, because shards are missing or too many lie together, by what they want.
-    wanting: BTreeMap<HomesWanted, BTreeSet<BundleNumber>>,
+    wanting: BTreeMap<HomesWanted, BundleSet>,
     few_online: BTreeMap<BundleNumber, FewOnline>,
     /// Bundles whose k is not the ladder's largest, by k.
     smaller: BTreeSet<(u8, BundleNumber)>,
@@ -97,9 +99,9 @@ impl HealthIndex {
             standings: Vec::new(),
             tally: Tally::default(),
             due: BTreeSet::new(),
-            leaving: BTreeSet::new(),
+            leaving: BundleSet::default(),
             breaches: BTreeSet::new(),
-            untidy: BTreeSet::new(),
+            untidy: BundleSet::default(),
             wanting: BTreeMap::new(),
             few_online: BTreeMap::new(),
             smaller: BTreeSet::new(),
@@ -128,15 +130,19 @@ impl HealthIndex {
             self.rules = Some(rules);
             let mut judged = 0;
             for bundle in catalogue.bundles() {
-                self.judge(&mut judge, bundle, None);
+                self.judge(&mut judge, bundle);
                 judged += 1;
             }
             return judged;
         }
         let mut looks: Vec<(BundleNumber, Look)> =
-            changed.iter().map(|number| (*number, Look::Record)).collect();
+            changed.iter().map(|number| (*number, Look::Whole)).collect();
         for (node, turn) in turned {
-            let look = |(number, index): &_| (*number, Look::Copy(*index, node, turn));
+            let kin = turn.is_newcomer.then(|| SharedWithKin::of(node, &self.nodes, catalogue, caps));
+            let look = |(number, index): &(BundleNumber, _)| {
+                let is_near = kin.as_ref().is_some_and(|shared| shared.contains(*number));
+                (*number, if is_near { Look::Whole } else { Look::Copy(*index, turn) })
+            };
             looks.extend(catalogue.held_by(node).iter().map(look));
         }
         looks.sort_unstable();
@@ -148,16 +154,7 @@ impl HealthIndex {
             batch.extend(by_bundle.by_ref().take(BATCH));
             self.bring_near(&batch, catalogue);
             for looks in batch.drain(..) {
-                let number = looks[0].0;
-                let before = self.standing(number);
-                let turned = before.and_then(|before| Some((before.coded, before.turned(looks)?)));
-                if let Some((coded, (presence, layout))) = turned {
-                    let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
-                    self.put(number, standing, now);
-                } else if let Some(bundle) = catalogue.bundle(number) {
-                    let newcomers = before.and_then(|before| before.newcomers(looks));
-                    self.judge(&mut judge, bundle, newcomers.as_deref());
-                }
+                self.follow(&mut judge, looks);
                 judged += 1;
             }
         }
@@ -188,8 +185,8 @@ impl HealthIndex {
     /// caps for long, the longest first.
     pub(crate) fn misplaced(&self, now: Timestamp) -> impl Iterator<Item = BundleNumber> {
         let long = self.breaches.iter().take_while(move |(since, _)| is_due(*since, now));
-        let long = long.map(|(_, number)| *number).filter(|number| !self.leaving.contains(number));
-        self.leaving.iter().copied().chain(long)
+        let long = long.map(|(_, number)| *number).filter(|number| !self.leaving.contains(*number));
+        self.leaving.iter().chain(long)
     }
 
     /// How many bundles have more shards together than caps allow.
@@ -208,11 +205,11 @@ impl HealthIndex {
 
     /// Bundles with more than one copy of a shard, or a copy on a node that was removed, in order.
     pub(crate) fn untidy(&self) -> impl Iterator<Item = BundleNumber> {
-        self.untidy.iter().copied()
+        self.untidy.iter()
     }
 
     /// Bundles that may need homes for shards, by what they want.
-    pub(crate) fn wanting(&self) -> impl Iterator<Item = (HomesWanted, &BTreeSet<BundleNumber>)> {
+    pub(crate) fn wanting(&self) -> impl Iterator<Item = (HomesWanted, &BundleSet)> {
         self.wanting.iter().map(|(wanted, bundles)| (*wanted, bundles))
     }
 
@@ -240,17 +237,30 @@ impl HealthIndex {
     fn bring_near(&self, batch: &[&[(BundleNumber, Look)]], catalogue: &Catalogue) {
         let standings = batch.iter().filter_map(|looks| self.standing(looks[0].0));
         black_box(standings.map(Standing::missing_bytes).fold(0, u64::wrapping_add));
-        let deep = batch.iter().filter(|looks| looks.iter().any(|(_, look)| look.is_deep()));
-        let records = deep.filter_map(|looks| catalogue.bundle(looks[0].0));
+        let whole = batch.iter().filter(|looks| looks.iter().any(|(_, look)| *look == Look::Whole));
+        let records = whole.filter_map(|looks| catalogue.bundle(looks[0].0));
         // One copy of each line of the cache.
         let copies = records.flat_map(|bundle| bundle.placements.iter().step_by(8));
         black_box(copies.map(|(_, node)| node.position()).fold(0, usize::wrapping_add));
     }
 
-    /// Looks at all copies of a bundle, of which only `newcomers`, if they are known, may lie too close to others.
-    fn judge(&mut self, judge: &mut Judge<'_>, bundle: &BundleView, newcomers: Option<&[NodeNumber]>) {
+    /// Judges a bundle by what befell some of its copies, where that is enough, and else by all of them.
+    fn follow(&mut self, judge: &mut Judge<'_>, looks: &[(BundleNumber, Look)]) {
+        let number = looks[0].0;
+        let before = self.standing(number);
+        let turned = before.and_then(|before| Some((before.coded, before.turned(looks, &judge.rules)?)));
+        if let Some((coded, (presence, layout))) = turned {
+            let standing = Standing::of(coded, presence, layout, (&judge.rules, &self.chart));
+            self.put(number, standing, judge.now);
+        } else if let Some(bundle) = judge.catalogue.bundle(number) {
+            self.judge(judge, bundle);
+        }
+    }
+
+    /// Looks at all copies of a bundle.
+    fn judge(&mut self, judge: &mut Judge<'_>, bundle: &BundleView) {
         judge.taken.begin(goal(bundle.scheme, judge.rules.width).n());
-        let layout = Layout::of(bundle, &self.nodes, &mut judge.taken, newcomers);
+        let layout = Layout::of(&bundle.placements, &self.nodes, &mut judge.taken);
         let presence = Presence::of(bundle, |node| {
             let NodeRole { counts, is_reachable, .. } = self.nodes.role(node);
             (counts, is_reachable)
@@ -288,8 +298,8 @@ impl HealthIndex {
         if standing.k() < K_MAX {
             self.smaller.insert((standing.k(), number));
         }
-        put(&mut self.leaving, number, standing.layout.is_leaving);
-        put(&mut self.untidy, number, standing.layout.is_untidy);
+        self.leaving.put(number, standing.layout.is_leaving());
+        self.untidy.put(number, standing.layout.is_untidy());
         self.put_wanting(number, before.and_then(|before| before.homes_wanted), standing.homes_wanted);
     }
 
@@ -299,8 +309,8 @@ impl HealthIndex {
         self.withdraw(number, &before);
         self.smaller.remove(&(before.k(), number));
         self.put_wanting(number, before.homes_wanted, None);
-        self.leaving.remove(&number);
-        self.untidy.remove(&number);
+        self.leaving.put(number, false);
+        self.untidy.put(number, false);
         self.few_online.remove(&number);
     }
 
@@ -322,13 +332,13 @@ impl HealthIndex {
         if let Some(wanted) = before
             && let Entry::Occupied(mut bundles) = self.wanting.entry(wanted)
         {
-            bundles.get_mut().remove(&number);
+            bundles.get_mut().put(number, false);
             if bundles.get().is_empty() {
                 bundles.remove();
             }
         }
         if let Some(wanted) = after {
-            self.wanting.entry(wanted).or_default().insert(number);
+            self.wanting.entry(wanted).or_default().put(number, true);
         }
     }
 
@@ -384,14 +394,6 @@ impl Tally {
             HealthClass::Urgent => &mut self.counts.urgent,
             HealthClass::Lost => &mut self.counts.lost,
         }
-    }
-}
-
-fn put(set: &mut BTreeSet<BundleNumber>, number: BundleNumber, belongs: bool) {
-    if belongs {
-        set.insert(number);
-    } else {
-        set.remove(&number);
     }
 }
 

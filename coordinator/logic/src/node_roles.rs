@@ -1,7 +1,8 @@
 //! How the shards of each node count, and what of that changed.
 //!
 //! Owns: nodes' roles and names as the judgement of bundles last saw them. Always holds: a turn that is no newcomer's
-//! can never bring copies too close to others. Leaves to others: judging bundles (`standing`, `health_index`).
+//! can never bring copies too close to others. Leaves to others: whom a newcomer may be close to (`kin`), judging bundles
+//! (`standing`, `health_index`).
 
 use firn_wire::NodeState;
 
@@ -45,6 +46,11 @@ impl NodeRole {
     pub(crate) const fn stays(self) -> bool {
         self.counts && !self.is_draining
     }
+
+    /// Its shards count, and are to find other homes.
+    pub(crate) const fn leaves(self) -> bool {
+        self.counts && self.is_draining
+    }
 }
 
 impl Nodes {
@@ -54,6 +60,14 @@ impl Nodes {
 
     pub(crate) fn names(&self, node: NodeNumber) -> Option<&NodeNames> {
         self.names.get(node.position())?.as_ref()
+    }
+
+    /// Nodes whose shards take what caps count.
+    pub(crate) fn staying(&self) -> impl Iterator<Item = (NodeNumber, &NodeNames)> {
+        let known = (0..).map(NodeNumber).zip(self.roles.iter().zip(&self.names));
+        known
+            .filter(|(_, (role, _))| role.stays())
+            .filter_map(|(node, (_, names))| Some((node, names.as_ref()?)))
     }
 
     /// Notes how a node is now; gives how its bundles are to be looked at, if they are.
@@ -66,16 +80,18 @@ impl Nodes {
         let role = NodeRole::of(node);
         let before = std::mem::replace(&mut self.roles[place], role);
         let names_before = self.names[place].replace(node.names);
-        let is_newcomer = names_before != Some(node.names) || (role.stays() && !before.stays());
-        (is_newcomer || role != before).then_some(Turn { role, is_newcomer })
+        let is_newcomer = role.stays() && (!before.stays() || names_before != Some(node.names));
+        (is_newcomer || role != before).then_some(Turn { before, role, is_newcomer })
     }
 }
 
 /// What befell a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Turn {
-    /// Its shards count so now.
+    /// Its shards counted so.
+    pub(crate) before: NodeRole,
+    /// They count so now.
     pub(crate) role: NodeRole,
-    /// It may lie too close to others now. Else caps leave more than before, never less.
+    /// They take what caps count, and did not before, or something else: they may lie too close to others now.
     pub(crate) is_newcomer: bool,
 }

@@ -155,7 +155,7 @@ fn at_risk(view: &PlanningView<'_>) -> BTreeMap<BundleNumber, BTreeSet<Cap>> {
         let spare = spare_homes.entry(Caps::per_country(wanted.n));
         let spare = spare.or_insert_with(|| SpareHomes::measure(view.fleet, wanted.n));
         if !spare.suffice(wanted) {
-            at_risk.extend(bundles.iter().copied().filter_map(&mut lacks_home));
+            at_risk.extend(bundles.iter().filter_map(&mut lacks_home));
         }
     }
     at_risk

@@ -5,6 +5,8 @@
 //! Leaves to others: sums and queues over all bundles (`health_index`), counting shards (`health`), which copies lie
 //! wrong (`layout`).
 
+use std::fmt;
+
 use firn_base::{BundleNumber, Scheme, ShardIndex, Timestamp};
 use firn_wire::Policy;
 
@@ -32,17 +34,10 @@ pub(crate) struct Rules {
 /// Why a bundle is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Look {
-    /// Its record changed.
-    Record,
+    /// Its record changed, or one of its copies may lie too close to another now.
+    Whole,
     /// Something befell the node that holds this shard.
-    Copy(ShardIndex, NodeNumber, Turn),
-}
-
-impl Look {
-    /// Whether the bundle's record is looked at in any case.
-    pub(crate) const fn is_deep(self) -> bool {
-        !matches!(self, Self::Copy(_, _, Turn { is_newcomer: false, .. }))
-    }
+    Copy(ShardIndex, Turn),
 }
 
 /// How one bundle stands, and what it adds to the tally.
@@ -76,7 +71,7 @@ pub(crate) struct Coded {
 impl Coded {
     pub(crate) fn of(bundle: &BundleView, catalogue: &Catalogue) -> Self {
         let BundleView { scheme, file_bytes, .. } = *bundle;
-        let copies = u16::try_from(bundle.placements.len()).unwrap_or(u16::MAX);
+        let copies = count(bundle.placements.iter());
         Self { scheme, file_bytes, copies, dependents: catalogue.dependents_of(bundle) }
     }
 }
@@ -132,87 +127,92 @@ impl Standing {
     }
 
     /// How its copies stand and lie after what befell some of their nodes. None where that takes a look at all of them.
-    pub(crate) fn turned(&self, looks: &[(BundleNumber, Look)]) -> Option<(Presence, Layout)> {
-        if self.layout != Layout::WELL {
+    pub(crate) fn turned(&self, looks: &[(BundleNumber, Look)], rules: &Rules) -> Option<(Presence, Layout)> {
+        if self.layout.lies_twice || self.layout.together_since.is_some() {
             return None;
         }
         let (mut presence, mut layout) = (self.presence, self.layout);
         for (_, look) in looks {
-            let Look::Copy(index, _, Turn { role, is_newcomer: false }) = *look else { return None };
+            let Look::Copy(index, Turn { before, role, is_newcomer }) = *look else { return None };
             presence.durable.put(index, role.counts);
             presence.online.put(index, role.counts && role.is_reachable);
-            layout.is_leaving |= role.counts && role.is_draining;
-            layout.is_untidy |= role.is_removed;
+            let turn =
+                |copies: u16, was, is| copies.saturating_add(u16::from(is)).saturating_sub(u16::from(was));
+            layout.leaving = turn(layout.leaving, before.leaves(), role.leaves());
+            layout.removed = turn(layout.removed, before.is_removed, role.is_removed);
+            let AtMost(in_country) = layout.in_country;
+            layout.in_country = AtMost(in_country.saturating_add(u8::from(is_newcomer)));
         }
-        Some((presence, layout))
-    }
-
-    /// Nodes that may lie too close to others now. None where any may, or some did before.
-    pub(crate) fn newcomers(&self, looks: &[(BundleNumber, Look)]) -> Option<Vec<NodeNumber>> {
-        if self.layout.together_since.is_some() {
-            return None;
-        }
-        let mut newcomers = Vec::new();
-        for (_, look) in looks {
-            match look {
-                Look::Record => return None,
-                Look::Copy(_, node, turn) if turn.is_newcomer => newcomers.push(*node),
-                Look::Copy(..) => {}
-            }
-        }
-        Some(newcomers)
+        let most = rules.caps.most_in_country(goal(self.coded.scheme, rules.width).n());
+        most.is_none_or(|most| layout.in_country.0 <= most).then_some((presence, layout))
     }
 }
 
 /// How the copies of one bundle lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// One has to leave a draining node.
-    pub(crate) is_leaving: bool,
+    /// So many have to leave draining nodes.
+    leaving: u16,
+    /// So many are on nodes that were removed.
+    removed: u16,
+    /// Two are of one index.
+    lies_twice: bool,
     /// More lie together than caps allow, since then.
     pub(crate) together_since: Option<Timestamp>,
-    /// Two are of one index, or one is on a node that was removed.
-    pub(crate) is_untidy: bool,
+    /// So many lie in one country.
+    in_country: AtMost,
+}
+
+/// A bound that was exact when all copies were looked at last, and grew with every one that came to a country since.
+///
+/// When it says that too many may lie there, all copies are looked at, and it is exact again: once for several newcomers.
+/// Nothing else follows from it, so it is no part of how a bundle stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct AtMost(u8);
+
+impl fmt::Debug for AtMost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("not shown")
+    }
 }
 
 impl Layout {
-    /// Each where it should be.
-    const WELL: Self = Self { is_leaving: false, together_since: None, is_untidy: false };
-
-    /// Looks at every copy, and compares none with all others: nearly all bundles lie well and tidily. `taken` was begun
-    /// for the bundle; only the `newcomers` may lie too close to others, if they are known.
-    pub(crate) fn of(
-        bundle: &BundleView,
-        nodes: &Nodes,
-        taken: &mut Taken,
-        newcomers: Option<&[NodeNumber]>,
-    ) -> Self {
-        let copies = &bundle.placements;
-        let roles = || copies.iter().map(|(_, node)| nodes.role(*node));
-        let lies_twice = copies.windows(2).any(|copies| copies[0].0 == copies[1].0);
-        let is_untidy = lies_twice || roles().any(|role| role.is_removed);
-        let lies_apart = |newcomer: &NodeNumber| {
-            let others = copies.iter().map(|(_, node)| *node).filter(|node| node != newcomer);
-            let others = others.filter(|node| nodes.role(*node).stays()).filter_map(|node| nodes.names(node));
-            !nodes.role(*newcomer).stays()
-                || nodes.names(*newcomer).is_some_and(|names| taken.are_surely_apart(names, others))
+    /// Looks at every copy. `taken` was begun for the bundle.
+    pub(crate) fn of(copies: &[(ShardIndex, NodeNumber)], nodes: &Nodes, taken: &mut Taken) -> Self {
+        let mut layout = Self {
+            leaving: 0,
+            removed: 0,
+            lies_twice: copies.windows(2).any(|copies| copies[0].0 == copies[1].0),
+            together_since: None,
+            in_country: AtMost(0),
         };
-        if !lies_twice && newcomers.is_some_and(|newcomers| newcomers.iter().all(lies_apart)) {
-            let is_leaving = roles().any(|role| role.counts && role.is_draining);
-            return Self { is_leaving, is_untidy, ..Self::WELL };
-        }
-        let mut layout = Self { is_untidy, ..Self::WELL };
+        layout.removed = count(copies.iter().filter(|(_, node)| nodes.role(*node).is_removed));
         let counted = |number| {
             let NodeRole { counts, is_draining, .. } = nodes.role(number);
             let names = nodes.names(number).filter(|_| counts)?;
             Some(Holder { names, is_draining })
         };
         find_flaws(copies, counted, taken, |_, flaw| match flaw {
-            Flaw::Draining => layout.is_leaving = true,
+            Flaw::Draining => layout.leaving = layout.leaving.saturating_add(1),
             Flaw::TooMuch { since } => {
                 layout.together_since = Some(layout.together_since.map_or(since, |known| known.min(since)));
             }
         });
+        layout.in_country = AtMost(taken.most_in_country());
         layout
     }
+
+    /// One has to leave a draining node.
+    pub(crate) const fn is_leaving(&self) -> bool {
+        self.leaving > 0
+    }
+
+    /// Two are of one index, or one is on a node that was removed.
+    pub(crate) const fn is_untidy(&self) -> bool {
+        self.lies_twice || self.removed > 0
+    }
+}
+
+fn count<T>(copies: impl Iterator<Item = T>) -> u16 {
+    u16::try_from(copies.count()).unwrap_or(u16::MAX)
 }

@@ -25,6 +25,7 @@ pub(crate) struct Taken {
     prefixes: Vec<Mark>,
     networks: Vec<Mark>,
     countries: Vec<Mark>,
+    most_in_country: u8,
     // Who took them: asked only since when a cap is broken, which hardly any bundle's is.
     takers: Vec<NodeNames>,
 }
@@ -55,6 +56,7 @@ impl Taken {
             prefixes: Vec::new(),
             networks: Vec::new(),
             countries: Vec::new(),
+            most_in_country: 0,
             takers: Vec::new(),
         }
     }
@@ -73,6 +75,7 @@ impl Taken {
 
     fn forget(&mut self) {
         self.bundle += 1;
+        self.most_in_country = 0;
         self.takers.clear();
     }
 
@@ -91,7 +94,8 @@ impl Taken {
             mark(&mut self.prefixes, names.prefix, bundle, vouched);
             if let Some(origin) = self.caps.origin(*names) {
                 mark(&mut self.networks, origin.network, bundle, vouched);
-                mark(&mut self.countries, origin.country, bundle, vouched);
+                let in_country = mark(&mut self.countries, origin.country, bundle, vouched);
+                self.most_in_country = self.most_in_country.max(in_country);
             }
         }
         self.takers.push(*names);
@@ -110,22 +114,9 @@ impl Taken {
         !CAPS.iter().any(|cap| self.is_reached(*cap, names))
     }
 
-    /// Whether a node has so little in common with others that it is apart from them in any case, whatever is taken.
-    pub(crate) fn are_surely_apart<'n>(
-        &self,
-        names: &NodeNames,
-        others: impl Iterator<Item = &'n NodeNames>,
-    ) -> bool {
-        let country = |names: &NodeNames| self.caps.origin(*names).map(|origin| origin.country);
-        let own = country(names);
-        let mut in_country = 0;
-        for other in others {
-            if !self.caps.are_strangers(names, other) {
-                return false;
-            }
-            in_country += u8::from(own.is_some() && own == country(other));
-        }
-        in_country < self.per_country
+    /// How many took what lies in the country where the most did.
+    pub(crate) const fn most_in_country(&self) -> u8 {
+        self.most_in_country
     }
 
     /// Shards that a country may have beside those that are taken there.
@@ -210,7 +201,8 @@ impl Taken {
     }
 }
 
-fn mark(marks: &mut Vec<Mark>, name: u32, bundle: u32, vouched: bool) {
+/// Gives how often the name is taken now.
+fn mark(marks: &mut Vec<Mark>, name: u32, bundle: u32, vouched: bool) -> u8 {
     let at = usize_of(name);
     if marks.len() <= at {
         marks.resize(at + 1, NEVER);
@@ -221,6 +213,7 @@ fn mark(marks: &mut Vec<Mark>, name: u32, bundle: u32, vouched: bool) {
     }
     mark.all = mark.all.saturating_add(1);
     mark.unvouched = mark.unvouched.saturating_add(u8::from(!vouched));
+    mark.all
 }
 
 pub(crate) fn usize_of(interned: u32) -> usize {
