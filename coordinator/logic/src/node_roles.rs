@@ -80,8 +80,9 @@ impl Nodes {
         let role = NodeRole::of(node);
         let before = std::mem::replace(&mut self.roles[place], role);
         let names_before = self.names[place].replace(node.names);
-        let is_newcomer = role.stays() && (!before.stays() || names_before != Some(node.names));
-        (is_newcomer || role != before).then_some(Turn { before, role, is_newcomer })
+        let has_moved = names_before != Some(node.names);
+        let is_newcomer = role.stays() && (has_moved || !before.stays());
+        (has_moved || role != before).then_some(Turn { before, role, is_newcomer, has_moved })
     }
 }
 
@@ -94,4 +95,6 @@ pub(crate) struct Turn {
     pub(crate) role: NodeRole,
     /// They take what caps count, and did not before, or something else: they may lie too close to others now.
     pub(crate) is_newcomer: bool,
+    /// It has other names: it may lie in another country now.
+    pub(crate) has_moved: bool,
 }

@@ -133,7 +133,7 @@ impl Standing {
         }
         let (mut presence, mut layout) = (self.presence, self.layout);
         for (_, look) in looks {
-            let Look::Copy(index, Turn { before, role, is_newcomer }) = *look else { return None };
+            let Look::Copy(index, Turn { before, role, has_moved, .. }) = *look else { return None };
             presence.durable.put(index, role.counts);
             presence.online.put(index, role.counts && role.is_reachable);
             let turn =
@@ -141,7 +141,7 @@ impl Standing {
             layout.leaving = turn(layout.leaving, before.leaves(), role.leaves());
             layout.removed = turn(layout.removed, before.is_removed, role.is_removed);
             let AtMost(in_country) = layout.in_country;
-            layout.in_country = AtMost(in_country.saturating_add(u8::from(is_newcomer)));
+            layout.in_country = AtMost(in_country.saturating_add(u8::from(has_moved)));
         }
         let most = rules.caps.most_in_country(goal(self.coded.scheme, rules.width).n());
         most.is_none_or(|most| layout.in_country.0 <= most).then_some((presence, layout))
@@ -159,14 +159,14 @@ pub(crate) struct Layout {
     lies_twice: bool,
     /// More lie together than caps allow, since then.
     pub(crate) together_since: Option<Timestamp>,
-    /// So many lie in one country.
+    /// So many of all copies, those that do not count too, lie in one country.
     in_country: AtMost,
 }
 
-/// A bound that was exact when all copies were looked at last, and grew with every one that came to a country since.
+/// A bound that was exact when all copies were looked at last, and grew with every one whose node moved since.
 ///
-/// When it says that too many may lie there, all copies are looked at, and it is exact again: once for several newcomers.
-/// Nothing else follows from it, so it is no part of how a bundle stands.
+/// When it says that too many may lie in a country, all copies are looked at, and it is exact again. Nothing else follows
+/// from it, so it is no part of how a bundle stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct AtMost(u8);
 
@@ -198,7 +198,8 @@ impl Layout {
                 layout.together_since = Some(layout.together_since.map_or(since, |known| known.min(since)));
             }
         });
-        layout.in_country = AtMost(taken.most_in_country());
+        let all = copies.iter().filter_map(|(_, node)| nodes.names(*node));
+        layout.in_country = AtMost(taken.most_in_country(all));
         layout
     }
 

@@ -25,7 +25,8 @@ pub(crate) struct Taken {
     prefixes: Vec<Mark>,
     networks: Vec<Mark>,
     countries: Vec<Mark>,
-    most_in_country: u8,
+    // Of holders that take nothing too.
+    all_countries: Vec<Mark>,
     // Who took them: asked only since when a cap is broken, which hardly any bundle's is.
     takers: Vec<NodeNames>,
 }
@@ -56,7 +57,7 @@ impl Taken {
             prefixes: Vec::new(),
             networks: Vec::new(),
             countries: Vec::new(),
-            most_in_country: 0,
+            all_countries: Vec::new(),
             takers: Vec::new(),
         }
     }
@@ -75,7 +76,6 @@ impl Taken {
 
     fn forget(&mut self) {
         self.bundle += 1;
-        self.most_in_country = 0;
         self.takers.clear();
     }
 
@@ -94,8 +94,7 @@ impl Taken {
             mark(&mut self.prefixes, names.prefix, bundle, vouched);
             if let Some(origin) = self.caps.origin(*names) {
                 mark(&mut self.networks, origin.network, bundle, vouched);
-                let in_country = mark(&mut self.countries, origin.country, bundle, vouched);
-                self.most_in_country = self.most_in_country.max(in_country);
+                mark(&mut self.countries, origin.country, bundle, vouched);
             }
         }
         self.takers.push(*names);
@@ -114,9 +113,14 @@ impl Taken {
         !CAPS.iter().any(|cap| self.is_reached(*cap, names))
     }
 
-    /// How many took what lies in the country where the most did.
-    pub(crate) const fn most_in_country(&self) -> u8 {
-        self.most_in_country
+    /// How many of these lie in the country where the most do, none where countries do not count; taken or not.
+    pub(crate) fn most_in_country<'n>(&mut self, holders: impl Iterator<Item = &'n NodeNames>) -> u8 {
+        if self.caps.per_network().is_none() {
+            return 0;
+        }
+        let origins = holders.filter_map(|names| self.caps.origin(*names));
+        let counts = origins.map(|origin| mark(&mut self.all_countries, origin.country, self.bundle, true));
+        counts.max().unwrap_or_default()
     }
 
     /// Shards that a country may have beside those that are taken there.
