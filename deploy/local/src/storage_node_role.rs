@@ -71,6 +71,7 @@ impl Running for RunningStorageNode {
     async fn ended(&mut self) -> String {
         tokio::select! {
             () = self.node.left() => "it has left the archive".to_owned(),
+            gone = self.node.disk_gone() => format!("its disk is gone: {gone}"),
             ended = &mut self.control => match ended {
                 Ok(Err(error)) => format!("its control socket failed: {error}"),
                 _ => "its control socket is gone".to_owned(),

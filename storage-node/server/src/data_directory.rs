@@ -22,7 +22,7 @@ use crate::store::{Disk, FileDisk, read_small, replace_small};
 
 const ROLE: &str = "storage-node";
 const FORMAT: u32 = 1;
-const MARKER: &str = "marker";
+const MARKER: &str = "shards/marker";
 const MARKER_MAGIC: &str = "firn-storage-node 1";
 const MARKER_BYTES_MAX: u64 = 4096;
 
@@ -85,10 +85,21 @@ impl DataDirectory {
         match look(path)? {
             Some(identity) => {
                 let lock = DataDir::open_existing(path, ROLE, FORMAT)?;
-                Ok(Self { identity, disk: Arc::new(FileDisk::locked(lock)) })
+                Ok(Self::of(identity, lock))
             }
             None => Self::create(path, environment),
         }
+    }
+
+    /// Opens the directory of `node` once its disk is there again. It makes nothing: where the disk is not mounted there
+    /// may be an empty directory.
+    pub fn open_again(path: &Path, node: NodeId) -> Result<Self, OpenDataError> {
+        let identity = Self::read_identity(path)?;
+        if identity.node_id() != node {
+            let why = "another node lies there";
+            return Err(OpenDataError::NotThisNode { path: path.to_owned(), node: node.to_string(), why });
+        }
+        Ok(Self::of(identity, DataDir::open_existing(path, ROLE, FORMAT)?))
     }
 
     /// The identity of the node whose directory this is, without locking or making anything.
@@ -115,12 +126,17 @@ impl DataDirectory {
         }
         let identity = Identity::from_seed(&environment.seed());
         write_identity(&path.join(IDENTITY_FILE), &identity)?;
-        let disk = FileDisk::locked(lock);
+        let disk = FileDisk::new(path);
         let failed = |source| OpenDataError::Io { path: path.to_owned(), source };
         disk.make_directory("shards").map_err(failed)?;
         disk.sync_directory("").map_err(failed)?;
-        replace_small(&disk, "shards", MARKER, marker(identity.node_id()).as_bytes()).map_err(failed)?;
-        Ok(Self { identity, disk: Arc::new(disk) })
+        replace_small(&disk, "shards", "marker", marker(identity.node_id()).as_bytes()).map_err(failed)?;
+        Ok(Self::of(identity, lock))
+    }
+
+    fn of(identity: Identity, lock: DataDir) -> Self {
+        let marker = marker(identity.node_id());
+        Self { identity, disk: Arc::new(FileDisk::locked(lock, (MARKER, marker))) }
     }
 }
 
@@ -132,7 +148,7 @@ fn look(path: &Path) -> Result<Option<Identity>, OpenDataError> {
         Err(error) => return Err(error.into()),
     };
     let failed = |source| OpenDataError::Io { path: path.to_owned(), source };
-    let marker_bytes = match read_small(&FileDisk::new(path), "shards/marker", MARKER_BYTES_MAX) {
+    let marker_bytes = match read_small(&FileDisk::new(path), MARKER, MARKER_BYTES_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => None,
         other => other.map_err(failed)?,
     };
@@ -235,6 +251,29 @@ mod tests {
             DataDirectory::read_identity(&place.path().join("no")),
             Err(OpenDataError::NoNode { .. })
         ));
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_is_told_and_its_node_opened_again_only_when_it_is_back() {
+        let (place, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mount = place.path().join("disk");
+        let directory = open(&mount).unwrap();
+        let (id, disk) = (directory.identity().node_id(), directory.disk());
+        disk.check_presence().unwrap();
+        std::fs::rename(&mount, place.path().join("unplugged")).unwrap();
+        assert_eq!(disk.check_presence().unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::fs::create_dir(&mount).unwrap();
+        disk.check_presence().unwrap_err();
+        drop((directory, disk));
+        assert!(matches!(DataDirectory::open_again(&mount, id), Err(OpenDataError::NoNode { .. })));
+        assert!(std::fs::read_dir(&mount).unwrap().next().is_none(), "nothing is made there");
+        drop(open(&other.path().join("disk")).unwrap());
+        std::fs::remove_dir(&mount).unwrap();
+        std::fs::rename(other.path().join("disk"), &mount).unwrap();
+        assert!(matches!(DataDirectory::open_again(&mount, id), Err(OpenDataError::NotThisNode { .. })));
+        std::fs::remove_dir_all(&mount).unwrap();
+        std::fs::rename(place.path().join("unplugged"), &mount).unwrap();
+        DataDirectory::open_again(&mount, id).unwrap().disk().check_presence().unwrap();
     }
 
     #[test]

@@ -2,23 +2,15 @@
 
 mod config;
 mod inspect;
+mod running;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use firn_base::BitRate;
-use firn_storage_node::{
-    ControlReply, ControlRequest, DataDirectory, DeletionLimits, NodeHandle, NodeReport, StorageNode,
-    StorageNodeOptions, ask_control, kept_descriptor, serve_control, serve_monitoring,
-};
-use firn_transport::Environment;
-use firn_wire::Descriptor;
-use tokio::net::TcpListener;
-use tokio::time::sleep;
+use firn_storage_node::{ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
 
-use config::{Arguments, Command, Config, read_descriptor};
+use config::{Arguments, Command};
 
 /// Why the program ends with an error.
 enum Failure {
@@ -56,7 +48,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         None => {
             let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            runtime.block_on(serve(settings.check(&host).map_err(Failure::Usage)?))
+            runtime.block_on(running::serve(settings.check(&host).map_err(Failure::Usage)?))
         }
         Some(Command::Inspect { .. }) => Ok(()),
         Some(Command::Id) => {
@@ -71,115 +63,6 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Leave { dry_run }) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
             runtime.block_on(leave(&path, dry_run))
-        }
-    }
-}
-
-/// Looks at `--archive` again while no coordinator answers: after a rebuild they are others, at other addresses.
-async fn look_for_coordinators(node: NodeHandle, archive: String) {
-    const LOOK_EVERY: Duration = Duration::from_secs(30);
-    loop {
-        sleep(LOOK_EVERY).await;
-        if node.is_connected() {
-            continue;
-        }
-        let named = archive.clone();
-        // It may block for long.
-        let Ok(read) = tokio::task::spawn_blocking(move || read_descriptor(&named)).await else { return };
-        let offered = match read {
-            Ok(descriptor) => node.offer_descriptor(descriptor).await.map_err(|error| error.to_string()),
-            Err(sentence) => Err(sentence),
-        };
-        if let Err(sentence) = offered {
-            tracing::debug!(sentence, "no coordinator answers, and --archive names no others");
-        }
-    }
-}
-
-async fn serve(config: Config) -> Result<(), Failure> {
-    let environment = Environment::real();
-    let directory = DataDirectory::open(&config.data_dir, &environment).map_err(failed)?;
-    let descriptor = find_descriptor(&directory, config.archive.as_deref())?;
-    let listener = match config.http {
-        None => None,
-        Some(address) => Some(
-            TcpListener::bind(address)
-                .await
-                .map_err(|error| failed(format!("cannot listen on {address} for --http: {error}")))?,
-        ),
-    };
-    let own_address = match config.advertise {
-        None if config.listen.ip().is_unspecified() => own_address(&descriptor),
-        _ => None,
-    };
-    let options = StorageNodeOptions {
-        deletion_limits: DeletionLimits::STANDARD,
-        identity: directory.identity().clone(),
-        disk: directory.disk(),
-        descriptor,
-        token: config.token,
-        quota: config.quota,
-        max_upload: config.max_upload,
-        failure_domain: config.failure_domain,
-        listen: config.listen,
-        advertise: config.advertise,
-        own_address,
-    };
-    let node = StorageNode::start(environment, options).await.map_err(failed)?;
-    if let Some(listener) = listener {
-        let handle = node.handle();
-        tokio::spawn(async move {
-            if let Err(error) = serve_monitoring(listener, handle).await {
-                tracing::error!(%error, "the page for monitoring has ended");
-            }
-        });
-    }
-    let (handle, path) = (node.handle(), config.data_dir);
-    tokio::spawn(async move {
-        if let Err(error) = serve_control(&path, handle).await {
-            tracing::error!(%error, "the control socket has ended: `status` and `leave` do not work");
-        }
-    });
-    if let Some(archive) = config.archive {
-        tokio::spawn(look_for_coordinators(node.handle(), archive));
-    }
-    tokio::select! {
-        () = firn_program::stop_signal() => tracing::info!("the node was asked to stop"),
-        () = node.left() => tracing::info!(
-            "the node has left: what lies in its data directory counts for nobody and is yours to delete"
-        ),
-    }
-    node.shutdown().await;
-    Ok(())
-}
-
-/// The address from which this machine reaches a coordinator. No packet is sent for it.
-fn own_address(descriptor: &Descriptor) -> Option<IpAddr> {
-    let roster = descriptor.verify().ok()?;
-    let towards = |address: &str| {
-        let remote = address.to_socket_addrs().ok()?.find(SocketAddr::is_ipv4)?;
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-        socket.connect(remote).ok()?;
-        socket.local_addr().ok()
-    };
-    let found = roster.roster().coordinators.iter().find_map(|entry| towards(&entry.address))?.ip();
-    tracing::info!(address = %found, "readers are told this address: give --advertise if they need another");
-    Some(found)
-}
-
-/// The descriptor that was given, or the one that the node has kept.
-fn find_descriptor(directory: &DataDirectory, given: Option<&str>) -> Result<Descriptor, Failure> {
-    let kept = kept_descriptor(directory.disk().as_ref()).map_err(failed)?;
-    match (given.map(read_descriptor), kept) {
-        (Some(Ok(given)), _) => Ok(given),
-        (Some(Err(sentence)), Some(kept)) => {
-            tracing::warn!("{sentence}; the node goes on with the descriptor that it has kept");
-            Ok(kept)
-        }
-        (Some(Err(sentence)), None) => Err(Failure::Failed(sentence)),
-        (None, Some(kept)) => Ok(kept),
-        (None, None) => {
-            Err(Failure::Usage("say which archive the node is for: --archive FILE|URL".to_owned()))
         }
     }
 }

@@ -21,7 +21,7 @@ use firn_wire::{
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::authority::Authority;
 use crate::build_line::BuildLine;
@@ -37,6 +37,9 @@ use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
 pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
 
 const LEAVING_FILE: &str = "leaving";
+
+// A look at one small file.
+const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 // Trash is a week old when it goes: minutes do not matter.
 const TRASH_INTERVAL: Duration = Duration::from_secs(600);
@@ -213,6 +216,20 @@ impl StorageNode {
         let mut left = self.shared.left.subscribe();
         // The sender lives as long as we do.
         let _ = left.wait_for(|left| *left).await;
+    }
+
+    /// Waits until the disk is not the one any more that was opened, and says what is there. The node is to be shut down
+    /// then, and started again when the disk is back: meanwhile it is offline, and its shards are away, not lost.
+    pub async fn disk_gone(&self) -> io::Error {
+        let shared = &self.shared;
+        loop {
+            let disk = Arc::clone(&shared.disk);
+            if let Err(error) = shared.environment.blocking(move || disk.check_presence()).await {
+                return error;
+            }
+            // Whichever comes first.
+            let _ = timeout(DISK_LOOK_INTERVAL, shared.store.doubts_its_disk()).await;
+        }
     }
 
     /// Ends the node and tells its peers. What is being written is dropped; everything acknowledged is on disk.

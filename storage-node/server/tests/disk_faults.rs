@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_storage_node::{DiskFaults, MemoryDisk, ShardName, ShardStore};
+use firn_storage_node::{DiskFaults, MemoryDisk, ReadShardError, ShardName, ShardStore};
 use firn_wire::DeleteReason;
 use support::CodedBundle;
 
@@ -80,6 +80,21 @@ fn a_full_disk_refuses_and_keeps_what_is_there() {
     assert_eq!(store.used(), ByteCount(disk.used_bytes()));
     disk.set_capacity(None);
     assert!(put(&store, &second, 0));
+}
+
+#[test]
+fn on_a_disk_that_is_unmounted_nothing_is_lost() {
+    let bundles: Vec<CodedBundle> = (0..2).map(|seed| CodedBundle::new(seed, 60_000, 1)).collect();
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    assert!(put(&store, &bundles[0], 0));
+    disk.set_mounted(false);
+    let error = store.read(bundles[0].name(0), &(0..100), NOW).unwrap_err();
+    assert!(matches!(error, ReadShardError::Disk(_)), "{error}");
+    assert!(!put(&store, &bundles[1], 0));
+    assert_eq!((store.losses(), held(&store)), (0, BTreeSet::from([bundles[0].name(0)])));
+    disk.set_mounted(true);
+    store.read(bundles[0].name(0), &(0..100), NOW).unwrap();
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use firn_base::ShardIndex;
+use firn_retrieval::read_range;
 use firn_storage_node::{DataDirectory, NodeReport};
 use firn_wire::NodeReply;
 use support::CodedBundle;
@@ -99,7 +101,7 @@ async fn what_was_acknowledged_is_there_after_kill_9() {
             tokio::select! {
                 reply = brought => {
                     assert!(matches!(reply.unwrap(), NodeReply::Stored(_)));
-                    acknowledged.insert((bundle.id(), firn_base::ShardIndex(index)));
+                    acknowledged.insert((bundle.id(), ShardIndex(index)));
                 }
                 () = &mut killer => {
                     child.kill().unwrap();
@@ -123,6 +125,43 @@ async fn what_was_acknowledged_is_there_after_kill_9() {
         let inspected = run(&["inspect", "--json", path.to_str().unwrap()]);
         assert!(inspected.status.success(), "{}", text(&inspected.stderr));
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_its_disk_is_gone_a_node_is_offline_and_then_it_is_back_with_all_shards() {
+    let world = World::new().await;
+    let place = prepare(&world);
+    let mut child = spawn(place.path());
+    let report = status(place.path()).await;
+    let node = report.node.parse().unwrap();
+    let connection = world.pool.get(node, &report.address).await.unwrap();
+    let bundle = CodedBundle::new(1, 2_000_000, 4);
+    for index in 0..3 {
+        let ticket = world.ticket(node, world.client.public(), &bundle, index);
+        let stream = connection.open().await.unwrap();
+        let reply = world.bring_on(stream, &ticket, &bundle, bundle.shard(index)).await;
+        assert!(matches!(reply.unwrap(), NodeReply::Stored(_)));
+    }
+    let (mounted, unmounted) = (place.path().join("data/shards"), place.path().join("unmounted"));
+    std::fs::rename(&mounted, &unmounted).unwrap();
+    std::fs::create_dir(&mounted).unwrap();
+    let pass = world.pass(world.client.public());
+    let bytes = bundle.coding.shard_bytes();
+    let read = read_range(&connection, Some(&pass), &bundle.coding, ShardIndex(0), 0, bytes).await;
+    assert!(read.is_err(), "it is not there");
+    connection.closed().await;
+    let told = run(&["status", "--data-dir", place.path().join("data").to_str().unwrap()]);
+    assert!(text(&told.stderr).contains("no storage node runs in"), "{}", text(&told.stderr));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for its disk");
+    assert_eq!(std::fs::read_dir(&mounted).unwrap().count(), 0, "nothing is written where the disk was");
+    std::fs::remove_dir(&mounted).unwrap();
+    let before = world.inventories(node);
+    std::fs::rename(&unmounted, &mounted).unwrap();
+    world.wait("the node is back", |world| world.inventories(node) > before).await;
+    let report = status(place.path()).await;
+    assert_eq!((report.shards, report.damaged), (3, 0));
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -33,6 +33,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Bytes that may still be written.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Whether this is still the disk that was opened. It may be unmounted under a node that runs, or another be mounted
+    /// in its place: then no file of the node is where it was, and that says nothing of its shards.
+    fn check_presence(&self) -> io::Result<()>;
 }
 
 /// One file. Dropping it closes it.

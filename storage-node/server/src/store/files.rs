@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use firn_transport::DataDir;
 
-use super::disk::{Disk, DiskEntry, DiskFile};
+use super::disk::{Disk, DiskEntry, DiskFile, read_small};
 
 /// A directory of the machine's file system.
 #[derive(Debug)]
 pub struct FileDisk {
     root: PathBuf,
+    // A file and what it says for as long as this disk is mounted.
+    marker: Option<(&'static str, String)>,
     // Held for as long as somebody may write here.
     _lock: Option<DataDir>,
 }
@@ -20,12 +22,13 @@ pub struct FileDisk {
 impl FileDisk {
     /// The directory `root`, which exists.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), _lock: None }
+        Self { root: root.into(), marker: None, _lock: None }
     }
 
-    /// The data directory that `lock` keeps other processes out of, for as long as this lives.
-    pub fn locked(lock: DataDir) -> Self {
-        Self { root: lock.path().to_owned(), _lock: Some(lock) }
+    /// The data directory that `lock` keeps other processes out of, for as long as this lives; the file `marker.0`
+    /// says `marker.1` there.
+    pub(crate) fn locked(lock: DataDir, marker: (&'static str, String)) -> Self {
+        Self { root: lock.path().to_owned(), marker: Some(marker), _lock: Some(lock) }
     }
 
     /// Where it is.
@@ -87,6 +90,15 @@ impl Disk for FileDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let space = rustix::fs::statvfs(&self.root)?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn check_presence(&self) -> io::Result<()> {
+        let Some((path, marker)) = &self.marker else { return Ok(()) };
+        match read_small(self, path, marker.len() as u64)? {
+            Some(found) if found == marker.as_bytes() => Ok(()),
+            Some(_) => Err(io::Error::other(format!("{path} is that of another node"))),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("{path} is missing"))),
+        }
     }
 }
 

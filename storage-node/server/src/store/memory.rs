@@ -38,6 +38,7 @@ struct World {
     names: BTreeMap<String, Node>,
     synced_names: BTreeMap<String, Node>,
     capacity: Option<u64>,
+    unmounted: bool,
     faults: DiskFaults,
     random: u64,
 }
@@ -71,6 +72,11 @@ impl MemoryDisk {
         let mut world = self.world();
         world.random = faults.seed;
         world.faults = faults;
+    }
+
+    /// Unmounts the disk: nothing is found there any more. Or mounts it again, with all that lay there.
+    pub fn set_mounted(&self, mounted: bool) {
+        self.world().unmounted = !mounted;
     }
 
     /// Cuts the power: of what was not synced, `seed` draws what is left.
@@ -151,13 +157,16 @@ impl World {
 
     fn file(&self, path: &str) -> io::Result<u64> {
         match self.names.get(path) {
-            Some(Node::File(file)) => Ok(*file),
+            Some(Node::File(file)) if !self.unmounted => Ok(*file),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     fn check_parent(&self, path: &str) -> io::Result<()> {
         let parent = parent_of(path);
+        if self.unmounted {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if parent.is_empty() || self.names.get(parent) == Some(&Node::Directory) {
             return Ok(());
         }
@@ -240,7 +249,7 @@ impl Disk for MemoryDisk {
     fn list(&self, path: &str) -> io::Result<Vec<DiskEntry>> {
         let mut world = self.world();
         world.fail_read()?;
-        if !path.is_empty() && world.names.get(path) != Some(&Node::Directory) {
+        if world.unmounted || (!path.is_empty() && world.names.get(path) != Some(&Node::Directory)) {
             return Err(io::ErrorKind::NotFound.into());
         }
         let here = world.names.iter().filter(|(name, _)| parent_of(name) == path);
@@ -259,6 +268,10 @@ impl Disk for MemoryDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let world = self.world();
         Ok(world.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(world.used())))
+    }
+
+    fn check_presence(&self) -> io::Result<()> {
+        if self.world().unmounted { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 }
 

@@ -99,6 +99,11 @@ impl ShardStore {
                 Err(ReadShardError::NotHere)
             }
             Err(OpenShardError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {
+                // The file is not lost with the disk that it is on: the disk may be mounted again.
+                self.disk.check_presence().map_err(|error| {
+                    self.doubts.notify_one();
+                    ReadShardError::Disk(error)
+                })?;
                 // Somebody removed the file under us.
                 self.set_aside(name, now);
                 Err(ReadShardError::Damaged)

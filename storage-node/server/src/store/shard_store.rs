@@ -16,6 +16,7 @@ use firn_base::{BundleId, ByteCount, Timestamp};
 use firn_storage_node_logic::{Account, DeletionLimits, QuotaExceeded, YoungTrash};
 use firn_wire::DeletionRoom;
 use lru::LruCache;
+use tokio::sync::Notify;
 
 use super::disk::Disk;
 use super::name::{SHARDS, ShardName, TrashName};
@@ -32,6 +33,7 @@ pub struct ShardStore {
     pub(super) shelf: Mutex<Shelf>,
     pub(super) open: Mutex<LruCache<ShardName, Arc<OpenShard>>>,
     losses: AtomicU64,
+    pub(super) doubts: Notify,
 }
 
 /// What is where.
@@ -132,7 +134,8 @@ impl ShardStore {
         };
         let report = scan(disk.as_ref(), &mut shelf, now)?;
         let open = Mutex::new(LruCache::new(OPEN_SHARDS_MAX));
-        let store = Self { disk, shelf: Mutex::new(shelf), open, losses: AtomicU64::new(0) };
+        let store =
+            Self { disk, shelf: Mutex::new(shelf), open, losses: AtomicU64::new(0), doubts: Notify::new() };
         Ok((Arc::new(store), report))
     }
 
@@ -197,6 +200,11 @@ impl ShardStore {
             young,
             deletion_room: shelf.limits.room(shelf.account.stored().0, &young),
         }
+    }
+
+    /// Waits until a shard was not found and its disk neither.
+    pub(crate) async fn doubts_its_disk(&self) {
+        self.doubts.notified().await;
     }
 
     pub(super) fn count_loss(&self) {
