@@ -9,8 +9,9 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/firn/target
 
 # rocksdb: librocksdb-dev, and libclang for its bindings; nix-bin: the demo's cache and the end-to-end tests;
-# zstd, xz-utils and curl: the demo's own steps; iproute2 and faketime: tests on cut networks and with clocks that are off.
-PACKAGES := build-essential pkg-config libclang-dev librocksdb-dev nix-bin curl xz-utils zstd iproute2 faketime
+# zstd, xz-utils and curl: the demo's own steps; iproute2 and faketime: tests on cut networks and with clocks that are off;
+# systemd: systemd-analyze judges the unit of the storage node.
+PACKAGES := build-essential pkg-config libclang-dev librocksdb-dev nix-bin curl xz-utils zstd iproute2 faketime systemd
 
 BIN := $(CARGO_TARGET_DIR)/release
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)

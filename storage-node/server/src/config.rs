@@ -95,6 +95,8 @@ pub(crate) struct Settings {
 pub(crate) enum Command {
     /// Prints the node's id
     Id,
+    /// Checks the settings, and starts nothing
+    Check,
     /// Shows the running node at a glance
     Status {
         /// Prints JSON

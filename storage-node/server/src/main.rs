@@ -46,11 +46,13 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     match arguments.command {
-        None => {
-            let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            runtime.block_on(running::serve(settings.check(&host).map_err(Failure::Usage)?))
-        }
+        None => runtime.block_on(running::serve(settings.check(&host_name()).map_err(Failure::Usage)?)),
         Some(Command::Inspect { .. }) => Ok(()),
+        Some(Command::Check) => {
+            settings.check(&host_name()).map_err(Failure::Usage)?;
+            println!("the settings are good");
+            Ok(())
+        }
         Some(Command::Id) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
             println!("{}", DataDirectory::read_identity(&path).map_err(failed)?.node_id());
@@ -65,6 +67,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             runtime.block_on(leave(&path, dry_run))
         }
     }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 async fn status(path: &Path, json: bool) -> Result<(), Failure> {

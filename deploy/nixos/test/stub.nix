@@ -1,0 +1,92 @@
+# As much of nixpkgs as `storage-node.nix` needs to be evaluated without it: options get their defaults, settings of a
+# user take their place, and files are the text that they would hold.
+let
+  throwing = path: throw "the option ${path} is used but not set";
+  isOption = value: builtins.isAttrs value && value._type or "" == "option";
+
+  types = {
+    path = "path";
+    bool = "bool";
+    str = "str";
+    nullOr = type: "null or ${type}";
+    submodule = module: { inherit module; };
+  };
+
+  # What a user sets, in a tree of options.
+  fill =
+    path: options: given:
+    builtins.mapAttrs (
+      name: option:
+      let
+        here = "${path}.${name}";
+        value = given.${name} or option.default or (throwing here);
+      in
+      if !isOption option then
+        fill here option (given.${name} or { })
+      else if builtins.isAttrs option.type then
+        value // fill here option.type.module.options value
+      else
+        value
+    ) options
+    // (
+      let
+        unknown = builtins.filter (name: !(options ? ${name})) (builtins.attrNames given);
+      in
+      # A freeform submodule has whatever else is set; of the module itself there is nothing else.
+      builtins.listToAttrs (
+        map (name: {
+          inherit name;
+          value = given.${name};
+        }) unknown
+      )
+    );
+
+  lib = {
+    inherit types;
+    mkOption = option: option // { _type = "option"; };
+    mkEnableOption =
+      what:
+      lib.mkOption {
+        type = types.bool;
+        default = false;
+      };
+    mkPackageOption =
+      pkgs: name: _:
+      lib.mkOption {
+        type = "package";
+        default = pkgs.${name};
+      };
+    mkIf = condition: content: if condition then content else { };
+    optionalAttrs = condition: content: if condition then content else { };
+    getExe' = package: name: "${package}/bin/${name}";
+    escapeShellArg = text: "'${text}'";
+    toInt = text: builtins.fromJSON text;
+    last = list: builtins.elemAt list (builtins.length list - 1);
+    splitString = separator: text: builtins.filter builtins.isString (builtins.split separator text);
+  };
+
+  toml =
+    settings:
+    builtins.concatStringsSep "" (
+      builtins.attrValues (builtins.mapAttrs (name: value: "${name} = ${builtins.toJSON value}\n") settings)
+    );
+
+  pkgs = {
+    firn = "/firn";
+    formats.toml = _: {
+      type = "toml";
+      generate = name: toml;
+    };
+    runCommand = name: _: script: script;
+  };
+in
+settings:
+let
+  config.services.firn.node =
+    fill "services.firn.node" module.options.services.firn.node settings;
+  module = import ../storage-node.nix { inherit config lib pkgs; };
+in
+{
+  inherit (module) config;
+  settings = if settings.enable then toml config.services.firn.node.settings else "";
+}
