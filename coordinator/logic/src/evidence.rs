@@ -4,23 +4,23 @@
 //! history is told again. Always holds: a roster counts if the archive's key signed it; of a ledger and of a certificate
 //! counts what a majority of one such roster signed; headers count that such a certificate names by their hashes. So
 //! nodes, however many, invent nothing that counts, and hide nothing that one honest node shows. What is shown is bounded
-//! before it is kept.
-//! Leaves to others: asking nodes, manifests and their signatures (the shell), placements (inventories).
+//! before it is kept. Memory does not grow with the number of bundles: these are rows of a book.
+//! Leaves to others: the rows (`evidence_book`), asking nodes, manifests and their signatures (the shell), placements
+//! (inventories).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firn_base::{ArchiveId, BundleId, CodingId, NodeId, PublicKey, ShardIndex};
+use firn_base::{ArchiveId, BundleId, NodeId, PublicKey, ShardIndex};
 use firn_wire::{
     Certificate, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, Roster, Signed, VerifiedRoster,
     believed_entries, is_chain,
 };
 
+use crate::evidence_book::{CodingName, CommitOrder, EvidenceBook, Showing, ShownCoding, ShownHeaders};
 use crate::headers::CodedBundle;
 
-/// Bundles that are kept in memory at most, beside those that are certified: strangers may show any number.
+/// Bundles without a certificate that are kept in memory at most: strangers may show any number.
 const UNCERTIFIED_MAX: usize = 1 << 20;
-/// Different statements about one coding that are kept: honest coordinators differ for moments only.
-const CLAIMS_MAX: usize = 8;
 /// Nodes of whose refused words one is kept.
 const REFUSED_MAX: usize = 4_096;
 
@@ -74,40 +74,17 @@ pub struct CertifiedBundle {
     pub k: u8,
 }
 
-/// What to restore next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NextStep {
-    /// Entries of the ledger, which come before the next bundle.
-    Ledger(Vec<LedgerEntry>),
-    /// A bundle, by each of its codings that have a certificate, the one to try first first.
-    Bundle(Vec<CertifiedBundle>),
-    /// Nothing is left.
-    Done,
-}
-
-#[derive(Debug, Default)]
-struct Coding {
-    header: Vec<u8>,
-    k: u8,
-    claims: BTreeSet<Certificate>,
-    holders: BTreeSet<(ShardIndex, NodeId)>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    content_header: Vec<u8>,
-    codings: BTreeMap<CodingId, Coding>,
-}
-
 /// Everything that was shown and may count.
 #[derive(Debug)]
-pub struct Evidence {
+pub struct Evidence<B> {
+    book: B,
     archive: ArchiveId,
     rosters: Vec<VerifiedRoster>,
     ledger: Vec<LedgerEntry>,
     // Of the newest roster whose majority signed the ledger.
     ledger_generation: u64,
-    bundles: BTreeMap<BundleId, Seen>,
+    certified: u64,
+    readable: u64,
     uncertified: BTreeSet<BundleId>,
     refused: BTreeMap<NodeId, (u64, EvidenceError)>,
     shown: BTreeSet<NodeId>,
@@ -133,16 +110,18 @@ pub struct EvidenceCounts {
     pub shards: u64,
 }
 
-impl Evidence {
-    /// Nothing but the rosters that whoever rebuilds has at hand.
-    pub fn new(rosters: impl IntoIterator<Item = VerifiedRoster>, archive: ArchiveId) -> Self {
+impl<B: EvidenceBook> Evidence<B> {
+    /// Nothing but the rosters that whoever rebuilds has at hand, and an empty book.
+    pub fn new(rosters: impl IntoIterator<Item = VerifiedRoster>, archive: ArchiveId, book: B) -> Self {
         let known = rosters.into_iter().filter(|roster| roster.archive() == archive);
         Self {
+            book,
             archive,
             rosters: known.collect(),
             ledger: Vec::new(),
             ledger_generation: 0,
-            bundles: BTreeMap::new(),
+            certified: 0,
+            readable: 0,
             uncertified: BTreeSet::new(),
             refused: BTreeMap::new(),
             shown: BTreeSet::new(),
@@ -201,60 +180,115 @@ impl Evidence {
     }
 
     /// `node` shows a bundle of which it holds shards.
-    pub fn show_bundle(&mut self, node: NodeId, kept: KeptBundle) {
+    pub fn show_bundle(&mut self, node: NodeId, kept: KeptBundle) -> Result<(), B::Error> {
         self.shards = self.shards.saturating_add(kept.indexes.len() as u64);
-        if let Err(error) = self.weigh_bundle(node, kept) {
+        if let Err(error) = self.weigh_bundle(node, kept)? {
             self.refuse(node, error);
-        }
-    }
-
-    fn weigh_bundle(&mut self, node: NodeId, kept: KeptBundle) -> Result<(), EvidenceError> {
-        let KeptBundle { content_header, coding_header, certificate, indexes } = kept;
-        let headers = |error: crate::CodedBundleError| EvidenceError::Headers(error.to_string());
-        // n is in the certificate; any that the coding allows reads its headers.
-        let n = firn_bundle::CodingHeader::parse(&coding_header).map_or(0, |coding| coding.k());
-        let coded = CodedBundle::read(&content_header, &coding_header, n).map_err(headers)?;
-        let claim = self.open_certificate(&certificate, &coded)?;
-        let Some(statement) = claim else {
-            if self.uncertified.len() < UNCERTIFIED_MAX {
-                self.uncertified.insert(coded.bundle);
-            }
-            return Ok(());
-        };
-        let seen = self.bundles.entry(coded.bundle).or_default();
-        seen.content_header = content_header;
-        let coding = seen.codings.entry(coded.coding).or_default();
-        (coding.header, coding.k) = (coding_header, coded.scheme.k());
-        let exists = |index: &ShardIndex| index.position() < coded.roots.len();
-        coding.holders.extend(indexes.into_iter().filter(exists).map(|index| (index, node)));
-        if coding.claims.len() < CLAIMS_MAX {
-            coding.claims.insert(statement);
         }
         Ok(())
     }
 
-    /// The one statement of a certificate, if a majority signed it; none where there is none.
+    fn weigh_bundle(
+        &mut self,
+        node: NodeId,
+        kept: KeptBundle,
+    ) -> Result<Result<(), EvidenceError>, B::Error> {
+        let KeptBundle { content_header, coding_header, certificate, indexes } = kept;
+        // n is in the certificate; any that the coding allows reads its headers.
+        let n = firn_bundle::CodingHeader::parse(&coding_header).map_or(0, |coding| coding.k());
+        let coded = match CodedBundle::read(&content_header, &coding_header, n) {
+            Ok(coded) => coded,
+            Err(error) => return Ok(Err(EvidenceError::Headers(error.to_string()))),
+        };
+        let name = CodingName { bundle: coded.bundle, coding: coded.coding };
+        let known = self.book.coding(name)?;
+        let claims = known.as_ref().map_or(&[][..], |known| &known.claims);
+        let claim = match self.open_certificate(&certificate, &coded, claims) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => {
+                let has_room = self.uncertified.len() < UNCERTIFIED_MAX;
+                if has_room && self.book.codings_of(name.bundle)?.is_empty() {
+                    self.uncertified.insert(name.bundle);
+                }
+                return Ok(Ok(()));
+            }
+            Err(error) => return Ok(Err(error)),
+        };
+        let exists = |index: &ShardIndex| index.position() < coded.roots.len();
+        let indexes: BTreeSet<ShardIndex> = indexes.into_iter().filter(exists).collect();
+        let showing = Claimed {
+            name,
+            k: coded.scheme.k(),
+            headers: ShownHeaders { content: content_header, coding: coding_header },
+            claim,
+            indexes: indexes.into_iter().collect(),
+        };
+        self.enter(node, showing, known).map(Ok)
+    }
+
+    /// Adds to the book what is believed, and counts it.
+    fn enter(&mut self, node: NodeId, claimed: Claimed, known: Option<ShownCoding>) -> Result<(), B::Error> {
+        let Claimed { name, k, headers, claim, indexes } = claimed;
+        let is_new = known.is_none();
+        let mut coding = known.unwrap_or(ShownCoding { k, ..ShownCoding::default() });
+        let was_readable = coding.is_readable();
+        let order =
+            CommitOrder { committed_at: claim.committed_at, number: claim.number.0, bundle: name.bundle };
+        let has_news = coding.learn(claim, &indexes) || is_new;
+        if is_new && self.book.codings_of(name.bundle)?.is_empty() {
+            self.certified = self.certified.saturating_add(1);
+            self.uncertified.remove(&name.bundle);
+        }
+        // A bundle that was coded anew is readable once, by whichever coding came to be first.
+        if !was_readable && coding.is_readable() && !self.is_readable(name.bundle)? {
+            self.readable = self.readable.saturating_add(1);
+        }
+        self.book.add(Showing {
+            name,
+            known: has_news.then_some(coding),
+            headers: is_new.then_some(headers),
+            order: is_new.then_some(order),
+            holder: (node, indexes),
+        })
+    }
+
+    fn is_readable(&self, bundle: BundleId) -> Result<bool, B::Error> {
+        for coding in self.book.codings_of(bundle)? {
+            if self.book.coding(CodingName { bundle, coding })?.is_some_and(|coding| coding.is_readable()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The one statement of a certificate, if a majority signed it; none where there is none. What is among the `claims`
+    /// was signed by a majority: of 40 nodes that show the same words one pays for looking at the signatures.
     fn open_certificate(
         &self,
         certificate: &[Signed<Certificate>],
         coded: &CodedBundle,
+        claims: &[Certificate],
     ) -> Result<Option<Certificate>, EvidenceError> {
         let mut statement: Option<Certificate> = None;
-        let mut signers = BTreeSet::new();
         for signed in certificate {
-            let opened = signed.open(self.archive).map_err(|_| EvidenceError::Signature)?;
-            signers.insert(opened.signer());
-            let opened = opened.into_statement();
-            if opened.bundle != coded.bundle || opened.coding != coded.coding {
+            let shown = signed.peek().map_err(|_| EvidenceError::Signature)?;
+            if shown.bundle != coded.bundle || shown.coding != coded.coding {
                 return Err(EvidenceError::OtherBundle);
             }
             match &statement {
-                Some(known) if *known != opened => return Err(EvidenceError::Mixed),
+                Some(known) if *known != shown => return Err(EvidenceError::Mixed),
                 Some(_) => {}
-                None => statement = Some(opened),
+                None => statement = Some(shown),
             }
         }
         let Some(statement) = statement else { return Ok(None) };
+        if claims.contains(&statement) {
+            return Ok(Some(statement));
+        }
+        let mut signers = BTreeSet::new();
+        for signed in certificate {
+            signers.insert(signed.open(self.archive).map_err(|_| EvidenceError::Signature)?.signer());
+        }
         match self.is_believed(&signers) {
             true => Ok(Some(statement)),
             false => Err(EvidenceError::UnsignedCertificate),
@@ -297,84 +331,74 @@ impl Evidence {
             _ => None,
         });
         let awaited = named.filter(|node| !self.shown.contains(node)).collect::<BTreeSet<_>>();
-        let readable = |seen: &&Seen| seen.codings.values().any(Coding::is_readable);
-        let uncertified = self.uncertified.iter().filter(|id| !self.bundles.contains_key(id));
         EvidenceCounts {
             nodes: count(self.shown.len()),
             awaited: count(awaited.len()),
             ledger: count(self.ledger.len()),
-            certified: count(self.bundles.len()),
-            readable: count(self.bundles.values().filter(readable).count()),
-            uncertified: count(uncertified.count()),
+            certified: self.certified,
+            readable: self.readable,
+            uncertified: count(self.uncertified.len()),
             shards: self.shards,
         }
     }
 
-    /// The certified bundles in the order in which they were committed, without those that a purge had erased: a node that
-    /// was away may still show what the others have removed.
-    pub fn in_order(&self) -> Vec<BundleId> {
+    /// Bundles that a purge had erased: a node that was away may still show what the others have removed, and they do
+    /// not come back.
+    pub fn erased(&self) -> BTreeSet<BundleId> {
         let erased = self.ledger.iter().filter_map(|entry| match entry.act {
             LedgerAct::Erase { bundle } => Some(bundle),
             _ => None,
         });
-        let erased: BTreeSet<BundleId> = erased.collect();
-        let mut all: Vec<_> = self
-            .bundles
-            .iter()
-            .filter(|(id, _)| !erased.contains(id))
-            .filter_map(|(id, seen)| {
-                let certificate = seen.codings.values().find_map(Coding::certificate)?;
-                Some(((certificate.committed_at, certificate.number, *id), *id))
-            })
-            .collect();
-        all.sort_unstable();
-        all.into_iter().map(|(_, id)| id).collect()
+        erased.collect()
+    }
+
+    /// At most `limit` certified bundles in the order in which they were committed, behind `after`.
+    pub fn history(&self, after: Option<CommitOrder>, limit: usize) -> Result<Vec<CommitOrder>, B::Error> {
+        self.book.history(after, limit)
     }
 
     /// A bundle by each of its codings that have a certificate; empty where there is none. One of which enough shards were
     /// shown comes first, then the one with the larger k, which counted later. (What was shown may be a lie, so all count.)
-    pub fn bundle(&self, id: BundleId) -> Vec<CertifiedBundle> {
-        let Some(seen) = self.bundles.get(&id) else { return Vec::new() };
-        let mut codings: Vec<_> = seen.codings.values().collect();
-        codings.sort_by_key(|coding| std::cmp::Reverse((coding.is_readable(), coding.k)));
-        let certified = codings.into_iter().filter_map(|coding| {
-            Some(CertifiedBundle {
-                content_header: seen.content_header.clone(),
-                coding_header: coding.header.clone(),
-                certificate: coding.certificate()?.clone(),
-                holders: coding.holders.clone(),
-                k: coding.k,
-            })
-        });
-        certified.collect()
+    pub fn bundle(&self, bundle: BundleId) -> Result<Vec<CertifiedBundle>, B::Error> {
+        let mut codings = Vec::new();
+        for coding in self.book.codings_of(bundle)? {
+            let name = CodingName { bundle, coding };
+            let (known, headers) = (self.book.coding(name)?, self.book.headers(name)?);
+            let Some((known, headers)) = known.zip(headers) else { continue };
+            let Some(certificate) = known.certificate().cloned() else { continue };
+            let holders = self.book.holders(name)?.into_iter();
+            let holders =
+                holders.flat_map(|(node, indexes)| indexes.into_iter().map(move |index| (index, node)));
+            let certified = CertifiedBundle {
+                content_header: headers.content,
+                coding_header: headers.coding,
+                certificate,
+                holders: holders.collect(),
+                k: known.k,
+            };
+            codings.push((known.is_readable(), certified));
+        }
+        codings.sort_by_key(|(is_readable, coding)| std::cmp::Reverse((*is_readable, coding.k)));
+        Ok(codings.into_iter().map(|(_, coding)| coding).collect())
     }
 
-    /// What comes next behind a ledger of `entries`, where `next` is the next bundle that is not there yet: entries of the
-    /// ledger first that are older than it.
-    pub fn next_step(&self, entries: u64, next: Option<BundleId>) -> NextStep {
-        let bundle = next.map_or_else(Vec::new, |id| self.bundle(id));
-        let until = bundle.first().map_or(u64::MAX, |bundle| bundle.certificate.ledger_entries);
+    /// Entries of the ledger that come next behind `entries` of them, at most `until` in all: those that are older than the
+    /// next bundle come before it.
+    pub fn ledger_page(&self, entries: u64, until: u64) -> Vec<LedgerEntry> {
         let position = |entries: u64| usize::try_from(entries).unwrap_or(usize::MAX).min(self.ledger.len());
         let (from, to) = (position(entries), position(until));
-        if from < to {
-            let page = self.ledger[from..to].iter().take(LEDGER_PAGE).cloned();
-            return NextStep::Ledger(page.collect());
-        }
-        if bundle.is_empty() { NextStep::Done } else { NextStep::Bundle(bundle) }
+        self.ledger.get(from..to).unwrap_or_default().iter().take(LEDGER_PAGE).cloned().collect()
     }
 }
 
 /// Entries of the ledger in one command.
 const LEDGER_PAGE: usize = 1_024;
 
-impl Coding {
-    /// The latest word of a majority: n only grows.
-    fn certificate(&self) -> Option<&Certificate> {
-        self.claims.iter().max_by_key(|claim| claim.n)
-    }
-
-    fn is_readable(&self) -> bool {
-        let distinct: BTreeSet<_> = self.holders.iter().map(|(index, _)| *index).collect();
-        distinct.len() >= usize::from(self.k)
-    }
+/// A showing that is believed.
+struct Claimed {
+    name: CodingName,
+    k: u8,
+    headers: ShownHeaders,
+    claim: Certificate,
+    indexes: Vec<ShardIndex>,
 }

@@ -124,6 +124,9 @@ impl Coordinator {
             entries.iter().map(|entry| (entry.raft_id, (entry.id, entry.address.clone()))).collect();
         let pool = ConnectionPool::new(endpoint.clone());
         let bootstrap = founding.is_some();
+        let evidence = rebuild.evidence.clone();
+        // Of a rebuild that this process does not know of: nodes show everything again.
+        environment.blocking(move || evidence.clear()).await.map_err(StartError::from)?;
         let consensus = Consensus::start(ConsensusOptions {
             raft_id,
             members,

@@ -11,6 +11,7 @@ mod inventories;
 mod purges;
 mod rebuilding;
 mod recoding;
+mod restoring;
 
 use std::sync::Arc;
 use std::time::Duration;

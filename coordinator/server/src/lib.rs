@@ -9,6 +9,7 @@ pub mod consensus;
 mod control;
 mod coordinator;
 mod driver;
+mod evidence_store;
 mod filters;
 mod founding;
 mod home;
@@ -35,6 +36,7 @@ pub use coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, ERASE_AFTER,
     RECODE_AFTER,
 };
+pub use evidence_store::EvidencePlace;
 pub use filters::{FilterOptions, FilterStore, FilterWriter};
 pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_peers, found_archive};
 pub use home::{Home, HomeError, Resync};

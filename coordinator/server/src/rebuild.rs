@@ -1,19 +1,24 @@
 //! A rebuild that is under way: what nodes have shown so far, and how far it has come.
 //!
 //! Owns: the soft state of a rebuild on the coordinator that leads it. Always holds: it is lost with the process, for nodes
-//! show everything again; what was restored is in the committed state. Leaves to others: what is believed
-//! (`coordinator/logic`), asking nodes and restoring (`driver`).
+//! show everything again; what was restored is in the committed state; memory does not grow with the number of bundles.
+//! Leaves to others: what is believed (`coordinator/logic`), its rows (`evidence_store`), asking nodes and restoring
+//! (`driver`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, BundleId, NodeId, Timestamp};
-use firn_coordinator_logic::{Evidence, Facts};
-use firn_wire::{RebuildProgress, RebuildStage, RefusedRequest, Unrestored, VerifiedRoster};
+use firn_coordinator_logic::{CommitOrder, Evidence, Facts};
+use firn_wire::{
+    RebuildProgress, RebuildStage, RefusalKind, RefusedRequest, RejectReason, Unrestored, VerifiedRoster,
+};
 
+use crate::evidence_store::{EvidencePlace, StoreBook};
 use crate::raft::StateFacts;
 use crate::shared::disk;
+use crate::storage::StorageError;
 
 /// Volunteers need a while to tell their nodes of the new coordinators.
 const QUIET_DEFAULT: Duration = Duration::from_secs(3600);
@@ -28,13 +33,23 @@ pub struct RebuildOptions {
     pub rosters: Vec<VerifiedRoster>,
     /// Listening ends once nodes have shown nothing new for so long.
     pub quiet: Duration,
+    /// Where what nodes show is kept.
+    pub evidence: EvidencePlace,
 }
 
 impl Default for RebuildOptions {
-    /// Nothing, and an hour.
+    /// Nothing, an hour, and memory.
     fn default() -> Self {
-        Self { rosters: Vec::new(), quiet: QUIET_DEFAULT }
+        Self { rosters: Vec::new(), quiet: QUIET_DEFAULT, evidence: EvidencePlace::Memory }
     }
+}
+
+/// What nodes have shown. Looking at it may block on a disk.
+pub(crate) type SharedEvidence = Arc<Mutex<Evidence<StoreBook>>>;
+
+/// Locks what nodes have shown.
+pub(crate) fn lock_evidence(evidence: &SharedEvidence) -> MutexGuard<'_, Evidence<StoreBook>> {
+    evidence.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The rebuild that this coordinator leads, if any.
@@ -48,7 +63,7 @@ pub(crate) struct Rebuild {
 /// A rebuild that is under way.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
-    pub(crate) evidence: Evidence,
+    pub(crate) evidence: SharedEvidence,
     pub(crate) stage: RebuildStage,
     /// Its operator waits no longer.
     pub(crate) finish: bool,
@@ -59,7 +74,11 @@ pub(crate) struct UnderWay {
     pub(crate) again: BTreeMap<NodeId, Timestamp>,
     /// When something new was shown, or the stage began.
     pub(crate) news_at: Timestamp,
-    /// Why bundles were not restored.
+    /// The history is told again up to here.
+    pub(crate) restored: Option<CommitOrder>,
+    /// How many bundles were not restored.
+    pub(crate) unrestored_count: u64,
+    /// Why not, of the first of them.
     pub(crate) unrestored: BTreeMap<BundleId, String>,
     /// The believed ledger does not follow on the one that the state began with.
     pub(crate) ledger_refused: bool,
@@ -70,6 +89,14 @@ impl UnderWay {
     pub(crate) fn enter(&mut self, stage: RebuildStage, now: Timestamp) {
         tracing::info!(%stage, "the rebuild goes on");
         (self.stage, self.news_at, self.finish) = (stage, now, false);
+    }
+
+    /// A bundle does not come back.
+    pub(crate) fn note_unrestored(&mut self, bundle: BundleId, reason: String) {
+        self.unrestored_count = self.unrestored_count.saturating_add(1);
+        if self.unrestored.len() < TOLD_MAX {
+            self.unrestored.insert(bundle, reason);
+        }
     }
 
     /// Whether nothing new has come for `quiet`.
@@ -88,29 +115,46 @@ impl Rebuild {
         self.options.quiet
     }
 
-    /// Looks at the rebuild that is under way, beginning it if need be.
-    pub(crate) fn with<T>(
+    /// Whether this coordinator leads one.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Begins to listen. What came of an earlier one is forgotten. Blocks on the disk.
+    pub(crate) fn begin(
         &self,
         (archive, roster): (ArchiveId, &VerifiedRoster),
         now: Timestamp,
-        look: impl FnOnce(&mut UnderWay) -> T,
-    ) -> T {
-        let mut slot = self.lock();
-        let under_way = slot.get_or_insert_with(|| {
-            let rosters = self.options.rosters.iter().chain(std::iter::once(roster)).cloned();
-            UnderWay {
-                evidence: Evidence::new(rosters, archive),
-                stage: RebuildStage::Listening,
-                finish: false,
-                asked: BTreeMap::new(),
-                asking: BTreeSet::new(),
-                again: BTreeMap::new(),
-                news_at: now,
-                unrestored: BTreeMap::new(),
-                ledger_refused: false,
-            }
-        });
-        look(under_way)
+    ) -> Result<(), StorageError> {
+        let book = self.options.evidence.begin()?;
+        let rosters = self.options.rosters.iter().chain(std::iter::once(roster)).cloned();
+        let under_way = UnderWay {
+            evidence: Arc::new(Mutex::new(Evidence::new(rosters, archive, book))),
+            stage: RebuildStage::Listening,
+            finish: false,
+            asked: BTreeMap::new(),
+            asking: BTreeSet::new(),
+            again: BTreeMap::new(),
+            news_at: now,
+            restored: None,
+            unrestored_count: 0,
+            unrestored: BTreeMap::new(),
+            ledger_refused: false,
+        };
+        *self.lock() = Some(under_way);
+        self.forget_ended();
+        Ok(())
+    }
+
+    /// Looks at the rebuild that is under way; refused where none is any more.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut UnderWay) -> T) -> Result<T, RefusedRequest> {
+        let none = || RefusedRequest::new(RefusalKind::Unavailable, RejectReason::NotRebuilding.to_string());
+        self.lock().as_mut().map(look).ok_or_else(none)
+    }
+
+    /// What came of the last one counts no more.
+    pub(crate) fn forget_ended(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether nodes are listened to whose names are not known yet.
@@ -137,9 +181,13 @@ impl Rebuild {
         }
     }
 
-    /// It has ended, or another coordinator leads it. What came of it is kept for those who ask.
+    /// It has ended, or another coordinator leads it. What came of it is kept for those who ask, what was shown is not.
     pub(crate) fn end(&self, came_of_it: Option<RebuildProgress>) {
-        *self.lock() = None;
+        if self.lock().take().is_some()
+            && let Err(error) = self.options.evidence.clear()
+        {
+            tracing::warn!(%error, "what nodes have shown is left on the disk until the next rebuild");
+        }
         if came_of_it.is_some() {
             *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = came_of_it;
         }
@@ -152,9 +200,9 @@ impl Rebuild {
 
 fn report(under_way: &UnderWay, facts: &StateFacts) -> Result<RebuildProgress, RefusedRequest> {
     let counters = facts.counters().map_err(|error| disk(&error))?;
-    let counts = under_way.evidence.counts();
-    let unrestored = under_way.unrestored.iter().take(TOLD_MAX);
-    let refused = under_way.evidence.refused().take(TOLD_MAX);
+    let evidence = lock_evidence(&under_way.evidence);
+    let counts = evidence.counts();
+    let refused = evidence.refused().take(TOLD_MAX);
     Ok(RebuildProgress {
         stage: under_way.stage,
         nodes_shown: counts.nodes,
@@ -166,7 +214,10 @@ fn report(under_way: &UnderWay, facts: &StateFacts) -> Result<RebuildProgress, R
         bundles_restored: counters.next_bundle.into(),
         bundles_uncertified: counts.uncertified,
         shards_shown: counts.shards,
-        unrestored: unrestored
+        bundles_unrestored: under_way.unrestored_count,
+        unrestored: under_way
+            .unrestored
+            .iter()
             .map(|(bundle, reason)| Unrestored { bundle: bundle.to_string(), reason: reason.clone() })
             .collect(),
         refused: refused

@@ -254,17 +254,39 @@ impl Service {
 
 /// Requests about what is archived: a state that is being rebuilt has no answer.
 const fn is_of_contents(request: &CoordinatorRequest) -> bool {
-    matches!(
-        request,
+    match request {
         CoordinatorRequest::Presence(_)
-            | CoordinatorRequest::Lookup(_)
-            | CoordinatorRequest::Feed { .. }
-            | CoordinatorRequest::ListHeld
-            | CoordinatorRequest::ListExternals
-            | CoordinatorRequest::GetScheme
-            | CoordinatorRequest::Reserve(_)
-            | CoordinatorRequest::Commit(_)
-    )
+        | CoordinatorRequest::Lookup(_)
+        | CoordinatorRequest::Bundles(_)
+        | CoordinatorRequest::Feed { .. }
+        | CoordinatorRequest::ListFilters
+        | CoordinatorRequest::FilterPiece { .. }
+        | CoordinatorRequest::IndexRange(_)
+        | CoordinatorRequest::ListHeld
+        | CoordinatorRequest::ListExternals
+        | CoordinatorRequest::GetScheme
+        | CoordinatorRequest::Reserve(_)
+        | CoordinatorRequest::Commit(_) => true,
+        CoordinatorRequest::GetDescriptor
+        | CoordinatorRequest::GetMembers
+        | CoordinatorRequest::OfferRoster(_)
+        | CoordinatorRequest::GetPass
+        | CoordinatorRequest::GetLedger { .. }
+        | CoordinatorRequest::GetCertificates(_)
+        | CoordinatorRequest::Nodes
+        | CoordinatorRequest::LateReceipts(_)
+        | CoordinatorRequest::Release(_)
+        | CoordinatorRequest::Join(_)
+        | CoordinatorRequest::Inventory { .. }
+        | CoordinatorRequest::Status
+        | CoordinatorRequest::ListNodes
+        | CoordinatorRequest::ListBundles { .. }
+        | CoordinatorRequest::Admin(_)
+        | CoordinatorRequest::Raft(_)
+        | CoordinatorRequest::Forward { .. }
+        | CoordinatorRequest::StateDigests
+        | CoordinatorRequest::Heartbeat(_) => false,
+    }
 }
 
 /// Requests that only the leader can answer, or answers better.

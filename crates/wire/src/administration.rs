@@ -66,6 +66,8 @@ pub enum AdminRequest {
         /// The first number wanted.
         from: BundleNumber,
     },
+    /// Listen once more: nodes that came too late show what did not come back.
+    ReopenRebuild,
 }
 
 /// The answer to an act of administration.

@@ -49,7 +49,9 @@ pub struct RebuildProgress {
     pub bundles_uncertified: u64,
     /// Shards shown.
     pub shards_shown: u64,
-    /// Bundles that could not be restored, the first of them.
+    /// Bundles that could not be restored.
+    pub bundles_unrestored: u64,
+    /// Why not, of the first of them.
     pub unrestored: Vec<Unrestored>,
     /// What nodes showed that is not believed, a sentence for each node, the first of them.
     pub refused: Vec<String>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use firn_coordinator::storage::{KeyValue, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{
-    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Home, RebuildOptions,
-    Timing, serve_control,
+    CONTROL_SOCKET, ConsensusWatch, Coordinator, CoordinatorOptions, EvidencePlace, FilterOptions, Home,
+    RebuildOptions, Timing, serve_control,
 };
 use firn_transport::{Endpoint, EndpointOptions, Environment};
 use firn_wire::{Descriptor, Policy};
@@ -71,6 +71,8 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         tcp: None,
         stores: vec![Arc::downgrade(&log), Arc::downgrade(&state)],
     };
+    let evidence = EvidencePlace::Directory(directory.join("evidence"));
+    let rebuild = RebuildOptions { evidence, ..RebuildOptions::default() };
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity: home.identity().clone(),
         descriptor: home.descriptor()?.ok_or_else(|| failure("the archive's descriptor has vanished"))?,
@@ -84,7 +86,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         erase_after: pauses.erase_after,
         address_table: None,
         filters: FilterOptions::in_directory(directory.join("filters")),
-        rebuild: RebuildOptions::default(),
+        rebuild,
         environment,
     })
     .await?;

@@ -1,5 +1,5 @@
 //! Every coordinator's disk is lost: nodes, the archive key and an old descriptor bring the archive back, a liar's forged
-//! ledger and certificates notwithstanding; and the same from an old backup.
+//! ledger and certificates notwithstanding; the same from an old backup; and with nodes that come late.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -25,6 +25,8 @@ struct Begun {
     first: PathBuf,
     url: String,
     programs: Vec<Running>,
+    members: Vec<String>,
+    http: String,
 }
 
 fn administer(home: &Path, directory: &Path, arguments: &[&str]) -> Ended {
@@ -54,7 +56,8 @@ fn until_nodes_know(fleet: &Fleet) {
                 .flat_map(|entry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten())
                 .filter_map(|file| Some(file.file_name().to_str()?.split('.').next()?.to_owned()))
                 .collect();
-            (ledger.entries.len() == entries && kept.sum::<usize>() == codings.len()).then_some(())
+            // Those of erased bundles stay until others come.
+            (ledger.entries.len() == entries && kept.sum::<usize>() >= codings.len()).then_some(())
         });
     }
 }
@@ -109,6 +112,27 @@ fn withdraw(fleet: &Fleet, info: &PathInfo) {
     fleet.administer(1, &["path", "withdraw", &path, "--reason", "asked by its author"]).success();
 }
 
+/// Publishes a path in a bundle of its own, and purges it.
+fn purge(fleet: &Fleet) -> PathInfo {
+    let cache = support::cache::Cache::new(fleet.home().join("purged-cache"));
+    cache.add(cache.entry("purged", &support::cache::noise(200_000, 5)));
+    fleet.administer(0, &["publisher", "add", &cache.publisher()]).success();
+    let key = fleet.uploader_key();
+    fleet.firn(&["publish", text(cache.path()), "--uploader-key", text(&key)]).success();
+    let info = path_infos(cache.path()).into_values().next().unwrap();
+    withdraw(fleet, &info);
+    let path = info.store_path.to_string();
+    wait_for("coordinators have told each other that they all can", || {
+        let asked = fleet.administer(0, &["path", "purge", &path, "--reason", "a court said so"]);
+        (asked.code == Some(0)).then_some(())
+    });
+    wait_for("nothing of it is left", || {
+        let told = fleet.administer(0, &["path", "purges"]);
+        told.stdout.contains("nothing of it is left").then_some(())
+    });
+    info
+}
+
 /// How many shards each node holds.
 fn shards(fleet: &Fleet) -> Vec<u64> {
     let status = |number| {
@@ -154,24 +178,28 @@ impl Begun {
                 format!("{}@127.0.0.1:{port}", id.trim())
             })
             .collect();
-        let start = |number: usize, more: &[&str]| {
-            let mut program = command("firn-coordinator", fleet.home());
-            program.arg("--data-dir").arg(&directories[number]).args(["--peer", &members[1 - number]]);
-            program.args(["--listen", &format!("127.0.0.1:{}", ports[number])]).args(more);
-            Running::start(&mut program, &fleet.home().join(format!("new-{number}.log")))
-        };
         let (key, before) = (kept.join("archive.key"), kept.join("archive"));
-        let address = format!("127.0.0.1:{http}");
+        let http = format!("127.0.0.1:{http}");
         let mut begin =
-            vec!["--http", &address, "rebuild", "--archive-key", text(&key), "--archive", text(&before)];
+            vec!["--http", &http, "rebuild", "--archive-key", text(&key), "--archive", text(&before)];
         begin.extend(options);
-        let programs = vec![start(0, &begin), start(1, &[])];
-        let url = format!("http://{address}/archive");
-        wait_for("the new descriptor is there", || {
-            support::fetch::try_get(&url).ok().filter(|answer| answer.status == 200)
-        });
+        let url = format!("http://{http}/archive");
         let first = directories[0].clone();
-        Self { fleet, first, url, programs }
+        let mut begun = Self { fleet, first, url, programs: vec![], members, http: http.clone() };
+        begun.programs = vec![begun.start_coordinator(0, &begin), begun.start_coordinator(1, &[])];
+        wait_for("the new descriptor is there", || {
+            support::fetch::try_get(&begun.url).ok().filter(|answer| answer.status == 200)
+        });
+        begun
+    }
+
+    fn start_coordinator(&self, number: usize, more: &[&str]) -> Running {
+        let home = self.fleet.home();
+        let listen = self.members[number].split_once('@').unwrap().1;
+        let mut program = command("firn-coordinator", home);
+        program.arg("--data-dir").arg(home.join(format!("new-{}", number + 1)));
+        program.args(["--peer", &self.members[1 - number], "--listen", listen]).args(more);
+        Running::start(&mut program, &home.join(format!("new-{number}.log")))
     }
 
     fn start_node(&self, number: usize) -> Running {
@@ -195,11 +223,19 @@ impl Begun {
     /// Starts all nodes, and lets the rebuild end once they have shown everything.
     fn rebuild(&mut self) -> Value {
         self.fleet.nodes = (0..NODES).map(|number| Some(self.start_node(number))).collect();
-        wait_for("all nodes have shown what they have", || {
-            (self.progress()["nodes_shown"] == NODES).then_some(())
+        self.until_shown(NODES);
+        self.finish()
+    }
+
+    fn until_shown(&self, nodes: usize) {
+        wait_for("nodes have shown what they have", || {
+            let shown = self.progress();
+            (shown["stage"] == "listening" && shown["nodes_shown"] == nodes).then_some(())
         });
-        let shown = self.progress();
-        assert_eq!(shown["stage"], "listening", "{shown}");
+    }
+
+    /// Lets the rebuild end with what was shown.
+    fn finish(&self) -> Value {
         administer(self.fleet.home(), &self.first, &["rebuild", "finish"]).success();
         wait_for("the archive is in service", || (self.progress()["stage"] == "ended").then_some(()));
         self.progress()
@@ -250,6 +286,7 @@ fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
     let published = path_infos(&demo_cache().join("cache"));
     let gone = leaf(&published);
     withdraw(&fleet, gone);
+    let purged = purge(&fleet);
     until_nodes_know(&fleet);
     let before = digests(fleet.home(), &fleet.coordinator(0));
     let held = shards(&fleet);
@@ -271,7 +308,7 @@ fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
     assert_eq!(shards(&begun.fleet), held, "no node has deleted anything");
     let uploaders = administer(begun.fleet.home(), &begun.first, &["uploader", "list"]).success();
     assert!(uploaders.contains("test") && !uploaders.contains("thief"), "{uploaders}");
-    begun.goes_on(&published, &[gone]);
+    begun.goes_on(&published, &[gone, &purged]);
     begun.programs.iter_mut().for_each(Running::assert_alive);
 }
 
@@ -304,5 +341,48 @@ fn an_old_backup_goes_on_with_what_nodes_have_since_and_deletes_nothing() {
         (&Value::Array(vec![]), &Value::Array(vec![]))
     );
     assert_eq!(digests(begun.fleet.home(), &begun.first), before);
+    begun.goes_on(&published, &[gone]);
+}
+
+#[test]
+fn nodes_that_come_late_count_again_and_what_only_they_had_comes_back_when_the_rebuild_is_reopened() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let fleet = Fleet::new();
+    fleet.publish();
+    let published = path_infos(&demo_cache().join("cache"));
+    let gone = leaf(&published);
+    withdraw(&fleet, gone);
+    until_nodes_know(&fleet);
+    let before = digests(fleet.home(), &fleet.coordinator(0));
+    let held = shards(&fleet);
+    let mut begun = Begun::of(fleet, &[], |_| {});
+    // Three nodes hold too few shards of every bundle.
+    begun.fleet.nodes = (0..3).map(|number| Some(begun.start_node(number))).collect();
+    begun.until_shown(3);
+    let poor = begun.finish();
+    assert!(poor["bundles_unrestored"].as_u64() > Some(0) && poor["bundles_restored"] == 0, "{poor}");
+
+    begun.fleet.nodes.push(Some(begun.start_node(3)));
+    administer(begun.fleet.home(), &begun.first, &["rebuild", "reopen"]).success();
+    begun.until_shown(4);
+    let again = administer(begun.fleet.home(), &begun.first, &["rebuild", "reopen"]).failure(1);
+    assert!(again.contains("is being rebuilt"), "{again}");
+    // One that is killed meanwhile begins to listen anew, and answers nobody before it has heard the nodes.
+    begun.programs.drain(..).for_each(Running::kill);
+    let http = begun.http.clone();
+    begun.programs = vec![begun.start_coordinator(0, &["--http", &http]), begun.start_coordinator(1, &[])];
+    begun.until_shown(4);
+    let refused = begun.firn(&["path-info", &gone.store_path.to_string()]).failure(1);
+    assert!(refused.contains("rebuilt"), "{refused}");
+    let whole = begun.finish();
+    assert_eq!(whole["bundles_unrestored"], 0, "{whole}");
+    assert_eq!(digests(begun.fleet.home(), &begun.first), before);
+
+    // The last two were away all the while.
+    for number in 4..NODES {
+        begun.fleet.nodes.push(Some(begun.start_node(number)));
+    }
+    begun.firn(&["status", "--until", "full"]).success();
+    assert_eq!(shards(&begun.fleet), held, "no node has deleted anything, and nothing had to be made anew");
     begun.goes_on(&published, &[gone]);
 }

@@ -59,6 +59,12 @@ pub(super) fn replace<F: Facts>(
             Ok(number) => number,
             Err(reason) => return Ok(Err(reason)),
         };
+        // It stands where its first form stood: told again later than that, what refers to a path that was withdrawn since
+        // would wait for it.
+        if let Some(record) = state.bundle(number)? {
+            let (committed_at, ledger_entries) = (old.committed_at, old.ledger_entries);
+            state.write(Change::PutBundle(BundleRecord { committed_at, ledger_entries, ..record }));
+        }
         numbers.push(number);
     }
     let mut keys: BTreeSet<ObjectKey> = BTreeSet::new();

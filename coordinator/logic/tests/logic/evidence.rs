@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use firn_base::{ArchiveId, BundleNumber, CodingId, PublicKey, ShardIndex};
-use firn_coordinator_logic::{Evidence, EvidenceError, Facts, MemoryState};
+use firn_coordinator_logic::{EvidenceError, Facts, MemoryState};
 use firn_wire::{Certificate, CommandOutcome, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, Signed};
 
 use crate::rebuild_support::{
-    archive_key, coordinator, eventful, evidence, heads, restored, sealed, signed_roster, withdraw,
+    Shown, archive_key, codings, coordinator, eventful, evidence, heads, in_order, restored, sealed, show,
+    signed_roster, withdraw,
 };
 use crate::support::{Archive, bundle_id, coding_id, headers, key, node_id};
 
-fn first_refusal(evidence: &Evidence) -> EvidenceError {
+fn first_refusal(evidence: &Shown) -> EvidenceError {
     evidence.refused().next().expect("somebody was refused").2.clone()
 }
 
@@ -22,8 +23,8 @@ fn refusal_of(change: impl FnOnce(&Archive, &mut KeptBundle)) -> EvidenceError {
     let mut kept = archive.kept(1, &[0, 1]);
     change(&archive, &mut kept);
     let mut evidence = evidence();
-    evidence.show_bundle(node_id(0), kept);
-    assert_eq!(evidence.in_order(), [], "nothing of it counts");
+    show(&mut evidence, node_id(0), kept);
+    assert_eq!(in_order(&evidence), [], "nothing of it counts");
     let refused: Vec<_> = evidence.refused().map(|(node, times, _)| (node, times)).collect();
     assert_eq!(refused, [(node_id(0), 1)], "the liar is named");
     first_refusal(&evidence)
@@ -73,17 +74,18 @@ fn what_has_no_certificate_is_counted_and_not_restored() {
     let archive = eventful();
     let mut evidence = evidence();
     for node in 0..4 {
-        evidence.show_bundle(
+        show(
+            &mut evidence,
             node_id(node),
             KeptBundle { certificate: Vec::new(), ..archive.kept(1, &[0, 1, 2, 3]) },
         );
     }
     assert_eq!((evidence.counts().uncertified, evidence.counts().certified), (1, 0));
-    assert_eq!(evidence.in_order(), []);
+    assert_eq!(in_order(&evidence), []);
     assert_eq!(evidence.refused().count(), 0, "an upload that never ended is no lie");
     // One honest node is enough.
-    evidence.show_bundle(node_id(5), archive.kept(1, &[]));
-    assert_eq!((evidence.counts().uncertified, evidence.in_order()), (0, vec![bundle_id(1)]));
+    show(&mut evidence, node_id(5), archive.kept(1, &[]));
+    assert_eq!((evidence.counts().uncertified, in_order(&evidence)), (0, vec![bundle_id(1)]));
 }
 
 #[test]
@@ -94,10 +96,10 @@ fn liars_cannot_hide_what_an_honest_node_shows() {
         let mut kept = archive.kept(1, &[0, 1, 2, 3, 200]);
         let forged = Certificate { externals: vec![key(liar)], ..archive.certificate(1) };
         kept.certificate = sealed(&[1], &forged);
-        evidence.show_bundle(node_id(liar.into()), kept);
+        show(&mut evidence, node_id(liar.into()), kept);
     }
-    evidence.show_bundle(node_id(1), archive.kept(1, &[1, 200]));
-    let bundle = evidence.bundle(bundle_id(1)).remove(0);
+    show(&mut evidence, node_id(1), archive.kept(1, &[1, 200]));
+    let bundle = codings(&evidence, bundle_id(1)).remove(0);
     assert_eq!(bundle.certificate, archive.certificate(1));
     assert_eq!(
         bundle.holders,
@@ -107,32 +109,56 @@ fn liars_cannot_hide_what_an_honest_node_shows() {
 }
 
 #[test]
+fn words_that_a_majority_signed_count_again_whoever_repeats_them_and_other_words_do_not() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    show(&mut evidence, node_id(1), archive.kept(1, &[0]));
+    // Whoever has lost the other signature says nothing new.
+    let repeated = KeptBundle { certificate: sealed(&[1], &archive.certificate(1)), ..archive.kept(1, &[1]) };
+    show(&mut evidence, node_id(2), repeated);
+    let invented = Certificate { ledger_entries: 0, ..archive.certificate(1) };
+    let invented = KeptBundle { certificate: sealed(&[1], &invented), ..archive.kept(1, &[2]) };
+    show(&mut evidence, node_id(3), invented);
+    let bundle = codings(&evidence, bundle_id(1)).remove(0);
+    assert_eq!(bundle.holders, BTreeSet::from([(ShardIndex(0), node_id(1)), (ShardIndex(1), node_id(2))]));
+    assert_eq!(bundle.certificate, archive.certificate(1));
+    let refused: Vec<_> = evidence.refused().map(|(node, _, error)| (node, error.clone())).collect();
+    assert_eq!(refused, [(node_id(3), EvidenceError::UnsignedCertificate)]);
+    assert_eq!((evidence.counts().certified, evidence.counts().readable), (1, 1));
+}
+
+#[test]
 fn a_bundle_that_was_coded_anew_comes_back_by_whichever_coding_can_be_read() {
     let archive = eventful();
     let mut evidence = evidence();
     let (content, coding) = headers(1, 4, Vec::new());
     let recoded = Certificate { coding: coding.coding_id(), n: 6, ..archive.certificate(1) };
-    let show_recoded = |evidence: &mut Evidence, indexes: &[u8]| {
+    let show_recoded = |evidence: &mut Shown, indexes: &[u8]| {
         let kept = KeptBundle {
             content_header: content.to_bytes(),
             coding_header: coding.to_bytes(),
             certificate: sealed(&[2, 3], &recoded),
             indexes: indexes.iter().copied().map(ShardIndex).collect(),
         };
-        evidence.show_bundle(node_id(2), kept);
+        show(evidence, node_id(2), kept);
     };
-    let order = |evidence: &Evidence| -> Vec<u8> {
-        evidence.bundle(bundle_id(1)).iter().map(|coding| coding.k).collect()
+    let order = |evidence: &Shown| -> Vec<u8> {
+        codings(evidence, bundle_id(1)).iter().map(|coding| coding.k).collect()
     };
-    evidence.show_bundle(node_id(1), archive.kept(1, &[1]));
+    show(&mut evidence, node_id(1), archive.kept(1, &[1]));
     show_recoded(&mut evidence, &[3]);
     assert_eq!(order(&evidence), [4, 2], "the later one, where neither can be read");
-    evidence.show_bundle(node_id(1), archive.kept(1, &[2]));
+    show(&mut evidence, node_id(1), archive.kept(1, &[2]));
     assert_eq!(order(&evidence), [2, 4], "the one that can");
     show_recoded(&mut evidence, &[0, 1, 2]);
     assert_eq!(order(&evidence), [4, 2]);
+    assert_eq!(
+        (evidence.counts().certified, evidence.counts().readable),
+        (1, 1),
+        "one bundle, by two codings"
+    );
     let mut new = Archive::beginning(MemoryState::new(), archive.now);
-    let bundle = evidence.bundle(bundle_id(1)).remove(0);
+    let bundle = codings(&evidence, bundle_id(1)).remove(0);
     assert_eq!(new.run(restored(bundle, Vec::new(), Vec::new())), CommandOutcome::Applied);
     let known = |coding: CodingId| {
         let Ok(number) = new.state.coding_bundle(coding);
@@ -188,7 +214,7 @@ fn of_two_signed_ledgers_the_one_of_the_later_roster_counts_and_the_fork_is_said
     let later = signed_roster(&archive_key(), 2, &[4, 5, 6]);
     for late_first in [false, true] {
         let mut evidence = evidence();
-        let late = |evidence: &mut Evidence| {
+        let late = |evidence: &mut Shown| {
             evidence.show_governance(
                 node_id(1),
                 std::slice::from_ref(&later),
@@ -215,10 +241,10 @@ fn rosters_count_if_the_archive_key_signed_them() {
     let mut evidence = evidence();
     evidence.show_governance(node_id(0), &[forged], &[], Vec::new());
     assert_eq!(first_refusal(&evidence), EvidenceError::Roster);
-    let by_later = |evidence: &mut Evidence| {
+    let by_later = |evidence: &mut Shown| {
         let certificate = sealed(&[4, 5], &archive.certificate(1));
-        evidence.show_bundle(node_id(1), KeptBundle { certificate, ..archive.kept(1, &[0]) });
-        evidence.in_order().len()
+        show(evidence, node_id(1), KeptBundle { certificate, ..archive.kept(1, &[0]) });
+        in_order(evidence).len()
     };
     assert_eq!(by_later(&mut evidence), 0);
     evidence.show_governance(node_id(1), &[signed_roster(&archive_key(), 2, &[4, 5, 6])], &[], Vec::new());

@@ -22,6 +22,7 @@ mod properties;
 mod purges;
 mod rebuild_support;
 mod rebuilds;
+mod rebuilt_purges;
 mod recodings;
 mod repairs;
 mod reservations;

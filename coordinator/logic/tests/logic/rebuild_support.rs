@@ -1,8 +1,9 @@
 //! What honest nodes and coordinators show of an archive in memory, and telling its history again.
 
-use firn_base::{ArchiveId, Digest, ObjectKey, ShardIndex, Timestamp};
+use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
-    CertifiedBundle, Evidence, Facts, MemoryState, NextStep, RecordSummary, Scan, full_digest, plan_entries,
+    CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
+    Scan, full_digest, plan_entries,
 };
 use firn_wire::{
     Certificate, Command, CommandOutcome, CoordinatorEntry, Identity, KeptBundle, LedgerAct, LedgerEntry,
@@ -40,8 +41,33 @@ pub(crate) fn roster() -> VerifiedRoster {
     VerifiedRoster::open(&signed_roster(&archive_key(), 1, &[1, 2, 3]), archive()).unwrap()
 }
 
-pub(crate) fn evidence() -> Evidence {
-    Evidence::new([roster()], archive())
+/// Evidence in memory.
+pub(crate) type Shown = Evidence<MemoryBook>;
+
+pub(crate) fn evidence() -> Shown {
+    Evidence::new([roster()], archive(), MemoryBook::default())
+}
+
+pub(crate) fn show(evidence: &mut Shown, node: NodeId, kept: KeptBundle) {
+    let Ok(()) = evidence.show_bundle(node, kept);
+}
+
+/// The bundles that are believed and were not erased, in their order; read two at a time.
+pub(crate) fn in_order(evidence: &Shown) -> Vec<BundleId> {
+    let (mut order, mut after): (Vec<CommitOrder>, _) = (Vec::new(), None);
+    loop {
+        let Ok(page) = evidence.history(after, 2);
+        let Some(last) = page.last() else { break };
+        after = Some(*last);
+        order.extend(page);
+    }
+    let erased = evidence.erased();
+    order.into_iter().map(|place| place.bundle).filter(|bundle| !erased.contains(bundle)).collect()
+}
+
+pub(crate) fn codings(evidence: &Shown, bundle: BundleId) -> Vec<CertifiedBundle> {
+    let Ok(codings) = evidence.bundle(bundle);
+    codings
 }
 
 pub(crate) fn sealed<T: firn_wire::Statement>(signers: &[u8], statement: &T) -> Vec<Signed<T>> {
@@ -122,24 +148,32 @@ impl Archive {
     }
 
     /// Tells everything again that `evidence` believes.
-    pub(crate) fn restore(&mut self, evidence: &Evidence, manifests: Manifests) {
-        let order = evidence.in_order();
-        for next in order.into_iter().map(Some).chain([None]) {
-            let Ok(known) = next.map_or(Ok(None), |id| self.state.bundle_number(id));
+    pub(crate) fn restore(&mut self, evidence: &Shown, manifests: Manifests) {
+        let purged = PurgedReferences::read(evidence.ledger());
+        for id in in_order(evidence) {
+            let Ok(known) = self.state.bundle_number(id);
             if known.is_some() {
                 continue;
             }
-            while let NextStep::Ledger(entries) = evidence.next_step(self.ledger_entries(), next) {
-                assert_eq!(self.run(Command::RestoreLedger(entries)), CommandOutcome::Applied);
+            let bundle = codings(evidence, id).remove(0);
+            self.restore_ledger(evidence, bundle.certificate.ledger_entries);
+            let mut records = manifests(&bundle);
+            purged.forget_in(&mut records, bundle.certificate.ledger_entries);
+            let summaries: Vec<_> = records.iter().collect();
+            let Ok((entries, externals)) =
+                plan_entries(&self.state, &summaries, &bundle.certificate.externals);
+            assert_eq!(self.run(restored(bundle, entries, externals)), CommandOutcome::Applied);
+        }
+        self.restore_ledger(evidence, u64::MAX);
+    }
+
+    fn restore_ledger(&mut self, evidence: &Shown, until: u64) {
+        loop {
+            let page = evidence.ledger_page(self.ledger_entries(), until);
+            if page.is_empty() {
+                return;
             }
-            if let NextStep::Bundle(mut codings) = evidence.next_step(self.ledger_entries(), next) {
-                let bundle = codings.remove(0);
-                let records = manifests(&bundle);
-                let summaries: Vec<_> = records.iter().collect();
-                let Ok((entries, externals)) =
-                    plan_entries(&self.state, &summaries, &bundle.certificate.externals);
-                assert_eq!(self.run(restored(bundle, entries, externals)), CommandOutcome::Applied);
-            }
+            assert_eq!(self.run(Command::RestoreLedger(page)), CommandOutcome::Applied);
         }
     }
 }

@@ -1,24 +1,26 @@
 //! An archive is told again from what its nodes show: equal digests, and nothing deleted or taken on meanwhile.
 
 use firn_base::{NodeId, ShardIndex, Timestamp, TokenId};
-use firn_coordinator_logic::{Evidence, Facts, MemoryState, RecordSummary, Scan};
+use firn_coordinator_logic::{Facts, MemoryState, RecordSummary, Scan};
 use firn_wire::{
     Command, CommandOutcome, LedgerAct, LedgerEntry, PlacementChange, RejectReason, RestoredBundle,
     SurplusCopy,
 };
 
-use crate::rebuild_support::{eventful, evidence, heads, manifests, restored, withdraw};
+use crate::rebuild_support::{
+    Shown, codings, eventful, evidence, heads, in_order, manifests, restored, show, withdraw,
+};
 use crate::support::{
     Archive, bundle_id, coding_id, commit_of, entry, headers, node_id, reservation_id, uploader,
 };
 
 /// All bundles of `archive`, as two nodes show them, in any order.
-fn show_all(evidence: &mut Evidence, archive: &Archive) {
+fn show_all(evidence: &mut Shown, archive: &Archive) {
     let ledger = archive.ledger();
     for (node, indexes) in [(3, [0, 1]), (2, [2, 3])] {
         evidence.show_governance(node_id(node), &[], &heads(&[1, 2], &ledger), ledger.clone());
         for tag in [6, 2, 4, 1, 5, 3] {
-            evidence.show_bundle(node_id(node), archive.kept(tag, &indexes));
+            show(evidence, node_id(node), archive.kept(tag, &indexes));
         }
         evidence.all_shown(node_id(node));
     }
@@ -97,8 +99,8 @@ fn an_old_backup_is_told_on_and_forgets_what_would_have_newer_shards_deleted() {
     let mut evidence = evidence();
     let ledger = old.ledger();
     evidence.show_governance(node_id(1), &[], &heads(&[2, 3], &ledger), ledger);
-    evidence.show_bundle(node_id(1), old.kept(1, &[0]));
-    evidence.show_bundle(node_id(1), old.kept(2, &[1]));
+    show(&mut evidence, node_id(1), old.kept(1, &[0]));
+    show(&mut evidence, node_id(1), old.kept(2, &[1]));
     new.restore(&evidence, |bundle| {
         let without = |record| RecordSummary { references: Vec::new(), ..record };
         manifests(bundle).into_iter().map(without).collect()
@@ -111,8 +113,8 @@ fn nothing_is_taken_on_while_an_archive_is_rebuilt_and_nothing_restored_while_it
     let mut archive = eventful();
     let bundle = archive.kept(1, &[0]);
     let mut evidence = evidence();
-    evidence.show_bundle(node_id(0), bundle);
-    let bundle = evidence.bundle(bundle_id(1)).remove(0);
+    show(&mut evidence, node_id(0), bundle);
+    let bundle = codings(&evidence, bundle_id(1)).remove(0);
     let restore = restored(bundle, Vec::new(), Vec::new());
     for command in [
         restore.clone(),
@@ -164,7 +166,7 @@ fn what_a_purge_had_erased_does_not_come_back_though_nodes_that_were_away_show_i
     let old = eventful();
     let mut evidence = evidence();
     show_all(&mut evidence, &old);
-    assert!(evidence.in_order().contains(&bundle_id(6)));
+    assert!(in_order(&evidence).contains(&bundle_id(6)));
     let mut ledger = old.ledger();
     let last = ledger.last().unwrap();
     let erased = LedgerEntry {
@@ -175,7 +177,7 @@ fn what_a_purge_had_erased_does_not_come_back_though_nodes_that_were_away_show_i
     };
     ledger.push(erased);
     evidence.show_governance(node_id(3), &[], &heads(&[1, 3], &ledger), ledger.clone());
-    assert!(!evidence.in_order().contains(&bundle_id(6)));
+    assert!(!in_order(&evidence).contains(&bundle_id(6)));
     let mut new = Archive::beginning(MemoryState::new(), old.now);
     new.restore(&evidence, manifests);
     assert_eq!(new.ledger(), ledger);

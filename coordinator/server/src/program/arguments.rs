@@ -211,6 +211,9 @@ pub(crate) enum RebuildAction {
     Status,
     /// Listen no longer: restore what was shown. Once more: wait for no more inventories
     Finish,
+    /// Listen once more, for bundles that did not come back because their nodes came too late. Nothing is published or read
+    /// meanwhile
+    Reopen,
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,10 +37,15 @@ pub(crate) async fn rebuild(
     match &arguments.action {
         None => super::run(options, directory, Some(&Beginning::read(arguments)?)).await,
         Some(RebuildAction::Status) => status(directory, json).await,
-        Some(RebuildAction::Finish) => match ask_control(directory, &AdminRequest::FinishRebuild).await? {
-            AdminReply::Done => Ok(()),
-            _ => Err("the coordinator's answer does not fit".into()),
-        },
+        Some(RebuildAction::Finish) => act(directory, &AdminRequest::FinishRebuild).await,
+        Some(RebuildAction::Reopen) => act(directory, &AdminRequest::ReopenRebuild).await,
+    }
+}
+
+async fn act(directory: &Path, request: &AdminRequest) -> Result<(), Failure> {
+    match ask_control(directory, request).await? {
+        AdminReply::Done => Ok(()),
+        _ => Err("the coordinator's answer does not fit".into()),
     }
 }
 
@@ -114,7 +119,8 @@ impl Beginning {
 
     /// What the coordinator needs of it.
     pub(crate) fn options(&self) -> RebuildOptions {
-        RebuildOptions { rosters: self.rosters.clone(), quiet: self.arguments.quiet }
+        let (rosters, quiet) = (self.rosters.clone(), self.arguments.quiet);
+        RebuildOptions { rosters, quiet, ..RebuildOptions::default() }
     }
 }
 
@@ -146,6 +152,9 @@ fn print(progress: &RebuildProgress) {
         progress.bundles_uncertified
     );
     println!("shards     {} shown", progress.shards_shown);
+    if progress.bundles_unrestored > 0 {
+        println!("missing    {} bundles did not come back:", progress.bundles_unrestored);
+    }
     for bundle in &progress.unrestored {
         println!("missing    bundle {}: {}", bundle.bundle, bundle.reason);
     }
@@ -170,6 +179,7 @@ fn to_json(progress: &RebuildProgress) -> serde_json::Value {
         "bundles_restored": progress.bundles_restored,
         "bundles_uncertified": progress.bundles_uncertified,
         "shards_shown": progress.shards_shown,
+        "bundles_unrestored": progress.bundles_unrestored,
         "unrestored": unrestored
             .map(|bundle| serde_json::json!({ "bundle": bundle.bundle, "reason": bundle.reason }))
             .collect::<Vec<_>>(),

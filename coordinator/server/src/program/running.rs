@@ -7,8 +7,9 @@ use std::sync::Arc;
 use firn_base::NodeId;
 use firn_coordinator::storage::{KeyValue, RocksDb, StoreKind};
 use firn_coordinator::{
-    Coordinator, CoordinatorOptions, FilterOptions, Home, HomeError, Joined, Peer, RebuildOptions, Resync,
-    Timing, ask_back, ask_peers, bind_http, found_archive, read_address_table, serve_control, serve_http,
+    Coordinator, CoordinatorOptions, EvidencePlace, FilterOptions, Home, HomeError, Joined, Peer,
+    RebuildOptions, Resync, Timing, ask_back, ask_peers, bind_http, found_archive, read_address_table,
+    serve_control, serve_http,
 };
 use firn_program::stop_signal;
 use firn_transport::{Endpoint, EndpointOptions, Environment};
@@ -115,6 +116,7 @@ pub(crate) async fn run(
         beginning.begin(&log, &state, (home.identity().node_id(), &joined.descriptor), &environment).await?;
         rebuild = beginning.options();
     }
+    rebuild.evidence = EvidencePlace::Directory(home.join("evidence"));
     home.note_log()?;
     let coordinator = Coordinator::start(CoordinatorOptions {
         identity: home.identity().clone(),

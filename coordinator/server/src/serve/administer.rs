@@ -93,6 +93,16 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
             true => Ok(AdminReply::Done),
             false => Err(malformed(firn_wire::RejectReason::NotRebuilding.to_string())),
         },
+        AdminRequest::ReopenRebuild => {
+            if shared.is_rebuilding()? {
+                return Err(malformed(
+                    "the archive is being rebuilt: nodes are listened to until `rebuild finish`",
+                ));
+            }
+            shared.carry_out(Command::BeginRebuild, RefusalKind::Malformed).await?;
+            shared.rebuild.forget_ended();
+            Ok(AdminReply::Done)
+        }
         AdminRequest::Snapshot { .. } => {
             Err(malformed("a snapshot is written where its coordinator runs: use that one's own socket"))
         }

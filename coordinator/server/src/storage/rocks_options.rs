@@ -1,4 +1,4 @@
-//! How RocksDB is set up for the two stores, and what its errors mean.
+//! How RocksDB is set up for the stores, and what its errors mean.
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode,
@@ -23,7 +23,8 @@ pub(super) fn store_options(kind: StoreKind) -> Options {
     // end earlier, at any moment that it was in: the log goes on from there, or it is found that it cannot.
     options.set_wal_recovery_mode(match kind {
         StoreKind::Log => DBRecoveryMode::TolerateCorruptedTailRecords,
-        StoreKind::State => DBRecoveryMode::PointInTime,
+        // Evidence is begun anew at each opening.
+        StoreKind::State | StoreKind::Evidence => DBRecoveryMode::PointInTime,
     });
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -47,6 +48,8 @@ pub(super) fn descriptors(kind: StoreKind) -> Result<Vec<ColumnFamilyDescriptor>
     let cache_bytes = match kind {
         StoreKind::Log => 8 << 20,
         StoreKind::State => 128 << 20,
+        // Nodes show codings in one order, so that what one page needs lies close together.
+        StoreKind::Evidence => 32 << 20,
     };
     let cache = Cache::new_lru_cache(cache_bytes).map_err(translate)?;
     let tables =

@@ -1,6 +1,6 @@
-//! The tables of the two stores.
+//! The tables of the stores.
 
-/// Which of a coordinator's two stores: they are apart so that the log's syncs do not wait for the state's
+/// Which of a coordinator's stores: log and state are apart so that the log's syncs do not wait for the state's
 /// compactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StoreKind {
@@ -8,6 +8,8 @@ pub enum StoreKind {
     Log,
     /// The archive's state.
     State,
+    /// What nodes show while an archive is rebuilt; begun anew each time.
+    Evidence,
 }
 
 macro_rules! tables {
@@ -77,6 +79,14 @@ tables! {
     Purges = 34 in State as "purges";
     /// Bundle number → what took its place, and who has erased it.
     Erasures = 35 in State as "erasures";
+    /// Bundle id, coding id → headers.
+    EvidenceHeaders = 48 in Evidence as "evidence-headers";
+    /// Bundle id, coding id → what is known of the coding.
+    EvidenceCodings = 49 in Evidence as "evidence-codings";
+    /// Bundle id, coding id, node id → indexes that it shows.
+    EvidenceHolders = 50 in Evidence as "evidence-holders";
+    /// Time and number of a commit, bundle id → nothing.
+    EvidenceHistory = 51 in Evidence as "evidence-history";
 }
 
 impl StoreKind {
@@ -90,6 +100,7 @@ impl StoreKind {
         match self {
             Self::Log => "log",
             Self::State => "state",
+            Self::Evidence => "evidence",
         }
     }
 }
@@ -109,6 +120,9 @@ impl Table {
     pub fn kind(self) -> StoreKind {
         match self {
             Self::Log | Self::LogMeta => StoreKind::Log,
+            Self::EvidenceHeaders | Self::EvidenceCodings | Self::EvidenceHolders | Self::EvidenceHistory => {
+                StoreKind::Evidence
+            }
             _ => StoreKind::State,
         }
     }

@@ -88,6 +88,8 @@ impl Fleet {
         for peer in (0..COORDINATORS).filter(|peer| *peer != number) {
             program.args(["--peer", &format!("{}@{}", self.ids[peer], self.address(peer))]);
         }
+        // What is purged goes while a test waits.
+        program.args(["--erase-after", "2s"]);
         if bootstrap {
             program.arg("--bootstrap");
         }

@@ -1,0 +1,240 @@
+//! Telling the history of a rebuilt archive again, in its order.
+//!
+//! Owns: which bundle is next, reading ahead, and what did not come back. Always holds: a bundle is proposed once everything
+//! older was, and the ledger as far as it is older; manifests that are read ahead are bounded in number and bytes.
+//! Leaves to others: what was shown and in which order (`Evidence`), reading around nodes that lie (`evidence_reader`).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use firn_base::BundleId;
+use firn_bundle::{ContentHeader, Manifest};
+use firn_coordinator_logic::{
+    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_entries,
+};
+use firn_nix_format::PublisherKey;
+use firn_wire::{
+    Command, CommandOutcome, LedgerState, RebuildStage, RefusalKind, RefusedRequest, RejectReason,
+    RestoredBundle,
+};
+use tokio::task::JoinHandle;
+
+use super::evidence_reader::read_manifest;
+use crate::rebuild::{SharedEvidence, lock_evidence};
+use crate::serve::{check_record, publishers_ever};
+use crate::shared::{Shared, disk, malformed};
+
+/// Places of the history that are read at a time.
+const HISTORY_PAGE: usize = 1_024;
+/// Manifests that are read ahead: nodes at home answer after a tenth of a second and more.
+const AHEAD_MAX: usize = 16;
+/// No more are read ahead while those that are have so many bytes. One may exceed it.
+const AHEAD_BYTES: u64 = 32 << 20;
+
+/// What restoring needs at every step.
+struct Telling {
+    shared: Arc<Shared>,
+    evidence: SharedEvidence,
+    /// Publishers that the ledger names, from its beginning to its end: whoever was one when a bundle was committed is
+    /// among them, and that it was committed its certificate says.
+    publishers: Arc<[PublisherKey]>,
+    erased: BTreeSet<BundleId>,
+    purged: PurgedReferences,
+}
+
+/// The next bundles, in order, with what is known of their records.
+struct Ahead {
+    history: VecDeque<CommitOrder>,
+    /// The last place that was read of the history.
+    read_up_to: Option<CommitOrder>,
+    bundles: VecDeque<(CommitOrder, u64, JoinHandle<Prepared>)>,
+    bytes: u64,
+}
+
+/// A bundle by each of its codings, and the records that were read by the first of them.
+struct Prepared {
+    codings: VecDeque<CertifiedBundle>,
+    records: Result<Vec<RecordSummary>, String>,
+}
+
+/// Tells the history again, in its order, from where it was told before.
+pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
+    let (evidence, told) =
+        shared.rebuild.with(|under_way| (Arc::clone(&under_way.evidence), under_way.restored))?;
+    let (shown, erased, purged) = {
+        let evidence = lock_evidence(&evidence);
+        let ledger = evidence.ledger();
+        (LedgerState::read(ledger), evidence.erased(), PurgedReferences::read(ledger))
+    };
+    let own = shared.governance(&shared.facts()?)?;
+    let mut publishers = publishers_ever(&shown);
+    publishers.extend(publishers_ever(&own));
+    let telling =
+        Telling { shared: Arc::clone(shared), evidence, publishers: publishers.into(), erased, purged };
+    let mut ahead = Ahead { history: VecDeque::new(), read_up_to: told, bundles: VecDeque::new(), bytes: 0 };
+    loop {
+        ahead.read(&telling).await?;
+        let Some((order, bytes, prepared)) = ahead.bundles.pop_front() else { break };
+        ahead.bytes = ahead.bytes.saturating_sub(bytes);
+        let prepared = prepared.await.map_err(|error| {
+            RefusedRequest::new(RefusalKind::Unavailable, format!("a manifest was not read: {error}"))
+        })?;
+        telling.restore_bundle(order.bundle, prepared).await?;
+        shared.rebuild.with(|under_way| under_way.restored = Some(order))?;
+    }
+    telling.restore_ledger(u64::MAX).await?;
+    let now = shared.environment.now();
+    shared.rebuild.with(|under_way| under_way.enter(RebuildStage::Placing, now))
+}
+
+impl Ahead {
+    /// Begins to read manifests until enough are under way.
+    async fn read(&mut self, telling: &Telling) -> Result<(), RefusedRequest> {
+        while self.bundles.len() < AHEAD_MAX && self.bytes < AHEAD_BYTES {
+            if self.history.is_empty() {
+                let after = self.read_up_to;
+                self.history =
+                    telling.look(move |evidence| evidence.history(after, HISTORY_PAGE)).await?.into();
+            }
+            let Some(order) = self.history.pop_front() else { return Ok(()) };
+            self.read_up_to = Some(order);
+            let Some(codings) = telling.missing(order.bundle).await? else { continue };
+            let bytes = codings.front().map_or(0, manifest_bytes);
+            self.bytes = self.bytes.saturating_add(bytes);
+            let (shared, publishers) = (Arc::clone(&telling.shared), Arc::clone(&telling.publishers));
+            let prepared = tokio::spawn(async move {
+                let records = match codings.front() {
+                    Some(first) => read_records(&shared, first, publishers).await,
+                    None => Err("nobody shows it".to_owned()),
+                };
+                Prepared { codings, records }
+            });
+            self.bundles.push_back((order, bytes, prepared));
+        }
+        Ok(())
+    }
+}
+
+impl Telling {
+    /// Looks at what was shown, off the async threads.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(
+            &firn_coordinator_logic::Evidence<crate::evidence_store::StoreBook>,
+        ) -> Result<T, crate::storage::StorageError>
+        + Send
+        + 'static,
+    ) -> Result<T, RefusedRequest> {
+        let evidence = Arc::clone(&self.evidence);
+        let looked = self.shared.environment.blocking(move || look(&lock_evidence(&evidence)));
+        looked.await.map_err(|error| disk(&error))
+    }
+
+    /// The codings of a bundle that is to come back; none if it is there, or was erased.
+    async fn missing(&self, bundle: BundleId) -> Result<Option<VecDeque<CertifiedBundle>>, RefusedRequest> {
+        let is_there = self.shared.facts()?.bundle_number(bundle).map_err(|error| disk(&error))?.is_some();
+        if is_there || self.erased.contains(&bundle) {
+            return Ok(None);
+        }
+        self.look(move |evidence| evidence.bundle(bundle)).await.map(|codings| Some(codings.into()))
+    }
+
+    /// Restores a bundle by the first of its codings that can be read, or notes why it does not come back.
+    async fn restore_bundle(&self, id: BundleId, prepared: Prepared) -> Result<(), RefusedRequest> {
+        let Prepared { mut codings, mut records } = prepared;
+        let until = codings.front().map_or(0, |first| first.certificate.ledger_entries);
+        self.restore_ledger(until).await?;
+        let mut failed = None;
+        while let Some(coding) = codings.pop_front() {
+            let came_of_it = match records {
+                Ok(records) => self.propose(coding, records).await?,
+                Err(reason) => Err(reason),
+            };
+            match came_of_it {
+                Ok(()) => return Ok(()),
+                Err(reason) => drop(failed.get_or_insert(reason)),
+            }
+            let Some(next) = codings.front() else { break };
+            records = read_records(&self.shared, next, Arc::clone(&self.publishers)).await;
+        }
+        if let Some(reason) = failed {
+            tracing::warn!(bundle = %id, reason, "a bundle does not come back");
+            self.shared.rebuild.with(|under_way| under_way.note_unrestored(id, reason))?;
+        }
+        Ok(())
+    }
+
+    /// Restores entries of the ledger up to that many.
+    async fn restore_ledger(&self, until: u64) -> Result<(), RefusedRequest> {
+        loop {
+            let known = self.shared.facts()?.counters().map_err(|error| disk(&error))?.ledger.entries;
+            let is_refused = self.shared.rebuild.with(|under_way| under_way.ledger_refused)?;
+            let page = lock_evidence(&self.evidence).ledger_page(known, until);
+            if is_refused || page.is_empty() {
+                return Ok(());
+            }
+            match self.shared.propose(Command::RestoreLedger(page)).await? {
+                CommandOutcome::Rejected(RejectReason::OtherLedger) => {
+                    tracing::error!(
+                        "the ledger that nodes show does not follow on the one that is here: the one that is here counts"
+                    );
+                    self.shared.rebuild.with(|under_way| under_way.ledger_refused = true)?;
+                }
+                CommandOutcome::Rejected(reason) => return Err(malformed(reason.to_string())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Proposes a bundle with the records that it holds; says why it was rejected.
+    async fn propose(
+        &self,
+        bundle: CertifiedBundle,
+        mut records: Vec<RecordSummary>,
+    ) -> Result<Result<(), String>, RefusedRequest> {
+        let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
+        self.purged.forget_in(&mut records, certificate.ledger_entries);
+        let summaries: Vec<&RecordSummary> = records.iter().collect();
+        let (entries, externals) = plan_entries(&self.shared.facts()?, &summaries, &certificate.externals)
+            .map_err(|error| disk(&error))?;
+        let restored = RestoredBundle {
+            content_header,
+            coding_header,
+            n: certificate.n,
+            uploader: certificate.uploader,
+            committed_at: certificate.committed_at,
+            ledger_entries: certificate.ledger_entries,
+            externals,
+            entries,
+        };
+        Ok(match self.shared.propose(Command::RestoreBundle(Box::new(restored))).await? {
+            CommandOutcome::Rejected(reason) => Err(reason.to_string()),
+            _ => Ok(()),
+        })
+    }
+}
+
+fn manifest_bytes(bundle: &CertifiedBundle) -> u64 {
+    ContentHeader::parse(&bundle.content_header).map_or(0, |content| {
+        let extent = content.manifest_extent();
+        extent.end.saturating_sub(extent.start)
+    })
+}
+
+/// Reads a bundle's manifest by one of its codings, with every signature, or says why not.
+async fn read_records(
+    shared: &Arc<Shared>,
+    bundle: &CertifiedBundle,
+    publishers: Arc<[PublisherKey]>,
+) -> Result<Vec<RecordSummary>, String> {
+    let (content, bytes) = read_manifest(shared, bundle).await?;
+    let records = shared.environment.blocking(move || {
+        let manifest = Manifest::parse_whole(&content, bytes).map_err(|error| error.to_string())?;
+        let records = manifest.records().map(|located| {
+            let located = located.map_err(|error| error.to_string())?;
+            check_record(&located, &publishers).map_err(|refusal| refusal.to_string())
+        });
+        records.collect::<Result<Vec<RecordSummary>, String>>()
+    });
+    records.await
+}
