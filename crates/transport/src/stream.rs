@@ -5,6 +5,8 @@
 //! really arrive. Dropping a stream finishes it like [`Stream::finish`] and tells the peer to stop sending:
 //! so a receiver must know how much it expects, and the end of a stream proves nothing.
 
+use std::fmt;
+
 use bytes::{Bytes, BytesMut};
 use firn_base::PublicKey;
 use firn_wire::{decode, encode};
@@ -13,6 +15,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::StreamError;
+
+/// The part of the log that shows every message and every piece that leaves this machine: what a program tells others
+/// can be seen with `FIRN_LOG=firn_transport::sent=trace`.
+const SENT: &str = "firn_transport::sent";
 
 /// The code of a stream that is broken off.
 const BROKEN_OFF: VarInt = VarInt::from_u32(1);
@@ -55,6 +61,7 @@ impl Stream {
     pub async fn send_encoded(&mut self, message: Bytes) -> Result<(), StreamError> {
         let length =
             u32::try_from(message.len()).map_err(|_| StreamError::Unsendable { bytes: message.len() })?;
+        self.show(&message);
         let length = Bytes::copy_from_slice(&length.to_le_bytes());
         let sent = self.send.write_all_chunks(&mut [length, message]).await;
         sent.map_err(|error| self.write_error(error))
@@ -80,6 +87,7 @@ impl Stream {
 
     /// Sends raw bytes.
     pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.show(&bytes);
         let sent = self.send.write_chunk(bytes).await;
         sent.map_err(|error| self.write_error(error))
     }
@@ -135,6 +143,11 @@ impl Stream {
         let _ = self.send.set_priority(priority);
     }
 
+    fn show(&self, bytes: &Bytes) {
+        // A comparison of one number where nobody looks.
+        tracing::trace!(target: SENT, peer = %self.peer, sent = %Hex(bytes));
+    }
+
     fn write_error(&self, error: WriteError) -> StreamError {
         match error {
             WriteError::Stopped(_) => StreamError::BrokenOff { peer: self.peer },
@@ -151,5 +164,14 @@ impl Stream {
                 StreamError::Ended { peer: self.peer }
             }
         }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
