@@ -1,19 +1,25 @@
 //! What a gateway asks of the archive's coordinators, and nothing more.
 //!
-//! Owns: the traits by which the core asks, and their implementation over the network. Always holds: a key is
-//! named to a coordinator only after the feed said that it is archived. Leaves to others: remembering answers.
+//! Owns: the traits by which the gateway asks, and their implementation over the network. Always holds: no question names
+//! a key that was looked for. Leaves to others: remembering answers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{BundleId, ObjectKey};
+use bytes::Bytes;
+use firn_base::{BundleId, FilterId, Location, NodeId};
 use firn_nix_format::PublisherKey;
 use firn_retrieval::{Directory, DirectoryError};
 use firn_transport::{CoordinatorClient, VerifiedLedger};
-use firn_wire::FeedBatch;
-use futures::FutureExt;
+use firn_wire::{
+    CoordinatorReply, CoordinatorRequest, FeedBatch, FilterList, IndexRangePage, IndexRangeRequest, Signed,
+    VerifiedRoster,
+};
 use futures::future::{BoxFuture, try_join_all};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::time::timeout;
 
 /// Where the record of an object lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,11 +47,38 @@ impl CoordinatorsAway {
     }
 }
 
-/// Finds the records of a key.
-pub trait KeyLocator: Send + Sync + fmt::Debug {
-    /// Where the records of `key` lie, in the order of the index: several where publishers differ, none where
-    /// the key is not visible.
-    fn locate(&self, key: ObjectKey) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>>;
+/// Shows which keys are visible, and where they lie.
+pub trait KeyIndex: Send + Sync + fmt::Debug {
+    /// The archive's coordinators.
+    fn coordinators(&self) -> Vec<NodeId>;
+
+    /// A page of a range of the index, by one coordinator or by whichever answers. It was checked to fit the request.
+    fn page(
+        &self,
+        coordinator: Option<NodeId>,
+        request: IndexRangeRequest,
+    ) -> BoxFuture<'_, Result<IndexRangePage, CoordinatorsAway>>;
+
+    /// The same places with the ids of their bundles, in the same order.
+    fn places(&self, locations: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>>;
+}
+
+/// Tells which filters there are over the feed, and gives their bytes.
+pub trait FilterSource: Send + Sync + fmt::Debug {
+    /// The roster whose coordinators are believed.
+    fn roster(&self) -> VerifiedRoster;
+
+    /// Lists of filters as coordinators signed them, as many as there are to be had soon. Whose they are is for the
+    /// caller to check.
+    fn lists(&self) -> BoxFuture<'_, Result<Vec<Signed<FilterList>>, CoordinatorsAway>>;
+
+    /// Bytes of a filter from an offset on, none behind its end. Different turns may ask different sources.
+    fn piece(
+        &self,
+        filter: FilterId,
+        offset: u64,
+        turn: usize,
+    ) -> BoxFuture<'_, Result<Bytes, CoordinatorsAway>>;
 }
 
 /// Tells what became visible.
@@ -59,6 +92,15 @@ pub trait PublisherSource: Send + Sync + fmt::Debug {
     /// The publishers' keys, the most preferred first. Given again what was given before if nothing changed.
     fn publishers(&self) -> BoxFuture<'_, Result<Vec<PublisherKey>, CoordinatorsAway>>;
 }
+
+// Someone waits for it, and others were asked as well.
+const ONE_PAGE_WITHIN: Duration = Duration::from_secs(2);
+const LIST_WITHIN: Duration = Duration::from_secs(5);
+const LIST_GRACE: Duration = Duration::from_millis(300);
+// A piece of 1 MiB takes 5 s over 2 Mbit/s.
+const PIECE_WITHIN: Duration = Duration::from_secs(30);
+
+const OTHER_ANSWER: &str = "it answered another question";
 
 /// All of the above over the network.
 #[derive(Clone)]
@@ -81,12 +123,33 @@ impl NetworkCoordinators {
     }
 }
 
-impl KeyLocator for NetworkCoordinators {
-    fn locate(&self, key: ObjectKey) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
+impl KeyIndex for NetworkCoordinators {
+    fn coordinators(&self) -> Vec<NodeId> {
+        coordinators(&self.client)
+    }
+
+    fn page(
+        &self,
+        coordinator: Option<NodeId>,
+        request: IndexRangeRequest,
+    ) -> BoxFuture<'_, Result<IndexRangePage, CoordinatorsAway>> {
         async move {
-            let answers = self.client.lookup(&[key]).await;
-            let answers = answers.map_err(|error| CoordinatorsAway::because(&error))?;
-            let locations = answers.into_iter().next().unwrap_or_default();
+            let Some(one) = coordinator else {
+                let page = self.client.index_range(request).await;
+                return page.map_err(|error| CoordinatorsAway::because(&error));
+            };
+            let asked = CoordinatorRequest::IndexRange(request);
+            match self.client.ask_coordinator(one, &asked, ONE_PAGE_WITHIN).await {
+                Ok(CoordinatorReply::IndexRange(page)) => Ok(page),
+                Ok(_) => Err(CoordinatorsAway { cause: OTHER_ANSWER.to_owned() }),
+                Err(error) => Err(CoordinatorsAway::because(&error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn places(&self, locations: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
+        async move {
             let places = locations.into_iter().map(|location| async move {
                 let facts = self.directory.numbered(location.bundle).await?;
                 Ok::<_, DirectoryError>(RecordPlace {
@@ -99,6 +162,65 @@ impl KeyLocator for NetworkCoordinators {
         }
         .boxed()
     }
+}
+
+impl FilterSource for NetworkCoordinators {
+    fn roster(&self) -> VerifiedRoster {
+        self.client.roster()
+    }
+
+    fn lists(&self) -> BoxFuture<'_, Result<Vec<Signed<FilterList>>, CoordinatorsAway>> {
+        async move {
+            let mut asked: FuturesUnordered<_> = coordinators(&self.client)
+                .into_iter()
+                .map(|one| async move {
+                    self.client.ask_coordinator(one, &CoordinatorRequest::ListFilters, LIST_WITHIN).await
+                })
+                .collect();
+            let mut lists = Vec::new();
+            let mut cause = "the archive has no coordinators".to_owned();
+            loop {
+                // Whoever is gone shall not hold up what two agree on.
+                let next = match lists.len() {
+                    0 | 1 => asked.next().await,
+                    _ => timeout(LIST_GRACE, asked.next()).await.unwrap_or(None),
+                };
+                match next {
+                    None => break,
+                    Some(Ok(CoordinatorReply::Filters(list))) => lists.push(list),
+                    Some(Ok(_)) => OTHER_ANSWER.clone_into(&mut cause),
+                    Some(Err(error)) => cause = error.to_string(),
+                }
+            }
+            if lists.is_empty() { Err(CoordinatorsAway { cause }) } else { Ok(lists) }
+        }
+        .boxed()
+    }
+
+    fn piece(
+        &self,
+        filter: FilterId,
+        offset: u64,
+        turn: usize,
+    ) -> BoxFuture<'_, Result<Bytes, CoordinatorsAway>> {
+        async move {
+            let coordinators = coordinators(&self.client);
+            let one = coordinators.get(turn.checked_rem(coordinators.len()).unwrap_or(0)).copied();
+            let one =
+                one.ok_or_else(|| CoordinatorsAway { cause: "the archive has no coordinators".into() })?;
+            let asked = CoordinatorRequest::FilterPiece { filter, offset };
+            match self.client.ask_coordinator(one, &asked, PIECE_WITHIN).await {
+                Ok(CoordinatorReply::FilterPiece(bytes)) => Ok(bytes.into()),
+                Ok(_) => Err(CoordinatorsAway { cause: OTHER_ANSWER.to_owned() }),
+                Err(error) => Err(CoordinatorsAway::because(&error)),
+            }
+        }
+        .boxed()
+    }
+}
+
+fn coordinators(client: &CoordinatorClient) -> Vec<NodeId> {
+    client.roster().roster().coordinators.iter().map(|entry| entry.id).collect()
 }
 
 impl FeedSource for NetworkCoordinators {

@@ -1,8 +1,8 @@
-//! Following the archive's feed into the key set.
+//! Following the end of the archive's feed.
 //!
-//! Owns: when the feed is pulled, and when the set is saved. Always holds: events are applied in order and
-//! once; what became visible is known as soon as a coordinator tells it; while no coordinator answers the set
-//! stays as it was. Leaves to others: signatures (`firn-transport` checks them), the set itself (`key_set`).
+//! Owns: when the feed is pulled and from where, and when what is known is saved. Always holds: events are applied in order
+//! and once; what became visible is known as soon as a coordinator tells it; while no coordinator answers what is known
+//! stays as it was. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,13 @@ use firn_wire::{FEED_EVENTS_MAX, FeedBatch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::coordinators::FeedSource;
-use crate::key_file::KeyFile;
-use crate::key_set::KeySet;
+use crate::coordinators::{FeedSource, FilterSource};
+use crate::feed_tail::{FeedTail, POSITION_MAX};
+use crate::filter_agreement::AgreedFilters;
+use crate::filter_keeper::agreed;
+use crate::reach::Reach;
 use crate::shared_keys::SharedKeys;
+use crate::view_file::ViewFile;
 
 /// How long a coordinator may hold back its answer until something happens.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -29,14 +32,22 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A replica may lag; an archive whose feed is shorter than ours for so long was rebuilt, and is followed anew.
 const SHORTER_FEED_FOR: Duration = Duration::from_secs(600);
 
+/// A tail of a million keys is a file of 30 MB: saved every minute it would wear out a disk.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
+const SAVE_LARGE_EVERY: Duration = Duration::from_secs(600);
+const LARGE_TAIL: usize = 1 << 16;
 
-/// Follows one feed into one set.
+/// Follows one feed.
 #[derive(Debug)]
 pub(crate) struct FeedFollower {
     pub(crate) keys: Arc<SharedKeys>,
     pub(crate) source: Arc<dyn FeedSource>,
-    pub(crate) file: Option<KeyFile>,
+    /// Who says how long the feed is, and how much of it filters tell.
+    pub(crate) lists: Arc<dyn FilterSource>,
+    /// Whether filters are kept: otherwise what was told before this gateway began is nobody's concern here.
+    pub(crate) keeps_filters: bool,
+    pub(crate) reach: Arc<Reach>,
+    pub(crate) file: Option<ViewFile>,
     pub(crate) environment: Environment,
 }
 
@@ -51,84 +62,140 @@ enum Progress {
     Behind,
 }
 
+/// What was saved last, and when.
+struct Saved {
+    at: Instant,
+    position: u64,
+    changes: u64,
+}
+
+/// Where to begin with a feed whose filters and head are as coordinators agree: behind the filters, unless more follows
+/// than a tail may hold.
+fn beginning(agreed: &AgreedFilters, keeps_filters: bool, tail_max: usize) -> u64 {
+    let covered = agreed.filters.last().map_or(0, |last| last.range.end);
+    if keeps_filters && agreed.head.saturating_sub(covered) <= tail_max as u64 {
+        covered.min(POSITION_MAX)
+    } else {
+        agreed.head.min(POSITION_MAX)
+    }
+}
+
 impl FeedFollower {
-    /// Follows until `stop` says true, then saves the set a last time.
+    /// Follows until `stop` says true, then saves what is known a last time.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut saved = (Instant::now(), self.keys.position());
-        tokio::select! {
-            () = self.follow(&mut saved) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-        if saved.1 != self.keys.position() {
-            self.save().await;
+        let mut saved =
+            Saved { at: Instant::now(), position: self.keys.position(), changes: self.keys.changes() };
+        self.follow(&mut saved, &mut stop).await;
+        if self.is_news(&saved) {
+            self.save(&mut saved).await;
         }
     }
 
-    async fn follow(&self, saved: &mut (Instant, u64)) {
+    /// Follows until `stop` says true. Saving is never broken off: the next one writes the same file.
+    async fn follow(&self, saved: &mut Saved, stop: &mut watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
         let mut behind_since = None;
         let mut failing = false;
         loop {
             let (began, before) = (Instant::now(), self.keys.position());
-            let pulled = self.pull().await;
-            if saved.0.elapsed() >= SAVE_EVERY && saved.1 != self.keys.position() {
-                *saved = (Instant::now(), self.keys.position());
-                self.save().await;
+            let pulled = tokio::select! {
+                pulled = self.pull() => pulled,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            if self.is_due(saved) {
+                self.save(saved).await;
             }
-            match pulled {
+            let rest = match pulled {
                 Ok(Progress::AtHead | Progress::More) => {
+                    self.reach.answered();
                     if failing {
                         tracing::info!("the archive's feed is followed again");
                     }
                     (pause, behind_since, failing) = (PAUSE_MIN, None, false);
-                    if self.keys.position() == before && began.elapsed() < PAUSE_MIN {
-                        // It did not hold back its answer: it is not asked in a tight loop.
-                        sleep(PAUSE_MIN).await;
-                    }
-                    continue;
+                    // Where it did not hold back its answer it is not asked in a tight loop.
+                    let at_once = self.keys.position() == before && began.elapsed() < PAUSE_MIN;
+                    if at_once { PAUSE_MIN } else { Duration::ZERO }
                 }
                 Ok(Progress::Behind) => {
                     let since = *behind_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SHORTER_FEED_FOR && self.begin_anew().await.is_ok() {
+                    if since.elapsed() >= SHORTER_FEED_FOR {
+                        tracing::warn!("the archive's feed is shorter than before: it is followed anew");
+                        self.keys.forget_all();
                         behind_since = None;
                     }
+                    pause
                 }
                 Err(why) => {
+                    self.reach.failed();
                     if !failing {
                         tracing::warn!("the archive's feed cannot be followed: {why}; trying again");
                     }
                     (behind_since, failing) = (None, true);
+                    pause
                 }
+            };
+            if !rest.is_zero() {
+                tokio::select! {
+                    () = sleep(rest) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+                pause = (pause * 2).min(PAUSE_MAX);
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
-    /// Follows the feed from its beginning into another set, and goes on with that one.
-    async fn begin_anew(&self) -> Result<(), String> {
-        tracing::warn!("the archive's feed is shorter than before: it is followed from its beginning");
-        let mut set = KeySet::default();
-        loop {
-            let batch = self.pull_from(set.position(), Duration::ZERO).await?;
-            set.apply(batch.first, &batch.events).map_err(|error| error.to_string())?;
-            if set.position() >= batch.head || batch.events.is_empty() {
-                break;
+    async fn pull(&self) -> Result<Progress, String> {
+        if !self.keys.has_begun() {
+            self.keys.begin_at(self.find_beginning().await?);
+        }
+        if let Some((covered, first)) = self.keys.gap()
+            && self.keeps_filters
+            && self.fits_tail(covered, self.keys.position())
+            && first > covered
+        {
+            self.close_gap(covered).await?;
+        }
+        // What is there already comes without waiting; the head is heard of before anything else.
+        let wait = if self.keys.followed_at().is_some() { LONG_POLL } else { Duration::ZERO };
+        let batch = self.pull_from(self.keys.position(), wait).await?;
+        // After a long sleep what filters tell by now is not read from the feed.
+        if !self.fits_tail(self.keys.position(), batch.head) {
+            let beginning = self.find_beginning().await?;
+            if beginning > self.keys.position() {
+                self.keys.begin_at(beginning);
+                return Ok(Progress::More);
             }
         }
-        self.keys.replace(set);
+        self.take(&batch)
+    }
+
+    fn fits_tail(&self, first: u64, position: u64) -> bool {
+        position.saturating_sub(first) <= self.keys.tail_keys_max() as u64
+    }
+
+    async fn find_beginning(&self) -> Result<u64, String> {
+        let lists = self.lists.lists().await.map_err(|error| error.to_string())?;
+        let agreed = agreed(&self.lists.roster(), &lists);
+        Ok(beginning(&agreed, self.keeps_filters, self.keys.tail_keys_max()))
+    }
+
+    /// Reads what follows the filters into another tail, as far as this one goes, and goes on with that one.
+    async fn close_gap(&self, covered: u64) -> Result<(), String> {
+        let mut tail = FeedTail::at(covered);
+        while tail.position() < self.keys.position() {
+            let batch = self.pull_from(tail.position(), Duration::ZERO).await?;
+            tail.apply(batch.first, &batch.events).map_err(|error| error.to_string())?;
+            if batch.events.is_empty() {
+                return Err("the coordinators that answer lag behind".to_owned());
+            }
+        }
+        self.keys.replace_tail(tail);
         Ok(())
     }
 
     async fn pull_from(&self, from: u64, wait: Duration) -> Result<FeedBatch, String> {
         let batch = timeout(PULL_TIMEOUT, self.source.pull(from, wait)).await;
         batch.map_err(|_| "no coordinator answered in time".to_owned())?.map_err(|error| error.to_string())
-    }
-
-    async fn pull(&self) -> Result<Progress, String> {
-        // What is there already comes without waiting; the head is heard of before anything else.
-        let wait = if self.keys.followed_at().is_some() { LONG_POLL } else { Duration::ZERO };
-        self.take(&self.pull_from(self.keys.position(), wait).await?)
     }
 
     fn take(&self, batch: &FeedBatch) -> Result<Progress, String> {
@@ -151,10 +218,23 @@ impl FeedFollower {
         if batch.events.is_empty() { Ok(Progress::Behind) } else { Ok(Progress::More) }
     }
 
-    async fn save(&self) {
+    fn is_news(&self, saved: &Saved) -> bool {
+        self.keys.is_usable()
+            && (saved.position, saved.changes) != (self.keys.position(), self.keys.changes())
+    }
+
+    /// Filters that changed are saved at once: files of those before them go.
+    fn is_due(&self, saved: &Saved) -> bool {
+        let every = if self.keys.tail_len() > LARGE_TAIL { SAVE_LARGE_EVERY } else { SAVE_EVERY };
+        self.is_news(saved) && (saved.changes != self.keys.changes() || saved.at.elapsed() >= every)
+    }
+
+    async fn save(&self, saved: &mut Saved) {
         let Some(file) = self.file.clone() else { return };
-        let set = self.keys.snapshot();
-        if let Err(error) = self.environment.blocking(move || file.save(&set)).await {
+        // Before the snapshot: what changes meanwhile is saved again.
+        *saved = Saved { at: Instant::now(), position: self.keys.position(), changes: self.keys.changes() };
+        let view = self.keys.snapshot();
+        if let Err(error) = self.environment.blocking(move || file.save(&view)).await {
             tracing::warn!("{error}");
         }
     }
@@ -162,116 +242,133 @@ impl FeedFollower {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use firn_base::ObjectKey;
     use firn_wire::FeedEvent;
-    use futures::FutureExt;
-    use futures::future::BoxFuture;
+    use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::coordinators::CoordinatorsAway;
-
-    /// A feed that grows while it is followed, and a coordinator that can be away.
-    #[derive(Debug, Default)]
-    struct Feed {
-        events: Mutex<Vec<FeedEvent>>,
-        away: Mutex<bool>,
-        page: usize,
-    }
-
-    impl Feed {
-        fn show(&self, number: u8) {
-            self.events.lock().unwrap().push(FeedEvent::Visible(key(number)));
-        }
-    }
+    use crate::filter_chain::FilterChain;
+    use crate::filter_chain::tests::{filter_in, held};
+    use crate::key_view::Presence;
+    use crate::test_archive::TestArchive;
 
     fn key(number: u8) -> ObjectKey {
         ObjectKey::store_path([number; 20])
     }
 
-    impl FeedSource for Feed {
-        fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, CoordinatorsAway>> {
-            async move {
-                if *self.away.lock().unwrap() {
-                    return Err(CoordinatorsAway { cause: "all are away".to_owned() });
-                }
-                let deadline = Instant::now() + wait;
-                loop {
-                    let events = self.events.lock().unwrap().clone();
-                    let from_index = usize::try_from(from).unwrap();
-                    if events.len() > from_index || Instant::now() >= deadline {
-                        let head = events.len() as u64;
-                        let events = events.into_iter().skip(from_index).take(self.page).collect();
-                        return Ok(FeedBatch { first: from, events, head });
-                    }
-                    sleep(Duration::from_millis(10)).await;
-                }
-            }
-            .boxed()
+    fn follower(archive: &Arc<TestArchive>, tail_max: usize, file: Option<ViewFile>) -> FeedFollower {
+        FeedFollower {
+            keys: Arc::new(SharedKeys::new(tail_max)),
+            source: Arc::clone(archive) as Arc<dyn FeedSource>,
+            lists: Arc::clone(archive) as Arc<dyn FilterSource>,
+            keeps_filters: true,
+            reach: Arc::default(),
+            file,
+            environment: Environment::real(),
         }
     }
 
-    fn follow(
-        feed: &Arc<Feed>,
-        file: Option<KeyFile>,
-    ) -> (Arc<SharedKeys>, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
-        let keys = Arc::new(SharedKeys::new(KeySet::default(), false));
+    fn follow(follower: FeedFollower) -> (Arc<SharedKeys>, watch::Sender<bool>, JoinHandle<()>) {
+        let keys = Arc::clone(&follower.keys);
         let (stop, stopped) = watch::channel(false);
-        let source = Arc::clone(feed) as Arc<dyn FeedSource>;
-        let follower =
-            FeedFollower { keys: Arc::clone(&keys), source, file, environment: Environment::real() };
         (keys, stop, tokio::spawn(follower.run(stopped)))
+    }
+
+    fn shown(keys: &SharedKeys, number: u8) -> bool {
+        matches!(keys.presence(&key(number)), Some(Presence::Visible { .. }))
     }
 
     #[tokio::test(start_paused = true)]
     async fn fresh_paths_are_known_at_once_and_after_coordinators_were_away() {
-        let feed = Arc::new(Feed { page: 2, ..Feed::default() });
-        (0..5).for_each(|number| feed.show(number));
-        let (keys, _stop, _task) = follow(&feed, None);
+        let archive = Arc::new(TestArchive::new(2));
+        (0..5).for_each(|number| archive.show(number));
+        let (keys, _stop, _task) = follow(follower(&archive, 1000, None));
         sleep(Duration::from_millis(50)).await;
-        assert!(keys.is_usable() && keys.contains(&key(4)));
-        feed.show(10);
+        assert!(keys.is_usable() && shown(&keys, 4));
+        assert_eq!(keys.presence(&key(99)), Some(Presence::Absent), "the feed was read from its beginning");
+        archive.show(10);
         sleep(Duration::from_millis(50)).await;
-        assert!(keys.contains(&key(10)));
-        *feed.away.lock().unwrap() = true;
+        assert!(shown(&keys, 10));
+        archive.all_away(true);
         sleep(Duration::from_secs(30)).await;
-        feed.show(11);
+        archive.show(11);
         sleep(Duration::from_secs(100)).await;
-        assert!(!keys.contains(&key(11)) && keys.contains(&key(10)));
-        *feed.away.lock().unwrap() = false;
+        assert!(!shown(&keys, 11) && shown(&keys, 10));
+        archive.all_away(false);
         sleep(Duration::from_secs(6)).await;
-        assert!(keys.contains(&key(11)));
+        assert!(shown(&keys, 11));
         assert_eq!((keys.position(), keys.position_header()), (7, "7".parse().unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_feed_is_followed_from_where_filters_end_or_from_its_head_where_a_tail_is_too_short() {
+        let archive = Arc::new(TestArchive::new(100));
+        (0..20).for_each(|number| archive.show(number));
+        let id = FilterSource::roster(&*archive).archive();
+        archive.list(&[filter_in(id, (0, 16), &[])]);
+        let (keys, _stop, _task) = follow(follower(&archive, 10, None));
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!((keys.gap(), keys.position(), shown(&keys, 17)), (Some((0, 16)), 20, true));
+        assert_eq!(
+            keys.presence(&key(1)),
+            Some(Presence::Unsettled { as_of: 16 }),
+            "filters are not here yet"
+        );
+
+        let (keys, _stop, _task) = follow(follower(&archive, 3, None));
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!((keys.gap(), keys.position()), (Some((0, 20)), 20));
+
+        let none = FeedFollower { keeps_filters: false, ..follower(&archive, 1000, None) };
+        let (keys, _stop, _task) = follow(none);
+        sleep(Duration::from_millis(50)).await;
+        archive.show(30);
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!((keys.gap(), shown(&keys, 30)), (Some((0, 20)), true));
+        assert_eq!(keys.presence(&key(99)), Some(Presence::Unsettled { as_of: 20 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_between_filters_and_tail_is_read_when_the_filters_are_here() {
+        let archive = Arc::new(TestArchive::new(100));
+        (0..20).for_each(|number| archive.show(number));
+        // Nobody lists filters yet, and the tail would be too long without them.
+        let (keys, _stop, _task) = follow(follower(&archive, 12, None));
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(keys.gap(), Some((0, 20)));
+        keys.install(FilterChain::new([held((0, 16), &[key(1)])]));
+        archive.show(40);
+        sleep(Duration::from_secs(25)).await;
+        assert_eq!((keys.gap(), keys.position()), (None, 21));
+        assert!(shown(&keys, 17) && shown(&keys, 40));
+        assert_eq!(keys.presence(&key(1)), Some(Presence::Unsettled { as_of: 16 }));
     }
 
     #[tokio::test]
     async fn a_follower_that_stops_saves_what_it_knows() {
         let directory = tempfile::tempdir().unwrap();
         let file =
-            KeyFile::in_directory(directory.path(), firn_base::ArchiveId::from_bytes([1; 32])).unwrap();
-        let feed = Arc::new(Feed { page: 100, ..Feed::default() });
-        (0..5).for_each(|number| feed.show(number));
-        let (keys, stop, task) = follow(&feed, Some(file.clone()));
+            ViewFile::in_directory(directory.path(), firn_base::ArchiveId::from_bytes([1; 32])).unwrap();
+        let archive = Arc::new(TestArchive::new(100));
+        (0..5).for_each(|number| archive.show(number));
+        let (keys, stop, task) = follow(follower(&archive, 1000, Some(file.clone())));
         while !keys.is_usable() {
             sleep(Duration::from_millis(1)).await;
         }
         stop.send(true).unwrap();
         task.await.unwrap();
-        let saved = file.load().unwrap().unwrap();
+        let saved = file.load().unwrap().unwrap().tail;
         assert_eq!((saved.len(), saved.position()), (5, 5));
     }
 
     #[test]
     fn a_batch_that_does_not_fit_changes_nothing() {
-        let keys = Arc::new(SharedKeys::new(KeySet::default(), false));
-        let source = Arc::new(Feed::default());
-        let environment = Environment::real();
-        let follower = FeedFollower { keys: Arc::clone(&keys), source, file: None, environment };
+        let follower = follower(&Arc::new(TestArchive::new(1)), 100, None);
+        let keys = Arc::clone(&follower.keys);
         let events = vec![FeedEvent::Visible(key(1))];
         assert!(follower.take(&FeedBatch { first: 1, events: events.clone(), head: 2 }).is_err());
         assert!(follower.take(&FeedBatch { first: 0, events: events.clone(), head: 0 }).is_err());
-        assert!(!keys.is_usable() && keys.len() == 0);
+        assert!(!keys.is_usable() && keys.tail_len() == 0);
         assert_eq!(follower.take(&FeedBatch { first: 0, events, head: 1 }), Ok(Progress::AtHead));
         assert_eq!(follower.take(&FeedBatch { first: 0, events: Vec::new(), head: 0 }), Ok(Progress::Behind));
     }

@@ -17,14 +17,17 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::coordinators::{FeedSource, NetworkCoordinators, PublisherSource};
+use crate::coordinators::{NetworkCoordinators, PublisherSource};
 use crate::feed_follower::FeedFollower;
+use crate::filter_chain::{FilterChain, HeldFilter};
+use crate::filter_files::FilterFiles;
+use crate::filter_keeper::FilterKeeper;
 use crate::gateway_core::{CoreParts, GatewayCore};
-use crate::key_file::{KeyFile, KeyFileError};
-use crate::key_set::KeySet;
-use crate::options::{GatewayOptions, WhenUnreadable};
+use crate::key_view::KeyView;
+use crate::options::{FilterChoice, GatewayOptions, WhenUnreadable};
 use crate::routes::Router;
 use crate::server::{BoundPort, ListenError, RunningServer};
+use crate::view_file::{ViewFile, ViewFileError};
 
 /// The archive that a gateway serves: how to reach it.
 #[derive(Debug, Clone)]
@@ -44,7 +47,7 @@ pub enum StartError {
     Listen(#[from] ListenError),
     /// The cache directory.
     #[error(transparent)]
-    KeyFile(#[from] KeyFileError),
+    ViewFile(#[from] ViewFileError),
 }
 
 /// Starts gateways.
@@ -71,6 +74,12 @@ pub struct RunningGateway {
 const PUBLISHERS_EVERY: Duration = Duration::from_secs(60);
 const PUBLISHERS_RETRY: Duration = Duration::from_secs(5);
 
+/// Coordinators make a filter of every 2^20 events: four times as many are 180 MB, and come together only where an archive
+/// is loaded faster than filters are made.
+const TAIL_KEYS_MAX: usize = 1 << 22;
+/// Without filters the tail is only what makes answers of coordinators last longer.
+const TAIL_KEYS_WITHOUT_FILTERS: usize = 1 << 16;
+
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -79,11 +88,15 @@ impl Gateway {
     pub async fn open(archive: ArchiveParts, options: &GatewayOptions) -> Result<OpenGateway, StartError> {
         let ArchiveParts { environment, coordinators } = archive;
         let archive = coordinators.roster().archive();
-        let (file, keys) = match &options.cache_dir {
+        let keeps_filters = options.filter != FilterChoice::None;
+        // A gateway that keeps nothing of the past writes nothing either.
+        let directory = options.cache_dir.clone().filter(|_| keeps_filters);
+        let files = FilterFiles::new(directory.as_ref().map(|directory| directory.join("filters")));
+        let (file, view) = match directory {
             None => (None, None),
             Some(directory) => {
-                let directory = directory.clone();
-                environment.blocking(move || load_keys(&directory, archive)).await?
+                let (files, seed) = (files.clone(), environment.seed());
+                environment.blocking(move || load_view(&directory, &files, archive, &seed)).await?
             }
         };
         let source = Arc::new(CoordinatorSource::new(coordinators.clone()));
@@ -98,14 +111,37 @@ impl Gateway {
         let network = Arc::new(NetworkCoordinators::new(coordinators, directory));
         let core = Arc::new(GatewayCore::new(CoreParts {
             environment: environment.clone(),
-            locator: network.clone(),
+            index: network.clone(),
             objects: ObjectReader::new(manifests, environment.clone(), object_options),
-            keys_usable: keys.is_some(),
-            keys: keys.unwrap_or_default(),
+            view,
+            tail_keys_max: if keeps_filters { TAIL_KEYS_MAX } else { TAIL_KEYS_WITHOUT_FILTERS },
+            range_cache_bytes: options.range_cache_bytes,
             narinfo_cache_bytes: options.narinfo_cache_bytes,
             listing_cache_bytes: options.listing_cache_bytes,
         }));
-        Ok(OpenGateway::follow(core, swarm, network.clone(), network, file, environment))
+        let follower = FeedFollower {
+            keys: Arc::clone(&core.keys),
+            source: network.clone(),
+            lists: network.clone(),
+            keeps_filters,
+            reach: Arc::clone(&core.reach),
+            file,
+            environment: environment.clone(),
+        };
+        let keeper = keeps_filters.then(|| FilterKeeper {
+            keys: Arc::clone(&core.keys),
+            source: network.clone(),
+            files,
+            environment,
+            counts: Arc::clone(&core.keeper),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = vec![
+            tokio::spawn(follower.run(stopped.clone())),
+            tokio::spawn(follow_publishers(Arc::clone(&core), network, stopped.clone())),
+        ];
+        tasks.extend(keeper.map(|keeper| tokio::spawn(keeper.run(stopped))));
+        Ok(OpenGateway { core, swarm, stop, tasks })
     }
 
     /// Starts a gateway: takes the port, follows the feed to its head, opens the port.
@@ -128,33 +164,17 @@ impl Gateway {
         let router = Router::new(Arc::clone(&open.core), when_unreadable, Some(open.swarm.clone()));
         let server = port.serve(router, options.limits)?;
         tracing::info!(
-            "gateway listens on http://{}/ with {} keys at feed position {}",
+            "gateway listens on http://{}/ at feed position {}: {} keys are in filters, {} were told of since",
             server.address(),
-            open.core.key_count(),
-            open.core.feed_position()
+            open.core.feed_position(),
+            open.core.filter_keys(),
+            open.core.tail_keys()
         );
         Ok(RunningGateway { server, open })
     }
 }
 
 impl OpenGateway {
-    fn follow(
-        core: Arc<GatewayCore>,
-        swarm: SwarmReader,
-        feed: Arc<dyn FeedSource>,
-        publishers: Arc<dyn PublisherSource>,
-        file: Option<KeyFile>,
-        environment: Environment,
-    ) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let follower = FeedFollower { keys: Arc::clone(&core.keys), source: feed, file, environment };
-        let tasks = vec![
-            tokio::spawn(follower.run(stopped.clone())),
-            tokio::spawn(follow_publishers(Arc::clone(&core), publishers, stopped)),
-        ];
-        Self { core, swarm, stop, tasks }
-    }
-
     /// The core, which answers as long as this lives.
     pub const fn core(&self) -> &Arc<GatewayCore> {
         &self.core
@@ -177,7 +197,7 @@ impl OpenGateway {
         }
     }
 
-    /// Ends the tasks in order; the key set is saved if there is a place for it.
+    /// Ends the tasks in order; what is known of keys is saved if there is a place for it.
     pub async fn close(mut self) {
         self.stop.send_replace(true);
         for task in self.tasks.drain(..) {
@@ -203,26 +223,38 @@ impl RunningGateway {
         self.open.core()
     }
 
-    /// Takes no more connections, lets transfers end for a while, saves the key set.
+    /// Takes no more connections, lets transfers end for a while, saves what is known of keys.
     pub async fn shutdown(self) {
         self.server.shutdown().await;
         self.open.close().await;
     }
 }
 
-type LoadedKeys = (Option<KeyFile>, Option<KeySet>);
-
-fn load_keys(directory: &std::path::Path, archive: firn_base::ArchiveId) -> Result<LoadedKeys, KeyFileError> {
-    let file = KeyFile::in_directory(directory, archive)?;
-    let keys = match file.load() {
-        Ok(keys) => keys,
-        Err(error @ KeyFileError::Unfit { .. }) => {
+/// What an earlier life knew. A filter that is not there any more leaves a gap, which coordinators fill.
+fn load_view(
+    directory: &std::path::Path,
+    files: &FilterFiles,
+    archive: firn_base::ArchiveId,
+    seed: &[u8; 32],
+) -> Result<(Option<ViewFile>, Option<KeyView>), ViewFileError> {
+    let file = ViewFile::in_directory(directory, archive)?;
+    let saved = match file.load() {
+        Ok(saved) => saved,
+        Err(error @ ViewFileError::Unfit { .. }) => {
             tracing::warn!("{error}");
             None
         }
         Err(error) => return Err(error),
     };
-    Ok((Some(file), keys))
+    let view = saved.map(|saved| {
+        let filters = saved.filters.into_iter().map_while(|entry| {
+            let bytes = files.read(&entry).ok().flatten()?;
+            let opened = HeldFilter::open(archive, entry, bytes, seed);
+            opened.inspect_err(|why| tracing::warn!("the filter {} is not used: {why}", entry.id)).ok()
+        });
+        KeyView { filters: FilterChain::new(filters.map(Arc::new)), tail: saved.tail }
+    });
+    Ok((Some(file), view))
 }
 
 async fn follow_publishers(

@@ -1,9 +1,9 @@
 //! The gateway without its sockets: from a store path hash to a narinfo, NAR, listing or log.
 //!
-//! Owns: finding records, remembering what was found, opening objects. Always holds: absence is decided from
-//! the key set alone, without naming the key to anybody (invariant 12); an object that is archived is never
-//! reported absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP
-//! (`routes`), keeping the key set (`feed_follower`).
+//! Owns: finding records, remembering what was found, opening objects. Always holds: absence is decided from what is here,
+//! or from an index range, without naming the key to anybody (invariant 12); an object that is archived is never reported
+//! absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys
+//! (`key_view`, `key_ranges`).
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,14 +15,17 @@ use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::bounded_cache::BoundedCache;
-use crate::coordinators::KeyLocator;
-use crate::key_set::KeySet;
+use crate::coordinators::{KeyIndex, RecordPlace};
+use crate::filter_keeper::KeeperCounts;
+use crate::key_ranges::{KeyRanges, Settled};
+use crate::key_view::{KeyView, Presence};
 use crate::metrics::Metrics;
 use crate::narinfo::RenderedNarInfo;
 use crate::open_object::OpenObject;
+use crate::reach::Reach;
 use crate::serve_error::ServeError;
 use crate::shared_keys::SharedKeys;
 use crate::variants::{Variant, preferred};
@@ -32,14 +35,16 @@ use crate::variants::{Variant, preferred};
 pub struct CoreParts {
     /// Clock and blocking work.
     pub environment: Environment,
-    /// Who finds records.
-    pub locator: Arc<dyn KeyLocator>,
+    /// Who shows which keys are visible, and where.
+    pub index: Arc<dyn KeyIndex>,
     /// Who reads objects; it has the cache of NAR contents.
     pub objects: ObjectReader,
-    /// The key set to begin with.
-    pub keys: KeySet,
-    /// Whether that set may answer before the feed was heard: it was saved by an earlier life.
-    pub keys_usable: bool,
+    /// What an earlier life knew of the keys: it may answer before the feed was heard.
+    pub view: Option<KeyView>,
+    /// Keys of the feed's end that are known exactly, at most.
+    pub tail_keys_max: usize,
+    /// Bytes of index ranges to remember.
+    pub range_cache_bytes: usize,
     /// Bytes of narinfos and records to remember.
     pub narinfo_cache_bytes: usize,
     /// Bytes of listings to remember.
@@ -51,21 +56,32 @@ pub struct CoreParts {
 pub struct GatewayCore {
     pub(crate) keys: Arc<SharedKeys>,
     pub(crate) metrics: Metrics,
+    pub(crate) ranges: Arc<KeyRanges>,
+    pub(crate) reach: Arc<Reach>,
+    pub(crate) keeper: Arc<KeeperCounts>,
     environment: Environment,
-    locator: Arc<dyn KeyLocator>,
+    index: Arc<dyn KeyIndex>,
     objects: ObjectReader,
-    found: BoundedCache<Arc<Found>>,
-    listings: BoundedCache<Bytes>,
+    found: BoundedCache<ObjectKey, Arc<Found>>,
+    listings: BoundedCache<ObjectKey, Bytes>,
     listing_permits: Semaphore,
     publishers: RwLock<Arc<Vec<PublisherKey>>>,
 }
 
-/// What is known of one key.
+/// What is known of a key that may be archived.
+enum Remembered {
+    Found(Arc<Found>),
+    Unknown(Presence),
+}
+
+/// What was found of one key.
 #[derive(Debug)]
 struct Found {
     /// The order of the index; at least one.
     variants: Vec<Variant>,
     narinfo: Option<RenderedNarInfo>,
+    /// It is true as of this position of the feed.
+    position: u64,
     at: Instant,
     refreshing: std::sync::atomic::AtomicBool,
 }
@@ -73,10 +89,6 @@ struct Found {
 // The feed does not tell of a further publisher's record of a known key: what is older is looked up again, while
 // the old answer is served.
 const REFRESH_AFTER: Duration = Duration::from_secs(300);
-
-// A replica that was asked may lag behind the one that told of the key.
-const LOCATE_TRIES: u32 = 4;
-const LOCATE_PAUSE: Duration = Duration::from_millis(150);
 
 // Making a listing reads a whole NAR, and its tree can take 250 MB.
 const LISTINGS_AT_ONCE: usize = 2;
@@ -90,13 +102,22 @@ const NO_LOG: &str = "no build log of this derivation is archived";
 const NO_LISTING: &str = "the NAR of this store path has no listing: names in it are not text";
 
 impl GatewayCore {
-    /// A core that holds `parts.keys` until the feed tells more.
+    /// A core that knows `parts.view` until the feed tells more.
     pub fn new(parts: CoreParts) -> Self {
+        let keys = SharedKeys::new(parts.tail_keys_max);
+        if let Some(view) = parts.view {
+            keys.resume(view);
+        }
+        let reach = Arc::new(Reach::default());
+        let ranges = KeyRanges::new(Arc::clone(&parts.index), Arc::clone(&reach), parts.range_cache_bytes);
         Self {
-            keys: Arc::new(SharedKeys::new(parts.keys, parts.keys_usable)),
+            keys: Arc::new(keys),
             metrics: Metrics::default(),
+            ranges: Arc::new(ranges),
+            reach,
+            keeper: Arc::default(),
             environment: parts.environment,
-            locator: parts.locator,
+            index: parts.index,
             objects: parts.objects,
             found: BoundedCache::new(parts.narinfo_cache_bytes),
             listings: BoundedCache::new(parts.listing_cache_bytes),
@@ -105,22 +126,22 @@ impl GatewayCore {
         }
     }
 
-    /// Whether `key` is archived, from local data.
-    pub fn holds(&self, key: &ObjectKey) -> bool {
-        self.keys.contains(key)
-    }
-
     /// The feed position as of which absence is decided.
     pub fn feed_position(&self) -> u64 {
         self.keys.position()
     }
 
-    /// Keys that are served.
-    pub fn key_count(&self) -> u64 {
-        self.keys.len()
+    /// Keys that filters were made of, withdrawn ones included.
+    pub fn filter_keys(&self) -> u64 {
+        self.keys.filters().keys()
     }
 
-    /// Whether absence can be decided: the feed was followed to its head once, or a saved set was loaded.
+    /// Keys of which the feed told since.
+    pub fn tail_keys(&self) -> usize {
+        self.keys.tail_len()
+    }
+
+    /// Whether absence can be decided: the feed was followed to its head once, or what was saved was loaded.
     pub fn is_usable(&self) -> bool {
         self.keys.is_usable()
     }
@@ -142,10 +163,11 @@ impl GatewayCore {
     /// The narinfo of the store path with this hash.
     pub async fn narinfo(self: &Arc<Self>, hash: [u8; 20]) -> Result<RenderedNarInfo, ServeError> {
         let key = ObjectKey::store_path(hash);
-        if let Some(narinfo) = self.remembered(&key)?.and_then(|found| found.narinfo.clone()) {
-            return Ok(narinfo);
-        }
-        let found = Box::pin(self.look_up(key)).await?;
+        let found = match self.remembered(&key)? {
+            Remembered::Found(found) => found,
+            // Boxed, so that the future of a miss stays small.
+            Remembered::Unknown(presence) => Box::pin(self.look_up(key, presence)).await?,
+        };
         found.narinfo.clone().ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
     }
 
@@ -200,51 +222,70 @@ impl GatewayCore {
     /// The next question about `key` is looked up anew.
     pub(crate) fn forget(&self, key: &ObjectKey) {
         self.found.remove(key);
+        self.ranges.forget(key);
     }
 
     fn publishers(&self) -> Arc<Vec<PublisherKey>> {
         Arc::clone(&self.publishers.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What is remembered of a key that is archived.
-    fn remembered(self: &Arc<Self>, key: &ObjectKey) -> Result<Option<Arc<Found>>, ServeError> {
-        if !self.keys.contains(key) {
-            if self.keys.is_usable() {
-                return Err(ServeError::NotArchived(NOT_ARCHIVED));
-            }
-            return Err(ServeError::unreadable(&"the archive's feed was not heard yet"));
-        }
-        let Some(found) = self.found.get(key) else { return Ok(None) };
+    /// What is known of a key without asking anybody; an error if it is known not to be archived.
+    fn remembered(self: &Arc<Self>, key: &ObjectKey) -> Result<Remembered, ServeError> {
+        let presence = self.keys.presence(key);
+        let presence =
+            presence.ok_or_else(|| ServeError::unsettled(&"the archive's feed was not heard yet"))?;
+        let as_of = match presence {
+            Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
+            Presence::Visible { as_of } | Presence::Unsettled { as_of } => as_of,
+        };
+        let Some(found) = self.found.get(key).filter(|found| found.position >= as_of) else {
+            return Ok(Remembered::Unknown(presence));
+        };
         self.metrics.count_cache_hit();
         if found.at.elapsed() >= REFRESH_AFTER
             && !found.refreshing.swap(true, std::sync::atomic::Ordering::Relaxed)
         {
             let (core, key) = (Arc::clone(self), *key);
-            tokio::spawn(async move { drop(core.look_up(key).await) });
+            tokio::spawn(async move { drop(core.look_up(key, presence).await) });
         }
-        Ok(Some(found))
+        Ok(Remembered::Found(found))
     }
 
     async fn find(self: &Arc<Self>, key: ObjectKey, absent: &'static str) -> Result<Arc<Found>, ServeError> {
-        let remembered = self.remembered(&key).map_err(|error| match error {
+        let found = match self.remembered(&key) {
+            Ok(Remembered::Found(found)) => Ok(found),
+            Ok(Remembered::Unknown(presence)) => self.look_up(key, presence).await,
+            Err(error) => Err(error),
+        };
+        found.map_err(|error| match error {
             ServeError::NotArchived(_) => ServeError::NotArchived(absent),
-            unreadable => unreadable,
-        })?;
-        match remembered {
-            Some(found) => Ok(found),
-            None => self.look_up(key).await,
+            other => other,
+        })
+    }
+
+    /// Where the records of `key` lie, and as of which position.
+    async fn locate(
+        &self,
+        key: &ObjectKey,
+        presence: Presence,
+    ) -> Result<(Vec<RecordPlace>, u64), ServeError> {
+        let (as_of, visible) = match presence {
+            Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
+            Presence::Visible { as_of } => (as_of, true),
+            Presence::Unsettled { as_of } => (as_of, false),
+        };
+        match self.ranges.settle(key, as_of).await {
+            Ok(Settled::Here { locations, position }) => Ok((self.index.places(locations).await?, position)),
+            // It was withdrawn a moment ago, and the feed tells it soon; or two coordinators lie.
+            Ok(Settled::Absent) if visible => Err(ServeError::unreadable(&"the coordinators do not find it")),
+            Ok(Settled::Absent) => Err(ServeError::NotArchived(NOT_ARCHIVED)),
+            Err(error) if visible => Err(ServeError::unreadable(&error)),
+            Err(error) => Err(ServeError::unsettled(&error)),
         }
     }
 
-    async fn look_up(&self, key: ObjectKey) -> Result<Arc<Found>, ServeError> {
-        let mut places = self.locator.locate(key).await?;
-        for _ in 1..LOCATE_TRIES {
-            if !places.is_empty() {
-                break;
-            }
-            sleep(LOCATE_PAUSE).await;
-            places = self.locator.locate(key).await?;
-        }
+    async fn look_up(&self, key: ObjectKey, presence: Presence) -> Result<Arc<Found>, ServeError> {
+        let (places, position) = self.locate(&key, presence).await?;
         let (mut variants, mut failure) = (Vec::new(), None);
         for place in places {
             let manifests = self.objects.manifests();
@@ -264,7 +305,7 @@ impl GatewayCore {
         let text = narinfo.as_ref().map_or(0, |narinfo| narinfo.text.len());
         let bytes = (text + 256).saturating_mul(1 + RECORD_SHARE * variants.len());
         let at = Instant::now();
-        let found = Arc::new(Found { variants, narinfo, at, refreshing: false.into() });
+        let found = Arc::new(Found { variants, narinfo, position, at, refreshing: false.into() });
         match failure {
             // With a record missing the answer may be another one than it should be: good for now only.
             Some(error) => tracing::warn!("one of several records of {key} cannot be read: {error}"),

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     bytes: [AtomicU64; ROUTES.len()],
     cache_hits: AtomicU64,
     unreadable: AtomicU64,
+    unsettled: AtomicU64,
     broken_off: AtomicU64,
     connections: AtomicU64,
 }
@@ -62,6 +63,10 @@ impl Metrics {
 
     pub(crate) fn count_unreadable(&self) {
         self.unreadable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_unsettled(&self) {
+        self.unsettled.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_broken_off(&self) {
@@ -103,6 +108,12 @@ impl Metrics {
             read(&self.unreadable),
         );
         page.one(
+            "unsettled_total",
+            "counter",
+            "Requests for what may be archived while no coordinator could be asked.",
+            read(&self.unsettled),
+        );
+        page.one(
             "broken_off_total",
             "counter",
             "Bodies that were cut short because reading failed.",
@@ -116,7 +127,31 @@ impl Metrics {
             "Feed position as of which absence is decided.",
             core.feed_position(),
         );
-        page.one("keys", "gauge", "Keys that are served.", core.key_count());
+        let filters = core.keys.filters();
+        page.one("filters", "gauge", "Filters that are asked.", filters.filters().len() as u64);
+        page.one("filter_position", "gauge", "Feed position behind the last filter.", filters.end());
+        page.one("filter_keys", "gauge", "Keys in filters, withdrawn ones included.", filters.keys());
+        page.one("filter_bytes", "gauge", "Bytes of filters.", filters.bytes());
+        page.one("tail_keys", "gauge", "Keys of which the feed told since.", core.tail_keys() as u64);
+        page.one(
+            "filters_refused_total",
+            "counter",
+            "Filters that are not what they should be.",
+            read(&core.keeper.refused),
+        );
+        page.one(
+            "filter_bytes_fetched_total",
+            "counter",
+            "Bytes of filters that were fetched.",
+            read(&core.keeper.fetched_bytes),
+        );
+        page.one("ranges_asked_total", "counter", "Index ranges asked of coordinators.", core.ranges.asked());
+        page.one(
+            "strangers_total",
+            "counter",
+            "Questions for keys that an index range showed not to be archived.",
+            core.ranges.strangers(),
+        );
         if let Some(age) = core.feed_age() {
             page.one("feed_age_seconds", "gauge", "Time since the feed held nothing newer.", age.as_secs());
         }

@@ -13,6 +13,16 @@ pub enum WhenUnreadable {
     Miss,
 }
 
+/// What of the archive's filters a gateway keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FilterChoice {
+    /// All of them: nine bits for each key, and misses are answered from memory.
+    #[default]
+    Full,
+    /// None: every question is settled by a coordinator, from the first 20 to 24 bits of its hash.
+    None,
+}
+
 /// How a gateway serves.
 #[derive(Debug, Clone)]
 pub struct GatewayOptions {
@@ -27,10 +37,15 @@ pub struct GatewayOptions {
     pub narinfo_cache_bytes: usize,
     /// Bytes of listings that are remembered.
     pub listing_cache_bytes: usize,
-    /// Where the key set is saved, so that a gateway started again answers while every coordinator is away.
+    /// Bytes of index ranges that are remembered.
+    pub range_cache_bytes: usize,
+    /// What of the archive's filters is kept.
+    pub filter: FilterChoice,
+    /// Where filters and the end of the feed are kept, so that a gateway started again answers while every coordinator
+    /// is away. Without it they are in memory alone.
     pub cache_dir: Option<PathBuf>,
     /// With [`WhenUnreadable::Miss`] the port opens after this long even if no coordinator was heard. With
-    /// [`WhenUnreadable::Retry`] it opens only once the archive's feed was heard, or a saved key set was found.
+    /// [`WhenUnreadable::Retry`] it opens only once the archive's feed was heard, or what was saved was found.
     pub first_feed_wait: Duration,
     /// Limits on clients.
     pub limits: ServerLimits,
@@ -57,8 +72,11 @@ impl Default for GatewayOptions {
             cache_bytes: 256 << 20,
             narinfo_cache_bytes: 64 << 20,
             listing_cache_bytes: 16 << 20,
+            range_cache_bytes: 16 << 20,
+            filter: FilterChoice::Full,
             cache_dir: None,
-            first_feed_wait: Duration::from_secs(10),
+            // Nix that finds the port closed tries again for as long as it takes to fail.
+            first_feed_wait: Duration::from_secs(2),
             limits: ServerLimits::default(),
         }
     }

@@ -19,9 +19,20 @@ pub enum ServeError {
         /// elsewhere by now.
         passing: bool,
     },
+    /// Whether the archive has it cannot be known at the moment: answered as what cannot be read.
+    #[error("whether this is archived cannot be settled now: {cause}")]
+    Unsettled {
+        /// What stands in the way.
+        cause: String,
+    },
 }
 
 impl ServeError {
+    /// Nobody could be asked for this reason.
+    pub(crate) fn unsettled(cause: &impl std::fmt::Display) -> Self {
+        Self::Unsettled { cause: cause.to_string() }
+    }
+
     /// It is archived and was not read for this reason.
     pub(crate) fn unreadable(cause: &impl std::fmt::Display) -> Self {
         Self::Unreadable { cause: cause.to_string(), passing: true }

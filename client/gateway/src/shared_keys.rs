@@ -1,46 +1,62 @@
-//! The key set as many requests ask it while one follower changes it.
+//! The view of all keys as many requests ask it while it changes.
 //!
-//! Always holds: a question waits for the application of one batch at most, never for a merge; position and
-//! membership that a request sees belong to the set or a later one. Leaves to others: who changes it.
+//! Always holds: a question waits for the application of one batch, or of one list of filters, at most; position and
+//! presence that a request sees belong to the view or a later one. Leaves to others: who changes it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use firn_base::ObjectKey;
 use firn_wire::FeedEvent;
 use hyper::header::HeaderValue;
 use tokio::time::Instant;
 
-use crate::key_set::{FeedGap, KeySet};
+use crate::feed_tail::{FeedGap, FeedTail};
+use crate::filter_chain::FilterChain;
+use crate::key_view::{KeyView, Presence};
 
-/// The gateway's key set. One task changes it, any number ask.
+/// What the gateway knows of all keys. Any number ask.
 #[derive(Debug)]
 pub(crate) struct SharedKeys {
-    set: RwLock<KeySet>,
+    view: RwLock<KeyView>,
+    /// Keys that the tail tells of at most.
+    tail_keys_max: usize,
     position: AtomicU64,
-    keys: AtomicU64,
-    followed_once: AtomicBool,
+    /// How often the filters changed, or the tail was begun anew.
+    changes: AtomicU64,
+    begun: AtomicBool,
+    usable: AtomicBool,
     followed: Mutex<Option<Instant>>,
     position_header: RwLock<HeaderValue>,
 }
 
 impl SharedKeys {
-    /// The set from which the feed is followed; `usable` if it may answer before the feed was heard.
-    pub(crate) fn new(set: KeySet, usable: bool) -> Self {
-        let shared = Self {
-            set: RwLock::new(KeySet::default()),
+    /// Nothing is known yet.
+    pub(crate) fn new(tail_keys_max: usize) -> Self {
+        Self {
+            view: RwLock::default(),
+            tail_keys_max,
             position: AtomicU64::new(0),
-            keys: AtomicU64::new(0),
-            followed_once: AtomicBool::new(usable),
+            changes: AtomicU64::new(0),
+            begun: AtomicBool::new(false),
+            usable: AtomicBool::new(false),
             followed: Mutex::new(None),
             position_header: RwLock::new(HeaderValue::from_static("0")),
-        };
-        shared.replace(set);
-        shared
+        }
     }
 
-    pub(crate) fn contains(&self, key: &ObjectKey) -> bool {
-        self.read().contains(key)
+    /// Goes on with what an earlier life knew: it may answer before the feed was heard.
+    pub(crate) fn resume(&self, view: KeyView) {
+        let mut current = self.write();
+        *current = view;
+        self.publish(&current);
+        self.begun.store(true, Ordering::Release);
+        self.usable.store(true, Ordering::Release);
+    }
+
+    /// What is known of `key`; nothing as long as absence cannot be decided.
+    pub(crate) fn presence(&self, key: &ObjectKey) -> Option<Presence> {
+        self.is_usable().then(|| self.read().presence(key))
     }
 
     pub(crate) fn position(&self) -> u64 {
@@ -52,13 +68,18 @@ impl SharedKeys {
         self.position_header.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn len(&self) -> u64 {
-        self.keys.load(Ordering::Relaxed)
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
-    /// Whether the set has been what the feed says, now or in an earlier life of this gateway.
+    /// Whether it is known where the feed is to be followed from.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// Whether the view has been what the feed says, now or in an earlier life of this gateway.
     pub(crate) fn is_usable(&self) -> bool {
-        self.followed_once.load(Ordering::Acquire)
+        self.usable.load(Ordering::Acquire)
     }
 
     /// When the feed was last known to hold nothing newer.
@@ -69,46 +90,132 @@ impl SharedKeys {
     /// The feed holds nothing newer now.
     pub(crate) fn mark_followed(&self) {
         *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.followed_once.store(true, Ordering::Release);
+        self.usable.store(true, Ordering::Release);
     }
 
-    /// Applies events; only one task may do this.
+    /// The feed is followed from `position` on; filters stay.
+    pub(crate) fn begin_at(&self, position: u64) {
+        self.replace_tail(FeedTail::at(position));
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// Another tail in place of this one.
+    pub(crate) fn replace_tail(&self, tail: FeedTail) {
+        let mut view = self.write();
+        view.tail = tail;
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.publish(&view);
+    }
+
+    /// Everything is forgotten: it was of another feed.
+    pub(crate) fn forget_all(&self) {
+        self.begun.store(false, Ordering::Release);
+        self.usable.store(false, Ordering::Release);
+        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut view = self.write();
+        *view = KeyView::default();
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.publish(&view);
+    }
+
+    /// Takes events. Where the tail grows too long its elder half is forgotten: what filters do not tell of it is settled
+    /// by coordinators.
     pub(crate) fn apply(&self, first: u64, events: &[FeedEvent]) -> Result<(), FeedGap> {
-        {
-            let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
-            set.apply(first, events)?;
-            self.publish(&set);
+        let mut view = self.write();
+        view.tail.apply(first, events)?;
+        if view.tail.len() > self.tail_keys_max {
+            let half = (view.tail.position() - view.tail.first()) / 2;
+            let middle = view.tail.position() - half;
+            view.tail.forget_before(middle);
         }
-        // Nobody else changes the set, so it can be merged without holding up those who ask.
-        let merged = {
-            let set = self.read();
-            set.wants_merge().then(|| KeySet::from_sorted(set.to_sorted(), set.position()))
-        };
-        if let Some(merged) = merged.flatten() {
-            self.replace(merged);
-        }
+        self.publish(&view);
         Ok(())
     }
 
-    /// Another set in place of this one.
-    pub(crate) fn replace(&self, new: KeySet) {
-        let mut set = self.set.write().unwrap_or_else(PoisonError::into_inner);
-        *set = new;
-        self.publish(&set);
+    /// Asks these filters from now on; the tail forgets what they tell.
+    pub(crate) fn install(&self, filters: FilterChain) {
+        let mut view = self.write();
+        view.tail.forget_before(filters.end());
+        view.filters = filters;
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The set as it is now: cheap but for the latest changes.
-    pub(crate) fn snapshot(&self) -> KeySet {
+    /// The filters that are asked.
+    pub(crate) fn filters(&self) -> FilterChain {
+        self.read().filters.clone()
+    }
+
+    /// Where filters end and the tail begins, if nothing is known of what lies between.
+    pub(crate) fn gap(&self) -> Option<(u64, u64)> {
+        let view = self.read();
+        view.has_gap().then(|| (view.filters.end(), view.tail.first()))
+    }
+
+    /// How many keys the tail tells of.
+    pub(crate) fn tail_len(&self) -> usize {
+        self.read().tail.len()
+    }
+
+    pub(crate) const fn tail_keys_max(&self) -> usize {
+        self.tail_keys_max
+    }
+
+    /// The view as it is now.
+    pub(crate) fn snapshot(&self) -> KeyView {
         self.read().clone()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, KeySet> {
-        self.set.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, KeyView> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, set: &KeySet) {
-        self.position.store(set.position(), Ordering::Relaxed);
-        self.keys.store(set.len() as u64, Ordering::Relaxed);
-        *self.position_header.write().unwrap_or_else(PoisonError::into_inner) = set.position().into();
+    fn write(&self) -> RwLockWriteGuard<'_, KeyView> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, view: &KeyView) {
+        self.position.store(view.position(), Ordering::Relaxed);
+        *self.position_header.write().unwrap_or_else(PoisonError::into_inner) = view.position().into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter_chain::tests::held;
+
+    fn key(number: u64) -> ObjectKey {
+        let mut name = [7; 20];
+        name[..8].copy_from_slice(&number.to_le_bytes());
+        ObjectKey::store_path(name)
+    }
+
+    fn visible(numbers: std::ops::Range<u64>) -> Vec<FeedEvent> {
+        numbers.map(|number| FeedEvent::Visible(key(number))).collect()
+    }
+
+    #[test]
+    fn a_tail_that_grows_too_long_forgets_its_elder_half_and_calls_nothing_absent() {
+        let keys = SharedKeys::new(100);
+        keys.begin_at(0);
+        keys.apply(0, &visible(0..101)).unwrap();
+        keys.mark_followed();
+        assert_eq!((keys.gap(), keys.tail_len()), (Some((0, 51)), 50));
+        assert_eq!(keys.presence(&key(0)), Some(Presence::Unsettled { as_of: 51 }));
+        assert_eq!(keys.presence(&key(1000)), Some(Presence::Unsettled { as_of: 51 }));
+        assert_eq!(keys.presence(&key(100)), Some(Presence::Visible { as_of: 101 }));
+    }
+
+    #[test]
+    fn filters_take_the_place_of_what_the_tail_told() {
+        let keys = SharedKeys::new(100);
+        keys.begin_at(0);
+        keys.apply(0, &visible(0..12)).unwrap();
+        keys.mark_followed();
+        let shown: Vec<_> = (0..8).map(key).collect();
+        keys.install(FilterChain::new([held((0, 8), &shown)]));
+        assert_eq!((keys.gap(), keys.tail_len(), keys.position()), (None, 4, 12));
+        assert_eq!(keys.presence(&key(3)), Some(Presence::Unsettled { as_of: 8 }));
+        assert_eq!(keys.presence(&key(9)), Some(Presence::Visible { as_of: 10 }));
     }
 }

@@ -396,7 +396,7 @@ async fn health_readiness_and_metrics_are_told() {
         "firn_gateway_requests_total{route=\"narinfo\",status=\"404\"} 1",
         "firn_gateway_misses_total 1",
         "firn_gateway_cache_hits_total 1",
-        "firn_gateway_keys 4",
+        "firn_gateway_tail_keys 4",
         "firn_gateway_feed_position 4",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

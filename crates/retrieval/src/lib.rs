@@ -44,5 +44,6 @@ pub use range::{RANGE_STALL_MAX, ReadRangeError, read_range};
 pub use read_error::ReadError;
 pub use shard_collection::DamagedShardFile;
 pub use shard_source::{NodeSource, ShardRange, ShardSource};
+pub use single_flight::SingleFlight;
 pub use spool_reader::SpoolReader;
 pub use swarm_reader::{SwarmCounts, SwarmOptions, SwarmReader};

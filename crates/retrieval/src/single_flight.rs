@@ -16,7 +16,7 @@ type Flight<T> = BoxFuture<'static, T>;
 const KEYS_BEFORE_SWEEP: usize = 64;
 
 /// Questions under way, by key.
-pub(crate) struct SingleFlight<K, T: Clone> {
+pub struct SingleFlight<K, T: Clone> {
     flights: Mutex<BTreeMap<K, WeakShared<Flight<T>>>>,
 }
 
@@ -26,13 +26,20 @@ impl<K, T: Clone> fmt::Debug for SingleFlight<K, T> {
     }
 }
 
+impl<K: Ord + Clone, T: Clone + Send + Sync + 'static> Default for SingleFlight<K, T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K: Ord + Clone, T: Clone + Send + Sync + 'static> SingleFlight<K, T> {
-    pub(crate) const fn new() -> Self {
+    /// None under way.
+    pub const fn new() -> Self {
         Self { flights: Mutex::new(BTreeMap::new()) }
     }
 
     /// The answer of the question under way for `key`, or of `ask`.
-    pub(crate) async fn run(&self, key: K, ask: impl FnOnce() -> Flight<T>) -> T {
+    pub async fn run(&self, key: K, ask: impl FnOnce() -> Flight<T>) -> T {
         let flight = self.join(&key, ask);
         let answer = flight.clone().await;
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
-use firn_gateway::{ArchiveParts, Gateway, GatewayOptions, WhenUnreadable};
+use firn_gateway::{ArchiveParts, FilterChoice, Gateway, GatewayOptions, WhenUnreadable};
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
@@ -20,7 +20,11 @@ pub(crate) struct GatewayFlags {
     /// Address and TCP port to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FIRN_LISTEN")]
     listen: SocketAddr,
-    /// Where the set of archived keys is kept, so that a gateway started again answers at once
+    /// What is kept of the archive's filters: `full` answers for absent paths from memory (nine bits for each archived
+    /// path), `none` asks a coordinator each time, by the first bits of the hash
+    #[arg(long, value_enum, default_value = "full", env = "FIRN_FILTER")]
+    filter: FilterFlag,
+    /// Where filters and the end of the feed are kept, so that a gateway started again answers at once
     #[arg(long, value_name = "DIR", env = "FIRN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
     /// Bytes of NAR contents to remember
@@ -30,6 +34,13 @@ pub(crate) struct GatewayFlags {
     /// 404. Default: miss on loopback, else retry
     #[arg(long, value_enum, env = "FIRN_WHEN_UNREADABLE")]
     when_unreadable: Option<WhenUnreadableFlag>,
+}
+
+/// See [`FilterChoice`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FilterFlag {
+    Full,
+    None,
 }
 
 /// See [`WhenUnreadable`].
@@ -60,6 +71,10 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
             WhenUnreadableFlag::Miss => WhenUnreadable::Miss,
         }),
         cache_bytes: usize::try_from(flags.memory_cache.0).unwrap_or(usize::MAX),
+        filter: match flags.filter {
+            FilterFlag::Full => FilterChoice::Full,
+            FilterFlag::None => FilterChoice::None,
+        },
         cache_dir: flags.cache_dir,
         ..GatewayOptions::default()
     };

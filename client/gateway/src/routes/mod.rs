@@ -178,18 +178,19 @@ impl Router {
     }
 
     fn refusal(&self, key: &ObjectKey, error: ServeError) -> Answer {
-        let cause = match error {
+        let sentence = error.to_string().into();
+        match error {
             ServeError::NotArchived(sentence) => return self.missing(sentence),
             ServeError::Unreadable { cause, passing } => {
                 if !passing {
                     self.core.forget(key);
                 }
-                cause
+                self.core.metrics.count_unreadable();
+                tracing::warn!("{key} is archived but cannot be read now: {cause}");
             }
-        };
-        self.core.metrics.count_unreadable();
-        tracing::warn!("{key} is archived but cannot be read now: {cause}");
-        let sentence = format!("this is archived but cannot be read now: {cause}").into();
+            // While the network is away every question may come to this: the follower of the feed says so once.
+            ServeError::Unsettled { .. } => self.core.metrics.count_unsettled(),
+        }
         self.at_position(match self.when_unreadable {
             WhenUnreadable::Retry => Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE)
                 .with(hyper::header::RETRY_AFTER, RETRY_AFTER),

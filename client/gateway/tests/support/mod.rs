@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use firn_base::{BundleId, ObjectKey};
+use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey};
 use firn_bundle::{Blob, BundleBuilder, Chunker, ContentHeader, Encoding, NewRecord};
 use firn_gateway::{
-    CoordinatorsAway, CoreParts, GatewayBody, GatewayCore, KeyLocator, KeySet, RecordPlace, Router,
+    CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex, RecordPlace, Router,
     WhenUnreadable,
 };
 use firn_nix_format::{
@@ -21,7 +21,7 @@ use firn_retrieval::{
     ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, PayloadReader, ReadError,
 };
 use firn_transport::Environment;
-use firn_wire::FeedEvent;
+use firn_wire::{FeedEvent, IndexRangePage, IndexRangeRequest, IndexedKey};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -58,18 +58,41 @@ impl PayloadReader for MemoryArchive {
     }
 }
 
-impl KeyLocator for MemoryArchive {
-    fn locate(&self, key: ObjectKey) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
+impl KeyIndex for MemoryArchive {
+    fn coordinators(&self) -> Vec<NodeId> {
+        vec![NodeId::from_bytes([1; 32])]
+    }
+
+    fn page(
+        &self,
+        _: Option<NodeId>,
+        request: IndexRangeRequest,
+    ) -> BoxFuture<'_, Result<IndexRangePage, CoordinatorsAway>> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         async move {
             if self.coordinators_away.load(Ordering::Relaxed) {
                 return Err(CoordinatorsAway { cause: "all are away".to_owned() });
             }
-            let mut places = self.places.get(&key).cloned().unwrap_or_default();
-            places.retain(|place| !self.is_erased(place.bundle));
-            Ok(places)
+            let covered = self.places.iter().filter(|(key, _)| request.prefix.covers(key));
+            let keys = covered.filter_map(|(key, places)| {
+                let here = places.iter().filter(|place| !self.is_erased(place.bundle));
+                let locations: Vec<_> = here.map(|place| self.location(place)).collect();
+                (!locations.is_empty()).then_some(IndexedKey { key: *key, locations })
+            });
+            Ok(IndexRangePage { position: self.places.len() as u64, keys: keys.collect(), more: false })
         }
         .boxed()
+    }
+
+    fn places(&self, locations: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
+        let bundles: Vec<_> = self.bundles.keys().copied().collect();
+        let place = |location: Location| RecordPlace {
+            bundle: bundles[usize::try_from(location.bundle.0).unwrap()],
+            block: location.block,
+            entry: location.entry,
+        };
+        let places = locations.into_iter().map(place).collect();
+        async move { Ok(places) }.boxed()
     }
 }
 
@@ -134,6 +157,12 @@ impl MemoryArchive {
         *self.erased.lock().unwrap() = Some(bundle);
     }
 
+    fn location(&self, place: &RecordPlace) -> Location {
+        let number = self.bundles.keys().position(|bundle| *bundle == place.bundle).unwrap();
+        let bundle = BundleNumber(u32::try_from(number).unwrap());
+        Location { bundle, block: place.block, entry: place.entry }
+    }
+
     fn is_erased(&self, bundle: BundleId) -> bool {
         *self.erased.lock().unwrap() == Some(bundle)
     }
@@ -183,18 +212,19 @@ pub(crate) fn nar_of(bytes: usize) -> Vec<u8> {
 
 /// A router over `archive`, all of whose keys are known.
 pub(crate) fn router(archive: &Arc<MemoryArchive>, when_unreadable: WhenUnreadable) -> Router {
-    let mut keys = KeySet::default();
+    let mut tail = FeedTail::at(0);
     let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
-    keys.apply(0, &events).unwrap();
+    tail.apply(0, &events).unwrap();
     let environment = Environment::real();
     let payloads = Arc::clone(archive) as Arc<dyn PayloadReader>;
     let manifests = ManifestReader::new(payloads, ManifestOptions::default());
     let core = GatewayCore::new(CoreParts {
         environment: environment.clone(),
-        locator: Arc::clone(archive) as Arc<dyn KeyLocator>,
+        index: Arc::clone(archive) as Arc<dyn KeyIndex>,
         objects: ObjectReader::new(manifests, environment, ObjectOptions::default()),
-        keys,
-        keys_usable: true,
+        view: Some(tail.into()),
+        tail_keys_max: 1 << 20,
+        range_cache_bytes: 1 << 20,
         narinfo_cache_bytes: 1 << 20,
         listing_cache_bytes: 1 << 20,
     });
