@@ -16,7 +16,7 @@ use firn_coordinator::{
     Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Timing,
 };
 use firn_storage_node::{
-    DeletionLimits, DiskFaults, MemoryDisk, StartNodeError, StorageNode, StorageNodeOptions,
+    DeletionLimits, DiskFaults, MemoryDisk, ScrubPlan, StartNodeError, StorageNode, StorageNodeOptions,
 };
 use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
@@ -245,6 +245,8 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
         quota: Some(QUOTA),
         max_upload: cast.max_upload(number),
         deletion_limits: DELETION_LIMITS,
+        // Every shard within ten minutes, for the world is an hour old at most.
+        scrub: ScrubPlan { period: Duration::from_secs(600), windows_per_day: 288 },
         failure_domain: Cast::failure_domain(number),
         listen: ANY,
         advertise: Some(cast::address(&host)),

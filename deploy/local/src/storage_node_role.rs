@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use firn_base::{BitRate, ByteCount};
-use firn_storage_node::{DataDirectory, DeletionLimits, StorageNode, StorageNodeOptions, serve_control};
+use firn_storage_node::{
+    DataDirectory, DeletionLimits, ScrubPlan, StorageNode, StorageNodeOptions, serve_control,
+};
 use firn_transport::Environment;
 use firn_wire::{Descriptor, JoinToken, Signed};
 use tokio::task::JoinHandle;
@@ -49,6 +51,7 @@ pub(crate) async fn start(role: StorageNodeRole) -> Result<impl Running, Failure
     };
     let options = StorageNodeOptions {
         deletion_limits: DeletionLimits::STANDARD,
+        scrub: ScrubPlan::STANDARD,
         identity: directory.identity().clone(),
         disk: directory.disk(),
         descriptor: role.descriptor,

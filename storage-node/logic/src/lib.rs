@@ -1,7 +1,7 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
 //! Owns: the quota, the order of orders, the checks of passes, tickets and orders, archive time, the trash
-//! rules and their allowances, and the conversation with each coordinator.
+//! rules and their allowances, when shards are read again, and the conversation with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
 //! Leaves to others: disks, sockets and keys (`storage-node/server`).
 
@@ -11,6 +11,7 @@ mod erasure;
 mod orders;
 mod quota;
 mod refusals;
+mod scrub;
 mod session;
 mod trash;
 
@@ -20,6 +21,7 @@ pub use erasure::erased_bundles;
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
 pub use refusals::DeletionRefusals;
+pub use scrub::{ScrubGoal, ScrubPlan};
 pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
 pub use trash::{
     DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firn_base::{BitRate, ByteCount};
+use firn_base::{BitRate, ByteCount, parse_duration};
 use firn_program::LogOptions;
+use firn_storage_node::ScrubPlan;
 use firn_wire::{Descriptor, JoinToken, Signed};
 
 const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
@@ -18,6 +19,8 @@ const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
 const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
 // Below it a block of 1 MiB does not come in time, and signs of life wait for it.
 const MAX_UPLOAD_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
+
+const SCRUB_EVERY_LEAST: Duration = Duration::from_secs(86_400);
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -66,6 +69,11 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
     pub(crate) max_upload: Option<String>,
 
+    /// Within which time every shard is read again, to find damage before somebody needs it: a share of them four times a
+    /// day [default: 30d]
+    #[arg(long, value_name = "DURATION", env = "FIRN_SCRUB_EVERY", global = true)]
+    pub(crate) scrub_every: Option<String>,
+
     /// A file with the join token that the archive's operator gave you; needed until the node is admitted
     #[arg(long, value_name = "FILE", env = "FIRN_TOKEN_FILE", global = true)]
     pub(crate) token_file: Option<PathBuf>,
@@ -103,6 +111,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Lets the running node read every shard again now, at half of its disk's time; damaged ones are made anew elsewhere
+    Scrub,
     /// Checks a shard file and prints what it holds
     Inspect {
         /// The file
@@ -126,6 +136,7 @@ pub(crate) struct Config {
     pub(crate) archive: Option<String>,
     pub(crate) quota: Option<ByteCount>,
     pub(crate) max_upload: Option<BitRate>,
+    pub(crate) scrub: ScrubPlan,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) failure_domain: String,
     pub(crate) listen: SocketAddr,
@@ -145,6 +156,7 @@ impl Settings {
         let quota = self.quota.as_deref().map(str::parse).transpose();
         let quota = quota.map_err(|error| format!("--quota: {error}"))?;
         let max_upload = parse_max_upload(self.max_upload.as_deref())?;
+        let scrub = parse_scrub(self.scrub_every.as_deref())?;
         let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
         let http = self.http.as_deref().map(|text| parse_address("--http", text)).transpose()?;
         if let Some(advertise) = &self.advertise
@@ -162,7 +174,18 @@ impl Settings {
         }
         let token = self.token_file.as_deref().map(read_token).transpose()?;
         let (archive, advertise) = (self.archive, self.advertise);
-        Ok(Config { data_dir, archive, quota, max_upload, token, failure_domain, listen, advertise, http })
+        Ok(Config {
+            data_dir,
+            archive,
+            quota,
+            max_upload,
+            scrub,
+            token,
+            failure_domain,
+            listen,
+            advertise,
+            http,
+        })
     }
 }
 
@@ -202,6 +225,15 @@ fn parse_max_upload(text: Option<&str>) -> Result<Option<BitRate>, String> {
             Ok(Some(rate))
         }
     }
+}
+
+fn parse_scrub(text: Option<&str>) -> Result<ScrubPlan, String> {
+    let Some(text) = text else { return Ok(ScrubPlan::STANDARD) };
+    let period = parse_duration(text).map_err(|error| format!("--scrub-every: {error}"))?;
+    if period < SCRUB_EVERY_LEAST {
+        return Err(format!("--scrub-every: {text} would wear out the disk: give at least 1d"));
+    }
+    Ok(ScrubPlan { period, ..ScrubPlan::STANDARD })
 }
 
 /// Reads a join token as `token create` printed it.

@@ -31,6 +31,8 @@ pub enum ControlRequest {
     Status,
     /// Leave the archive.
     Leave,
+    /// Read every shard again.
+    Scrub,
 }
 
 /// The answer.
@@ -41,6 +43,11 @@ pub enum ControlReply {
     Status(Box<NodeReport>),
     /// The node leaves; so many shards are to be moved first.
     Leaving {
+        /// How many.
+        shards: u64,
+    },
+    /// So many shards are being read again.
+    Scrubbing {
         /// How many.
         shards: u64,
     },
@@ -96,6 +103,7 @@ async fn answer(mut stream: UnixStream, handle: &NodeHandle) -> io::Result<()> {
             Ok(shards) => ControlReply::Leaving { shards },
             Err(error) => ControlReply::Failed(format!("the wish to leave cannot be written down: {error}")),
         },
+        Ok(ControlRequest::Scrub) => ControlReply::Scrubbing { shards: handle.scrub() },
         Err(error) => ControlReply::Failed(format!("no such command: {error}")),
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;

@@ -21,13 +21,14 @@ mod node;
 mod payload_columns;
 mod recode;
 mod report;
+mod scrub;
 mod serve;
 mod shared;
 mod store;
 mod storing;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
-pub use firn_storage_node_logic::DeletionLimits;
+pub use firn_storage_node_logic::{DeletionLimits, ScrubPlan};
 
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};

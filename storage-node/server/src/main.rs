@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use firn_base::BitRate;
-use firn_storage_node::{ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
+use firn_storage_node::{ControlError, ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
 
 use config::{Arguments, Command};
 
@@ -61,6 +61,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Status { json }) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
             runtime.block_on(status(&path, json))
+        }
+        Some(Command::Scrub) => {
+            let path = settings.data_dir().map_err(Failure::Usage)?;
+            match runtime.block_on(ask_control(&path, ControlRequest::Scrub)).map_err(failed)? {
+                ControlReply::Scrubbing { shards } => {
+                    println!("{shards} shards are being read again; `status` counts them");
+                    Ok(())
+                }
+                _ => Err(failed(ControlError::NoAnswer)),
+            }
         }
         Some(Command::Leave { dry_run }) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
@@ -119,6 +129,10 @@ fn print_report(report: &NodeReport) {
     if report.damaged > 0 {
         println!("damaged     {} shards since the start", report.damaged);
     }
+    println!("scrubbed    {} shards since the start; {}", report.scrubbed, last_scrub(report));
+    if report.scrub_unread > 0 {
+        println!("unread      {} shards that the disk did not give: is it failing?", report.scrub_unread);
+    }
     println!("served      {} in {} ranges", bytes(report.done.bytes_served), report.done.ranges_served);
     println!("stored      {} in {} shards", bytes(report.done.bytes_stored), report.done.shards_stored);
     for link in &report.coordinators {
@@ -129,6 +143,17 @@ fn print_report(report: &NodeReport) {
             (false, _, None) => "not connected yet".to_owned(),
         };
         println!("coordinator {} at {}: {link_state}", link.id.get(..10).unwrap_or(&link.id), link.address);
+    }
+}
+
+fn last_scrub(report: &NodeReport) -> String {
+    let Some(ended) = report.scrub_ended_millis else { return "not yet all of them once".to_owned() };
+    let now = firn_transport::Environment::real().now();
+    let days = now.since(firn_base::Timestamp::from_millis(ended)).as_secs() / 86_400;
+    match days {
+        0 => "all of them today".to_owned(),
+        1 => "all of them yesterday".to_owned(),
+        days => format!("all of them {days} days ago"),
     }
 }
 
@@ -146,5 +171,6 @@ async fn leave(path: &Path, dry_run: bool) -> Result<(), Failure> {
             Ok(())
         }
         ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),
+        ControlReply::Scrubbing { .. } => Err(failed(ControlError::NoAnswer)),
     }
 }

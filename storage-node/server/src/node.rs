@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use firn_base::{BitRate, ByteCount, NodeId};
-use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, Membership};
+use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, Membership, ScrubPlan};
 use firn_transport::{
     BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
 };
@@ -29,6 +29,7 @@ use crate::certificates::{Certificates, keep_certificates};
 use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
 use crate::link::{adopt_descriptor, keep_links};
 use crate::report::NodeReport;
+use crate::scrub::{Scrub, keep_scrubbing};
 use crate::serve::Server;
 use crate::shared::{Counters, Shared, Turns};
 use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
@@ -62,6 +63,8 @@ pub struct StorageNodeOptions {
     pub max_upload: Option<BitRate>,
     /// How much it deletes within a day: the standard limits, but in tests.
     pub deletion_limits: DeletionLimits,
+    /// When its shards are read again.
+    pub scrub: ScrubPlan,
     /// What it can vanish together with.
     pub failure_domain: String,
     /// The UDP address it listens on.
@@ -151,6 +154,10 @@ impl StorageNode {
         let node = options.identity.node_id();
         let authority =
             Authority::open(environment.clone(), node, Arc::clone(&options.disk), client.clone())?;
+        let scrub = {
+            let (disk, now) = (Arc::clone(&options.disk), environment.now());
+            environment.blocking(move || Scrub::open(disk.as_ref(), options.scrub, now)).await?
+        };
         let address = match options.advertise {
             Some(address) => address,
             None => reachable(endpoint.local_address(), options.own_address)?.to_string(),
@@ -171,6 +178,7 @@ impl StorageNode {
             ledger,
             certificates,
             erased_through: AtomicU64::new(erased_through),
+            scrub,
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             leaving: AtomicBool::new(leaving),
@@ -256,6 +264,12 @@ impl NodeHandle {
         adopt_descriptor(&self.shared, descriptor).await
     }
 
+    /// Lets the node read every shard now. Gives how many it holds.
+    pub fn scrub(&self) -> u64 {
+        self.shared.scrub.ask();
+        self.shared.store.shards()
+    }
+
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
     /// number of shards to be moved.
     pub async fn leave(&self) -> io::Result<u64> {
@@ -318,6 +332,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     tasks.spawn(async move { serve(&endpoint, server).await });
     tasks.spawn(keep_links(Arc::clone(shared), shared.generation.subscribe()));
     tasks.spawn(keep_certificates(Arc::clone(shared)));
+    tasks.spawn(keep_scrubbing(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         loop {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use firn_base::Timestamp;
 use firn_wire::NodeState;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,12 @@ pub struct NodeReport {
     pub uploaded_bytes: Option<u64>,
     /// Shards found damaged since it was started.
     pub damaged: u64,
+    /// Shards that it has read again since it was started and that were whole.
+    pub scrubbed: u64,
+    /// Shards that the disk did not give when they were to be read again.
+    pub scrub_unread: u64,
+    /// Milliseconds since 1970 when every shard had been read again for the last time; none before the first time.
+    pub scrub_ended_millis: Option<u64>,
     /// Generation of the roster in force.
     pub generation: u64,
     /// Entries of its copy of the ledger.
@@ -119,6 +126,7 @@ impl NodeReport {
         let counters = &shared.counters;
         let now = shared.local_time();
         let figures = shared.store.figures(now);
+        let scrub = shared.scrub.counts();
         Self {
             node: shared.id().to_string(),
             archive: shared.archive.to_string(),
@@ -137,6 +145,9 @@ impl NodeReport {
             max_upload_bytes_per_second: shared.max_upload.map(|rate| rate.bytes_per_second),
             uploaded_bytes: shared.pool.endpoint().uploaded_bytes(),
             damaged: shared.store.losses(),
+            scrubbed: scrub.whole,
+            scrub_unread: scrub.unread,
+            scrub_ended_millis: shared.scrub.ended().map(Timestamp::as_millis),
             generation: shared.client.roster().roster().generation,
             ledger_entries: shared.ledger.entries(),
             clock_offset_millis: shared.authority.clock_offset_millis(),
@@ -210,6 +221,11 @@ impl NodeReport {
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
             ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),
             ("uptime_seconds", "Seconds since the start", self.uptime_seconds),
+            (
+                "scrub_ended_timestamp_seconds",
+                "When every shard had been read again for the last time, 0 before the first time",
+                self.scrub_ended_millis.unwrap_or_default() / 1000,
+            ),
         ];
         let counters = [
             (
@@ -218,6 +234,8 @@ impl NodeReport {
                 self.uploaded_bytes.unwrap_or_default(),
             ),
             ("damaged_shards_total", "Shards found damaged", self.damaged),
+            ("scrubbed_shards_total", "Shards read again that were whole", self.scrubbed),
+            ("scrub_unread_shards_total", "Shards that the disk did not give for it", self.scrub_unread),
             ("ranges_served_total", "Ranges served", done.ranges_served),
             ("served_bytes_total", "Bytes served to readers, proofs included", done.bytes_served),
             ("build_served_bytes_total", "Bytes served to workers of builds", done.build_bytes_served),

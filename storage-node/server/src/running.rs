@@ -75,6 +75,7 @@ async fn run(
     };
     let options = StorageNodeOptions {
         deletion_limits: DeletionLimits::STANDARD,
+        scrub: config.scrub,
         identity: directory.identity().clone(),
         disk: directory.disk(),
         descriptor,

@@ -16,6 +16,7 @@ use crate::authority::Authority;
 use crate::build_line::BuildLine;
 use crate::certificates::Certificates;
 use crate::governance::LedgerCopy;
+use crate::scrub::Scrub;
 use crate::store::{Disk, ShardStore};
 
 // Each holds a block of 1 MiB and what QUIC has buffered for it.
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) certificates: Certificates,
     // Entries of the ledger of whose erased bundles nothing is left here.
     pub(crate) erased_through: AtomicU64,
+    pub(crate) scrub: Scrub,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,

@@ -4,11 +4,12 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::{BitRate, ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_retrieval::{ReadRangeError, read_range};
-use firn_storage_node::{DeletionLimits, MemoryDisk, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, MemoryDisk, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, NodeReply, NodeRequest, NodeState, OrderRank, Pass,
     PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
@@ -48,6 +49,48 @@ async fn a_node_names_its_bound_on_uploading_to_coordinators_and_owner() {
     let node = world.start_with(options).await;
     assert_eq!(world.heard.lock().unwrap().joins[0].1.status.max_upload, max_upload);
     assert_eq!(node.handle().report().max_upload_bytes_per_second, Some(1_250_000));
+}
+
+#[tokio::test]
+async fn damage_is_found_by_reading_shards_again_and_told_as_any() {
+    let world = World::new().await;
+    let disk = Arc::new(MemoryDisk::new());
+    // A round begins every second.
+    let scrub = ScrubPlan { period: Duration::from_secs(1), windows_per_day: 4 * 86_400 };
+    let options = StorageNodeOptions { scrub, ..world.options(1, Arc::clone(&disk) as _) };
+    let node = world.start_with(options).await;
+    let bundle = CodedBundle::new(1, 300_000, 4);
+    for index in 0..3 {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    let handle = node.handle();
+    world.wait("every shard was read twice", |_| handle.report().scrubbed >= 6).await;
+    assert!(handle.report().scrub_ended_millis.is_some());
+    assert!(disk.flip(&path_of(&bundle, 1), 10_000, 1));
+    world.wait("the damage is found", |_| handle.report().damaged == 1).await;
+    world
+        .wait("the inventory is sent without it", |world| {
+            let heard = world.heard.lock().unwrap();
+            heard.inventories[&node.id()].last().is_some_and(|last| last.len() == 2)
+        })
+        .await;
+    assert_eq!(handle.report().shards, 2);
+}
+
+#[tokio::test]
+async fn the_owner_may_have_every_shard_read_at_once() {
+    let world = World::new().await;
+    let disk = Arc::new(MemoryDisk::new());
+    let node = world.start(1, Arc::clone(&disk) as _).await;
+    let bundle = CodedBundle::new(1, 300_000, 4);
+    for index in 0..3 {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    assert!(disk.flip(&path_of(&bundle, 2), 10_000, 1));
+    let handle = node.handle();
+    assert_eq!(handle.scrub(), 3);
+    world.wait("the damage is found", |_| handle.report().damaged == 1).await;
+    world.wait("the others are whole", |_| handle.report().scrubbed >= 2).await;
 }
 
 #[tokio::test]

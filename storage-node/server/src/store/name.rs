@@ -65,7 +65,8 @@ impl ShardName {
         Self::parse(name.strip_suffix(".shard")?)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads what a name is shown as.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (coding, index) = text.split_once('.')?;
         let name = Self { coding: coding.parse().ok()?, index: ShardIndex(index.parse().ok()?) };
         // One shard has one name: no capitals, no leading zeros.

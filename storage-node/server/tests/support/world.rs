@@ -9,7 +9,7 @@ use bytes::Bytes;
 use firn_base::{
     ArchiveId, ByteCount, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
-use firn_storage_node::{DeletionLimits, Disk, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, Disk, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_transport::{
     Connection, ConnectionPool, Endpoint, EndpointOptions, Environment, Handler, Stream, StreamError,
     serve_connection,
@@ -186,6 +186,7 @@ impl World {
             quota: Some(ByteCount(1 << 30)),
             max_upload: None,
             deletion_limits: DeletionLimits::STANDARD,
+            scrub: ScrubPlan::STANDARD,
             failure_domain: format!("host-{seed}"),
             listen: LOOPBACK,
             advertise: None,
