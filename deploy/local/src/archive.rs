@@ -14,7 +14,7 @@ use firn_transport::{Environment, load_identity};
 use firn_wire::Descriptor;
 use tokio::task::JoinSet;
 
-use crate::coordinator_role::{self, CoordinatorRole, Pauses};
+use crate::coordinator_role::{self, CoordinatorRole, Tuning};
 use crate::failure::{Failure, failure};
 use crate::founding;
 use crate::gateway_role::{self, GatewayRole};
@@ -32,7 +32,7 @@ pub(crate) struct LocalArchive {
     settings: Settings,
     descriptor: Descriptor,
     // Of the coordinators; for this run.
-    pauses: Pauses,
+    tuning: Tuning,
     running: BTreeMap<Role, RoleThread>,
 }
 
@@ -44,7 +44,7 @@ impl LocalArchive {
     pub(crate) fn open(
         place: Place,
         wanted: &Wanted,
-        pauses: Pauses,
+        tuning: Tuning,
     ) -> Result<(Self, Vec<String>), Failure> {
         let environment = Environment::real();
         let (settings, remarks) = match Settings::load(&place)? {
@@ -58,7 +58,7 @@ impl LocalArchive {
         let descriptor = founding::descriptor(&place, &settings, &environment)?;
         place.write_config(settings.gateway)?;
         let running = BTreeMap::new();
-        Ok((Self { place, settings, descriptor, pauses, running }, remarks))
+        Ok((Self { place, settings, descriptor, tuning, running }, remarks))
     }
 
     /// Its directory.
@@ -252,7 +252,7 @@ impl LocalArchive {
                     listen,
                     descriptor,
                     policy: founding.then_some(policy),
-                    pauses: self.pauses,
+                    tuning: self.tuning,
                 })
             }
             Role::StorageNode(number) => {

@@ -83,6 +83,9 @@ pub(crate) struct UpOptions {
     /// Shards of a bundle that was packed anew because of a purge stay for readers this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub(crate) erase_after: Duration,
+    /// So many events of the feed come into a filter, instead of 2^20; always the same for one archive
+    #[arg(long, value_name = "EVENTS", hide = true)]
+    pub(crate) filter_unit: Option<u64>,
 }
 
 /// A role of a running archive.

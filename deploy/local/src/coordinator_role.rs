@@ -30,17 +30,19 @@ pub(crate) struct CoordinatorRole {
     pub(crate) descriptor: Descriptor,
     /// With which policy it founds the archive; none if it was founded before, or another does.
     pub(crate) policy: Option<Policy>,
-    /// What it waits for.
-    pub(crate) pauses: Pauses,
+    /// What its program is told.
+    pub(crate) tuning: Tuning,
 }
 
-/// How long coordinators wait before they change what readers know.
+/// What the programs of coordinators are told, each time they start.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pauses {
+pub(crate) struct Tuning {
     /// How long the fleet is wide enough for a larger k before bundles are coded anew for it.
     pub(crate) recode_after: Duration,
     /// How long shards of a bundle in whose place others are stay.
     pub(crate) erase_after: Duration,
+    /// How many events of the feed come into a filter; as everywhere, if nothing is said.
+    pub(crate) filter_unit: Option<u64>,
 }
 
 struct RunningCoordinator {
@@ -59,7 +61,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Starts it.
 pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let CoordinatorRole { directory, listen, descriptor, policy, pauses } = role;
+    let CoordinatorRole { directory, listen, descriptor, policy, tuning } = role;
     let (home, log, state) = {
         let (directory, environment) = (directory.clone(), environment.clone());
         environment.clone().blocking(move || open(&directory, &descriptor, &environment)).await?
@@ -82,10 +84,13 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         state,
         founding: policy,
         timing: Timing::default(),
-        recode_after: pauses.recode_after,
-        erase_after: pauses.erase_after,
+        recode_after: tuning.recode_after,
+        erase_after: tuning.erase_after,
         address_table: None,
-        filters: FilterOptions::in_directory(directory.join("filters")),
+        filters: match tuning.filter_unit {
+            Some(events) => FilterOptions::in_directory(directory.join("filters")).unit(events),
+            None => FilterOptions::in_directory(directory.join("filters")),
+        },
         rebuild,
         environment,
     })

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::archive::LocalArchive;
 use crate::cli::UpOptions;
 use crate::control;
-use crate::coordinator_role::Pauses;
+use crate::coordinator_role::Tuning;
 use crate::failure::{Failure, failure};
 use crate::governance::PUBLIC_CACHE_KEY;
 use crate::place::Place;
@@ -39,10 +39,14 @@ pub(crate) async fn run(options: UpOptions) -> Result<(), Failure> {
         count_lost_after: options.count_lost_after,
         max_upload: options.max_upload,
     };
-    let pauses = Pauses { recode_after: options.recode_after, erase_after: options.erase_after };
+    let tuning = Tuning {
+        recode_after: options.recode_after,
+        erase_after: options.erase_after,
+        filter_unit: options.filter_unit,
+    };
     let place = Place::open(&options.dir)?;
     place.not_ready()?;
-    let (mut archive, remarks) = LocalArchive::open(place, &wanted, pauses)?;
+    let (mut archive, remarks) = LocalArchive::open(place, &wanted, tuning)?;
     remarks.iter().for_each(|remark| say(remark));
     let directory = archive.place().path().to_owned();
     let listener = control::listen(&directory).map_err(|error| {

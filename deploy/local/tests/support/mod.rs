@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod fleet;
 pub mod local;
 pub mod nix;
+pub mod pipeline;
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -35,3 +35,30 @@ pub fn copy(url: &str, key: &str, paths: &[String], root: &Path) {
     // A store is read-only: without this its directory could not be removed.
     Command::new("chmod").args(["-R", "u+w"]).arg(root).status().expect("there is `chmod`");
 }
+
+/// Builds a trivial derivation called `name` in the empty store below `root`, with the cache at `url` as the only
+/// substituter, if there is one.
+#[track_caller]
+pub fn build(name: &str, url: Option<&str>, root: &Path) {
+    let home = root.join("home");
+    std::fs::create_dir_all(&home).expect("there is room for temporary files");
+    let expression = format!(
+        "derivation {{ name = \"{name}\"; system = builtins.currentSystem; builder = \"/bin/sh\"; \
+         args = [ \"-c\" \"echo private > $out\" ]; }}"
+    );
+    // Never name /etc here: Nix makes mount points of its own for hosts and resolv.conf and so empties the host's.
+    let config = format!(
+        "substituters = {}\nsandbox = true\nsandbox-paths = /bin /usr /lib /lib64\nbuild-users-group =\n",
+        url.unwrap_or_default()
+    );
+    let mut nix = Command::new("nix-build");
+    nix.args(["--no-out-link", "--expr", &expression])
+        .env("HOME", &home)
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("NIX_REMOTE", format!("local?root={}", root.join("store").display()))
+        .env("NIX_CONFIG", config)
+        .env_remove("NIX_PATH");
+    let built = finish(&mut nix).success();
+    assert!(built.trim().ends_with(name), "{built}");
+    Command::new("chmod").args(["-R", "u+w"]).arg(root).status().expect("there is `chmod`");
+}

@@ -1,0 +1,199 @@
+//! What a gateway tells of paths that are not archived: every byte that leaves it is looked at.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use firn_base::{KeyPrefix, ObjectKey};
+use firn_nix_format::nixbase32;
+use firn_wire::{CoordinatorRequest, decode};
+use support::cache::{Cache, noise, store_path};
+use support::fetch::{get, try_get};
+use support::local::Local;
+use support::pipeline::{Head, heads};
+use support::{Running, command, tcp_port, wait_for};
+
+const PATHS: u64 = 200;
+/// 200 events are 12 units of 16, hence filters of 128 and 64 events, and 8 events behind them.
+const FILTER_UNIT: &str = "16";
+const COVERED: u64 = 192;
+
+type Hash = [u8; 20];
+
+/// An archive of `PATHS` paths with filters over most of them.
+fn archive() -> Local {
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::new(place.path().join("cache"));
+    for number in 0..PATHS {
+        cache.add(cache.entry(&format!("archived-{number}"), &noise(100, number)));
+    }
+    let publisher = cache.publisher();
+    let options = ["--coordinators", "3", "--storage-nodes", "4", "--publisher", &publisher];
+    let local = Local::up(&[&options[..], &["--filter-unit", FILTER_UNIT]].concat());
+    local.firn(&["publish", cache.path().to_str().unwrap()]).success();
+    local
+}
+
+/// A gateway of its own, and its address.
+fn gateway(local: &Local, name: &str, address: &str, options: &[&str]) -> Running {
+    let mut program = command("firn", local.home());
+    program.arg("gateway").arg("--archive").arg(local.dir().join("archive.firn"));
+    program.args(["--listen", address]).args(options);
+    program.env("FIRN_LOG", "firn_gateway=info,firn_transport::sent=trace");
+    let gateway = Running::start(&mut program, &local.home().join(name));
+    wait_for("the gateway listens", || try_get(&format!("http://{address}/healthz")).ok());
+    gateway
+}
+
+fn address() -> String {
+    format!("127.0.0.1:{}", tcp_port())
+}
+
+fn metric(address: &str, name: &str) -> u64 {
+    let text = String::from_utf8(get(&format!("http://{address}/metrics")).body).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("firn_gateway_{name} ")));
+    line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).parse().unwrap()
+}
+
+fn wait_for_filters(address: &str) {
+    wait_for("the filters are here", || (metric(address, "filter_position") >= COVERED).then_some(()));
+}
+
+fn absent(count: u64) -> Vec<Hash> {
+    (0..count).map(|number| noise(20, 1 << 40 | number).try_into().unwrap()).collect()
+}
+
+fn narinfo(hash: &Hash) -> String {
+    format!("/{}.narinfo", nixbase32::encode(hash))
+}
+
+fn ask(address: &str, hashes: &[Hash]) -> Vec<Head> {
+    heads(address, hashes.iter().map(narinfo))
+}
+
+/// Messages that left the gateway after the first `skip`.
+fn sent(gateway: &Running, skip: usize) -> Vec<Vec<u8>> {
+    let log = gateway.messages();
+    let words = log.lines().filter_map(|line| line.split_once("sent=").map(|(_, rest)| rest));
+    let bytes = words.skip(skip).map(|rest| {
+        let digits = rest.split(' ').next().unwrap();
+        (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
+    });
+    bytes.collect()
+}
+
+/// How many questions of each kind there are, once it is sure that none names what was asked for.
+#[track_caller]
+fn kinds(messages: &[Vec<u8>], asked: &[Hash]) -> BTreeMap<&'static str, usize> {
+    let hashes: HashSet<&[u8]> = asked.iter().map(|hash| &hash[..]).collect();
+    let texts: HashSet<String> = asked.iter().map(|hash| nixbase32::encode(hash)).collect();
+    let mut prefixes: BTreeSet<[u8; 4]> = BTreeSet::new();
+    for hash in asked {
+        for bits in KeyPrefix::BITS_MIN..=KeyPrefix::BITS_MAX {
+            prefixes.insert(KeyPrefix::of(&ObjectKey::store_path(*hash), bits).unwrap().first());
+        }
+    }
+    let mut kinds = BTreeMap::new();
+    for message in messages {
+        assert!(message.windows(20).all(|part| !hashes.contains(part)), "{message:02x?} names a hash");
+        let is_text = |part: &[u8]| std::str::from_utf8(part).is_ok_and(|part| texts.contains(part));
+        assert!(message.windows(32).all(|part| !is_text(part)), "{message:02x?} names a hash");
+        let kind = match decode(message) {
+            Ok(CoordinatorRequest::IndexRange(request)) => {
+                assert!(prefixes.contains(&request.prefix.first()), "nobody asked for {:?}", request.prefix);
+                "index range"
+            }
+            Ok(CoordinatorRequest::Feed { .. }) => "feed",
+            Ok(CoordinatorRequest::ListFilters) => "list of filters",
+            Ok(CoordinatorRequest::GetDescriptor | CoordinatorRequest::GetLedger { .. }) => "governance",
+            other => panic!("nothing else is told: {other:?} {message:02x?}"),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+#[test]
+fn no_hash_of_an_absent_path_leaves_the_gateway() {
+    let local = archive();
+    let address = address();
+    let running = gateway(&local, "full.log", &address, &[]);
+    wait_for_filters(&address);
+    // What was fetched at the start names filters; from now on nothing but questions of the feed is expected.
+    let before = sent(&running, 0).len();
+    assert!(before > 0, "what leaves is written down");
+
+    let asked = absent(100_000);
+    let answers = ask(&address, &asked);
+    assert_eq!(answers.len(), asked.len());
+    for answer in &answers {
+        assert_eq!((answer.status, answer.header("firn-unreadable")), (404, None), "{answer:?}");
+        assert_eq!(answer.header("firn-feed-position"), Some(PATHS.to_string().as_str()));
+    }
+    let strangers = metric(&address, "strangers_total");
+    // Each of two filters holds one of 256 strangers.
+    assert!((400..1300).contains(&strangers), "{strangers} of 100,000");
+    let kinds = kinds(&sent(&running, before), &asked);
+    let ranges = u64::try_from(kinds["index range"]).unwrap();
+    assert!(ranges >= 2 && ranges <= 4 * strangers, "{kinds:?} for {strangers} strangers");
+    // No more of the others than time passed.
+    assert!(kinds.iter().all(|(kind, count)| *kind == "index range" || *count < 50), "{kinds:?}");
+
+    // Who comes again asks nobody.
+    let before = sent(&running, 0).len();
+    assert!(ask(&address, &asked).iter().all(|answer| answer.status == 404));
+    let again = self::kinds(&sent(&running, before), &asked);
+    assert!(!again.contains_key("index range"), "{again:?}");
+}
+
+#[test]
+fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
+    let mut local = archive();
+    let [full, none, patient] = [address(), address(), address()];
+    let cache = local.home().join("cache-of-the-gateway");
+    let keep = ["--cache-dir", cache.to_str().unwrap()];
+    let running = gateway(&local, "full.log", &full, &keep);
+    wait_for_filters(&full);
+    let asked = absent(3_000);
+    let visible: Hash = *store_path("archived-3").hash();
+
+    // Without filters every question is settled by coordinators, and none names the path.
+    let without = gateway(&local, "none.log", &none, &["--filter", "none"]);
+    wait_for("it has heard of the feed", || {
+        (get(&format!("http://{none}/readyz")).status == 200).then_some(())
+    });
+    let before = sent(&without, 0).len();
+    for answer in ask(&none, &asked[..100]) {
+        assert_eq!((answer.status, answer.header("firn-unreadable")), (404, None), "{answer:?}");
+    }
+    assert_eq!((metric(&none, "filters"), metric(&none, "strangers_total")), (0, 100));
+    let kinds = kinds(&sent(&without, before), &asked);
+    assert!((100..=400).contains(&kinds["index range"]), "{kinds:?}");
+    assert_eq!(ask(&none, &[visible])[0].status, 200);
+
+    let retry = ["--filter", "none", "--when-unreadable", "retry"];
+    let waiting = gateway(&local, "retry.log", &patient, &retry);
+    assert_eq!(running.terminate(), Some(0));
+    assert_eq!(local.terminate(), Some(0));
+
+    // Nobody is there any more. What was asked before is still known.
+    assert!(ask(&none, &asked[..10]).iter().all(|answer| answer.header("firn-unreadable").is_none()));
+    let unknown = &ask(&none, &asked[200..201])[0];
+    assert_eq!((unknown.status, unknown.header("firn-unreadable")), (404, Some("1")));
+    assert_eq!(unknown.header("cache-control"), Some("no-store"));
+    let unknown = &ask(&patient, &asked[200..201])[0];
+    assert_eq!((unknown.status, unknown.header("retry-after")), (503, Some("10")));
+
+    // A gateway that is started again answers from its disk.
+    let again = gateway(&local, "again.log", &full, &[&keep[..], &["--when-unreadable", "retry"]].concat());
+    let answers = ask(&full, &asked);
+    let absent = answers.iter().filter(|answer| answer.status == 404);
+    assert!(absent.clone().all(|answer| answer.header("firn-feed-position") == Some("200")));
+    let unsettled = answers.iter().filter(|answer| answer.status == 503).count();
+    assert_eq!(absent.count() + unsettled, asked.len());
+    // 23 strangers are expected in filters, whom nobody is there to settle.
+    assert!(unsettled < 70, "{unsettled} of {}", asked.len());
+    assert_eq!(ask(&full, &[visible])[0].status, 503, "it is archived");
+    drop((again, without, waiting));
+}
