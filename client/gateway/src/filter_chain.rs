@@ -14,6 +14,7 @@ use firn_wire::FilterEntry;
 #[derive(Debug)]
 pub(crate) struct HeldFilter {
     pub(crate) entry: FilterEntry,
+    pub(crate) bytes: Bytes,
     filter: MembershipFilter<Bytes>,
 }
 
@@ -51,21 +52,20 @@ impl HeldFilter {
         if *blake3::hash(&bytes).as_bytes() != *entry.id.as_bytes() {
             return Err(UnfitFilter::OtherBytes);
         }
-        let length = bytes.len() as u64;
-        let filter = MembershipFilter::open(bytes)?;
+        let filter = MembershipFilter::open(bytes.clone())?;
         let header = filter.header();
         let as_listed = header.archive == archive
             && header.range == entry.range
             && header.digest_behind == entry.feed_digest
             && filter.keys() == entry.keys
-            && length == entry.bytes;
+            && bytes.len() as u64 == entry.bytes;
         if !as_listed {
             return Err(UnfitFilter::NotAsListed);
         }
         if filter.is_too_dense(seed) {
             return Err(UnfitFilter::TooDense);
         }
-        Ok(Self { entry, filter })
+        Ok(Self { entry, bytes, filter })
     }
 
     fn digest_before(&self) -> Digest {

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,6 +51,32 @@ pub(crate) struct KeeperCounts {
     pub(crate) fetched_bytes: AtomicU64,
 }
 
+/// The lists of the filters that are asked, as coordinators signed them: what mirrors hand on.
+#[derive(Debug, Default)]
+pub(crate) struct FilterLists {
+    text: RwLock<Option<Bytes>>,
+}
+
+impl FilterLists {
+    /// One line for each list, and what is in them for people; none before the filters are here.
+    pub(crate) fn text(&self) -> Option<Bytes> {
+        self.text.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, chain: &FilterChain, lists: &[Signed<FilterList>]) {
+        let mut text =
+            String::from("# Filters over the feed of a Firn archive, as its coordinators list them.\n");
+        for entry in chain.entries() {
+            text += &format!("# {} {}: {} keys, {} bytes\n", entry.range, entry.id, entry.keys, entry.bytes);
+        }
+        for list in lists {
+            text += &list.to_text();
+            text.push('\n');
+        }
+        *self.text.write().unwrap_or_else(PoisonError::into_inner) = Some(text.into());
+    }
+}
+
 /// Keeps filters for one gateway.
 #[derive(Debug)]
 pub(crate) struct FilterKeeper {
@@ -59,6 +85,7 @@ pub(crate) struct FilterKeeper {
     pub(crate) files: FilterFiles,
     pub(crate) environment: Environment,
     pub(crate) counts: Arc<KeeperCounts>,
+    pub(crate) lists: Arc<FilterLists>,
 }
 
 /// What a keeper remembers from one look to the next.
@@ -117,7 +144,11 @@ impl FilterKeeper {
         let current = self.keys.filters();
         let mut filters = Vec::with_capacity(agreed.filters.len());
         // A list that covers less is one of replicas that are behind.
-        if agreed.filters.last().is_none_or(|last| last.range.end <= current.end()) {
+        let end = agreed.filters.last().map_or(0, |last| last.range.end);
+        if end <= current.end() {
+            if end == current.end() {
+                self.lists.set(&current, &lists);
+            }
             return Ok(());
         }
         for entry in agreed.filters {
@@ -152,6 +183,7 @@ impl FilterKeeper {
             "the archive's filters were renewed"
         );
         let kept: BTreeSet<_> = chain.entries().iter().map(|entry| entry.id).collect();
+        self.lists.set(&chain, &lists);
         self.keys.install(chain);
         let keep = kept.union(&known.before).copied().collect();
         known.before = kept;
@@ -243,7 +275,8 @@ mod tests {
         let keys = Arc::new(SharedKeys::new(1000));
         keys.begin_at(0);
         let source = Arc::clone(archive) as Arc<dyn FilterSource>;
-        FilterKeeper { keys, source, files, environment: Environment::real(), counts: Arc::default() }
+        let environment = Environment::real();
+        FilterKeeper { keys, source, files, environment, counts: Arc::default(), lists: Arc::default() }
     }
 
     async fn look(keeper: &FilterKeeper) -> Result<u64, KeepError> {

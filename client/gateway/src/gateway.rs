@@ -17,11 +17,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::coordinators::{NetworkCoordinators, PublisherSource};
+use crate::coordinators::{FilterSource, NetworkCoordinators, PublisherSource};
 use crate::feed_follower::FeedFollower;
 use crate::filter_chain::{FilterChain, HeldFilter};
 use crate::filter_files::FilterFiles;
 use crate::filter_keeper::FilterKeeper;
+use crate::filter_mirror::FilterMirror;
 use crate::gateway_core::{CoreParts, GatewayCore};
 use crate::key_view::KeyView;
 use crate::options::{FilterChoice, GatewayOptions, WhenUnreadable};
@@ -80,6 +81,9 @@ const TAIL_KEYS_MAX: usize = 1 << 22;
 /// Without filters the tail is only what makes answers of coordinators last longer.
 const TAIL_KEYS_WITHOUT_FILTERS: usize = 1 << 16;
 
+/// Whoever answers with retries waits so much longer for the feed before it answers from what was saved.
+const PATIENCE: u32 = 5;
+
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -108,6 +112,7 @@ impl Gateway {
         let manifests = ManifestReader::new(payloads, ManifestOptions::default());
         let object_options =
             ObjectOptions { frame_cache_bytes: options.cache_bytes, ..ObjectOptions::default() };
+        let clients = coordinators.clone();
         let network = Arc::new(NetworkCoordinators::new(coordinators, directory));
         let core = Arc::new(GatewayCore::new(CoreParts {
             environment: environment.clone(),
@@ -128,12 +133,21 @@ impl Gateway {
             file,
             environment: environment.clone(),
         };
+        let source: Arc<dyn FilterSource> = match &options.filter {
+            FilterChoice::Mirror(url) => Arc::new(FilterMirror {
+                url: url.clone(),
+                coordinators: clients,
+                environment: environment.clone(),
+            }),
+            FilterChoice::Full | FilterChoice::None => network.clone(),
+        };
         let keeper = keeps_filters.then(|| FilterKeeper {
             keys: Arc::clone(&core.keys),
-            source: network.clone(),
+            source,
             files,
             environment,
             counts: Arc::clone(&core.keeper),
+            lists: Arc::clone(&core.filter_lists),
         });
         let (stop, stopped) = watch::channel(false);
         let mut tasks = vec![
@@ -151,15 +165,17 @@ impl Gateway {
         let port = BoundPort::bind(options.listen)?;
         let open = Self::open(archive, &options).await?;
         let when_unreadable = options.when_unreadable();
-        match when_unreadable {
-            WhenUnreadable::Retry => open.usable().await,
-            WhenUnreadable::Miss => {
-                if timeout(options.first_feed_wait, open.usable()).await.is_err() {
-                    tracing::warn!(
-                        "no coordinator answers: until one does, every path is answered as unreadable"
-                    );
-                }
-            }
+        // What an earlier life saved may be old: with a network it is not answered from.
+        let heard = match when_unreadable {
+            WhenUnreadable::Retry => timeout(options.first_feed_wait * PATIENCE, open.heard()).await,
+            WhenUnreadable::Miss => timeout(options.first_feed_wait, open.heard()).await,
+        };
+        if heard.is_err() && open.core.is_usable() {
+            tracing::warn!("no coordinator answers: what is known as of the last time is answered from");
+        } else if heard.is_err() && when_unreadable == WhenUnreadable::Miss {
+            tracing::warn!("no coordinator answers: until one does, every path is answered as unreadable");
+        } else {
+            open.usable().await;
         }
         let router = Router::new(Arc::clone(&open.core), when_unreadable, Some(open.swarm.clone()));
         let server = port.serve(router, options.limits)?;
@@ -183,6 +199,13 @@ impl OpenGateway {
     /// How reading from nodes goes.
     pub const fn swarm(&self) -> &SwarmReader {
         &self.swarm
+    }
+
+    /// Waits until the feed was heard to its head in this life.
+    async fn heard(&self) {
+        while self.core.feed_age().is_none() {
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until absence can be decided; says now and then that it waits.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::bounded_cache::BoundedCache;
 use crate::coordinators::{KeyIndex, RecordPlace};
-use crate::filter_keeper::KeeperCounts;
+use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::key_ranges::{KeyRanges, Settled};
 use crate::key_view::{KeyView, Presence};
 use crate::metrics::Metrics;
@@ -59,6 +59,7 @@ pub struct GatewayCore {
     pub(crate) ranges: Arc<KeyRanges>,
     pub(crate) reach: Arc<Reach>,
     pub(crate) keeper: Arc<KeeperCounts>,
+    pub(crate) filter_lists: Arc<FilterLists>,
     environment: Environment,
     index: Arc<dyn KeyIndex>,
     objects: ObjectReader,
@@ -116,6 +117,7 @@ impl GatewayCore {
             ranges: Arc::new(ranges),
             reach,
             keeper: Arc::default(),
+            filter_lists: Arc::default(),
             environment: parts.environment,
             index: parts.index,
             objects: parts.objects,

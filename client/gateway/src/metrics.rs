@@ -18,15 +18,17 @@ pub(crate) enum RouteKind {
     Nar,
     Listing,
     Log,
+    Filter,
     Other,
 }
 
-const ROUTES: [(RouteKind, &str); 6] = [
+const ROUTES: [(RouteKind, &str); 7] = [
     (RouteKind::CacheInfo, "nix-cache-info"),
     (RouteKind::NarInfo, "narinfo"),
     (RouteKind::Nar, "nar"),
     (RouteKind::Listing, "ls"),
     (RouteKind::Log, "log"),
+    (RouteKind::Filter, "filter"),
     (RouteKind::Other, "other"),
 ];
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// What is answered for a path that is archived and cannot be read at the moment.
@@ -14,13 +15,35 @@ pub enum WhenUnreadable {
 }
 
 /// What of the archive's filters a gateway keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum FilterChoice {
     /// All of them: nine bits for each key, and misses are answered from memory.
     #[default]
     Full,
     /// None: every question is settled by a coordinator, from the first 20 to 24 bits of its hash.
     None,
+    /// All of them, from a mirror: what another gateway serves below `/firn/filters`. Coordinators sign the lists.
+    Mirror(String),
+}
+
+/// A text names no choice of filters.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is `full`, `none`, or the URL of a mirror that begins with https:// or http://")]
+pub struct ParseFilterChoiceError;
+
+impl FromStr for FilterChoice {
+    type Err = ParseFilterChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, ParseFilterChoiceError> {
+        match text {
+            "full" => Ok(Self::Full),
+            "none" => Ok(Self::None),
+            url if url.starts_with("https://") || url.starts_with("http://") => {
+                Ok(Self::Mirror(url.to_owned()))
+            }
+            _ => Err(ParseFilterChoiceError),
+        }
+    }
 }
 
 /// How a gateway serves.
@@ -44,8 +67,9 @@ pub struct GatewayOptions {
     /// Where filters and the end of the feed are kept, so that a gateway started again answers while every coordinator
     /// is away. Without it they are in memory alone.
     pub cache_dir: Option<PathBuf>,
-    /// With [`WhenUnreadable::Miss`] the port opens after this long even if no coordinator was heard. With
-    /// [`WhenUnreadable::Retry`] it opens only once the archive's feed was heard, or what was saved was found.
+    /// How long the port stays closed until the archive's feed is heard; with [`WhenUnreadable::Retry`] five times as
+    /// long. Then it opens with what was saved. Without that it opens with [`WhenUnreadable::Miss`] all the same, and with
+    /// [`WhenUnreadable::Retry`] once the feed is heard.
     pub first_feed_wait: Duration,
     /// Limits on clients.
     pub limits: ServerLimits,
@@ -107,6 +131,15 @@ impl GatewayOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_of_filters_is_a_word_or_a_url() {
+        assert_eq!("full".parse(), Ok(FilterChoice::Full));
+        assert_eq!("none".parse(), Ok(FilterChoice::None));
+        let url = "https://cache.example.org/firn/filters";
+        assert_eq!(url.parse(), Ok(FilterChoice::Mirror(url.to_owned())));
+        assert_eq!("all".parse::<FilterChoice>(), Err(ParseFilterChoiceError));
+    }
 
     #[test]
     fn what_cannot_be_read_is_a_miss_on_loopback_and_to_be_retried_elsewhere() {

@@ -145,10 +145,10 @@ impl SharedKeys {
         self.read().filters.clone()
     }
 
-    /// Where filters end and the tail begins, if nothing is known of what lies between.
-    pub(crate) fn gap(&self) -> Option<(u64, u64)> {
+    /// Where filters end, if nothing is known of what lies between them and the tail.
+    pub(crate) fn gap(&self) -> Option<u64> {
         let view = self.read();
-        view.has_gap().then(|| (view.filters.end(), view.tail.first()))
+        view.has_gap().then(|| view.filters.end())
     }
 
     /// How many keys the tail tells of.
@@ -200,7 +200,7 @@ mod tests {
         keys.begin_at(0);
         keys.apply(0, &visible(0..101)).unwrap();
         keys.mark_followed();
-        assert_eq!((keys.gap(), keys.tail_len()), (Some((0, 51)), 50));
+        assert_eq!((keys.gap(), keys.tail_len()), (Some(0), 50));
         assert_eq!(keys.presence(&key(0)), Some(Presence::Unsettled { as_of: 51 }));
         assert_eq!(keys.presence(&key(1000)), Some(Presence::Unsettled { as_of: 51 }));
         assert_eq!(keys.presence(&key(100)), Some(Presence::Visible { as_of: 101 }));

@@ -1,10 +1,12 @@
-//! Fetching over HTTP: narinfos, NARs, logs, descriptors.
+//! Fetching over HTTP: narinfos, NARs, logs, descriptors, filters.
 //!
 //! Always holds: a server that sends nothing is given up; a body that was encoded for the way is refused, so
 //! that bytes are always those of the file. Calls block.
 //! Leaves to others: how much of a body is read.
 
+use std::fmt;
 use std::io::Read;
+use std::ops::Range;
 use std::time::Duration;
 
 use ureq::Agent;
@@ -18,14 +20,22 @@ const RESPONSE_MAX: Duration = Duration::from_secs(60);
 const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// A body under way.
-pub(crate) struct Fetched {
-    pub(crate) reader: Box<dyn Read + Send>,
-    pub(crate) bytes: Option<u64>,
+pub struct Fetched {
+    /// The body, as far as it has come.
+    pub reader: Box<dyn Read + Send>,
+    /// How many bytes it has, if the server says it.
+    pub bytes: Option<u64>,
+}
+
+impl fmt::Debug for Fetched {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Fetched").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 /// Why a URL gave nothing.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FetchError {
+pub enum FetchError {
     /// The server refuses.
     #[error("the server answers {0}")]
     Status(u16),
@@ -38,7 +48,7 @@ pub(crate) enum FetchError {
 }
 
 /// An agent whose every wait ends.
-pub(crate) fn agent() -> Agent {
+pub fn agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
@@ -52,18 +62,31 @@ pub(crate) fn agent() -> Agent {
 }
 
 /// The body at `url`; none if the server has nothing there.
-pub(crate) fn get(agent: &Agent, url: &str) -> Result<Option<Fetched>, FetchError> {
+pub fn get(agent: &Agent, url: &str) -> Result<Option<Fetched>, FetchError> {
     let response = agent.get(url).call()?;
-    if !is_there(response.status().as_u16())? {
-        return Ok(None);
+    if is_there(response.status().as_u16())? { open(response).map(Some) } else { Ok(None) }
+}
+
+/// These bytes of the body at `url`; none if the server has nothing there. It is refused if it gives others.
+pub fn get_range(agent: &Agent, url: &str, range: Range<u64>) -> Result<Option<Fetched>, FetchError> {
+    let wanted = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+    let response = agent.get(url).header("Range", wanted).call()?;
+    match response.status().as_u16() {
+        206 => open(response).map(Some),
+        // The whole body is not what was asked for.
+        200 => Err(FetchError::Status(200)),
+        other => is_there(other).map(|_| None),
     }
+}
+
+fn open(response: ureq::http::Response<ureq::Body>) -> Result<Fetched, FetchError> {
     let encoding = response.headers().get("content-encoding").and_then(|value| value.to_str().ok());
     if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(FetchError::ContentEncoding(encoding.chars().take(40).collect()));
     }
     let body = response.into_body();
     let bytes = body.content_length();
-    Ok(Some(Fetched { reader: Box::new(body.into_reader()), bytes }))
+    Ok(Fetched { reader: Box::new(body.into_reader()), bytes })
 }
 
 /// Whether the server has something at `url`.
@@ -107,6 +130,18 @@ mod tests {
         let mut text = String::new();
         fetched.reader.read_to_string(&mut text).unwrap();
         assert_eq!((text.as_str(), fetched.bytes), ("hello", Some(5)));
+    }
+
+    #[test]
+    fn a_server_that_knows_no_ranges_is_refused_where_one_is_asked_for() {
+        let part = "HTTP/1.1 206 Partial\r\nContent-Length: 2\r\nConnection: close\r\n\r\nll";
+        let mut text = String::new();
+        get_range(&agent(), &serve(part), 2..4).unwrap().unwrap().reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "ll");
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+        assert!(get_range(&agent(), &serve(whole), 2..4).is_err());
+        let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        assert!(get_range(&agent(), &serve(missing), 2..4).unwrap().is_none());
     }
 
     #[test]

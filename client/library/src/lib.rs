@@ -13,7 +13,7 @@ mod content;
 mod descriptor_source;
 mod destination;
 mod events;
-mod http_client;
+pub mod http_client;
 mod pack;
 mod plan;
 mod publish;

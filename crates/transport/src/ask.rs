@@ -89,7 +89,9 @@ impl Pace {
         match request {
             CoordinatorRequest::Feed { wait_millis, .. } => {
                 let wait = Duration::from_millis((*wait_millis).into()).min(seconds(30));
-                Self { turn: wait + seconds(5), total: wait + seconds(15), hedge: None, once: false }
+                // Who does not want to wait for events waits for no coordinator either.
+                let hedge = read.hedge.filter(|_| wait.is_zero());
+                Self { turn: wait + seconds(5), total: wait + seconds(15), hedge, once: false }
             }
             // A piece of 1 MiB takes 5 s over 2 Mbit/s; whoever asks a second coordinator sooner gets it twice.
             CoordinatorRequest::FilterPiece { .. } => {

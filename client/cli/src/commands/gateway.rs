@@ -21,9 +21,10 @@ pub(crate) struct GatewayFlags {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FIRN_LISTEN")]
     listen: SocketAddr,
     /// What is kept of the archive's filters: `full` answers for absent paths from memory (nine bits for each archived
-    /// path), `none` asks a coordinator each time, by the first bits of the hash
-    #[arg(long, value_enum, default_value = "full", env = "FIRN_FILTER")]
-    filter: FilterFlag,
+    /// path), `none` asks a coordinator each time, by the first bits of the hash; the URL of a mirror (another gateway's
+    /// /firn/filters) is as `full`, with the filters fetched from there
+    #[arg(long, value_name = "full|none|URL", default_value = "full", env = "FIRN_FILTER")]
+    filter: FilterChoice,
     /// Where filters and the end of the feed are kept, so that a gateway started again answers at once
     #[arg(long, value_name = "DIR", env = "FIRN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
@@ -34,13 +35,6 @@ pub(crate) struct GatewayFlags {
     /// 404. Default: miss on loopback, else retry
     #[arg(long, value_enum, env = "FIRN_WHEN_UNREADABLE")]
     when_unreadable: Option<WhenUnreadableFlag>,
-}
-
-/// See [`FilterChoice`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FilterFlag {
-    Full,
-    None,
 }
 
 /// See [`WhenUnreadable`].
@@ -71,10 +65,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
             WhenUnreadableFlag::Miss => WhenUnreadable::Miss,
         }),
         cache_bytes: usize::try_from(flags.memory_cache.0).unwrap_or(usize::MAX),
-        filter: match flags.filter {
-            FilterFlag::Full => FilterChoice::Full,
-            FilterFlag::None => FilterChoice::None,
-        },
+        filter: flags.filter,
         cache_dir: flags.cache_dir,
         ..GatewayOptions::default()
     };

@@ -5,6 +5,7 @@
 //! sockets (`server`), finding things (`core`).
 
 mod answer;
+mod filters;
 mod objects;
 mod target;
 
@@ -44,6 +45,8 @@ const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n
 
 // A client that asks again soon learns soon of a path that became visible; Nix itself remembers misses anyway.
 const CACHE_MISS: HeaderValue = HeaderValue::from_static("public, max-age=10");
+// A list names files that go when others take their places.
+const CACHE_LISTS: HeaderValue = HeaderValue::from_static("public, max-age=60");
 const CACHE_SHORT: HeaderValue = HeaderValue::from_static("public, max-age=300");
 const CACHE_INFO_FOR: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 const CACHE_FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
@@ -54,6 +57,7 @@ const NAR_INFO: HeaderValue = HeaderValue::from_static("text/x-nix-narinfo");
 const CACHE_INFO_TYPE: HeaderValue = HeaderValue::from_static("text/x-nix-cache-info");
 const NAR: HeaderValue = HeaderValue::from_static("application/x-nix-nar");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 
 // Shards are read around and coordinators elect within seconds; what takes longer is worth a longer pause.
@@ -115,6 +119,8 @@ impl Router {
             Target::Unarchived => {
                 (RouteKind::Other, self.missing("objects of this kind are not archived yet"))
             }
+            Target::FilterLists => (RouteKind::Filter, self.filter_lists()),
+            Target::Filter(id) => (RouteKind::Filter, self.filter(id, asked)),
             Target::CacheInfo => {
                 let info =
                     Answer::whole(Bytes::from_static(CACHE_INFO.as_bytes()), CACHE_INFO_TYPE, CACHE_INFO_FOR);

@@ -118,19 +118,19 @@ impl Router {
 
 impl Asked<'_> {
     /// The part of an object of `bytes` that is asked for. Ranges have a meaning for GET alone.
-    fn part(&self, bytes: u64, etag: &HeaderValue) -> Wanted {
+    pub(super) fn part(&self, bytes: u64, etag: &HeaderValue) -> Wanted {
         let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
         let other_version = self.headers.get(IF_RANGE).is_some_and(|known| known != etag);
         if self.head || other_version { Wanted::Whole } else { wanted(text(RANGE), bytes) }
     }
 }
 
-fn content_range(range: &Range<u64>, bytes: u64) -> HeaderValue {
+pub(super) fn content_range(range: &Range<u64>, bytes: u64) -> HeaderValue {
     // Nobody asks for the empty range of an empty object: that is no part.
     header(format!("bytes {}-{}/{bytes}", range.start, range.end.saturating_sub(1)))
 }
 
-fn etag(tag: &str) -> HeaderValue {
+pub(super) fn etag(tag: &str) -> HeaderValue {
     header(format!("\"{tag}\""))
 }
 

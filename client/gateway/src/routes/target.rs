@@ -2,6 +2,7 @@
 //!
 //! Always holds: a key is well-formed before anything is looked up. Leaves to others: answering.
 
+use firn_base::FilterId;
 use firn_nix_format::{Sha256, nixbase32};
 
 /// What is asked for.
@@ -17,6 +18,9 @@ pub(crate) enum Target {
     PublishedNar,
     Listing([u8; 20]),
     Log([u8; 20]),
+    /// Which filters this gateway asks, for mirrors.
+    FilterLists,
+    Filter(FilterId),
     /// Kinds of objects that are not archived yet.
     Unarchived,
     Metrics,
@@ -33,6 +37,7 @@ const NAR_HASH_DIGITS: usize = 52;
 
 const MALFORMED_HASH: &str = "a store path hash has 32 characters of Nix's base32";
 const MALFORMED_NAR: &str = "a NAR is named by a store path hash, a dash and the 52 characters of its NarHash: nar/<hash>-<NarHash>.nar";
+const MALFORMED_FILTER: &str = "a filter is named by 64 hexadecimal digits";
 const MALFORMED_LOG: &str = "a log is named by its derivation: log/<hash>-<name>.drv";
 
 impl Target {
@@ -51,7 +56,11 @@ impl Target {
         if let Some(derivation) = path.strip_prefix("log/") {
             return log(derivation).map_or(Self::Malformed(MALFORMED_LOG), Self::Log);
         }
+        if let Some(id) = path.strip_prefix("firn/filters/") {
+            return id.parse().map_or(Self::Malformed(MALFORMED_FILTER), Self::Filter);
+        }
         match path {
+            "firn/filters" => Self::FilterLists,
             "nix-cache-info" => Self::CacheInfo,
             "metrics" => Self::Metrics,
             "healthz" => Self::Health,
@@ -115,6 +124,8 @@ mod tests {
             (format!("/log/{HASH}-hello-2.12.1.drv"), Target::Log(hash)),
             ("/realisations/sha256:00!out.doi".to_owned(), Target::Unarchived),
             ("/debuginfo/00ff".to_owned(), Target::Unarchived),
+            ("/firn/filters".to_owned(), Target::FilterLists),
+            (format!("/firn/filters/{}", "0a".repeat(32)), Target::Filter(FilterId::from_bytes([10; 32]))),
             ("/metrics".to_owned(), Target::Metrics),
             ("/".to_owned(), Target::Unknown),
             ("/index.html".to_owned(), Target::Unknown),
@@ -141,6 +152,7 @@ mod tests {
             format!("/log/{HASH}"),
             format!("/log/{HASH}-a/../b"),
             "/log/ü".to_owned(),
+            "/firn/filters/0a".to_owned(),
         ] {
             assert!(matches!(Target::parse(&path), Target::Malformed(_)), "{path}");
         }
