@@ -204,10 +204,10 @@ impl Node {
     fn show_bundles(&self, after: Option<CodingId>) -> NodeReply {
         use std::ops::Bound::{Excluded, Unbounded};
         let range = self.fleet.kept.range((after.map_or(Unbounded, Excluded), Unbounded));
-        let mut here = range.map(|(coding, kept)| (*coding, kept, self.holds(kept)));
-        let mut here = here.by_ref().filter(|(_, _, indexes)| !indexes.is_empty()).peekable();
+        let here = range.map(|(coding, kept)| (*coding, kept, self.holds(kept)));
+        let mut here = here.filter(|(_, _, indexes)| !indexes.is_empty()).peekable();
         let (mut bundles, mut bytes, mut last) = (Vec::new(), 0, None);
-        while let Some((coding, kept, indexes)) = here.next() {
+        for (coding, kept, indexes) in here.by_ref() {
             let kept = KeptBundle {
                 content_header: kept.content_header.clone(),
                 coding_header: kept.coding_header.clone(),

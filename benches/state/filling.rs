@@ -77,14 +77,22 @@ async fn publish(
         if bundle >= generator.bundles() * 9 / 10 {
             last_tenth.get_or_insert_with(Instant::now);
         }
-        propose(&leader, bundle, generator.reserve(bundle)?).await?;
-        let CommandOutcome::Committed { held, .. } =
-            propose(&leader, bundle, generator.commit(bundle)).await?
-        else {
-            return Err("a commit was not applied".into());
-        };
-        progress.held.fetch_add(held.len() as u64, Ordering::Relaxed);
+        let held = publish_bundle(&leader, &generator, bundle).await?;
+        progress.held.fetch_add(held, Ordering::Relaxed);
         progress.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Reserves and commits a bundle; gives how many of its keys wait.
+pub(crate) async fn publish_bundle(
+    leader: &Consensus,
+    generator: &Generator,
+    bundle: u64,
+) -> Result<u64, Failure> {
+    propose(leader, bundle, generator.reserve(bundle)?).await?;
+    match propose(leader, bundle, generator.commit(bundle)).await? {
+        CommandOutcome::Committed { held, .. } => Ok(held.len() as u64),
+        _ => Err("a commit was not applied".into()),
     }
 }
 

@@ -45,6 +45,12 @@ impl Generator {
         Self { nodes, keys, keys_per_bundle }
     }
 
+    /// The same archive with so many bundles more.
+    pub(crate) const fn longer(&self, bundles: u64) -> Self {
+        let keys = self.bundles().saturating_add(bundles).saturating_mul(self.keys_per_bundle);
+        Self { nodes: self.nodes, keys, keys_per_bundle: self.keys_per_bundle }
+    }
+
     pub(crate) const fn nodes(&self) -> u32 {
         self.nodes
     }
@@ -60,6 +66,11 @@ impl Generator {
     /// The archive's time when a bundle is published.
     pub(crate) const fn time(bundle: u64) -> Timestamp {
         Timestamp::from_millis(1_790_000_000_000 + bundle * MINUTE)
+    }
+
+    /// The first bundle that is published at a time or later.
+    pub(crate) const fn bundle_after(time: Timestamp) -> u64 {
+        time.as_millis().saturating_sub(Self::time(0).as_millis()).div_ceil(MINUTE)
     }
 
     /// The key of a number; below [`Self::keys`] it is committed, from there on absent.

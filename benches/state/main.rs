@@ -9,11 +9,12 @@
 //!
 //! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
 //! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
-//! members (`members`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), the
-//! machine (`machine`).
+//! members (`members`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), filters
+//! (`feed_filters`), the machine (`machine`).
 
 mod bare;
 mod digesting;
+mod feed_filters;
 mod filling;
 mod generator;
 mod lookups;
@@ -60,6 +61,15 @@ struct Options {
     /// Leave out RocksDB alone
     #[arg(long)]
     no_bare: bool,
+    /// Make the filters over the feed too, with more commits beside it
+    #[arg(long)]
+    filters: bool,
+    /// Leave out the digest made anew
+    #[arg(long)]
+    no_digest: bool,
+    /// Of a DIR that was kept measure the filters alone
+    #[arg(long, requires = "filters")]
+    filled: bool,
     /// Keep what was made
     #[arg(long)]
     keep: bool,
@@ -89,6 +99,9 @@ fn run(options: &Options) -> Result<(), Failure> {
     row("keys, bundles", &format!("{}, {}", options.keys, generator.bundles()));
     row("coordinators, uploads at a time", &format!("{}, {}", options.members, options.uploads));
 
+    if options.filled {
+        return measure_filters(options, &generator);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let filled = runtime.block_on(fill(options, &generator))?;
     drop(runtime);
@@ -102,13 +115,15 @@ fn run(options: &Options) -> Result<(), Failure> {
     let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
     row("log's directory, bytes per key", &per_key(log, options.keys));
     row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
-    let facts = store.into_facts();
-    let seconds = digesting::check(&facts)?.as_secs_f64();
-    row(
-        "making the digest anew from the whole state, CPU s (it is the one that was kept)",
-        &format!("{seconds:.1}"),
-    );
-    drop(facts);
+    if options.no_digest {
+        drop(store);
+    } else {
+        let seconds = digesting::check(&store.into_facts())?.as_secs_f64();
+        row(
+            "making the digest anew from the whole state, CPU s (it is the one that was kept)",
+            &format!("{seconds:.1}"),
+        );
+    }
     let cost = digesting::measure(&generator)?;
     let micros =
         |time: std::time::Duration| format!("{:.0}", time.as_secs_f64() * 1e6 / f64::from(cost.bundles));
@@ -129,6 +144,9 @@ fn run(options: &Options) -> Result<(), Failure> {
             Bare::open(&path).map(Bare::into_lookup)
         })?;
         report_lookups("RocksDB alone", &alone);
+    }
+    if options.filters {
+        measure_filters(options, &generator)?;
     }
     if !options.keep {
         std::fs::remove_dir_all(&options.dir)?;
@@ -173,6 +191,23 @@ fn report_lookups(of: &str, measured: &[lookups::Measured]) {
     }
 }
 
+fn measure_filters(options: &Options, generator: &Generator) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    report_filters(&runtime.block_on(feed_filters::measure(&options.dir, generator, options.uploads))?);
+    Ok(())
+}
+
+fn report_filters(made: &feed_filters::Made) {
+    row("events of the feed; filters, bytes", &format!("{}; {}, {}", made.events, made.filters, made.bytes));
+    row("from the start until they are all there, beside commits, s", &format!("{:.1}", made.seconds));
+    row(
+        "bundles/s meanwhile; afterwards",
+        &format!("{:.1}; {:.1}", made.beside_per_second, made.alone_per_second),
+    );
+    row("resident memory before, MB; after", &format!("{}; {}", made.resident_before, made.resident_after));
+    row("a second start, until the whole list is told, s", &format!("{:.2}", made.again.as_secs_f64()));
+}
+
 fn per_key(bytes: u64, keys: u64) -> String {
     format!("{:.2}", bytes as f64 / keys as f64)
 }
@@ -189,7 +224,7 @@ mod tests {
     fn a_small_state_is_filled_measured_and_found_again() {
         let dir = std::env::temp_dir().join(format!("firn-state-bench-{}", std::process::id()));
         let path = dir.to_string_lossy().into_owned();
-        let arguments = ["state", &path, "--keys", "1000", "--nodes", "40", "--lookups", "500"];
+        let arguments = ["state", &path, "--keys", "1000", "--nodes", "40", "--lookups", "500", "--filters"];
         run(&Options::parse_from(arguments)).expect("everything that was committed is found");
         assert!(!dir.exists());
     }

@@ -91,12 +91,14 @@ impl EvidenceBook for StoreBook {
         loop {
             let limit = ScanLimit::entries(HOLDERS_AT_ONCE);
             let rows = self.store.scan(Table::EvidenceHolders, &range, limit)?;
-            let Some((last, _)) = rows.last().filter(|_| rows.len() == HOLDERS_AT_ONCE) else {
-                return rows.iter().map(read_holder).chain(holders.into_iter().map(Ok)).collect();
-            };
-            range.from = [last.as_slice(), &[0]].concat();
             for row in &rows {
                 holders.push(read_holder(row)?);
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == HOLDERS_AT_ONCE => {
+                    range.from = [last.as_slice(), &[0]].concat();
+                }
+                _ => return Ok(holders),
             }
         }
     }
