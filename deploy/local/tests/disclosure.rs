@@ -172,6 +172,18 @@ fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
     assert!((100..=400).contains(&kinds["index range"]), "{kinds:?}");
     assert_eq!(ask(&none, &[visible])[0].status, 200);
 
+    // A mirror gives what coordinators would: filters are fetched from no coordinator.
+    let mirrored = self::address();
+    let url = format!("http://{full}/firn/filters");
+    let from_mirror = gateway(&local, "mirrored.log", &mirrored, &["--filter", &url]);
+    wait_for_filters(&mirrored);
+    let is_piece = |message: &Vec<u8>| matches!(decode(message), Ok(CoordinatorRequest::FilterPiece { .. }));
+    assert!(!sent(&from_mirror, 0).iter().any(is_piece));
+    assert!(sent(&running, 0).iter().any(is_piece), "who has no mirror asks coordinators");
+    assert!(ask(&mirrored, &asked[..100]).iter().all(|answer| answer.status == 404));
+    assert_eq!(ask(&mirrored, &[visible])[0].status, 200);
+    assert_eq!(from_mirror.terminate(), Some(0));
+
     let retry = ["--filter", "none", "--when-unreadable", "retry"];
     let waiting = gateway(&local, "retry.log", &patient, &retry);
     assert_eq!(running.terminate(), Some(0));
