@@ -88,14 +88,8 @@ pub(crate) struct FilterKeeper {
     pub(crate) lists: Arc<FilterLists>,
 }
 
-/// What a keeper remembers from one look to the next.
-#[derive(Debug, Default)]
-struct Known {
-    /// What was kept last. The saved view may still name it.
-    before: BTreeSet<FilterId>,
-    /// Filters that are not to be fetched again: others would give the same bytes.
-    refused: BTreeSet<FilterId>,
-}
+/// Filters that are not to be fetched again: others would give the same bytes.
+type Refused = BTreeSet<FilterId>;
 
 /// What those of `lists` that coordinators of `roster` signed agree on.
 pub(crate) fn agreed(roster: &VerifiedRoster, lists: &[Signed<FilterList>]) -> AgreedFilters {
@@ -119,9 +113,9 @@ impl FilterKeeper {
 
     async fn keep(&self) {
         let (mut pause, mut failing) = (PAUSE_MIN, false);
-        let mut known = Known::default();
+        let mut refused = Refused::new();
         loop {
-            match self.look(&mut known).await {
+            match self.look(&mut refused).await {
                 Ok(()) => (pause, failing) = (LOOK_EVERY, false),
                 Err(error) => {
                     if failing {
@@ -138,7 +132,7 @@ impl FilterKeeper {
     }
 
     /// Goes on with what the coordinators agree on now.
-    async fn look(&self, known: &mut Known) -> Result<(), KeepError> {
+    async fn look(&self, refused: &mut Refused) -> Result<(), KeepError> {
         let lists = self.source.lists().await?;
         let agreed = agreed(&self.source.roster(), &lists);
         let current = self.keys.filters();
@@ -152,7 +146,7 @@ impl FilterKeeper {
             return Ok(());
         }
         for entry in agreed.filters {
-            if known.refused.contains(&entry.id) {
+            if refused.contains(&entry.id) {
                 break;
             }
             match current.find(entry.id) {
@@ -165,7 +159,7 @@ impl FilterKeeper {
                             entry.id
                         );
                         self.counts.refused.fetch_add(1, Ordering::Relaxed);
-                        known.refused.insert(entry.id);
+                        refused.insert(entry.id);
                         break;
                     }
                 },
@@ -182,11 +176,10 @@ impl FilterKeeper {
             position = chain.end(),
             "the archive's filters were renewed"
         );
-        let kept: BTreeSet<_> = chain.entries().iter().map(|entry| entry.id).collect();
+        // The saved view names those of before until it is saved again.
+        let keep = chain.entries().iter().chain(&current.entries()).map(|entry| entry.id).collect();
         self.lists.set(&chain, &lists);
         self.keys.install(chain);
-        let keep = kept.union(&known.before).copied().collect();
-        known.before = kept;
         let files = self.files.clone();
         self.environment.blocking(move || files.retain(&keep)).await?;
         Ok(())
@@ -280,7 +273,7 @@ mod tests {
     }
 
     async fn look(keeper: &FilterKeeper) -> Result<u64, KeepError> {
-        keeper.look(&mut Known::default()).await.map(|()| keeper.keys.filters().end())
+        keeper.look(&mut Refused::new()).await.map(|()| keeper.keys.filters().end())
     }
 
     #[tokio::test]
@@ -336,9 +329,9 @@ mod tests {
         let (archive, id) = archive();
         archive.list(&[greedy(id)]);
         let keeper = keeper(&archive, FilterFiles::new(None));
-        let mut known = Known::default();
+        let mut refused = Refused::new();
         for _ in 0..3 {
-            keeper.look(&mut known).await.unwrap();
+            keeper.look(&mut refused).await.unwrap();
         }
         assert_eq!(keeper.keys.filters().end(), 0);
         assert_eq!(keeper.counts.refused.load(Ordering::Relaxed), 1);
@@ -350,19 +343,19 @@ mod tests {
         let (archive, id) = archive();
         let place = tempfile::tempdir().unwrap();
         let keeper = keeper(&archive, FilterFiles::new(Some(place.path().to_owned())));
-        let mut known = Known::default();
+        let mut refused = Refused::new();
         let files = || std::fs::read_dir(place.path()).unwrap().count();
         archive.list(&[filter_in(id, (0, 8), &[key(1)]), filter_in(id, (8, 12), &[key(2)])]);
-        keeper.look(&mut known).await.unwrap();
+        keeper.look(&mut refused).await.unwrap();
         assert_eq!(files(), 2);
         archive.list(&[filter_in(id, (0, 16), &[key(1), key(2), key(3)])]);
-        keeper.look(&mut known).await.unwrap();
+        keeper.look(&mut refused).await.unwrap();
         assert_eq!((keeper.keys.filters().end(), files()), (16, 3), "the saved view names the elder ones");
         archive.list(&[filter_in(id, (0, 16), &[key(1), key(2), key(3)]), filter_in(id, (16, 20), &[])]);
-        keeper.look(&mut known).await.unwrap();
+        keeper.look(&mut refused).await.unwrap();
         assert_eq!((keeper.keys.filters().end(), files()), (20, 2));
         archive.list(&[filter_in(id, (0, 8), &[key(1)])]);
-        keeper.look(&mut known).await.unwrap();
+        keeper.look(&mut refused).await.unwrap();
         assert_eq!(keeper.keys.filters().end(), 20, "a list that covers less changes nothing");
     }
 }
