@@ -46,7 +46,7 @@ fn carry_out(
     cost: &mut Cost,
     command: Command,
 ) -> Result<(), Failure> {
-    let command = TimedCommand { at: Timestamp::from_millis(1_790_000_000_000), command };
+    let command = TimedCommand::of_coordinators(Timestamp::from_millis(1_790_000_000_000), command);
     let begun = machine::thread_time()?;
     let Ok(applied) = apply(state, &command);
     cost.apply += machine::thread_time()? - begun;

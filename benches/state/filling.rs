@@ -97,7 +97,7 @@ pub(crate) async fn publish_bundle(
 }
 
 async fn propose(leader: &Consensus, bundle: u64, command: Command) -> Result<CommandOutcome, Failure> {
-    let command = TimedCommand { at: Generator::time(bundle), command };
+    let command = TimedCommand::of_coordinators(Generator::time(bundle), command);
     let outcome = loop {
         match leader.propose(command.clone()).await {
             // A stalled disk: the command was not taken.

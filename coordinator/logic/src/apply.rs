@@ -15,11 +15,12 @@ mod recode;
 mod reserve;
 mod visibility;
 
-use firn_wire::{Command, CommandOutcome, RejectReason, TimedCommand};
+use firn_wire::{Actor, Command, CommandOutcome, RejectReason, TimedCommand};
 
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
+use crate::rights::role_for_command;
 
 /// What a command came to, and what to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,12 @@ type Verdict<T> = Result<T, RejectReason>;
 pub fn apply<F: Facts>(facts: &F, command: &TimedCommand) -> Result<Applied, F::Error> {
     let mut state = Overlay::new(facts)?;
     advance_time(&mut state, command);
-    let outcome = match carry_out(&mut state, &command.command)? {
+    state.set_actor(command.by.clone());
+    let done = match check_role(&state, command)? {
+        Ok(()) => carry_out(&mut state, &command.command)?,
+        Err(reason) => Err(reason),
+    };
+    let outcome = match done {
         Ok(outcome) => outcome,
         Err(reason) => {
             state = Overlay::new(facts)?;
@@ -53,6 +59,15 @@ pub fn apply<F: Facts>(facts: &F, command: &TimedCommand) -> Result<Applied, F::
 fn advance_time<F: Facts>(state: &mut Overlay<'_, F>, command: &TimedCommand) {
     let time = &mut state.counters_mut().time;
     *time = command.at.max(*time);
+}
+
+/// Whether whoever asked may: the leader has looked, but what counts is what the ledger says at this position of the log.
+fn check_role<F: Facts>(state: &Overlay<'_, F>, command: &TimedCommand) -> Result<Verdict<()>, F::Error> {
+    let Actor::Operator { key, name } = &command.by else { return Ok(Ok(())) };
+    let needed = role_for_command(&command.command);
+    let operator = state.operator(*key)?;
+    let may = operator.is_some_and(|operator| operator.role.includes(needed) && operator.name == *name);
+    Ok(if may { Ok(()) } else { Err(RejectReason::NeedsRole(needed)) })
 }
 
 fn carry_out<F: Facts>(

@@ -6,9 +6,10 @@
 //! order, in one atomic batch. Leaves to others: the bytes of keys and values (the shell).
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    TokenId,
 };
-use firn_wire::{LedgerEntry, Policy};
+use firn_wire::{LedgerEntry, OperatorEntry, Policy};
 
 use crate::state::{
     BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
@@ -79,6 +80,10 @@ pub enum Change {
     RemoveWithdrawn(ObjectKey),
     /// used tokens: token → ().
     PutUsedToken(TokenId),
+    /// operators: key → name and role, which the ledger says too.
+    PutOperator(PublicKey, OperatorEntry),
+    /// operators: remove key.
+    RemoveOperator(PublicKey),
     /// policy: () → policy.
     PutPolicy(Policy),
     /// ledger: position → entry.

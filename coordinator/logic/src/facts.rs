@@ -5,9 +5,10 @@
 //! equally, lists in the documented order. Leaves to others: where the records lie (the shell, `memory`).
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    TokenId,
 };
-use firn_wire::{FeedEvent, LedgerEntry, LedgerState, Policy};
+use firn_wire::{FeedEvent, LedgerEntry, LedgerState, OperatorEntry, Policy};
 
 use crate::state::{
     BundleRecord, Counters, ErasureRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
@@ -61,6 +62,8 @@ pub trait Facts {
     fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Self::Error>;
     /// Whether a join token was used.
     fn is_token_used(&self, token: TokenId) -> Result<bool, Self::Error>;
+    /// An operator, as the ledger says it is now.
+    fn operator(&self, key: PublicKey) -> Result<Option<OperatorEntry>, Self::Error>;
     /// The policy in force; none before bootstrap.
     fn policy(&self) -> Result<Option<Policy>, Self::Error>;
 

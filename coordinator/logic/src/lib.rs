@@ -5,6 +5,7 @@
 //! inputs give equal results on every replica. Leaves to others: consensus, storage and the network
 //! (`coordinator/server`).
 
+mod act_check;
 mod address_table;
 mod apply;
 mod balance;
@@ -38,6 +39,7 @@ mod inventory;
 mod kin;
 mod layer;
 mod layout;
+mod ledger_position;
 mod losses;
 mod member_change;
 mod memory;
@@ -55,9 +57,11 @@ mod purged_references;
 mod purging;
 mod receipts;
 mod recode;
+mod refusals;
 mod repair;
 mod repair_traffic;
 mod reserve_room;
+mod rights;
 mod second_codings;
 mod shares;
 mod spare_homes;
@@ -71,6 +75,7 @@ mod view;
 mod vouching;
 mod width;
 
+pub use act_check::{ActRefusal, check_act, check_name};
 pub use address_table::{AddressTable, AddressTableError, TABLE_BYTES_MAX, place_of};
 pub use apply::{Applied, apply};
 pub use brake::{BrakeFacts, BrakeState, HearingFacts, brake, is_still_hearing};
@@ -103,6 +108,7 @@ pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
     replaced_file_bytes,
 };
+pub use ledger_position::ledger_position;
 pub use losses::LossWatch;
 pub use member_change::{
     CAUGHT_UP_ENTRIES, MEMBERS_MAX, MemberFacts, MemberPlan, MemberRefusal, RosterRefusal, check_next_roster,
@@ -120,9 +126,11 @@ pub use purged_references::PurgedReferences;
 pub use purging::{PurgeBook, ReplacementError, plan_purging, plan_replacement, purge_progress};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
+pub use refusals::Refusals;
 pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
 pub use reserve_room::{Reserve, ReserveError};
+pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;
 pub use state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeedRecord, HeldRecord, NodeNumber,

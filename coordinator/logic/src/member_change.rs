@@ -25,6 +25,8 @@ pub struct MemberFacts {
     pub online: bool,
     /// Entries of the leader's log that it lacks; none where the leader does not know.
     pub lag: Option<u64>,
+    /// Whether its state was found to be another than the leader's at the same entry of the log.
+    pub differs: bool,
 }
 
 /// What is to be done to the consensus.
@@ -89,6 +91,13 @@ pub enum MemberRefusal {
         /// Entries that it lacks, if known.
         lag: Option<u64>,
     },
+    /// Its state is not what the log makes of it, here.
+    #[error(
+        "the state of {} is not that of the leader at the same entry of the log: one of them errs, and it gets no vote; see \
+         `firn-coordinator digest` on each, and rebuild the one that differs from the others with `firn-coordinator resync`",
+        .0.short()
+    )]
+    Differs(NodeId),
     /// The roster does not name it.
     #[error(
         "the roster in force does not name {}, so nodes would refuse its orders: sign the next one first, with \
@@ -270,6 +279,9 @@ fn check_promotable(member: &MemberFacts, roster: &Roster) -> Result<(), MemberR
     }
     if !has_caught_up(member) {
         return Err(MemberRefusal::Behind { id: member.id, lag: member.lag });
+    }
+    if member.differs {
+        return Err(MemberRefusal::Differs(member.id));
     }
     // A leader must be believed, and whoever votes may lead.
     let mut named = roster.coordinators.iter().map(|entry| entry.id);

@@ -8,9 +8,10 @@ use std::convert::Infallible;
 use std::ops::Bound;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    TokenId,
 };
-use firn_wire::{FeedEvent, LedgerEntry, Policy};
+use firn_wire::{FeedEvent, LedgerEntry, OperatorEntry, Policy};
 
 use crate::change::Change;
 use crate::facts::{Facts, Scan};
@@ -40,6 +41,7 @@ pub struct MemoryState {
     purges: BTreeMap<ObjectKey, PurgeRecord>,
     erasures: BTreeMap<BundleNumber, ErasureRecord>,
     used_tokens: BTreeSet<TokenId>,
+    operators: BTreeMap<PublicKey, OperatorEntry>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
     feed: BTreeMap<u64, FeedRecord>,
@@ -88,6 +90,8 @@ impl MemoryState {
             Change::PutPurge(record) => put(&mut self.purges, record.key, record),
             Change::PutErasure(record) => put(&mut self.erasures, record.bundle, record),
             Change::PutUsedToken(token) => include(&mut self.used_tokens, token),
+            Change::PutOperator(key, entry) => put(&mut self.operators, key, entry),
+            Change::RemoveOperator(key) => drop(self.operators.remove(&key)),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => put(&mut self.ledger, entry.position, entry),
             Change::PutFeed(position, record) => {
@@ -213,6 +217,10 @@ impl Facts for MemoryState {
 
     fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Infallible> {
         Ok(self.erasures.get(&bundle).cloned())
+    }
+
+    fn operator(&self, key: PublicKey) -> Result<Option<OperatorEntry>, Infallible> {
+        Ok(self.operators.get(&key).cloned())
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, Infallible> {

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, ReservationId, ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
+    TokenId,
 };
-use firn_wire::{LedgerEntry, Policy};
+use firn_wire::{Actor, LedgerEntry, OperatorEntry, Policy};
 
 use crate::change::Change;
 use crate::facts::Facts;
@@ -26,6 +27,8 @@ type KeyedPlace = (ObjectKey, Location);
 #[derive(Debug)]
 pub struct Overlay<'facts, F> {
     facts: &'facts F,
+    /// Who asked for the command that is applied: the ledger says so of what it records.
+    actor: Actor,
     counters: Counters,
     counters_before: Counters,
     nodes: Layer<NodeNumber, NodeRecord>,
@@ -45,6 +48,7 @@ pub struct Overlay<'facts, F> {
     purges: Layer<ObjectKey, PurgeRecord>,
     erasures: Layer<BundleNumber, ErasureRecord>,
     used_tokens: Layer<TokenId, ()>,
+    operators: Layer<PublicKey, OperatorEntry>,
     policy: Option<Policy>,
     ledger: BTreeMap<u64, LedgerEntry>,
     feed: BTreeMap<u64, FeedRecord>,
@@ -56,6 +60,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         let counters = facts.counters()?;
         Ok(Self {
             facts,
+            actor: Actor::Coordinators,
             counters,
             counters_before: counters,
             nodes: Layer::default(),
@@ -75,6 +80,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             purges: Layer::default(),
             erasures: Layer::default(),
             used_tokens: Layer::default(),
+            operators: Layer::default(),
             policy: None,
             ledger: BTreeMap::new(),
             feed: BTreeMap::new(),
@@ -134,6 +140,10 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         all.extend(self.purges.into_writes().filter_map(|(_, record)| record.map(Change::PutPurge)));
         all.extend(self.erasures.into_writes().filter_map(|(_, record)| record.map(Change::PutErasure)));
         all.extend(self.used_tokens.into_writes().map(|(token, _)| Change::PutUsedToken(token)));
+        all.extend(self.operators.into_writes().map(|(key, entry)| match entry {
+            Some(entry) => Change::PutOperator(key, entry),
+            None => Change::RemoveOperator(key),
+        }));
         all.extend(self.policy.map(Change::PutPolicy));
         all.extend(self.ledger.into_values().map(Change::PutLedger));
         // The index follows the feed.
@@ -173,6 +183,8 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             Change::PutPurge(record) => self.purges.put(record.key, record),
             Change::PutErasure(record) => self.erasures.put(record.bundle, record),
             Change::PutUsedToken(token) => self.used_tokens.put(token, ()),
+            Change::PutOperator(key, entry) => self.operators.put(key, entry),
+            Change::RemoveOperator(key) => self.operators.remove(key),
             Change::PutPolicy(policy) => self.policy = Some(policy),
             Change::PutLedger(entry) => {
                 self.ledger.insert(entry.position, entry);
@@ -187,6 +199,15 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
                 self.feed.insert(position, record);
             }
         }
+    }
+
+    /// Names whoever asked for the command that is applied.
+    pub(crate) fn set_actor(&mut self, actor: Actor) {
+        self.actor = actor;
+    }
+
+    pub(crate) const fn actor(&self) -> &Actor {
+        &self.actor
     }
 
     pub(crate) const fn counters_mut(&mut self) -> &mut Counters {
@@ -291,6 +312,10 @@ impl<F: Facts> Facts for Overlay<'_, F> {
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, F::Error> {
         self.used_tokens.has(&token, || self.facts.is_token_used(token))
+    }
+
+    fn operator(&self, key: PublicKey) -> Result<Option<OperatorEntry>, F::Error> {
+        self.operators.get(&key, || self.facts.operator(key))
     }
 
     fn policy(&self) -> Result<Option<Policy>, F::Error> {

@@ -73,6 +73,14 @@ async fn ask(shared: &Shared, id: NodeId, address: &str) -> Option<(Vec<StateDig
     }
 }
 
+/// Compares with one coordinator at this moment. Says whether its state is known to differ.
+pub(crate) async fn differs(shared: &Shared, id: NodeId, address: &str) -> bool {
+    if let Some((theirs, _)) = ask(shared, id, address).await {
+        take(shared, id, &theirs);
+    }
+    shared.soft().differing.contains_key(&id)
+}
+
 fn take(shared: &Shared, id: NodeId, theirs: &[StateDigests]) {
     let mut soft = shared.soft();
     match compare_states(&shared.consensus.late_digests(), id, theirs) {

@@ -283,6 +283,11 @@ impl Administration {
         status.failure.is_none() && status.leader.is_some()
     }
 
+    /// Whether this coordinator leads.
+    pub fn leads(&self) -> bool {
+        self.service.shared.consensus.is_leader()
+    }
+
     /// Why this coordinator has stopped; none while it runs.
     pub fn failure(&self) -> Option<String> {
         self.service.shared.consensus.status().failure

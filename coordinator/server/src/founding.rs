@@ -187,7 +187,7 @@ async fn ask_back_by(endpoint: &Endpoint, peer: &Peer) -> Result<Joined, Unready
             _ => return Err(odd()),
         }
     }
-    // It has handed the question on, and may be a moment behind the leader's answer.
+    // What the leader has committed is applied a moment later.
     for _ in 0..LOOKS_MAX {
         let answer = members().await?;
         if answer.since > before && answer.members.iter().any(|entry| entry.id == own) {

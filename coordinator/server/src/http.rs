@@ -55,10 +55,31 @@ async fn readyz(State(administration): State<Administration>) -> impl IntoRespon
 
 async fn metrics(State(administration): State<Administration>) -> impl IntoResponse {
     let headers = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    match administration.status().await {
-        Ok(status) => (StatusCode::OK, headers, prometheus(&status) + &filters(&administration.filters())),
-        Err(refusal) => (StatusCode::SERVICE_UNAVAILABLE, headers, format!("# {refusal}\n")),
+    let own = own_figures(&administration);
+    // Whoever cannot say how the archive is says all the same how it is itself: the scrape succeeds, and alerts can tell.
+    let archive = match administration.status().await {
+        Ok(status) => prometheus(&status),
+        Err(refusal) => format!("# the archive's figures are missing: {refusal}\n"),
+    };
+    (StatusCode::OK, headers, own + &archive + &filters(&administration.filters()))
+}
+
+/// How this coordinator itself is, whoever leads.
+fn own_figures(administration: &Administration) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = "# HELP firn_build_info The version that runs.\n# TYPE firn_build_info gauge\n".to_owned();
+    // Writing to a text cannot fail.
+    let _ = writeln!(text, "firn_build_info{{version=\"{version}\"}} 1");
+    let figures = [
+        ("running", "Whether it takes part; 0 once it has stopped.", administration.failure().is_none()),
+        ("ready", "Whether it takes part and knows a leader.", administration.is_ready()),
+        ("leads", "Whether it leads.", administration.leads()),
+    ];
+    for (name, help, holds) in figures {
+        let name = format!("firn_coordinator_{name}");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {}", u8::from(holds));
     }
+    text
 }
 
 /// What this coordinator has of filters over the feed.
@@ -159,15 +180,15 @@ fn prometheus(status: &ArchiveStatus) -> String {
     for (name, help, value) in [
         ("repair_backlog_shards", "Shards that repair has to make.", status.repair_backlog),
         ("move_backlog_shards", "Shards that have to move.", status.move_backlog),
-        (
-            "repair_traffic_bytes",
-            "Read and sent by repair since this leader began.",
-            status.repair_traffic.map(|b| b.0),
-        ),
     ] {
         if let Some(value) = value {
             gauge(name, help, value);
         }
+    }
+    if let Some(bytes) = status.repair_traffic {
+        let (name, help) =
+            ("firn_repair_traffic_bytes_total", "Read and sent by repair since this leader began.");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", bytes.0);
     }
     if let Some(by_spare) = &status.by_spare {
         let help = "Bundles by how many more durable shards each may lose.";

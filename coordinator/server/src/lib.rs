@@ -8,6 +8,7 @@ mod comparison;
 pub mod consensus;
 mod control;
 mod coordinator;
+mod deed;
 mod driver;
 mod evidence_store;
 mod filters;
@@ -36,6 +37,7 @@ pub use coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, DescriptorWatch, ERASE_AFTER,
     RECODE_AFTER,
 };
+pub use deed::{act_name, act_subject, describe_act};
 pub use evidence_store::EvidencePlace;
 pub use filters::{FilterOptions, FilterStore, FilterWriter};
 pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_peers, found_archive};

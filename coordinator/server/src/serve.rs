@@ -1,7 +1,8 @@
 //! Answering requests.
 //!
 //! Owns: who may ask what, and which requests go on to the leader. Always holds: a request that came forwarded
-//! is never forwarded again; a commit-sized message is read from uploaders, operators and coordinators only.
+//! is never forwarded again; what an operator asks is never taken from another coordinator, but from the operator; a
+//! commit-sized message is read from uploaders, operators and coordinators only.
 //! Leaves to others: each request's meaning (the modules below).
 
 mod administer;
@@ -11,6 +12,7 @@ mod filters;
 mod index_range;
 mod members;
 mod nodes;
+mod operators;
 mod reads;
 mod reserve;
 mod status;
@@ -21,13 +23,15 @@ use std::time::Duration;
 use firn_base::{AddressPrefix, PublicKey};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, PassPurpose,
-    RefusalKind, RefusedRequest, RejectReason, decode, encode,
+    Actor, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CommitRequest, CoordinatorReply, CoordinatorRequest,
+    FEATURE_LEVEL, OperatorRole, PassPurpose, RefusalKind, RefusedRequest, RejectReason, decode, encode,
 };
 
 use crate::shared::{Shared, malformed, not_allowed};
 
 pub(crate) use commit::{check_record, publishers_ever};
+
+const NO_LEADER: &str = "the coordinators have no leader now: try again in a moment";
 
 /// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
@@ -68,7 +72,8 @@ impl Service {
     fn may_send_much(&self, peer: PublicKey) -> bool {
         self.shared.is_coordinator(peer)
             || self.shared.facts().and_then(|facts| self.shared.governance(&facts)).is_ok_and(|governance| {
-                governance.uploaders.contains_key(&peer) || governance.operators.contains_key(&peer)
+                governance.uploaders.contains_key(&peer)
+                    || governance.operator_may(peer, OperatorRole::Content)
             })
     }
 
@@ -85,9 +90,14 @@ impl Service {
             CoordinatorRequest::Raft(message) if self.shared.is_coordinator(client) => {
                 Ok(CoordinatorReply::Raft(self.shared.consensus.handle_raft(client, &message).await))
             }
-            CoordinatorRequest::Forward { client, seen_at, request } if self.is_coordinator(connection) => {
+            CoordinatorRequest::Forward { client: key, seen_at, request }
+                if self.is_coordinator(connection) =>
+            {
                 match decode(&request) {
-                    Ok(request) => self.answer_here(Asker { key: client, seen_at }, request).await,
+                    Ok(request) if is_of_operators(&request) && key != client => Err(not_allowed(
+                        "what an operator asks is taken from the operator: a coordinator speaks for its own socket only",
+                    )),
+                    Ok(request) => self.answer_here(Asker { key, seen_at }, request).await,
                     Err(error) => Err(malformed(error.to_string())),
                 }
             }
@@ -104,7 +114,11 @@ impl Service {
                 nodes::heartbeat(&self.shared, client, connection, status)
             }
             request if is_for_leader(&request) && !self.shared.consensus.is_leader() => {
-                self.forward(asker, request).await
+                if is_of_operators(&request) {
+                    self.answer_operator(asker, request).await
+                } else {
+                    self.forward(asker, request).await
+                }
             }
             request => self.answer_here(asker, request).await,
         };
@@ -167,26 +181,35 @@ impl Service {
             CoordinatorRequest::ListNodes => status::nodes(shared),
             CoordinatorRequest::ListBundles { from } => status::bundles(shared, from),
             CoordinatorRequest::Admin(request) => {
-                let facts = shared.facts()?;
                 // Another coordinator speaks for whoever reached its socket: the owner of its machine.
-                let may = shared.is_coordinator(client)
-                    || shared.governance(&facts)?.operators.contains_key(&client);
-                if !may {
-                    return Err(not_allowed(format!(
-                        "{client} is no operator of this archive: use the coordinator's own socket (--data-dir), or \
-                         add the key with `firn-coordinator operator add`"
-                    )));
-                }
+                let by = operators::admit(shared, client, &request).await?;
                 if !members::may_ask(client, &request) {
                     return Err(not_allowed("a coordinator is taken back only when it asks for that itself"));
                 }
-                administer::administer(shared, request).await.map(CoordinatorReply::Admin)
+                administer::administer(shared, by, request).await.map(CoordinatorReply::Admin)
             }
             CoordinatorRequest::Raft(_)
             | CoordinatorRequest::Forward { .. }
             | CoordinatorRequest::StateDigests
             | CoordinatorRequest::Heartbeat(_) => Err(malformed("this is not forwarded")),
         }
+    }
+
+    /// The answer of a coordinator that does not lead to an operator: only what can wait for no leader is done here.
+    async fn answer_operator(
+        &self,
+        asker: Asker,
+        request: CoordinatorRequest,
+    ) -> Result<CoordinatorReply, RefusedRequest> {
+        let sentence = match self.shared.consensus.leader() {
+            Some(leader) => format!("an operator asks the leader itself, which is {}", leader.short()),
+            None if matches!(&request, CoordinatorRequest::Admin(request) if administer::needs_no_leader(request)) =>
+            {
+                return self.answer_here(asker, request).await;
+            }
+            None => NO_LEADER.to_owned(),
+        };
+        Err(RefusedRequest::new(RefusalKind::Unavailable, sentence))
     }
 
     /// Hands a request on to the leader.
@@ -202,9 +225,7 @@ impl Service {
                 CoordinatorRequest::Status
                 | CoordinatorRequest::ListNodes
                 | CoordinatorRequest::ListBundles { .. } => self.answer_here(asker, request).await,
-                _ => {
-                    Err(unavailable("the coordinators have no leader now: try again in a moment".to_owned()))
-                }
+                _ => Err(unavailable(NO_LEADER.to_owned())),
             };
         };
         if leader == self.shared.identity.node_id() {
@@ -241,7 +262,8 @@ impl Service {
             || !administer::is_for_leader(&request)
             || (nobody_leads && administer::needs_no_leader(&request))
         {
-            return administer::administer(&self.shared, request).await;
+            let by = Actor::Socket { coordinator: self.shared.identity.node_id() };
+            return administer::administer(&self.shared, by, request).await;
         }
         let own = Asker { key: self.shared.identity.public(), seen_at: None };
         match self.forward(own, CoordinatorRequest::Admin(request)).await? {
@@ -303,6 +325,13 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
             | CoordinatorRequest::Status
             | CoordinatorRequest::ListNodes
             | CoordinatorRequest::ListBundles { .. }
-            | CoordinatorRequest::Admin(_)
+    ) || matches!(request, CoordinatorRequest::Admin(request) if administer::is_for_leader(request))
+}
+
+/// Requests that count by the role of whoever asks: its own connection to whoever answers says who that is.
+const fn is_of_operators(request: &CoordinatorRequest) -> bool {
+    matches!(
+        request,
+        CoordinatorRequest::Admin(_) | CoordinatorRequest::Commit(CommitRequest { replaces: Some(_), .. })
     )
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders,
-    PlanningView, Reserve, Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
+    PlanningView, Refusals, Reserve, Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
-    Command, CommandOutcome, CoordinatorEntry, Descriptor, Identity, LedgerHead, LedgerState, OrderRank,
-    Pass, PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, TimedCommand,
+    Actor, Command, CommandOutcome, CoordinatorEntry, Descriptor, Identity, LedgerHead, LedgerState,
+    OrderRank, Pass, PassPurpose, RefusalKind, RefusedRequest, RejectReason, Roster, Signed, TimedCommand,
 };
 
 use crate::consensus::{Consensus, ProposeError};
@@ -69,6 +69,8 @@ pub(crate) struct Soft {
     pub(crate) differing: BTreeMap<NodeId, firn_wire::StateDifference>,
     /// Bytes that repairs, moves and re-coding read and sent since this leader began.
     pub(crate) repair_traffic_bytes: u64,
+    /// What operators were refused of late.
+    pub(crate) refusals: Refusals,
 }
 
 /// What a planning pass measured.
@@ -123,6 +125,7 @@ impl Shared {
             findings: None,
             differing: BTreeMap::new(),
             repair_traffic_bytes: 0,
+            refusals: Refusals::new(),
         };
         Arc::new(Self {
             archive: standing.in_force().descriptor.archive,
@@ -244,7 +247,16 @@ impl Shared {
 
     /// Commits `command` with this moment's time. A rejection is an outcome, not an error.
     pub(crate) async fn propose(&self, command: Command) -> Result<CommandOutcome, RefusedRequest> {
-        let timed = TimedCommand { at: self.environment.now(), command };
+        self.propose_as(Actor::Coordinators, command).await
+    }
+
+    /// Commits `command`, for which `by` asked, with this moment's time.
+    pub(crate) async fn propose_as(
+        &self,
+        by: Actor,
+        command: Command,
+    ) -> Result<CommandOutcome, RefusedRequest> {
+        let timed = TimedCommand { at: self.environment.now(), by, command };
         self.consensus.propose(timed).await.map_err(|error| refused(&error))
     }
 
@@ -259,7 +271,20 @@ impl Shared {
         command: Command,
         kind: RefusalKind,
     ) -> Result<CommandOutcome, RefusedRequest> {
-        match self.propose(command).await? {
+        self.carry_out_as(Actor::Coordinators, command, kind).await
+    }
+
+    /// Commits `command`, for which `by` asked; a rejection becomes a refusal of `kind`.
+    pub(crate) async fn carry_out_as(
+        &self,
+        by: Actor,
+        command: Command,
+        kind: RefusalKind,
+    ) -> Result<CommandOutcome, RefusedRequest> {
+        match self.propose_as(by, command).await? {
+            CommandOutcome::Rejected(reason @ RejectReason::NeedsRole(_)) => {
+                Err(not_allowed(reason.to_string()))
+            }
             CommandOutcome::Rejected(reason) => Err(RefusedRequest::new(kind, reason.to_string())),
             outcome => Ok(outcome),
         }

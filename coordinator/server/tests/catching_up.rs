@@ -26,7 +26,7 @@ fn large(number: u64) -> TimedCommand {
     blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut noise);
     let name = noise.iter().map(|byte| format!("{byte:02x}")).collect();
     let command = Command::Govern(LedgerAct::RemovePublisher { name });
-    TimedCommand { at: Timestamp::from_millis(number), command }
+    TimedCommand::of_coordinators(Timestamp::from_millis(number), command)
 }
 
 /// Three members with some megabytes of state, whose logs no longer reach back to the beginning. One of the two

@@ -140,7 +140,7 @@ async fn a_member_whose_disk_fails_stops_and_the_others_go_on() {
 async fn a_command_that_takes_longer_than_a_heartbeat_reaches_all_members() {
     let cluster = Cluster::start(3, Timing::default()).await;
     let act = LedgerAct::RemovePublisher { name: "x".repeat(20 << 20) };
-    let command = TimedCommand { at: Timestamp::from_millis(1), command: Command::Govern(act) };
+    let command = TimedCommand::of_coordinators(Timestamp::from_millis(1), Command::Govern(act));
     cluster.write(command).await;
     cluster.write(add_uploader(1)).await;
     cluster.settled().await;

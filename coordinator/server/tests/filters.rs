@@ -120,7 +120,7 @@ impl Archive {
 
     /// Has a command applied everywhere.
     async fn commit(&self, command: Command) -> CommandOutcome {
-        let timed = TimedCommand { at: Timestamp::from_millis(1_000_000), command };
+        let timed = TimedCommand::of_coordinators(Timestamp::from_millis(1_000_000), command);
         let outcome = until("a leader takes the command", async || {
             let running = self.machines.iter().filter_map(|machine| machine.running.as_ref());
             let leader = running.map(Coordinator::consensus).find(|consensus| consensus.is_leader())?;

@@ -204,7 +204,11 @@ async fn govern(cast: &Cast, administration: &Administration) {
     let acts = [
         LedgerAct::AddPublisher(cast.publisher_entry()),
         LedgerAct::AddUploader { key: cast.identity("uploader").public(), name: "uploader".to_owned() },
-        LedgerAct::AddOperator { key: cast.identity("operator").public(), name: "operator".to_owned() },
+        LedgerAct::AddOperator {
+            key: cast.identity("operator").public(),
+            name: "operator".to_owned(),
+            role: firn_wire::OperatorRole::Admin,
+        },
     ];
     for act in acts {
         while !is_done(administration.administer(AdminRequest::Govern(act.clone())).await) {

@@ -80,6 +80,7 @@ mod tests {
                 position,
                 previous: entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest),
                 at: Timestamp::from_millis(1),
+                by: firn_wire::Actor::Coordinators,
                 act: LedgerAct::Withdraw { key: ObjectKey::store_path([*byte; 20]), reason: "law".into() },
             });
         }

@@ -249,6 +249,7 @@ mod tests {
                 position: u64::try_from(position).unwrap(),
                 previous: entries.last().map_or(NO_ENTRY, LedgerEntry::digest),
                 at: Timestamp::from_millis(5),
+                by: firn_wire::Actor::Coordinators,
                 act: LedgerAct::UseToken {
                     token: TokenId::from_bytes([*token; 32]),
                     node: firn_base::PublicKey::from_bytes([9; 32]),

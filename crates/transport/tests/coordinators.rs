@@ -278,6 +278,7 @@ fn ledger(tokens: &[u8]) -> Vec<LedgerEntry> {
             position,
             previous: entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest),
             at: Timestamp::from_millis(5),
+            by: firn_wire::Actor::Coordinators,
             act: LedgerAct::UseToken {
                 token: TokenId::from_bytes([*token; 32]),
                 node: PublicKey::from_bytes([9; 32]),

@@ -66,6 +66,11 @@ pub enum AdminRequest {
         /// The first number wanted.
         from: BundleNumber,
     },
+    /// The first position of the ledger whose entry was made at a time or later.
+    LedgerPosition {
+        /// The time.
+        since: Timestamp,
+    },
     /// Listen once more: nodes that came too late show what did not come back.
     ReopenRebuild,
 }
@@ -114,4 +119,6 @@ pub enum AdminReply {
         /// Where the next page begins; none at the end.
         next: Option<BundleNumber>,
     },
+    /// A position of the ledger; its length where no entry is meant.
+    LedgerPosition(u64),
 }

@@ -6,19 +6,30 @@ use firn_base::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{LedgerAct, LedgerEntry, NodeState, RecordPlace, ReplacementBundle, SurplusCopy};
+use crate::{
+    Actor, LedgerAct, LedgerEntry, NodeState, OperatorRole, RecordPlace, ReplacementBundle, SurplusCopy,
+};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
 pub const FEATURE_LEVEL: u16 = 2;
 
-/// A command with the leader's time. Apply takes the later of this and the last applied time.
+/// A command with the leader's time and whoever asked for it. Apply takes the later of this and the last applied time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedCommand {
     /// The leader's clock.
     pub at: Timestamp,
+    /// Who asked for it: the ledger says so of what it records.
+    pub by: Actor,
     /// What to do.
     pub command: Command,
+}
+
+impl TimedCommand {
+    /// A command that no operator asked for.
+    pub const fn of_coordinators(at: Timestamp, command: Command) -> Self {
+        Self { at, by: Actor::Coordinators, command }
+    }
 }
 
 /// One change of the archive's state.
@@ -376,4 +387,10 @@ pub enum RejectReason {
         "this bundle was erased because of a purge, and nodes take it no more: publish its paths in other bundles"
     )]
     BundleErased,
+    /// Whoever asked for it is no operator with a role for it any more.
+    #[error("this needs the operator's role {0}")]
+    NeedsRole(OperatorRole),
+    /// The key is none of an operator.
+    #[error("no operator has this key: see `firn-coordinator operator list`")]
+    NoOperator,
 }

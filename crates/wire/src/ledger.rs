@@ -1,11 +1,11 @@
-//! The ledger: the numbered record of governance, chained by digest.
+//! The ledger: the numbered record of governance and of all other administration, chained by digest.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firn_base::{BundleId, Digest, ObjectKey, PublicKey, Timestamp, TokenId};
+use firn_base::{BundleId, Digest, NodeId, ObjectKey, PublicKey, Timestamp, TokenId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Signed, Statement, encode};
+use crate::{Actor, MemberChange, NodeState, OperatorEntry, OperatorRole, Signed, Statement, encode};
 
 /// One act of governance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,14 @@ pub enum LedgerAct {
         /// The identity.
         key: PublicKey,
     },
-    /// Allow an identity to administer the archive from afar.
+    /// Allow an identity to administer the archive from afar, or give an operator another name or role.
     AddOperator {
         /// The identity.
         key: PublicKey,
         /// Whose it is.
         name: String,
+        /// What it may do.
+        role: OperatorRole,
     },
     /// Allow it no more.
     RemoveOperator {
@@ -81,6 +83,61 @@ pub enum LedgerAct {
         /// The bundle.
         bundle: BundleId,
     },
+    /// A join token was made.
+    CreateToken {
+        /// The token.
+        token: TokenId,
+        /// Whose node it is for.
+        operator: String,
+        /// The failure domain that it vouches for, if it vouches for one.
+        failure_domain: Option<String>,
+        /// When it ends.
+        expires: Timestamp,
+    },
+    /// A node was moved to another state.
+    SetNodeState {
+        /// The node.
+        node: NodeId,
+        /// Its state from here on.
+        state: NodeState,
+    },
+    /// A change of the coordinators was begun: entered before it is made, for a leader may go with it.
+    ChangeMember(MemberChange),
+    /// A roster that the archive key has signed was brought to the leader.
+    AdoptRoster {
+        /// Its generation.
+        generation: u64,
+    },
+    /// Others took the place of a bundle, because of purges.
+    Repack {
+        /// The bundle.
+        bundle: BundleId,
+    },
+    /// An operator asked for what its role does not allow, and was refused.
+    Refuse {
+        /// Its key.
+        operator: PublicKey,
+        /// Whose it is.
+        name: String,
+        /// What was asked for last.
+        what: String,
+        /// The role that it needs.
+        needed: OperatorRole,
+        /// How often since this was last recorded.
+        times: u32,
+    },
+}
+
+impl LedgerAct {
+    /// Why, in the words of whoever did it; none where no reason is asked for.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Withdraw { reason, .. } | Self::Reinstate { reason, .. } | Self::Purge { reason, .. } => {
+                Some(reason)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A Nix signing key whose signatures the archive accepts.
@@ -121,7 +178,7 @@ pub struct Policy {
     pub trust_declared_domains: bool,
 }
 
-/// One entry: its place, the digest of the entry before, when, and what.
+/// One entry: its place, the digest of the entry before, when, who, and what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     /// Counts from zero.
@@ -130,6 +187,8 @@ pub struct LedgerEntry {
     pub previous: Digest,
     /// The archive's time of the act.
     pub at: Timestamp,
+    /// Who did it.
+    pub by: Actor,
     /// What was decided.
     pub act: LedgerAct,
 }
@@ -170,8 +229,8 @@ pub struct LedgerState {
     pub publishers: BTreeMap<String, PublisherEntry>,
     /// Uploaders with their names.
     pub uploaders: BTreeMap<PublicKey, String>,
-    /// Operators with their names.
-    pub operators: BTreeMap<PublicKey, String>,
+    /// Operators with their names and roles.
+    pub operators: BTreeMap<PublicKey, OperatorEntry>,
     /// Tokens that were used up.
     pub used_tokens: BTreeSet<TokenId>,
     /// Keys that are served no more, and why.
@@ -209,8 +268,8 @@ impl LedgerState {
             LedgerAct::RemoveUploader { key } => {
                 self.uploaders.remove(key);
             }
-            LedgerAct::AddOperator { key, name } => {
-                self.operators.insert(*key, name.clone());
+            LedgerAct::AddOperator { key, name, role } => {
+                self.operators.insert(*key, OperatorEntry { name: name.clone(), role: *role });
             }
             LedgerAct::RemoveOperator { key } => {
                 self.operators.remove(key);
@@ -232,7 +291,24 @@ impl LedgerState {
                 self.erased.insert(*bundle);
             }
             LedgerAct::SetPolicy(policy) => self.policy = Some(policy.clone()),
+            // What was done, for those who ask; what came of it is elsewhere.
+            LedgerAct::CreateToken { .. }
+            | LedgerAct::SetNodeState { .. }
+            | LedgerAct::ChangeMember(_)
+            | LedgerAct::AdoptRoster { .. }
+            | LedgerAct::Repack { .. }
+            | LedgerAct::Refuse { .. } => {}
         }
+    }
+
+    /// The name and role of an operator, if `key` is one.
+    pub fn operator(&self, key: PublicKey) -> Option<&OperatorEntry> {
+        self.operators.get(&key)
+    }
+
+    /// Whether `key` is an operator whose role includes `needed`.
+    pub fn operator_may(&self, key: PublicKey, needed: OperatorRole) -> bool {
+        self.operator(key).is_some_and(|operator| operator.role.includes(needed))
     }
 
     /// Publishers, the most preferred first.

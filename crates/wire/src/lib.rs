@@ -23,6 +23,7 @@ mod limits;
 mod membership;
 mod message;
 mod node_request;
+mod operator;
 mod purge;
 mod rebuild_progress;
 mod recode;
@@ -70,6 +71,7 @@ pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, enco
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
+pub use operator::{Actor, OperatorEntry, OperatorRole, ParseRoleError};
 pub use purge::{
     MovedRecord, NeededBundle, PURGE_LEVEL, PurgeHolder, PurgeProgress, RecordPlace, Replaced,
     ReplacementBundle, SurplusCopy,

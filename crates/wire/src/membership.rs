@@ -49,6 +49,16 @@ pub enum MemberChange {
     },
 }
 
+impl MemberChange {
+    /// The coordinator that it is about; of two the one that comes.
+    pub const fn subject(&self) -> NodeId {
+        match self {
+            Self::Add { id, .. } | Self::Promote { id } | Self::Remove { id } | Self::Readmit { id } => *id,
+            Self::Replace { new, .. } => *new,
+        }
+    }
+}
+
 /// How far a change came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberStep {

@@ -15,13 +15,14 @@ use firn_base::{
     PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
+    Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
     CoordinatorRequest, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule,
     FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, MovedRecord, NodePlace, NodeReply,
-    NodeRequest, NodeSighting, OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry,
-    RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster,
-    Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
+    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord,
+    NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole, OrderRank, Pass, PassPurpose,
+    PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace,
+    ReplacementBundle, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand,
+    decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,7 +126,7 @@ fn statements(lines: &mut Lines) {
 }
 
 fn governance(lines: &mut Lines) {
-    let key = PublicKey::from_bytes([1; 32]);
+    let (key, node) = (PublicKey::from_bytes([1; 32]), NodeId::from_bytes([7; 32]));
     let policy = Policy {
         domains: DomainRule::Named,
         repair_at: Some(28),
@@ -139,7 +140,7 @@ fn governance(lines: &mut Lines) {
         LedgerAct::RemovePublisher { name: "cache-1".into() },
         LedgerAct::AddUploader { key, name: "hydra".into() },
         LedgerAct::RemoveUploader { key },
-        LedgerAct::AddOperator { key, name: "ada".into() },
+        LedgerAct::AddOperator { key, name: "ada".into(), role: OperatorRole::Content },
         LedgerAct::RemoveOperator { key },
         LedgerAct::UseToken {
             token: TokenId::from_bytes([2; 32]),
@@ -151,9 +152,32 @@ fn governance(lines: &mut Lines) {
         LedgerAct::SetPolicy(policy),
         LedgerAct::Purge { key: ObjectKey::store_path([3; 20]), reason: "court".into() },
         LedgerAct::Erase { bundle: BundleId::from_bytes([6; 32]) },
+        LedgerAct::CreateToken {
+            token: TokenId::from_bytes([2; 32]),
+            operator: "ada".into(),
+            failure_domain: None,
+            expires: at(10),
+        },
+        LedgerAct::SetNodeState { node, state: firn_wire::NodeState::Lost },
+        LedgerAct::ChangeMember(MemberChange::Remove { id: node }),
+        LedgerAct::AdoptRoster { generation: 300 },
+        LedgerAct::Repack { bundle: BundleId::from_bytes([6; 32]) },
+        LedgerAct::Refuse {
+            operator: key,
+            name: "ada".into(),
+            what: "withdraw".into(),
+            needed: OperatorRole::Admin,
+            times: 2,
+        },
+    ];
+    let actors = [
+        Actor::Coordinators,
+        Actor::Socket { coordinator: node },
+        Actor::Operator { key, name: "ada".into() },
     ];
     for (position, act) in (0..).zip(acts) {
-        let entry = LedgerEntry { position, previous: Digest::from_bytes([4; 32]), at: at(9), act };
+        let by = actors[usize::try_from(position).unwrap() % actors.len()].clone();
+        let entry = LedgerEntry { position, previous: Digest::from_bytes([4; 32]), at: at(9), by, act };
         lines.add(&format!("ledger-{position}"), &entry);
     }
     lines.add("ledger-head", &LedgerHead { entries: 9, digest: Digest::from_bytes([5; 32]) });
@@ -227,6 +251,7 @@ fn commands(lines: &mut Lines) {
             position: 0,
             previous: Digest::from_bytes([0; 32]),
             at: at(3),
+            by: Actor::Coordinators,
             act: LedgerAct::RemovePublisher { name: "x".into() },
         }]),
         Command::RestoreBundle(Box::new(RestoredBundle {
@@ -261,7 +286,10 @@ fn commands(lines: &mut Lines) {
         Command::GovernAll(vec![LedgerAct::RemovePublisher { name: "x".into() }]),
     ];
     for (number, command) in all.into_iter().enumerate() {
-        lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), command });
+        lines.add(
+            &format!("command-{number}"),
+            &TimedCommand { at: at(90), by: Actor::Socket { coordinator: node }, command },
+        );
     }
 }
 

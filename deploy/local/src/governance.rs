@@ -11,7 +11,8 @@ use firn_coordinator::{ControlError, ask_control, ask_ledger};
 use firn_nix_format::PublisherKey;
 use firn_transport::load_identity;
 use firn_wire::{
-    AdminReply, AdminRequest, JoinToken, LedgerAct, LedgerState, PublisherEntry, RefusalKind, Signed,
+    AdminReply, AdminRequest, JoinToken, LedgerAct, LedgerState, OperatorRole, PublisherEntry, RefusalKind,
+    Signed,
 };
 use tokio::time::{Instant, sleep};
 
@@ -95,8 +96,9 @@ fn missing(
         acts.push(LedgerAct::AddUploader { key: uploader, name: OPERATOR.to_owned() });
     }
     let operator = load_identity(&place.operator_key())?.public();
-    if !known.operators.contains_key(&operator) {
-        acts.push(LedgerAct::AddOperator { key: operator, name: OPERATOR.to_owned() });
+    if !known.operator_may(operator, OperatorRole::Admin) {
+        let (name, role) = (OPERATOR.to_owned(), OperatorRole::Admin);
+        acts.push(LedgerAct::AddOperator { key: operator, name, role });
     }
     for publisher in publishers {
         let key = PublicKey::from_bytes(*publisher.as_bytes());

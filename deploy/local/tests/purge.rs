@@ -164,7 +164,7 @@ fn a_purged_path_is_gone_from_every_disk_and_all_that_shared_its_bundle_stays_re
     assert_eq!(on_disks(&local), [0; NODES]);
     assert!(coordinator(&local, &["path", "purges"]).success().contains("nothing of it is left"));
     let log = coordinator(&local, &["log"]).success();
-    assert!(log.contains("Purge {") && log.contains("Erase {"), "{log}");
+    assert!(log.contains("to be purged") && log.contains("erased because of a purge"), "{log}");
 
     // Nothing comes from anybody's memory.
     for verb in ["stop", "start"] {

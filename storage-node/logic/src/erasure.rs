@@ -30,6 +30,7 @@ mod tests {
             position,
             previous: Digest::from_bytes([0; 32]),
             at: Timestamp::from_millis(1),
+            by: firn_wire::Actor::Coordinators,
             act,
         };
         let (key, reason) = (ObjectKey::store_path([1; 20]), String::new());

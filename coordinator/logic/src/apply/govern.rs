@@ -1,10 +1,10 @@
 //! Acts of governance: each one is appended to the ledger.
 //!
-//! Owns: the ledger's chain, used tokens, withdrawals, policy. Always holds: an entry names the digest of the
-//! entry before. Leaves to others: whether whoever asked for the act had the right to (the shell).
+//! Owns: the ledger's chain, used tokens, operators, withdrawals, policy. Always holds: an entry names the digest of
+//! the entry before, and who asked for it. Leaves to others: whether that one may (`apply`).
 
 use firn_base::ObjectKey;
-use firn_wire::{LedgerAct, LedgerEntry, LedgerHead, RejectReason};
+use firn_wire::{LedgerAct, LedgerEntry, LedgerHead, OperatorEntry, RejectReason};
 
 use super::{Verdict, purge, visibility};
 use crate::change::Change;
@@ -70,13 +70,30 @@ pub(super) fn carry_out<F: Facts>(
             return Ok(Err(RejectReason::Malformed("bundles are erased by their own command".into())));
         }
         LedgerAct::SetPolicy(policy) => state.write(Change::PutPolicy(policy.clone())),
-        // Who may publish, upload and administer is read from the ledger itself.
+        LedgerAct::AddOperator { key, name, role } => {
+            let entry = OperatorEntry { name: name.clone(), role: *role };
+            if state.operator(*key)?.as_ref() == Some(&entry) {
+                return Ok(Ok(Effect::None));
+            }
+            state.write(Change::PutOperator(*key, entry));
+        }
+        LedgerAct::RemoveOperator { key } => {
+            if state.operator(*key)?.is_none() {
+                return Ok(Err(RejectReason::NoOperator));
+            }
+            state.write(Change::RemoveOperator(*key));
+        }
+        // Who may publish and upload is read from the ledger itself; the others only say what was done.
         LedgerAct::AddPublisher(_)
         | LedgerAct::RemovePublisher { .. }
         | LedgerAct::AddUploader { .. }
         | LedgerAct::RemoveUploader { .. }
-        | LedgerAct::AddOperator { .. }
-        | LedgerAct::RemoveOperator { .. } => {}
+        | LedgerAct::CreateToken { .. }
+        | LedgerAct::SetNodeState { .. }
+        | LedgerAct::ChangeMember(_)
+        | LedgerAct::AdoptRoster { .. }
+        | LedgerAct::Repack { .. }
+        | LedgerAct::Refuse { .. } => {}
     }
     Ok(Ok(Effect::Some))
 }
@@ -101,6 +118,7 @@ pub(super) fn record<F: Facts>(state: &mut Overlay<'_, F>, act: &LedgerAct) -> R
         position: counters.ledger.entries,
         previous: counters.ledger.digest,
         at: counters.time,
+        by: state.actor().clone(),
         act: act.clone(),
     };
     append(state, entry);

@@ -151,6 +151,10 @@ pub(super) fn set_state<F: Facts>(
     if node.state != to {
         node.state = to;
         state.write(Change::PutNode(node));
+        // While the ledger is restored nothing is added to it.
+        if !state.counters()?.rebuilding {
+            govern::record(state, &LedgerAct::SetNodeState { node: id, state: to })?;
+        }
     }
     Ok(Ok(()))
 }

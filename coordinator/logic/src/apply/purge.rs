@@ -98,6 +98,10 @@ pub(super) fn replace<F: Facts>(
             }));
         }
     }
+    // One that held nothing else goes by itself.
+    if !replacements.is_empty() {
+        govern::record(state, &LedgerAct::Repack { bundle })?;
+    }
     Ok(Ok(()))
 }
 

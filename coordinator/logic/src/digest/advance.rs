@@ -101,10 +101,12 @@ impl<F: Facts> Advance<'_, F> {
             Change::PutLedger(entry) => self.turn(None, Some(Entry::Ledger(entry))),
             Change::PutFeed(_, record) => self.feed(record)?,
             Change::PutExternal(_) | Change::PutUsedToken(_) => {}
-            // They repeat what records say.
+            // They repeat what records and the ledger say.
             Change::NameNode(..)
             | Change::NameBundle(..)
             | Change::NameCoding(..)
+            | Change::PutOperator(..)
+            | Change::RemoveOperator(..)
             | Change::PutReservationOf(..)
             | Change::RemoveReservationOf(..)
             | Change::PutWaiter { .. }

@@ -9,7 +9,9 @@ use firn_coordinator_logic::{
     NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord, WithdrawnRecord,
     advance, full_digest,
 };
-use firn_wire::{Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests};
+use firn_wire::{
+    Actor, Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests,
+};
 
 use crate::support::{Archive, entry, key};
 
@@ -278,6 +280,7 @@ fn ledger_policy_and_counters_are_covered() {
         position: 0,
         previous: Digest::from_bytes([1; 32]),
         at: Timestamp::from_millis(2),
+        by: Actor::Coordinators,
         act: LedgerAct::RemoveUploader { key: PublicKey::from_bytes([3; 32]) },
     };
     let act = LedgerAct::RemoveUploader { key: PublicKey::from_bytes([9; 32]) };
@@ -285,6 +288,7 @@ fn ledger_policy_and_counters_are_covered() {
         LedgerEntry { position: 9, ..entry.clone() },
         LedgerEntry { previous: Digest::from_bytes([9; 32]), ..entry.clone() },
         LedgerEntry { at: Timestamp::from_millis(9), ..entry.clone() },
+        LedgerEntry { by: Actor::Socket { coordinator: NodeId::from_bytes([9; 32]) }, ..entry.clone() },
         LedgerEntry { act, ..entry.clone() },
     ];
     let changed = entries.into_iter().map(|entry| vec![Change::PutLedger(entry)]).collect();
@@ -379,8 +383,8 @@ fn the_digest_of_a_small_state_is_pinned() {
         [content, governance, rest].map(|digest| digest.to_string()),
         [
             "af017fd87e09590e25ab3d8a3c6c941c9a630046ba513f7b1cc4abb82100868b",
-            "48d8762b2b62bc93d4c89b504781dac2d53d5d8ed42cc5ae146c1d89e9f4349d",
-            "42836129511e6a51dfd96be4808c4e66e6bbecd5d7db285c31daed0acc641058",
+            "de14a42ad57a0a638bc6c5d03b666f2f1a61172524c102c6a4efda44a06976e5",
+            "ff64621becf74f441464e03e9cac6286747500e7d70a32e49964730cbed1be81",
         ]
         .map(String::from),
         "replicas of different versions would no longer agree"

@@ -115,10 +115,8 @@ fn a_token_is_used_once() {
 fn the_archives_time_never_goes_back() {
     let mut archive = Archive::of(1);
     let late = archive.now;
-    let early = TimedCommand {
-        at: Timestamp::from_millis(5),
-        command: Command::Govern(LedgerAct::RemovePublisher { name: "x".into() }),
-    };
+    let act = LedgerAct::RemovePublisher { name: "x".into() };
+    let early = TimedCommand::of_coordinators(Timestamp::from_millis(5), Command::Govern(act));
     let Ok(applied) = apply(&archive.state, &early);
     archive.state.absorb(applied.changes);
     let Ok(counters) = archive.state.counters();

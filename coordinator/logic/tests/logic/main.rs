@@ -28,6 +28,7 @@ mod repairs;
 mod reservations;
 mod reserve;
 mod returns;
+mod rights;
 mod stories;
 mod support;
 mod tidying;

@@ -22,6 +22,7 @@ fn member(number: u8, votes: bool) -> MemberFacts {
         votes,
         online: true,
         lag: Some(0),
+        differs: false,
     }
 }
 
@@ -96,6 +97,9 @@ fn a_learner_votes_once_it_is_online_has_caught_up_and_is_in_the_roster() {
     assert_eq!(plan(&members, &before), Err(MemberRefusal::Behind { id: id(4), lag: None }));
     members[3].lag = Some(CAUGHT_UP_ENTRIES);
     assert_eq!(plan(&members, &before), Err(MemberRefusal::NotInRoster(id(4))));
+    members[3].differs = true;
+    assert_eq!(plan(&members, &roster(&members)), Err(MemberRefusal::Differs(id(4))));
+    members[3].differs = false;
     assert_eq!(plan(&members, &roster(&members)), Ok(change_to([1, 2, 3, 4])));
     members[3].votes = true;
     assert_eq!(plan(&members, &roster(&members)), Err(MemberRefusal::Votes(id(4))));

@@ -134,7 +134,7 @@ fn log() -> impl Strategy<Value = Vec<TimedCommand>> {
     prop::collection::vec(any_command(), 0..60).prop_map(move |commands| {
         let all = joined.iter().cloned().chain(commands);
         let time = |step: usize| firn_base::Timestamp::from_millis(1000 + step as u64);
-        all.enumerate().map(|(step, command)| TimedCommand { at: time(step), command }).collect()
+        all.enumerate().map(|(step, command)| TimedCommand::of_coordinators(time(step), command)).collect()
     })
 }
 

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(600);
 /// Runs a command, and checks the kept digest against one made anew.
 fn run(archive: &mut Archive, command: Command) -> CommandOutcome {
     let Ok(mut digest) = full_digest(&archive.state);
-    let timed = TimedCommand { at: archive.now, command: command.clone() };
+    let timed = TimedCommand::of_coordinators(archive.now, command.clone());
     let Ok(applied) = apply(&archive.state, &timed);
     let Ok(()) = advance(&mut digest, &archive.state, &applied.changes);
     let outcome = archive.run(command);
@@ -409,7 +409,7 @@ fn an_erased_bundle_is_neither_repaired_nor_counted_by_a_leader_that_saw_it_go()
     archive.wait(600_000);
     archive.hear_all_but(&[]);
     for command in commands(&archive) {
-        let timed = TimedCommand { at: archive.now, command: command.clone() };
+        let timed = TimedCommand::of_coordinators(archive.now, command.clone());
         let Ok(applied) = apply(&archive.state, &timed);
         let changed = catalogue.absorb(applied.changes.iter(), archive.now);
         let fleet = FleetView::new(&catalogue, &archive.watch, &archive.orders, archive.now);

@@ -173,6 +173,7 @@ fn what_a_purge_had_erased_does_not_come_back_though_nodes_that_were_away_show_i
         position: last.position + 1,
         previous: last.digest(),
         at: last.at,
+        by: firn_wire::Actor::Coordinators,
         act: LedgerAct::Erase { bundle: bundle_id(6) },
     };
     ledger.push(erased);

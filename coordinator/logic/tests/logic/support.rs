@@ -99,7 +99,7 @@ impl Archive {
     }
 
     pub(crate) fn run(&mut self, command: Command) -> CommandOutcome {
-        let command = TimedCommand { at: self.now, command };
+        let command = TimedCommand::of_coordinators(self.now, command);
         let Ok(applied) = apply(&self.state, &command);
         self.state.absorb(applied.changes);
         self.log.push(command);

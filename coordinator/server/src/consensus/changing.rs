@@ -83,6 +83,8 @@ impl Consensus {
                 votes,
                 online: is_self || answered || (leads && !is_leader),
                 lag: if is_self && is_leader { Some(0) } else { lag },
+                // Whoever has compared knows.
+                differs: false,
             }
         };
         self.inner.members.listed().into_iter().map(facts).collect()

@@ -1,51 +1,55 @@
-//! Commands for the coordinator that runs on a data directory.
-
-use std::path::Path;
+//! Commands of administration, at the coordinator that runs on a data directory or with an operator's key.
 
 use firn_base::{ByteCount, ObjectKey, PublicKey};
-use firn_coordinator::{ask_control, ask_ledger};
 use firn_nix_format::{PublisherKey, StorePath};
-use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PublisherEntry, StateDigests};
+use firn_wire::{
+    AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, OperatorEntry, PublisherEntry, StateDigests,
+};
 
 use super::Failure;
-use super::arguments::{Action, IdentityAction, NodeAction, PathAction, PublisherAction, TokenAction};
+use super::arguments::{
+    Action, NodeAction, OperatorAction, PathAction, PublisherAction, RebuildArguments, TokenAction,
+    UploaderAction,
+};
 use super::coordinators::{member, roster};
-use super::{disowning, purges};
+use super::desk::{Desk, misfit};
+use super::{disowning, ledger_log, purges};
 
 /// Carries out `action` and prints what came of it.
-pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) -> Result<(), Failure> {
+pub(crate) async fn administer(action: &Action, desk: &Desk, json: bool) -> Result<(), Failure> {
     match action {
-        Action::Id => super::print_id(directory),
-        Action::Resync { dry_run } => super::resync(directory, *dry_run),
+        Action::Id => super::print_id(desk.directory("id")?),
+        Action::Resync { dry_run } => super::resync(desk.directory("resync")?, *dry_run),
         Action::Token(TokenAction::Create { operator, failure_domain, valid }) => {
             let request = AdminRequest::CreateToken {
                 operator: operator.clone(),
                 failure_domain: failure_domain.clone(),
                 valid_millis: u64::try_from(valid.as_millis()).unwrap_or(u64::MAX),
             };
-            match ask_control(directory, &request).await? {
+            match desk.ask(request).await? {
                 AdminReply::Token(token) => println!("{}", token.to_text()),
-                _ => return Err("the coordinator's answer does not fit".into()),
+                _ => return Err(misfit()),
             }
             Ok(())
         }
-        Action::Node(action) => node(action, directory, json).await,
-        Action::Publisher(action) => publisher(action, directory, json).await,
-        Action::Uploader(action) => identity(action, directory, json, Right::Upload).await,
-        Action::Operator(action) => identity(action, directory, json, Right::Operate).await,
+        Action::Node(action) => node(action, desk, json).await,
+        Action::Publisher(action) => publisher(action, desk, json).await,
+        Action::Uploader(action) => uploader(action, desk, json).await,
+        Action::Operator(action) => operator(action, desk, json).await,
         Action::Snapshot { to } => {
+            desk.directory("snapshot")?;
             // The coordinator has a working directory of its own.
             let to = std::path::absolute(to)?;
             let to = to.to_str().ok_or("the file's name must be text")?.to_owned();
-            match ask_control(directory, &AdminRequest::Snapshot { to }).await? {
+            match desk.ask(AdminRequest::Snapshot { to }).await? {
                 AdminReply::SnapshotWritten { bytes } => println!("written: {}", ByteCount(bytes)),
-                _ => return Err("the coordinator's answer does not fit".into()),
+                _ => return Err(misfit()),
             }
             Ok(())
         }
         Action::Digest => {
-            let AdminReply::Digests(digests) = ask_control(directory, &AdminRequest::Digests).await? else {
-                return Err("the coordinator's answer does not fit".into());
+            let AdminReply::Digests(digests) = desk.ask(AdminRequest::Digests).await? else {
+                return Err(misfit());
             };
             let StateDigests { applied, content, governance, rest } = digests;
             let parts = [("content", content), ("governance", governance), ("rest", rest)]
@@ -60,6 +64,9 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
             }
             Ok(())
         }
+        Action::Rebuild(RebuildArguments { action: Some(action), .. }) => {
+            super::rebuild::administer(action, desk, json).await
+        }
         Action::Rebuild(_) => Err("a rebuild is run, not administered".into()),
         Action::Path(PathAction::Withdraw { path, reason, dry_run }) => {
             let parsed: StorePath = path.parse()?;
@@ -68,45 +75,37 @@ pub(crate) async fn administer(action: &Action, directory: &Path, json: bool) ->
                 return Ok(());
             }
             let key = ObjectKey::store_path(*parsed.hash());
-            govern(directory, LedgerAct::Withdraw { key, reason: reason.clone() }).await
+            govern(desk, LedgerAct::Withdraw { key, reason: reason.clone() }).await
         }
         Action::Path(PathAction::Purge { path, reason, dry_run }) => {
-            purges::begin(directory, path, reason, *dry_run).await
+            purges::begin(desk, path, reason, *dry_run).await
         }
-        Action::Path(PathAction::Purges) => purges::list(directory, json).await,
+        Action::Path(PathAction::Purges) => purges::list(desk, json).await,
         Action::Path(PathAction::Reinstate { path, reason }) => {
             let parsed: StorePath = path.parse()?;
             let key = ObjectKey::store_path(*parsed.hash());
-            govern(directory, LedgerAct::Reinstate { key, reason: reason.clone() }).await
+            govern(desk, LedgerAct::Reinstate { key, reason: reason.clone() }).await
         }
-        Action::Member(action) => member(action, directory, json).await,
-        Action::Roster(action) => roster(action, directory).await,
-        Action::Log => {
-            for entry in ask_ledger(directory).await? {
-                match json {
-                    true => println!("{}", serde_json::to_string(&entry)?),
-                    false => println!("{:>6}  {}  {:?}", entry.position, entry.at, entry.act),
-                }
-            }
-            Ok(())
-        }
+        Action::Member(action) => member(action, desk, json).await,
+        Action::Roster(action) => roster(action, desk).await,
+        Action::Log { since, limit } => ledger_log::print(desk, *since, *limit, json).await,
     }
 }
 
-async fn done(directory: &Path, request: AdminRequest) -> Result<(), Failure> {
-    match ask_control(directory, &request).await? {
+async fn done(desk: &Desk, request: AdminRequest) -> Result<(), Failure> {
+    match desk.ask(request).await? {
         AdminReply::Done => Ok(()),
-        _ => Err("the coordinator's answer does not fit".into()),
+        _ => Err(misfit()),
     }
 }
 
-pub(super) async fn govern(directory: &Path, act: LedgerAct) -> Result<(), Failure> {
-    done(directory, AdminRequest::Govern(act)).await
+pub(super) async fn govern(desk: &Desk, act: LedgerAct) -> Result<(), Failure> {
+    done(desk, AdminRequest::Govern(act)).await
 }
 
-async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), Failure> {
+async fn node(action: &NodeAction, desk: &Desk, json: bool) -> Result<(), Failure> {
     let (node, state) = match action {
-        NodeAction::List => return nodes(directory, json).await,
+        NodeAction::List => return nodes(desk, json).await,
         NodeAction::Suspend { node } => (node, NodeState::Suspended),
         NodeAction::Resume { node } => (node, NodeState::Active),
         NodeAction::Drain { node } => (node, NodeState::Draining),
@@ -120,21 +119,21 @@ async fn node(action: &NodeAction, directory: &Path, json: bool) -> Result<(), F
         }
     };
     let name = node.short();
-    match ask_control(directory, &AdminRequest::SetNodeState { node: *node, state }).await? {
+    match desk.ask(AdminRequest::SetNodeState { node: *node, state }).await? {
         AdminReply::Draining(Some(backlog)) => println!("node {name} is draining: {backlog}"),
         AdminReply::Draining(None) => println!("node {name} is draining"),
         AdminReply::Done if state == NodeState::Draining => {
             println!("node {name} held nothing that counts: it is gone")
         }
         AdminReply::Done => println!("node {name} is {state}"),
-        _ => return Err("the coordinator's answer does not fit".into()),
+        _ => return Err(misfit()),
     }
     Ok(())
 }
 
-async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
-    let AdminReply::Nodes(nodes) = ask_control(directory, &AdminRequest::Nodes).await? else {
-        return Err("the coordinator's answer does not fit".into());
+async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
+    let AdminReply::Nodes(nodes) = desk.ask(AdminRequest::Nodes).await? else {
+        return Err(misfit());
     };
     for node in nodes {
         match json {
@@ -171,7 +170,7 @@ async fn nodes(directory: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Result<(), Failure> {
+async fn publisher(action: &PublisherAction, desk: &Desk, json: bool) -> Result<(), Failure> {
     match action {
         PublisherAction::Add { key, rank } => {
             let parsed: PublisherKey = key.trim().parse()?;
@@ -180,16 +179,16 @@ async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Re
                 key: PublicKey::from_bytes(*parsed.as_bytes()),
                 rank: *rank,
             };
-            govern(directory, LedgerAct::AddPublisher(entry)).await
+            govern(desk, LedgerAct::AddPublisher(entry)).await
         }
         PublisherAction::Remove { name, since: Some(since), dry_run } => {
-            disowning::remove(directory, name, *since, *dry_run).await
+            disowning::remove(desk, name, *since, *dry_run).await
         }
         PublisherAction::Remove { name, .. } => {
-            govern(directory, LedgerAct::RemovePublisher { name: name.clone() }).await
+            govern(desk, LedgerAct::RemovePublisher { name: name.clone() }).await
         }
         PublisherAction::List => {
-            let state = LedgerState::read(&ask_ledger(directory).await?);
+            let state = LedgerState::read(&desk.ledger().await?);
             for entry in state.publishers_by_rank() {
                 let key = PublisherKey::from_parts(&entry.name, entry.key.as_bytes())?;
                 match json {
@@ -202,42 +201,40 @@ async fn publisher(action: &PublisherAction, directory: &Path, json: bool) -> Re
     }
 }
 
-/// What an identity may be allowed.
-#[derive(Clone, Copy)]
-enum Right {
-    Upload,
-    Operate,
-}
-
-async fn identity(
-    action: &IdentityAction,
-    directory: &Path,
-    json: bool,
-    right: Right,
-) -> Result<(), Failure> {
-    match (action, right) {
-        (IdentityAction::Add { key, name }, Right::Upload) => {
-            govern(directory, LedgerAct::AddUploader { key: *key, name: name.clone() }).await
+async fn uploader(action: &UploaderAction, desk: &Desk, json: bool) -> Result<(), Failure> {
+    match action {
+        UploaderAction::Add { key, name } => {
+            govern(desk, LedgerAct::AddUploader { key: *key, name: name.clone() }).await
         }
-        (IdentityAction::Add { key, name }, Right::Operate) => {
-            govern(directory, LedgerAct::AddOperator { key: *key, name: name.clone() }).await
-        }
-        (IdentityAction::Remove { key }, Right::Upload) => {
-            govern(directory, LedgerAct::RemoveUploader { key: *key }).await
-        }
-        (IdentityAction::Remove { key }, Right::Operate) => {
-            govern(directory, LedgerAct::RemoveOperator { key: *key }).await
-        }
-        (IdentityAction::List, right) => {
-            let state = LedgerState::read(&ask_ledger(directory).await?);
-            let allowed = match right {
-                Right::Upload => &state.uploaders,
-                Right::Operate => &state.operators,
-            };
-            for (key, name) in allowed {
+        UploaderAction::Remove { key } => govern(desk, LedgerAct::RemoveUploader { key: *key }).await,
+        UploaderAction::List => {
+            for (key, name) in LedgerState::read(&desk.ledger().await?).uploaders {
                 match json {
                     true => println!("{}", serde_json::json!({ "key": key.to_string(), "name": name })),
                     false => println!("{key}  {name}"),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn operator(action: &OperatorAction, desk: &Desk, json: bool) -> Result<(), Failure> {
+    match action {
+        OperatorAction::Add { key, name, role } => {
+            let (name, role) = (name.clone(), *role);
+            govern(desk, LedgerAct::AddOperator { key: *key, name, role }).await
+        }
+        OperatorAction::Remove { key } => govern(desk, LedgerAct::RemoveOperator { key: *key }).await,
+        OperatorAction::List => {
+            for (key, OperatorEntry { name, role }) in LedgerState::read(&desk.ledger().await?).operators {
+                let role = role.name();
+                match json {
+                    true => println!(
+                        "{}",
+                        serde_json::json!({ "key": key.to_string(), "name": name, "role": role })
+                    ),
+                    false => println!("{key}  {role:<8}  {name}"),
                 }
             }
             Ok(())

@@ -8,14 +8,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use firn_base::{NodeId, PublicKey, parse_duration};
 use firn_coordinator::{Peer, RepairAt};
 use firn_program::LogOptions;
-use firn_wire::{DomainRule, Policy};
+use firn_wire::{DomainRule, OperatorRole, Policy};
 
-use super::Failure;
+use super::desk::Desk;
 use super::since::Since;
+use super::{Failure, WrongUsage};
 
 /// Coordinator of a Firn archive: decides with its peers who holds what.
 ///
-/// Without a command it runs. The commands administer the coordinator that runs on --data-dir.
+/// Without a command it runs. The commands administer the coordinator that runs on --data-dir, or, with --operator-key and
+/// --archive, the archive from anywhere, as far as the operator's role goes.
 #[derive(Debug, Parser)]
 #[command(name = "firn-coordinator", version)]
 pub(crate) struct Cli {
@@ -25,6 +27,14 @@ pub(crate) struct Cli {
     /// Keys, log and state; made if it is empty
     #[arg(long, value_name = "DIR", global = true, env = "FIRN_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// Administer with this operator's key (`firn key generate` makes one) instead of on a coordinator's machine
+    #[arg(long, value_name = "FILE", global = true, env = "FIRN_OPERATOR_KEY")]
+    operator_key: Option<PathBuf>,
+    /// The archive's descriptor, with --operator-key: `archive.firn` in a coordinator's data directory, or the URL
+    /// http://HOST:PORT/archive of its HTTP port. For rebuild the newest file at hand, as every node (`archive` in its data
+    /// directory) and gateway keeps it; once for each of several
+    #[arg(long, value_name = "FILE|URL", global = true, env = "FIRN_ARCHIVE")]
+    pub(crate) archive: Vec<String>,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -118,14 +128,52 @@ impl RunOptions {
 }
 
 impl Cli {
-    /// The data directory; nothing, where a draft is signed away from any.
+    /// Whether this process is to be a coordinator, not to ask one.
+    pub(crate) const fn runs(&self) -> bool {
+        matches!(self.action, None | Some(Action::Rebuild(RebuildArguments { action: None, .. })))
+    }
+
+    /// The data directory of the coordinator that this process is or was.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, Failure> {
-        if let Some(Action::Roster(RosterAction::Sign { archive_key: Some(_), draft: Some(_) })) =
-            &self.action
-        {
-            return Ok(self.data_dir.clone().unwrap_or_default());
+        let missing = match self.operator_key {
+            Some(_) => {
+                "this works on the coordinator's own machine alone: name its data directory with --data-dir"
+            }
+            None => "name the data directory with --data-dir",
+        };
+        self.data_dir.clone().ok_or_else(|| WrongUsage(missing).into())
+    }
+
+    /// Where administration is asked for.
+    pub(crate) async fn desk(&self) -> Result<Desk, Failure> {
+        if matches!(self.action, Some(Action::Id | Action::Resync { .. } | Action::Snapshot { .. })) {
+            return Ok(Desk::Socket(self.data_dir()?));
         }
-        self.data_dir.clone().ok_or_else(|| "name the data directory with --data-dir".into())
+        let Some(key) = &self.operator_key else {
+            let directory = self.data_dir.clone();
+            let missing = "name the data directory of a coordinator of this machine with --data-dir, or an operator's key with --operator-key and the archive with --archive";
+            let signs_a_draft = self.signs_a_draft();
+            return match directory {
+                Some(directory) => Ok(Desk::Socket(directory)),
+                None if signs_a_draft => Ok(Desk::Socket(PathBuf::new())),
+                None => Err(WrongUsage(missing).into()),
+            };
+        };
+        if self.data_dir.is_some() {
+            return Err(WrongUsage("give either --data-dir or --operator-key (FIRN_DATA_DIR and FIRN_OPERATOR_KEY count as given): the one asks the coordinator of this machine, the other the archive's leader").into());
+        }
+        match self.archive.as_slice() {
+            [descriptor] => Desk::with_key(key, descriptor).await,
+            _ => Err(WrongUsage("name the archive once with --archive: a file as `archive.firn` in a coordinator's data directory, or the URL http://HOST:PORT/archive of its HTTP port").into()),
+        }
+    }
+
+    /// Whether a draft is signed where the archive key is, and no coordinator is asked.
+    const fn signs_a_draft(&self) -> bool {
+        matches!(
+            self.action,
+            Some(Action::Roster(RosterAction::Sign { archive_key: Some(_), draft: Some(_) }))
+        )
     }
 }
 
@@ -145,10 +193,10 @@ pub(crate) enum Action {
     Publisher(PublisherAction),
     /// Identities that may upload
     #[command(subcommand)]
-    Uploader(IdentityAction),
-    /// Identities that may administer from afar
+    Uploader(UploaderAction),
+    /// Identities that may administer from afar, each with a role
     #[command(subcommand)]
-    Operator(IdentityAction),
+    Operator(OperatorAction),
     /// Archived paths
     #[command(subcommand)]
     Path(PathAction),
@@ -165,8 +213,15 @@ pub(crate) enum Action {
     /// The signed list of coordinators
     #[command(subcommand)]
     Roster(RosterAction),
-    /// Print the ledger: everything that was decided about who may do what
-    Log,
+    /// Print the ledger: every act of administration, with who did it, when and why
+    Log {
+        /// Only from then on: a date as 2026-11-22 or 2026-11-22T21:05:09Z (UTC), or a position
+        #[arg(long, value_name = "DATE|POSITION")]
+        since: Option<Since>,
+        /// At most so many entries; the last one's position and 1 is where the next page begins
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
     /// Print digests of this coordinator's state: those of content and governance are the same again after a rebuild
     Digest,
     /// Begin again with new coordinators after all were lost: nodes show their shards and ledgers
@@ -188,10 +243,6 @@ pub(crate) struct RebuildArguments {
     /// The archive key: signs the roster of the new coordinators
     #[arg(long, value_name = "FILE")]
     pub(crate) archive_key: Option<PathBuf>,
-    /// The newest descriptor at hand, as every node and gateway keeps it (`archive` in a node's data directory); once for
-    /// each of several
-    #[arg(long, value_name = "FILE")]
-    pub(crate) archive: Vec<PathBuf>,
     /// Begin with the state of this backup; what is newer comes from the nodes
     #[arg(long, value_name = "FILE")]
     pub(crate) snapshot: Option<PathBuf>,
@@ -291,10 +342,10 @@ pub(crate) enum PublisherAction {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum IdentityAction {
+pub(crate) enum UploaderAction {
     /// Allow an identity
     Add {
-        /// Its public key, 64 hexadecimal digits
+        /// Its public key, 64 hexadecimal digits, as `firn key show FILE` prints it
         key: PublicKey,
         /// Whose it is
         #[arg(long)]
@@ -306,6 +357,29 @@ pub(crate) enum IdentityAction {
         key: PublicKey,
     },
     /// Print those allowed
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperatorAction {
+    /// Allow an identity, or give an operator another name or role
+    Add {
+        /// Its public key, 64 hexadecimal digits, as `firn key show FILE` prints it
+        key: PublicKey,
+        /// Whose it is
+        #[arg(long)]
+        name: String,
+        /// observer: looks. nodes: also tokens, and nodes suspended, resumed, drained, removed. content: also publishers,
+        /// uploaders, paths withdrawn, purged, packed anew. admin: everything
+        #[arg(long, value_name = "observer|nodes|content|admin")]
+        role: OperatorRole,
+    },
+    /// Allow it no more; at once, also where it is connected
+    Remove {
+        /// Its public key
+        key: PublicKey,
+    },
+    /// Print operators with their roles
     List,
 }
 

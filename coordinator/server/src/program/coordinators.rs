@@ -1,8 +1,5 @@
 //! Commands about the coordinators themselves, and about the roster that names them.
 
-use std::path::Path;
-
-use firn_coordinator::ask_control;
 use firn_transport::load_identity;
 use firn_wire::{
     AdminReply, AdminRequest, Descriptor, Identity, MemberChange, MemberList, MemberStep, Roster,
@@ -11,11 +8,12 @@ use firn_wire::{
 
 use super::Failure;
 use super::arguments::{MemberAction, RosterAction};
+use super::desk::{Desk, misfit};
 
 /// Carries out `action` and prints what came of it.
-pub(crate) async fn member(action: &MemberAction, directory: &Path, json: bool) -> Result<(), Failure> {
+pub(crate) async fn member(action: &MemberAction, desk: &Desk, json: bool) -> Result<(), Failure> {
     let change = match action {
-        MemberAction::List => return list(directory, json).await,
+        MemberAction::List => return list(desk, json).await,
         MemberAction::Remove { id, dry_run: true } => {
             println!("would remove coordinator {id}");
             return Ok(());
@@ -28,17 +26,10 @@ pub(crate) async fn member(action: &MemberAction, directory: &Path, json: bool) 
         }
     };
     let request = AdminRequest::ChangeMember(change.clone());
-    let AdminReply::MemberChanged(step) = ask_control(directory, &request).await? else {
-        return Err("the coordinator's answer does not fit".into());
+    let AdminReply::MemberChanged(step) = desk.ask(request).await? else {
+        return Err(misfit());
     };
-    let id = match &change {
-        MemberChange::Add { id, .. }
-        | MemberChange::Promote { id }
-        | MemberChange::Remove { id }
-        | MemberChange::Readmit { id } => id,
-        MemberChange::Replace { new, .. } => new,
-    };
-    let name = id.short();
+    let name = change.subject().short();
     let next = match (&change, step) {
         (MemberChange::Replace { .. }, MemberStep::Added) => {
             "; sign the roster that names it, and call this again when it has caught up"
@@ -53,7 +44,7 @@ pub(crate) async fn member(action: &MemberAction, directory: &Path, json: bool) 
         MemberStep::Replaced => println!("coordinator {name} has the vote of the one it replaces"),
     }
     // The change is complete when this says nothing more. A coordinator that removed itself does not answer.
-    if let Ok(MemberList { gap, .. }) = ask_list(directory).await
+    if let Ok(MemberList { gap, .. }) = ask_list(desk).await
         && !gap.is_closed()
     {
         println!("{gap}");
@@ -61,15 +52,15 @@ pub(crate) async fn member(action: &MemberAction, directory: &Path, json: bool) 
     Ok(())
 }
 
-async fn ask_list(directory: &Path) -> Result<MemberList, Failure> {
-    match ask_control(directory, &AdminRequest::Members).await? {
+async fn ask_list(desk: &Desk) -> Result<MemberList, Failure> {
+    match desk.ask(AdminRequest::Members).await? {
         AdminReply::Members(list) => Ok(list),
-        _ => Err("the coordinator's answer does not fit".into()),
+        _ => Err(misfit()),
     }
 }
 
-async fn list(directory: &Path, json: bool) -> Result<(), Failure> {
-    let MemberList { term, members, gap } = ask_list(directory).await?;
+async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
+    let MemberList { term, members, gap } = ask_list(desk).await?;
     if !json {
         println!("term {term}, {gap}");
     }
@@ -103,29 +94,33 @@ async fn list(directory: &Path, json: bool) -> Result<(), Failure> {
 }
 
 /// Carries out `action` and prints what came of it.
-pub(crate) async fn roster(action: &RosterAction, directory: &Path) -> Result<(), Failure> {
+pub(crate) async fn roster(action: &RosterAction, desk: &Desk) -> Result<(), Failure> {
     match action {
-        RosterAction::Draft => print!("{}", RosterDraft(ask_draft(directory).await?)),
+        RosterAction::Draft => print!("{}", RosterDraft(ask_draft(desk).await?)),
         RosterAction::Sign { archive_key, draft } => {
-            let key = archive_key.clone().unwrap_or_else(|| directory.join("archive.key"));
-            let key = load_identity(&key)?;
+            let key = match archive_key {
+                Some(key) => key.clone(),
+                None => desk.directory("roster sign without --archive-key")?.join("archive.key"),
+            };
+            let key = load_identity(&key)
+                .map_err(|error| format!("{error}: name the archive key with --archive-key"))?;
             match draft {
                 Some(draft) => {
                     let RosterDraft(roster) = std::fs::read_to_string(draft)?.parse()?;
                     print!("{}", sign(&key, &roster)?);
                 }
-                None => adopt(directory, sign(&key, &ask_draft(directory).await?)?).await?,
+                None => adopt(desk, sign(&key, &ask_draft(desk).await?)?).await?,
             }
         }
-        RosterAction::Adopt { file } => adopt(directory, std::fs::read_to_string(file)?.parse()?).await?,
+        RosterAction::Adopt { file } => adopt(desk, std::fs::read_to_string(file)?.parse()?).await?,
     }
     Ok(())
 }
 
-async fn ask_draft(directory: &Path) -> Result<Roster, Failure> {
-    match ask_control(directory, &AdminRequest::DraftRoster).await? {
+async fn ask_draft(desk: &Desk) -> Result<Roster, Failure> {
+    match desk.ask(AdminRequest::DraftRoster).await? {
         AdminReply::RosterDraft(roster) => Ok(roster),
-        _ => Err("the coordinator's answer does not fit".into()),
+        _ => Err(misfit()),
     }
 }
 
@@ -144,15 +139,15 @@ fn sign(key: &Identity, roster: &Roster) -> Result<Descriptor, Failure> {
     Ok(Descriptor { archive: roster.archive, roster: Signed::seal(key, roster.archive, roster) })
 }
 
-async fn adopt(directory: &Path, descriptor: Descriptor) -> Result<(), Failure> {
+async fn adopt(desk: &Desk, descriptor: Descriptor) -> Result<(), Failure> {
     let generation = descriptor.verify()?.roster().generation;
-    match ask_control(directory, &AdminRequest::AdoptRoster(descriptor)).await? {
+    match desk.ask(AdminRequest::AdoptRoster(descriptor)).await? {
         AdminReply::RosterAdopted { kept, voters } => {
             println!(
                 "roster generation {generation} is in force: {kept} of {voters} voting coordinators keep it"
             );
             Ok(())
         }
-        _ => Err("the coordinator's answer does not fit".into()),
+        _ => Err(misfit()),
     }
 }

@@ -6,29 +6,25 @@
 //! Leaves to others: which bundles those are (the leader), reading (`firn-retrieval`).
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use firn_base::{BundleNumber, Location, ObjectKey, Timestamp};
-use firn_coordinator::{Home, ask_control, ask_ledger};
 use firn_nix_format::{PathInfo, PublisherKey, accepted_by};
 use firn_retrieval::{
     CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, ManifestOptions, ManifestReader,
     NodeSource, SwarmOptions, SwarmReader,
 };
-use firn_transport::{ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment};
-use firn_wire::{
-    ACTS_PER_REQUEST_MAX, AdminReply, AdminRequest, Descriptor, Identity, LedgerAct, LedgerState,
-    PublisherEntry,
-};
+use firn_transport::{CoordinatorClient, Environment};
+use firn_wire::{ACTS_PER_REQUEST_MAX, AdminReply, AdminRequest, LedgerAct, LedgerState, PublisherEntry};
 
 use super::Failure;
 use super::administration::govern;
+use super::desk::{Desk, misfit};
 use super::since::Since;
 
 /// Removes a publisher, and withdraws what nobody else vouches for of what was archived since.
-pub(super) async fn remove(directory: &Path, name: &str, since: Since, dry_run: bool) -> Result<(), Failure> {
-    let entries = ask_ledger(directory).await?;
+pub(super) async fn remove(desk: &Desk, name: &str, since: Since, dry_run: bool) -> Result<(), Failure> {
+    let entries = desk.ledger().await?;
     let since = since.time(&entries).ok_or("the ledger has no entry of this position")?;
     let ledger = LedgerState::read(&entries);
     // Removed before, and broken off: it goes on.
@@ -39,11 +35,11 @@ pub(super) async fn remove(directory: &Path, name: &str, since: Since, dry_run: 
     let accepted = accepted.map(key_of).collect::<Result<Vec<_>, _>>()?;
     if ledger.publishers.contains_key(name) && !dry_run {
         // First of all, so that nothing more comes of it.
-        govern(directory, LedgerAct::RemovePublisher { name: name.to_owned() }).await?;
+        govern(desk, LedgerAct::RemovePublisher { name: name.to_owned() }).await?;
     }
     let disowning = Disowning {
-        directory,
-        archive: ArchiveReader::open(directory).await?,
+        desk,
+        archive: ArchiveReader::open(desk.coordinators().await?),
         judge: Judge { removed, accepted },
         withdrawn: ledger.withdrawn.into_keys().collect(),
         reason: format!("signed by {name} alone, which is accepted no more"),
@@ -70,7 +66,7 @@ impl Judge {
 }
 
 struct Disowning<'a> {
-    directory: &'a Path,
+    desk: &'a Desk,
     archive: ArchiveReader,
     judge: Judge,
     withdrawn: BTreeSet<ObjectKey>,
@@ -83,8 +79,8 @@ impl Disowning<'_> {
         let (mut from, mut found, mut failures) = (Some(BundleNumber(0)), 0_u64, 0_u64);
         while let Some(first) = from {
             let request = AdminRequest::BundlesSince { since, from: first };
-            let AdminReply::Bundles { bundles, next } = ask_control(self.directory, &request).await? else {
-                return Err("the coordinator's answer does not fit".into());
+            let AdminReply::Bundles { bundles, next } = self.desk.ask(request).await? else {
+                return Err(misfit());
             };
             for number in bundles {
                 match self.disown(number).await {
@@ -125,7 +121,7 @@ impl Disowning<'_> {
         for keys in disowned.chunks(ACTS_PER_REQUEST_MAX).filter(|_| !self.dry_run) {
             let act = |key: &ObjectKey| LedgerAct::Withdraw { key: *key, reason: self.reason.clone() };
             let request = AdminRequest::GovernAll(keys.iter().map(act).collect());
-            ask_control(self.directory, &request).await?;
+            self.desk.ask(request).await?;
         }
         self.withdrawn.extend(&disowned);
         Ok(disowned.len() as u64)
@@ -151,21 +147,15 @@ struct ArchiveReader {
 }
 
 impl ArchiveReader {
-    async fn open(directory: &Path) -> Result<Self, Failure> {
-        let descriptor: Descriptor = Home::read_descriptor(directory)?
-            .ok_or("this coordinator has no descriptor of its archive yet")?;
-        let environment = Environment::real();
-        let identity = Identity::from_seed(&environment.seed());
-        let endpoint = Endpoint::bind_client(&environment, &identity, EndpointOptions::default()).await?;
-        let pool = ConnectionPool::new(endpoint);
-        let coordinators = CoordinatorClient::new(pool.clone(), descriptor.verify()?);
+    fn open(coordinators: CoordinatorClient) -> Self {
+        let pool = coordinators.pool().clone();
         let source = Arc::new(CoordinatorSource::new(coordinators.clone()));
         let directory: Arc<dyn Directory> =
-            Arc::new(CachedDirectory::new(source, environment, DirectoryOptions::default()));
+            Arc::new(CachedDirectory::new(source, Environment::real(), DirectoryOptions::default()));
         let nodes = Arc::new(NodeSource::new(pool));
         let swarm = SwarmReader::new(Arc::clone(&directory), nodes, SwarmOptions::default());
         let manifests = ManifestReader::new(Arc::new(swarm), ManifestOptions::default());
-        Ok(Self { coordinators, directory, manifests })
+        Self { coordinators, directory, manifests }
     }
 
     /// The path infos of a bundle with their keys.

@@ -1,52 +1,74 @@
 //! `path purge` and `path purges`.
 
-use std::path::Path;
-
-use firn_base::{KeyKind, ObjectKey};
-use firn_coordinator::{ask_control, ask_ledger};
+use firn_base::{BundleId, KeyKind, ObjectKey};
 use firn_nix_format::{StorePath, nixbase32};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PurgeHolder, PurgeProgress};
 
 use super::Failure;
 use super::administration::govern;
+use super::desk::{Desk, misfit};
 
 /// Begins the purge of a path, and prints what it needs.
-pub(super) async fn begin(directory: &Path, path: &str, reason: &str, dry_run: bool) -> Result<(), Failure> {
+pub(super) async fn begin(desk: &Desk, path: &str, reason: &str, dry_run: bool) -> Result<(), Failure> {
     let parsed: StorePath = path.parse()?;
     let key = ObjectKey::store_path(*parsed.hash());
+    let ledger = LedgerState::read(&desk.ledger().await?);
+    let Some(withdrawn) = ledger.withdrawn.get(&key) else {
+        return Err(format!(
+            "{parsed} is not withdrawn, and only what is withdrawn can be purged: `firn-coordinator path withdraw` first"
+        )
+        .into());
+    };
     if dry_run {
-        let ledger = LedgerState::read(&ask_ledger(directory).await?);
-        match ledger.withdrawn.get(&key) {
-            Some(withdrawn) => println!("would purge {parsed}, which was withdrawn: {withdrawn}"),
-            None => {
-                return Err(format!("{parsed} is not withdrawn: only what is withdrawn can be purged").into());
-            }
-        }
+        println!("would purge {parsed}, which was withdrawn: {withdrawn}");
         return Ok(());
     }
-    govern(directory, LedgerAct::Purge { key, reason: reason.to_owned() }).await?;
-    for purge in ask(directory).await?.iter().filter(|purge| purge.key == key) {
+    govern(desk, LedgerAct::Purge { key, reason: reason.to_owned() }).await?;
+    for purge in ask(desk).await?.iter().filter(|purge| purge.key == key) {
         tell(purge);
     }
     Ok(())
 }
 
 /// Prints how far all purges have come.
-pub(super) async fn list(directory: &Path, json: bool) -> Result<(), Failure> {
-    for purge in ask(directory).await? {
+pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
+    for purge in ask(desk).await? {
         match json {
-            true => println!("{}", serde_json::to_string(&purge)?),
+            true => println!("{}", to_json(&purge)),
             false => tell(&purge),
         }
     }
     Ok(())
 }
 
-async fn ask(directory: &Path) -> Result<Vec<PurgeProgress>, Failure> {
-    match ask_control(directory, &AdminRequest::Purges).await? {
+async fn ask(desk: &Desk) -> Result<Vec<PurgeProgress>, Failure> {
+    match desk.ask(AdminRequest::Purges).await? {
         AdminReply::Purges(purges) => Ok(purges),
-        _ => Err("the coordinator's answer does not fit".into()),
+        _ => Err(misfit()),
     }
+}
+
+fn to_json(purge: &PurgeProgress) -> serde_json::Value {
+    let bundles = |bundles: &[BundleId]| bundles.iter().map(BundleId::to_string).collect::<Vec<_>>();
+    let kept = purge.kept.iter();
+    let waiting = purge.waiting.iter();
+    serde_json::json!({
+        "key": purge.key.to_string(),
+        "since": purge.since.to_string(),
+        "to_repack": bundles(&purge.to_repack),
+        "passing": bundles(&purge.passing),
+        "kept": kept
+            .map(|kept| serde_json::json!({ "bundle": kept.bundle.to_string(), "dependents": kept.dependents }))
+            .collect::<Vec<_>>(),
+        "holders": purge.holders,
+        "waiting": waiting
+            .map(|holder| serde_json::json!({
+                "node": holder.node.to_string(), "state": holder.state.to_string(), "online": holder.online,
+                "last_seen": holder.last_seen.to_string(),
+            }))
+            .collect::<Vec<_>>(),
+        "done": purge.is_done(),
+    })
 }
 
 fn tell(purge: &PurgeProgress) {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use firn_base::{NodeId, Timestamp};
 use firn_coordinator::storage::KeyValue;
-use firn_coordinator::{Peer, RebuildOptions, SnapshotFile, ask_control, next_descriptor, refound};
+use firn_coordinator::{Peer, RebuildOptions, SnapshotFile, next_descriptor, refound};
 use firn_transport::{Environment, load_identity};
 use firn_wire::{
     AdminReply, AdminRequest, Descriptor, Identity, RebuildProgress, RebuildStage, VerifiedRoster,
 };
 
-use super::Failure;
 use super::arguments::{RebuildAction, RebuildArguments, RunOptions};
+use super::desk::{Desk, misfit};
+use super::{Failure, WrongUsage};
 
 /// What a rebuild begins with.
 pub(crate) struct Beginning {
@@ -27,46 +28,56 @@ struct BeginningArguments {
     quiet: std::time::Duration,
 }
 
-/// Runs as the first of the new coordinators, or asks the one that runs.
+/// Runs as the first of the new coordinators.
 pub(crate) async fn rebuild(
     arguments: &RebuildArguments,
+    descriptors: &[String],
     options: &RunOptions,
     directory: &Path,
-    json: bool,
 ) -> Result<(), Failure> {
-    match &arguments.action {
-        None => super::run(options, directory, Some(&Beginning::read(arguments)?)).await,
-        Some(RebuildAction::Status) => status(directory, json).await,
-        Some(RebuildAction::Finish) => act(directory, &AdminRequest::FinishRebuild).await,
-        Some(RebuildAction::Reopen) => act(directory, &AdminRequest::ReopenRebuild).await,
-    }
+    super::run(options, directory, Some(&Beginning::read(arguments, descriptors)?)).await
 }
 
-async fn act(directory: &Path, request: &AdminRequest) -> Result<(), Failure> {
-    match ask_control(directory, request).await? {
-        AdminReply::Done => Ok(()),
-        _ => Err("the coordinator's answer does not fit".into()),
+/// Asks the coordinator that leads how it goes, or to go on.
+pub(super) async fn administer(action: &RebuildAction, desk: &Desk, json: bool) -> Result<(), Failure> {
+    match action {
+        RebuildAction::Status => status(desk, json).await,
+        RebuildAction::Finish => match desk.ask(AdminRequest::FinishRebuild).await? {
+            AdminReply::Done => {
+                println!(
+                    "what was shown is being restored: `firn-coordinator rebuild status` says how far it is"
+                );
+                Ok(())
+            }
+            _ => Err(misfit()),
+        },
+        RebuildAction::Reopen => match desk.ask(AdminRequest::ReopenRebuild).await? {
+            AdminReply::Done => {
+                println!("nodes are listened to again: `firn-coordinator rebuild status` says what they show");
+                Ok(())
+            }
+            _ => Err(misfit()),
+        },
     }
 }
 
 impl Beginning {
-    fn read(arguments: &RebuildArguments) -> Result<Self, Failure> {
-        let key = arguments.archive_key.as_deref().ok_or("name the archive key with --archive-key")?;
+    fn read(arguments: &RebuildArguments, descriptors: &[String]) -> Result<Self, Failure> {
+        let key = arguments.archive_key.as_deref();
+        let key = key.ok_or(WrongUsage("name the archive key with --archive-key"))?;
         let archive_key = load_identity(key)?;
         let archive = archive_key.public().into();
         let mut rosters = Vec::new();
-        for file in &arguments.archive {
-            let text =
-                std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-            let descriptor: Descriptor =
-                text.parse().map_err(|error| format!("{}: {error}", file.display()))?;
+        for file in descriptors {
+            let text = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+            let descriptor: Descriptor = text.parse().map_err(|error| format!("{file}: {error}"))?;
             rosters.push(descriptor.verify()?);
         }
         if let Some(file) = &arguments.snapshot {
             rosters.push(SnapshotFile::open(file, archive)?.roster().clone());
         }
         if rosters.is_empty() {
-            return Err("name the newest descriptor at hand with --archive: every node keeps one as `archive` in its data directory".into());
+            return Err(WrongUsage("name the newest descriptor at hand with --archive: every node keeps one as `archive` in its data directory").into());
         }
         // Of the newest one the next is made.
         rosters.sort_by_key(|roster| roster.roster().generation);
@@ -124,9 +135,9 @@ impl Beginning {
     }
 }
 
-async fn status(directory: &Path, json: bool) -> Result<(), Failure> {
-    let AdminReply::Rebuild(progress) = ask_control(directory, &AdminRequest::RebuildProgress).await? else {
-        return Err("the coordinator's answer does not fit".into());
+async fn status(desk: &Desk, json: bool) -> Result<(), Failure> {
+    let AdminReply::Rebuild(progress) = desk.ask(AdminRequest::RebuildProgress).await? else {
+        return Err(misfit());
     };
     match progress {
         Some(progress) if json => println!("{}", to_json(&progress)),

@@ -84,6 +84,8 @@ fn put(batch: &mut Batch, change: &Change) {
         Change::PutErasure(record) => {
             batch.put(Table::Erasures, keys::bundle(record.bundle), record.to_bytes());
         }
+        Change::PutOperator(key, entry) => batch.put(Table::Operators, *key.as_bytes(), entry.to_bytes()),
+        Change::RemoveOperator(key) => batch.delete(Table::Operators, *key.as_bytes()),
         Change::PutUsedToken(token) => batch.put(Table::UsedTokens, *token.as_bytes(), NOTHING),
         Change::PutLedger(entry) => {
             batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());

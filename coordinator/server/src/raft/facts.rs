@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Digest, KeyPrefix, Location, NodeId, ObjectKey, ReservationId,
-    ShardIndex, TokenId,
+    BundleId, BundleNumber, CodingId, Digest, KeyPrefix, Location, NodeId, ObjectKey, PublicKey,
+    ReservationId, ShardIndex, TokenId,
 };
 use firn_coordinator_logic::{
     BundleRecord, Counters, ErasureRecord, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
     PurgeRecord, ReservationRecord, Scan, StateDigest, SurplusRecord, WithdrawnRecord,
 };
-use firn_wire::{FeedEvent, LedgerEntry, Policy};
+use firn_wire::{FeedEvent, LedgerEntry, OperatorEntry, Policy};
 
 use super::bytes::Reader;
 use super::records::{Record, number_from_bytes};
@@ -221,6 +221,10 @@ impl Facts for StateFacts {
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, StorageError> {
         self.has(Table::UsedTokens, token.as_bytes())
+    }
+
+    fn operator(&self, key: PublicKey) -> Result<Option<OperatorEntry>, StorageError> {
+        self.record(Table::Operators, key.as_bytes())
     }
 
     fn policy(&self) -> Result<Option<Policy>, StorageError> {

@@ -1,8 +1,8 @@
 //! The tables against the reference: the state in ordered maps.
 
-use firn_base::{Availability, PublicKey, Scheme, Timestamp};
+use firn_base::{Availability, Scheme, Timestamp};
 use firn_coordinator_logic::{Change, CodingRecord, ErasedRecord, MemoryState, NodeSite};
-use firn_wire::{DomainRule, LedgerAct, LedgerHead, NodeState};
+use firn_wire::{Actor, DomainRule, LedgerAct, LedgerHead, NodeState, OperatorRole};
 
 use super::*;
 use crate::raft::changes;
@@ -55,7 +55,7 @@ impl Chance {
     }
 
     fn change(&mut self) -> Change {
-        match self.below(29) {
+        match self.below(30) {
             0 => Change::PutCounters(self.counters()),
             1 | 2 => Change::PutNode(self.node()),
             3 => Change::NameNode(NodeId::from_bytes(self.id()), NodeNumber(self.number())),
@@ -91,6 +91,11 @@ impl Chance {
             }),
             27 => Change::PutErasure(self.erasure()),
             24 => Change::PutUsedToken(TokenId::from_bytes(self.id())),
+            28 if self.below(3) == 0 => Change::RemoveOperator(PublicKey::from_bytes(self.id())),
+            28 => Change::PutOperator(
+                PublicKey::from_bytes(self.id()),
+                OperatorEntry { name: "ada".into(), role: OperatorRole::Content },
+            ),
             25 => Change::PutPolicy(Policy {
                 domains: DomainRule::Named,
                 repair_at: Some(self.small()),
@@ -103,6 +108,7 @@ impl Chance {
                 position: self.below(300),
                 previous: Digest::from_bytes(self.id()),
                 at: Timestamp::from_millis(1),
+                by: Actor::Coordinators,
                 act: LedgerAct::RemoveUploader { key: PublicKey::from_bytes(self.id()) },
             }),
         }
@@ -261,6 +267,7 @@ where
         all.push(format!("{:?}", facts.reservation(ReservationId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.reservations_of(CodingId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.is_token_used(TokenId::from_bytes(id)).unwrap()));
+        all.push(format!("{:?}", facts.operator(PublicKey::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.used_tokens_after(Some(TokenId::from_bytes(id)), 2).unwrap()));
         all.push(format!("{:?}", facts.reservations_after(Some(ReservationId::from_bytes(id)), 2).unwrap()));
         for key in [ObjectKey::store_path([byte; 20]), ObjectKey::build_log([byte; 20])] {

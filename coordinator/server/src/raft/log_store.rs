@@ -22,7 +22,7 @@ use crate::storage::{Batch, Durability, KeyRange, KeyValue, ScanLimit, StorageEr
 
 // Of entries, vote and positions on disk. Messages have a version of their own: a new one of theirs must not make a log
 // unreadable.
-const LOG_VERSION: u16 = 1;
+const LOG_VERSION: u16 = 2;
 
 pub(super) const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";

@@ -12,7 +12,9 @@ use firn_coordinator_logic::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber, NodeRecord,
     NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
-use firn_wire::{DomainRule, LedgerEntry, LedgerHead, NodeState, Policy, decode, encode};
+use firn_wire::{
+    DomainRule, LedgerEntry, LedgerHead, NodeState, OperatorEntry, OperatorRole, Policy, decode, encode,
+};
 
 use super::bytes::{Reader, Writer};
 use super::keys;
@@ -507,6 +509,30 @@ impl Record for Policy {
         };
         reader.finish()?;
         Ok(policy)
+    }
+}
+
+const fn role_byte(role: OperatorRole) -> u8 {
+    match role {
+        OperatorRole::Observer => 1,
+        OperatorRole::Nodes => 2,
+        OperatorRole::Content => 3,
+        OperatorRole::Admin => 4,
+    }
+}
+
+impl Record for OperatorEntry {
+    fn to_bytes(&self) -> Vec<u8> {
+        Writer::record().u8(role_byte(self.role)).blob(self.name.as_bytes()).finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
+        let mut reader = Reader::record("operator", bytes)?;
+        let byte = reader.u8()?;
+        let role = OperatorRole::ALL.into_iter().find(|role| role_byte(*role) == byte);
+        let entry = Self { role: role.ok_or_else(|| reader.damaged())?, name: reader.text()? };
+        reader.finish()?;
+        Ok(entry)
     }
 }
 

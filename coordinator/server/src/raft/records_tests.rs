@@ -174,10 +174,13 @@ fn the_bytes_of_all_records_are_pinned() {
     let public =
         Policy { domains: DomainRule::Public, repair_at: None, trust_declared_domains: true, ..policy };
     check(&mut lines, "policy-public", &public);
+    let operator = OperatorEntry { name: "ada".into(), role: OperatorRole::Nodes };
+    check(&mut lines, "operator", &operator);
     let entry = LedgerEntry {
         position: 1,
         previous: Digest::from_bytes([2; 32]),
         at: Timestamp::from_millis(3),
+        by: firn_wire::Actor::Operator { key: PublicKey::from_bytes([6; 32]), name: "bob".into() },
         act: LedgerAct::UseToken {
             token: TokenId::from_bytes([4; 32]),
             node: PublicKey::from_bytes([5; 32]),

@@ -34,7 +34,7 @@ pub(crate) fn refound(
     let leader = CommittedLeaderId::new(term.saturating_add(1), own);
     let voters: BTreeSet<u64> = members.keys().copied().collect();
     let payloads = [
-        EntryPayload::Normal(TimedCommand { at, command: Command::BeginRebuild }),
+        EntryPayload::Normal(TimedCommand::of_coordinators(at, Command::BeginRebuild)),
         EntryPayload::Membership(Membership::new(vec![voters], members)),
     ];
     let entries: Vec<LogEntry> = (index.saturating_add(1)..)

@@ -102,7 +102,7 @@ fn command(index: u64) -> LogEntry {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&index.to_le_bytes());
     let act = LedgerAct::AddUploader { key: PublicKey::from_bytes(key), name: format!("uploader {index}") };
-    let command = TimedCommand { at: Timestamp::from_millis(index), command: Command::Govern(act) };
+    let command = TimedCommand::of_coordinators(Timestamp::from_millis(index), Command::Govern(act));
     Entry { log_id: log_id(1, index), payload: EntryPayload::Normal(command) }
 }
 
@@ -198,7 +198,7 @@ async fn a_message_to_a_follower_is_cut_by_its_bytes_but_never_empty() {
     let (mut log, _) = open(&shared(&in_memory()));
     let large = |index| {
         let act = LedgerAct::RemovePublisher { name: "x".repeat(400_000) };
-        let command = TimedCommand { at: Timestamp::from_millis(1), command: Command::Govern(act) };
+        let command = TimedCommand::of_coordinators(Timestamp::from_millis(1), Command::Govern(act));
         LogEntry { log_id: log_id(1, index), payload: EntryPayload::Normal(command) }
     };
     log.blocking_append((1..=6).map(large)).await.unwrap();
@@ -211,7 +211,7 @@ async fn a_message_to_a_follower_is_cut_by_its_bytes_but_never_empty() {
 async fn the_bytes_of_an_entry_and_a_vote_on_disk_are_pinned() {
     let entry = encode(&command(7));
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let expected = format!("0100{}{}", "010107", "010700020700000000000000");
+    let expected = format!("0100{}{}", "010107", "01070000020700000000000000");
     assert!(hex(&entry).starts_with(&expected), "{}", hex(&entry));
     assert_eq!(hex(&encode(&Vote::new_committed(3, 2))), "0100030201");
     assert_eq!(hex(&encode(&LogEntry::new_blank(log_id(3, 9)))), "010003010900");
@@ -290,7 +290,7 @@ async fn a_replica_that_knows_too_few_commands_stops_and_does_not_start_again() 
     machine.apply(commands(1..=3)).await.unwrap();
     let raise = |level| {
         let command = Command::RaiseFeatureLevel { level };
-        let payload = EntryPayload::Normal(TimedCommand { at: Timestamp::from_millis(9), command });
+        let payload = EntryPayload::Normal(TimedCommand::of_coordinators(Timestamp::from_millis(9), command));
         Entry { log_id: log_id(1, 4), payload }
     };
     let error = machine.apply([raise(FEATURE_LEVEL + 1)]).await.unwrap_err();
@@ -313,9 +313,9 @@ async fn a_replica_that_knows_too_few_commands_stops_and_does_not_start_again() 
 async fn an_entry_of_a_newer_log_is_refused_by_name() {
     let (log, state) = shared(&in_memory());
     let mut batch = crate::storage::Batch::new();
-    batch.put(crate::storage::Table::Log, 1_u64.to_be_bytes(), [2, 0, 0]);
+    batch.put(crate::storage::Table::Log, 1_u64.to_be_bytes(), [3, 0, 0]);
     log.write(batch, crate::storage::Durability::Synced).unwrap();
     let mut store = LogStore::new(log, state, Environment::real(), InstallGate::default());
     let error = store.try_get_log_entries(1..2).await.unwrap_err();
-    assert!(error.to_string().contains("an entry of the log has version 2"), "{error}");
+    assert!(error.to_string().contains("an entry of the log has version 3"), "{error}");
 }

@@ -1,14 +1,18 @@
 //! Administration: governance, tokens, the states of nodes; coordinators are in `members`.
+//!
+//! Always holds: whatever changes something is in the ledger, with whoever asked for it. Leaves to others: whether that one
+//! may (`operators`).
 
 use std::time::Duration;
 
 use firn_base::TokenId;
 use firn_coordinator_logic::{
-    Facts, PlanningView, PurgeBook, Scan, bundles_since, purge_progress, survey_drain,
+    Facts, PlanningView, PurgeBook, Scan, bundles_since, check_act, check_name, ledger_position,
+    purge_progress, survey_drain,
 };
 use firn_wire::{
-    ACTS_PER_REQUEST_MAX, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
-    NAME_BYTES_MAX, NodeState, PURGE_LEVEL, RefusalKind, RefusedRequest, Signed,
+    ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
+    NodeState, PURGE_LEVEL, RefusalKind, RefusedRequest, RejectReason, Signed,
 };
 
 use super::members;
@@ -17,7 +21,10 @@ use crate::shared::{Shared, disk, malformed};
 
 /// Whether only the leader can carry it out.
 pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
-    !matches!(request, AdminRequest::CreateToken { .. } | AdminRequest::Ledger { .. } | AdminRequest::Digests)
+    !matches!(
+        request,
+        AdminRequest::Ledger { .. } | AdminRequest::LedgerPosition { .. } | AdminRequest::Digests
+    )
 }
 
 /// Whether it can be carried out while nobody leads, if not as well.
@@ -25,28 +32,36 @@ pub(super) fn needs_no_leader(request: &AdminRequest) -> bool {
     matches!(request, AdminRequest::Members | AdminRequest::AdoptRoster(_))
 }
 
-/// Carries out what an operator asked; that he may was checked.
-pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
+/// Carries out what `by` asked; that it may was checked.
+pub(super) async fn administer(
+    shared: &Shared,
+    by: Actor,
+    request: AdminRequest,
+) -> Result<AdminReply, RefusedRequest> {
     match request {
         AdminRequest::Govern(act) => {
-            check_names(&act)?;
+            check(shared, std::slice::from_ref(&act))?;
             if matches!(act, LedgerAct::Purge { .. }) {
                 check_level(shared, PURGE_LEVEL)?;
             }
-            shared.carry_out(Command::Govern(act), RefusalKind::Malformed).await?;
+            shared.carry_out_as(by, Command::Govern(act), RefusalKind::Malformed).await?;
             Ok(AdminReply::Done)
         }
         AdminRequest::CreateToken { operator, failure_domain, valid_millis } => {
-            check_name("operator", &operator)?;
-            if let Some(domain) = &failure_domain {
-                check_name("failure domain", domain)?;
-            }
-            let token = JoinToken {
-                token: TokenId::from_bytes(shared.environment.seed()),
-                operator,
-                expires: shared.environment.now().after(Duration::from_millis(valid_millis)),
-                failure_domain,
+            let named =
+                |what, name: &str| check_name(what, name).map_err(|error| malformed(error.to_string()));
+            named("operator", &operator)?;
+            failure_domain.as_deref().map_or(Ok(()), |domain| named("failure domain", domain))?;
+            let token = TokenId::from_bytes(shared.environment.seed());
+            let expires = shared.environment.now().after(Duration::from_millis(valid_millis));
+            let act = LedgerAct::CreateToken {
+                token,
+                operator: operator.clone(),
+                failure_domain: failure_domain.clone(),
+                expires,
             };
+            shared.carry_out_as(by, Command::Govern(act), RefusalKind::Malformed).await?;
+            let token = JoinToken { token, operator, expires, failure_domain };
             Ok(AdminReply::Token(Signed::seal(&shared.identity, shared.archive, &token)))
         }
         AdminRequest::SetNodeState { node, state } => {
@@ -55,7 +70,8 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
                 NodeState::Draining if is_empty(shared, node)? => NodeState::Gone,
                 state => state,
             };
-            shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await?;
+            let command = Command::SetNodeState { node, state };
+            shared.carry_out_as(by, command, RefusalKind::Malformed).await?;
             Ok(match state {
                 // It is draining, whether its backlog can be told or not.
                 NodeState::Draining => AdminReply::Draining(drain_backlog(shared, node).ok().flatten()),
@@ -67,8 +83,8 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
                 return Err(malformed(format!("ask for at most {ACTS_PER_REQUEST_MAX} acts at a time")));
             }
             check_level(shared, PURGE_LEVEL)?;
-            acts.iter().try_for_each(check_names)?;
-            shared.carry_out(Command::GovernAll(acts), RefusalKind::Malformed).await?;
+            check(shared, &acts)?;
+            shared.carry_out_as(by, Command::GovernAll(acts), RefusalKind::Malformed).await?;
             Ok(AdminReply::Done)
         }
         AdminRequest::BundlesSince { since, from } => {
@@ -80,9 +96,9 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
             Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view))?))
         }
         AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
-        AdminRequest::ChangeMember(change) => members::change(shared, &change).await,
+        AdminRequest::ChangeMember(change) => members::change(shared, by, &change).await,
         AdminRequest::DraftRoster => Ok(AdminReply::RosterDraft(members::draft(shared))),
-        AdminRequest::AdoptRoster(descriptor) => members::adopt(shared, descriptor).await,
+        AdminRequest::AdoptRoster(descriptor) => members::adopt(shared, by, descriptor).await,
         AdminRequest::Digests => {
             let digests = shared.consensus.late_digests().pop();
             let none = || RefusedRequest::new(RefusalKind::Unavailable, "this coordinator has no state yet");
@@ -91,7 +107,7 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
         AdminRequest::RebuildProgress => Ok(AdminReply::Rebuild(shared.rebuild.progress(&shared.facts()?)?)),
         AdminRequest::FinishRebuild => match shared.rebuild.finish() {
             true => Ok(AdminReply::Done),
-            false => Err(malformed(firn_wire::RejectReason::NotRebuilding.to_string())),
+            false => Err(malformed(RejectReason::NotRebuilding.to_string())),
         },
         AdminRequest::ReopenRebuild => {
             if shared.is_rebuilding()? {
@@ -103,10 +119,14 @@ pub(super) async fn administer(shared: &Shared, request: AdminRequest) -> Result
             shared.rebuild.forget_ended();
             Ok(AdminReply::Done)
         }
-        AdminRequest::Snapshot { .. } => {
-            Err(malformed("a snapshot is written where its coordinator runs: use that one's own socket"))
-        }
+        AdminRequest::Snapshot { .. } => Err(malformed(
+            "a snapshot is written where its coordinator runs: use --data-dir on that machine, without --operator-key",
+        )),
         AdminRequest::Nodes => Ok(AdminReply::Nodes(super::status::summaries(shared)?)),
+        AdminRequest::LedgerPosition { since } => {
+            let position = ledger_position(&shared.facts()?, since).map_err(|error| disk(&error))?;
+            Ok(AdminReply::LedgerPosition(position))
+        }
         AdminRequest::Ledger { from } => {
             let page = shared.facts()?.ledger_from(from, LEDGER_PAGE);
             Ok(AdminReply::Ledger(page.map_err(|error| disk(&error))?))
@@ -159,28 +179,11 @@ fn drain_backlog(shared: &Shared, node: firn_base::NodeId) -> Result<Option<Drai
     Ok(Some(backlog))
 }
 
-pub(super) fn check_name(what: &str, name: &str) -> Result<(), RefusedRequest> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
-        return Err(malformed(format!(
-            "the {what} must be a name of 1 to {NAME_BYTES_MAX} bytes on one line"
-        )));
+fn check(shared: &Shared, acts: &[LedgerAct]) -> Result<(), RefusedRequest> {
+    if shared.is_rebuilding()? {
+        return Err(malformed(RejectReason::Rebuilding.to_string()));
     }
-    Ok(())
-}
-
-fn check_names(act: &LedgerAct) -> Result<(), RefusedRequest> {
-    match act {
-        LedgerAct::AddPublisher(entry) => check_name("publisher", &entry.name),
-        LedgerAct::AddUploader { name, .. } => check_name("uploader", name),
-        LedgerAct::AddOperator { name, .. } => check_name("operator", name),
-        LedgerAct::RemovePublisher { name } => check_name("publisher", name),
-        LedgerAct::Withdraw { reason, .. }
-        | LedgerAct::Reinstate { reason, .. }
-        | LedgerAct::Purge { reason, .. } => check_name("reason", reason),
-        LedgerAct::Erase { .. } => Err(malformed("bundles are erased by purges, not by hand")),
-        LedgerAct::UseToken { .. } => Err(malformed("tokens are used up by nodes that join, not by hand")),
-        LedgerAct::RemoveUploader { .. } | LedgerAct::RemoveOperator { .. } | LedgerAct::SetPolicy(_) => {
-            Ok(())
-        }
-    }
+    let governance = shared.governance(&shared.facts()?)?;
+    let checked = acts.iter().try_for_each(|act| check_act(&governance, act));
+    checked.map_err(|error| malformed(error.to_string()))
 }

@@ -16,10 +16,12 @@ use firn_coordinator_logic::{
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
-    BUNDLES_PER_REQUEST_MAX, Command, CommandOutcome, CommitRequest, CoordinatorReply, HeldPath, LedgerState,
-    PlacementChange, Receipt, RefusalKind, RefusedRequest, Signed, UploadedBundle,
+    Actor, BUNDLES_PER_REQUEST_MAX, Command, CommandOutcome, CommitRequest, CoordinatorReply, HeldPath,
+    LedgerState, OperatorRole, PlacementChange, Receipt, RefusalKind, RefusedRequest, Replaced, Signed,
+    UploadedBundle,
 };
 
+use super::operators::admit_operator;
 use crate::raft::StateFacts;
 use crate::shared::{Shared, disk, malformed, not_allowed};
 
@@ -34,17 +36,14 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
     let facts = shared.facts()?;
     let governance = shared.governance(&facts)?;
     let replaces = request.replaces;
-    match replaces {
-        None if !governance.uploaders.contains_key(&uploader) => {
-            return Err(not_allowed(format!("{uploader} is no uploader of this archive")));
+    let by = match replaces {
+        None if governance.uploaders.contains_key(&uploader) => Actor::Coordinators,
+        None => return Err(not_allowed(format!("{uploader} is no uploader of this archive"))),
+        Some(Replaced { bundle, .. }) => {
+            let what = || format!("put others in the place of bundle {bundle}");
+            admit_operator(shared, uploader, OperatorRole::Content, what).await?
         }
-        Some(_) if !governance.operators.contains_key(&uploader) => {
-            return Err(not_allowed(format!(
-                "{uploader} is no operator of this archive: only operators put bundles in the place of others"
-            )));
-        }
-        _ => {}
-    }
+    };
     if request.bundles.is_empty() || request.bundles.len() > BUNDLES_PER_REQUEST_MAX {
         return Err(malformed(format!("a commit has 1 to {BUNDLES_PER_REQUEST_MAX} bundles")));
     }
@@ -76,7 +75,7 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
                 .map_err(|error| malformed(error.to_string()))?
         }
     };
-    match shared.propose(command).await? {
+    match shared.propose_as(by, command).await? {
         CommandOutcome::Committed { bundles, visible, held } => {
             let held = held_paths(&shared.facts()?, &held)?;
             Ok(CoordinatorReply::Committed { bundles, visible, held })
@@ -85,6 +84,7 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
             let kind = match reason {
                 firn_wire::RejectReason::BundleExists => RefusalKind::AlreadyDone,
                 firn_wire::RejectReason::UnknownReservation => RefusalKind::Expired,
+                firn_wire::RejectReason::NeedsRole(_) => RefusalKind::NotAllowed,
                 _ => RefusalKind::Malformed,
             };
             Err(RefusedRequest::new(kind, reason.to_string()))

@@ -8,11 +8,12 @@ use firn_coordinator_logic::{
     MemberFacts, MemberPlan, MemberRefusal, check_next_roster, next_roster, plan_member_change, roster_gap,
 };
 use firn_wire::{
-    AdminReply, AdminRequest, CoordinatorEntry, CoordinatorReply, Descriptor, MemberChange, MemberList,
-    MemberStep, MembersInForce, RefusalKind, RefusedRequest, Roster, RosterGap,
+    Actor, AdminReply, AdminRequest, Command, CoordinatorEntry, CoordinatorReply, Descriptor, LedgerAct,
+    MemberChange, MemberList, MemberStep, MembersInForce, RefusalKind, RefusedRequest, Roster, RosterGap,
 };
 use futures::future::join_all;
 
+use crate::comparison;
 use crate::consensus::{ChangeError, ProposeError};
 use crate::member_watch::offer;
 use crate::shared::{Shared, disk, malformed};
@@ -38,9 +39,22 @@ impl From<Refused> for RefusedRequest {
 }
 
 /// Changes who takes part.
-pub(super) async fn change(shared: &Shared, change: &MemberChange) -> Result<AdminReply, RefusedRequest> {
+pub(super) async fn change(
+    shared: &Shared,
+    by: Actor,
+    change: &MemberChange,
+) -> Result<AdminReply, RefusedRequest> {
     let in_force = shared.standing.in_force();
-    let make = |members: &[MemberFacts]| plan_member_change(members, in_force.roster.roster(), change);
+    let differing = differing(shared, change).await;
+    let make = |members: &[MemberFacts]| {
+        let facts =
+            |member: &MemberFacts| MemberFacts { differs: differing == Some(member.id), ..member.clone() };
+        let members: Vec<_> = members.iter().map(facts).collect();
+        plan_member_change(&members, in_force.roster.roster(), change)
+    };
+    // What is refused anyhow is not entered; what is, is entered before: a leader that takes itself out cannot do it later.
+    make(&shared.consensus.member_facts()).map_err(Refused::from)?;
+    enter(shared, by, LedgerAct::ChangeMember(change.clone())).await?;
     let plan = shared.consensus.change_members(|members| make(members).map_err(Refused::from)).await?;
     let step = match (change, plan) {
         (_, MemberPlan::AddLearner { .. }) => MemberStep::Added,
@@ -52,6 +66,24 @@ pub(super) async fn change(shared: &Shared, change: &MemberChange) -> Result<Adm
     };
     tracing::info!(?change, ?step, "the coordinators have changed");
     Ok(AdminReply::MemberChanged(step))
+}
+
+/// Whoever is to get a vote, if its state is not this one's at the same entry of the log. It has the log, and maybe made
+/// something else of it: that would show only when it leads.
+async fn differing(shared: &Shared, change: &MemberChange) -> Option<NodeId> {
+    if !matches!(change, MemberChange::Promote { .. } | MemberChange::Replace { .. }) {
+        return None;
+    }
+    let member = shared.consensus.member_facts().into_iter().find(|member| member.id == change.subject())?;
+    comparison::differs(shared, member.id, &member.address).await.then_some(member.id)
+}
+
+/// Enters what is done in the ledger; not while that is restored, when nothing is added to it.
+async fn enter(shared: &Shared, by: Actor, act: LedgerAct) -> Result<(), RefusedRequest> {
+    if shared.is_rebuilding()? {
+        return Ok(());
+    }
+    shared.carry_out_as(by, Command::Govern(act), RefusalKind::Malformed).await.map(drop)
 }
 
 /// Whether `client` may ask for this of the changes of coordinators: whoever asks to be taken back says by it that it is
@@ -109,7 +141,11 @@ async fn adopt_here(shared: &Shared, descriptor: Descriptor) -> Result<bool, Ref
 }
 
 /// Takes a roster that the operator brings, and gives it to the others.
-pub(super) async fn adopt(shared: &Shared, descriptor: Descriptor) -> Result<AdminReply, RefusedRequest> {
+pub(super) async fn adopt(
+    shared: &Shared,
+    by: Actor,
+    descriptor: Descriptor,
+) -> Result<AdminReply, RefusedRequest> {
     let members = shared.consensus.member_facts();
     let in_force = shared.standing.in_force();
     // The same one again: it may not have reached enough of the others.
@@ -139,6 +175,11 @@ pub(super) async fn adopt(shared: &Shared, descriptor: Descriptor) -> Result<Adm
                  give it again until more than half have it"
             ),
         ));
+    }
+    // It is in force, and its signature says all: that it was brought is entered if anybody leads.
+    let act = LedgerAct::AdoptRoster { generation: shared.generation() };
+    if let Err(error) = enter(shared, by, act).await {
+        tracing::warn!(%error, "that a roster was brought is not entered in the ledger");
     }
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Ok(AdminReply::RosterAdopted { kept: count(kept), voters: count(voters) })

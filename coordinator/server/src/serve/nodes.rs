@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
-use firn_coordinator_logic::{Facts, InventoryProgress, place_of};
+use firn_coordinator_logic::{Facts, InventoryProgress, check_name, place_of};
 use firn_transport::Connection;
 use firn_wire::{
     ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_SHARDS_MAX, JoinRequest,
@@ -12,14 +12,13 @@ use firn_wire::{
 };
 
 use super::Asker;
-use super::administer::check_name;
 use crate::driver::take_inventory;
 use crate::shared::{Shared, disk, malformed, not_allowed};
 
 type Reply = Result<CoordinatorReply, RefusedRequest>;
 
 pub(super) async fn join(shared: &Shared, asker: Asker, request: JoinRequest) -> Reply {
-    check_name("failure domain", &request.failure_domain)?;
+    check_name("failure domain", &request.failure_domain).map_err(|error| malformed(error.to_string()))?;
     check_address(&request.status.address)?;
     let node = NodeId::from(asker.key);
     let known = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;

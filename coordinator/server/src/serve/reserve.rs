@@ -7,8 +7,8 @@ use firn_coordinator_logic::{
     CodedBundle, Facts, NodeRecord, PlacementRequest, ReservationRecord, choose_scheme, plan_placement,
 };
 use firn_wire::{
-    Command, CoordinatorReply, NodeAddress, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest,
-    Signed, Ticket,
+    Command, CoordinatorReply, NodeAddress, OperatorRole, RefusalKind, RefusedRequest, ReservationGrant,
+    ReserveRequest, Signed, Ticket,
 };
 
 use crate::raft::StateFacts;
@@ -49,7 +49,8 @@ pub(super) async fn reserve(shared: &Shared, uploader: PublicKey, request: Reser
     let facts = shared.facts()?;
     let governance = shared.governance(&facts)?;
     // Operators pack anew what is archived.
-    if !governance.uploaders.contains_key(&uploader) && !governance.operators.contains_key(&uploader) {
+    let may_repack = governance.operator_may(uploader, OperatorRole::Content);
+    if !governance.uploaders.contains_key(&uploader) && !may_repack {
         return Err(not_allowed(format!(
             "{uploader} is no uploader of this archive: an operator can add it with `firn-coordinator uploader add`"
         )));

@@ -79,6 +79,8 @@ tables! {
     Purges = 34 in State as "purges";
     /// Bundle number → what took its place, and who has erased it.
     Erasures = 35 in State as "erasures";
+    /// Operator's key → name and role.
+    Operators = 36 in State as "operators";
     /// Bundle id, coding id → headers.
     EvidenceHeaders = 48 in Evidence as "evidence-headers";
     /// Bundle id, coding id → what is known of the coding.

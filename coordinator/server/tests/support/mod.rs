@@ -323,7 +323,7 @@ pub fn add_uploader(number: u64) -> TimedCommand {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&number.to_le_bytes());
     let act = LedgerAct::AddUploader { key: PublicKey::from_bytes(key), name: format!("uploader {number}") };
-    TimedCommand { at: Timestamp::from_millis(number), command: Command::Govern(act) }
+    TimedCommand::of_coordinators(Timestamp::from_millis(number), Command::Govern(act))
 }
 
 pub fn uploaders(consensus: &Consensus) -> usize {
