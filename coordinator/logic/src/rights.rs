@@ -16,6 +16,7 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         AdminRequest::ChangeMember(_)
         | AdminRequest::AdoptRoster(_)
         | AdminRequest::FinishRebuild
+        | AdminRequest::ReopenRebuild
         | AdminRequest::Snapshot { .. } => OperatorRole::Admin,
         AdminRequest::Members
         | AdminRequest::Nodes

@@ -99,6 +99,7 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         AdminRequest::ChangeMember(change) => describe_change(change),
         AdminRequest::AdoptRoster(_) => "bring a roster".to_owned(),
         AdminRequest::FinishRebuild => "finish a rebuild".to_owned(),
+        AdminRequest::ReopenRebuild => "listen once more for a rebuild".to_owned(),
         AdminRequest::Snapshot { .. } => "write a snapshot".to_owned(),
         AdminRequest::Members
         | AdminRequest::Nodes

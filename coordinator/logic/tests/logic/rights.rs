@@ -69,6 +69,7 @@ fn every_act_and_request_needs_the_role_that_is_written_here() {
         (AdminRequest::SetNodeState { node, state: NodeState::Gone }, OperatorRole::Nodes),
         (AdminRequest::ChangeMember(MemberChange::Remove { id: node }), OperatorRole::Admin),
         (AdminRequest::FinishRebuild, OperatorRole::Admin),
+        (AdminRequest::ReopenRebuild, OperatorRole::Admin),
         (AdminRequest::Snapshot { to: String::new() }, OperatorRole::Admin),
         (AdminRequest::Members, OperatorRole::Observer),
         (AdminRequest::Nodes, OperatorRole::Observer),
