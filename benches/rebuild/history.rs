@@ -178,7 +178,13 @@ impl History {
         let mut entries: Vec<LedgerEntry> = Vec::new();
         for (position, act) in (0..).zip(acts) {
             let previous = entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest);
-            entries.push(LedgerEntry { position, previous, at: Timestamp::from_millis(BEGAN), act });
+            entries.push(LedgerEntry {
+                position,
+                previous,
+                at: Timestamp::from_millis(BEGAN),
+                by: firn_wire::Actor::Coordinators,
+                act,
+            });
         }
         let digest = entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest);
         let heads = by_majority(&LedgerHead { entries: u64::try_from(entries.len())?, digest });

@@ -197,7 +197,11 @@ impl Upload {
                 self.bundles[bundle].state = BundleState::Archived;
             }
             RefusalKind::SchemeChanged => self.recode(&refused.sentence),
-            RefusalKind::Unavailable | RefusalKind::Superseded | RefusalKind::Expired | RefusalKind::Disk => {
+            RefusalKind::Unavailable
+            | RefusalKind::Superseded
+            | RefusalKind::Expired
+            | RefusalKind::Disk
+            | RefusalKind::Uncertain => {
                 // Asking in vain does not use up a reservation: the time is bounded instead.
                 let it = &mut self.bundles[bundle];
                 it.reservations = it.reservations.saturating_sub(1);
@@ -251,7 +255,10 @@ impl Upload {
                 }
             }
             RefusalKind::SchemeChanged => self.recode(&refused.sentence),
-            RefusalKind::Unavailable | RefusalKind::Superseded | RefusalKind::Disk => {
+            RefusalKind::Unavailable
+            | RefusalKind::Superseded
+            | RefusalKind::Disk
+            | RefusalKind::Uncertain => {
                 self.commit_not_before = now.after(self.policy.pause(self.commit_retries));
                 self.commit_retries += 1;
                 self.last_refusal = refused.sentence;

@@ -17,6 +17,7 @@ mod bundles_since;
 mod caps;
 mod catalogue;
 mod change;
+mod clock_rule;
 mod commit_check;
 mod digest;
 mod divergence;
@@ -84,6 +85,7 @@ pub use bundles_since::{BundlePage, bundles_since};
 pub use caps::BREACH_MENDED_AFTER;
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
+pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Clocks, READING_GOOD_FOR};
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};
@@ -93,7 +95,7 @@ pub use evidence_book::{
     CodingName, CommitOrder, EvidenceBook, MemoryBook, Showing, ShownCoding, ShownHeaders,
 };
 pub use facts::{Facts, Scan};
-pub use feature_level::level_to_raise;
+pub use feature_level::{LevelRefusal, check_level, level_to_raise};
 pub use feed_chain::feed_digest_behind;
 pub use feed_filters::{
     FILTER_UNIT_EVENTS, FilterOrder, FilterPlan, HeldFilter, filter_ranges, plan_filters,

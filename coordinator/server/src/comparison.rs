@@ -1,53 +1,76 @@
-//! Comparing this coordinator's state, and the commands that it knows, with the others'.
+//! Comparing this coordinator's state, the commands that it knows and its clock with the others'.
 //!
 //! Always holds: a leader raises the level of commands only to what every coordinator said it knows; a difference is
 //! logged when it is first seen and shown for as long as it stands; a coordinator that does not answer is not said to
-//! differ. Leaves to others: what differs (`firn_coordinator_logic`).
+//! differ. Leaves to others: what differs (`firn_coordinator_logic`), what a wrong clock means (`clock_watch`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::NodeId;
-use firn_coordinator_logic::{Comparison, Facts, compare_states, level_to_raise};
+use firn_coordinator_logic::{ClockStanding, Comparison, Facts, compare_states, level_to_raise};
 use firn_wire::{
     CONTROL_BYTES_MAX, Command, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, RefusalKind,
     RefusedRequest, StateDigests,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use futures::future::join_all;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::shared::{Shared, disk};
 
 /// Two states that differ do more harm the longer it goes unseen; the answer takes 13 kB.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
+/// While it is not known whether the clock is right, or it is not: all machines may have slept, and be right.
+const UNSURE_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+struct Answer {
+    digests: Vec<StateDigests>,
+    feature_level: u16,
+}
 
 /// Compares for as long as the process lives.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let mut rounds = interval(COMPARE_EVERY);
+    let mut rounds = interval(UNSURE_EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last: Option<Instant> = None;
     loop {
         rounds.tick().await;
-        let mut levels = Vec::new();
-        let in_force = shared.standing.in_force();
-        let coordinators = &in_force.roster.roster().coordinators;
-        // Who was removed has no state to differ.
-        shared.soft().differing.retain(|id, _| coordinators.iter().any(|entry| entry.id == *id));
-        for entry in coordinators {
-            if entry.id != shared.identity.node_id() {
-                let answer = ask(&shared, entry.id, &entry.address).await;
-                levels.push(answer.as_ref().map(|(_, level)| *level));
-                if let Some((theirs, _)) = answer {
-                    take(&shared, entry.id, &theirs);
-                }
-            }
-        }
-        if let Err(refusal) = raise_level(&shared, &levels).await {
-            tracing::debug!(%refusal, "the level of commands was not raised");
+        let is_due = last.is_none_or(|last| last.elapsed() >= COMPARE_EVERY);
+        if is_due || shared.consensus.clocks().standing() != ClockStanding::Agrees {
+            last = Some(Instant::now());
+            compare(&shared).await;
         }
     }
 }
 
-async fn raise_level(shared: &Shared, others: &[Option<u16>]) -> Result<(), RefusedRequest> {
+async fn compare(shared: &Shared) {
+    let in_force = shared.standing.in_force();
+    let coordinators = &in_force.roster.roster().coordinators;
+    // Who was removed has no state to differ.
+    shared.soft().differing.retain(|id, _| coordinators.iter().any(|entry| entry.id == *id));
+    let own = shared.identity.node_id();
+    let others = coordinators.iter().filter(|entry| entry.id != own);
+    let answers =
+        join_all(others.map(async |entry| (entry.id, ask(shared, entry.id, &entry.address).await))).await;
+    let mut levels = BTreeMap::new();
+    for (id, answer) in answers {
+        levels.insert(id, answer.as_ref().map(|answer| answer.feature_level));
+        if let Some(answer) = answer {
+            take(shared, id, &answer.digests);
+        }
+    }
+    shared.soft().levels.clone_from(&levels);
+    if let Err(refusal) = raise_level(shared, levels.into_values()).await {
+        tracing::debug!(%refusal, "the level of commands was not raised");
+    }
+}
+
+async fn raise_level(
+    shared: &Shared,
+    others: impl IntoIterator<Item = Option<u16>>,
+) -> Result<(), RefusedRequest> {
     if !shared.consensus.is_leader() {
         return Ok(());
     }
@@ -59,24 +82,28 @@ async fn raise_level(shared: &Shared, others: &[Option<u16>]) -> Result<(), Refu
     Ok(())
 }
 
-async fn ask(shared: &Shared, id: NodeId, address: &str) -> Option<(Vec<StateDigests>, u16)> {
+async fn ask(shared: &Shared, id: NodeId, address: &str) -> Option<Answer> {
     // Who does not answer shows as offline elsewhere.
-    let connection = shared.pool.get(id, address).await.ok()?;
-    let asked = connection.call::<_, CoordinatorReply>(
+    let dialled = timeout(ANSWER_WITHIN, shared.pool.get(id, address));
+    let connection = dialled.await.ok()?.ok()?;
+    let asked = Instant::now();
+    let call = connection.call::<_, CoordinatorReply>(
         &CoordinatorRequest::StateDigests,
         CONTROL_BYTES_MAX,
         ANSWER_WITHIN,
     );
-    match asked.await.ok()? {
-        CoordinatorReply::StateDigests { digests, feature_level } => Some((digests, feature_level)),
-        _ => None,
-    }
+    let CoordinatorReply::StateDigests { digests, feature_level, clock } = call.await.ok()? else {
+        return None;
+    };
+    // At once: others may take their time.
+    shared.consensus.note_clock(id, asked, clock);
+    Some(Answer { digests, feature_level })
 }
 
 /// Compares with one coordinator at this moment. Says whether its state is known to differ.
 pub(crate) async fn differs(shared: &Shared, id: NodeId, address: &str) -> bool {
-    if let Some((theirs, _)) = ask(shared, id, address).await {
-        take(shared, id, &theirs);
+    if let Some(answer) = ask(shared, id, address).await {
+        take(shared, id, &answer.digests);
     }
     shared.soft().differing.contains_key(&id)
 }

@@ -10,17 +10,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{NodeId, PublicKey};
+use firn_base::{NodeId, PublicKey, Timestamp};
+use firn_coordinator_logic::{ClockRefusal, Clocks};
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{CommandOutcome, StateDigests, TimedCommand};
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::WaitError;
 use tokio::sync::{Mutex, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::raft::{
-    AppliedChanges, Inbound, InstallGate, LateDigests, LogStore, Member, MemberBook, Metrics, NamedMembers,
-    Network, QuorumGate, Raft, StateFacts, StateMachine, Timing, check_continuity,
+    AppliedChanges, ClockBook, Inbound, InstallGate, LateDigests, LogStore, Member, MemberBook, Metrics,
+    NamedMembers, Network, QuorumGate, Raft, StateFacts, StateMachine, Timing, check_continuity,
 };
 use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
@@ -68,6 +69,7 @@ struct Inner {
     changing: Mutex<()>,
     inbound: Inbound,
     gate: QuorumGate,
+    clocks: ClockBook,
     timing: Timing,
     facts: StateFacts,
     applied_changes: AppliedChanges,
@@ -97,6 +99,9 @@ pub enum ProposeError {
         /// Who, if known.
         leader: Option<NodeId>,
     },
+    /// The clock of this member is wrong, or not known yet to be right. Nothing was done.
+    #[error(transparent)]
+    Clock(#[from] ClockRefusal),
     /// No majority answers. The command may have been taken or not: ask again what became of it.
     #[error("no majority of the coordinators answers: try again later")]
     Unavailable,
@@ -155,7 +160,9 @@ impl Consensus {
         let log_store =
             LogStore::new(Arc::clone(&log), Arc::clone(&state), environment.clone(), install_gate.clone());
         let gate = QuorumGate::default();
-        let network = Network::new(pool, members.clone(), environment.clone(), timing, gate.clone());
+        let clocks = ClockBook::new(pool.endpoint().public().into(), members.clone(), environment.clone());
+        let network =
+            Network::new(pool, members.clone(), environment.clone(), timing, gate.clone(), clocks.clone());
         let raft = Raft::new(raft_id, Arc::new(config), network.clone(), log_store, state_machine).await;
         let raft = raft.map_err(|error| StartError::Stopped(error.to_string()))?;
         gate.open(raft.metrics());
@@ -179,6 +186,7 @@ impl Consensus {
             changing,
             inbound,
             gate,
+            clocks,
             timing,
             facts,
             applied_changes,
@@ -189,8 +197,11 @@ impl Consensus {
 
     /// Has a command committed and applied, if this member leads.
     pub async fn propose(&self, command: TimedCommand) -> Result<CommandOutcome, ProposeError> {
-        if self.is_leader() && !self.may_write() {
-            return Err(ProposeError::Unavailable);
+        if self.is_leader() {
+            if !self.inner.gate.leads(self.inner.timing.write_gate) {
+                return Err(ProposeError::Unavailable);
+            }
+            self.check_clock()?;
         }
         let written = timeout(PROPOSAL_TIMEOUT, self.inner.raft.client_write(command)).await;
         match written.map_err(|_| ProposeError::Unavailable)? {
@@ -242,9 +253,30 @@ impl Consensus {
         self.inner.raft.metrics().borrow().state.is_leader()
     }
 
-    /// Whether this member leads and a majority answered it a moment ago.
+    /// Whether this member leads, a majority answered it a moment ago, and its clock agrees with a majority's.
     pub fn may_write(&self) -> bool {
-        self.inner.gate.leads(self.inner.timing.write_gate)
+        self.inner.gate.leads(self.inner.timing.write_gate) && self.check_clock().is_ok()
+    }
+
+    /// Refuses to propose with a clock that does not agree with those of a majority. Only what a leader has just heard
+    /// counts for it, and that is as much as it has to have heard in order to write at all.
+    pub(crate) fn check_clock(&self) -> Result<(), ClockRefusal> {
+        self.inner.clocks.look_at_late(self.inner.timing.write_gate).check()
+    }
+
+    /// What this member knows of all clocks at this moment.
+    pub fn clocks(&self) -> Clocks {
+        self.inner.clocks.look()
+    }
+
+    /// Another member has just answered a question of the moment `asked`: its clock shows `said`.
+    pub(crate) fn note_clock(&self, id: NodeId, asked: Instant, said: Timestamp) {
+        self.inner.clocks.note(id, asked, said);
+    }
+
+    /// Lets this member ask for votes, or not.
+    pub(crate) fn let_stand(&self, stands: bool) {
+        self.inner.raft.runtime_config().elect(stands);
     }
 
     /// The term: the epoch of orders.

@@ -16,6 +16,7 @@ use firn_wire::{
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::clock_watch;
 use crate::consensus::{Consensus, ConsensusOptions, StartError};
 use crate::filters::{self, FilterOptions};
 use crate::member_watch;
@@ -155,6 +156,7 @@ impl Coordinator {
         let mut tasks = JoinSet::new();
         let (serving, handler) = (endpoint.clone(), service.clone());
         tasks.spawn(async move { serve(&serving, handler).await });
+        tasks.spawn(clock_watch::run(Arc::clone(&shared)));
         tasks.spawn(comparison::run(Arc::clone(&shared)));
         tasks.spawn(driver::run(shared.clone()));
         tasks.spawn(filters::run(Arc::clone(&shared)));
@@ -277,10 +279,20 @@ impl Administration {
         self.service.shared.filters.served()
     }
 
-    /// Whether this coordinator takes part: it knows a leader and has not stopped.
-    pub fn is_ready(&self) -> bool {
+    /// Whether this coordinator takes part: it has not stopped, its clock is not wrong, and it knows a leader. If not, the
+    /// error says which in one sentence.
+    pub fn readiness(&self) -> Result<(), String> {
         let status = self.service.shared.consensus.status();
-        status.failure.is_none() && status.leader.is_some()
+        if let Some(failure) = status.failure {
+            return Err(format!("stopped: {failure}"));
+        }
+        self.service.shared.trusted_now().map_err(|refusal| refusal.sentence)?;
+        status.leader.map(drop).ok_or_else(|| "the coordinators have no leader now".to_owned())
+    }
+
+    /// Whether the clock of this coordinator is wrong, so that it does not lead.
+    pub(crate) fn is_clock_wrong(&self) -> bool {
+        self.service.shared.trusted_now().is_err()
     }
 
     /// Whether this coordinator leads.

@@ -83,6 +83,7 @@ fn begin_to_lead(shared: &Shared) {
 async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), RefusedRequest> {
     // A leader that was cut off must not plan from what others have changed meanwhile.
     shared.confirm_leadership().await?;
+    shared.check_clock()?;
     if shared.is_rebuilding()? {
         return rebuilding::step(shared).await;
     }
@@ -91,6 +92,8 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     let seed = shared.environment.seed();
     let steady_width = shared.soft().steady_width.least(now);
     let decisions = shared.with_view(|view| plan_pass(view, steady_width, seed))?;
+    // Not one that was planned by a clock that has just been put wrong.
+    shared.check_clock()?;
     put_off(shared, &decisions.repairs.put_off, now);
     note(shared, &decisions, now, shared.is_still_hearing()?);
     for node in leaving_nodes(shared)? {

@@ -47,9 +47,9 @@ async fn healthz(State(administration): State<Administration>) -> impl IntoRespo
 }
 
 async fn readyz(State(administration): State<Administration>) -> impl IntoResponse {
-    match administration.is_ready() {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the coordinators have no leader now\n"),
+    match administration.readiness() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(sentence) => (StatusCode::SERVICE_UNAVAILABLE, sentence + "\n"),
     }
 }
 
@@ -61,7 +61,11 @@ async fn metrics(State(administration): State<Administration>) -> impl IntoRespo
         Ok(status) => prometheus(&status),
         Err(refusal) => format!("# the archive's figures are missing: {refusal}\n"),
     };
-    (StatusCode::OK, headers, own + &archive + &filters(&administration.filters()))
+    (
+        StatusCode::OK,
+        headers,
+        own + &archive + &clock(administration.is_clock_wrong()) + &filters(&administration.filters()),
+    )
 }
 
 /// How this coordinator itself is, whoever leads.
@@ -72,7 +76,11 @@ fn own_figures(administration: &Administration) -> String {
     let _ = writeln!(text, "firn_build_info{{version=\"{version}\"}} 1");
     let figures = [
         ("running", "Whether it takes part; 0 once it has stopped.", administration.failure().is_none()),
-        ("ready", "Whether it takes part and knows a leader.", administration.is_ready()),
+        (
+            "ready",
+            "Whether it takes part, knows a leader and has a clock like the others'.",
+            administration.readiness().is_ok(),
+        ),
         ("leads", "Whether it leads.", administration.leads()),
     ];
     for (name, help, holds) in figures {
@@ -80,6 +88,14 @@ fn own_figures(administration: &Administration) -> String {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {}", u8::from(holds));
     }
     text
+}
+
+fn clock(is_wrong: bool) -> String {
+    format!(
+        "# HELP firn_clock_wrong Whether this coordinator's clock is more than ten minutes from a majority's.\n\
+         # TYPE firn_clock_wrong gauge\nfirn_clock_wrong {}\n",
+        u8::from(is_wrong)
+    )
 }
 
 /// What this coordinator has of filters over the feed.
@@ -123,6 +139,11 @@ fn prometheus(status: &ArchiveStatus) -> String {
         "coordinators_differing",
         "Coordinators whose state is not this one's at the same entry of the log.",
         u64::try_from(status.differing.len()).unwrap_or(u64::MAX),
+    );
+    gauge(
+        "coordinators_clock_apart",
+        "Coordinators whose clock is more than ten minutes from the others'.",
+        u64::try_from(status.clocks_apart.len()).unwrap_or(u64::MAX),
     );
     if let Some(reserve) = status.reserve {
         gauge(

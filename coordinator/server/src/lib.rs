@@ -4,6 +4,7 @@
 //! (`coordinator/logic`), the messages (`wire`), the connections (`transport`).
 
 mod address_file;
+mod clock_watch;
 mod comparison;
 pub mod consensus;
 mod control;
@@ -43,7 +44,7 @@ pub use filters::{FilterOptions, FilterStore, FilterWriter};
 pub use founding::{Joined, ParsePeerError, Peer, RetiredError, ask_back, ask_peers, found_archive};
 pub use home::{Home, HomeError, Resync};
 pub use http::{bind_http, serve_http};
-pub use raft::{StateFacts, Timing};
+pub use raft::{ROUND_TRIP_MAX, StateFacts, Timing};
 pub use rebuild::RebuildOptions;
 pub use refounding::{NextRosterError, next_descriptor, refound};
 pub use repair_at::{ParseRepairAtError, RepairAt};

@@ -103,7 +103,8 @@ impl Service {
             }
             CoordinatorRequest::StateDigests if self.is_coordinator(connection) => {
                 let digests = self.shared.consensus.late_digests();
-                Ok(CoordinatorReply::StateDigests { digests, feature_level: FEATURE_LEVEL })
+                let clock = self.shared.environment.now();
+                Ok(CoordinatorReply::StateDigests { digests, feature_level: FEATURE_LEVEL, clock })
             }
             CoordinatorRequest::Raft(_)
             | CoordinatorRequest::Forward { .. }
@@ -148,7 +149,7 @@ impl Service {
             CoordinatorRequest::GetMembers => members::in_force(shared),
             CoordinatorRequest::OfferRoster(descriptor) => members::take(shared, descriptor).await,
             CoordinatorRequest::GetPass => {
-                Ok(CoordinatorReply::Pass(shared.pass(client, PassPurpose::Reading)))
+                shared.pass(client, PassPurpose::Reading).map(CoordinatorReply::Pass)
             }
             CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
@@ -236,17 +237,28 @@ impl Service {
             .consensus
             .address_of(leader)
             .ok_or_else(|| unavailable(format!("the leader {} is not known here yet", leader.short())))?;
+        let is_act = matches!(request, CoordinatorRequest::Admin(_));
         let Asker { key: client, seen_at } = asker;
         let forwarded = CoordinatorRequest::Forward { client, seen_at, request: encode(&request) };
-        let reply = async {
-            let connection =
-                self.shared.pool.get(leader, &address).await.map_err(|error| error.to_string())?;
-            connection
-                .call::<_, CoordinatorReply>(&forwarded, CONTROL_BYTES_MAX, FORWARD_WITHIN)
-                .await
-                .map_err(|error| error.to_string())
+        let dialled = self.shared.pool.get(leader, &address).await;
+        let connection =
+            dialled.map_err(|error| unavailable(format!("the leader does not answer: {error}")))?;
+        let reply = connection.call::<_, CoordinatorReply>(&forwarded, CONTROL_BYTES_MAX, FORWARD_WITHIN);
+        let mut watch = self.shared.consensus.watch();
+        // A connection to a leader that was killed looks alive for ten seconds; the next one leads long before.
+        let another_leads = watch.wait_for(|status| status.leader.is_some_and(|known| known != leader));
+        let reason = tokio::select! {
+            biased;
+            reply = reply => match reply {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error.to_string(),
+            },
+            _ = another_leads => "another coordinator leads by now".to_owned(),
         };
-        reply.await.map_err(|reason| unavailable(format!("the leader does not answer: {reason}")))
+        let sentence = format!("the leader has not answered: {reason}");
+        // It was sent, and may be done.
+        let kind = if is_act { RefusalKind::Uncertain } else { RefusalKind::Unavailable };
+        Err(RefusedRequest::new(kind, sentence))
     }
 
     /// An act of administration from this machine's own socket.

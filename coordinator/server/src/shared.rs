@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    AddressTable, BrakeFacts, FleetView, FleetWatch, HearingFacts, LossWatch, NodeNumber, Orders,
-    PlanningView, Refusals, Reserve, Scan, SteadyWidth, WidthMemory, brake, is_still_hearing,
+    AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, HearingFacts, LossWatch,
+    NodeNumber, Orders, PlanningView, Refusals, Reserve, Scan, SteadyWidth, WidthMemory, brake, check_level,
+    is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -67,6 +68,8 @@ pub(crate) struct Soft {
     pub(crate) findings: Option<Findings>,
     /// Coordinators whose states were found to differ from this one's.
     pub(crate) differing: BTreeMap<NodeId, firn_wire::StateDifference>,
+    /// The level of commands that each other coordinator knows, as it said when it was asked last; none if it did not.
+    pub(crate) levels: BTreeMap<NodeId, Option<u16>>,
     /// Bytes that repairs, moves and re-coding read and sent since this leader began.
     pub(crate) repair_traffic_bytes: u64,
     /// What operators were refused of late.
@@ -124,6 +127,7 @@ impl Shared {
             leading_since: None,
             findings: None,
             differing: BTreeMap::new(),
+            levels: BTreeMap::new(),
             repair_traffic_bytes: 0,
             refusals: Refusals::new(),
         };
@@ -183,6 +187,37 @@ impl Shared {
     /// Forgets the picture of the archive: the next look begins anew.
     pub(crate) fn forget_picture(&self) {
         *self.picture.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Forgets what was heard of nodes, and when: the clock was wrong meanwhile. What nodes say next is taken as if this
+    /// coordinator had just begun.
+    pub(crate) fn listen_anew(&self) {
+        let now = self.environment.now();
+        {
+            let mut soft = self.soft();
+            soft.fleet = FleetWatch::new(now);
+            soft.losses = LossWatch::new();
+            soft.findings = None;
+            // Most nodes are yet to be heard, as by a leader that is new.
+            soft.leading_since = soft.leading_since.map(|_| now);
+        }
+        self.forget_picture();
+    }
+
+    /// The own clock, for what is promised until some time; refused while it is known to be wrong.
+    pub(crate) fn trusted_now(&self) -> Result<Timestamp, RefusedRequest> {
+        let now = self.environment.now();
+        let clocks = self.consensus.clocks();
+        match clocks.standing() {
+            ClockStanding::Differs => clocks.check().map(|()| now).map_err(|refusal| wrong_clock(&refusal)),
+            // Readers must not wait for a majority.
+            ClockStanding::Agrees | ClockStanding::Unknown => Ok(now),
+        }
+    }
+
+    /// Refuses to plan with a clock that does not agree with a majority's.
+    pub(crate) fn check_clock(&self) -> Result<(), RefusedRequest> {
+        self.consensus.check_clock().map_err(|refusal| wrong_clock(&refusal))
     }
 
     /// Shows `work` the archive at this moment. The soft state is not locked meanwhile: heartbeats go on.
@@ -245,17 +280,22 @@ impl Shared {
         awaited.map(|bytes| self.with_view(|view| Reserve::measure(view, bytes))).transpose()
     }
 
-    /// Commits `command` with this moment's time. A rejection is an outcome, not an error.
+    /// Commits `command` with this moment's time, if all coordinators know such commands and this one's clock is right. A
+    /// rejection is an outcome, not an error.
     pub(crate) async fn propose(&self, command: Command) -> Result<CommandOutcome, RefusedRequest> {
         self.propose_as(Actor::Coordinators, command).await
     }
 
-    /// Commits `command`, for which `by` asked, with this moment's time.
+    /// Commits `command`, for which `by` asked, with this moment's time, by the same rules.
     pub(crate) async fn propose_as(
         &self,
         by: Actor,
         command: Command,
     ) -> Result<CommandOutcome, RefusedRequest> {
+        use firn_coordinator_logic::Facts;
+        let committed = self.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
+        check_level(&command, committed, &self.soft().levels)
+            .map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))?;
         let timed = TimedCommand { at: self.environment.now(), by, command };
         self.consensus.propose(timed).await.map_err(|error| refused(&error))
     }
@@ -296,9 +336,13 @@ impl Shared {
     }
 
     /// A pass for `reader`, good for 24 h.
-    pub(crate) fn pass(&self, reader: PublicKey, purpose: PassPurpose) -> Signed<Pass> {
-        let expires = self.environment.now().after(PASS_VALID);
-        Signed::seal(&self.identity, self.archive, &Pass { reader, expires, purpose })
+    pub(crate) fn pass(
+        &self,
+        reader: PublicKey,
+        purpose: PassPurpose,
+    ) -> Result<Signed<Pass>, RefusedRequest> {
+        let expires = self.trusted_now()?.after(PASS_VALID);
+        Ok(Signed::seal(&self.identity, self.archive, &Pass { reader, expires, purpose }))
     }
 
     /// Generation of the roster in force.
@@ -333,10 +377,16 @@ pub(crate) fn named_members(roster: &Roster) -> NamedMembers {
 
 fn refused(error: &ProposeError) -> RefusedRequest {
     let kind = match error {
-        ProposeError::NotLeader { .. } | ProposeError::Unavailable => RefusalKind::Unavailable,
+        ProposeError::NotLeader { .. } | ProposeError::Clock(_) | ProposeError::Unavailable => {
+            RefusalKind::Unavailable
+        }
         ProposeError::Stopped(_) => RefusalKind::Disk,
     };
     RefusedRequest::new(kind, error.to_string())
+}
+
+fn wrong_clock(refusal: &ClockRefusal) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string())
 }
 
 /// A store that cannot be read or written, for those who ask.

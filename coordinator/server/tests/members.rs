@@ -2,12 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
 
-mod founded;
+#[path = "support/archive.rs"]
+mod archive;
 
+use archive::{Archive, machine, until};
 use firn_base::NodeId;
 use firn_coordinator::Joined;
 use firn_wire::{AdminRequest, Descriptor, Identity, MemberChange, MemberStep, Signed};
-use founded::{Archive, machine, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_become_five_and_the_first_two_leave_while_writes_go_on() {
@@ -183,4 +184,37 @@ async fn a_roster_spreads_without_a_leader_and_never_goes_back() {
         (archive.coordinator(late).descriptor() == third).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_whose_disks_were_wiped_is_taken_back_under_its_name_and_its_vote_counts_again() {
+    let mut archive = Archive::found(3).await;
+    let writer = archive.writer();
+    writer.goes_on().await;
+    let leader = archive.leader().await;
+    let wiped = archive.running().into_iter().find(|number| *number != leader).unwrap();
+    let id = archive.id(wiped);
+    archive.kill(wiped);
+    writer.use_all_of(&archive);
+    // Nobody else can have it taken back: who asks says by it that it is silent, and has lost what it voted for.
+    archive
+        .until_listed("its absence is noticed", |members| {
+            members.iter().any(|member| member.id == id && !member.online)
+        })
+        .await;
+    archive.readmit(wiped).await;
+    let is_learner = |members: &[firn_wire::CoordinatorStatus]| {
+        members.iter().any(|member| member.id == id && !member.votes)
+    };
+    assert!(is_learner(&archive.list().await.members), "what it voted for is forgotten: it has no vote");
+    writer.goes_on().await;
+    archive.coordinator(wiped).administration().regain_vote().await;
+    let list = archive.list().await;
+    assert_eq!(list.members.iter().filter(|member| member.votes).count(), 3);
+    // Of the other two one is enough now.
+    let other = archive.running().into_iter().find(|number| *number != wiped && *number != leader).unwrap();
+    archive.kill(other);
+    writer.use_all_of(&archive);
+    writer.goes_on().await;
+    archive.check(writer.stop().await).await;
 }

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
 
-mod founded;
+#[path = "support/archive.rs"]
+mod archive;
 
 use std::time::Duration;
 
+use archive::{Archive, PATIENCE};
 use firn_base::{NodeId, ObjectKey};
 use firn_coordinator_logic::Scan;
 use firn_transport::{
@@ -15,7 +17,6 @@ use firn_wire::{
     Actor, AdminReply, AdminRequest, CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, Identity,
     LedgerAct, LedgerEntry, OperatorRole, RefusalKind, RefusedRequest, encode,
 };
-use founded::{Archive, PATIENCE};
 
 fn withdraw(name: u8) -> AdminRequest {
     let (key, reason) = (ObjectKey::store_path([name; 20]), "asked to".to_owned());

@@ -5,6 +5,8 @@
 //! replaced by an older one.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +29,11 @@ const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 // It has just answered.
 const ROSTER_WITHIN: Duration = Duration::from_secs(2);
+
+// Whoever waits for what must not be asked twice looks this often whether the coordinator is still there: a connection to
+// one that was killed looks alive for ten seconds.
+const ALIVE_EVERY: Duration = Duration::from_millis(500);
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
 #[derive(Debug, Clone)]
@@ -131,8 +138,8 @@ impl CoordinatorClient {
         let mut waiting = self.in_order();
         let mut turns = FuturesUnordered::new();
         let begin = |entry: CoordinatorEntry| async move {
-            let turn = self.turn(&entry, request, encoded.clone(), pace.turn).await;
-            (entry.id, turn)
+            let turn = self.turn(&entry, request, encoded.clone(), pace.turn);
+            (entry.id, if pace.once { self.while_alive(entry.id, turn).await } else { turn.await })
         };
         turns.push(begin(waiting.pop_front()?));
         loop {
@@ -148,7 +155,10 @@ impl CoordinatorClient {
                 Some((coordinator, turn)) = turns.next() => {
                     match turn {
                         Turn::Answered(CoordinatorReply::Refused(refusal)) => match refusal.kind {
-                            RefusalKind::Unavailable | RefusalKind::Disk => {
+                            RefusalKind::Uncertain if pace.once => {
+                                return Some(Err(AskError::Uncertain { reason: refusal.sentence }));
+                            }
+                            RefusalKind::Unavailable | RefusalKind::Disk | RefusalKind::Uncertain => {
                                 failures.insert(coordinator, format!("{}: {refusal}", coordinator.short()));
                             }
                             _ => return Some(Err(AskError::Refused(refusal))),
@@ -157,7 +167,10 @@ impl CoordinatorClient {
                             self.known().preferred = coordinator;
                             return Some(Ok(reply));
                         }
-                        Turn::Lost(reason) if pace.once => return Some(Err(AskError::Uncertain { reason })),
+                        Turn::Lost(reason) if pace.once => {
+                            self.turn_away_from(coordinator);
+                            return Some(Err(AskError::Uncertain { reason }));
+                        }
                         Turn::Lost(reason) | Turn::NotReached(reason) => {
                             failures.insert(coordinator, reason);
                         }
@@ -171,6 +184,43 @@ impl CoordinatorClient {
                 () = slow => turns.extend(waiting.pop_front().map(&begin)),
                 () = sleep_until(deadline) => return None,
             }
+        }
+    }
+
+    /// `turn`, for as long as the coordinator shows signs of life meanwhile.
+    async fn while_alive(&self, coordinator: NodeId, turn: impl Future<Output = Turn>) -> Turn {
+        let mut turn = pin!(turn);
+        loop {
+            tokio::select! {
+                biased;
+                turn = &mut turn => return turn,
+                () = sleep(ALIVE_EVERY) => {}
+            }
+            // While it is dialled there is no connection, and a dial ends by itself.
+            let Some(connection) = self.pool.existing(coordinator) else { continue };
+            let asked = connection.call::<_, CoordinatorReply>(
+                &CoordinatorRequest::GetMembers,
+                CONTROL_BYTES_MAX,
+                ALIVE_WITHIN,
+            );
+            let answer = tokio::select! {
+                biased;
+                turn = &mut turn => return turn,
+                answer = asked => answer,
+            };
+            if answer.is_err() {
+                self.pool.forget(coordinator);
+                return Turn::Lost(format!("{} has stopped answering", coordinator.short()));
+            }
+        }
+    }
+
+    /// The next question goes to another one first.
+    fn turn_away_from(&self, coordinator: NodeId) {
+        let next = self.in_order().into_iter().find(|entry| entry.id != coordinator);
+        let mut known = self.known();
+        if let Some(next) = next.filter(|_| known.preferred == coordinator) {
+            known.preferred = next.id;
         }
     }
 

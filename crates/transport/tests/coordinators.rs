@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,11 +36,15 @@ type Answer = Box<dyn Fn(&Connection, &CoordinatorRequest) -> Option<Coordinator
 /// A coordinator that answers as it is told; no answer breaks the stream off.
 struct Fake {
     answer: Mutex<Answer>,
+    hangs: AtomicBool,
 }
 
 impl Handler for Fake {
     async fn handle(&self, connection: &Connection, mut stream: Stream) {
         let Ok(request) = stream.receive::<CoordinatorRequest>(COMMIT_BYTES_MAX).await else { return };
+        if self.hangs.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         let reply = (self.answer.lock().unwrap())(connection, &request);
         match reply {
             Some(reply) => {
@@ -72,7 +77,10 @@ fn entry(number: u8, address: String) -> CoordinatorEntry {
 async fn fleet(answers: Vec<Answer>) -> Fleet {
     let (mut entries, mut endpoints, mut fakes) = (Vec::new(), Vec::new(), Vec::new());
     for (number, answer) in (1..).zip(answers) {
-        let (endpoint, fake) = (endpoint(number).await, Arc::new(Fake { answer: Mutex::new(answer) }));
+        let (endpoint, fake) = (
+            endpoint(number).await,
+            Arc::new(Fake { answer: Mutex::new(answer), hangs: AtomicBool::new(false) }),
+        );
         entries.push(entry(number, address(&endpoint)));
         let (serving, handler) = (endpoint.clone(), fake.clone());
         tokio::spawn(async move { serve(&serving, handler).await });
@@ -250,6 +258,32 @@ async fn an_act_of_administration_is_not_done_twice() {
         answers(CoordinatorReply::Committed { bundles: vec![BundleNumber(3)], visible: 1, held: Vec::new() });
     let request = CommitRequest { bundles: Vec::new(), externals: Vec::new(), replaces: None };
     assert_eq!(fleet.client.commit(request).await.unwrap().bundles, [BundleNumber(3)]);
+}
+
+#[tokio::test]
+async fn an_act_is_not_waited_for_when_its_coordinator_has_gone_and_the_next_goes_to_another() {
+    let act = || AdminRequest::Nodes;
+    let there = answers(CoordinatorReply::Admin(firn_wire::AdminReply::Nodes(Vec::new())));
+    let fleet = fleet(vec![there, answers(CoordinatorReply::Admin(firn_wire::AdminReply::Done))]).await;
+    assert!(matches!(fleet.client.administer(act()).await, Ok(firn_wire::AdminReply::Nodes(_))));
+    // As after kill -9: nobody tells the client that the connection is dead.
+    fleet.fakes[0].hangs.store(true, Ordering::Relaxed);
+    let error = fleet.client.administer(act()).await.unwrap_err();
+    assert!(
+        matches!(&error, AskError::Uncertain { reason } if reason.contains("has stopped answering")),
+        "{error}"
+    );
+    assert_eq!(fleet.client.administer(act()).await.unwrap(), firn_wire::AdminReply::Done);
+}
+
+#[tokio::test]
+async fn an_act_of_which_nobody_knows_whether_it_was_done_is_not_done_again() {
+    let fleet =
+        fleet(vec![refuses(RefusalKind::Uncertain), answers(CoordinatorReply::Nodes(Vec::new()))]).await;
+    let error = fleet.client.administer(AdminRequest::Nodes).await.unwrap_err();
+    assert!(matches!(&error, AskError::Uncertain { reason } if reason == "not today"), "{error}");
+    // What may be done twice is.
+    assert!(fleet.client.nodes().await.unwrap().is_empty());
 }
 
 #[tokio::test]

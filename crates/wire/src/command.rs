@@ -10,10 +10,6 @@ use crate::{
     Actor, LedgerAct, LedgerEntry, NodeState, OperatorRole, RecordPlace, ReplacementBundle, SurplusCopy,
 };
 
-/// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
-/// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = 2;
-
 /// A command with the leader's time and whoever asked for it. Apply takes the later of this and the last applied time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimedCommand {
@@ -124,7 +120,7 @@ pub enum Command {
         /// Its second coding.
         coding: CodingId,
     },
-    /// All coordinators know the commands up to this level; see [`FEATURE_LEVEL`].
+    /// All coordinators know the commands up to this level; see [`crate::FEATURE_LEVEL`].
     RaiseFeatureLevel {
         /// The level.
         level: u16,

@@ -94,7 +94,7 @@ pub enum CoordinatorRequest {
     GetMembers,
     /// Here is a roster that may be newer. The answer is the descriptor in force then.
     OfferRoster(Descriptor),
-    /// Between coordinators: digests of the state of late.
+    /// Between coordinators: digests of the state of late, the level of commands, the time of day.
     StateDigests,
     /// The filters that there are over the feed.
     ListFilters,
@@ -259,6 +259,8 @@ pub enum RefusalKind {
     AlreadyDone,
     /// A disk failed.
     Disk,
+    /// It may have been done or not: look before you ask again.
+    Uncertain,
 }
 
 /// A refusal with a sentence for people.
@@ -344,6 +346,8 @@ pub enum CoordinatorReply {
         digests: Vec<StateDigests>,
         /// The level of commands that it knows.
         feature_level: u16,
+        /// What its clock shows.
+        clock: Timestamp,
     },
     /// The filters over the feed.
     Filters(Signed<FilterList>),

@@ -9,11 +9,13 @@
 mod administration;
 mod caps_status;
 mod certificate;
+mod clock_difference;
 mod command;
 mod coordinator_request;
 mod deletion;
 mod descriptor;
 mod drain_backlog;
+mod feature_level;
 mod feed;
 mod feed_filter;
 mod identity;
@@ -41,9 +43,10 @@ pub use certificate::{
     CERTIFICATES_PER_REQUEST_MAX, Certificate, KEPT_PAGE_BYTES, KeptBundle, KeptGovernance, ROSTERS_KEPT_MAX,
     believed_entries, is_chain,
 };
+pub use clock_difference::ClockDifference;
 pub use command::{
-    BundleCommit, Command, CommandOutcome, FEATURE_LEVEL, IndexEntry, NodePlace, NodeSighting,
-    PlacementChange, RejectReason, RestoredBundle, TimedCommand,
+    BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
+    RejectReason, RestoredBundle, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
@@ -53,6 +56,7 @@ pub use coordinator_request::{
 pub use deletion::{DeleteReason, DeletionRoom};
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
 pub use drain_backlog::DrainBacklog;
+pub use feature_level::FEATURE_LEVEL;
 pub use feed::{FeedBatch, FeedEvent};
 pub use feed_filter::{FilterEntry, FilterList, FilterListError};
 pub use identity::{Identity, Signature, SignatureError};
@@ -73,8 +77,8 @@ pub use node_request::{
 };
 pub use operator::{Actor, OperatorEntry, OperatorRole, ParseRoleError};
 pub use purge::{
-    MovedRecord, NeededBundle, PURGE_LEVEL, PurgeHolder, PurgeProgress, RecordPlace, Replaced,
-    ReplacementBundle, SurplusCopy,
+    MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, RecordPlace, Replaced, ReplacementBundle,
+    SurplusCopy,
 };
 pub use rebuild_progress::{RebuildProgress, RebuildStage, Unrestored};
 pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeReport, SecondCoding};

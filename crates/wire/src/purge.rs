@@ -5,9 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::NodeState;
 
-/// The level of commands from which on paths are purged: see [`crate::FEATURE_LEVEL`].
-pub const PURGE_LEVEL: u16 = 2;
-
 /// The place of a record within its bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RecordPlace {

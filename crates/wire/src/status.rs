@@ -9,8 +9,8 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cap, CapsStatus, DeletionRoom, DrainBacklog, NodePlace, RecodeProgress, RepairWait, ReserveRoom,
-    RosterGap, SecondCoding, StateDifference,
+    Cap, CapsStatus, ClockDifference, DeletionRoom, DrainBacklog, NodePlace, RecodeProgress, RepairWait,
+    ReserveRoom, RosterGap, SecondCoding, StateDifference,
 };
 
 /// Where a node is in its life.
@@ -214,6 +214,8 @@ pub struct ArchiveStatus {
     pub caps: Option<CapsStatus>,
     /// Coordinators whose state is not that of the answering one at the same entry of the log.
     pub differing: Vec<StateDifference>,
+    /// Coordinators whose clocks are more than ten minutes from the others', as the answering one sees it.
+    pub clocks_apart: Vec<ClockDifference>,
 }
 
 /// One bundle with the health of its shards.

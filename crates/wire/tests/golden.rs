@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fmt::Write as _;
 
@@ -16,13 +17,13 @@ use firn_base::{
 };
 use firn_wire::{
     Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
-    CoordinatorRequest, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor, DomainRule,
-    FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord,
-    NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole, OrderRank, Pass, PassPurpose,
-    PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace,
-    ReplacementBundle, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand,
-    decode, encode,
+    CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor,
+    DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry,
+    IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead,
+    MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole, OrderRank,
+    Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder,
+    RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy,
+    Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -125,7 +126,7 @@ fn statements(lines: &mut Lines) {
     lines.add("descriptor", &descriptor);
 }
 
-fn governance(lines: &mut Lines) {
+fn acts() -> Vec<LedgerAct> {
     let (key, node) = (PublicKey::from_bytes([1; 32]), NodeId::from_bytes([7; 32]));
     let policy = Policy {
         domains: DomainRule::Named,
@@ -135,7 +136,7 @@ fn governance(lines: &mut Lines) {
         brake: true,
         trust_declared_domains: false,
     };
-    let acts = [
+    vec![
         LedgerAct::AddPublisher(PublisherEntry { name: "cache-1".into(), key, rank: 100 }),
         LedgerAct::RemovePublisher { name: "cache-1".into() },
         LedgerAct::AddUploader { key, name: "hydra".into() },
@@ -169,13 +170,19 @@ fn governance(lines: &mut Lines) {
             needed: OperatorRole::Admin,
             times: 2,
         },
-    ];
+        LedgerAct::Reinstate { key: ObjectKey::store_path([3; 20]), reason: "appeal".into() },
+    ]
+}
+
+fn governance(lines: &mut Lines) {
+    let node = NodeId::from_bytes([7; 32]);
+    let key = PublicKey::from_bytes([1; 32]);
     let actors = [
         Actor::Coordinators,
         Actor::Socket { coordinator: node },
         Actor::Operator { key, name: "ada".into() },
     ];
-    for (position, act) in (0..).zip(acts) {
+    for (position, act) in (0..).zip(acts()) {
         let by = actors[usize::try_from(position).unwrap() % actors.len()].clone();
         let entry = LedgerEntry { position, previous: Digest::from_bytes([4; 32]), at: at(9), by, act };
         lines.add(&format!("ledger-{position}"), &entry);
@@ -183,14 +190,14 @@ fn governance(lines: &mut Lines) {
     lines.add("ledger-head", &LedgerHead { entries: 9, digest: Digest::from_bytes([5; 32]) });
 }
 
-fn commands(lines: &mut Lines) {
+fn all_commands() -> Vec<Command> {
     let (node, coding, index) = (NodeId::from_bytes([1; 32]), CodingId::from_bytes([2; 32]), ShardIndex(3));
     let reservation = ReservationId::from_bytes([4; 32]);
     let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
     let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
     let place = |block, entry| RecordPlace { block, entry };
     let origin = Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() });
-    let all = [
+    vec![
         Command::Govern(LedgerAct::RemovePublisher { name: "x".into() }),
         Command::JoinNode {
             node,
@@ -284,12 +291,13 @@ fn commands(lines: &mut Lines) {
         },
         Command::ConfirmErasures(vec![(BundleId::from_bytes([7; 32]), node)]),
         Command::GovernAll(vec![LedgerAct::RemovePublisher { name: "x".into() }]),
-    ];
-    for (number, command) in all.into_iter().enumerate() {
-        lines.add(
-            &format!("command-{number}"),
-            &TimedCommand { at: at(90), by: Actor::Socket { coordinator: node }, command },
-        );
+    ]
+}
+
+fn commands(lines: &mut Lines) {
+    let by = Actor::Socket { coordinator: NodeId::from_bytes([7; 32]) };
+    for (number, command) in all_commands().into_iter().enumerate() {
+        lines.add(&format!("command-{number}"), &TimedCommand { at: at(90), by: by.clone(), command });
     }
 }
 
@@ -301,7 +309,8 @@ fn requests(lines: &mut Lines) {
     lines.add("state-digests-request", &CoordinatorRequest::StateDigests);
     let digest = |byte| Digest::from_bytes([byte; 32]);
     let digests = StateDigests { applied: 300, content: digest(1), governance: digest(2), rest: digest(3) };
-    let reply = CoordinatorReply::StateDigests { digests: vec![digests], feature_level: 300 };
+    let reply =
+        CoordinatorReply::StateDigests { digests: vec![digests], feature_level: 300, clock: at(1_000_000) };
     lines.add("state-digests", &reply);
     let range = RangeRequest {
         pass: None,
@@ -366,4 +375,28 @@ fn filters(lines: &mut Lines, key: ObjectKey) {
     let locations = vec![Location { bundle: BundleNumber(5), block: 6, entry: 7 }];
     let page = IndexRangePage { position: 300, keys: vec![IndexedKey { key, locations }], more: true };
     lines.add("index-range", &CoordinatorReply::IndexRange(page));
+}
+
+/// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.
+fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u16) -> Vec<u16> {
+    let kind = |message: &T| encode(message)[2];
+    let levels: BTreeMap<u8, u16> = all.iter().map(|message| (kind(message), level(message))).collect();
+    let kinds = u8::try_from(levels.len()).unwrap();
+    assert!(levels.keys().copied().eq(0..kinds), "one of each kind: {levels:?}");
+    let without_fields = |kind| decode::<T>(&[1, 0, kind]);
+    let unknown = without_fields(0xfe >> 1);
+    assert!(matches!(unknown, Err(DecodeError::Malformed(_))));
+    assert_eq!(format!("{:?}", without_fields(kinds)), format!("{unknown:?}"), "a kind is missing here");
+    levels.into_values().collect()
+}
+
+#[test]
+fn every_command_and_act_says_since_which_level_it_is_known() {
+    let commands = levels(&all_commands(), Command::level);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2]);
+    assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
+    // Acts in a command count.
+    let purge = LedgerAct::Purge { key: ObjectKey::store_path([3; 20]), reason: "court".into() };
+    assert_eq!(Command::Govern(purge).level(), 2);
 }

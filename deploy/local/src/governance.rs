@@ -75,7 +75,9 @@ impl Administrator {
         loop {
             match ask_control(&self.directory, request).await {
                 Err(ControlError::Refused(refusal))
-                    if refusal.kind == RefusalKind::Unavailable && Instant::now() < deadline =>
+                    // What is asked for here may be done twice.
+                    if matches!(refusal.kind, RefusalKind::Unavailable | RefusalKind::Uncertain)
+                        && Instant::now() < deadline =>
                 {
                     sleep(PAUSE).await;
                 }

@@ -6,6 +6,7 @@
 
 mod bundle_report;
 mod caps_report;
+mod coordinator_alarm;
 mod node_report;
 mod publish_report;
 mod status_report;

@@ -6,11 +6,12 @@ use std::fmt;
 use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
     ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, RecodeProgress, RepairWait,
-    ReserveLevel, ReserveRoom, SpareCount, StateDifference,
+    ReserveLevel, ReserveRoom, SpareCount,
 };
 use serde::Serialize;
 
 use super::caps_report::CapsLines;
+use super::coordinator_alarm::{ClockReport, DifferenceReport};
 use super::node_report::REFUSED_DELETIONS;
 use super::{counted, redundancy};
 use crate::table::{Align, Table};
@@ -110,35 +111,7 @@ pub(crate) struct StatusReport {
     caps: Option<CapsStatus>,
     feed_head: u64,
     differing: Vec<DifferenceReport>,
-}
-
-/// A coordinator whose state is not that of the one that answers.
-#[derive(Debug, Serialize)]
-struct DifferenceReport {
-    coordinator: String,
-    applied: u64,
-    content: bool,
-    governance: bool,
-    rest: bool,
-    sentence: String,
-}
-
-impl From<&StateDifference> for DifferenceReport {
-    fn from(difference: &StateDifference) -> Self {
-        let coordinator = difference.coordinator.to_string();
-        let short: String = coordinator.chars().take(10).collect();
-        Self {
-            sentence: format!(
-                "coordinator {short} and the one that answers have different states ({difference}): one of them errs; \
-                 with three, it is the one that both others name"
-            ),
-            coordinator,
-            applied: difference.applied,
-            content: difference.content,
-            governance: difference.governance,
-            rest: difference.rest,
-        }
-    }
+    clocks_apart: Vec<ClockReport>,
 }
 
 const STATES: [NodeState; 5] =
@@ -205,6 +178,7 @@ impl From<&ArchiveStatus> for StatusReport {
             caps: status.caps.clone(),
             feed_head: status.feed_head,
             differing: status.differing.iter().map(DifferenceReport::from).collect(),
+            clocks_apart: status.clocks_apart.iter().map(ClockReport::from).collect(),
         }
     }
 }
@@ -234,6 +208,9 @@ impl fmt::Display for StatusReport {
         }
         for difference in &self.differing {
             writeln!(formatter, "attention    {}", difference.sentence)?;
+        }
+        for clock in &self.clocks_apart {
+            writeln!(formatter, "attention    {}", clock.sentence)?;
         }
         let present = self.nodes.iter().filter(|(_, nodes)| nodes.all > 0);
         let nodes: Vec<String> = present
@@ -344,7 +321,9 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use firn_base::{ArchiveId, NodeId};
-    use firn_wire::{BreachCount, CoordinatorStatus, RepairWaitReason, RosterGap};
+    use firn_wire::{
+        BreachCount, ClockDifference, CoordinatorStatus, RepairWaitReason, RosterGap, StateDifference,
+    };
 
     use super::*;
 
@@ -405,6 +384,7 @@ pub(crate) mod tests {
             }),
             feed_head: 60,
             differing: Vec::new(),
+            clocks_apart: Vec::new(),
         }
     }
 
@@ -520,6 +500,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_coordinator_whose_clock_is_wrong_asks_for_attention() {
+        let difference =
+            ClockDifference { coordinator: NodeId::from_bytes([2; 32]), ahead_millis: 31_536_000_000 };
+        let report = StatusReport::from(&ArchiveStatus { clocks_apart: vec![difference], ..status() });
+        let sentence = "attention    the clock of coordinator 0202020202 is 365.0 days ahead of the others: set it right, \
+                        until then it does not lead";
+        assert!(report.to_string().contains(sentence), "{report}");
+    }
+
+    #[test]
     fn the_fields_of_the_json_are_pinned() {
         let expected = format!(
             concat!(
@@ -539,7 +529,7 @@ pub(crate) mod tests {
                 r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
                 r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"#,
                 r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
-                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[]}}"#
+                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[],"clocks_apart":[]}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

@@ -5,6 +5,7 @@
 mod address_stories;
 mod balance;
 mod caps;
+mod clocks;
 mod commits;
 mod digests;
 mod drains;

@@ -124,9 +124,10 @@ impl Consensus {
     ) -> Result<MemberPlan, E> {
         let _one = self.inner.changing.try_lock().map_err(|_| ChangeError::UnderWay)?;
         if !self.may_write() {
-            return Err(ChangeError::Propose(match self.is_leader() {
-                true => ProposeError::Unavailable,
-                false => ProposeError::NotLeader { leader: self.leader() },
+            return Err(ChangeError::Propose(match (self.is_leader(), self.check_clock()) {
+                (false, _) => ProposeError::NotLeader { leader: self.leader() },
+                (true, Err(refusal)) => refusal.into(),
+                (true, Ok(())) => ProposeError::Unavailable,
             })
             .into());
         }

@@ -99,7 +99,7 @@ pub(super) async fn build(
         coding_header: coding.header.clone(),
         sources: build_sources(&facts, plan)?,
         targets,
-        pass: shared.pass(worker.id.into(), PassPurpose::Building),
+        pass: shared.pass(worker.id.into(), PassPurpose::Building)?,
         rank,
         source_coding_header,
     };

@@ -81,7 +81,7 @@ async fn compute_roots(
         let sources = sources.clone();
         async move {
             let worker = builds::node_record(&shared.facts()?, worker)?;
-            let pass = shared.pass(worker.id.into(), PassPurpose::Building);
+            let pass = shared.pass(worker.id.into(), PassPurpose::Building)?;
             let order = RecodeOrder {
                 content_header,
                 coding_header,
@@ -118,7 +118,7 @@ async fn decode(shared: &Shared, plan: &BuildPlan, within: Duration) -> Result<b
         content_header: record.content_header.clone(),
         coding_header: coding.header.clone(),
         sources,
-        pass: shared.pass(decoder.id.into(), PassPurpose::Building),
+        pass: shared.pass(decoder.id.into(), PassPurpose::Building)?,
         rank: shared.rank(),
     };
     let reply = builds::ask_worker(shared, &decoder, &NodeRequest::Decode(order), within).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use firn_base::{NodeId, PublicKey, parse_duration};
-use firn_coordinator::{Peer, RepairAt};
+use firn_coordinator::{Peer, ROUND_TRIP_MAX, RepairAt};
 use firn_program::LogOptions;
 use firn_wire::{DomainRule, OperatorRole, Policy};
 
@@ -85,7 +85,7 @@ pub(crate) struct RunOptions {
     pub(crate) recode_after: Duration,
     /// How long a message between coordinators and its answer are under way at most, up to 2s; the same for all of them.
     /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 9 s at 300ms
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_round_trip, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
     pub(crate) round_trip: Duration,
     /// Shards of a bundle that was packed anew because of a purge stay for readers this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m", env = "FIRN_ERASE_AFTER")]
@@ -108,6 +108,19 @@ enum Domains {
 enum Switch {
     On,
     Off,
+}
+
+/// A round trip between coordinators, in one of the units of all durations.
+fn parse_round_trip(text: &str) -> Result<Duration, String> {
+    let round_trip = parse_duration(text).map_err(|error| error.to_string())?;
+    if round_trip > ROUND_TRIP_MAX {
+        return Err(format!(
+            "coordinators that are more than {} s apart, there and back, cannot elect a leader in good time: give the \
+             longest round trip between any two of them, or place them nearer",
+            ROUND_TRIP_MAX.as_secs()
+        ));
+    }
+    Ok(round_trip)
 }
 
 impl RunOptions {
@@ -481,6 +494,17 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_round_trip_that_elections_are_not_made_for_is_refused() {
+        let parse = |round_trip| Cli::try_parse_from(["firn-coordinator", "--round-trip", round_trip]);
+        assert_eq!(parse("2s").unwrap().run.round_trip, ROUND_TRIP_MAX);
+        for longer in ["2001ms", "9s"] {
+            let refusal = parse(longer).unwrap_err();
+            assert_eq!(refusal.exit_code(), 2);
+            assert!(refusal.to_string().contains("more than 2 s apart"), "{refusal}");
+        }
     }
 
     #[test]

@@ -53,7 +53,9 @@ pub(super) async fn administer(action: &RebuildAction, desk: &Desk, json: bool) 
         },
         RebuildAction::Reopen => match desk.ask(AdminRequest::ReopenRebuild).await? {
             AdminReply::Done => {
-                println!("nodes are listened to again: `firn-coordinator rebuild status` says what they show");
+                println!(
+                    "nodes are listened to again: `firn-coordinator rebuild status` says what they show"
+                );
                 Ok(())
             }
             _ => Err(misfit()),

@@ -1,4 +1,5 @@
-//! Asking one member, over whatever connection there is, and remembering when it last answered.
+//! Asking one member, over whatever connection there is, and remembering when it last answered, and what time it was
+//! there.
 //!
 //! Always holds: a member that stops answering is dialled anew. A connection to a killed process looks alive
 //! for seconds, and its successor would ask for votes meanwhile.
@@ -12,7 +13,8 @@ use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, decode, encode};
 use tokio::time::Instant;
 
-use super::message::{RaftReply, RaftRequest};
+use super::clock_book::ClockBook;
+use super::message::{RaftAnswer, RaftReply, RaftRequest};
 use super::types::Member;
 
 /// A member did not answer, in one sentence.
@@ -28,6 +30,7 @@ pub(super) struct Contacts {
     // Without an answer for this long the way to a member is found anew, and again after as long.
     redial_after: Duration,
     known: Arc<Mutex<BTreeMap<u64, Contact>>>,
+    clocks: ClockBook,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +50,13 @@ struct Question<'a> {
 }
 
 impl Contacts {
-    pub(super) fn new(pool: ConnectionPool, environment: Environment, redial_after: Duration) -> Self {
-        Self { pool, environment, redial_after, known: Arc::default() }
+    pub(super) fn new(
+        pool: ConnectionPool,
+        environment: Environment,
+        redial_after: Duration,
+        clocks: ClockBook,
+    ) -> Self {
+        Self { pool, environment, redial_after, known: Arc::default(), clocks }
     }
 
     /// When member `number` last answered.
@@ -71,11 +79,16 @@ impl Contacts {
         let bytes = if is_bulky { self.environment.blocking(write).await } else { write() };
         let connection = self.pool.get(member.id, &member.address).await;
         let connection = connection.map_err(|error| NoAnswer(error.to_string()))?;
+        let asked = Instant::now();
         let reply = connection.call_encoded(bytes, CONTROL_BYTES_MAX, within).await;
         let reply = reply.map_err(|error| NoAnswer(error.to_string()))?;
         question.answered = true;
         match reply {
-            CoordinatorReply::Raft(bytes) => decode(&bytes).map_err(|error| NoAnswer(error.to_string())),
+            CoordinatorReply::Raft(bytes) => {
+                let answer = decode::<RaftAnswer>(&bytes).map_err(|error| NoAnswer(error.to_string()))?;
+                self.clocks.note(member.id, asked, answer.clock);
+                Ok(answer.reply)
+            }
             CoordinatorReply::Refused(refused) => Err(NoAnswer(refused.sentence)),
             _ => Err(NoAnswer(format!("{member} gave an answer to another question"))),
         }

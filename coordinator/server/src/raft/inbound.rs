@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::continuity::note_install;
 use super::install_gate::InstallGate;
 use super::member_book::MemberBook;
-use super::message::{RaftReply, RaftRequest};
+use super::message::{RaftAnswer, RaftReply, RaftRequest};
 use super::snapshot::{self, StateImage};
 use super::types::{LogId, Raft, Snapshot, SnapshotMeta, Vote};
 use crate::storage::{ImageFile, Intake, KeyValue, StorageError};
@@ -55,7 +55,7 @@ impl Inbound {
             Ok(_) => RaftReply::Refused("only a coordinator may say this, for itself".into()),
             Err(error) => RaftReply::Refused(error.to_string()),
         };
-        encode(&reply)
+        encode(&RaftAnswer { clock: self.environment.now(), reply })
     }
 
     fn speaks_for_itself(&self, peer: PublicKey, request: &RaftRequest) -> bool {

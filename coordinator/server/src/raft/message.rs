@@ -1,5 +1,6 @@
 //! What members of the consensus say to each other, inside `CoordinatorRequest::Raft` and its reply.
 
+use firn_base::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::types::{AppendRequest, AppendResponse, LogId, SnapshotMeta, Vote, VoteRequest, VoteResponse};
@@ -50,6 +51,15 @@ pub(super) enum RaftRequest {
         /// Where the state stands.
         meta: SnapshotMeta,
     },
+}
+
+/// An answer, and when it was given.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RaftAnswer {
+    /// What the clock of the member that answers shows.
+    pub(super) clock: Timestamp,
+    /// The answer.
+    pub(super) reply: RaftReply,
 }
 
 /// The answer.

@@ -7,6 +7,7 @@
 mod applied_changes;
 mod bytes;
 mod changes;
+mod clock_book;
 mod contact;
 mod continuity;
 mod digests;
@@ -29,6 +30,7 @@ mod timing;
 mod types;
 
 pub(crate) use applied_changes::AppliedChanges;
+pub(crate) use clock_book::ClockBook;
 pub(crate) use continuity::check_continuity;
 pub(crate) use digests::LateDigests;
 pub use facts::StateFacts;
@@ -40,7 +42,7 @@ pub(crate) use member_book::{ListedMember, MemberBook, NamedMembers};
 pub(crate) use network::Network;
 pub(crate) use refounding::refound;
 pub(crate) use state_machine::{StateMachine, read_position};
-pub use timing::Timing;
+pub use timing::{ROUND_TRIP_MAX, Timing};
 pub(crate) use types::{Member, Metrics, Raft};
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A leader's or candidate's words to the other members.
 //!
-//! Always holds: a leader that no majority answered for two longest elections sends nothing; entries that take
+//! Always holds: a leader that no majority answered for two longest elections sends nothing, nor does one whose clock is
+//! wrong; entries that take
 //! longer than a heartbeat go on while signs of life pass them, so that one large commit over a slow line costs
 //! no leader its office. Leaves to others: finding the way (`contact`), answering (`inbound`).
 
@@ -9,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_coordinator_logic::ClockStanding;
 use firn_transport::{ConnectionPool, Environment};
 use openraft::error::{RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
@@ -16,6 +18,7 @@ use openraft::raft::SnapshotResponse;
 use openraft::{AnyError, OptionalSend};
 use tokio::task::JoinHandle;
 
+use super::clock_book::ClockBook;
 use super::contact::{Contacts, NoAnswer};
 use super::gate::QuorumGate;
 use super::member_book::MemberBook;
@@ -57,6 +60,7 @@ pub(crate) struct Network {
     environment: Environment,
     timing: Timing,
     gate: QuorumGate,
+    clocks: ClockBook,
 }
 
 /// The way to one member.
@@ -90,9 +94,10 @@ impl Network {
         environment: Environment,
         timing: Timing,
         gate: QuorumGate,
+        clocks: ClockBook,
     ) -> Self {
-        let contacts = Contacts::new(pool, environment.clone(), timing.redial_after());
-        Self { contacts, members, environment, timing, gate }
+        let contacts = Contacts::new(pool, environment.clone(), timing.redial_after(), clocks.clone());
+        Self { contacts, members, environment, timing, gate, clocks }
     }
 
     /// Whether member `number` answered within `limit`.
@@ -258,8 +263,11 @@ impl RaftNetwork<TypeConfig> for Peer {
         request: AppendRequest,
         option: RPCOption,
     ) -> Result<AppendResponse, Refusal> {
-        if self.network.gate.is_stale(self.network.timing.append_gate()) {
+        if self.network.gate.is_stale(self.network.timing.append_gate) {
             return Err(RPCError::Unreachable(unreachable("no majority answers: waiting for a new leader")));
+        }
+        if self.network.clocks.look().standing() == ClockStanding::Differs {
+            return Err(RPCError::Unreachable(unreachable("this clock is wrong: waiting for a new leader")));
         }
         let patience = option.soft_ttl() / 2;
         if request.entries.is_empty() {

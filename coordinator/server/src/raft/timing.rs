@@ -18,6 +18,11 @@ pub struct Timing {
     pub election_max: Duration,
     /// A leader that no majority answered for longer refuses writes.
     pub write_gate: Duration,
+    /// A leader that no majority answered for longer falls silent, so that the leases of its followers lapse.
+    ///
+    /// openraft issue 2080: else an old leader that reaches only a bridge between two halves keeps the bridge,
+    /// and with it a connected majority, from electing another for as long as the partition lasts.
+    pub append_gate: Duration,
     /// The state is flushed and the log cut after so many entries.
     pub snapshot_every: u64,
     /// Entries kept behind such a cut, for members that lag a little.
@@ -37,7 +42,7 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(250);
 // For what an answer takes beside its way: a disk that syncs, a machine that is busy.
 const ANSWER_TAKES: Duration = Duration::from_millis(100);
 /// The longest round trip that times are made for: half way around the world by satellite.
-const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
 // A way that is found anew more often is never found on a busy machine.
 const REDIAL_MIN: Duration = Duration::from_millis(500);
@@ -59,6 +64,7 @@ impl Timing {
             election_min: heartbeat.saturating_mul(2),
             election_max: heartbeat.saturating_mul(4),
             write_gate: heartbeat.saturating_mul(4),
+            append_gate: heartbeat.saturating_mul(8),
             snapshot_every: 5000,
             entries_kept: 5000,
         }
@@ -68,14 +74,6 @@ impl Timing {
     /// where those are not a test's.
     pub(crate) fn redial_after(&self) -> Duration {
         self.heartbeat.saturating_mul(2).max(REDIAL_MIN)
-    }
-
-    /// A leader that no majority answered for longer falls silent, so that the leases of its followers lapse.
-    ///
-    /// openraft issue 2080: else an old leader that reaches only a bridge between two halves keeps the bridge,
-    /// and with it a connected majority, from electing another for as long as the partition lasts.
-    pub fn append_gate(&self) -> Duration {
-        self.election_max.saturating_mul(2)
     }
 
     /// As the library wants them; the sentence says what contradicts what.
@@ -108,7 +106,7 @@ mod tests {
         let tick = timing.heartbeat.saturating_mul(3) / 2;
         let lease = timing.election_max;
         assert!(lease + timing.election_max + tick < Duration::from_millis(2500));
-        assert!(timing.write_gate < timing.append_gate());
+        assert!(timing.write_gate < timing.append_gate && timing.append_gate == 2 * timing.election_max);
     }
 
     #[test]
@@ -123,7 +121,7 @@ mod tests {
             assert!(timing.heartbeat / 2 >= millis(round_trip + 50), "{timing:?}");
             assert!(timing.election_min >= millis(2 * round_trip + 200), "{timing:?}");
             assert!(timing.heartbeat > before.heartbeat && timing.election_min > before.election_min);
-            assert!(timing.redial_after() <= timing.election_min && timing.write_gate < timing.append_gate());
+            assert!(timing.redial_after() <= timing.election_min && timing.write_gate < timing.append_gate);
             before = timing;
         }
         assert_eq!(Timing::for_round_trip(millis(300)).heartbeat, millis(800));

@@ -12,7 +12,7 @@ use firn_coordinator_logic::{
 };
 use firn_wire::{
     ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
-    NodeState, PURGE_LEVEL, RefusalKind, RefusedRequest, RejectReason, Signed,
+    NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
 };
 
 use super::members;
@@ -41,9 +41,6 @@ pub(super) async fn administer(
     match request {
         AdminRequest::Govern(act) => {
             check(shared, std::slice::from_ref(&act))?;
-            if matches!(act, LedgerAct::Purge { .. }) {
-                check_level(shared, PURGE_LEVEL)?;
-            }
             shared.carry_out_as(by, Command::Govern(act), RefusalKind::Malformed).await?;
             Ok(AdminReply::Done)
         }
@@ -53,7 +50,7 @@ pub(super) async fn administer(
             named("operator", &operator)?;
             failure_domain.as_deref().map_or(Ok(()), |domain| named("failure domain", domain))?;
             let token = TokenId::from_bytes(shared.environment.seed());
-            let expires = shared.environment.now().after(Duration::from_millis(valid_millis));
+            let expires = shared.trusted_now()?.after(Duration::from_millis(valid_millis));
             let act = LedgerAct::CreateToken {
                 token,
                 operator: operator.clone(),
@@ -82,7 +79,6 @@ pub(super) async fn administer(
             if acts.len() > ACTS_PER_REQUEST_MAX {
                 return Err(malformed(format!("ask for at most {ACTS_PER_REQUEST_MAX} acts at a time")));
             }
-            check_level(shared, PURGE_LEVEL)?;
             check(shared, &acts)?;
             shared.carry_out_as(by, Command::GovernAll(acts), RefusalKind::Malformed).await?;
             Ok(AdminReply::Done)
@@ -146,16 +142,6 @@ pub(super) async fn snapshot(shared: &Shared, to: &str) -> Result<AdminReply, Re
         Ok(bytes) => Ok(AdminReply::SnapshotWritten { bytes }),
         Err(error) => Err(RefusedRequest::new(RefusalKind::Disk, error.to_string())),
     }
-}
-
-/// What an older coordinator does not know must not reach its log.
-fn check_level(shared: &Shared, needed: u16) -> Result<(), RefusedRequest> {
-    let level = shared.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
-    if level < needed {
-        let sentence = "not every coordinator is known yet to run a program that can do this: upgrade them, or try again in half a minute";
-        return Err(RefusedRequest::new(RefusalKind::Unavailable, sentence));
-    }
-    Ok(())
 }
 
 fn is_empty(shared: &Shared, node: firn_base::NodeId) -> Result<bool, RefusedRequest> {

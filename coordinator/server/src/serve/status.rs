@@ -72,6 +72,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         recoding: findings.map(|findings| findings.recoding),
         caps: findings.and_then(|findings| findings.caps.clone()),
         differing: soft.differing.values().copied().collect(),
+        clocks_apart: shared.consensus.clocks().apart(),
     })))
 }
 

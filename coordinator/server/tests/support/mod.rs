@@ -30,6 +30,7 @@ pub fn timing() -> Timing {
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(300),
         election_max: Duration::from_millis(600),
+        append_gate: Duration::from_millis(1200),
         ..Timing::default()
     }
 }

@@ -1,21 +1,21 @@
-//! An archive of whole coordinators over real connections on loopback, that come and go.
+//! Coordinators of an archive over real connections on loopback: their disks, addresses and clocks outlive their programs.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator::storage::{Memory, StoreKind};
 use firn_coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined,
-    Peer, RECODE_AFTER, Timing, ask_peers, found_archive,
+    Peer, RECODE_AFTER, Timing, ask_back, ask_peers, found_archive,
 };
 use firn_coordinator_logic::Scan;
-use firn_transport::{Endpoint, EndpointOptions, Environment};
+use firn_transport::{Blocking, Clock, Endpoint, EndpointOptions, Entropy, Environment};
 use firn_wire::{
     AdminReply, AdminRequest, CoordinatorStatus, Descriptor, DomainRule, Identity, LedgerAct, MemberChange,
     MemberList, MemberStep, Policy, RefusalKind, RefusedRequest, Roster, Signed,
@@ -31,7 +31,28 @@ pub struct Machine {
     pub address: SocketAddr,
     pub log: Memory,
     pub state: Memory,
+    pub clock: Arc<SetClock>,
     pub running: Option<Coordinator>,
+}
+
+/// The machine's clock, put off by so many milliseconds.
+#[derive(Debug)]
+pub struct SetClock {
+    real: Environment,
+    ahead_millis: AtomicI64,
+}
+
+impl SetClock {
+    pub fn set(&self, ahead_millis: i64) {
+        self.ahead_millis.store(ahead_millis, Ordering::Relaxed);
+    }
+}
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.ahead_millis.load(Ordering::Relaxed);
+        Timestamp::from_millis(self.real.now().as_millis().saturating_add_signed(ahead))
+    }
 }
 
 pub struct Archive {
@@ -46,11 +67,24 @@ pub fn timing() -> Timing {
         heartbeat: Duration::from_millis(100),
         election_min: Duration::from_millis(300),
         election_max: Duration::from_millis(600),
+        append_gate: Duration::from_millis(1200),
         // New ones catch up by snapshot as well as by log.
         snapshot_every: 50,
         entries_kept: 20,
         ..Timing::default()
     }
+}
+
+impl Entropy for SetClock {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.real.fill(bytes);
+    }
+}
+
+/// The real world, but for the clock.
+fn environment(clock: &Arc<SetClock>) -> Environment {
+    let (sockets, entropy) = (Arc::clone(clock.real.sockets()), Arc::clone(clock) as Arc<dyn Entropy>);
+    Environment::new(Arc::clone(clock) as Arc<dyn Clock>, sockets, entropy, Blocking::Threads)
 }
 
 pub fn policy() -> Policy {
@@ -83,7 +117,8 @@ pub async fn machine(number: u8) -> Machine {
     let address = bound.local_address();
     bound.close().await;
     let (log, state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
-    Machine { identity, address, log, state, running: None }
+    let clock = Arc::new(SetClock { real: Environment::real(), ahead_millis: AtomicI64::new(0) });
+    Machine { identity, address, log, state, clock, running: None }
 }
 
 /// Waits until `look` finds something.
@@ -141,7 +176,7 @@ impl Archive {
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),
-            environment: Environment::real(),
+            environment: environment(&machine.clock),
         });
         machine.running = Some(coordinator.await?);
         Ok(())
@@ -164,17 +199,34 @@ impl Archive {
     pub async fn join(&self, number: u8) -> Joined {
         let identity = &self.machines[&number].identity;
         let endpoint = endpoint(identity, (Ipv4Addr::LOCALHOST, 0).into()).await;
-        let running = self.machines.values().filter(|machine| machine.running.is_some());
-        let peers: Vec<_> = running
-            .map(|machine| Peer { id: machine.identity.node_id(), address: machine.address.to_string() })
-            .collect();
-        let joined = timeout(PATIENCE, ask_peers(&endpoint, &peers, None)).await.unwrap().unwrap();
+        let joined = timeout(PATIENCE, ask_peers(&endpoint, &self.peers(), None)).await.unwrap().unwrap();
         endpoint.close().await;
         joined
     }
 
     pub fn id(&self, number: u8) -> NodeId {
         self.machines[&number].identity.node_id()
+    }
+
+    /// A coordinator whose disks were wiped has the others take it back, and begins again without a vote.
+    pub async fn readmit(&mut self, number: u8) {
+        let machine = self.machines.get_mut(&number).unwrap();
+        (machine.log, machine.state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
+        let endpoint = endpoint(&machine.identity, machine.address).await;
+        let peers = self.peers();
+        let joined = timeout(PATIENCE, ask_back(&endpoint, &peers)).await.unwrap().unwrap();
+        endpoint.close().await;
+        // It holds the port.
+        drop(endpoint);
+        self.start(number, joined, false).await.unwrap();
+    }
+
+    /// Those that run.
+    fn peers(&self) -> Vec<Peer> {
+        let running = self.machines.values().filter(|machine| machine.running.is_some());
+        running
+            .map(|machine| Peer { id: machine.identity.node_id(), address: machine.address.to_string() })
+            .collect()
     }
 
     /// Ends one without its shutdown code; its disks lose what was not synced.
@@ -203,7 +255,7 @@ impl Archive {
     /// Asks any of them until one can answer.
     pub async fn ask(&self, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
         until("a coordinator answers", async || match self.any().administer(request.clone()).await {
-            Err(refused) if refused.kind == RefusalKind::Unavailable => None,
+            Err(refused) if matches!(refused.kind, RefusalKind::Unavailable | RefusalKind::Uncertain) => None,
             answer => Some(answer),
         })
         .await
@@ -324,10 +376,10 @@ impl Archive {
 }
 
 pub struct Writer {
-    stop: Arc<AtomicBool>,
-    everyone: Arc<std::sync::Mutex<Vec<Administration>>>,
-    written: Arc<AtomicU64>,
-    task: tokio::task::JoinHandle<()>,
+    pub stop: Arc<AtomicBool>,
+    pub everyone: Arc<std::sync::Mutex<Vec<Administration>>>,
+    pub written: Arc<AtomicU64>,
+    pub task: tokio::task::JoinHandle<()>,
 }
 
 impl Writer {

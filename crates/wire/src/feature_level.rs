@@ -1,0 +1,68 @@
+//! Since which level of commands each command is known.
+//!
+//! Always holds: a command that is added must say its level, for the matches name every one. Leaves to others: which level
+//! the coordinators have agreed on, and refusing what is beyond it (the leader, before it proposes).
+
+use crate::{Command, LedgerAct};
+
+/// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
+/// changes. A leader proposes what came with a level only once the archive's state has it.
+pub const FEATURE_LEVEL: u16 = PURGES;
+
+/// What every program knows.
+const FIRST: u16 = 0;
+
+/// Purges, and several acts of governance at once.
+const PURGES: u16 = 2;
+
+impl Command {
+    /// The level that the archive's state must have before this may be proposed.
+    pub fn level(&self) -> u16 {
+        match self {
+            Self::Govern(act) => act.level(),
+            Self::GovernAll(acts) => acts.iter().map(LedgerAct::level).fold(PURGES, u16::max),
+            Self::JoinNode { .. }
+            | Self::SetNodeState { .. }
+            | Self::Reserve { .. }
+            | Self::ExpireReservations(_)
+            | Self::Commit { .. }
+            | Self::RecordPlacements(_)
+            | Self::Summary { .. }
+            | Self::BeginRecoding { .. }
+            | Self::FinishRecoding { .. }
+            | Self::DropRecoding { .. }
+            | Self::RaiseFeatureLevel { .. }
+            | Self::BeginRebuild
+            | Self::RestoreLedger(_)
+            | Self::RestoreBundle(_)
+            | Self::ForgetUncounted { .. }
+            | Self::EndRebuild => FIRST,
+            Self::ReplaceBundle { .. } | Self::EraseBundle { .. } | Self::ConfirmErasures(_) => PURGES,
+        }
+    }
+}
+
+impl LedgerAct {
+    /// The level that the archive's state must have before this may be proposed.
+    pub const fn level(&self) -> u16 {
+        match self {
+            Self::AddPublisher(_)
+            | Self::RemovePublisher { .. }
+            | Self::AddUploader { .. }
+            | Self::RemoveUploader { .. }
+            | Self::AddOperator { .. }
+            | Self::RemoveOperator { .. }
+            | Self::UseToken { .. }
+            | Self::Withdraw { .. }
+            | Self::SetPolicy(_)
+            | Self::Reinstate { .. }
+            | Self::CreateToken { .. }
+            | Self::SetNodeState { .. }
+            | Self::ChangeMember(_)
+            | Self::AdoptRoster { .. }
+            | Self::Repack { .. }
+            | Self::Refuse { .. } => FIRST,
+            Self::Purge { .. } | Self::Erase { .. } => PURGES,
+        }
+    }
+}
