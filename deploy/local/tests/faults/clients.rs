@@ -3,11 +3,12 @@
 //! Owns: writers that go from one coordinator to the next when one does not answer, a reader for each coordinator, and
 //! what they were told. Always holds: an act is asked for once; what is recorded as refused was certainly not done.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use firn_base::PublicKey;
 use firn_coordinator::{ControlError, ask_control, ask_ledger};
@@ -41,7 +42,10 @@ struct Shared {
 impl Clients {
     /// Writes to and reads from the coordinators in `directories` until they are stopped.
     pub(crate) fn start(directories: Vec<PathBuf>) -> Self {
-        let (stop, history) = (AtomicBool::new(false), Mutex::default());
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let began_millis = since_1970.as_millis().try_into().unwrap();
+        let stop = AtomicBool::new(false);
+        let history = Mutex::new(History { began_millis, ..History::default() });
         let shared = Arc::new(Shared { stop, history, began: Instant::now(), directories });
         let working = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -148,6 +152,13 @@ pub(crate) fn ledger(directory: &Path) -> Option<Vec<Key>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let asked = runtime.block_on(async { timeout(PATIENCE, ask_ledger(directory)).await });
     Some(asked.ok()?.ok()?.iter().map(name).collect())
+}
+
+/// When each entry of the ledger of one coordinator was made, by the archive's time in milliseconds.
+pub(crate) fn ledger_times(directory: &Path) -> Option<BTreeMap<Key, u64>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let asked = runtime.block_on(async { timeout(PATIENCE, ask_ledger(directory)).await });
+    Some(asked.ok()?.ok()?.iter().map(|entry| (name(entry), entry.at.as_millis())).collect())
 }
 
 /// One act, asked of one coordinator behind all others.

@@ -2,6 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// How far a coordinator's clock may be from a majority's while it leads.
+pub(crate) const CLOCK_BAND: Duration = Duration::from_secs(600);
+
+/// Programs notice within this time that their clock was set.
+pub(crate) const CLOCKS_SETTLE: Duration = Duration::from_secs(2);
 
 /// What makes programs see another time of day; timers are left alone.
 pub(crate) struct Clocks {

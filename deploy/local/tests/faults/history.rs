@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::clock::{CLOCK_BAND, CLOCKS_SETTLE};
+
 /// What an entry of the ledger says: each act of a run has one of its own.
 pub(crate) type Key = [u8; 32];
 
@@ -41,6 +43,8 @@ pub(crate) struct Read {
 pub(crate) struct History {
     pub(crate) writes: Vec<Write>,
     pub(crate) reads: Vec<Read>,
+    /// What the right clock showed when the times of writes began to count, in milliseconds.
+    pub(crate) began_millis: u64,
 }
 
 /// What no sound archive lets happen.
@@ -62,6 +66,9 @@ pub(crate) enum Violation {
     Differs { replica: usize, position: usize },
     /// A replica showed less than it had shown before.
     WentBack { replica: usize, before: usize, after: usize },
+    /// The archive's time of an act is so many seconds earlier (if negative) or later than any that a clock which is right
+    /// to ten minutes could give it.
+    OutOfTime { key: Key, seconds: i64 },
 }
 
 /// Everything in `history` that cannot be, if the replicas' ledgers are `last` once all faults have ended. The first
@@ -145,6 +152,23 @@ fn check_reads(reads: &[Read], ledger: &[Key]) -> Vec<Violation> {
     found
 }
 
+/// Acts whose time in the ledger no clock gave that is within ten minutes of the right one, which the writers have: so
+/// whatever clocks were wrong, none of them was believed. `times` are those of the ledger, in milliseconds.
+pub(crate) fn check_times(history: &History, times: &BTreeMap<Key, u64>) -> Vec<Violation> {
+    let millis = |nanos: u64| i128::from(history.began_millis) + i128::from(nanos / 1_000_000);
+    let band = i128::try_from((CLOCK_BAND + CLOCKS_SETTLE).as_millis()).unwrap();
+    let out_of_time = |write: &Write| {
+        let at = i128::from(*times.get(&write.key)?);
+        let (earliest, latest) = (millis(write.asked) - band, millis(write.answered) + band);
+        let off = (at - earliest).min(0) + (at - latest).max(0);
+        let seconds = i64::try_from(off / 1000).unwrap_or(i64::MAX);
+        (off != 0).then_some(Violation::OutOfTime { key: write.key, seconds })
+    };
+    // Nobody knows when an act was done whose answer was lost, nor of probes when they were asked for.
+    let known = |write: &&Write| write.answer == Answer::Acknowledged && write.asked != u64::MAX;
+    history.writes.iter().filter(known).filter_map(out_of_time).collect()
+}
+
 /// A checker that finds nothing has to be able to.
 mod tests {
     use super::*;
@@ -175,6 +199,7 @@ mod tests {
                 write(4, 0, 1, Answer::Refused),
             ],
             reads: vec![read(0, 0, &[100]), read(0, 0, &[100, 1]), read(1, 0, &[]), read(0, 1, &[1])],
+            began_millis: 1_000_000_000,
         }
     }
 
@@ -232,5 +257,19 @@ mod tests {
         history.reads.extend([read(1, 0, &[100, 1, 2]), read(0, 2, &[]), read(1, 2, &[])]);
         let found = check_one(&history, &[100, 1, 2]);
         assert_eq!(found, [Violation::WentBack { replica: 1, before: 3, after: 2 }]);
+    }
+
+    #[test]
+    fn an_act_with_the_time_of_a_clock_that_was_wrong_is_found() {
+        let year: i64 = 365 * 86_400;
+        let at = |seconds: i64| 1_000_000_000_u64.saturating_add_signed(seconds * 1000);
+        let found = |first, second| {
+            let times = [(key(1), at(first)), (key(2), at(second)), (key(3), at(year))].into();
+            check_times(&sound(), &times)
+        };
+        assert_eq!(found(0, 602), []);
+        assert_eq!(found(-602, 0), []);
+        assert_eq!(found(0, year), [Violation::OutOfTime { key: key(2), seconds: year - 602 }]);
+        assert_eq!(found(-900, 0), [Violation::OutOfTime { key: key(1), seconds: -298 }]);
     }
 }

@@ -9,8 +9,8 @@ use firn_coordinator::StateFacts;
 use firn_coordinator::storage::{RocksDb, StoreKind};
 use firn_wire::StateDigests;
 
-use crate::clients::{Clients, add_uploader_once, ledger};
-use crate::history::{Answer, History, Key, Violation, check};
+use crate::clients::{Clients, add_uploader_once, ledger, ledger_times};
+use crate::history::{Answer, History, Key, Violation, check, check_times};
 use crate::members::Members;
 use crate::script::{Event, Fault, Script, Who, cut_ways};
 use crate::support::wait_for;
@@ -62,12 +62,15 @@ pub(crate) fn play(mut members: Members<'_>, script: &Script) -> Outcome {
     members.assert_alive();
     history.writes.append(&mut probes);
     let last = same_ledgers(&directories);
+    let times = wait_for("a coordinator shows its ledger", || ledger_times(&directories[0]));
     members.assert_alive();
     let left = members.end();
     let digests: Vec<StateDigests> = left.iter().map(|place| digests(&place.join("data"))).collect();
     assert!(digests.iter().all(|digest| *digest == digests[0]), "states differ: {digests:?}");
     left.iter().for_each(|place| std::fs::remove_dir_all(place).unwrap());
-    judge(&history, &last, founding)
+    let mut outcome = judge(&history, &last, founding);
+    outcome.violations.extend(check_times(&history, &times));
+    outcome
 }
 
 /// The ledgers of all coordinators, once none has more entries than another. Nobody writes any more.

@@ -6,8 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::clock::{CLOCK_BAND, CLOCKS_SETTLE};
+
 /// Faults begin within this time, and have ended a little later.
 const STORM: Duration = Duration::from_secs(7);
+
+/// In seconds.
+const YEAR: i64 = 86_400 * 365;
 
 /// A member, by name or by what it does when the fault begins.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +105,23 @@ impl Script {
         let count = 3 + chance.below(4);
         let mut events: Vec<Event> = (0..count).map(|_| event(&mut chance, members)).collect();
         events.sort_by_key(|event| event.begins);
+        keep_a_majority_in_time(&mut events);
         Self { members, events }
+    }
+}
+
+/// Leaves one clock at a time so wrong that its owner must not lead: of two of three nobody could say who is right.
+fn keep_a_majority_in_time(events: &mut [Event]) {
+    let mut wrong_until = Duration::ZERO;
+    for event in events {
+        if let Fault::ClockIsOff(_, seconds) = &mut event.fault
+            && seconds.unsigned_abs() > CLOCK_BAND.as_secs()
+        {
+            match event.begins < wrong_until {
+                true => *seconds = seconds.signum() * 2,
+                false => wrong_until = event.ends + CLOCKS_SETTLE,
+            }
+        }
     }
 }
 
@@ -120,7 +141,7 @@ fn fault(chance: &mut Chance, members: usize) -> Fault {
         0 => Who::Leader,
         _ => Who::Number(chance.position(members)),
     };
-    match chance.below(24) {
+    match chance.below(26) {
         0..=2 => Fault::Isolated(who),
         3 => Fault::Deaf(who),
         4 => Fault::Mute(who),
@@ -133,7 +154,7 @@ fn fault(chance: &mut Chance, members: usize) -> Fault {
         18 | 19 => Fault::DiskStalls(who),
         20 | 21 => Fault::DiskIsSlow(who),
         // From the blink of a bad NTP server to a battery that was empty.
-        _ => Fault::ClockIsOff(who, [-86_400 * 365, -3_600, -2, 2, 540][chance.position(5)]),
+        _ => Fault::ClockIsOff(who, [-YEAR, YEAR, YEAR, -3_600, 3_600, -2, 540][chance.position(7)]),
     }
 }
 
@@ -177,6 +198,24 @@ fn the_same_seed_is_the_same_script_and_all_kinds_of_faults_come_up() {
     ] {
         assert!(all.contains(kind), "{kind}");
     }
+}
+
+#[test]
+fn never_are_two_clocks_so_wrong_at_once_that_a_majority_may_be() {
+    let mut wrong = 0;
+    for seed in 0..500 {
+        let mut until = Duration::ZERO;
+        for event in Script::draw(seed).events {
+            if let Fault::ClockIsOff(_, seconds) = event.fault
+                && seconds.unsigned_abs() > CLOCK_BAND.as_secs()
+            {
+                assert!(event.begins >= until, "seed {seed}");
+                until = event.ends + CLOCKS_SETTLE;
+                wrong += 1;
+            }
+        }
+    }
+    assert!(wrong > 100, "{wrong} of 500");
 }
 
 #[test]
