@@ -1,11 +1,13 @@
 //! Who takes part in a run: names, keys, addresses, and the world that each program is given.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{BitRate, NodeId, TokenId};
+use firn_base::{BitRate, NodeId, Timestamp, TokenId};
+use firn_coordinator::Peer;
 use firn_nix_format::PublisherSecretKey;
 use firn_transport::{Blocking, Environment};
 use firn_wire::{
@@ -57,6 +59,8 @@ pub(crate) struct Cast {
     // Each run of a program has another world.
     runs: Cell<u64>,
     slept_millis: Arc<AtomicU64>,
+    // Of each machine.
+    put_off_millis: RefCell<BTreeMap<String, Arc<AtomicI64>>>,
 }
 
 impl Cast {
@@ -95,6 +99,7 @@ impl Cast {
             loss_per_mille: chance.below(4),
             runs: Cell::new(0),
             slept_millis: Arc::default(),
+            put_off_millis: RefCell::default(),
         }
     }
 
@@ -103,6 +108,19 @@ impl Cast {
         let roster = self.descriptor.roster.peek();
         roster
             .map_or_else(|_| Vec::new(), |roster| roster.coordinators.iter().map(|entry| entry.id).collect())
+    }
+
+    /// The same, as newcomers are told of them.
+    pub(crate) fn founders(&self) -> Vec<Peer> {
+        let roster = self.descriptor.roster.peek();
+        let peer = |entry: &CoordinatorEntry| Peer { id: entry.id, address: entry.address.clone() };
+        roster.map_or_else(|_| Vec::new(), |roster| roster.coordinators.iter().map(peer).collect())
+    }
+
+    /// `roster`, signed by the archive's key.
+    pub(crate) fn sign(&self, roster: &Roster) -> Descriptor {
+        let archive = self.descriptor.archive;
+        Descriptor { archive, roster: Signed::seal(&self.identity("archive"), archive, roster) }
     }
 
     /// A stream of chance of its own.
@@ -122,7 +140,7 @@ impl Cast {
         let ahead = self.chance(&format!("clock of {name}")).below(CLOCK_AHEAD_MILLIS_MAX);
         let chance = |what: &str| self.chance(&format!("{what} of {name} in run {run}"));
         Environment::new(
-            Arc::new(SimulatedClock::new(ahead, Arc::clone(&self.slept_millis))),
+            Arc::new(SimulatedClock::new(ahead, self.put_off(name), Arc::clone(&self.slept_millis))),
             Arc::new(SimulatedSockets::new(chance("losses"), self.loss_per_mille)),
             Arc::new(SeededEntropy::new(chance("entropy"))),
             Blocking::Inline,
@@ -132,6 +150,21 @@ impl Cast {
     /// All machines sleep for so long and wake up at once: their clocks go on, and nothing else has happened.
     pub(crate) fn sleep(&self, millis: u64) {
         self.slept_millis.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    /// Puts the clock of a machine off by so many milliseconds, until it is put right with zero.
+    pub(crate) fn put_clock_off(&self, name: &str, millis: i64) {
+        self.put_off(name).store(millis, Ordering::Relaxed);
+    }
+
+    fn put_off(&self, name: &str) -> Arc<AtomicI64> {
+        Arc::clone(self.put_off_millis.borrow_mut().entry(name.to_owned()).or_default())
+    }
+
+    /// What a clock shows that is right, when the simulation has gone on for `elapsed`.
+    pub(crate) fn time(&self, elapsed: Duration) -> Timestamp {
+        let slept = Duration::from_millis(self.slept_millis.load(Ordering::Relaxed));
+        SimulatedClock::beginning().after(slept + elapsed)
     }
 
     /// The key that signs paths.

@@ -1,7 +1,8 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
 //! Owns: crashes with loss of unsynced writes, partitions in one or both directions, cutting the power of all
-//! coordinators at once, disks that fail or are full, and the end of each. Always holds: at most [`NODES_DOWN_MAX`] nodes are down by
+//! coordinators at once, disks that fail or are full, clocks that are put wrong, and the end of each. Always holds: at most
+//! one clock of a coordinator is wrong at a time, so that a majority is right; at most [`NODES_DOWN_MAX`] nodes are down by
 //! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
 //! (`machines`), faults that a scenario wishes for (`world`).
 
@@ -22,6 +23,9 @@ const NODES_DOWN_MAX: usize = 2;
 /// A fault may be drawn this often.
 const DRAW_EVERY_MILLIS: u64 = 500;
 
+/// By how much clocks are put off.
+const CLOCKS_OFF_SECONDS: [i64; 5] = [365 * 86_400, -365 * 86_400, 3_600, -3_600, 540];
+
 /// The hosts of the clients: they have partitions too.
 pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
 
@@ -31,6 +35,7 @@ enum Mending {
     Start(Machine),
     Join(String, String),
     HealDisk(usize),
+    SetClockRight(usize),
 }
 
 /// The faults of one run.
@@ -43,6 +48,7 @@ pub(crate) struct Faults {
     drawn_at: u64,
     due: BTreeMap<u64, Vec<Mending>>,
     down: BTreeSet<Machine>,
+    has_wrong_clock: bool,
     /// Faults so far.
     pub(crate) count: u64,
 }
@@ -60,6 +66,7 @@ impl Faults {
             drawn_at: 0,
             due: BTreeMap::new(),
             down: BTreeSet::new(),
+            has_wrong_clock: false,
             count: 0,
         }
     }
@@ -75,20 +82,24 @@ impl Faults {
     }
 
     /// Ends what is due and draws what comes, at `now` milliseconds.
-    pub(crate) fn tick(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+    pub(crate) fn tick(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, cast: &Cast, now: u64) {
         while let Some(entry) = self.due.first_entry().filter(|entry| *entry.key() <= now) {
             for mending in entry.remove() {
                 match mending {
                     Mending::Start(machine) => self.restart(sim, machines, machine),
                     Mending::Join(one, other) => sim.repair(one, other),
                     Mending::HealDisk(node) => machines.disks[node].set_faults(DiskFaults::default()),
+                    Mending::SetClockRight(coordinator) => {
+                        cast.put_clock_off(&Machine::Coordinator(coordinator).host(), 0);
+                        self.has_wrong_clock = false;
+                    }
                 }
             }
         }
         if now < self.rages_until && now >= self.drawn_at + DRAW_EVERY_MILLIS {
             self.drawn_at = now;
             if self.chance.per_mille(400) {
-                self.draw(sim, machines, now);
+                self.draw(sim, machines, cast, now);
             }
         }
     }
@@ -133,9 +144,9 @@ impl Faults {
         }
     }
 
-    fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, now: u64) {
+    fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, cast: &Cast, now: u64) {
         let until = now + 200 + self.chance.below(9000);
-        match self.chance.below(14) {
+        match self.chance.below(15) {
             0 | 1 => {
                 let (one, other) = self.two_hosts();
                 self.note("partition", &format!("{one} {other}"));
@@ -158,6 +169,7 @@ impl Faults {
             8 | 9 => self.crash_leader(sim, machines, now),
             10 | 11 => self.spoil_disk(machines, until),
             12 => self.spoil_store(machines, until),
+            13 => self.put_clock_off(machines, cast, until),
             _ => self.cut_power(sim, machines, now),
         }
     }
@@ -213,6 +225,20 @@ impl Faults {
         store.inject(fault, 0);
         self.down.insert(machine);
         self.due.entry(until).or_default().push(Mending::Start(machine));
+    }
+
+    /// Puts the clock of a coordinator off by up to a year, as likely as not that of the leader.
+    fn put_clock_off(&mut self, machines: &Machines, cast: &Cast, until: u64) {
+        let drawn = self.chance.position(COORDINATORS);
+        let leads = machines.leader().filter(|_| self.chance.per_mille(500));
+        if std::mem::replace(&mut self.has_wrong_clock, true) {
+            return;
+        }
+        let (number, choice) = (leads.unwrap_or(drawn), self.chance.position(CLOCKS_OFF_SECONDS.len()));
+        let host = Machine::Coordinator(number).host();
+        self.note("wrong clock", &host);
+        cast.put_clock_off(&host, CLOCKS_OFF_SECONDS[choice] * 1000);
+        self.due.entry(until).or_default().push(Mending::SetClockRight(number));
     }
 
     /// Whether a coordinator has a reason to have stopped.

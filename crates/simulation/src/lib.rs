@@ -1,7 +1,8 @@
 //! The real programs' code in a seeded world: coordinators, storage nodes, publisher and readers over real QUIC,
 //! with simulated time, network, disks and chance.
 //!
-//! Owns: [`run`]: one seed, one world, one outcome; [`run_quorum`]: coordinators alone, under one trouble. Always holds: the same seed gives the same trace hash in every
+//! Owns: [`run`]: one seed, one world, one outcome; [`run_quorum`]: coordinators alone, under one trouble;
+//! [`run_succession`]: coordinators alone, of whom most are replaced. Always holds: the same seed gives the same trace hash in every
 //! fresh process; whatever the programs do by the real clock, network, disk or randomness would show as two
 //! hashes.
 //! Leaves to others: everything that is simulated is the crates' own code; RocksDB and real disks have their own
@@ -11,6 +12,7 @@ mod cache;
 mod cast;
 mod chance;
 mod clock;
+mod council;
 mod entropy;
 mod faults;
 mod growth;
@@ -23,10 +25,12 @@ mod reading;
 mod scenario;
 mod sockets;
 mod stage;
+mod succession;
 mod trace;
 mod world;
 
 pub use cast::Story;
 pub use quorum::{QuorumOptions, QuorumOutcome, QuorumTrouble, run_quorum};
+pub use succession::{SuccessionOutcome, run_succession};
 pub use trace::TraceSum;
 pub use world::{Outcome, RunOptions, run};

@@ -13,13 +13,14 @@ use std::time::Duration;
 use firn_base::ByteCount;
 use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
-    Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorOptions, FilterOptions, Timing,
+    Administration, ConsensusStatus, ConsensusWatch, Coordinator, CoordinatorError, CoordinatorOptions,
+    FilterOptions, Joined, StandingError, Timing, ask_peers,
 };
 use firn_storage_node::{
     DeletionLimits, DiskFaults, MemoryDisk, ScrubPlan, StartNodeError, StorageNode, StorageNodeOptions,
 };
 use firn_transport::{Endpoint, EndpointOptions};
-use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusedRequest};
+use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusalKind, RefusedRequest};
 use turmoil::Sim;
 
 use crate::cast::{self, COORDINATORS, Cast, PORT};
@@ -95,7 +96,8 @@ impl Machines {
             let (log, state) = (self.as_seen(log), self.as_seen(state));
             sim.host(cast::coordinator(number), move || {
                 let (cast, watches) = (Rc::clone(&cast), Rc::clone(&watches));
-                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches, timing())
+                let joined = founder(&cast);
+                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches, timing(), joined)
             });
         }
         for (number, disk) in self.disks.iter().enumerate() {
@@ -145,6 +147,11 @@ impl Machines {
         leaders.max_by_key(|(_, status)| status.term).map(|(number, _)| *number)
     }
 
+    /// The states of all coordinators.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &Memory> {
+        self.stores.iter().map(|(_, state)| state)
+    }
+
     /// How the consensus stands on each coordinator that runs.
     pub(crate) fn statuses(&self) -> BTreeMap<usize, ConsensusStatus> {
         self.watches.borrow().iter().map(|(number, watch)| (*number, watch.status())).collect()
@@ -155,8 +162,16 @@ impl Machines {
     }
 }
 
+/// What a coordinator knows of its archive; none before it has taken it in. Outlives the program, as files do.
+pub(crate) type KnownArchive = Rc<RefCell<Option<Joined>>>;
+
+/// What a founder knows.
+pub(crate) fn founder(cast: &Cast) -> KnownArchive {
+    Rc::new(RefCell::new(Some(Joined { descriptor: cast.descriptor.clone(), named_since: None })))
+}
+
 /// Patience as ever, and short logs.
-fn timing() -> Timing {
+pub(crate) fn timing() -> Timing {
     Timing { snapshot_every: SNAPSHOT_EVERY, entries_kept: ENTRIES_KEPT, ..Timing::default() }
 }
 
@@ -168,15 +183,22 @@ pub(crate) async fn coordinate(
     state: Arc<dyn KeyValue>,
     watches: Rc<RefCell<BTreeMap<usize, ConsensusWatch>>>,
     timing: Timing,
+    known: KnownArchive,
 ) -> turmoil::Result {
     let host = cast::coordinator(number);
     let environment = cast.environment(&host);
     let identity = cast.identity(&host);
     let endpoint = Endpoint::bind(&environment, &identity, ANY, EndpointOptions::default()).await?;
-    let coordinator = Coordinator::start(CoordinatorOptions {
+    let joined = known.borrow().clone();
+    let joined = match joined {
+        Some(joined) => joined,
+        None => ask_peers(&endpoint, &cast.founders(), None).await?,
+    };
+    *known.borrow_mut() = Some(joined.clone());
+    let started = Coordinator::start(CoordinatorOptions {
         identity,
-        descriptor: cast.descriptor.clone(),
-        named_since: None,
+        descriptor: joined.descriptor,
+        named_since: joined.named_since,
         endpoint,
         log,
         state,
@@ -189,7 +211,12 @@ pub(crate) async fn coordinate(
         timing,
         environment,
     })
-    .await?;
+    .await;
+    let coordinator = match started {
+        // It has nothing to do any more.
+        Err(CoordinatorError::Standing(StandingError::Removed)) => std::future::pending().await,
+        started => started?,
+    };
     watches.borrow_mut().insert(number, coordinator.consensus().watch());
     if number == 0 {
         govern(&cast, &coordinator.administration()).await;
@@ -219,7 +246,7 @@ async fn govern(cast: &Cast, administration: &Administration) {
 
 fn is_done(result: Result<AdminReply, RefusedRequest>) -> bool {
     // A refusal that is not about this moment says that it was done in an earlier run.
-    !matches!(result, Err(refused) if refused.kind == firn_wire::RefusalKind::Unavailable)
+    !matches!(result, Err(refused) if matches!(refused.kind, RefusalKind::Unavailable | RefusalKind::Uncertain))
 }
 
 async fn store(cast: Rc<Cast>, number: usize, disk: MemoryDisk) -> turmoil::Result {

@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use firn_base::{CodingId, Digest, NodeId, ShardIndex};
+use firn_base::{CodingId, Digest, NodeId, ShardIndex, Timestamp};
 use firn_coordinator::StateFacts;
 use firn_coordinator::storage::{Memory, Read, Table};
-use firn_coordinator_logic::{BundleRecord, CodingRecord, Facts, NodeNumber, NodeRecord, Scan};
+use firn_coordinator_logic::{BundleRecord, CLOCK_BAND, CodingRecord, Facts, NodeNumber, NodeRecord, Scan};
 use firn_storage_node::{Disk, MemoryDisk, verify_file};
 use firn_wire::NodeState;
 
@@ -27,9 +28,9 @@ pub(crate) struct Replicas {
 
 impl Replicas {
     /// Looks at every coordinator's state; gives what does not fit.
-    pub(crate) fn look(&mut self, machines: &Machines) -> Vec<String> {
+    pub(crate) fn look<'a>(&mut self, states: impl IntoIterator<Item = &'a Memory>) -> Vec<String> {
         let mut faults = Vec::new();
-        for (number, (_, state)) in machines.stores.iter().enumerate() {
+        for (number, state) in states.into_iter().enumerate() {
             match position(state) {
                 Ok(Some((position, digest))) => {
                     let (first, known) = *self.seen.entry(position).or_insert((number, digest));
@@ -50,6 +51,16 @@ impl Replicas {
     pub(crate) fn positions(&self) -> usize {
         self.seen.len()
     }
+}
+
+/// Whether the archive's time is nowhere later than clocks allow that are right to ten minutes, when they show `now`. Gives
+/// what does not fit.
+pub(crate) fn check_time<'a>(states: impl IntoIterator<Item = &'a Memory>, now: Timestamp) -> Option<String> {
+    // Those that are right are a little wrong, too.
+    let latest = now.after(CLOCK_BAND + Duration::from_secs(2));
+    let time = |state: &Memory| StateFacts::new(Arc::new(state.clone())).counters().ok().map(|it| it.time);
+    let late = states.into_iter().filter_map(time).find(|time| *time > latest);
+    late.map(|time| format!("the archive's time is {time}, and clocks that are right show {now}"))
 }
 
 /// Whether all coordinators have applied the same; then the digest of their states.

@@ -16,7 +16,7 @@ use crate::entropy::{seal, unseal};
 use crate::faults::{CLIENTS, Faults};
 use crate::growth::direct_growth;
 use crate::machines::{Machine, Machines};
-use crate::oracle::{Replicas, agreed, check_durable, compare_books, files_in_trash};
+use crate::oracle::{Replicas, agreed, check_durable, check_time, compare_books, files_in_trash};
 use crate::scenario::{WAVES, direct, read_meanwhile};
 use crate::stage::{Stage, Wish};
 use crate::trace::{self, TraceSum};
@@ -194,7 +194,7 @@ impl World {
     /// One tick of all machines. Says whether all clients are done; none if the world has ended.
     fn step(&mut self) -> Option<bool> {
         let now = millis(self.sim.elapsed());
-        self.faults.tick(&mut self.sim, &mut self.machines, now);
+        self.faults.tick(&mut self.sim, &mut self.machines, &self.cast, now);
         let wishes = std::mem::take(&mut *self.stage.wishes.borrow_mut());
         for wish in wishes {
             self.fulfil(wish, now);
@@ -234,10 +234,13 @@ impl World {
     }
 
     fn look(&mut self) {
-        for fault in self.replicas.look(&self.machines) {
+        for fault in self.replicas.look(self.machines.states()) {
             self.stage.violated(fault);
         }
         for fault in check_durable(&self.machines) {
+            self.stage.violated(fault);
+        }
+        if let Some(fault) = check_time(self.machines.states(), self.cast.time(self.sim.elapsed())) {
             self.stage.violated(fault);
         }
         for (number, status) in self.machines.statuses() {

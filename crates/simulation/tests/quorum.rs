@@ -43,6 +43,16 @@ fn five_coordinators_go_on_within_six_seconds_when_their_leader_reaches_only_a_b
 }
 
 #[test]
+fn a_leader_whose_clock_jumps_a_year_is_followed_by_another_and_time_goes_on_as_it_did() {
+    for trouble in [QuorumTrouble::ClockAhead, QuorumTrouble::ClockBehind] {
+        for coordinators in [3, 5] {
+            let outcomes = check(coordinators, NEAR, trouble, Duration::from_secs(3));
+            assert!(outcomes.iter().all(|outcome| outcome.terms > 0), "another one leads");
+        }
+    }
+}
+
+#[test]
 fn a_leader_that_is_not_heard_or_hears_nobody_is_followed_by_another() {
     for trouble in [QuorumTrouble::CutOff, QuorumTrouble::Mute, QuorumTrouble::Deaf] {
         check(3, NEAR, trouble, Duration::from_secs(6));

@@ -1,0 +1,13 @@
+//! Coordinators that are replaced while they lose their power, their network and the time, in simulated worlds.
+
+use firn_simulation::run_succession;
+
+#[test]
+fn two_of_three_coordinators_are_replaced_amid_faults_and_nothing_acknowledged_is_lost() {
+    for seed in 1..6 {
+        let outcome = run_succession(seed);
+        println!("seed {seed}: {outcome:?}");
+        assert_eq!(outcome.violations, [""; 0], "seed {seed}");
+        assert!(outcome.faults > 2 && outcome.acknowledged > 50, "seed {seed}: something has happened");
+    }
+}
