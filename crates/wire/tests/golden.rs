@@ -394,7 +394,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
     assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2]);
-    assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.
     let purge = LedgerAct::Purge { key: ObjectKey::store_path([3; 20]), reason: "court".into() };
