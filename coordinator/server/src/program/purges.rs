@@ -12,15 +12,14 @@ use super::desk::{Desk, misfit};
 pub(super) async fn begin(desk: &Desk, path: &str, reason: &str, dry_run: bool) -> Result<(), Failure> {
     let parsed: StorePath = path.parse()?;
     let key = ObjectKey::store_path(*parsed.hash());
-    let ledger = LedgerState::read(&desk.ledger().await?);
-    let Some(withdrawn) = ledger.withdrawn.get(&key) else {
-        return Err(format!(
-            "{parsed} is not withdrawn, and only what is withdrawn can be purged: `firn-coordinator path withdraw` first"
-        )
-        .into());
-    };
     if dry_run {
-        println!("would purge {parsed}, which was withdrawn: {withdrawn}");
+        let ledger = LedgerState::read(&desk.ledger().await?);
+        match ledger.withdrawn.get(&key) {
+            Some(withdrawn) => println!("would purge {parsed}, which was withdrawn: {withdrawn}"),
+            None => {
+                return Err(format!("{parsed} is not withdrawn: only what is withdrawn can be purged").into());
+            }
+        }
         return Ok(());
     }
     govern(desk, LedgerAct::Purge { key, reason: reason.to_owned() }).await?;
