@@ -65,8 +65,8 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     fall_silent(stage, first, &mut chance);
     stage.wish(if chance.per_mille(500) { Wish::CrashLeader } else { Wish::Rage(LATE_STORM) });
     wait_for_calm(stage).await?;
-    let recoded = |seen: &Seen| seen.is_recoded() && seen.is_whole() && seen.proved() == cast.nodes;
-    operator.until("every bundle is coded anew and whole", seconds(600), recoded).await?;
+    let recoded = |seen: &Seen| seen.is_recoded() && seen.is_at_rest() && seen.proved() == cast.nodes;
+    operator.until("every bundle is coded anew and nothing is left to do", seconds(600), recoded).await?;
 
     stage.wish(Wish::Sleep(SETTLED_AFTER));
     wait_for_calm(stage).await?;
