@@ -84,7 +84,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", env = "FIRN_RECODE_AFTER")]
     pub(crate) recode_after: Duration,
     /// How long a message between coordinators and its answer are under way at most, up to 2s; the same for all of them.
-    /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 9 s at 300ms
+    /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 10 s at 300ms
     #[arg(long, value_name = "DURATION", value_parser = parse_round_trip, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
     pub(crate) round_trip: Duration,
     /// Shards of a bundle that was packed anew because of a purge stay for readers this long
