@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use firn_nix_format::PathInfo;
 use support::cache::{Cache, noise};
-use support::fetch::{assert_served, path_infos};
+use support::fetch::{assert_served, get, path_infos};
 use support::local::Local;
 use support::{command, quietly, run, wait_for};
 
@@ -137,6 +137,12 @@ fn signal(local: &Local, signal: &str) {
 
 fn assert_kept(local: &Local, fresh: &Done, before: &Done) {
     local.firn(&["status", "--until-nodes", "6"]).success();
+    // It answers from what it had saved until a coordinator has told it the rest.
+    for hash_part in fresh.paths.keys() {
+        wait_for("the gateway knows what was archived last", || {
+            (get(&format!("{}/{hash_part}.narinfo", local.url)).status == 200).then_some(())
+        });
+    }
     let key = Cache::new(local.home().join("key")).publisher();
     assert_served(&local.url, &fresh.paths, &key);
     for coordinator in 1..=3 {
