@@ -26,6 +26,8 @@ use crate::shared_keys::SharedKeys;
 
 /// Filters change once in days, or in a minute where an archive is loaded.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// After something new came, or did not come, the next look is so soon, then twice as late each time: coordinators that
+/// make many filters have them one after the other.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Pieces under way: enough for a line of 100 Mbit/s and a tenth of a second.
@@ -115,18 +117,18 @@ impl FilterKeeper {
         let (mut pause, mut failing) = (PAUSE_MIN, false);
         let mut refused = Refused::new();
         loop {
-            match self.look(&mut refused).await {
-                Ok(()) => (pause, failing) = (LOOK_EVERY, false),
-                Err(error) => {
-                    if failing {
-                        tracing::debug!("the archive's filters are not renewed: {error}");
-                    } else {
-                        tracing::warn!("the archive's filters are not renewed: {error}; trying again");
-                    }
-                    pause = if failing { (pause * 2).min(LOOK_EVERY) } else { PAUSE_MIN };
-                    failing = true;
+            let before = self.keys.filters().end();
+            let looked = self.look(&mut refused).await;
+            let (fails, is_new) = (looked.is_err(), self.keys.filters().end() > before);
+            if let Err(error) = looked {
+                if failing {
+                    tracing::debug!("the archive's filters are not renewed: {error}");
+                } else {
+                    tracing::warn!("the archive's filters are not renewed: {error}; trying again");
                 }
             }
+            pause = if is_new || fails != failing { PAUSE_MIN } else { (pause * 2).min(LOOK_EVERY) };
+            failing = fails;
             sleep(pause).await;
         }
     }

@@ -18,7 +18,7 @@ use firn_wire::{
 };
 use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Member {
     state: Memory,
@@ -153,9 +153,13 @@ async fn a_planted_difference_in_one_state_raises_an_alarm_and_equal_states_rais
         [(odd.coordinator.id(), false, false, true)],
         "only the odd one, only where it differs"
     );
-    // They have said to each other meanwhile which commands they know.
-    let level = odd.coordinator.consensus().facts().counters().unwrap().feature_level;
-    assert_eq!(level, FEATURE_LEVEL);
+    // They say to each other as well which commands they know, and the leader has the level raised.
+    let raised = async {
+        while odd.coordinator.consensus().facts().counters().unwrap().feature_level < FEATURE_LEVEL {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, raised).await.expect("the level is raised");
     for member in members {
         member.coordinator.shutdown().await;
     }

@@ -22,7 +22,7 @@ use firn_wire::{
 };
 use tokio::time::{sleep, timeout};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// One coordinator: its disks and address outlive its program.

@@ -23,7 +23,7 @@ use firn_wire::{
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub fn timing() -> Timing {
     Timing {
