@@ -77,7 +77,7 @@ async fn a_peer_that_was_killed_and_started_again_is_dialled_again_at_once() {
     let _serving = spawn_doubler(&again);
     let begun = Instant::now();
     let error = connection.call::<u64, u64>(&1, 100, SOON).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_secs(2), "{error} after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{error} after {:?}", begun.elapsed());
     let redialled = pool.get(node(1), &listen.to_string()).await.unwrap();
     assert_eq!(redialled.call::<u64, u64>(&2, 100, SOON).await.unwrap(), 4);
 }
@@ -91,10 +91,11 @@ async fn a_peer_that_does_not_answer_is_left_alone_for_a_while() {
     // Somebody else answers there: an error that comes quickly.
     let error = pool.get(node(3), &to).await.unwrap_err();
     assert!(matches!(error, ConnectError::WrongIdentity { .. }));
-    let begun = Instant::now();
+    // Nobody answers there any more, which only a further attempt would notice.
+    server.close().await;
+    drop(server);
     let error = pool.get(node(3), &to).await.unwrap_err();
-    assert!(matches!(error, ConnectError::WrongIdentity { .. }));
-    assert!(begun.elapsed() < Duration::from_millis(50));
+    assert!(matches!(error, ConnectError::WrongIdentity { .. }), "{error}");
     // Another address is another chance.
     let third = endpoint_at(3, world::LOOPBACK, EndpointOptions::default()).await;
     let connection = pool.get(node(3), &address(&third)).await.unwrap();

@@ -116,7 +116,7 @@ async fn only_a_coordinator_orders_building() {
     let bundle = CodedBundle::new(5, 100_000, 1);
     let order = fleet.order(&bundle, 0, Vec::new(), vec![fleet.target(&bundle, 0, 0, 0)]);
     let connection = fleet.world.connect(&fleet.nodes[0]).await;
-    let within = std::time::Duration::from_secs(5);
+    let within = std::time::Duration::from_secs(60);
     let reply: NodeReply =
         connection.call(&NodeRequest::Build(order), firn_wire::CONTROL_BYTES_MAX, within).await.unwrap();
     assert!(matches!(reply, NodeReply::Refused(refused) if refused.kind == RefusalKind::NotAllowed));

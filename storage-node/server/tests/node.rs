@@ -345,7 +345,7 @@ async fn only_a_coordinator_deletes_and_what_it_deletes_goes_through_trash() {
     };
     let request = NodeRequest::Delete(world.seal(&order));
     let connection = world.connect(&node).await;
-    let within = std::time::Duration::from_secs(5);
+    let within = std::time::Duration::from_secs(60);
     let reply: NodeReply = connection.call(&request, CONTROL_BYTES_MAX, within).await.unwrap();
     assert!(matches!(reply, NodeReply::Refused(refused) if refused.kind == RefusalKind::NotAllowed));
     assert_eq!(node.handle().report().shards, 1);
@@ -433,7 +433,7 @@ async fn a_node_that_leaves_says_so_and_ends_when_it_is_gone() {
     let node = world.start(1, Arc::new(disk)).await;
     assert!(leaving(&world));
     world.heard.lock().unwrap().states.insert(id, NodeState::Gone);
-    tokio::time::timeout(std::time::Duration::from_secs(10), node.left()).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(60), node.left()).await.unwrap();
 }
 
 #[tokio::test]

@@ -189,7 +189,7 @@ async fn only_a_coordinator_has_bundles_coded_anew() {
     let decode = NodeRequest::Decode(fleet.decode_order(&bundle, 0, Vec::new()));
     for request in [recode, decode] {
         let reply: NodeReply =
-            connection.call(&request, CONTROL_BYTES_MAX, Duration::from_secs(5)).await.unwrap();
+            connection.call(&request, CONTROL_BYTES_MAX, Duration::from_secs(60)).await.unwrap();
         assert!(matches!(reply, NodeReply::Refused(refused) if refused.kind == RefusalKind::NotAllowed));
     }
     // A coordinator's order for a k that there is not is refused without reading anything.
