@@ -1,7 +1,9 @@
 //! A store in memory that fails as a disk does: for simulations and tests.
 //!
 //! A clone is the same disk: it outlives the program that used it. [`Memory::crash`] is a loss of power: what was
-//! synced stays, of the batches after that a prefix survives. [`Memory::inject`] makes calls fail.
+//! synced stays, of the batches after that a prefix survives. What a program got by [`Memory::opened`] fails from then on, as
+//! the program itself would have ended with the power: whatever of it is left cannot write into the disk of the one that
+//! comes after it. [`Memory::inject`] makes calls fail.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -30,6 +32,8 @@ pub enum Fault {
 pub struct Memory {
     kind: StoreKind,
     disk: Arc<Mutex<Disk>>,
+    // As which program's it was opened; none for the disk itself.
+    opened_in: Option<u64>,
 }
 
 pub(super) type Tables = BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>;
@@ -41,6 +45,8 @@ struct Disk {
     unsynced: Vec<Batch>,
     fault: Option<(Fault, u32)>,
     arrivals: Arrivals,
+    // Losses of power so far.
+    crashes: u64,
 }
 
 #[derive(Debug)]
@@ -57,7 +63,13 @@ pub(super) struct MemoryStage {
 impl Memory {
     /// An empty store.
     pub fn new(kind: StoreKind) -> Self {
-        Self { kind, disk: Arc::default() }
+        Self { kind, disk: Arc::default(), opened_in: None }
+    }
+
+    /// The disk as a program sees that starts now: after the next loss of power nothing can be read or written by it.
+    #[must_use]
+    pub fn opened(&self) -> Self {
+        Self { opened_in: Some(self.disk().crashes), ..self.clone() }
     }
 
     /// Takes the power away: of the batches since the last sync the first `chance % (their number + 1)` survive.
@@ -72,6 +84,7 @@ impl Memory {
         }
         disk.current = Arc::clone(&disk.durable);
         disk.fault = None;
+        disk.crashes += 1;
     }
 
     /// Lets `calls` more calls that `fault` concerns succeed and all after them fail, until [`Self::heal`] or
@@ -89,17 +102,24 @@ impl Memory {
         self.disk.lock().expect("no holder of this lock panics while it holds it")
     }
 
+    /// The disk for a call that reads or writes, if nothing lets it fail.
+    fn usable(&self, writing: bool) -> Result<MutexGuard<'_, Disk>, StorageError> {
+        let mut disk = self.disk();
+        if self.opened_in.is_some_and(|crashes| crashes != disk.crashes) {
+            return Err(StorageError::Io("the power went while this was open".into()));
+        }
+        disk.check(writing)?;
+        Ok(disk)
+    }
+
     /// What has arrived of another store. It is written to as to a disk.
     pub(super) fn with_arrivals<T>(&self, work: impl FnOnce(&mut Arrivals) -> T) -> Result<T, StorageError> {
-        let mut disk = self.disk();
-        disk.check(true)?;
+        let mut disk = self.usable(true)?;
         Ok(work(&mut disk.arrivals))
     }
 
     fn readable(&self) -> Result<Arc<Tables>, StorageError> {
-        let mut disk = self.disk();
-        disk.check(false)?;
-        Ok(Arc::clone(&disk.current))
+        Ok(Arc::clone(&self.usable(false)?.current))
     }
 }
 
@@ -228,8 +248,7 @@ impl KeyValue for Memory {
     }
 
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError> {
-        let mut disk = self.disk();
-        disk.check(true)?;
+        let mut disk = self.usable(true)?;
         carry_out(Arc::make_mut(&mut disk.current), &batch);
         disk.unsynced.push(batch);
         if durability == Durability::Synced {
@@ -239,8 +258,7 @@ impl KeyValue for Memory {
     }
 
     fn flush(&self) -> Result<(), StorageError> {
-        let mut disk = self.disk();
-        disk.check(true)?;
+        let mut disk = self.usable(true)?;
         disk.sync();
         Ok(())
     }
@@ -278,15 +296,14 @@ impl Read for MemoryStage {
 
 impl Stage for MemoryStage {
     fn write(&mut self, batch: Batch) -> Result<(), StorageError> {
-        self.store.disk().check(true)?;
+        drop(self.store.usable(true)?);
         carry_out(&mut self.tables, &batch);
         Ok(())
     }
 
     fn install(self: Box<Self>) -> Result<(), StorageError> {
         let Self { store, tables } = *self;
-        let mut disk = store.disk();
-        disk.check(true)?;
+        let mut disk = store.usable(true)?;
         disk.unsynced.clear();
         disk.durable = Arc::new(tables);
         disk.current = Arc::clone(&disk.durable);
@@ -323,6 +340,27 @@ mod tests {
                 ["1", "2", "3", "4"].iter().zip(keys(&store)).all(|(expected, found)| found == *expected)
             );
         }
+    }
+
+    #[test]
+    fn what_was_opened_before_a_loss_of_power_is_of_no_use_after_it() {
+        let store = Memory::new(StoreKind::State);
+        let first = store.opened();
+        let also_first = first.clone();
+        put(&first, "1", Durability::Synced).unwrap();
+        put(&also_first, "2", Durability::Synced).unwrap();
+        let stage = first.intake(Vec::new()).unwrap().open().unwrap();
+        store.crash(0);
+        let second = store.opened();
+        for dead in [&first, &also_first] {
+            assert!(matches!(put(dead, "3", Durability::Synced), Err(StorageError::Io(_))));
+            assert!(matches!(dead.flush(), Err(StorageError::Io(_))));
+            assert!(matches!(dead.get(Table::Meta, b"1"), Err(StorageError::Io(_))));
+        }
+        assert!(matches!(stage.install(), Err(StorageError::Io(_))));
+        put(&second, "4", Durability::Synced).unwrap();
+        assert_eq!(keys(&second), ["1", "2", "4"]);
+        assert_eq!(keys(&store), keys(&second));
     }
 
     #[test]

@@ -167,8 +167,8 @@ impl Archive {
             descriptor: joined.descriptor,
             named_since: joined.named_since,
             endpoint,
-            log: Arc::new(machine.log.clone()),
-            state: Arc::new(machine.state.clone()),
+            log: Arc::new(machine.log.opened()),
+            state: Arc::new(machine.state.opened()),
             founding: founding.then(policy),
             timing,
             recode_after: RECODE_AFTER,
@@ -229,7 +229,8 @@ impl Archive {
             .collect()
     }
 
-    /// Ends one without its shutdown code; its disks lose what was not synced.
+    /// Ends one without its shutdown code; its disks lose what was not synced, and nothing that is left of it (tasks of the
+    /// consensus live until their last handle goes) reads or writes them any more.
     pub fn kill(&mut self, number: u8) {
         let machine = self.machines.get_mut(&number).unwrap();
         drop(machine.running.take());

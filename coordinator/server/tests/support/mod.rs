@@ -108,7 +108,7 @@ pub struct Machine {
 impl Machine {
     async fn stores(&self) -> (Arc<dyn KeyValue>, Arc<dyn KeyValue>) {
         match &self.files {
-            None => (Arc::new(self.log.clone()), Arc::new(self.state.clone())),
+            None => (Arc::new(self.log.opened()), Arc::new(self.state.opened())),
             Some(files) => {
                 let log = open(&files.path().join("log"), StoreKind::Log).await;
                 (log, open(&files.path().join("state"), StoreKind::State).await)
