@@ -67,8 +67,8 @@ struct Options {
     /// Leave out the digest made anew
     #[arg(long)]
     no_digest: bool,
-    /// Of a DIR that was kept measure the filters alone
-    #[arg(long, requires = "filters")]
+    /// Take a DIR that was kept, without filling it again; with --filters measure these alone
+    #[arg(long)]
     filled: bool,
     /// Keep what was made
     #[arg(long)]
@@ -99,13 +99,15 @@ fn run(options: &Options) -> Result<(), Failure> {
     row("keys, bundles", &format!("{}, {}", options.keys, generator.bundles()));
     row("coordinators, uploads at a time", &format!("{}, {}", options.members, options.uploads));
 
-    if options.filled {
+    if options.filled && options.filters {
         return measure_filters(options, &generator);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let filled = runtime.block_on(fill(options, &generator))?;
-    drop(runtime);
-    report_filling(options, &filled);
+    if !options.filled {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let filled = runtime.block_on(fill(options, &generator))?;
+        drop(runtime);
+        report_filling(options, &filled);
+    }
 
     let path = members::state_path(&options.dir, 1);
     let store = StateStore::open(&path)?;
@@ -137,7 +139,8 @@ fn run(options: &Options) -> Result<(), Failure> {
     report_lookups("coordinator", &firn);
     if !options.no_bare {
         let path = options.dir.join("bare");
-        let bare = Bare::fill(&path, &generator)?;
+        let bare =
+            if options.filled && path.exists() { Bare::open(&path)? } else { Bare::fill(&path, &generator)? };
         row("RocksDB alone, compacted, bytes per key", &per_key(bare.bytes()?, options.keys));
         drop(bare);
         let alone = lookups::measure(&generator, options.lookups, &path, || {

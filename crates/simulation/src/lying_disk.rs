@@ -10,12 +10,17 @@ use firn_coordinator::storage::{
 pub(crate) struct LyingDisk(pub(crate) Memory);
 
 impl Read for LyingDisk {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        self.0.get(table, key)
+    fn look(&self, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), StorageError> {
+        self.0.look(table, key, see)
     }
 
-    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
-        self.0.multi_get(table, keys)
+    fn look_all(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        see: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), StorageError> {
+        self.0.look_all(table, keys, see)
     }
 
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {

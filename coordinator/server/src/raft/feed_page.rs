@@ -23,7 +23,7 @@ use super::bytes::{Reader, Writer};
 use super::keys::{self, LOCATION_BYTES};
 use crate::storage::StorageError;
 
-/// Records of a full page: 1.3 kB, which a lookup copies whole. At 128 a page costs 0.1 bytes less for each record.
+/// Records of a full page: 1.3 kB. At 128 a page costs 0.1 bytes less for each record.
 pub(super) const PAGE_RECORDS: usize = 64;
 
 const WHAT: &str = "page of the feed";

@@ -154,8 +154,7 @@ fn resolve(
 
 /// The rows of names, in their order.
 fn rows<const N: usize>(store: &dyn Read, names: &[[u8; N]]) -> Result<Vec<Option<Row>>, StorageError> {
-    let values = get_all(store, Table::Index, names)?;
-    values.iter().map(|bytes| bytes.as_deref().map(Row::from_bytes).transpose()).collect()
+    look_all(store, Table::Index, names, |_, bytes| Row::from_bytes(bytes))
 }
 
 fn visible(record: FeedRecord) -> Result<(ObjectKey, Location), StorageError> {
@@ -165,27 +164,33 @@ fn visible(record: FeedRecord) -> Result<(ObjectKey, Location), StorageError> {
     }
 }
 
-fn get_all<const N: usize>(
+/// What `read` makes of the values of names, in their order. They are not copied: of a page 20 bytes are wanted.
+fn look_all<T, const N: usize>(
     store: &dyn Read,
     table: Table,
     names: &[[u8; N]],
-) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
+    read: impl Fn(usize, &[u8]) -> Result<T, StorageError>,
+) -> Result<Vec<Option<T>>, StorageError> {
+    let mut found: Vec<Option<Result<T, StorageError>>> = names.iter().map(|_| None).collect();
+    let mut see = |place: usize, value: &[u8]| found[place] = Some(read(place, value));
     match names {
         // The store's batched read costs as much as two single ones.
-        [name] => Ok(vec![store.get(table, name)?]),
-        names => store.multi_get(table, &names.iter().map(<[u8; N]>::as_slice).collect::<Vec<_>>()),
+        [name] => store.look(table, name, &mut |value| see(0, value))?,
+        names => {
+            store.look_all(table, &names.iter().map(<[u8; N]>::as_slice).collect::<Vec<_>>(), &mut see)?;
+        }
     }
+    found.into_iter().map(Option::transpose).collect()
 }
 
 /// The records at `positions`, each of which the index names.
 fn records(store: &dyn Read, positions: &[u64]) -> Result<Vec<FeedRecord>, StorageError> {
     let pages: Vec<_> = positions.iter().map(|position| keys::position(page_of(*position))).collect();
-    let pages = get_all(store, Table::Feed, &pages)?;
-    let record = |(position, page): (&u64, Option<Vec<u8>>)| {
-        let missing = || StorageError::corrupted("the index names a position that the feed has not");
-        FeedPage::record(&page.ok_or_else(missing)?, slot_of(*position))
-    };
-    positions.iter().zip(pages).map(record).collect()
+    let found = look_all(store, Table::Feed, &pages, |place, page| {
+        FeedPage::record(page, slot_of(positions[place]))
+    })?;
+    let missing = || StorageError::corrupted("the index names a position that the feed has not");
+    found.into_iter().map(|record| record.ok_or_else(missing)).collect()
 }
 
 /// Visible keys behind `after` with their first places, in order of keys.

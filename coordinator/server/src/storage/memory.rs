@@ -189,12 +189,9 @@ fn entries<'a>(
 }
 
 impl Read for MemoryView {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(self.tables.get(&table).and_then(|entries| entries.get(key)).cloned())
-    }
-
-    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
-        keys.iter().map(|key| self.get(table, key)).collect()
+    fn look(&self, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), StorageError> {
+        look(&self.tables, table, key, see);
+        Ok(())
     }
 
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
@@ -204,6 +201,10 @@ impl Read for MemoryView {
     fn last(&self, table: Table, range: &KeyRange) -> Result<Option<Entry>, StorageError> {
         Ok(last(&self.tables, table, range))
     }
+}
+
+fn look(tables: &Tables, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) {
+    tables.get(&table).and_then(|entries| entries.get(key)).into_iter().for_each(|value| see(value));
 }
 
 fn scan(tables: &Tables, table: Table, range: &KeyRange, limit: ScanLimit) -> Vec<Entry> {
@@ -225,12 +226,17 @@ fn last(tables: &Tables, table: Table, range: &KeyRange) -> Option<Entry> {
 }
 
 impl Read for Memory {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        MemoryView { tables: self.readable()? }.get(table, key)
+    fn look(&self, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), StorageError> {
+        MemoryView { tables: self.readable()? }.look(table, key, see)
     }
 
-    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
-        MemoryView { tables: self.readable()? }.multi_get(table, keys)
+    fn look_all(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        see: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), StorageError> {
+        MemoryView { tables: self.readable()? }.look_all(table, keys, see)
     }
 
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {
@@ -277,12 +283,9 @@ impl KeyValue for Memory {
 }
 
 impl Read for MemoryStage {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(self.tables.get(&table).and_then(|entries| entries.get(key)).cloned())
-    }
-
-    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError> {
-        keys.iter().map(|key| self.get(table, key)).collect()
+    fn look(&self, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), StorageError> {
+        look(&self.tables, table, key, see);
+        Ok(())
     }
 
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError> {

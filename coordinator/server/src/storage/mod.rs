@@ -64,11 +64,27 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 
 /// Reading: a store as it is now, or an [`Image`] of it.
 pub trait Read: Debug + Send + Sync {
-    /// The value of `key`.
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
+    /// Shows `see` the value of `key` where it lies, if there is one: much of what is read is looked at once.
+    fn look(&self, table: Table, key: &[u8], see: &mut dyn FnMut(&[u8])) -> Result<(), StorageError>;
 
-    /// The values of `keys`, in their order.
-    fn multi_get(&self, table: Table, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StorageError>;
+    /// Shows `see` the values of those of `keys` that are there, each with its place among them, in their order.
+    fn look_all(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        see: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), StorageError> {
+        keys.iter()
+            .enumerate()
+            .try_for_each(|(place, key)| self.look(table, key, &mut |value| see(place, value)))
+    }
+
+    /// The value of `key`.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let mut found = None;
+        self.look(table, key, &mut |value| found = Some(value.to_vec()))?;
+        Ok(found)
+    }
 
     /// Entries of `range` in ascending order, at least one where there is one.
     fn scan(&self, table: Table, range: &KeyRange, limit: ScanLimit) -> Result<Vec<Entry>, StorageError>;

@@ -67,15 +67,22 @@ fn table_options(table: Table, cache: &Cache) -> Options {
         _ => BLOCK_BYTES,
     });
     blocks.set_format_version(5);
-    // Index and filter count against the cache, in partitions: memory stays bounded at any number of keys.
-    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    // Every position of the feed that anyone asks for is there.
-    if table != Table::Feed {
-        blocks.set_bloom_filter(BLOOM_BITS, false);
-        blocks.set_partition_filters(true);
+    match table {
+        // Every position that anyone asks for is there, so there is no filter. The index, some 20 bytes for each 4 KiB, stays in
+        // memory outside the cache (33 MB at 300 million keys): a lookup that has it at hand takes a tenth less.
+        Table::Feed => {
+            blocks.set_index_type(BlockBasedIndexType::BinarySearch);
+            blocks.set_cache_index_and_filter_blocks(false);
+        }
+        // Index and filter count against the cache, in partitions: memory stays bounded at any number of keys.
+        _ => {
+            blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+            blocks.set_bloom_filter(BLOOM_BITS, false);
+            blocks.set_partition_filters(true);
+            blocks.set_cache_index_and_filter_blocks(true);
+            blocks.set_pin_top_level_index_and_filter(true);
+        }
     }
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(match table {
