@@ -166,6 +166,22 @@ impl Metrics {
                 swarm.degraded,
             );
             page.one("shard_ranges_hedged_total", "counter", "Ranges also asked of others.", swarm.hedged);
+            page.one(
+                "shard_hedges_won_total",
+                "counter",
+                "Hedged ranges that others gave.",
+                swarm.hedges_won,
+            );
+            page.one("shard_decodes_total", "counter", "Ranges decoded from other shards.", swarm.rebuilt);
+            page.one("shard_requests_total", "counter", "Requests to nodes for ranges.", swarm.requests);
+            page.one("shard_requests_under_way", "gauge", "Requests to nodes now.", swarm.under_way);
+            page.one("node_trials_total", "counter", "Tries whether a node has recovered.", swarm.trials);
+            page.one(
+                "node_busy_total",
+                "counter",
+                "Nodes' answers that they are at their limit.",
+                swarm.busy,
+            );
             page.one("shard_lies_total", "counter", "Wrong answers of nodes.", swarm.lies);
             page.one(
                 "shard_ranges_unreadable_total",

@@ -6,6 +6,7 @@ mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use firn_gateway::{BoundPort, ListenError, RunningServer, ServerLimits, WhenUnreadable};
@@ -125,6 +126,25 @@ async fn a_client_that_takes_nothing_is_let_go_and_frees_its_place() {
     next.write_all(&request("/nix-cache-info", "")).await.unwrap();
     let answer = timeout(Duration::from_secs(10), read_answer(&mut next)).await;
     assert!(answer.expect("the stuck client was let go").0.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_reads_that_were_made_for_it() {
+    let (archive, _) = one_path(20 << 20);
+    let server = serve(&archive, ServerLimits::default());
+    let mut open = archive.open_reads.subscribe();
+    let nar = nar_of(20 << 20);
+    // One client leaves before the first byte, the other in the middle of the body.
+    let mut reading = TcpStream::connect(server.address()).await.unwrap();
+    reading.write_all(&request(&nar_path(&nar), "")).await.unwrap();
+    reading.read_u8().await.unwrap();
+    archive.nodes_silent.store(true, Ordering::Relaxed);
+    let mut waiting = TcpStream::connect(server.address()).await.unwrap();
+    waiting.write_all(&request(&nar_path(&nar), "Range: bytes=19000000-\r\n")).await.unwrap();
+    let patience = Duration::from_secs(60);
+    timeout(patience, open.wait_for(|open| *open > 0)).await.unwrap().unwrap();
+    drop((reading, waiting));
+    timeout(patience, open.wait_for(|open| *open == 0)).await.expect("the reads end").unwrap();
 }
 
 #[tokio::test]

@@ -6,31 +6,36 @@
 //! (`directory`), the wire (`shard_source`).
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::BundleId;
+use firn_base::{BundleId, ShardIndex};
 use firn_bundle::ContentHeader;
 use firn_erasure::Coder;
+use firn_wire::{NodeAddress, RefusalKind};
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
-use crate::node_health::NodeHealth;
+use crate::hedge_budget::HedgeBudget;
+use crate::node_health::{NodeHealth, PatienceBounds, Strike};
 use crate::payload::check_range;
 use crate::piece_race::{PieceRace, Shortage};
-use crate::{BundleFacts, Directory, PayloadReader, ReadError, ShardRange, ShardSource};
+use crate::{BundleFacts, Directory, PayloadReader, ReadError, ReadRangeError, ShardRange, ShardSource};
 
 /// How hard a swarm reader tries.
 #[derive(Debug, Clone, Copy)]
 pub struct SwarmOptions {
-    /// A holder that has not answered after this long, or after [`Self::hedge_factor`] times what it usually
-    /// takes for so many bytes, is read around.
+    /// A holder is read around once it takes longer than it usually does, or, before anything is known of it, than
+    /// others do; but not before so long.
     pub hedge_after: Duration,
-    /// See [`Self::hedge_after`].
-    pub hedge_factor: u32,
+    /// However long a holder usually takes, it is read around after so long, or, where the whole fleet takes longer,
+    /// as long as the fleet usually does.
+    pub hedge_within: Duration,
     /// How many more than k are asked when a range is read around a holder: the first k count.
     pub surplus: usize,
     /// Requests under way at most, over all reads.
@@ -42,12 +47,19 @@ pub struct SwarmOptions {
 impl Default for SwarmOptions {
     fn default() -> Self {
         Self {
-            hedge_after: Duration::from_millis(300),
-            hedge_factor: 3,
+            // A thread that gets no turn for a moment is no reason to ask seven nodes.
+            hedge_after: Duration::from_millis(20),
+            hedge_within: Duration::from_millis(300),
             surplus: 3,
             requests_max: 128,
             give_up_after: Duration::from_secs(20),
         }
+    }
+}
+
+impl SwarmOptions {
+    pub(crate) const fn patience(&self) -> PatienceBounds {
+        PatienceBounds { least: self.hedge_after, most: self.hedge_within }
     }
 }
 
@@ -60,6 +72,18 @@ pub struct SwarmCounts {
     pub degraded: u64,
     /// Of these, also asked of others because their holder was slow.
     pub hedged: u64,
+    /// Of the hedged ones, had from others first.
+    pub hedges_won: u64,
+    /// Ranges decoded from other shards than their own.
+    pub rebuilt: u64,
+    /// Requests to nodes, without those of trials.
+    pub requests: u64,
+    /// Requests that see whether a node that is read around has recovered.
+    pub trials: u64,
+    /// Nodes' answers that they are at their limit.
+    pub busy: u64,
+    /// Requests under way now.
+    pub under_way: u64,
     /// Wrong answers.
     pub lies: u64,
     /// Ranges that too few holders could give.
@@ -71,8 +95,17 @@ pub(crate) struct Counters {
     pub(crate) ranges: AtomicU64,
     pub(crate) degraded: AtomicU64,
     pub(crate) hedged: AtomicU64,
+    pub(crate) hedges_won: AtomicU64,
+    pub(crate) rebuilt: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) trials: AtomicU64,
+    pub(crate) busy: AtomicU64,
     pub(crate) lies: AtomicU64,
     pub(crate) unreadable: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Why one range of one data shard was not read.
@@ -103,6 +136,59 @@ pub(crate) struct Shared {
     pub(crate) health: NodeHealth,
     pub(crate) permits: Semaphore,
     pub(crate) counters: Counters,
+    hedges: Mutex<HedgeBudget>,
+}
+
+impl Shared {
+    fn hedges(&self) -> MutexGuard<'_, HedgeBudget> {
+        self.hedges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more range may be read around a holder that is merely late.
+    pub(crate) fn may_hedge(&self) -> bool {
+        self.hedges().spend()
+    }
+
+    /// Draws conclusions about a node from its answer to what it was asked at `begun`; the bytes if there are any.
+    pub(crate) fn judge(
+        &self,
+        address: &NodeAddress,
+        index: ShardIndex,
+        wanted: &ShardRange,
+        begun: Instant,
+        result: Result<Bytes, ReadRangeError>,
+    ) -> Option<Bytes> {
+        let (node, bundle) = (address.node, wanted.bundle.id);
+        let strike = |strike| self.health.strike(node, strike, begun, Instant::now());
+        let error = match result {
+            Ok(bytes) => {
+                self.health.answered(node, bytes.len() as u64, begun.elapsed());
+                return Some(bytes);
+            }
+            Err(error) => error,
+        };
+        match &error {
+            ReadRangeError::Lied { .. } => {
+                count(&self.counters.lies);
+                strike(Strike::Lied);
+                warn!(%bundle, shard = %index, "{error}");
+                return None;
+            }
+            ReadRangeError::Refused { refused, .. } => match refused.kind {
+                RefusalKind::NotFound | RefusalKind::Disk => self.directory.doubt(bundle),
+                RefusalKind::Expired | RefusalKind::NotAllowed => self.directory.forget_pass(),
+                RefusalKind::Unavailable => {
+                    count(&self.counters.busy);
+                    strike(Strike::Busy);
+                }
+                _ => strike(Strike::Failed),
+            },
+            ReadRangeError::Unreachable { .. } => strike(Strike::Failed),
+            ReadRangeError::OutOfRange { .. } => {}
+        }
+        debug!(%bundle, shard = %index, "{error}");
+        None
+    }
 }
 
 impl SwarmReader {
@@ -110,7 +196,8 @@ impl SwarmReader {
     pub fn new(directory: Arc<dyn Directory>, source: Arc<dyn ShardSource>, options: SwarmOptions) -> Self {
         let permits = Semaphore::new(options.requests_max.clamp(1, Semaphore::MAX_PERMITS));
         let (health, counters) = (NodeHealth::default(), Counters::default());
-        Self { shared: Arc::new(Shared { directory, source, options, health, permits, counters }) }
+        let hedges = Mutex::default();
+        Self { shared: Arc::new(Shared { directory, source, options, health, permits, counters, hedges }) }
     }
 
     /// Where it learns where shards lie.
@@ -126,9 +213,19 @@ impl SwarmReader {
             ranges: read(&counters.ranges),
             degraded: read(&counters.degraded),
             hedged: read(&counters.hedged),
+            hedges_won: read(&counters.hedges_won),
+            rebuilt: read(&counters.rebuilt),
+            requests: read(&counters.requests),
+            trials: read(&counters.trials),
+            busy: read(&counters.busy),
+            under_way: self.requests_max().saturating_sub(self.shared.permits.available_permits()) as u64,
             lies: read(&counters.lies),
             unreadable: read(&counters.unreadable),
         }
+    }
+
+    fn requests_max(&self) -> usize {
+        self.shared.options.requests_max.clamp(1, Semaphore::MAX_PERMITS)
     }
 
     async fn facts(&self, bundle: BundleId) -> Result<Arc<BundleFacts>, ReadError> {
@@ -174,8 +271,9 @@ impl SwarmReader {
 
     /// One range of one data shard: once with what is known, and once more with fresh facts.
     async fn read_piece(&self, coder: &Coder, wanted: ShardRange) -> Result<Bytes, PieceError> {
-        let shared = &*self.shared;
-        shared.counters.ranges.fetch_add(1, Ordering::Relaxed);
+        let shared = &self.shared;
+        count(&shared.counters.ranges);
+        shared.hedges().earn();
         let id = wanted.bundle.id;
         let first = match PieceRace::run(shared, coder, &wanted, false).await? {
             Ok(bytes) => return Ok(bytes),
@@ -190,7 +288,7 @@ impl SwarmReader {
             Ok(bytes) => return Ok(bytes),
             Err(shortage) => shortage,
         };
-        shared.counters.unreadable.fetch_add(1, Ordering::Relaxed);
+        count(&shared.counters.unreadable);
         let Shortage { have, need } = second;
         Err(ReadError::Unreadable { bundle: id, have: have.max(first.have), need }.into())
     }

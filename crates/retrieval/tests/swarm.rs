@@ -107,6 +107,66 @@ async fn a_slow_holder_that_still_comes_first_is_enough() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_holder_that_stalled_is_tried_beside_the_reads_and_trusted_again_when_it_answers() {
+    let coded = coded(300_000, 4);
+    let (nodes, _, reader) = swarm(&coded, 12, SwarmOptions::default());
+    let id = coded.content.bundle_id();
+    for shard in 0..4u64 {
+        let start = shard * coded.coding.shard_bytes();
+        reader.read(id, start..start + 1000).await.unwrap();
+    }
+    nodes.behave(0, Behaviour::Silent);
+    let mut slow = 0;
+    for _ in 0..200 {
+        let begun = Instant::now();
+        assert_eq!(reader.read(id, 0..1000).await.unwrap(), slice(&coded, 0..1000));
+        slow += u32::from(begun.elapsed() > Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(slow, 1, "one read finds out, and no later one waits for it");
+    let counts = reader.counts();
+    assert!((counts.hedged, counts.hedges_won) == (1, 1) && counts.trials >= 5, "{counts:?}");
+    nodes.behave(0, Behaviour::Honest(Duration::from_millis(5)));
+    for _ in 0..70 {
+        reader.read(id, 0..1000).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    nodes.take_asked();
+    reader.read(id, 0..1000).await.unwrap();
+    assert_eq!(nodes.take_asked(), [node(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_at_its_limit_is_read_around_by_parity_for_a_moment() {
+    let coded = coded(300_000, 4);
+    let (nodes, _, reader) = swarm(&coded, 12, SwarmOptions::default());
+    let id = coded.content.bundle_id();
+    nodes.behave(0, Behaviour::Refuses(RefusalKind::Unavailable));
+    assert_eq!(reader.read(id, 0..1000).await.unwrap(), slice(&coded, 0..1000));
+    nodes.take_asked();
+    assert_eq!(reader.read(id, 0..1000).await.unwrap(), slice(&coded, 0..1000));
+    assert!(!nodes.take_asked().contains(&node(0)));
+    let counts = reader.counts();
+    assert_eq!((counts.busy, counts.rebuilt, counts.unreadable), (1, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_holder_waits_for_what_holders_of_its_kind_need_and_not_for_a_guess() {
+    let coded = coded(300_000, 4);
+    let (nodes, _, reader) = swarm(&coded, 12, SwarmOptions::default());
+    let id = coded.content.bundle_id();
+    // Three holders were heard and took 5 ms; of the fourth nothing is known but that.
+    for shard in 1..4u64 {
+        let start = shard * coded.coding.shard_bytes();
+        reader.read(id, start..start + 1000).await.unwrap();
+    }
+    nodes.behave(0, Behaviour::Silent);
+    let begun = Instant::now();
+    reader.read(id, 0..1000).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(40), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_known_to_be_away_is_read_around_at_once() {
     let coded = coded(300_000, 4);
     let (nodes, directory, reader) = swarm(&coded, 12, SwarmOptions::default());
@@ -224,7 +284,11 @@ async fn a_dropped_read_cancels_its_requests() {
         nodes.behave(index, Behaviour::Silent);
     }
     let read = reader.read(coded.content.bundle_id(), 0..1000);
-    assert!(tokio::time::timeout(Duration::from_secs(1), read).await.is_err());
+    let mut read = Box::pin(read);
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut read).await.is_err());
+    assert!(reader.counts().under_way >= 8);
+    drop(read);
+    assert_eq!(reader.counts().under_way, 0);
     assert_eq!(nodes.under_way.load(Ordering::SeqCst), 0);
     assert!(nodes.take_asked().len() >= 8);
 }

@@ -26,6 +26,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
+use tokio::sync::watch;
 
 /// Bundles in memory; nodes and coordinators can be away.
 #[derive(Debug, Default)]
@@ -36,6 +37,25 @@ pub(crate) struct MemoryArchive {
     pub(crate) nodes_away: AtomicBool,
     pub(crate) coordinators_away: AtomicBool,
     pub(crate) lookups: AtomicUsize,
+    /// Nodes take requests and never answer.
+    pub(crate) nodes_silent: AtomicBool,
+    pub(crate) open_reads: watch::Sender<usize>,
+}
+
+/// A read that has not ended.
+struct OpenRead<'a>(&'a watch::Sender<usize>);
+
+impl<'a> OpenRead<'a> {
+    fn begin(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|open| *open += 1);
+        Self(count)
+    }
+}
+
+impl Drop for OpenRead<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 impl PayloadReader for MemoryArchive {
@@ -46,6 +66,10 @@ impl PayloadReader for MemoryArchive {
 
     fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
         async move {
+            let _open = OpenRead::begin(&self.open_reads);
+            if self.nodes_silent.load(Ordering::Relaxed) {
+                return std::future::pending().await;
+            }
             if self.nodes_away.load(Ordering::Relaxed) {
                 return Err(ReadError::Unreadable { bundle, have: 3, need: 4 });
             }
