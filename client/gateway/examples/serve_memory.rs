@@ -12,7 +12,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use firn_gateway::{BoundPort, ServerLimits, WhenUnreadable};
+use firn_gateway::{BoundPort, ServerOptions, WhenUnreadable};
 use firn_nix_format::{Compression, PathInfo, StorePath, decoder};
 use support::{ArchiveMaker, nar_of, path_info, router};
 
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let server = BoundPort::bind(address)?
-            .serve(router(&archive, WhenUnreadable::Retry), ServerLimits::default())?;
+            .serve(router(&archive, WhenUnreadable::Retry), ServerOptions::default())?;
         println!("serving on http://{}/", server.address());
         std::future::pending::<Result<(), Box<dyn Error>>>().await
     })

@@ -71,6 +71,11 @@ impl GatewayBody {
     ) -> Self {
         Self(Kind::Stream(Streaming { source, left: bytes, name, route, core }))
     }
+
+    /// Whether it comes in pieces, which may take long.
+    pub(crate) const fn is_streamed(&self) -> bool {
+        matches!(self.0, Kind::Stream(_))
+    }
 }
 
 impl Streaming {

@@ -178,9 +178,10 @@ impl Gateway {
             open.usable().await;
         }
         let router = Router::new(Arc::clone(&open.core), when_unreadable, Some(open.swarm.clone()));
-        let server = port.serve(router, options.limits)?;
+        let server = port.serve(router, options.server)?;
         tracing::info!(
-            "gateway listens on http://{}/ at feed position {}: {} keys are in filters, {} were told of since",
+            "gateway listens on {}://{}/ at feed position {}: {} keys are in filters, {} were told of since",
+            if server.is_encrypted() { "https" } else { "http" },
             server.address(),
             open.core.feed_position(),
             open.core.filter_keys(),
@@ -244,6 +245,11 @@ impl RunningGateway {
     /// The core that it serves from.
     pub const fn core(&self) -> &Arc<GatewayCore> {
         self.open.core()
+    }
+
+    /// Reads the certificate's files again, if it speaks TLS: clients to come see what is in them.
+    pub async fn renew_certificate(&self) {
+        self.server.renew_certificate().await;
     }
 
     /// Takes no more connections, lets transfers end for a while, saves what is known of keys.

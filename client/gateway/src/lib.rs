@@ -33,7 +33,6 @@ mod routes;
 mod serve_error;
 mod server;
 mod shared_keys;
-mod stall_guard;
 #[cfg(test)]
 mod test_archive;
 mod variants;
@@ -49,8 +48,11 @@ pub use gateway_core::{CoreParts, GatewayCore};
 pub use key_view::KeyView;
 pub use narinfo::{RenderedNarInfo, nar_url};
 pub use open_object::OpenObject;
-pub use options::{FilterChoice, GatewayOptions, ParseFilterChoiceError, ServerLimits, WhenUnreadable};
+pub use options::{FilterChoice, GatewayOptions, ParseFilterChoiceError, WhenUnreadable};
 pub use routes::Router;
 pub use serve_error::ServeError;
-pub use server::{BoundPort, ListenError, RunningServer};
+pub use server::{
+    BoundPort, Certificate, CertificateError, CertificateFiles, ListenError, RunningServer, ServerLimits,
+    ServerOptions,
+};
 pub use view_file::ViewFileError;

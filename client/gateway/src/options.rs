@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::server::ServerOptions;
+
 /// What is answered for a path that is archived and cannot be read at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenUnreadable {
@@ -71,21 +73,8 @@ pub struct GatewayOptions {
     /// long. Then it opens with what was saved. Without that it opens with [`WhenUnreadable::Miss`] all the same, and with
     /// [`WhenUnreadable::Retry`] once the feed is heard.
     pub first_feed_wait: Duration,
-    /// Limits on clients.
-    pub limits: ServerLimits,
-}
-
-/// Limits on clients.
-#[derive(Debug, Clone, Copy)]
-pub struct ServerLimits {
-    /// Connections at once; further ones wait to be accepted.
-    pub connections_max: usize,
-    /// A connection that sends no whole request head for so long is closed, idle ones too.
-    pub header_wait: Duration,
-    /// A connection whose peer takes no byte for so long is cut.
-    pub stall_max: Duration,
-    /// How long transfers may go on after a shutdown began.
-    pub drain_wait: Duration,
+    /// How clients are taken.
+    pub server: ServerOptions,
 }
 
 impl Default for GatewayOptions {
@@ -101,20 +90,7 @@ impl Default for GatewayOptions {
             cache_dir: None,
             // Nix that finds the port closed tries again for as long as it takes to fail.
             first_feed_wait: Duration::from_secs(2),
-            limits: ServerLimits::default(),
-        }
-    }
-}
-
-impl Default for ServerLimits {
-    fn default() -> Self {
-        Self {
-            // Each may hold some MiB of frames ahead.
-            connections_max: 1024,
-            // Longer than Nix leaves a connection idle between two batches of requests.
-            header_wait: Duration::from_secs(60),
-            stall_max: Duration::from_secs(60),
-            drain_wait: Duration::from_secs(30),
+            server: ServerOptions::default(),
         }
     }
 }

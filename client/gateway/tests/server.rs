@@ -10,8 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use firn_gateway::{BoundPort, ListenError, RunningServer, ServerLimits, WhenUnreadable};
-use firn_nix_format::Sha256;
-use support::{ArchiveMaker, MemoryArchive, hash_part, nar_of, path_info, router};
+use support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -19,22 +18,11 @@ use tokio::time::timeout;
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 fn serve(archive: &Arc<MemoryArchive>, limits: ServerLimits) -> RunningServer {
-    BoundPort::bind(ANY_PORT).unwrap().serve(router(archive, WhenUnreadable::Retry), limits).unwrap()
-}
-
-fn one_path(bytes: usize) -> (Arc<MemoryArchive>, firn_base::BundleId) {
-    let mut maker = ArchiveMaker::default();
-    maker.path(&path_info(1, &nar_of(bytes)), &nar_of(bytes));
-    let bundle = maker.seal();
-    (Arc::new(maker.finish()), bundle)
+    BoundPort::bind(ANY_PORT).unwrap().serve(router(archive, WhenUnreadable::Retry), limits.into()).unwrap()
 }
 
 fn request(path: &str, more: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: cache\r\n{more}\r\n").into_bytes()
-}
-
-fn nar_path(nar: &[u8]) -> String {
-    format!("/nar/{}-{}.nar", hash_part(1), Sha256::of(nar).to_base32())
 }
 
 /// Reads an answer's head and `length` bytes of its body.
@@ -80,24 +68,6 @@ async fn a_damaged_nar_cuts_the_connection_short_of_its_length() {
     assert!(received.starts_with(b"HTTP/1.1 200 OK\r\n"));
     let body = received.len() - head;
     assert!(body > 1 << 20 && body < nar.len(), "{body} bytes came");
-}
-
-#[tokio::test]
-async fn a_shutdown_lets_a_transfer_end() {
-    let (archive, _) = one_path(20 << 20);
-    let server = serve(&archive, ServerLimits::default());
-    let mut stream = TcpStream::connect(server.address()).await.unwrap();
-    let (nar, address) = (nar_of(20 << 20), server.address());
-    stream.write_all(&request(&nar_path(&nar), "")).await.unwrap();
-    let first = stream.read_u8().await.unwrap();
-    let shutdown = tokio::spawn(server.shutdown());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(first, b'H');
-    assert!(rest.ends_with(&nar[nar.len() - 1000..]));
-    shutdown.await.unwrap();
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub(crate) async fn start(role: GatewayRole) -> Result<impl Running, Failure> {
     let options = GatewayOptions {
         listen: role.listen,
         cache_dir: Some(role.directory),
-        limits: ServerLimits { drain_wait: DRAIN_WAIT, ..ServerLimits::default() },
+        server: ServerLimits { drain_wait: DRAIN_WAIT, ..ServerLimits::default() }.into(),
         ..GatewayOptions::default()
     };
     let gateway = Gateway::start(parts, options).await?;

@@ -285,3 +285,16 @@ pub(crate) fn header(response: &Response<GatewayBody>, name: &str) -> String {
 pub(crate) async fn body(response: Response<GatewayBody>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
+
+/// An archive of one path, whose NAR is `nar_of(bytes)`.
+pub(crate) fn one_path(bytes: usize) -> (Arc<MemoryArchive>, BundleId) {
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar_of(bytes)), &nar_of(bytes));
+    let bundle = maker.seal();
+    (Arc::new(maker.finish()), bundle)
+}
+
+/// Where the NAR of the first path lies.
+pub(crate) fn nar_path(nar: &[u8]) -> String {
+    format!("/nar/{}-{}.nar", hash_part(1), Sha256::of(nar).to_base32())
+}

@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 /// `inner`, whose writes may wait for `stall_max` at most.
 #[derive(Debug)]
-pub(crate) struct StallGuard<T> {
+pub(super) struct StallGuard<T> {
     inner: T,
     stall_max: Duration,
     /// Runs while a write waits.
@@ -21,7 +21,7 @@ pub(crate) struct StallGuard<T> {
 }
 
 impl<T> StallGuard<T> {
-    pub(crate) const fn new(inner: T, stall_max: Duration) -> Self {
+    pub(super) const fn new(inner: T, stall_max: Duration) -> Self {
         Self { inner, stall_max, stalled: None }
     }
 

@@ -1,0 +1,231 @@
+//! TLS and HTTP/2 over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod support;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_gateway::{
+    BoundPort, Certificate, CertificateFiles, RunningServer, ServerLimits, ServerOptions, WhenUnreadable,
+};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const LONG: Duration = Duration::from_secs(120);
+
+/// A server with a certificate of its own.
+struct Place {
+    directory: tempfile::TempDir,
+    root: CertificateDer<'static>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = renew(directory.path());
+        Self { directory, root }
+    }
+
+    fn serve(&self, archive: &Arc<MemoryArchive>, limits: ServerLimits) -> RunningServer {
+        let certificate = Some(Arc::new(Certificate::open(files(self.directory.path())).unwrap()));
+        let options = ServerOptions { certificate, ..limits.into() };
+        BoundPort::bind(ANY_PORT).unwrap().serve(router(archive, WhenUnreadable::Retry), options).unwrap()
+    }
+
+    async fn connect(&self, server: &RunningServer, protocol: &str) -> TlsStream<TcpStream> {
+        connect(server.address(), &self.root, protocol).await.unwrap()
+    }
+}
+
+fn files(directory: &Path) -> CertificateFiles {
+    CertificateFiles { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") }
+}
+
+/// Writes another certificate, and gives it.
+fn renew(directory: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(files(directory).certificate, made.cert.pem()).unwrap();
+    fs::write(files(directory).key, made.signing_key.serialize_pem()).unwrap();
+    made.cert.der().clone()
+}
+
+async fn connect(
+    address: SocketAddr,
+    root: &CertificateDer<'static>,
+    protocol: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+type Sender = SendRequest<Empty<Bytes>>;
+
+async fn http_2(stream: TlsStream<TcpStream>) -> Sender {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+async fn ask(sender: &mut Sender, path: &str) -> hyper::Result<Response<Incoming>> {
+    let request = Request::get(format!("https://localhost{path}")).body(Empty::new()).unwrap();
+    sender.ready().await?;
+    sender.send_request(request).await
+}
+
+#[tokio::test]
+async fn http_1_is_spoken_over_tls_with_whoever_asks_for_it() {
+    let (place, (archive, _)) = (Place::new(), one_path(1000));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut stream = place.connect(&server, "http/1.1").await;
+    stream
+        .write_all(b"GET /nix-cache-info HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("Priority: 45\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn http_2_answers_many_requests_at_once() {
+    let (place, (archive, _)) = (Place::new(), one_path(2 << 20));
+    let server = place.serve(&archive, ServerLimits::default());
+    let sender = http_2(place.connect(&server, "h2").await).await;
+    let nar = nar_of(2 << 20);
+    let answers = (0..150).map(|number| {
+        let (mut sender, nar) = (sender.clone(), nar.clone());
+        tokio::spawn(async move {
+            let is_nar = number % 50 == 0;
+            let path = if is_nar { nar_path(&nar) } else { format!("/{}.narinfo", hash_part(1)) };
+            let answer = ask(&mut sender, &path).await.unwrap();
+            assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert!(!is_nar || body == nar);
+        })
+    });
+    for answer in answers.collect::<Vec<_>>() {
+        answer.await.unwrap();
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_damaged_nar_resets_its_stream_and_no_other() {
+    let (place, (archive, bundle)) = (Place::new(), one_path(2 << 20));
+    archive.damage_last_frame(bundle);
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let answer = ask(&mut sender, &nar_path(&nar_of(2 << 20))).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.into_body().collect().await.is_err());
+    assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_http_2_transfers_end_and_takes_no_more() {
+    let (place, (archive, _)) = (Place::new(), one_path(8 << 20));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let nar = nar_of(8 << 20);
+    let answer = ask(&mut sender, &nar_path(&nar)).await.unwrap();
+    let shutdown = tokio::spawn(server.shutdown());
+    // It is told with GOAWAY while the transfer goes on.
+    timeout(LONG, async { while ask(&mut sender, "/nix-cache-info").await.is_ok() {} }).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), nar);
+    shutdown.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_left_untouched_ends_its_connection() {
+    let (place, (archive, _)) = (Place::new(), one_path(20 << 20));
+    let limits = ServerLimits { stall_max: Duration::from_millis(500), ..ServerLimits::default() };
+    let server = place.serve(&archive, limits);
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    // The connection itself stays alive: it is the window of the stream that is full.
+    let untouched = ask(&mut sender, &nar_path(&nar_of(20 << 20))).await.unwrap();
+    timeout(LONG, async { while ask(&mut sender, "/nix-cache-info").await.is_ok() {} }).await.unwrap();
+    assert!(untouched.into_body().collect().await.is_err());
+}
+
+#[tokio::test]
+async fn an_idle_http_2_connection_is_let_go() {
+    let (place, (archive, _)) = (Place::new(), one_path(1000));
+    let limits = ServerLimits { header_wait: Duration::from_millis(400), ..ServerLimits::default() };
+    let server = place.serve(&archive, limits);
+    let mut idle = place.connect(&server, "h2").await;
+    let mut received = Vec::new();
+    // It never even begins.
+    drop(timeout(LONG, idle.read_to_end(&mut received)).await.expect("the connection is closed"));
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+    timeout(LONG, async {
+        while !sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn whoever_does_not_finish_the_handshake_is_let_go() {
+    let (place, (archive, _)) = (Place::new(), one_path(1000));
+    let limits = ServerLimits { header_wait: Duration::from_millis(200), ..ServerLimits::default() };
+    let server = place.serve(&archive, limits);
+    for beginning in [&b""[..], &[22, 3, 1]] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(beginning).await.unwrap();
+        let mut received = Vec::new();
+        drop(timeout(LONG, stream.read_to_end(&mut received)).await.expect("the connection is closed"));
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_whoever_comes_next() {
+    let (mut place, (archive, _)) = (Place::new(), one_path(1000));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut before = http_2(place.connect(&server, "h2").await).await;
+    let old = place.root.clone();
+    place.root = renew(place.directory.path());
+    assert!(connect(server.address(), &place.root, "h2").await.is_err(), "it is not looked at yet");
+    server.renew_certificate().await;
+    assert!(connect(server.address(), &old, "h2").await.is_err());
+    drop(place.connect(&server, "h2").await);
+    assert_eq!(ask(&mut before, "/nix-cache-info").await.unwrap().status(), 200, "who was there stays");
+
+    fs::write(files(place.directory.path()).key, "no key").unwrap();
+    server.renew_certificate().await;
+    drop(place.connect(&server, "h2").await);
+}
