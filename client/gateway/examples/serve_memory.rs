@@ -12,7 +12,7 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use firn_gateway::{BoundPort, ServerOptions, WhenUnreadable};
+use firn_gateway::{BoundPort, NarCompression, ServerOptions, WhenUnreadable, nar_url};
 use firn_nix_format::{Compression, PathInfo, StorePath, decoder};
 use support::{ArchiveMaker, nar_of, path_info, router};
 
@@ -49,7 +49,7 @@ fn make_up(maker: &mut ArchiveMaker) -> Result<(), Box<dyn Error>> {
     let large = nar_of(64 << 20);
     let info = path_info(9, &large);
     maker.path(&info, &large);
-    println!("/{}", firn_gateway::nar_url(info.store_path.hash_part(), info.nar_hash));
+    println!("/{}", nar_url(info.store_path.hash_part(), info.nar_hash, NarCompression::None));
     Ok(())
 }
 
@@ -61,7 +61,7 @@ fn pack(maker: &mut ArchiveMaker, directory: &Path) -> Result<(), Box<dyn Error>
             let file = BufReader::new(fs::File::open(directory.join(&info.url))?);
             let mut nar = Vec::new();
             decoder(info.compression, file)?.read_to_end(&mut nar)?;
-            println!("/{}", firn_gateway::nar_url(info.store_path.hash_part(), info.nar_hash));
+            println!("/{}", nar_url(info.store_path.hash_part(), info.nar_hash, NarCompression::None));
             maker.path(&info, &nar);
         }
     }

@@ -1,7 +1,7 @@
 //! Bodies of answers.
 //!
-//! Always holds: a streamed body ends cleanly only after exactly the promised bytes, and only after its source
-//! ended without an error; anything else is an error, on which the connection is cut.
+//! Always holds: a streamed body ends cleanly only after its source ended without an error, and only after exactly
+//! the bytes that were promised, if any were; anything else is an error, on which the connection is cut.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use firn_retrieval::ByteStream;
 use futures::StreamExt;
 use http_body::{Body, Frame, SizeHint};
 
+use crate::compressed_nar::FrameStream;
 use crate::gateway_core::GatewayCore;
 use crate::metrics::RouteKind;
 
@@ -27,12 +28,18 @@ enum Kind {
 }
 
 struct Streaming {
-    source: ByteStream,
-    left: u64,
+    source: Source,
+    /// None if nobody can say beforehand.
+    left: Option<u64>,
     /// What to call it in the log.
     name: String,
     route: RouteKind,
     core: Arc<GatewayCore>,
+}
+
+enum Source {
+    Object(ByteStream),
+    Frame(FrameStream),
 }
 
 /// A body was broken off: what was sent of it must not be taken for the whole.
@@ -47,7 +54,7 @@ impl fmt::Debug for Kind {
         match self {
             Self::Empty => formatter.write_str("Empty"),
             Self::Whole(bytes) => write!(formatter, "Whole({} bytes)", bytes.len()),
-            Self::Stream(stream) => write!(formatter, "Stream({} bytes left)", stream.left),
+            Self::Stream(stream) => write!(formatter, "Stream({:?} bytes left)", stream.left),
         }
     }
 }
@@ -69,7 +76,13 @@ impl GatewayBody {
         route: RouteKind,
         core: Arc<GatewayCore>,
     ) -> Self {
-        Self(Kind::Stream(Streaming { source, left: bytes, name, route, core }))
+        Self(Kind::Stream(Streaming { source: Source::Object(source), left: Some(bytes), name, route, core }))
+    }
+
+    /// A compressed NAR, as long as it turns out to be.
+    pub(crate) fn frame(source: FrameStream, name: String, core: Arc<GatewayCore>) -> Self {
+        let source = Source::Frame(source);
+        Self(Kind::Stream(Streaming { source, left: None, name, route: RouteKind::Nar, core }))
     }
 
     /// Whether it comes in pieces, which may take long.
@@ -80,20 +93,36 @@ impl GatewayBody {
 
 impl Streaming {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenOff>>> {
-        let failure = match ready!(self.source.poll_next_unpin(context)) {
-            Some(Ok(piece)) if piece.len() as u64 <= self.left => {
-                self.left -= piece.len() as u64;
+        let failure = match (ready!(self.source.poll_next(context)), &mut self.left) {
+            (Some(Ok(piece)), left) if left.is_none_or(|left| piece.len() as u64 <= left) => {
+                if let Some(left) = left {
+                    *left -= piece.len() as u64;
+                }
                 self.core.metrics.count_bytes(self.route, piece.len() as u64);
                 return Poll::Ready(Some(Ok(piece)));
             }
-            None if self.left == 0 => return Poll::Ready(None),
-            Some(Ok(_)) => "there is more of it than its path info says".to_owned(),
-            None => format!("{} bytes of it are missing", self.left),
-            Some(Err(error)) => error.to_string(),
+            (None, None | Some(0)) => return Poll::Ready(None),
+            (Some(Ok(_)), _) => "there is more of it than its path info says".to_owned(),
+            (None, Some(left)) => format!("{left} bytes of it are missing"),
+            (Some(Err(error)), _) => error,
         };
         self.core.metrics.count_broken_off();
         tracing::warn!("{} was cut off while it was served: {failure}", self.name);
         Poll::Ready(Some(Err(BrokenOff { why: failure })))
+    }
+}
+
+impl Source {
+    /// The next bytes, or why there are none, in words.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        match self {
+            Self::Object(stream) => stream
+                .poll_next_unpin(context)
+                .map(|next| next.map(|piece| piece.map_err(|error| error.to_string()))),
+            Self::Frame(stream) => stream
+                .poll_next_unpin(context)
+                .map(|next| next.map(|piece| piece.map_err(|error| error.to_string()))),
+        }
     }
 }
 
@@ -125,10 +154,10 @@ impl Body for GatewayBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match &self.0 {
-            Kind::Empty => 0,
-            Kind::Whole(bytes) => bytes.len() as u64,
-            Kind::Stream(stream) => stream.left,
-        })
+        match &self.0 {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
     }
 }

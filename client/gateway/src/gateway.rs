@@ -177,7 +177,8 @@ impl Gateway {
         } else {
             open.usable().await;
         }
-        let router = Router::new(Arc::clone(&open.core), when_unreadable, Some(open.swarm.clone()));
+        let (core, swarm) = (Arc::clone(&open.core), Some(open.swarm.clone()));
+        let router = Router::new(core, when_unreadable, options.nar_compression(), swarm);
         let server = port.serve(router, options.server)?;
         tracing::info!(
             "gateway listens on {}://{}/ at feed position {}: {} keys are in filters, {} were told of since",

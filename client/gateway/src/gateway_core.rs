@@ -5,12 +5,12 @@
 //! absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys
 //! (`key_view`, `key_ranges`).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::ObjectKey;
-use firn_nix_format::{NarInspector, PublisherKey, Sha256};
+use firn_nix_format::{NarInspector, PathInfo, PublisherKey, Sha256};
 use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
 use futures::StreamExt;
@@ -25,6 +25,7 @@ use crate::key_view::{KeyView, Presence};
 use crate::metrics::Metrics;
 use crate::narinfo::RenderedNarInfo;
 use crate::open_object::OpenObject;
+use crate::options::NarCompression;
 use crate::reach::Reach;
 use crate::serve_error::ServeError;
 use crate::shared_keys::SharedKeys;
@@ -80,11 +81,20 @@ enum Remembered {
 struct Found {
     /// The order of the index; at least one.
     variants: Vec<Variant>,
-    narinfo: Option<RenderedNarInfo>,
+    /// None if no record carries a path info.
+    narinfos: Option<NarInfos>,
     /// It is true as of this position of the feed.
     position: u64,
     at: Instant,
     refreshing: std::sync::atomic::AtomicBool,
+}
+
+/// One path info in each form that was asked for.
+#[derive(Debug)]
+struct NarInfos {
+    info: PathInfo,
+    plain: OnceLock<RenderedNarInfo>,
+    zstd: OnceLock<RenderedNarInfo>,
 }
 
 // The feed does not tell of a further publisher's record of a known key: what is older is looked up again, while
@@ -94,8 +104,9 @@ const REFRESH_AFTER: Duration = Duration::from_secs(300);
 // Making a listing reads a whole NAR, and its tree can take 250 MB.
 const LISTINGS_AT_ONCE: usize = 2;
 
-// Parsed records beside the text that they are rendered to.
+// Parsed records, and the path info made of them, beside the text that it is rendered to.
 const RECORD_SHARE: usize = 3;
+const PATH_INFO_SHARE: usize = 3;
 
 const NOT_ARCHIVED: &str = "this store path is not archived";
 const NO_SUCH_NAR: &str = "no NAR of this hash is archived for the store path";
@@ -162,15 +173,19 @@ impl GatewayCore {
         }
     }
 
-    /// The narinfo of the store path with this hash.
-    pub async fn narinfo(self: &Arc<Self>, hash: [u8; 20]) -> Result<RenderedNarInfo, ServeError> {
+    /// The narinfo of the store path with this hash, which names a NAR in the form `compression`.
+    pub async fn narinfo(
+        self: &Arc<Self>,
+        hash: [u8; 20],
+        compression: NarCompression,
+    ) -> Result<RenderedNarInfo, ServeError> {
         let key = ObjectKey::store_path(hash);
         let found = match self.remembered(&key)? {
             Remembered::Found(found) => found,
             // Boxed, so that the future of a miss stays small.
             Remembered::Unknown(presence) => Box::pin(self.look_up(key, presence)).await?,
         };
-        found.narinfo.clone().ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
+        Ok(found.narinfos()?.rendered(compression).clone())
     }
 
     /// The NAR of this hash among those archived for the store path.
@@ -184,9 +199,7 @@ impl GatewayCore {
     /// The NAR that the narinfo of the store path names.
     pub async fn preferred_nar(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
         let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
-        let info = preferred(&found.variants, &self.publishers());
-        let info = info.ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))?;
-        self.nar(hash, info.nar_hash).await
+        self.nar(hash, found.narinfos()?.info.nar_hash).await
     }
 
     /// The build log of the derivation with this hash, decompressed.
@@ -219,6 +232,11 @@ impl GatewayCore {
         let json = Bytes::from(json.map_err(|_| ServeError::NotArchived(NO_LISTING))?);
         self.listings.insert(key, json.clone(), json.len());
         Ok(json)
+    }
+
+    /// Clock and blocking work.
+    pub(crate) const fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// The next question about `key` is looked up anew.
@@ -302,17 +320,37 @@ impl GatewayCore {
                 None => ServeError::unreadable(&"the coordinators do not find it yet"),
             });
         }
-        let info = preferred(&variants, &self.publishers());
-        let narinfo = info.as_ref().map(RenderedNarInfo::new);
-        let text = narinfo.as_ref().map_or(0, |narinfo| narinfo.text.len());
-        let bytes = (text + 256).saturating_mul(1 + RECORD_SHARE * variants.len());
+        let narinfos = preferred(&variants, &self.publishers()).map(NarInfos::new);
+        let text = narinfos.as_ref().map_or(0, |narinfos| narinfos.rendered(NarCompression::None).text.len());
+        let bytes = (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * variants.len());
         let at = Instant::now();
-        let found = Arc::new(Found { variants, narinfo, position, at, refreshing: false.into() });
+        let found = Arc::new(Found { variants, narinfos, position, at, refreshing: false.into() });
         match failure {
             // With a record missing the answer may be another one than it should be: good for now only.
             Some(error) => tracing::warn!("one of several records of {key} cannot be read: {error}"),
             None => self.found.insert(key, Arc::clone(&found), bytes),
         }
         Ok(found)
+    }
+}
+
+impl Found {
+    fn narinfos(&self) -> Result<&NarInfos, ServeError> {
+        let narinfos = self.narinfos.as_ref();
+        narinfos.ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
+    }
+}
+
+impl NarInfos {
+    const fn new(info: PathInfo) -> Self {
+        Self { info, plain: OnceLock::new(), zstd: OnceLock::new() }
+    }
+
+    fn rendered(&self, compression: NarCompression) -> &RenderedNarInfo {
+        let form = match compression {
+            NarCompression::None => &self.plain,
+            NarCompression::Zstd => &self.zstd,
+        };
+        form.get_or_init(|| RenderedNarInfo::new(&self.info, compression))
     }
 }

@@ -11,6 +11,7 @@
 
 mod body;
 mod bounded_cache;
+mod compressed_nar;
 mod coordinators;
 mod feed_follower;
 mod feed_tail;
@@ -48,7 +49,7 @@ pub use gateway_core::{CoreParts, GatewayCore};
 pub use key_view::KeyView;
 pub use narinfo::{RenderedNarInfo, nar_url};
 pub use open_object::OpenObject;
-pub use options::{FilterChoice, GatewayOptions, ParseFilterChoiceError, WhenUnreadable};
+pub use options::{FilterChoice, GatewayOptions, NarCompression, ParseFilterChoiceError, WhenUnreadable};
 pub use routes::Router;
 pub use serve_error::ServeError;
 pub use server::{

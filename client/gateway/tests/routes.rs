@@ -7,12 +7,13 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use firn_gateway::{Router, WhenUnreadable};
+use firn_gateway::{NarCompression, Router, WhenUnreadable};
 use firn_nix_format::{Compression, PathInfo, Sha256, accepted_by};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use support::{
-    ArchiveMaker, MemoryArchive, ask, body, get, hash_part, header, nar_of, path_info, router, secret_key,
+    ArchiveMaker, MemoryArchive, ask, body, compressing_router, get, hash_part, header, nar_of, path_info,
+    router, secret_key,
 };
 
 const LOG: &[u8] = b"building\nbuilt\n";
@@ -401,4 +402,80 @@ async fn health_readiness_and_metrics_are_told() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_narinfo_names_the_compressed_nar_and_below_plain_the_nar_itself() {
+    let archive = archive();
+    let router = compressing_router(&archive, WhenUnreadable::Retry, NarCompression::Zstd);
+    let nar = nar_of(1000);
+    let compressed = get(&router, &narinfo_path(1)).await;
+    let plain = get(&router, &format!("/plain{}", narinfo_path(1))).await;
+    assert_ne!(header(&compressed, "etag"), header(&plain, "etag"));
+    let [compressed, plain] =
+        [body(compressed).await, body(plain).await].map(|text| PathInfo::parse(&text).unwrap());
+    assert_eq!(format!("/{}", compressed.url), format!("{}.zst", nar_path(1, &nar)));
+    assert_eq!(compressed.compression, Compression::Zstd);
+    assert_eq!((compressed.file_hash, compressed.file_size), (None, None));
+    assert_eq!(format!("/{}", plain.url), nar_path(1, &nar));
+    assert_eq!((plain.compression, plain.file_size), (Compression::None, Some(plain.nar_size)));
+    for info in [&compressed, &plain] {
+        assert!(accepted_by(info, &[secret_key(1).public_key()]).is_some());
+    }
+    assert_eq!(archive.lookups.load(Ordering::Relaxed), 1, "both come from one record");
+}
+
+#[tokio::test]
+async fn both_forms_of_a_nar_are_served_below_both_bases_whatever_narinfos_say() {
+    let nar = nar_of(5 << 20);
+    for compression in [NarCompression::Zstd, NarCompression::None] {
+        let router = compressing_router(&archive(), WhenUnreadable::Retry, compression);
+        for base in ["", "/plain"] {
+            let plain = get(&router, &format!("{base}{}", nar_path(2, &nar))).await;
+            assert!(body(plain).await == nar);
+            let frame = get(&router, &format!("{base}{}.zst", nar_path(2, &nar))).await;
+            assert_eq!(frame.status(), StatusCode::OK);
+            assert!(zstd::stream::decode_all(&body(frame).await[..]).unwrap() == nar);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_nar_has_neither_length_nor_ranges() {
+    let (router, nar) = (served(&archive()), nar_of(5 << 20));
+    let path = format!("{}.zst", nar_path(2, &nar));
+    let answer = ask(&router, "GET", &path, &[("range", "bytes=5-")]).await;
+    let head = ask(&router, "HEAD", &path, &[]).await;
+    assert_eq!((answer.status(), answer.headers()), (head.status(), head.headers()));
+    assert_eq!(answer.status(), StatusCode::OK, "there are no ranges");
+    assert_eq!(header(&answer, "content-type"), "application/zstd");
+    for absent in ["content-length", "accept-ranges", "content-encoding"] {
+        assert_eq!(header(&answer, absent), "", "{absent}");
+    }
+    assert!(header(&answer, "cache-control").contains("immutable"));
+    assert_eq!(http_body::Body::size_hint(answer.body()).exact(), None);
+    let etag = header(&answer, "etag");
+    assert_ne!(etag, header(&get(&router, &nar_path(2, &nar)).await, "etag"));
+    let again = ask(&router, "GET", &path, &[("if-none-match", &etag)]).await;
+    assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+    assert!(body(head).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_compressed_nar_that_is_not_what_was_signed_is_never_a_whole_frame() {
+    let mut maker = ArchiveMaker::default();
+    let (nar, mut other) = (nar_of(5 << 20), nar_of(5 << 20));
+    other[1 << 20] ^= 1;
+    maker.path(&path_info(2, &nar), &other);
+    maker.seal();
+    let router = served(&Arc::new(maker.finish()));
+    let answer = get(&router, &format!("{}.zst", nar_path(2, &nar))).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let (mut body, mut received) = (answer.into_body(), Vec::new());
+    while let Some(Ok(frame)) = body.frame().await {
+        received.extend_from_slice(&frame.into_data().unwrap());
+    }
+    assert!(!received.is_empty() && zstd::stream::decode_all(&received[..]).is_err());
+    let metrics = support::body(get(&router, "/metrics").await).await;
+    assert!(String::from_utf8_lossy(&metrics).contains("firn_gateway_broken_off_total 1\n"));
 }

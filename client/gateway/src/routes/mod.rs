@@ -21,16 +21,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use crate::body::GatewayBody;
 use crate::gateway_core::GatewayCore;
 use crate::metrics::RouteKind;
-use crate::options::WhenUnreadable;
+use crate::options::{NarCompression, WhenUnreadable};
 use crate::serve_error::ServeError;
 use answer::Answer;
-use target::Target;
+use target::{Base, Target};
 
 /// Answers requests from one core.
 #[derive(Debug, Clone)]
 pub struct Router {
     core: Arc<GatewayCore>,
     when_unreadable: WhenUnreadable,
+    nar_compression: NarCompression,
     swarm: Option<SwarmReader>,
 }
 
@@ -55,6 +56,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const NAR_INFO: HeaderValue = HeaderValue::from_static("text/x-nix-narinfo");
 const CACHE_INFO_TYPE: HeaderValue = HeaderValue::from_static("text/x-nix-cache-info");
+const ZSTD: HeaderValue = HeaderValue::from_static("application/zstd");
 const NAR: HeaderValue = HeaderValue::from_static("application/x-nix-nar");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -67,13 +69,14 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 const FEED_AGE_MAX: Duration = Duration::from_secs(60);
 
 impl Router {
-    /// Answers from `core`; `swarm`'s counts appear among the metrics.
+    /// Answers from `core`, with narinfos that name NARs in this form; `swarm`'s counts appear among the metrics.
     pub const fn new(
         core: Arc<GatewayCore>,
         when_unreadable: WhenUnreadable,
+        nar_compression: NarCompression,
         swarm: Option<SwarmReader>,
     ) -> Self {
-        Self { core, when_unreadable, swarm }
+        Self { core, when_unreadable, nar_compression, swarm }
     }
 
     /// The core that it answers from.
@@ -87,7 +90,8 @@ impl Router {
         let head = request.method == Method::HEAD;
         let asked = Asked { head, headers: &request.headers };
         let (route, answer) = if head || request.method == Method::GET {
-            self.answer(Target::parse(request.uri.path()), asked).await
+            let (base, target) = Target::parse(request.uri.path());
+            self.answer(base, target, asked).await
         } else {
             let sentence = "only GET and HEAD are answered here";
             let refusal = Answer::sentence(StatusCode::METHOD_NOT_ALLOWED, sentence.into(), NO_STORE);
@@ -103,12 +107,21 @@ impl Router {
         response
     }
 
-    async fn answer(&self, target: Target, asked: Asked<'_>) -> (RouteKind, Answer) {
+    async fn answer(&self, base: Base, target: Target, asked: Asked<'_>) -> (RouteKind, Answer) {
         match target {
-            Target::NarInfo(hash) => (RouteKind::NarInfo, self.narinfo(hash, asked).await),
+            Target::NarInfo(hash) => {
+                let compression = match base {
+                    Base::Root => self.nar_compression,
+                    Base::Plain => NarCompression::None,
+                };
+                (RouteKind::NarInfo, self.narinfo(hash, compression, asked).await)
+            }
             // Boxed, so that the future of a narinfo, which is moved about for every request, stays small.
-            Target::Nar { hash, nar_hash } => {
+            Target::Nar { hash, nar_hash, compression: NarCompression::None } => {
                 (RouteKind::Nar, Box::pin(self.nar(hash, nar_hash, asked)).await)
+            }
+            Target::Nar { hash, nar_hash, compression: NarCompression::Zstd } => {
+                (RouteKind::Nar, Box::pin(self.compressed_nar(hash, nar_hash, asked)).await)
             }
             Target::Listing(hash) => (RouteKind::Listing, Box::pin(self.listing(hash, asked)).await),
             Target::Log(hash) => (RouteKind::Log, Box::pin(self.log(hash, asked)).await),
@@ -145,8 +158,8 @@ impl Router {
         }
     }
 
-    async fn narinfo(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
-        let narinfo = match self.core.narinfo(hash).await {
+    async fn narinfo(&self, hash: [u8; 20], compression: NarCompression, asked: Asked<'_>) -> Answer {
+        let narinfo = match self.core.narinfo(hash, compression).await {
             Ok(narinfo) => narinfo,
             Err(error) => return self.refusal(&ObjectKey::store_path(hash), error),
         };

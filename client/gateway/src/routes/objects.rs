@@ -1,6 +1,6 @@
 //! NARs, listings and logs.
 //!
-//! Always holds: Content-Length is that of the decompressed object; a range is answered only for the version
+//! Always holds: Content-Length, where there is one, is that of the decompressed object; a range is answered only for the version
 //! that the client knows (If-Range). Leaves to others: reading, checking.
 
 use std::ops::Range;
@@ -8,13 +8,15 @@ use std::ops::Range;
 use bytes::Bytes;
 use firn_base::ObjectKey;
 use firn_nix_format::Sha256;
+use firn_retrieval::ByteStream;
 use hyper::StatusCode;
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, RANGE,
 };
 
-use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
+use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT, ZSTD};
 use crate::body::GatewayBody;
+use crate::compressed_nar::{FORM, compressed};
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, wanted};
@@ -33,6 +35,33 @@ impl Router {
         let kind = Kind { route: RouteKind::Nar, content_type: NAR, cache: CACHE_FOR_EVER };
         match self.core.nar(hash, nar_hash).await {
             Ok(nar) => self.object(key, nar, asked, kind, || self.core.nar(hash, nar_hash)).await,
+            Err(error) => self.refusal(&key, error),
+        }
+    }
+
+    /// The NAR as a zstd frame that is made on the way: its length is not known, and no part of it can be had alone.
+    pub(super) async fn compressed_nar(&self, hash: [u8; 20], nar_hash: Sha256, asked: Asked<'_>) -> Answer {
+        let key = ObjectKey::store_path(hash);
+        let nar = match self.core.nar(hash, nar_hash).await {
+            Ok(nar) => nar,
+            Err(error) => return self.refusal(&key, error),
+        };
+        let (bytes, etag) = (nar.bytes(), etag(&format!("{}.{FORM}", nar_hash.to_base32())));
+        let finish = |answer: Answer| self.at_position(answer.tagged(etag.clone(), CACHE_FOR_EVER));
+        if asked.has(&etag) {
+            return finish(Answer::new(StatusCode::NOT_MODIFIED));
+        }
+        let answer = Answer::new(StatusCode::OK).with(CONTENT_TYPE, ZSTD);
+        if asked.head {
+            return finish(answer);
+        }
+        let stream = self.stream(&key, nar, 0..bytes, || self.core.nar(hash, nar_hash)).await;
+        let frame = stream.and_then(|stream| {
+            compressed(stream, bytes, self.core.environment().clone())
+                .map_err(|error| ServeError::unreadable(&error))
+        });
+        match frame {
+            Ok(frame) => finish(answer.body(GatewayBody::frame(frame, key.to_string(), self.core.clone()))),
             Err(error) => self.refusal(&key, error),
         }
     }
@@ -61,7 +90,7 @@ impl Router {
         self.at_position(answer.tagged(etag, CACHE_SHORT))
     }
 
-    /// Serves `object`; `again` finds it anew if it does not lie any more where it was found before.
+    /// Serves `object`; `again` finds it anew.
     async fn object<Again: Future<Output = Result<OpenObject, ServeError>>>(
         &self,
         key: ObjectKey,
@@ -97,15 +126,7 @@ impl Router {
         }
         if !asked.head {
             let length = range.end - range.start;
-            let mut stream = object.stream(range.clone()).await;
-            if let Err(ServeError::Unreadable { passing: false, .. }) = &stream {
-                self.core.forget(&key);
-                stream = match again().await {
-                    Ok(object) => object.stream(range).await,
-                    Err(error) => Err(error),
-                };
-            }
-            let stream = match stream {
+            let stream = match self.stream(&key, object, range, again).await {
                 Ok(stream) => stream,
                 Err(error) => return self.refusal(&key, error),
             };
@@ -113,6 +134,23 @@ impl Router {
             answer = answer.body(GatewayBody::stream(stream, length, key.to_string(), kind.route, core));
         }
         finish(answer)
+    }
+
+    /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before.
+    async fn stream<Again: Future<Output = Result<OpenObject, ServeError>>>(
+        &self,
+        key: &ObjectKey,
+        object: OpenObject,
+        range: Range<u64>,
+        again: impl FnOnce() -> Again,
+    ) -> Result<ByteStream, ServeError> {
+        match object.stream(range.clone()).await {
+            Err(ServeError::Unreadable { passing: false, .. }) => {
+                self.core.forget(key);
+                again().await?.stream(range).await
+            }
+            stream => stream,
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 use firn_base::FilterId;
 use firn_nix_format::{Sha256, nixbase32};
 
+use crate::options::NarCompression;
+
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -13,6 +15,7 @@ pub(crate) enum Target {
     Nar {
         hash: [u8; 20],
         nar_hash: Sha256,
+        compression: NarCompression,
     },
     /// `nar/<FileHash>.nar…`: what other caches' narinfos name.
     PublishedNar,
@@ -32,18 +35,44 @@ pub(crate) enum Target {
     Malformed(&'static str),
 }
 
+/// Which of the two caches under one roof is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// The one whose NARs are compressed as the gateway was told.
+    Root,
+    /// The one below `/plain`, for clients that know no zstd.
+    Plain,
+}
+
 const STORE_HASH_DIGITS: usize = 32;
 const NAR_HASH_DIGITS: usize = 52;
 
 const MALFORMED_HASH: &str = "a store path hash has 32 characters of Nix's base32";
-const MALFORMED_NAR: &str = "a NAR is named by a store path hash, a dash and the 52 characters of its NarHash: nar/<hash>-<NarHash>.nar";
+const MALFORMED_NAR: &str = "a NAR is named by a store path hash, a dash and the 52 characters of its NarHash: nar/<hash>-<NarHash>.nar, or .nar.zst";
 const MALFORMED_FILTER: &str = "a filter is named by 64 hexadecimal digits";
 const MALFORMED_LOG: &str = "a log is named by its derivation: log/<hash>-<name>.drv";
 
 impl Target {
     /// Reads the path of a URL, with its leading slash.
-    pub(crate) fn parse(path: &str) -> Self {
-        let Some(path) = path.strip_prefix('/') else { return Self::Unknown };
+    pub(crate) fn parse(path: &str) -> (Base, Self) {
+        match path.strip_prefix('/') {
+            None => (Base::Root, Self::Unknown),
+            Some(path) => match path.strip_prefix("plain/") {
+                None => (Base::Root, Self::below(path)),
+                Some(path) => (Base::Plain, Self::below(path).in_cache()),
+            },
+        }
+    }
+
+    /// Only what a binary cache has: the rest is at the root alone.
+    fn in_cache(self) -> Self {
+        match self {
+            Self::FilterLists | Self::Filter(_) | Self::Metrics | Self::Health | Self::Ready => Self::Unknown,
+            target => target,
+        }
+    }
+
+    fn below(path: &str) -> Self {
         if let Some(hash) = path.strip_suffix(".narinfo") {
             return store_hash(hash).map_or(Self::Malformed(MALFORMED_HASH), Self::NarInfo);
         }
@@ -85,7 +114,12 @@ fn nar(name: &str) -> Target {
     let Some((stem, suffix)) = name.split_once(".nar") else { return malformed };
     if let Some((hash, nar_hash)) = stem.split_once('-') {
         return match (store_hash(hash), Sha256::from_base32(nar_hash), suffix) {
-            (Some(hash), Ok(nar_hash), "") => Target::Nar { hash, nar_hash },
+            (Some(hash), Ok(nar_hash), "") => {
+                Target::Nar { hash, nar_hash, compression: NarCompression::None }
+            }
+            (Some(hash), Ok(nar_hash), ".zst") => {
+                Target::Nar { hash, nar_hash, compression: NarCompression::Zstd }
+            }
             _ => malformed,
         };
     }
@@ -115,10 +149,13 @@ mod tests {
     fn every_url_of_a_binary_cache_is_understood() {
         let hash = nixbase32::decode(HASH).unwrap();
         let nar_hash = Sha256::from_base32(NAR_HASH).unwrap();
+        let nar = |compression| Target::Nar { hash, nar_hash, compression };
+        let (plain, zstd) = (nar(NarCompression::None), nar(NarCompression::Zstd));
         for (path, target) in [
             ("/nix-cache-info".to_owned(), Target::CacheInfo),
             (format!("/{HASH}.narinfo"), Target::NarInfo(hash)),
-            (format!("/nar/{HASH}-{NAR_HASH}.nar"), Target::Nar { hash, nar_hash }),
+            (format!("/nar/{HASH}-{NAR_HASH}.nar"), plain),
+            (format!("/nar/{HASH}-{NAR_HASH}.nar.zst"), zstd),
             (format!("/nar/{NAR_HASH}.nar.xz"), Target::PublishedNar),
             (format!("/{HASH}.ls"), Target::Listing(hash)),
             (format!("/log/{HASH}-hello-2.12.1.drv"), Target::Log(hash)),
@@ -130,8 +167,26 @@ mod tests {
             ("/".to_owned(), Target::Unknown),
             ("/index.html".to_owned(), Target::Unknown),
         ] {
-            assert_eq!(Target::parse(&path), target, "{path}");
+            assert_eq!(Target::parse(&path), (Base::Root, target), "{path}");
         }
+    }
+
+    #[test]
+    fn below_plain_lies_the_cache_and_nothing_else() {
+        let hash = nixbase32::decode(HASH).unwrap();
+        for (path, target) in [
+            ("/plain/nix-cache-info".to_owned(), Target::CacheInfo),
+            (format!("/plain/{HASH}.narinfo"), Target::NarInfo(hash)),
+            (format!("/plain/log/{HASH}-hello.drv"), Target::Log(hash)),
+            ("/plain/hello.narinfo".to_owned(), Target::Malformed(MALFORMED_HASH)),
+            ("/plain/metrics".to_owned(), Target::Unknown),
+            ("/plain/firn/filters".to_owned(), Target::Unknown),
+            ("/plain/plain/nix-cache-info".to_owned(), Target::Unknown),
+            ("/plain/".to_owned(), Target::Unknown),
+        ] {
+            assert_eq!(Target::parse(&path), (Base::Plain, target), "{path}");
+        }
+        assert_eq!(Target::parse("/plain"), (Base::Root, Target::Unknown));
     }
 
     #[test]
@@ -154,7 +209,7 @@ mod tests {
             "/log/ü".to_owned(),
             "/firn/filters/0a".to_owned(),
         ] {
-            assert!(matches!(Target::parse(&path), Target::Malformed(_)), "{path}");
+            assert!(matches!(Target::parse(&path), (Base::Root, Target::Malformed(_))), "{path}");
         }
     }
 }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey};
 use firn_bundle::{Blob, BundleBuilder, Chunker, ContentHeader, Encoding, NewRecord};
 use firn_gateway::{
-    CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex, RecordPlace, Router,
-    WhenUnreadable,
+    CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex, NarCompression, RecordPlace,
+    Router, WhenUnreadable,
 };
 use firn_nix_format::{
     Compression, NarNode, PathInfo, PublisherSecretKey, Sha256, StorePath, nar, nixbase32,
@@ -236,6 +236,15 @@ pub(crate) fn nar_of(bytes: usize) -> Vec<u8> {
 
 /// A router over `archive`, all of whose keys are known.
 pub(crate) fn router(archive: &Arc<MemoryArchive>, when_unreadable: WhenUnreadable) -> Router {
+    compressing_router(archive, when_unreadable, NarCompression::None)
+}
+
+/// The same, whose narinfos name NARs in this form.
+pub(crate) fn compressing_router(
+    archive: &Arc<MemoryArchive>,
+    when_unreadable: WhenUnreadable,
+    nar_compression: NarCompression,
+) -> Router {
     let mut tail = FeedTail::at(0);
     let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
     tail.apply(0, &events).unwrap();
@@ -252,7 +261,7 @@ pub(crate) fn router(archive: &Arc<MemoryArchive>, when_unreadable: WhenUnreadab
         narinfo_cache_bytes: 1 << 20,
         listing_cache_bytes: 1 << 20,
     });
-    Router::new(Arc::new(core), when_unreadable, None)
+    Router::new(Arc::new(core), when_unreadable, nar_compression, None)
 }
 
 pub(crate) fn hash_part(number: u8) -> String {
