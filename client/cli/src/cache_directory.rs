@@ -1,24 +1,30 @@
 //! A binary cache in a directory, as Nix reads it by `file://`.
 //!
-//! Owns: where files lie in it. Always holds: nothing is written outside of it, whatever URL a record names; a
-//! narinfo is written after its NAR; a file that another path relies on is never replaced by different bytes:
-//! `nar/<NarHash>.nar` holds the NAR of that hash and nothing else.
-//! Leaves to others: whether bytes are right (`recovery` writes only what was checked).
+//! Owns: where files lie in it, and who writes into it. Always holds: nothing is written outside of it, whatever URL a
+//! record names; a narinfo gets its name after its NAR, and both when their bytes are on disk; a file that another path
+//! relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that hash, and
+//! `nar/<store path hash>-<NarHash>.nar…` that of this path, and nothing else; one program writes at a time.
+//! Leaves to others: whether bytes are right (what is written was checked), what lies there already (`cache_check`).
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use firn_base::KeyKind;
-use firn_nix_format::{Compression, PathInfo, STORE_DIR, Sha256, check_cache_url};
+use firn_nix_format::{Compression, PathInfo, STORE_DIR, Sha256, check_cache_url, nixbase32};
 use firn_retrieval::ByteStream;
 use firn_transport::Environment;
+use rustix::fs::FlockOperation;
 use tokio::sync::Mutex;
 
 use crate::command_error::CommandError;
-use crate::file_writer::{PartialFile, WriteError};
+use crate::file_writer::{PARTIAL_PREFIX, PARTIAL_SUFFIX, PartialFile, WriteError};
+use crate::nar_encoder::NarCompression;
 
 const CACHE_INFO: &str = "nix-cache-info";
+
+/// Where files lie besides narinfos.
+const FOLDERS: [&str; 5] = ["nar", "log", "realisations", "build-trace-v2", "debuginfo"];
 
 /// What became of a narinfo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,19 @@ pub(crate) enum NarInfoOutcome {
     OtherStays,
 }
 
+/// The file of a NAR as it lies in the cache: what the narinfo says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredNar {
+    /// Its place, relative to the cache.
+    pub(crate) url: String,
+    /// How it is compressed.
+    pub(crate) compression: Compression,
+    /// Its bytes.
+    pub(crate) bytes: u64,
+    /// Their SHA-256, where it is known.
+    pub(crate) sha256: Option<Sha256>,
+}
+
 /// A binary cache that files are added to.
 #[derive(Debug)]
 pub(crate) struct CacheDirectory {
@@ -38,48 +57,72 @@ pub(crate) struct CacheDirectory {
     root: PathBuf,
     // Merging reads, then writes.
     narinfos: Mutex<()>,
+    // Its lock keeps other programs of ours away as long as it is open.
+    _cache_info: File,
 }
 
 impl CacheDirectory {
-    /// Opens or makes the cache at `root`. A directory with anything else in it is refused.
+    /// Opens or makes the cache at `root`, and removes what a program that was killed left half written. A directory
+    /// with anything else in it is refused, and one that another program writes into.
     pub(crate) async fn open(environment: &Environment, root: &Path) -> Result<Self, CommandError> {
         let place = root.to_owned();
-        environment.blocking(move || prepare(&place)).await?;
-        Ok(Self { environment: environment.clone(), root: root.to_owned(), narinfos: Mutex::new(()) })
+        let cache_info = environment.blocking(move || prepare(&place)).await?;
+        Ok(Self {
+            environment: environment.clone(),
+            root: root.to_owned(),
+            narinfos: Mutex::new(()),
+            _cache_info: cache_info,
+        })
     }
 
-    /// Adds a NAR, which the stream was checked to be; gives its URL and bytes.
+    /// The directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The world it lies in.
+    pub(crate) const fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Adds the NAR of `info`, which the stream was checked to be, compressed here.
     pub(crate) async fn add_nar(
         &self,
-        hash: Sha256,
+        info: &PathInfo,
+        compression: NarCompression,
         stream: ByteStream,
-    ) -> Result<(String, u64), WriteError> {
-        let url = nar_url(hash);
+    ) -> Result<StoredNar, WriteError> {
+        let url = match compression {
+            NarCompression::None => nar_url(info.nar_hash),
+            compressed => own_url(info, compressed.into()),
+        };
         let path = self.root.join(&url);
-        let file = self.partial(&path, stream).await?;
-        let bytes = self.environment.blocking(move || file.replace(&path)).await?;
-        Ok((url, bytes))
+        let file = self.partial(&path, stream, compression).await?;
+        let (bytes, sha256) = (file.bytes, file.sha256.unwrap_or(info.nar_hash));
+        self.environment.blocking(move || file.replace(&path)).await?;
+        Ok(StoredNar { url, compression: compression.into(), bytes, sha256: Some(sha256) })
     }
 
-    /// Adds the file that `info` was published with; gives the URL that it got and its bytes: the published one,
-    /// unless that is not to be trusted or belongs to another file.
+    /// Adds the file that `info` was published with, at the published URL, unless that is not to be trusted or belongs
+    /// to another file.
     pub(crate) async fn add_published_nar(
         &self,
         info: &PathInfo,
         stream: ByteStream,
-    ) -> Result<(String, u64), WriteError> {
-        let substitute = substitute_url(info);
-        let wanted = if is_usable_nar_url(info) { info.url.clone() } else { substitute.clone() };
+    ) -> Result<StoredNar, WriteError> {
+        let own = own_url(info, info.compression);
+        let wanted = if is_usable_nar_url(info) { info.url.clone() } else { own.clone() };
         let path = self.root.join(&wanted);
-        let file = self.partial(&path, stream).await?;
+        let file = self.partial(&path, stream, NarCompression::None).await?;
         let bytes = file.bytes;
-        let substitute_path = self.root.join(&substitute);
+        let own_path = self.root.join(&own);
         let place = move || match file.keep_first(&path)? {
             Ok(()) => Ok(true),
-            Err(file) => file.replace(&substitute_path).map(|_| false),
+            Err(file) => file.replace(&own_path).map(|()| false),
         };
         let placed = self.environment.blocking(place).await?;
-        Ok((if placed { wanted } else { substitute }, bytes))
+        let url = if placed { wanted } else { own };
+        Ok(StoredNar { url, compression: info.compression, bytes, sha256: info.file_hash })
     }
 
     /// Adds a log or the like under its URL. The first one stays: says whether these bytes are there now.
@@ -89,35 +132,44 @@ impl CacheDirectory {
         url: &str,
         stream: ByteStream,
     ) -> Result<bool, WriteError> {
-        let folders: &[&str] = match kind {
-            KeyKind::BuildLog => &["log/"],
-            KeyKind::Realisation => &["realisations/", "build-trace-v2/"],
-            KeyKind::DebugInfo => &["debuginfo/"],
-            KeyKind::StorePath => &[],
-        };
         let path = self.root.join(url);
-        if check_cache_url(url).is_err() || !folders.iter().any(|folder| url.starts_with(folder)) {
+        if !is_usable_blob_url(kind, url) {
             return Err(WriteError::disk(&path, io::Error::other("no object of its kind has such a URL")));
         }
-        let file = self.partial(&path, stream).await?;
+        let file = self.partial(&path, stream, NarCompression::None).await?;
         self.environment.blocking(move || file.keep_first(&path).map(|kept| kept.is_ok())).await
     }
 
-    /// Adds `<hash>.narinfo` with the text `info.to_narinfo(…)` for a NAR that lies in the cache already.
+    /// Adds `<hash>.narinfo`: what `info` says, with the place of a NAR that lies in the cache already.
     pub(crate) async fn add_narinfo(
         &self,
         info: &PathInfo,
-        url: &str,
-        compression: Compression,
-        file: Option<(Sha256, u64)>,
+        nar: &StoredNar,
     ) -> Result<NarInfoOutcome, WriteError> {
         let _merging = self.narinfos.lock().await;
-        let path = self.root.join(format!("{}.narinfo", info.store_path.hash_part()));
-        let (root, info, url) = (self.root.clone(), info.clone(), url.to_owned());
-        self.environment.blocking(move || write_narinfo(&root, &path, &info, &url, compression, file)).await
+        let path = self.narinfo_path(info);
+        let (root, info, nar) = (self.root.clone(), info.clone(), nar.clone());
+        self.environment.blocking(move || write_narinfo(&root, &path, &info, &nar)).await
     }
 
-    /// Waits until everything that was added is on disk.
+    /// Adds `<hash>.ls`, the listing of the NAR, as JSON.
+    pub(crate) async fn add_listing(&self, info: &PathInfo, json: Vec<u8>) -> Result<(), WriteError> {
+        let path = self.root.join(format!("{}.ls", info.store_path.hash_part()));
+        let root = self.root.clone();
+        self.environment.blocking(move || PartialFile::from_text(&root, &json)?.replace(&path)).await
+    }
+
+    /// Takes the narinfo of this store path away: it names something that is not what it says.
+    pub(crate) async fn remove_narinfo(&self, info: &PathInfo) -> Result<(), WriteError> {
+        self.remove(self.narinfo_path(info)).await
+    }
+
+    /// Takes a log or the like away that is damaged.
+    pub(crate) async fn remove_blob(&self, kind: KeyKind, url: &str) -> Result<(), WriteError> {
+        if is_usable_blob_url(kind, url) { self.remove(self.root.join(url)).await } else { Ok(()) }
+    }
+
+    /// Waits until everything that was added is on disk, with its name.
     pub(crate) async fn sync(&self) -> Result<(), WriteError> {
         let root = self.root.clone();
         let sync = move || {
@@ -127,9 +179,26 @@ impl CacheDirectory {
         self.environment.blocking(sync).await
     }
 
-    async fn partial(&self, path: &Path, stream: ByteStream) -> Result<PartialFile, WriteError> {
+    async fn remove(&self, path: PathBuf) -> Result<(), WriteError> {
+        let remove = move || match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WriteError::disk(&path, error)),
+            _ => Ok(()),
+        };
+        self.environment.blocking(remove).await
+    }
+
+    fn narinfo_path(&self, info: &PathInfo) -> PathBuf {
+        self.root.join(format!("{}.narinfo", info.store_path.hash_part()))
+    }
+
+    async fn partial(
+        &self,
+        path: &Path,
+        stream: ByteStream,
+        compression: NarCompression,
+    ) -> Result<PartialFile, WriteError> {
         let directory = path.parent().unwrap_or(&self.root);
-        PartialFile::from_stream(&self.environment, directory, stream).await
+        PartialFile::from_stream(&self.environment, directory, stream, compression).await
     }
 }
 
@@ -138,10 +207,10 @@ fn nar_url(hash: Sha256) -> String {
     format!("nar/{}.nar", hash.to_base32())
 }
 
-/// Where a published file goes whose own URL cannot be used: a name that nothing else can have.
-fn substitute_url(info: &PathInfo) -> String {
+/// Where the file of this path's NAR lies that has no other place: a name that no published URL may have.
+fn own_url(info: &PathInfo, compression: Compression) -> String {
     let (path, hash) = (info.store_path.hash_part(), info.nar_hash.to_base32());
-    format!("nar/{path}-{hash}.nar{}", info.compression.file_suffix())
+    format!("nar/{path}-{hash}.nar{}", compression.file_suffix())
 }
 
 /// Whether the published URL may be used: it lies where NARs lie, and where it has the form of our own URLs it
@@ -151,39 +220,77 @@ fn is_usable_nar_url(info: &PathInfo) -> bool {
     if check_cache_url(&info.url).is_err() || name.starts_with('.') {
         return false;
     }
+    let begins_as_own = name.split_once('-').is_some_and(|(hash, _)| nixbase32::decode::<20>(hash).is_ok());
+    if begins_as_own {
+        return info.url == own_url(info, info.compression);
+    }
     let hash = name.strip_suffix(".nar").and_then(|hash| Sha256::from_base32(hash).ok());
     hash.is_none_or(|hash| hash == info.nar_hash && info.compression == Compression::None)
 }
 
-fn prepare(root: &Path) -> Result<(), CommandError> {
+/// Whether an object of this kind may have this URL.
+fn is_usable_blob_url(kind: KeyKind, url: &str) -> bool {
+    let folders: &[&str] = match kind {
+        KeyKind::BuildLog => &["log/"],
+        KeyKind::Realisation => &["realisations/", "build-trace-v2/"],
+        KeyKind::DebugInfo => &["debuginfo/"],
+        KeyKind::StorePath => &[],
+    };
+    check_cache_url(url).is_ok() && folders.iter().any(|folder| url.starts_with(folder))
+}
+
+fn prepare(root: &Path) -> Result<File, CommandError> {
     fs::create_dir_all(root).map_err(|source| CommandError::file("make the directory", root, source))?;
     let info = root.join(CACHE_INFO);
-    if info.exists() {
-        return Ok(());
+    if !info.exists() {
+        let entries = fs::read_dir(root).map_err(|source| CommandError::file("list", root, source))?;
+        if entries.flatten().any(|entry| !is_partial(&entry.file_name())) {
+            return Err(CommandError::Failed(format!(
+                "{} is not empty and no binary cache: name a new directory",
+                root.display()
+            )));
+        }
+        let text = format!("StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: 45\n");
+        let written = PartialFile::from_text(root, text.as_bytes()).and_then(|file| file.keep_first(&info));
+        written.map_err(|error| CommandError::Failed(error.to_string()))?.ok();
     }
-    let mut entries = fs::read_dir(root).map_err(|source| CommandError::file("list", root, source))?;
-    if entries.next().is_some() {
-        return Err(CommandError::Failed(format!(
-            "{} is not empty and no binary cache: name a new directory with --output",
-            root.display()
-        )));
+    let lock = File::open(&info).map_err(|source| CommandError::file("open", &info, source))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let place = root.display();
+            return Err(CommandError::Failed(format!("another program writes into {place} at the moment")));
+        }
+        Err(error) => return Err(CommandError::file("lock", &info, error.into())),
     }
-    let text = format!("StoreDir: {STORE_DIR}\nWantMassQuery: 1\nPriority: 45\n");
-    let written = PartialFile::from_text(root, &text).and_then(|file| file.replace(&info));
-    written.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
+    for place in FOLDERS.iter().map(|folder| root.join(folder)).chain([root.to_owned()]) {
+        // What is not there or cannot be listed has nothing to be tidied.
+        let entries = fs::read_dir(&place).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_partial(&entry.file_name())) {
+            fs::remove_file(entry.path())
+                .map_err(|source| CommandError::file("remove", entry.path(), source))?;
+        }
+    }
+    Ok(lock)
+}
+
+fn is_partial(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with(PARTIAL_PREFIX) && name.ends_with(PARTIAL_SUFFIX)
 }
 
 fn write_narinfo(
     root: &Path,
     path: &Path,
     info: &PathInfo,
-    url: &str,
-    compression: Compression,
-    file: Option<(Sha256, u64)>,
+    nar: &StoredNar,
 ) -> Result<NarInfoOutcome, WriteError> {
     let there = fs::read(path).ok().and_then(|text| PathInfo::parse(&text).ok());
     let (text, outcome) = match there {
-        None => (info.to_narinfo(url, compression.name(), file), NarInfoOutcome::Written),
+        None => {
+            let file = nar.sha256.map(|hash| (hash, nar.bytes));
+            (info.to_narinfo(&nar.url, nar.compression.name(), file), NarInfoOutcome::Written)
+        }
         Some(there) if there.fingerprint() != info.fingerprint() => return Ok(NarInfoOutcome::OtherStays),
         Some(mut there) => {
             let fresh = info.signatures.iter().filter(|one| !there.signatures.contains(one));
@@ -195,7 +302,7 @@ fn write_narinfo(
             (there.to_string(), NarInfoOutcome::Merged)
         }
     };
-    PartialFile::from_text(root, &text)?.replace(path)?;
+    PartialFile::from_text(root, text.as_bytes())?.replace(path)?;
     Ok(outcome)
 }
 
@@ -238,11 +345,12 @@ mod tests {
     async fn a_published_url_is_kept_where_it_is_free() {
         let (_place, cache) = cache().await;
         let one = info(1, "nar/a.nar.xz", Compression::Xz);
-        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().0, "nar/a.nar.xz");
-        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().0, "nar/a.nar.xz");
+        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().url, "nar/a.nar.xz");
+        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().url, "nar/a.nar.xz");
         let two = info(2, "nar/a.nar.xz", Compression::Xz);
-        let (url, count) = cache.add_published_nar(&two, bytes("other")).await.unwrap();
-        assert_eq!((url.as_str(), count), (substitute_url(&two).as_str(), 5));
+        let StoredNar { url, bytes: count, .. } =
+            cache.add_published_nar(&two, bytes("other")).await.unwrap();
+        assert_eq!((url.as_str(), count), (own_url(&two, Compression::Xz).as_str(), 5));
         assert_eq!(fs::read_to_string(cache.root.join("nar/a.nar.xz")).unwrap(), "one");
         assert_eq!(fs::read_to_string(cache.root.join(url)).unwrap(), "other");
         assert_eq!(fs::read_dir(cache.root.join("nar")).unwrap().count(), 2, "nothing is left behind");
@@ -252,11 +360,12 @@ mod tests {
     async fn no_url_leads_out_of_the_cache_or_onto_other_files() {
         let (_place, cache) = cache().await;
         let foreign = nar_url(Sha256::of(b"another"));
-        for url in ["../secret", "/etc/passwd", "nix-cache-info", "x.narinfo", "nar/../x", "nar/.x", &foreign]
-        {
+        let others = own_url(&info(4, "", Compression::Xz), Compression::Xz);
+        let outside = ["../secret", "/etc/passwd", "nix-cache-info", "x.narinfo", "nar/../x", "nar/.x"];
+        for url in outside.into_iter().chain([foreign.as_str(), &others]) {
             let hostile = info(3, url, Compression::Xz);
-            let (url, _) = cache.add_published_nar(&hostile, bytes("x")).await.unwrap();
-            assert_eq!(url, substitute_url(&hostile));
+            let stored = cache.add_published_nar(&hostile, bytes("x")).await.unwrap();
+            assert_eq!(stored.url, own_url(&hostile, Compression::Xz));
         }
         for url in ["../log/x", "nix-cache-info", "nar/x", "log/../../x", "log"] {
             assert!(cache.add_blob(KeyKind::BuildLog, url, bytes("x")).await.is_err(), "{url}");
@@ -274,7 +383,9 @@ mod tests {
             info
         };
         let add = async |info: &PathInfo| {
-            cache.add_narinfo(info, "nar/b.nar", Compression::None, None).await.unwrap()
+            let url = "nar/b.nar".to_owned();
+            let nar = StoredNar { url, compression: Compression::None, bytes: 1, sha256: None };
+            cache.add_narinfo(info, &nar).await.unwrap()
         };
         assert_eq!(add(&signed("a")).await, NarInfoOutcome::Written);
         assert_eq!(add(&signed("b")).await, NarInfoOutcome::Merged);
@@ -294,5 +405,22 @@ mod tests {
         fs::write(place.path().join("letter.txt"), "dear").unwrap();
         let error = CacheDirectory::open(&Environment::real(), place.path()).await.unwrap_err();
         assert!(error.to_string().contains("is not empty"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_program_writes_at_a_time_and_tidies_up_after_one_that_was_killed() {
+        let (_place, cache) = cache().await;
+        let again = CacheDirectory::open(&Environment::real(), &cache.root).await.unwrap_err();
+        assert!(again.to_string().contains("another program writes into"), "{again}");
+        fs::create_dir_all(cache.root.join("nar")).unwrap();
+        let left = ["nar/.firn-abc.partial", ".firn-def.partial"].map(|name| cache.root.join(name));
+        let stays = cache.root.join("nar/x.partial");
+        for path in left.iter().chain([&stays]) {
+            fs::write(path, "half").unwrap();
+        }
+        let root = cache.root.clone();
+        drop(cache);
+        let _cache = CacheDirectory::open(&Environment::real(), &root).await.unwrap();
+        assert_eq!((left.each_ref().map(|path| path.exists()), stays.exists()), ([false, false], true));
     }
 }

@@ -7,6 +7,7 @@ use firn_program::LogOptions;
 
 use crate::commands::bundle::BundleCommand;
 use crate::commands::compare::CompareOptions;
+use crate::commands::export::ExportOptions;
 use crate::commands::gateway::GatewayFlags;
 use crate::commands::get::GetOptions;
 use crate::commands::key::KeyCommand;
@@ -54,8 +55,10 @@ pub(crate) enum Command {
     Publish(PublishFlags),
     /// Serve the archive to Nix as a binary cache over HTTP
     Gateway(GatewayFlags),
-    /// Fetch and unpack store paths
+    /// Fetch store paths, as a binary cache or unpacked
     Get(GetOptions),
+    /// Write store paths, or all of the archive, as a binary cache
+    Export(ExportOptions),
     /// Print what the archive knows of store paths, as narinfo text
     PathInfo(PathInfoOptions),
     /// Read objects back completely and check every hash
@@ -109,7 +112,11 @@ mod tests {
             "publish /cache --paths - --uploader-key k --exclude *-doc --encoding verbatim --bundle-size 8MiB --dry-run",
             "publish /cache --trusted-public-keys x:y --spool-dir /tmp --archive a",
             "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --memory-cache 256MB --when-unreadable retry",
-            "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o",
+            "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o --compression xz --listings",
+            "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --unpack --output o",
+            "export 4d20g8srpvv02vkiwrmz28g62m15n56b --paths - --closure --to o --compression none --json",
+            "export --all --to o --trusted-public-keys x:y",
+            "export --publisher a-1 --publisher b-1 --to file:///o --compression zstd",
             "path-info /nix/store/4d20g8srpvv02vkiwrmz28g62m15n56b-tree --json",
             "verify --all --json",
             "verify 4d20g8srpvv02vkiwrmz28g62m15n56b",
@@ -123,7 +130,8 @@ mod tests {
             "recover a b --output o --log-format json -v",
             "key generate f",
             "key show f",
-            "compare /cache",
+            "compare /cache --paths - --list missing --json",
+            "compare https://cache.example.org --paths f --list different",
             "repack --operator-key k --spool-dir /tmp --dry-run",
         ] {
             let words: Vec<&str> = words.split(' ').collect();
@@ -138,6 +146,13 @@ mod tests {
             "publish",
             "get --output o",
             "get x --output o",
+            "get 4d20g8srpvv02vkiwrmz28g62m15n56b --unpack --listings --output o",
+            "export --all --to o x",
+            "export --all --closure --to o",
+            "export --all --publisher a --to o",
+            "export --all",
+            "export --all --to o --compression bzip2",
+            "compare /cache --list all",
             "verify",
             "verify --all 4d20g8srpvv02vkiwrmz28g62m15n56b",
             "status --until never",

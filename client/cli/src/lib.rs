@@ -5,14 +5,22 @@
 //! code 1 and says what is missing; files appear under their names only when they are complete and checked.
 //! Leaves to others: publishing (`firn-client`), serving (`firn-gateway`), reading (`firn-retrieval`).
 
+mod cache_check;
 mod cache_directory;
 mod cli;
 mod command_error;
 mod commands;
+mod comparison;
 mod exclusion;
+mod export;
+mod export_summary;
 mod feed_keys;
 mod file_writer;
+mod nar_encoder;
+mod object_writer;
 mod output;
+mod path_list;
+mod path_search;
 mod progress;
 mod record_finder;
 mod recovery;

@@ -1,7 +1,7 @@
 //! How far a command is: a bar on a terminal, a line now and then elsewhere, always on stderr.
 //!
 //! Always holds: what is printed goes above the bar; without a terminal at most one line in five seconds says
-//! how far it is.
+//! how far it is, how fast that was on average, and how long the rest takes at this rate.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +30,7 @@ pub(crate) struct Progress {
     unit: Unit,
     // None where stderr is no terminal.
     bar: Option<ProgressBar>,
+    began: Instant,
     count: Mutex<Count>,
 }
 
@@ -49,7 +50,8 @@ impl Progress {
             bar.set_style(style(unit));
             bar
         });
-        Self { what, unit, bar, count: Mutex::new(Count { done: 0, total, printed: Instant::now() }) }
+        let began = Instant::now();
+        Self { what, unit, bar, began, count: Mutex::new(Count { done: 0, total, printed: began }) }
     }
 
     /// More is to be done.
@@ -82,7 +84,7 @@ impl Progress {
             bar.set_position(done);
         }
         if line_due {
-            eprintln!("{}", line(self.what, self.unit, done, total));
+            eprintln!("{}", line(self.what, self.unit, done, total, self.began.elapsed()));
         }
     }
 
@@ -116,17 +118,33 @@ impl Drop for Progress {
 
 fn style(unit: Unit) -> ProgressStyle {
     let template = match unit {
-        Unit::Things(things) => format!("{{prefix}} {{wide_bar}} {{pos}} of {{len}} {things} {{msg}}"),
-        Unit::Bytes => "{prefix} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec} {msg}".to_owned(),
+        Unit::Things(things) => {
+            format!("{{prefix}} {{wide_bar}} {{pos}} of {{len}} {things}, {{eta}} left {{msg}}")
+        }
+        Unit::Bytes => {
+            "{prefix} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {msg}".to_owned()
+        }
     };
     ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn line(what: &str, unit: Unit, done: u64, total: u64) -> String {
-    match unit {
+fn line(what: &str, unit: Unit, done: u64, total: u64, took: Duration) -> String {
+    let so_far = match unit {
         Unit::Things(things) => format!("{what}: {done} of {total} {things}"),
         Unit::Bytes => format!("{what}: {} of {}", ByteCount(done), ByteCount(total)),
+    };
+    let millis = took.as_millis().max(1);
+    let per_second = u64::try_from(u128::from(done) * 1_000 / millis).unwrap_or(u64::MAX);
+    let left = total.saturating_sub(done);
+    // Slower than one a second, or done with what is known: no rate to go by.
+    if per_second == 0 || left == 0 {
+        return so_far;
     }
+    let rate = match unit {
+        Unit::Things(_) => format!("{per_second}/s"),
+        Unit::Bytes => format!("{}/s", ByteCount(per_second)),
+    };
+    format!("{so_far}, {rate}, {} s left", left.div_ceil(per_second))
 }
 
 #[cfg(test)]
@@ -135,8 +153,20 @@ mod tests {
 
     #[test]
     fn a_plain_line_says_how_far_it_is() {
-        assert_eq!(line("checking", Unit::Things("objects"), 3, 7), "checking: 3 of 7 objects");
-        assert_eq!(line("sending", Unit::Bytes, 1_500_000, 3_000_000), "sending: 1.5 MB of 3.0 MB");
+        let things = |done, took| line("checking", Unit::Things("objects"), done, 7, took);
+        assert_eq!(
+            things(3, Duration::from_secs(60)),
+            "checking: 3 of 7 objects",
+            "slower than one a second"
+        );
+        assert_eq!(things(4, Duration::from_millis(500)), "checking: 4 of 7 objects, 8/s, 1 s left");
+        assert_eq!(things(7, Duration::from_millis(500)), "checking: 7 of 7 objects");
+        let bytes = |done, took| line("sending", Unit::Bytes, done, 3_000_000, took);
+        assert_eq!(
+            bytes(1_500_000, Duration::from_secs(3)),
+            "sending: 1.5 MB of 3.0 MB, 500.0 kB/s, 3 s left"
+        );
+        assert_eq!(bytes(0, Duration::ZERO), "sending: 0 B of 3.0 MB");
     }
 
     #[test]

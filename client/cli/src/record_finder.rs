@@ -62,6 +62,11 @@ impl RecordFinder {
         &self.objects
     }
 
+    /// Where each key lies, as one replica has it; nowhere for one that is not visible to it.
+    pub(crate) async fn locate_once(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
+        self.coordinators.lookup(keys).await
+    }
+
     /// Where each key lies; nowhere for one that is not visible.
     pub(crate) async fn locate(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
         let mut places = self.coordinators.lookup(keys).await?;

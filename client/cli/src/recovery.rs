@@ -1,27 +1,25 @@
 //! Restoring a binary cache from bare shard files.
 //!
 //! Owns: which bundles and objects are tried, and what is said of those that cannot be restored. Always holds:
-//! no network; a NAR gets its name only after its NarHash was found right; a bundle with too few shards still
-//! gives what its data shards hold.
-//! Leaves to others: finding shards and rebuilding (`firn-retrieval`), where files lie (`cache_directory`).
+//! no network; a bundle with too few shards still gives what its data shards hold.
+//! Leaves to others: finding shards and rebuilding (`firn-retrieval`), writing what was found (`object_writer`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use firn_base::BundleId;
-use firn_bundle::{BundleRole, ContentHeader, Encoding, Manifest, Record, RecordBody};
-use firn_nix_format::{Compression, PathInfo};
+use firn_bundle::{BundleRole, ContentHeader, Manifest, Record, RecordBody};
 use firn_retrieval::{
-    FileReader, FoundShards, ManifestOptions, ManifestReader, ObjectOptions, ObjectPlan, ObjectReader,
-    PayloadReader, ReadError,
+    FileReader, FoundShards, ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, PayloadReader,
+    ReadError,
 };
 use firn_transport::Environment;
 use futures::stream::{self, StreamExt};
 
-use crate::cache_directory::{CacheDirectory, NarInfoOutcome};
+use crate::cache_directory::CacheDirectory;
 use crate::command_error::CommandError;
-use crate::file_writer::WriteError;
+use crate::object_writer::{NarForm, ObjectWriter, Written};
 use crate::progress::Progress;
 use crate::recovery_summary::{
     DamagedFile, FailedObject, IncompleteBundle, RecoverySummary, WithdrawnObject,
@@ -37,7 +35,7 @@ pub(crate) struct Recovery {
     environment: Environment,
     files: FileReader,
     objects: ObjectReader,
-    cache: CacheDirectory,
+    writer: ObjectWriter,
     withdrawals: Withdrawals,
 }
 
@@ -49,8 +47,8 @@ enum BundleOutcome {
 
 /// What became of one object.
 enum ObjectOutcome {
-    Path { bytes: u64, note: Option<String> },
-    Other { bytes: u64, note: Option<String> },
+    Path(Written),
+    Other(Written),
     Withdrawn(WithdrawnObject),
     Failed(FailedObject),
 }
@@ -79,7 +77,8 @@ impl Recovery {
         let cache = CacheDirectory::open(environment, output).await?;
         let manifests = ManifestReader::new(Arc::new(files.clone()), ManifestOptions::default());
         let objects = ObjectReader::new(manifests, environment.clone(), ObjectOptions::default());
-        Ok(Self { environment: environment.clone(), files, objects, cache, withdrawals })
+        let writer = ObjectWriter::new(cache, NarForm::default());
+        Ok(Self { environment: environment.clone(), files, objects, writer, withdrawals })
     }
 
     /// Restores everything that can be.
@@ -113,7 +112,7 @@ impl Recovery {
             }
             progress.add(1 + count(parts.len()));
         }
-        self.cache.sync().await.map_err(|error| CommandError::Failed(error.to_string()))?;
+        self.writer.cache().sync().await.map_err(|error| CommandError::Failed(error.to_string()))?;
         for (id, content, found) in &bundles {
             if restored.contains(id) {
                 summary.bundles_restored += 1;
@@ -157,11 +156,11 @@ impl Recovery {
         while let Some(outcome) = outcomes.next().await {
             tried += 1;
             let (bytes, note) = match outcome? {
-                ObjectOutcome::Path { bytes, note } => {
+                ObjectOutcome::Path(Written { bytes, note }) => {
                     summary.paths += 1;
                     (bytes, note)
                 }
-                ObjectOutcome::Other { bytes, note } => {
+                ObjectOutcome::Other(Written { bytes, note }) => {
                     summary.others += 1;
                     (bytes, note)
                 }
@@ -197,56 +196,18 @@ impl Recovery {
         if let Some(reason) = self.withdrawals.reason(record.key) {
             return Ok(ObjectOutcome::Withdrawn(WithdrawnObject { name, reason: reason.to_owned() }));
         }
+        let is_path = record.path_info().is_some();
         let written = match self.objects.open(bundle, Arc::new(record)).await {
-            Ok(plan) => self.write_object(&plan).await,
+            Ok(plan) => self.writer.write(&plan).await,
             Err(error) => Err(error.into()),
         };
         match written {
-            Ok(outcome) => Ok(outcome),
+            Ok(written) if is_path => Ok(ObjectOutcome::Path(written)),
+            Ok(written) => Ok(ObjectOutcome::Other(written)),
             Err(error) if error.concerns_all() => Err(CommandError::Failed(error.to_string())),
             Err(error) => Ok(ObjectOutcome::Failed(FailedObject { name, reason: error.to_string() })),
         }
     }
-
-    async fn write_object(&self, plan: &ObjectPlan) -> Result<ObjectOutcome, WriteError> {
-        let record = Arc::clone(plan.record());
-        match (&record.body, record.encoding) {
-            (RecordBody::StorePath(info), Encoding::Chunked) => {
-                let (url, bytes) = self.cache.add_nar(info.nar_hash, plan.stream(None)?).await?;
-                let outcome = self.cache.add_narinfo(info, &url, Compression::None, None).await?;
-                Ok(ObjectOutcome::Path { bytes, note: variant_note(info, outcome) })
-            }
-            (RecordBody::StorePath(info), Encoding::Verbatim) => {
-                check_whole(plan).await?;
-                let (url, bytes) = self.cache.add_published_nar(info, plan.stream_file(None)?).await?;
-                let file = info.file_hash.map(|hash| (hash, bytes));
-                let outcome = self.cache.add_narinfo(info, &url, info.compression, file).await?;
-                Ok(ObjectOutcome::Path { bytes, note: variant_note(info, outcome) })
-            }
-            (RecordBody::Blob(blob), encoding) => {
-                let stream = match encoding {
-                    Encoding::Chunked => plan.stream(None)?,
-                    Encoding::Verbatim => {
-                        check_whole(plan).await?;
-                        plan.stream_file(None)?
-                    }
-                };
-                let there = self.cache.add_blob(record.key.kind(), &blob.url, stream).await?;
-                let note =
-                    (!there).then(|| format!("{} was found with two contents: one was kept", blob.url));
-                Ok(ObjectOutcome::Other { bytes: plan.file_bytes(), note })
-            }
-        }
-    }
-}
-
-/// Reads the object to its end: its hash is right, or there is an error.
-async fn check_whole(plan: &ObjectPlan) -> Result<(), ReadError> {
-    let mut stream = plan.stream(None)?;
-    while let Some(piece) = stream.next().await {
-        piece?;
-    }
-    Ok(())
 }
 
 fn object_name(record: &Record) -> String {
@@ -254,15 +215,6 @@ fn object_name(record: &Record) -> String {
         RecordBody::StorePath(info) => info.store_path.to_string(),
         RecordBody::Blob(blob) => blob.url.clone(),
     }
-}
-
-fn variant_note(info: &PathInfo, outcome: NarInfoOutcome) -> Option<String> {
-    (outcome == NarInfoOutcome::OtherStays).then(|| {
-        format!(
-            "{} was found with two contents: its narinfo names one, the NAR {} lies beside it",
-            info.store_path, info.nar_hash
-        )
-    })
 }
 
 fn incomplete(

@@ -53,6 +53,15 @@ fn wrong_usage_ends_with_code_2() {
     assert!(key.starts_with("error: who publishes?"), "{key}");
     let url = sentence(&firn(&["publish", "https://cache.example.org", "--archive", "x"]));
     assert!(url.contains("--paths"), "{url}");
+    let url = sentence(&firn(&["compare", "https://cache.example.org", "--archive", "x"]));
+    assert!(url.contains("--paths"), "{url}");
+    for (words, word) in
+        [(&["export", "--to", "x"][..], "--publisher"), (&["export", "--all", "--to", "s3://x"], "--to")]
+    {
+        let output = firn(words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(sentence(&output).contains(word), "{words:?}");
+    }
 }
 
 #[test]

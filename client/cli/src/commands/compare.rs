@@ -1,159 +1,139 @@
 //! `firn compare`: a binary cache beside the archive.
 
-use clap::Args;
-use firn_base::{Location, ObjectKey};
-use firn_client::{Source, publisher_keys};
-use firn_nix_format::{PathInfo, PublisherKey};
-use firn_transport::Environment;
-use futures::stream::{self, StreamExt};
-use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use firn_base::ByteCount;
+use firn_client::Source;
+use firn_gateway::{ArchiveParts, FilterChoice, Gateway, GatewayOptions};
+use firn_nix_format::nixbase32;
+use tokio::time::timeout;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
+use crate::comparison::{Comparer, Comparison, Difference, ListOf, Tally};
 use crate::output::{print, print_json};
+use crate::path_list::read_paths;
 use crate::progress::{Progress, Unit};
-use crate::record_finder::RecordFinder;
 use crate::session::Session;
+use crate::table::{Align, Table};
 
 /// Compare a binary cache with the archive.
 ///
-/// Says which of the cache's paths are archived, missing, or archived with another content, by their path infos;
-/// `firn verify` reads the contents. The exit code is 1 unless all are archived.
+/// Says which of the cache's paths are archived, missing, or different (archived with other contents, or lacking a
+/// signature), by their path infos; `firn verify` reads the contents. Nobody is told the hash of a path that is not
+/// archived. Exit codes: 0 everything is archived, 1 something is missing, different or could not be read, 2 wrong usage.
 #[derive(Debug, Args)]
 pub(crate) struct CompareOptions {
-    /// A binary cache: a directory or file://…
+    /// A binary cache: a directory, file://… or http(s)://…
     source: String,
+    /// Compare only the store paths that this file names, one to a line; `-` reads standard input. URLs need it
+    #[arg(long, value_name = "FILE")]
+    paths: Option<PathBuf>,
+    /// List these paths, one to a line: the missing ones are what `firn publish --paths -` reads
+    #[arg(long, value_enum)]
+    list: Option<ListFlag>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Unread {
-    name: String,
-    reason: String,
+/// See [`ListOf`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ListFlag {
+    Missing,
+    Different,
 }
 
-/// What a comparison came to. The names of the fields are those of the JSON.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Comparison {
-    archived: u64,
-    missing: Vec<String>,
-    different: Vec<String>,
-    /// Narinfos that cannot be read, and archived path infos that cannot.
-    unread: Vec<Unread>,
-}
+/// Fewer paths are settled by ranges of the index; for more the archive's filters, nine bits for each of its keys, are
+/// fetched meanwhile.
+const WORTH_FILTERS: usize = 20_000;
 
-// Narinfos that are held in memory and looked up together.
-const PATHS_AT_ONCE: usize = 1_000;
-const RECORDS_AT_ONCE: usize = 16;
+const FEED_WAIT: Duration = Duration::from_secs(60);
+
+const UNREAD_LINES_MAX: usize = 50;
 
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: CompareOptions) -> Result<Done, CommandError> {
     let failed = |error: firn_client::SourceError| CommandError::Failed(error.to_string());
     let source = Source::open(&options.source).map_err(failed)?;
+    if !source.is_local() && options.paths.is_none() {
+        return Err(CommandError::Usage(format!(
+            "{source} cannot be listed: name the paths to compare with --paths FILE"
+        )));
+    }
     let session = Session::open(common).await?;
     let environment = session.archive().environment().clone();
-    let listed = source.clone();
-    let names = environment.blocking(move || listed.list()).await.map_err(failed)?;
-    let publishers = publisher_keys(&session.archive().ledger().await?);
-    let finder = session.finder();
-    let progress =
-        Progress::new("comparing", Unit::Things("paths"), u64::try_from(names.len()).unwrap_or(u64::MAX));
-    let mut comparison = Comparison::default();
-    for names in names.chunks(PATHS_AT_ONCE) {
-        let infos = read_infos(&environment, &source, names, &mut comparison).await;
-        compare(&finder, &publishers, &infos, &mut comparison, &progress).await?;
-    }
-    drop(progress);
-    comparison.missing.sort_unstable();
-    comparison.different.sort_unstable();
+    let (listed, file) = (source.clone(), options.paths);
+    let names = move || match file {
+        None => listed.list().map_err(failed),
+        Some(file) => {
+            let hash =
+                |path: &crate::store_path_argument::StorePathArgument| nixbase32::encode(path.key().name());
+            Ok(read_paths(&file)?.iter().map(hash).collect())
+        }
+    };
+    let names: Vec<String> = environment.blocking(names).await?;
+    let filter = if names.len() < WORTH_FILTERS { FilterChoice::None } else { FilterChoice::Full };
+    let archive = ArchiveParts {
+        environment: environment.clone(),
+        coordinators: session.archive().coordinators().clone(),
+    };
+    let gateway = Gateway::open(archive, &GatewayOptions { filter, ..GatewayOptions::default() }).await?;
+    timeout(FEED_WAIT, gateway.usable()).await.map_err(|_| {
+        CommandError::Failed("no coordinator tells the archive's feed: try again later".to_owned())
+    })?;
+    let list = options.list.map(|flag| match flag {
+        ListFlag::Missing => ListOf::Missing,
+        ListFlag::Different => ListOf::Different,
+    });
+    let comparison = {
+        let total = u64::try_from(names.len()).unwrap_or(u64::MAX);
+        let progress = Progress::new("comparing", Unit::Things("paths"), total);
+        let comparer = Comparer { environment: &environment, source: &source, core: gateway.core() };
+        comparer.compare(&names, list, &progress).await
+    };
+    gateway.close().await;
+    session.close().await;
     if common.json {
         print_json(&comparison)?;
     } else {
-        print(&comparison.to_string())?;
+        show(&comparison)?;
     }
-    session.close().await;
     Ok(Done::when(comparison.is_complete()))
 }
 
-async fn read_infos(
-    environment: &Environment,
-    source: &Source,
-    names: &[String],
-    comparison: &mut Comparison,
-) -> Vec<PathInfo> {
-    let (source, names) = (source.clone(), names.to_vec());
-    let read = move || {
-        let read_one = |name: &String| match source.narinfo(name) {
-            Ok(Some(text)) => PathInfo::parse(&text).map_err(|error| error.to_string()),
-            Ok(None) => Err("it vanished".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        names.iter().map(|name| (name.clone(), read_one(name))).collect::<Vec<_>>()
+/// With a list the counts go to stderr, so that the list can be piped.
+fn show(comparison: &Comparison) -> Result<(), CommandError> {
+    for unread in comparison.unread.iter().take(UNREAD_LINES_MAX) {
+        eprintln!("error: {}: {}", unread.name, unread.reason);
+    }
+    if let Some(more @ 1..) = comparison.unread.len().checked_sub(UNREAD_LINES_MAX) {
+        eprintln!("error: and {more} more, which --json names");
+    }
+    let Some(list) = &comparison.list else { return print(&table(comparison)) };
+    eprintln!("{}", table(comparison));
+    let line = |path: &crate::comparison::Listed| match path.difference {
+        None => path.path.clone(),
+        Some(Difference::Contents) => format!("{}: other contents", path.path),
+        Some(Difference::PathInfo) => format!("{}: another name or other references", path.path),
+        Some(Difference::Signatures) => format!("{}: signatures are missing", path.path),
     };
-    let mut infos = Vec::new();
-    for (name, info) in environment.blocking(read).await {
-        match info {
-            Ok(info) => infos.push(info),
-            Err(reason) => comparison.unread.push(Unread { name: format!("{name}.narinfo"), reason }),
-        }
-    }
-    infos
+    let lines: Vec<String> = list.iter().map(line).collect();
+    if lines.is_empty() { Ok(()) } else { print(&lines.join("\n")) }
 }
 
-async fn compare(
-    finder: &RecordFinder,
-    publishers: &[PublisherKey],
-    infos: &[PathInfo],
-    comparison: &mut Comparison,
-    progress: &Progress,
-) -> Result<(), CommandError> {
-    let keys: Vec<ObjectKey> =
-        infos.iter().map(|info| ObjectKey::store_path(*info.store_path.hash())).collect();
-    let places: Vec<Vec<Location>> = finder.locate(&keys).await?;
-    let looks = infos
-        .iter()
-        .zip(&keys)
-        .zip(&places)
-        .map(|((info, key), places)| async move { (info, finder.path(key, places, publishers).await) });
-    let mut looks = std::pin::pin!(stream::iter(looks).buffer_unordered(RECORDS_AT_ONCE));
-    while let Some((info, found)) = looks.next().await {
-        progress.add(1);
-        let name = info.store_path.to_string();
-        match found {
-            Ok(None) => comparison.missing.push(name),
-            Ok(Some(found)) if found.info.fingerprint() == info.fingerprint() => comparison.archived += 1,
-            Ok(Some(_)) => comparison.different.push(name),
-            Err(error) => comparison.unread.push(Unread { name, reason: error.to_string() }),
-        }
+fn table(comparison: &Comparison) -> String {
+    let mut table = Table::new(&[("", Align::Left), ("paths", Align::Right), ("NAR bytes", Align::Right)]);
+    let mut row = |name: &str, Tally { paths, nar_bytes }: Tally| {
+        table.row(vec![name.to_owned(), paths.to_string(), ByteCount(nar_bytes).to_string()]);
+    };
+    row("archived", comparison.archived);
+    row("missing", comparison.missing);
+    row("different", comparison.different);
+    let mut text = table.to_string();
+    if !comparison.unread.is_empty() {
+        text.push_str(&format!("\n{} could not be compared", comparison.unread.len()));
     }
-    Ok(())
-}
-
-impl Comparison {
-    const fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.different.is_empty() && self.unread.is_empty()
-    }
-}
-
-impl std::fmt::Display for Comparison {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for path in &self.missing {
-            writeln!(formatter, "missing: {path}")?;
-        }
-        for path in &self.different {
-            writeln!(formatter, "different: {path}")?;
-        }
-        for path in &self.unread {
-            writeln!(formatter, "unread: {}: {}", path.name, path.reason)?;
-        }
-        write!(
-            formatter,
-            "{} archived, {} missing, {} different, {} unread",
-            self.archived,
-            self.missing.len(),
-            self.different.len(),
-            self.unread.len()
-        )
-    }
+    text
 }
 
 #[cfg(test)]
@@ -161,18 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_archived_alike_is_complete() {
-        let mut comparison = Comparison { archived: 3, ..Comparison::default() };
-        assert!(comparison.is_complete());
-        comparison.different.push("/nix/store/x".to_owned());
-        assert!(!comparison.is_complete());
-        assert_eq!(
-            comparison.to_string(),
-            "different: /nix/store/x\n3 archived, 0 missing, 1 different, 0 unread"
-        );
-        assert_eq!(
-            serde_json::to_string(&comparison).unwrap(),
-            r#"{"archived":3,"missing":[],"different":["/nix/store/x"],"unread":[]}"#
-        );
+    fn counts_and_bytes_are_a_table() {
+        let archived = Tally { paths: 12, nar_bytes: 3_000_000 };
+        let mut comparison = Comparison { archived, ..Comparison::default() };
+        let expected = "           paths  NAR bytes\narchived      12     3.0 MB\nmissing        0        0 B\ndifferent      0        0 B";
+        assert_eq!(table(&comparison), expected);
+        let unread = crate::comparison::Unread { name: "x".to_owned(), reason: "why".to_owned() };
+        comparison.unread.push(unread);
+        assert!(table(&comparison).ends_with("\n1 could not be compared"));
     }
 }

@@ -1,30 +1,31 @@
-//! `firn get`: store paths, fetched and unpacked.
+//! `firn get`: store paths as a binary cache, or unpacked.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use firn_base::{ByteCount, ObjectKey};
-use firn_client::publisher_keys;
-use firn_nix_format::{PublisherKey, StorePath};
+use firn_base::ByteCount;
 use firn_transport::Environment;
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
+use crate::commands::export::{NarFlags, show};
 use crate::commands::trusted_keys;
+use crate::export::Export;
 use crate::output::{print, print_json};
+use crate::path_search::{Missing, MissingState, PathSearch, unreadable};
 use crate::progress::{Progress, Unit};
 use crate::record_finder::{FoundPath, RecordFinder};
 use crate::session::Session;
 use crate::store_path_argument::StorePathArgument;
 use crate::unpack::{UnpackError, unpack};
 
-/// Fetch and unpack store paths.
+/// Fetch store paths, as a binary cache that Nix reads by file://, or unpacked.
 ///
-/// Each path is unpacked as DIR/<base name>, and appears there only when its NAR's hash was found right. A path
-/// whose place is taken already is left alone.
+/// The cache is written as `firn export` writes it. With --unpack each path becomes DIR/<base name>, which appears only
+/// when its NAR's hash was found right; a path whose place is taken already is left alone. Either way what is missing is
+/// named and makes the exit code 1.
 #[derive(Debug, Args)]
 pub(crate) struct GetOptions {
     /// Store paths: whole, by base name, or by their hash of 32 characters
@@ -33,9 +34,14 @@ pub(crate) struct GetOptions {
     /// Fetch everything that they refer to as well
     #[arg(long)]
     closure: bool,
-    /// The directory to unpack into
+    /// The directory to write into
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Unpack the paths instead of writing a cache
+    #[arg(long, conflicts_with_all = ["compression", "listings"])]
+    unpack: bool,
+    #[command(flatten)]
+    form: NarFlags,
     /// Only take what these keys have signed, "K1 K2"; by default what any publisher of the archive has
     #[arg(long, value_name = "KEYS", env = "FIRN_TRUSTED_PUBLIC_KEYS")]
     trusted_public_keys: Vec<String>,
@@ -48,15 +54,9 @@ struct Unpacked {
     nar_size: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Missing {
-    path: String,
-    reason: String,
-}
-
-/// What became of a get. The names of the fields are those of the JSON.
+/// What became of unpacking. The names of the fields are those of the JSON.
 #[derive(Debug, Default, Serialize)]
-struct GetSummary {
+struct UnpackSummary {
     unpacked: Vec<Unpacked>,
     already_there: Vec<String>,
     missing: Vec<Missing>,
@@ -69,18 +69,25 @@ const PATHS_AT_ONCE: usize = 4;
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: GetOptions) -> Result<Done, CommandError> {
     let trusted = trusted_keys(&options.trusted_public_keys)?;
-    std::fs::create_dir_all(&options.output)
-        .map_err(|source| CommandError::file("make the directory", &options.output, source))?;
     let session = Session::open(common).await?;
-    let finder = session.finder();
-    let publishers = match trusted {
-        Some(keys) => keys,
-        None => publisher_keys(&session.archive().ledger().await?),
+    let environment = session.archive().environment();
+    let search = PathSearch::new(&session, trusted).await?;
+    let progress = Progress::new("fetching", Unit::Bytes, 0);
+    let done = if options.unpack {
+        let summary = unpack_all(&search, environment, &options, &progress).await?;
+        drop(progress);
+        show_unpacked(common, &summary)?
+    } else {
+        let export = Export::open(environment, search, &options.output, options.form.into()).await?;
+        let summary = export.named(&options.paths, options.closure, &progress).await?;
+        drop(progress);
+        show(common, &summary)?
     };
-    let mut summary = GetSummary::default();
-    let wanted = find(&finder, &options, &publishers, &mut summary).await?;
-    fetch(&finder, session.archive().environment(), &options.output, wanted, &mut summary).await;
-    summary.missing.sort();
+    session.close().await;
+    Ok(done)
+}
+
+fn show_unpacked(common: &CommonOptions, summary: &UnpackSummary) -> Result<Done, CommandError> {
     for path in &summary.missing {
         eprintln!("error: {}: {}", path.path, path.reason);
     }
@@ -95,72 +102,27 @@ pub(crate) async fn run(common: &CommonOptions, options: GetOptions) -> Result<D
         }
         eprintln!("{} paths, {} unpacked", summary.unpacked.len(), ByteCount(summary.bytes));
     }
-    session.close().await;
     Ok(Done::when(summary.missing.is_empty()))
 }
 
-/// The paths asked for, with all that they refer to if so asked.
-async fn find(
-    finder: &RecordFinder,
-    options: &GetOptions,
-    publishers: &[PublisherKey],
-    summary: &mut GetSummary,
-) -> Result<Vec<FoundPath>, CommandError> {
-    let mut found: Vec<FoundPath> = Vec::new();
-    let mut seen: BTreeSet<ObjectKey> = BTreeSet::new();
-    let mut next: BTreeMap<ObjectKey, StorePathArgument> =
-        options.paths.iter().map(|path| (path.key(), path.clone())).collect();
-    while !next.is_empty() {
-        let keys: Vec<ObjectKey> = next.keys().copied().collect();
-        seen.extend(&keys);
-        let places = finder.locate(&keys).await?;
-        let mut references: BTreeMap<ObjectKey, StorePathArgument> = BTreeMap::new();
-        for ((key, argument), places) in next.iter().zip(places) {
-            let path = finder.path(key, &places, publishers).await;
-            let reason = match path {
-                Err(error) => error.to_string(),
-                Ok(None) => "it is not archived".to_owned(),
-                Ok(Some(path)) if !argument.names(&path.info.store_path) => {
-                    format!("it is not archived; {} is", path.info.store_path)
-                }
-                Ok(Some(path)) if path.publisher.is_none() => {
-                    "no key that is trusted here has signed it".to_owned()
-                }
-                Ok(Some(path)) => {
-                    if options.closure {
-                        let own = path.info.references.iter().map(reference);
-                        references.extend(own.filter(|(key, _)| !seen.contains(key)));
-                    }
-                    found.push(path);
-                    continue;
-                }
-            };
-            summary.missing.push(Missing { path: argument.to_string(), reason });
-        }
-        next = references;
-    }
-    Ok(found)
-}
-
-fn reference(path: &StorePath) -> (ObjectKey, StorePathArgument) {
-    (ObjectKey::store_path(*path.hash()), StorePathArgument::Path(path.clone()))
-}
-
-async fn fetch(
-    finder: &RecordFinder,
+async fn unpack_all(
+    search: &PathSearch,
     environment: &Environment,
-    output: &Path,
-    wanted: Vec<FoundPath>,
-    summary: &mut GetSummary,
-) {
+    options: &GetOptions,
+    progress: &Progress,
+) -> Result<UnpackSummary, CommandError> {
+    let output = &options.output;
+    std::fs::create_dir_all(output)
+        .map_err(|source| CommandError::file("make the directory", output, source))?;
+    let (wanted, missing) = search.find(&options.paths, options.closure).await?;
+    let mut summary = UnpackSummary { missing, ..UnpackSummary::default() };
     let place = |path: &FoundPath| output.join(path.info.store_path.base_name());
     let (there, wanted): (Vec<FoundPath>, Vec<FoundPath>) =
         wanted.into_iter().partition(|path| std::fs::symlink_metadata(place(path)).is_ok());
     summary.already_there.extend(there.iter().map(|path| place(path).display().to_string()));
-    let bytes = wanted.iter().map(|path| path.info.nar_size).fold(0, u64::saturating_add);
-    let progress = &Progress::new("fetching", Unit::Bytes, bytes);
+    progress.expect(wanted.iter().map(|path| path.info.nar_size).fold(0, u64::saturating_add));
     let fetches = wanted.iter().map(|path| async move {
-        let result = fetch_one(finder, environment, output, path, progress).await;
+        let result = fetch_one(search.finder(), environment, output, path, progress).await;
         (path, result)
     });
     let mut fetched = std::pin::pin!(stream::iter(fetches).buffer_unordered(PATHS_AT_ONCE));
@@ -176,10 +138,19 @@ async fn fetch(
                     nar_size,
                 });
             }
-            Err(error) => summary.missing.push(Missing { path: store_path, reason: error.to_string() }),
+            Err(error) => {
+                let reason = match error {
+                    UnpackError::Read(error) => unreadable(&error),
+                    error => error.to_string(),
+                };
+                let state = MissingState::Unreadable;
+                summary.missing.push(Missing { path: store_path, state, reason });
+            }
         }
     }
+    summary.missing.sort();
     summary.unpacked.sort_by(|one, other| one.store_path.cmp(&other.store_path));
+    Ok(summary)
 }
 
 async fn fetch_one(

@@ -2,6 +2,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod compare;
+pub(crate) mod export;
 pub(crate) mod gateway;
 pub(crate) mod get;
 pub(crate) mod key;
@@ -25,6 +26,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Done, CommandError> {
     match cli.command {
         Command::Publish(options) => publish::run(&common, options).await,
         Command::Gateway(options) => gateway::run(&common, options).await,
+        Command::Export(options) => export::run(&common, options).await,
         Command::Get(options) => get::run(&common, options).await,
         Command::PathInfo(options) => path_info::run(&common, options).await,
         Command::Verify(options) => verify::run(&common, options).await,

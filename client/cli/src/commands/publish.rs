@@ -1,6 +1,5 @@
 //! `firn publish`: a binary cache into the archive.
 
-use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use crate::command_error::{CommandError, Done};
 use crate::commands::trusted_keys;
 use crate::exclusion::Exclusion;
 use crate::output::{print, print_json};
+use crate::path_list::read_lines;
 use crate::progress::{Progress, Unit};
 use crate::report::PublishReport;
 use crate::session::Session;
@@ -82,7 +82,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
     let source = options.source.clone();
     let options = environment
         .blocking(move || {
-            let paths = read_paths(flags.paths)?;
+            let paths = flags.paths.as_deref().map(read_lines).transpose()?;
             exclusion.apply(&source, paths).map(|paths| PublishOptions { paths, ..options })
         })
         .await?;
@@ -131,25 +131,6 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
     })
 }
 
-/// The lines of the file that hold something.
-fn read_paths(file: Option<PathBuf>) -> Result<Option<Vec<String>>, CommandError> {
-    let Some(file) = file else { return Ok(None) };
-    let failed = |source| CommandError::file("read", &file, source);
-    let reader: Box<dyn BufRead> = if file.as_os_str() == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::new(std::fs::File::open(&file).map_err(failed)?))
-    };
-    let mut paths = Vec::new();
-    for line in reader.lines() {
-        let line = line.map_err(failed)?;
-        if !line.trim().is_empty() {
-            paths.push(line.trim().to_owned());
-        }
-    }
-    Ok(Some(paths))
-}
-
 fn show(common: &CommonOptions, summary: &PublishSummary) -> Result<(), CommandError> {
     if common.json { print_json(&PublishReport::from(summary)) } else { print(&summary.to_string()) }
 }
@@ -181,21 +162,5 @@ impl Teller {
             }
             _ => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_the_lines_that_hold_something() {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("paths");
-        std::fs::write(&file, "/nix/store/a\n\n  /nix/store/b \n").unwrap();
-        assert_eq!(read_paths(Some(file)).unwrap().unwrap(), ["/nix/store/a", "/nix/store/b"]);
-        assert_eq!(read_paths(None).unwrap(), None);
-        let missing = read_paths(Some(place.path().join("none"))).unwrap_err();
-        assert!(missing.to_string().starts_with("cannot read "), "{missing}");
     }
 }

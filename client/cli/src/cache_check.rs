@@ -1,0 +1,252 @@
+//! What of an object lies in a binary cache already.
+//!
+//! Always holds: what is called right was read completely and has the hash that was signed, or that the archive knows
+//! of a log; no link in the cache leads the reading out of it; memory is bounded whatever lies there.
+//! Leaves to others: what becomes of what is missing or damaged (`export`).
+
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use firn_bundle::Blob;
+use firn_client::{Source, SourceError};
+use firn_nix_format::{Compression, PathInfo, PublisherKey, Sha256, VerifyingReader, accepted_by, decoder};
+
+use crate::cache_directory::{CacheDirectory, StoredNar};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum There<T> {
+    /// Nothing of it.
+    Nothing,
+    /// All of it.
+    Right(T),
+    /// Something that is not what it should be, and why.
+    Damaged(String),
+    /// Another content of the same store path, signed by one of the publishers.
+    Other,
+}
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+impl CacheDirectory {
+    /// What lies there of the store path of `info`. A narinfo that says something else stays if one of `publishers`
+    /// has signed it.
+    pub(crate) async fn look(&self, info: &PathInfo, publishers: &[PublisherKey]) -> There<StoredNar> {
+        let (root, info, publishers) = (self.root().to_owned(), info.clone(), publishers.to_vec());
+        self.environment().blocking(move || look(&root, &info, &publishers)).await
+    }
+
+    /// What lies there of a log or the like, whose file is compressed as `compression` says.
+    pub(crate) async fn look_for_blob(&self, blob: &Blob, compression: Compression) -> There<()> {
+        let (root, blob): (PathBuf, Blob) = (self.root().to_owned(), blob.clone());
+        let look = move || {
+            let source = source(&root)?;
+            is_content(&source, &blob.url, compression, blob.sha256, blob.bytes)
+        };
+        match self.environment().blocking(look).await {
+            Ok(true) => There::Right(()),
+            Ok(false) => There::Nothing,
+            Err(reason) => There::Damaged(reason),
+        }
+    }
+}
+
+fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey]) -> There<StoredNar> {
+    let narinfo = source(root).and_then(|source| {
+        let text = source.narinfo(info.store_path.hash_part()).map_err(|error| error.to_string())?;
+        Ok(text.map(|text| (source, text)))
+    });
+    let (source, text) = match narinfo {
+        Ok(Some(found)) => found,
+        Ok(None) => return There::Nothing,
+        Err(reason) => return There::Damaged(reason),
+    };
+    let there = match PathInfo::parse(&text) {
+        Ok(there) => there,
+        Err(error) => return There::Damaged(error.to_string()),
+    };
+    if there.fingerprint() != info.fingerprint() {
+        let is_same_path = there.store_path == info.store_path;
+        return match accepted_by(&there, publishers).filter(|_| is_same_path) {
+            Some(_) => There::Other,
+            None => There::Damaged("its narinfo says something that no publisher has signed".to_owned()),
+        };
+    }
+    match is_content(&source, &there.url, there.compression, info.nar_hash, info.nar_size) {
+        Ok(true) => There::Right(StoredNar {
+            bytes: there.file_size.unwrap_or(info.nar_size),
+            url: there.url,
+            compression: there.compression,
+            sha256: there.file_hash,
+        }),
+        Ok(false) => There::Damaged(format!("its narinfo is there, and {} is not", there.url)),
+        Err(reason) => There::Damaged(reason),
+    }
+}
+
+fn source(root: &Path) -> Result<Source, String> {
+    let root = root.to_str().ok_or_else(|| format!("the name of {} is no text", root.display()))?;
+    Source::open(&format!("file://{root}")).map_err(|error| error.to_string())
+}
+
+/// Whether there is a file at `url`; an error if it does not decompress to these bytes.
+fn is_content(
+    source: &Source,
+    url: &str,
+    compression: Compression,
+    sha256: Sha256,
+    bytes: u64,
+) -> Result<bool, String> {
+    let failed = |error: io::Error| format!("{url}: {error}");
+    let file = match source.open_file(url) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(false),
+        Err(error @ SourceError::LeavesCache(_)) => return Err(error.to_string()),
+        Err(error) => return Err(format!("{url}: {error}")),
+    };
+    let file = BufReader::with_capacity(BUFFER_BYTES, file.reader);
+    let decoded = decoder(compression, file).map_err(failed)?;
+    let mut checked = VerifyingReader::new(decoded, sha256, bytes);
+    let mut piece = vec![0; BUFFER_BYTES];
+    loop {
+        match checked.read(&mut piece) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    checked.finish().map(|()| true).map_err(|mismatch| format!("{url}: {mismatch}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use bytes::Bytes;
+    use firn_nix_format::{PublisherSecretKey, StorePath};
+    use firn_retrieval::ByteStream;
+    use firn_transport::Environment;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+    use crate::nar_encoder::NarCompression;
+
+    const ALL: [NarCompression; 3] = [NarCompression::None, NarCompression::Zstd, NarCompression::Xz];
+
+    fn key() -> PublisherSecretKey {
+        PublisherSecretKey::from_seed("a", &[1; 32]).unwrap()
+    }
+
+    fn info(nar: &'static [u8]) -> PathInfo {
+        let mut info = PathInfo {
+            store_path: StorePath::from_parts([1; 20], "x").unwrap(),
+            url: "nar/x.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: None,
+            file_size: None,
+            nar_hash: Sha256::of(nar),
+            nar_size: nar.len() as u64,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        };
+        info.signatures = vec![key().sign(&info)];
+        info
+    }
+
+    fn stream_of(bytes: &'static [u8]) -> ByteStream {
+        stream::iter([Ok(Bytes::from_static(bytes))]).boxed()
+    }
+
+    async fn cache_with(
+        nar: &'static [u8],
+        compression: NarCompression,
+    ) -> (tempfile::TempDir, CacheDirectory) {
+        let place = tempfile::tempdir().unwrap();
+        let cache = CacheDirectory::open(&Environment::real(), &place.path().join("out")).await.unwrap();
+        let stored = cache.add_nar(&info(nar), compression, stream_of(nar)).await.unwrap();
+        cache.add_narinfo(&info(nar), &stored).await.unwrap();
+        (place, cache)
+    }
+
+    async fn look_at(cache: &CacheDirectory, nar: &'static [u8]) -> There<StoredNar> {
+        cache.look(&info(nar), &[key().public_key()]).await
+    }
+
+    #[track_caller]
+    fn assert_damaged<T: std::fmt::Debug>(there: &There<T>, word: &str) {
+        assert!(matches!(there, There::Damaged(reason) if reason.contains(word)), "{there:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_right_in_every_compression() {
+        for compression in ALL {
+            let (_place, cache) = cache_with(b"the nar", compression).await;
+            let There::Right(stored) = look_at(&cache, b"the nar").await else { panic!("{compression:?}") };
+            let file = fs::read(cache.root().join(&stored.url)).unwrap();
+            assert_eq!((stored.sha256, stored.bytes), (Some(Sha256::of(&file)), file.len() as u64));
+        }
+    }
+
+    #[tokio::test]
+    async fn every_byte_that_was_flipped_cut_off_or_added_is_found() {
+        for compression in ALL {
+            let (_place, cache) = cache_with(b"the nar", compression).await;
+            let There::Right(stored) = look_at(&cache, b"the nar").await else { panic!("{compression:?}") };
+            let path = cache.root().join(&stored.url);
+            let whole = fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                // Some bits of a zstd header mean nothing for what comes out.
+                if compression != NarCompression::Zstd {
+                    let mut flipped = whole.clone();
+                    flipped[at] ^= 0xff;
+                    fs::write(&path, &flipped).unwrap();
+                    let there = look_at(&cache, b"the nar").await;
+                    assert!(!matches!(there, There::Right(_)), "{compression:?} {at}");
+                }
+                fs::write(&path, &whole[..at]).unwrap();
+                assert!(
+                    !matches!(look_at(&cache, b"the nar").await, There::Right(_)),
+                    "{compression:?} {at}"
+                );
+            }
+            fs::write(&path, [&whole[..], b"x"].concat()).unwrap();
+            assert!(matches!(look_at(&cache, b"the nar").await, There::Damaged(_)), "{compression:?}");
+            fs::remove_file(&path).unwrap();
+            assert_damaged(&look_at(&cache, b"the nar").await, "is not");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_content_stays_only_where_a_publisher_has_signed_it() {
+        let (_place, cache) = cache_with(b"one", NarCompression::None).await;
+        assert_eq!(look_at(&cache, b"two").await, There::Other);
+        assert_damaged(&cache.look(&info(b"two"), &[]).await, "no publisher");
+        let narinfo = cache.root().join(format!("{}.narinfo", info(b"one").store_path.hash_part()));
+        fs::write(&narinfo, "what?").unwrap();
+        assert!(matches!(look_at(&cache, b"one").await, There::Damaged(_)));
+        fs::remove_file(&narinfo).unwrap();
+        assert_eq!(look_at(&cache, b"one").await, There::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_log_is_right_by_its_hash() {
+        let (_place, cache) = cache_with(b"one", NarCompression::None).await;
+        let blob = Blob {
+            url: "log/x.drv".to_owned(),
+            compression: Compression::None,
+            bytes: 5,
+            sha256: Sha256::of(b"built"),
+        };
+        let look = async || cache.look_for_blob(&blob, Compression::None).await;
+        assert_eq!(look().await, There::Nothing);
+        fs::create_dir_all(cache.root().join("log")).unwrap();
+        fs::write(cache.root().join("log/x.drv"), "built").unwrap();
+        assert_eq!(look().await, There::Right(()));
+        fs::write(cache.root().join("log/x.drv"), "bui1t").unwrap();
+        assert_damaged(&look().await, "hash");
+    }
+}

@@ -1,0 +1,179 @@
+//! Looking store paths up in the archive, with all that they refer to.
+//!
+//! Always holds: what was asked for and everything that a closure refers to is either found or named as missing, with
+//! the reason and whoever refers to it; each path is looked up once.
+//! Leaves to others: reading contents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use firn_base::{Location, ObjectKey};
+use firn_client::publisher_keys;
+use firn_nix_format::{PublisherKey, StorePath};
+use firn_retrieval::ReadError;
+use firn_transport::AskError;
+use futures::stream::{self, StreamExt};
+use serde::Serialize;
+
+use crate::record_finder::{FoundPath, RecordFinder};
+use crate::session::Session;
+use crate::store_path_argument::StorePathArgument;
+
+/// Why a path is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum MissingState {
+    /// The archive does not have it.
+    NotArchived,
+    /// The archive's operators have taken it back.
+    Withdrawn,
+    /// The archive has it, and no key that is trusted here has signed it.
+    Untrusted,
+    /// The archive has it, and it cannot be read now.
+    Unreadable,
+    /// Where it should be written lies another content of it.
+    Different,
+}
+
+/// A path that was asked for, or is referred to, and is not there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Missing {
+    /// Its store path, as far as it is known, or the URL of a log.
+    pub(crate) path: String,
+    /// In what way.
+    pub(crate) state: MissingState,
+    /// The reason as a sentence.
+    pub(crate) reason: String,
+}
+
+/// What is looked for, and in whose names.
+#[derive(Debug)]
+pub(crate) struct PathSearch {
+    finder: RecordFinder,
+    publishers: Vec<PublisherKey>,
+    withdrawn: BTreeMap<ObjectKey, String>,
+}
+
+/// Records are small and lie on different nodes: most of the time is waiting.
+const LOOKS_AT_ONCE: usize = 32;
+
+impl PathSearch {
+    /// Looks in the archive of `session`, for what `trusted` or, if that is not given, any publisher of the archive has
+    /// signed.
+    pub(crate) async fn new(session: &Session, trusted: Option<Vec<PublisherKey>>) -> Result<Self, AskError> {
+        let ledger = session.archive().ledger().await?;
+        let publishers = trusted.unwrap_or_else(|| publisher_keys(&ledger));
+        Ok(Self { finder: session.finder(), publishers, withdrawn: ledger.state.withdrawn })
+    }
+
+    /// The records.
+    pub(crate) const fn finder(&self) -> &RecordFinder {
+        &self.finder
+    }
+
+    /// Whose signatures count, the most preferred first.
+    pub(crate) fn publishers(&self) -> &[PublisherKey] {
+        &self.publishers
+    }
+
+    /// Finds `paths`, and with `closure` everything that they refer to. What is found comes in the order in which it
+    /// lies in bundles.
+    pub(crate) async fn find(
+        &self,
+        paths: &[StorePathArgument],
+        closure: bool,
+    ) -> Result<(Vec<FoundPath>, Vec<Missing>), AskError> {
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        let mut seen: BTreeSet<ObjectKey> = BTreeSet::new();
+        // With the name of a path that refers to it.
+        let mut next: BTreeMap<ObjectKey, (StorePathArgument, Option<StorePath>)> =
+            paths.iter().map(|path| (path.key(), (path.clone(), None))).collect();
+        while !next.is_empty() {
+            seen.extend(next.keys());
+            let keys: Vec<ObjectKey> = next.keys().copied().collect();
+            let places = self.finder.locate(&keys).await?;
+            let looks = next.iter().zip(places).map(|((key, (argument, referrer)), places)| async move {
+                let path = self.look(key, &places, argument).await;
+                path.map_err(|missing| match referrer {
+                    None => missing,
+                    Some(path) => {
+                        Missing { reason: format!("{}; {path} refers to it", missing.reason), ..missing }
+                    }
+                })
+            });
+            let looks: Vec<_> = stream::iter(looks).buffered(LOOKS_AT_ONCE).collect().await;
+            let mut references = BTreeMap::new();
+            for look in looks {
+                match look {
+                    Err(path) => missing.push(path),
+                    Ok(path) => {
+                        for reference in path.info.references.iter().filter(|_| closure) {
+                            let key = ObjectKey::store_path(*reference.hash());
+                            if !seen.contains(&key) {
+                                let argument = StorePathArgument::Path(reference.clone());
+                                references.insert(key, (argument, Some(path.info.store_path.clone())));
+                            }
+                        }
+                        found.push(path);
+                    }
+                }
+            }
+            next = references;
+        }
+        found.sort_by_key(|path| (path.found.bundle, path.found.record.chunk_list.start));
+        missing.sort();
+        Ok((found, missing))
+    }
+
+    /// The path at these places of the index, if it is the one that is meant and was signed.
+    pub(crate) async fn look(
+        &self,
+        key: &ObjectKey,
+        places: &[Location],
+        argument: &StorePathArgument,
+    ) -> Result<FoundPath, Missing> {
+        let missing = |state, reason| Missing { path: argument.to_string(), state, reason };
+        match self.finder.path(key, places, &self.publishers).await {
+            Err(error) => Err(missing(MissingState::Unreadable, unreadable(&error))),
+            Ok(None) => Err(match self.withdrawn.get(key) {
+                Some(why) => missing(MissingState::Withdrawn, format!("it was withdrawn: {why}")),
+                None => missing(MissingState::NotArchived, "it is not archived".to_owned()),
+            }),
+            Ok(Some(path)) if !argument.names(&path.info.store_path) => {
+                let reason = format!("it is not archived; {} is", path.info.store_path);
+                Err(missing(MissingState::NotArchived, reason))
+            }
+            Ok(Some(path)) if path.publisher.is_none() => {
+                let reason = "no key that is trusted here has signed it".to_owned();
+                Err(Missing {
+                    path: path.info.store_path.to_string(),
+                    ..missing(MissingState::Untrusted, reason)
+                })
+            }
+            Ok(Some(path)) => Ok(path),
+        }
+    }
+}
+
+/// That it is archived and cannot be read, as a sentence.
+pub(crate) fn unreadable(error: &ReadError) -> String {
+    format!("it is archived and cannot be read now: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_pinned_as_json() {
+        let state = |state: MissingState| serde_json::to_string(&state).unwrap();
+        assert_eq!(state(MissingState::NotArchived), r#""not-archived""#);
+        let others = [
+            MissingState::Withdrawn,
+            MissingState::Untrusted,
+            MissingState::Unreadable,
+            MissingState::Different,
+        ];
+        let others = others.map(state);
+        assert_eq!(others, [r#""withdrawn""#, r#""untrusted""#, r#""unreadable""#, r#""different""#]);
+    }
+}
