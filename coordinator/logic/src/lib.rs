@@ -125,7 +125,9 @@ pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
 pub use purged_references::PurgedReferences;
-pub use purging::{PurgeBook, ReplacementError, plan_purging, plan_replacement, purge_progress};
+pub use purging::{
+    PurgeBook, PurgesWanted, ReplacementError, plan_purging, plan_replacement, purge_progress, purge_summary,
+};
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
 pub use refusals::Refusals;

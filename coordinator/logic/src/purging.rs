@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Timestamp};
 use firn_wire::{
-    Command, MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, RecordPlace, Replaced, ReplacementBundle,
-    SurplusCopy,
+    Command, MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, PurgeSummary, RecordPlace, Replaced,
+    ReplacementBundle, SurplusCopy,
 };
 
 use crate::commit_check::{CheckedBundle, RecordSummary};
@@ -53,9 +53,7 @@ impl PurgeBook {
 
     /// Whether nothing is to be done or waited for.
     pub fn is_settled(&self) -> bool {
-        let erased =
-            |erasure: &ErasureRecord| erasure.erased.as_ref().is_some_and(|erased| erased.waiting.is_empty());
-        self.bundles.is_empty() && self.erasures.iter().all(erased)
+        self.bundles.is_empty() && self.erasures.iter().all(ErasureRecord::is_over)
     }
 
     /// The records that purges want gone, by bundle.
@@ -183,10 +181,28 @@ fn surplus_of(view: &PlanningView<'_>, number: BundleNumber) -> Vec<SurplusCopy>
     copies.collect()
 }
 
-/// How far each purge has come, in order of keys.
-pub fn purge_progress(book: &PurgeBook, view: &PlanningView<'_>) -> Vec<PurgeProgress> {
+/// Which purges are asked for: a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgesWanted {
+    /// Those that were asked for then or later.
+    pub since: Timestamp,
+    /// Those of greater keys.
+    pub after: Option<ObjectKey>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// How far each wanted purge has come, in order of keys.
+pub fn purge_progress(
+    book: &PurgeBook,
+    view: &PlanningView<'_>,
+    wanted: &PurgesWanted,
+) -> Vec<PurgeProgress> {
     let unwanted = book.unwanted();
-    let progress = book.purges.iter().map(|purge| {
+    let is_wanted = |purge: &&PurgeRecord| {
+        purge.since >= wanted.since && wanted.after.is_none_or(|after| purge.key > after)
+    };
+    let progress = book.purges.iter().filter(is_wanted).take(wanted.limit).map(|purge| {
         let mut progress = PurgeProgress {
             key: purge.key,
             since: purge.since,
@@ -219,6 +235,32 @@ pub fn purge_progress(book: &PurgeBook, view: &PlanningView<'_>) -> Vec<PurgePro
         progress
     });
     progress.collect()
+}
+
+/// What is left to do of all purges together. A node counts once, whatever it held.
+pub fn purge_summary(book: &PurgeBook) -> PurgeSummary {
+    let open = book.erasures.iter().filter(|erasure| !erasure.is_over());
+    let mut under_way: BTreeSet<ObjectKey> = open.flat_map(|erasure| erasure.keys.iter().copied()).collect();
+    let mut to_repack = 0;
+    for (number, left_out) in book.unwanted() {
+        let Some((_, records)) = book.bundles.get(&number) else { continue };
+        to_repack += u64::from(left_out.len() as u64 != *records);
+        under_way.extend(left_out.into_iter().map(|(key, _)| key));
+    }
+    let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
+    for erasure in &book.erasures {
+        let Some(erased) = &erasure.erased else { continue };
+        if erasure.keys.iter().any(|key| under_way.contains(key)) {
+            holders.extend(&erased.holders);
+            waiting.extend(&erased.waiting);
+        }
+    }
+    PurgeSummary {
+        under_way: under_way.len() as u64,
+        to_repack,
+        holders: holders.len() as u64,
+        waiting: waiting.len() as u64,
+    }
 }
 
 fn holder(view: &PlanningView<'_>, number: NodeNumber) -> Option<PurgeHolder> {

@@ -25,7 +25,7 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         | AdminRequest::DraftRoster
         | AdminRequest::Digests
         | AdminRequest::RebuildProgress
-        | AdminRequest::Purges
+        | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. } => OperatorRole::Observer,
     }
 }

@@ -310,6 +310,13 @@ pub struct ErasureRecord {
     pub erased: Option<ErasedRecord>,
 }
 
+impl ErasureRecord {
+    /// Whether every node that held shards of it has confirmed that nothing is left.
+    pub fn is_over(&self) -> bool {
+        self.erased.as_ref().is_some_and(|erased| erased.waiting.is_empty())
+    }
+}
+
 /// A bundle that nodes were told to erase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErasedRecord {

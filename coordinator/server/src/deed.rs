@@ -108,7 +108,7 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         | AdminRequest::DraftRoster
         | AdminRequest::Digests
         | AdminRequest::RebuildProgress
-        | AdminRequest::Purges
+        | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. } => "look".to_owned(),
     };
     // Names in it are whatever the asker wrote.

@@ -1,6 +1,6 @@
 //! What an operator asks of the coordinators, by Unix socket or with an operator's key.
 
-use firn_base::{BundleNumber, NodeId, Timestamp};
+use firn_base::{BundleNumber, NodeId, ObjectKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -55,8 +55,13 @@ pub enum AdminRequest {
         /// The file, which must not exist.
         to: String,
     },
-    /// How far purges have come.
-    Purges,
+    /// How far purges have come, a page at a time.
+    Purges {
+        /// Only those that were asked for then or later.
+        since: Timestamp,
+        /// Only those of greater keys.
+        after: Option<ObjectKey>,
+    },
     /// Record acts of governance, all or none; at most [`crate::ACTS_PER_REQUEST_MAX`].
     GovernAll(Vec<LedgerAct>),
     /// List bundles that hold what was archived since a time, a page at a time.
@@ -110,7 +115,7 @@ pub enum AdminReply {
         /// Its length.
         bytes: u64,
     },
-    /// How far purges have come, in order of keys.
+    /// A page of how far purges have come, in order of keys; empty at the end.
     Purges(Vec<PurgeProgress>),
     /// A page of bundles.
     Bundles {

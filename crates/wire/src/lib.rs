@@ -77,8 +77,8 @@ pub use node_request::{
 };
 pub use operator::{Actor, OperatorEntry, OperatorRole, ParseRoleError};
 pub use purge::{
-    MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, RecordPlace, Replaced, ReplacementBundle,
-    SurplusCopy,
+    MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, PurgeSummary, RecordPlace, Replaced,
+    ReplacementBundle, SurplusCopy,
 };
 pub use rebuild_progress::{RebuildProgress, RebuildStage, Unrestored};
 pub use recode::{DecodeOrder, DecodeReport, RecodeOrder, RecodeProgress, RecodeReport, SecondCoding};

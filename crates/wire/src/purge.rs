@@ -75,6 +75,19 @@ pub struct PurgeProgress {
     pub waiting: Vec<PurgeHolder>,
 }
 
+/// What is left to do of all purges together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PurgeSummary {
+    /// Purges of which something is left.
+    pub under_way: u64,
+    /// Bundles that hold what they want gone beside other paths, and wait to be packed anew.
+    pub to_repack: u64,
+    /// Nodes that held shards of bundles which were erased for them.
+    pub holders: u64,
+    /// Of these, nodes that have not confirmed that nothing is left of one of them.
+    pub waiting: u64,
+}
+
 /// A bundle that others need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeededBundle {

@@ -9,8 +9,8 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cap, CapsStatus, ClockDifference, DeletionRoom, DrainBacklog, NodePlace, RecodeProgress, RepairWait,
-    ReserveRoom, RosterGap, SecondCoding, StateDifference,
+    Cap, CapsStatus, ClockDifference, DeletionRoom, DrainBacklog, NodePlace, PurgeSummary, RecodeProgress,
+    RepairWait, ReserveRoom, RosterGap, SecondCoding, StateDifference,
 };
 
 /// Where a node is in its life.
@@ -216,6 +216,8 @@ pub struct ArchiveStatus {
     pub differing: Vec<StateDifference>,
     /// Coordinators whose clocks are more than ten minutes from the others', as the answering one sees it.
     pub clocks_apart: Vec<ClockDifference>,
+    /// What is left to do of purges.
+    pub purges: PurgeSummary,
 }
 
 /// One bundle with the health of its shards.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use firn_base::{BundleId, ObjectKey};
+use firn_base::{BundleId, ObjectKey, Timestamp};
 use firn_client::{
     PublishEvent, PublishEvents, RepackOptions, Repacked, UploadPolicy, publisher_endpoint, repack,
 };
@@ -93,17 +93,21 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
 
 /// The bundles to pack anew, each with the keys to leave out.
 async fn wanted(session: &Session) -> Result<BTreeMap<BundleId, BTreeSet<ObjectKey>>, CommandError> {
-    let reply = session.archive().coordinators().administer(AdminRequest::Purges).await?;
-    let AdminReply::Purges(purges) = reply else {
-        return Err(CommandError::Failed("the coordinators' answer does not fit".to_owned()));
-    };
     let mut wanted: BTreeMap<BundleId, BTreeSet<ObjectKey>> = BTreeMap::new();
-    for purge in &purges {
-        for bundle in &purge.to_repack {
-            wanted.entry(*bundle).or_default().insert(purge.key);
+    let mut after = None;
+    loop {
+        let request = AdminRequest::Purges { since: Timestamp::from_millis(0), after };
+        let AdminReply::Purges(page) = session.archive().coordinators().administer(request).await? else {
+            return Err(CommandError::Failed("the coordinators' answer does not fit".to_owned()));
+        };
+        let Some(last) = page.last() else { return Ok(wanted) };
+        after = Some(last.key);
+        for purge in &page {
+            for bundle in &purge.to_repack {
+                wanted.entry(*bundle).or_default().insert(purge.key);
+            }
         }
     }
-    Ok(wanted)
 }
 
 impl RepackReport {

@@ -5,8 +5,8 @@ use std::fmt;
 
 use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
-    ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, RecodeProgress, RepairWait,
-    ReserveLevel, ReserveRoom, SpareCount,
+    ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, PurgeSummary, RecodeProgress,
+    RepairWait, ReserveLevel, ReserveRoom, SpareCount,
 };
 use serde::Serialize;
 
@@ -112,6 +112,7 @@ pub(crate) struct StatusReport {
     feed_head: u64,
     differing: Vec<DifferenceReport>,
     clocks_apart: Vec<ClockReport>,
+    purges: PurgeSummary,
 }
 
 const STATES: [NodeState; 5] =
@@ -179,6 +180,7 @@ impl From<&ArchiveStatus> for StatusReport {
             feed_head: status.feed_head,
             differing: status.differing.iter().map(DifferenceReport::from).collect(),
             clocks_apart: status.clocks_apart.iter().map(ClockReport::from).collect(),
+            purges: status.purges,
         }
     }
 }
@@ -289,6 +291,9 @@ impl fmt::Display for StatusReport {
         if let Some(backlog) = self.drain_backlog.filter(|_| drains) {
             write!(formatter, "\ndrain        {backlog}")?;
         }
+        if self.purges.under_way > 0 {
+            write!(formatter, "\npurges       {}", purges_sentence(self.purges))?;
+        }
         let at_risk = self.health.as_ref().map_or(0, |health| health.at_risk);
         let now = Timestamp::from_millis(self.at);
         match &self.caps {
@@ -296,6 +301,23 @@ impl fmt::Display for StatusReport {
             None => Ok(()),
         }
     }
+}
+
+/// What is left to do of purges, and where to read more.
+fn purges_sentence(purges: PurgeSummary) -> String {
+    let PurgeSummary { under_way, to_repack, holders, waiting } = purges;
+    let mut said = Vec::new();
+    if to_repack > 0 {
+        said.push(format!("{} to be packed anew by `firn repack`", counted(to_repack, "bundle")));
+    }
+    if holders > 0 {
+        let gone = holders.saturating_sub(waiting);
+        said.push(format!("gone from {gone} of {}", counted(holders, "holder")));
+    }
+    if said.is_empty() {
+        said.push("shards go once readers know, and their replacements are whole".to_owned());
+    }
+    format!("{under_way} under way: {}; more by `firn-coordinator path purges`", said.join(", "))
 }
 
 // The weakest matter: of a large archive nobody reads on to the strongest.
@@ -385,6 +407,7 @@ pub(crate) mod tests {
             feed_head: 60,
             differing: Vec::new(),
             clocks_apart: Vec::new(),
+            purges: PurgeSummary::default(),
         }
     }
 
@@ -444,6 +467,25 @@ pub(crate) mod tests {
         assert!(StatusReport::from(&status).to_string().ends_with("\ndrain        no shard left to move"));
         status.nodes.retain(|(state, _, _)| *state != NodeState::Draining);
         assert!(!StatusReport::from(&status).to_string().contains("\ndrain "));
+    }
+
+    #[test]
+    fn purges_under_way_are_a_line_and_done_ones_are_none() {
+        let say = |purges| StatusReport::from(&ArchiveStatus { purges, ..status() }).to_string();
+        assert!(
+            !say(PurgeSummary { under_way: 0, to_repack: 0, holders: 40, waiting: 0 }).contains("purges")
+        );
+        let line = |purges| say(purges).lines().find(|line| line.starts_with("purges ")).unwrap().to_owned();
+        assert_eq!(
+            line(PurgeSummary { under_way: 2, to_repack: 0, holders: 40, waiting: 1 }),
+            "purges       2 under way: gone from 39 of 40 holders; more by `firn-coordinator path purges`"
+        );
+        assert!(
+            line(PurgeSummary { under_way: 1, to_repack: 1, ..PurgeSummary::default() })
+                .contains("1 under way: 1 bundle to be packed anew by `firn repack`;")
+        );
+        let json = serde_json::to_value(StatusReport::from(&status())).unwrap();
+        assert_eq!(json["purges"]["under_way"], 0);
     }
 
     #[test]

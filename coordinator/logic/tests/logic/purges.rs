@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleId, BundleNumber, CodingId, Location, ManifestRoot, PayloadRoot, ShardIndex};
+use firn_base::{
+    BundleId, BundleNumber, CodingId, Location, ManifestRoot, PayloadRoot, ShardIndex, Timestamp,
+};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    BundleRecord, Catalogue, Facts, FleetView, HealthIndex, PurgeBook, Scan, advance, apply, bundles_since,
-    full_digest, plan_purging, plan_replacement, purge_progress,
+    BundleRecord, Catalogue, Facts, FleetView, HealthIndex, PurgeBook, PurgesWanted, Scan, advance, apply,
+    bundles_since, full_digest, plan_purging, plan_replacement, purge_progress, purge_summary,
 };
 use firn_wire::{
     Command, CommandOutcome, FeedEvent, LedgerAct, MovedRecord, NeededBundle, NodeStatus, PlacementChange,
-    PurgeProgress, RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy, TimedCommand,
+    PurgeProgress, PurgeSummary, RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy,
+    TimedCommand,
 };
 
 use crate::support::{
@@ -86,9 +89,49 @@ fn commands(archive: &Archive) -> Vec<Command> {
     archive.planning(|view| plan_purging(&book, view, GRACE))
 }
 
-fn progress(archive: &Archive) -> PurgeProgress {
+const ALL: PurgesWanted = PurgesWanted { since: Timestamp::from_millis(0), after: None, limit: usize::MAX };
+
+fn page(archive: &Archive, wanted: &PurgesWanted) -> Vec<PurgeProgress> {
     let Ok(book) = PurgeBook::read(&archive.state);
-    archive.planning(|view| purge_progress(&book, view)).remove(0)
+    archive.planning(|view| purge_progress(&book, view, wanted))
+}
+
+fn summary(archive: &Archive) -> PurgeSummary {
+    let Ok(book) = PurgeBook::read(&archive.state);
+    let (summary, all) = (purge_summary(&book), page(archive, &ALL));
+    assert_eq!(summary.under_way, all.iter().filter(|purge| !purge.is_done()).count() as u64);
+    summary
+}
+
+/// The only purge; the summary says of it what it says itself.
+fn progress(archive: &Archive) -> PurgeProgress {
+    let progress = page(archive, &ALL).remove(0);
+    let summary = summary(archive);
+    if progress.is_done() {
+        assert_eq!(summary, PurgeSummary::default());
+    } else {
+        let counted = (progress.to_repack.len() as u64, progress.holders, progress.waiting.len() as u64);
+        assert_eq!((summary.to_repack, summary.holders, summary.waiting), counted);
+    }
+    progress
+}
+
+#[test]
+fn purges_are_listed_a_page_at_a_time_and_from_a_time_on() {
+    let mut archive = shared_bundle();
+    withdraw(&mut archive, 1);
+    assert_eq!(purge(&mut archive, 1), CommandOutcome::Applied);
+    let keys =
+        |wanted: PurgesWanted| page(&archive, &wanted).iter().map(|purge| purge.key).collect::<Vec<_>>();
+    assert_eq!(keys(ALL), [key(1), key(2)]);
+    assert_eq!(keys(PurgesWanted { limit: 1, ..ALL }), [key(1)]);
+    assert_eq!(keys(PurgesWanted { after: Some(key(1)), ..ALL }), [key(2)]);
+    assert!(keys(PurgesWanted { after: Some(key(2)), ..ALL }).is_empty());
+    let asked = page(&archive, &ALL).iter().map(|purge| purge.since).max().unwrap();
+    assert!(keys(PurgesWanted { since: asked, ..ALL }).contains(&key(1)));
+    let later = Timestamp::from_millis(asked.as_millis() + 1);
+    assert!(keys(PurgesWanted { since: later, ..ALL }).is_empty());
+    assert_eq!(summary(&archive), PurgeSummary { under_way: 2, to_repack: 1, ..PurgeSummary::default() });
 }
 
 fn carry_out_all(archive: &mut Archive) {

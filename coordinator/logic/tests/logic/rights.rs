@@ -78,7 +78,7 @@ fn every_act_and_request_needs_the_role_that_is_written_here() {
         (AdminRequest::DraftRoster, OperatorRole::Observer),
         (AdminRequest::Digests, OperatorRole::Observer),
         (AdminRequest::RebuildProgress, OperatorRole::Observer),
-        (AdminRequest::Purges, OperatorRole::Observer),
+        (AdminRequest::Purges { since: Timestamp::from_millis(0), after: None }, OperatorRole::Observer),
         (AdminRequest::BundlesSince { since, from: BundleNumber(0) }, OperatorRole::Observer),
         (AdminRequest::GovernAll(Vec::new()), OperatorRole::Observer),
     ];

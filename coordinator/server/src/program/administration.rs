@@ -80,7 +80,9 @@ pub(crate) async fn administer(action: &Action, desk: &Desk, json: bool) -> Resu
         Action::Path(PathAction::Purge { path, reason, dry_run }) => {
             purges::begin(desk, path, reason, *dry_run).await
         }
-        Action::Path(PathAction::Purges) => purges::list(desk, json).await,
+        Action::Path(PathAction::Purges { since, after, limit }) => {
+            purges::list(desk, *since, *after, *limit, json).await
+        }
         Action::Path(PathAction::Reinstate { path, reason }) => {
             let parsed: StorePath = path.parse()?;
             let key = ObjectKey::store_path(*parsed.hash());

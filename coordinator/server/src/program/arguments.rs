@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use firn_base::{NodeId, PublicKey, parse_duration};
+use firn_base::{NodeId, ObjectKey, PublicKey, parse_duration};
 use firn_coordinator::{Peer, ROUND_TRIP_MAX, RepairAt};
 use firn_program::LogOptions;
 use firn_wire::{DomainRule, OperatorRole, Policy};
@@ -420,8 +420,18 @@ pub(crate) enum PathAction {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Print how far purges have come
-    Purges,
+    /// Print how far purges have come, in order of keys
+    Purges {
+        /// Only those asked for from then on: a date as 2026-11-22 or 2026-11-22T21:05:09Z (UTC), or a position of the ledger
+        #[arg(long, value_name = "DATE|POSITION")]
+        since: Option<Since>,
+        /// Only those behind this key, as --json prints it: where the page before has ended
+        #[arg(long, value_name = "KEY")]
+        after: Option<ObjectKey>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+    },
     /// Serve a withdrawn path again
     Reinstate {
         /// /nix/store/…

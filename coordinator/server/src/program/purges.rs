@@ -1,12 +1,18 @@
 //! `path purge` and `path purges`.
+//!
+//! Always holds: purges come in order of keys, a page at a time; a reader that stops reading ends the list without an
+//! error.
 
-use firn_base::{BundleId, KeyKind, ObjectKey};
+use std::io::{self, Write};
+
+use firn_base::{BundleId, KeyKind, ObjectKey, Timestamp};
 use firn_nix_format::{StorePath, nixbase32};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, PurgeHolder, PurgeProgress};
 
 use super::Failure;
 use super::administration::govern;
 use super::desk::{Desk, misfit};
+use super::since::Since;
 
 /// Begins the purge of a path, and prints what it needs.
 pub(super) async fn begin(desk: &Desk, path: &str, reason: &str, dry_run: bool) -> Result<(), Failure> {
@@ -23,25 +29,60 @@ pub(super) async fn begin(desk: &Desk, path: &str, reason: &str, dry_run: bool) 
         return Ok(());
     }
     govern(desk, LedgerAct::Purge { key, reason: reason.to_owned() }).await?;
-    for purge in ask(desk).await?.iter().filter(|purge| purge.key == key) {
-        tell(purge);
+    let mut after = None;
+    loop {
+        let page = page(desk, BEGINNING, after).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.key);
+        if let Some(purge) = page.iter().find(|purge| purge.key == key) {
+            println!("{}", text(purge));
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
-/// Prints how far all purges have come.
-pub(super) async fn list(desk: &Desk, json: bool) -> Result<(), Failure> {
-    for purge in ask(desk).await? {
-        match json {
-            true => println!("{}", to_json(&purge)),
-            false => tell(&purge),
+const BEGINNING: Timestamp = Timestamp::from_millis(0);
+
+/// Prints how far purges have come, at most `limit` of those asked for since then and behind `after`.
+pub(super) async fn list(
+    desk: &Desk,
+    since: Option<Since>,
+    mut after: Option<ObjectKey>,
+    limit: Option<u64>,
+    json: bool,
+) -> Result<(), Failure> {
+    let since = match since {
+        None => BEGINNING,
+        Some(Since::Time(time)) => time,
+        Some(Since::Position(position)) => {
+            let entry = desk.ledger_page(position).await?.into_iter().next();
+            entry.ok_or_else(|| format!("the ledger has no entry {position} so far"))?.at
+        }
+    };
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut output = io::stdout().lock();
+    while left > 0 {
+        let page = page(desk, since, after).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.key);
+        for purge in page.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+            let lines = if json { to_json(purge).to_string() } else { text(purge) };
+            match writeln!(output, "{lines}") {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                written => written?,
+            }
+            left -= 1;
         }
     }
     Ok(())
 }
 
-async fn ask(desk: &Desk) -> Result<Vec<PurgeProgress>, Failure> {
-    match desk.ask(AdminRequest::Purges).await? {
+async fn page(
+    desk: &Desk,
+    since: Timestamp,
+    after: Option<ObjectKey>,
+) -> Result<Vec<PurgeProgress>, Failure> {
+    match desk.ask(AdminRequest::Purges { since, after }).await? {
         AdminReply::Purges(purges) => Ok(purges),
         _ => Err(misfit()),
     }
@@ -70,15 +111,14 @@ fn to_json(purge: &PurgeProgress) -> serde_json::Value {
     })
 }
 
-fn tell(purge: &PurgeProgress) {
+fn text(purge: &PurgeProgress) -> String {
     let name = match purge.key.kind() {
         KeyKind::StorePath => nixbase32::encode(purge.key.name()),
         _ => purge.key.to_string(),
     };
-    println!("{name}  asked for {}", purge.since);
-    for sentence in sentences(purge) {
-        println!("    {sentence}");
-    }
+    let mut lines = vec![format!("{name}  asked for {}", purge.since)];
+    lines.extend(sentences(purge).into_iter().map(|sentence| format!("    {sentence}")));
+    lines.join("\n")
 }
 
 /// Where a purge stands, a sentence for each thing.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use firn_base::TokenId;
 use firn_coordinator_logic::{
-    Facts, PlanningView, PurgeBook, Scan, bundles_since, check_act, check_name, ledger_position,
-    purge_progress, survey_drain,
+    Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_name,
+    ledger_position, purge_progress, survey_drain,
 };
 use firn_wire::{
     ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
@@ -18,6 +18,9 @@ use firn_wire::{
 use super::members;
 use super::reads::LEDGER_PAGE;
 use crate::shared::{Shared, disk, malformed};
+
+/// Purges in one page: each may name some hundred bundles and nodes, of 32 bytes each.
+const PURGES_PAGE: usize = 64;
 
 /// Whether only the leader can carry it out.
 pub(super) fn is_for_leader(request: &AdminRequest) -> bool {
@@ -87,9 +90,10 @@ pub(super) async fn administer(
             let page = bundles_since(&shared.facts()?, since, from).map_err(|error| disk(&error))?;
             Ok(AdminReply::Bundles { bundles: page.0, next: page.1 })
         }
-        AdminRequest::Purges => {
+        AdminRequest::Purges { since, after } => {
             let book = PurgeBook::read(&shared.facts()?).map_err(|error| disk(&error))?;
-            Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view))?))
+            let wanted = PurgesWanted { since, after, limit: PURGES_PAGE };
+            Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view, &wanted))?))
         }
         AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
         AdminRequest::ChangeMember(change) => members::change(shared, by, &change).await,

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use firn_base::{BundleNumber, ByteCount, Timestamp};
 use firn_coordinator_logic::{
-    BundleFindings, Facts, FleetWatch, NodeRecord, Scan, bundle_summary, choose_scheme, node_summary,
-    sum_drains,
+    BundleFindings, Facts, FleetWatch, NodeRecord, PurgeBook, Scan, bundle_summary, choose_scheme,
+    node_summary, purge_summary, sum_drains,
 };
 use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, RefusedRequest};
 
@@ -23,6 +23,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     let facts = shared.facts()?;
     let counters = facts.counters().map_err(|error| disk(&error))?;
     let nodes = facts.all_nodes().map_err(|error| disk(&error))?;
+    let purges = PurgeBook::read(&facts).map_err(|error| disk(&error))?;
     let (fleet, wait) = shared.with_view(|view| (view.fleet.clone(), view.brake.wait()))?;
     let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
     let (mut capacity, mut free) = (0_u64, 0_u64);
@@ -73,6 +74,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         caps: findings.and_then(|findings| findings.caps.clone()),
         differing: soft.differing.values().copied().collect(),
         clocks_apart: shared.consensus.clocks().apart(),
+        purges: purge_summary(&purges),
     })))
 }
 
