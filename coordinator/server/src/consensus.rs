@@ -123,6 +123,8 @@ pub struct ConsensusStatus {
     pub applied: u64,
     /// Index of the last entry of its log; 0 before the first.
     pub last_entry: u64,
+    /// Index up to which its log is trimmed; 0 while it has all.
+    pub trimmed: u64,
     /// Why this member has stopped; none while it runs.
     pub failure: Option<String>,
 }
@@ -347,6 +349,7 @@ impl ConsensusWatch {
             is_leader: metrics.state.is_leader(),
             applied: metrics.last_applied.map_or(0, |log_id| log_id.index),
             last_entry: metrics.last_log_index.unwrap_or(0),
+            trimmed: metrics.purged.map_or(0, |log_id| log_id.index),
             failure: match self.members.is_removed() {
                 true => Some(REMOVED_SENTENCE.to_owned()),
                 false => metrics.running_state.as_ref().err().map(ToString::to_string),

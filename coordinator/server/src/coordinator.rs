@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey};
-use firn_coordinator_logic::{AddressTable, Facts, Scan, member_number};
+use firn_coordinator_logic::{AddressTable, Counters, Facts, Scan, member_number};
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, FeedBatch,
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock_watch;
-use crate::consensus::{Consensus, ConsensusOptions, StartError};
+use crate::consensus::{Consensus, ConsensusOptions, ConsensusStatus, StartError};
 use crate::filters::{self, FilterOptions};
 use crate::member_watch;
 use crate::raft::Timing;
@@ -270,6 +270,25 @@ impl Administration {
             let head = facts.counters()?.feed_head;
             let most = usize::try_from(head.saturating_sub(from)).unwrap_or(usize::MAX);
             Ok(FeedBatch { first: from, events: facts.feed_from(from, limit.min(most))?, head })
+        };
+        self.service.shared.environment.blocking(read).await.map_err(|error| disk(&error))
+    }
+
+    /// How the consensus stands, as this coordinator sees it.
+    pub(crate) fn consensus_status(&self) -> ConsensusStatus {
+        self.service.shared.consensus.status()
+    }
+
+    /// The counters of this coordinator's state.
+    pub(crate) fn counters(&self) -> Result<Counters, RefusedRequest> {
+        self.service.shared.facts()?.counters().map_err(|error| disk(&error))
+    }
+
+    /// Bytes that log and state take on disk.
+    pub(crate) async fn disk_bytes(&self) -> Result<(u64, u64), RefusedRequest> {
+        let shared = Arc::clone(&self.service.shared);
+        let read = move || -> Result<(u64, u64), StorageError> {
+            Ok((shared.standing.log_bytes()?, shared.consensus.state().disk_bytes()?))
         };
         self.service.shared.environment.blocking(read).await.map_err(|error| disk(&error))
     }

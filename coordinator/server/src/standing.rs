@@ -63,6 +63,11 @@ pub enum StandingError {
 }
 
 impl Standing {
+    /// Bytes that the log's store takes on disk.
+    pub(crate) fn log_bytes(&self) -> Result<u64, StorageError> {
+        self.log.disk_bytes()
+    }
+
     /// What `log` remembers, and `given` if that is newer. `named_since` is the entry of the log that made this
     /// coordinator a member, if it has just learnt so. Blocks on the disk.
     pub(crate) fn open(

@@ -45,6 +45,10 @@ impl KeyValue for LyingDisk {
         Ok(())
     }
 
+    fn disk_bytes(&self) -> Result<u64, StorageError> {
+        self.0.disk_bytes()
+    }
+
     fn image(&self) -> Result<Box<dyn Image>, StorageError> {
         self.0.image()
     }

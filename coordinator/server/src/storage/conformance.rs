@@ -41,6 +41,13 @@ fn values_are_found_by_key(fixture: &mut dyn Fixture) {
     assert!(look_all(&[]).is_empty());
 }
 
+fn what_is_written_takes_room(fixture: &mut dyn Fixture) {
+    let store = fixture.store();
+    let before = store.disk_bytes().unwrap();
+    put(&*store, b"a", &vec![7; 100_000], Durability::Synced);
+    assert!(store.disk_bytes().unwrap() >= before + 100_000);
+}
+
 fn operations_of_a_batch_happen_in_order(fixture: &mut dyn Fixture) {
     let store = fixture.store();
     let mut batch = Batch::new();
@@ -287,6 +294,7 @@ macro_rules! conformance {
 
 conformance! {
     values_are_found_by_key
+    what_is_written_takes_room
     operations_of_a_batch_happen_in_order
     scans_are_ordered_and_bounded
     a_killed_program_loses_nothing_that_it_wrote

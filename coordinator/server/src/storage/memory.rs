@@ -269,6 +269,12 @@ impl KeyValue for Memory {
         Ok(())
     }
 
+    fn disk_bytes(&self) -> Result<u64, StorageError> {
+        let tables = self.readable()?;
+        let entries = tables.values().flatten();
+        Ok(entries.map(|(key, value)| key.len() as u64 + value.len() as u64).sum())
+    }
+
     fn image(&self) -> Result<Box<dyn Image>, StorageError> {
         Ok(Box::new(MemoryImage::new(MemoryView { tables: self.readable()? })))
     }

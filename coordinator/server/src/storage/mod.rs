@@ -105,6 +105,9 @@ pub trait KeyValue: Read {
     /// Returns once everything written so far survives the loss of power.
     fn flush(&self) -> Result<(), StorageError>;
 
+    /// Bytes that it takes on disk now.
+    fn disk_bytes(&self) -> Result<u64, StorageError>;
+
     /// The store as it is now, unmoved by later writes, to be read and to be given away.
     fn image(&self) -> Result<Box<dyn Image>, StorageError>;
 

@@ -344,6 +344,19 @@ impl KeyValue for RocksDb {
         self.shared.current().writing(|db| db.flush_wal(true))
     }
 
+    fn disk_bytes(&self) -> Result<u64, StorageError> {
+        let mut bytes = 0_u64;
+        for entry in fs::read_dir(self.shared.current().path())? {
+            match entry?.metadata() {
+                Ok(metadata) => bytes = bytes.saturating_add(metadata.len()),
+                // Merged meanwhile.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bytes)
+    }
+
     fn image(&self) -> Result<Box<dyn Image>, StorageError> {
         let (_, path) = self.shared.next_path("view");
         let current = self.shared.current();
