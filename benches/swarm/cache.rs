@@ -22,21 +22,31 @@ const POWERS: std::ops::Range<u32> = 10..25;
 impl Cache {
     /// Makes one of about `bytes` in `directory`.
     pub(crate) fn make(directory: &Path, bytes: u64) -> Result<Self, Failure> {
+        let (mut sizes, mut made) = (Vec::new(), 0);
+        while made < bytes {
+            let chance = blake3::hash(&u64::try_from(sizes.len())?.to_be_bytes());
+            let (power, rest) = chance.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+            let part = rest.first_chunk::<8>().expect("24 bytes are left");
+            let (power, part) = (u64::from_le_bytes(*power), u64::from_le_bytes(*part));
+            let least = 1_u64 << (u64::from(POWERS.start) + power % u64::from(POWERS.end - POWERS.start));
+            let size = (least + part % least).min(bytes - made);
+            made += size;
+            sizes.push(size);
+        }
+        Self::of(directory, sizes)
+    }
+
+    /// Makes one in `directory` whose paths have files of these sizes.
+    pub(crate) fn of(directory: &Path, sizes: impl IntoIterator<Item = u64>) -> Result<Self, Failure> {
         std::fs::create_dir_all(directory.join("nar"))?;
         std::fs::write(directory.join("nix-cache-info"), "StoreDir: /nix/store\n")?;
         let key = PublisherSecretKey::from_seed("swarm-1", &[9; 32])?;
-        let (mut paths, mut made) = (Vec::new(), 0);
-        while made < bytes {
+        let mut paths = Vec::new();
+        for size in sizes {
             let number = u64::try_from(paths.len())?;
             let mut noise = blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof();
-            let mut chance = [0; 16];
-            noise.fill(&mut chance);
-            let (power, part) =
-                (u64::from_le_bytes(chance[..8].try_into()?), u64::from_le_bytes(chance[8..].try_into()?));
-            let least = 1_u64 << (u64::from(POWERS.start) + power % u64::from(POWERS.end - POWERS.start));
-            let mut contents = vec![0; usize::try_from((least + part % least).min(bytes - made))?];
+            let mut contents = vec![0; usize::try_from(size)?];
             noise.fill(&mut contents);
-            made += u64::try_from(contents.len())?;
             let nar = encode(&NarNode::Regular { contents, executable: false })?;
             let name = format!("noise-{number}");
             let store_path =

@@ -111,7 +111,7 @@ mod tests {
         for words in [
             "publish /cache --paths - --uploader-key k --exclude *-doc --encoding verbatim --bundle-size 8MiB --dry-run",
             "publish /cache --trusted-public-keys x:y --spool-dir /tmp --archive a",
-            "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --memory-cache 256MB --when-unreadable retry",
+            "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --cache-size 20GB --memory-cache 256MB --when-unreadable retry",
             "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o --compression xz --listings",
             "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --unpack --output o",
             "export 4d20g8srpvv02vkiwrmz28g62m15n56b --paths - --closure --to o --compression none --json",

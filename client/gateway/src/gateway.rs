@@ -8,24 +8,29 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_base::ArchiveId;
 use firn_retrieval::{
-    CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, ManifestOptions, ManifestReader,
-    NodeSource, ObjectOptions, ObjectReader, PayloadReader, SwarmOptions, SwarmReader,
+    CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, DirectorySource, ManifestOptions,
+    ManifestReader, NodeSource, ObjectOptions, ObjectReader, PayloadReader, SwarmOptions, SwarmReader,
 };
 use firn_transport::{CoordinatorClient, Environment};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cached_payloads::CachedPayloads;
 use crate::coordinators::{FilterSource, NetworkCoordinators, PublisherSource};
+use crate::disk_cache::{DiskCache, DiskCacheWriter};
 use crate::feed_follower::FeedFollower;
 use crate::filter_chain::{FilterChain, HeldFilter};
 use crate::filter_files::FilterFiles;
 use crate::filter_keeper::FilterKeeper;
 use crate::filter_mirror::FilterMirror;
-use crate::gateway_core::{CoreParts, GatewayCore};
+use crate::gateway_core::{CoreParts, DiskParts, GatewayCore};
 use crate::key_view::KeyView;
 use crate::options::{FilterChoice, GatewayOptions, WhenUnreadable};
+use crate::place_book::PlaceBook;
+use crate::remembering_source::RememberingSource;
 use crate::routes::Router;
 use crate::server::{BoundPort, ListenError, RunningServer};
 use crate::view_file::{ViewFile, ViewFileError};
@@ -103,18 +108,37 @@ impl Gateway {
                 environment.blocking(move || load_view(&directory, &files, archive, &seed)).await?
             }
         };
-        let source = Arc::new(CoordinatorSource::new(coordinators.clone()));
+        let source: Arc<dyn DirectorySource> = Arc::new(CoordinatorSource::new(coordinators.clone()));
+        let (cache, writer) = open_cache(options, archive, &environment).unzip();
+        let source = match &cache {
+            Some(cache) => {
+                let (inner, cache, reader) = (source, cache.clone(), coordinators.pool().endpoint().public());
+                Arc::new(RememberingSource::new(inner, cache, environment.clone(), reader))
+            }
+            None => source,
+        };
         let directory: Arc<dyn Directory> =
             Arc::new(CachedDirectory::new(source, environment.clone(), DirectoryOptions::default()));
         let nodes = Arc::new(NodeSource::new(coordinators.pool().clone()));
         let swarm = SwarmReader::new(Arc::clone(&directory), nodes, SwarmOptions::default());
-        let payloads: Arc<dyn PayloadReader> = Arc::new(swarm.clone());
+        let payloads: Arc<dyn PayloadReader> = match &cache {
+            Some(cache) => Arc::new(CachedPayloads { inner: Arc::new(swarm.clone()), cache: cache.clone() }),
+            None => Arc::new(swarm.clone()),
+        };
+        let disk = match (cache, options.cache_dir.clone()) {
+            (Some(cache), Some(directory)) => {
+                let open = move || PlaceBook::open(directory.join("gateway.places"), archive);
+                Some(DiskParts { cache, places: Arc::new(environment.blocking(open).await) })
+            }
+            _ => None,
+        };
+        let places = disk.as_ref().map(|disk| Arc::clone(&disk.places));
         let manifests = ManifestReader::new(payloads, ManifestOptions::default());
         let object_options =
             ObjectOptions { frame_cache_bytes: options.cache_bytes, ..ObjectOptions::default() };
         let clients = coordinators.clone();
         let network = Arc::new(NetworkCoordinators::new(coordinators, directory));
-        let core = Arc::new(GatewayCore::new(CoreParts {
+        let core = GatewayCore::new(CoreParts {
             environment: environment.clone(),
             index: network.clone(),
             objects: ObjectReader::new(manifests, environment.clone(), object_options),
@@ -123,7 +147,8 @@ impl Gateway {
             range_cache_bytes: options.range_cache_bytes,
             narinfo_cache_bytes: options.narinfo_cache_bytes,
             listing_cache_bytes: options.listing_cache_bytes,
-        }));
+        });
+        let core = Arc::new(core.with_disk(disk));
         let follower = FeedFollower {
             keys: Arc::clone(&core.keys),
             source: network.clone(),
@@ -145,15 +170,19 @@ impl Gateway {
             keys: Arc::clone(&core.keys),
             source,
             files,
-            environment,
+            environment: environment.clone(),
             counts: Arc::clone(&core.keeper),
             lists: Arc::clone(&core.filter_lists),
         });
         let (stop, stopped) = watch::channel(false);
+        let keeping = places.map(|places| tokio::spawn(places.run(environment.clone(), stopped.clone())));
+        let writing = writer.map(|writer| tokio::spawn(writer.run(stopped.clone())));
         let mut tasks = vec![
             tokio::spawn(follower.run(stopped.clone())),
             tokio::spawn(follow_publishers(Arc::clone(&core), network, stopped.clone())),
         ];
+        tasks.extend(keeping);
+        tasks.extend(writing);
         tasks.extend(keeper.map(|keeper| tokio::spawn(keeper.run(stopped))));
         Ok(OpenGateway { core, swarm, stop, tasks })
     }
@@ -260,11 +289,22 @@ impl RunningGateway {
     }
 }
 
+/// The cache on disk, where one is wanted.
+fn open_cache(
+    options: &GatewayOptions,
+    archive: ArchiveId,
+    environment: &Environment,
+) -> Option<(DiskCache, DiskCacheWriter)> {
+    let directory = options.cache_dir.as_ref().filter(|_| options.cache_size_bytes > 0)?;
+    let bytes = options.cache_size_bytes;
+    Some(DiskCache::new(environment.clone(), archive, directory.join("data"), bytes))
+}
+
 /// What an earlier life knew. A filter that is not there any more leaves a gap, which coordinators fill.
 fn load_view(
     directory: &std::path::Path,
     files: &FilterFiles,
-    archive: firn_base::ArchiveId,
+    archive: ArchiveId,
     seed: &[u8; 32],
 ) -> Result<(Option<ViewFile>, Option<KeyView>), ViewFileError> {
     let file = ViewFile::in_directory(directory, archive)?;

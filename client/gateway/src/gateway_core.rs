@@ -5,20 +5,23 @@
 //! absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys
 //! (`key_view`, `key_ranges`).
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::ObjectKey;
 use firn_nix_format::{NarInspector, PathInfo, PublisherKey, Sha256};
-use firn_retrieval::ObjectReader;
+use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::bounded_cache::BoundedCache;
+use crate::closure_walk::ClosureWalk;
 use crate::coordinators::{KeyIndex, RecordPlace};
+use crate::disk_cache::DiskCache;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::key_ranges::{KeyRanges, Settled};
 use crate::key_view::{KeyView, Presence};
@@ -26,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::narinfo::RenderedNarInfo;
 use crate::open_object::OpenObject;
 use crate::options::NarCompression;
+use crate::place_book::{KnownPlaces, PlaceBook};
 use crate::reach::Reach;
 use crate::serve_error::ServeError;
 use crate::shared_keys::SharedKeys;
@@ -61,13 +65,25 @@ pub struct GatewayCore {
     pub(crate) reach: Arc<Reach>,
     pub(crate) keeper: Arc<KeeperCounts>,
     pub(crate) filter_lists: Arc<FilterLists>,
+    pub(crate) disk: Option<DiskParts>,
     environment: Environment,
     index: Arc<dyn KeyIndex>,
     objects: ObjectReader,
     found: BoundedCache<ObjectKey, Arc<Found>>,
     listings: BoundedCache<ObjectKey, Bytes>,
     listing_permits: Semaphore,
+    walk: ClosureWalk,
+    ahead_permits: Semaphore,
     publishers: RwLock<Arc<Vec<PublisherKey>>>,
+}
+
+/// What a core keeps on disk.
+#[derive(Debug)]
+pub(crate) struct DiskParts {
+    /// What was read.
+    pub(crate) cache: DiskCache,
+    /// Where records were found.
+    pub(crate) places: Arc<PlaceBook>,
 }
 
 /// What is known of a key that may be archived.
@@ -85,7 +101,8 @@ struct Found {
     narinfos: Option<NarInfos>,
     /// It is true as of this position of the feed.
     position: u64,
-    at: Instant,
+    /// When it was found; none if an earlier life found it.
+    at: Option<Instant>,
     refreshing: std::sync::atomic::AtomicBool,
 }
 
@@ -103,6 +120,9 @@ const REFRESH_AFTER: Duration = Duration::from_secs(300);
 
 // Making a listing reads a whole NAR, and its tree can take 250 MB.
 const LISTINGS_AT_ONCE: usize = 2;
+
+// Fewer than ranges of the index: whoever looks ahead shall not keep those who ask waiting.
+const AHEAD_AT_ONCE: usize = 192;
 
 // Parsed records, and the path info made of them, beside the text that it is rendered to.
 const RECORD_SHARE: usize = 3;
@@ -129,14 +149,23 @@ impl GatewayCore {
             reach,
             keeper: Arc::default(),
             filter_lists: Arc::default(),
+            disk: None,
             environment: parts.environment,
             index: parts.index,
             objects: parts.objects,
             found: BoundedCache::new(parts.narinfo_cache_bytes),
             listings: BoundedCache::new(parts.listing_cache_bytes),
             listing_permits: Semaphore::new(LISTINGS_AT_ONCE),
+            walk: ClosureWalk::default(),
+            ahead_permits: Semaphore::new(AHEAD_AT_ONCE),
             publishers: RwLock::default(),
         }
+    }
+
+    /// The core, with what it keeps on disk.
+    pub(crate) fn with_disk(mut self, disk: Option<DiskParts>) -> Self {
+        self.disk = disk;
+        self
     }
 
     /// The feed position as of which absence is decided.
@@ -180,6 +209,7 @@ impl GatewayCore {
         compression: NarCompression,
     ) -> Result<RenderedNarInfo, ServeError> {
         let key = ObjectKey::store_path(hash);
+        self.walk.asked();
         let found = match self.remembered(&key)? {
             Remembered::Found(found) => found,
             // Boxed, so that the future of a miss stays small.
@@ -243,6 +273,9 @@ impl GatewayCore {
     pub(crate) fn forget(&self, key: &ObjectKey) {
         self.found.remove(key);
         self.ranges.forget(key);
+        if let Some(disk) = &self.disk {
+            disk.places.forget(key);
+        }
     }
 
     fn publishers(&self) -> Arc<Vec<PublisherKey>> {
@@ -262,11 +295,14 @@ impl GatewayCore {
             return Ok(Remembered::Unknown(presence));
         };
         self.metrics.count_cache_hit();
-        if found.at.elapsed() >= REFRESH_AFTER
-            && !found.refreshing.swap(true, std::sync::atomic::Ordering::Relaxed)
-        {
-            let (core, key) = (Arc::clone(self), *key);
-            tokio::spawn(async move { drop(core.look_up(key, presence).await) });
+        let is_old = found.at.is_none_or(|at| at.elapsed() >= REFRESH_AFTER);
+        if is_old && self.reach.seems_there() && !found.refreshing.swap(true, Ordering::Relaxed) {
+            let (core, key, found) = (Arc::clone(self), *key, Arc::clone(&found));
+            tokio::spawn(async move {
+                if core.look_up_anew(key, presence).await.is_err() {
+                    found.refreshing.store(false, Ordering::Relaxed);
+                }
+            });
         }
         Ok(Remembered::Found(found))
     }
@@ -304,33 +340,109 @@ impl GatewayCore {
         }
     }
 
-    async fn look_up(&self, key: ObjectKey, presence: Presence) -> Result<Arc<Found>, ServeError> {
-        let (places, position) = self.locate(&key, presence).await?;
+    async fn look_up(self: &Arc<Self>, key: ObjectKey, presence: Presence) -> Result<Arc<Found>, ServeError> {
+        let found = match self.recall(key, presence).await {
+            Some(found) => found,
+            None => self.look_up_anew(key, presence).await?,
+        };
+        self.look_ahead(key);
+        Ok(found)
+    }
+
+    /// Looks up what a client that asked for `key` will ask for next. Nobody waits for it.
+    fn look_ahead(self: &Arc<Self>, key: ObjectKey) {
+        for key in self.walk.ahead_of(key) {
+            let core = Arc::clone(self);
+            tokio::spawn(async move {
+                let Ok(_permit) = core.ahead_permits.acquire().await else { return };
+                let Some(presence) = core.keys.presence(&key).filter(|known| *known != Presence::Absent)
+                else {
+                    return;
+                };
+                if core.found.get(&key).is_none() && core.look_up(key, presence).await.is_ok() {
+                    core.metrics.count_looked_ahead();
+                }
+            });
+        }
+    }
+
+    /// What an earlier life found, if the feed told nothing of the key since and all of it can be read. It is looked up
+    /// again when it is asked for next.
+    async fn recall(self: &Arc<Self>, key: ObjectKey, presence: Presence) -> Option<Arc<Found>> {
+        let known = self.disk.as_ref()?.places.get(&key)?;
+        let (Presence::Visible { as_of } | Presence::Unsettled { as_of }) = presence else { return None };
+        if known.position < as_of {
+            return None;
+        }
+        let (variants, failure) = self.read_records(&known.places, &key).await;
+        let whole = failure.is_none() && !variants.is_empty();
+        whole.then(|| self.keep_found(key, variants, known.position, None))
+    }
+
+    async fn read_records(
+        &self,
+        places: &[RecordPlace],
+        key: &ObjectKey,
+    ) -> (Vec<Variant>, Option<ReadError>) {
         let (mut variants, mut failure) = (Vec::new(), None);
         for place in places {
             let manifests = self.objects.manifests();
-            match manifests.record(place.bundle, place.block, place.entry, &key).await {
+            match manifests.record(place.bundle, place.block, place.entry, key).await {
                 Ok(record) => variants.push(Variant { bundle: place.bundle, record }),
                 Err(error) => failure = Some(error),
             }
+            if !self.walk.knows(place.bundle, place.block)
+                && let Ok(records) = manifests.block(place.bundle, place.block).await
+            {
+                self.walk.learn(place.bundle, place.block, &records);
+            }
         }
+        (variants, failure)
+    }
+
+    async fn look_up_anew(
+        self: &Arc<Self>,
+        key: ObjectKey,
+        presence: Presence,
+    ) -> Result<Arc<Found>, ServeError> {
+        let (places, position) = self.locate(&key, presence).await?;
+        let (variants, failure) = self.read_records(&places, &key).await;
         if variants.is_empty() {
             return Err(match failure {
                 Some(error) => error.into(),
                 None => ServeError::unreadable(&"the coordinators do not find it yet"),
             });
         }
-        let narinfos = preferred(&variants, &self.publishers()).map(NarInfos::new);
-        let text = narinfos.as_ref().map_or(0, |narinfos| narinfos.rendered(NarCompression::None).text.len());
-        let bytes = (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * variants.len());
-        let at = Instant::now();
-        let found = Arc::new(Found { variants, narinfos, position, at, refreshing: false.into() });
-        match failure {
+        if let Some(error) = failure {
             // With a record missing the answer may be another one than it should be: good for now only.
-            Some(error) => tracing::warn!("one of several records of {key} cannot be read: {error}"),
-            None => self.found.insert(key, Arc::clone(&found), bytes),
+            tracing::warn!("one of several records of {key} cannot be read: {error}");
+            return Ok(Arc::new(self.found_now(variants, position)));
         }
-        Ok(found)
+        if let Some(disk) = &self.disk {
+            disk.places.put(key, KnownPlaces { places, position });
+        }
+        Ok(self.keep_found(key, variants, position, Some(Instant::now())))
+    }
+
+    fn found_now(&self, variants: Vec<Variant>, position: u64) -> Found {
+        let narinfos = preferred(&variants, &self.publishers()).map(NarInfos::new);
+        Found { variants, narinfos, position, at: Some(Instant::now()), refreshing: false.into() }
+    }
+
+    fn keep_found(
+        &self,
+        key: ObjectKey,
+        variants: Vec<Variant>,
+        position: u64,
+        at: Option<Instant>,
+    ) -> Arc<Found> {
+        let found = Arc::new(Found { at, ..self.found_now(variants, position) });
+        let text = found.narinfos.as_ref();
+        let text = text.map_or(0, |narinfos| narinfos.rendered(NarCompression::None).text.len());
+        let bytes =
+            (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * found.variants.len());
+        self.found.insert(key, Arc::clone(&found), bytes);
+        found
     }
 }
 

@@ -30,7 +30,7 @@ const ASK_WAIT: Duration = Duration::from_secs(3);
 const PLACES_FRESH: Duration = Duration::from_secs(300);
 
 /// Ranges under way at once.
-const ASKED_AT_ONCE: usize = 64;
+const ASKED_AT_ONCE: usize = 256;
 
 // 65,536 keys that begin alike are somebody's doing: 24 bits have 18 of 300 million.
 const PAGES_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! The gateway: an archive served as an ordinary Nix binary cache over HTTP.
 //!
 //! Owns: keeping the archive's filters and following the end of its feed, choosing among records of several publishers,
-//! routes, headers and status codes, caches in memory. Always holds: absence is decided from local data, or from a range
+//! routes, headers and status codes, caches in memory and on disk. Always holds: absence is decided from local data, or from a range
 //! of the index that names no key, and says as of which feed position; what is archived but unreadable is never passed off as absent without saying so; a body
 //! whose contents turn out wrong is cut before its clean end; memory is bounded whatever is asked. Leaves to
 //! others: reading and checking contents (`firn-retrieval`), the network (`firn-transport`), flags (`firn`).
@@ -11,8 +11,11 @@
 
 mod body;
 mod bounded_cache;
+mod cached_payloads;
+mod closure_walk;
 mod compressed_nar;
 mod coordinators;
+mod disk_cache;
 mod feed_follower;
 mod feed_tail;
 mod filter_agreement;
@@ -28,8 +31,10 @@ mod metrics;
 mod narinfo;
 mod open_object;
 mod options;
+mod place_book;
 mod range_header;
 mod reach;
+mod remembering_source;
 mod routes;
 mod serve_error;
 mod server;

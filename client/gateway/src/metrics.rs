@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     requests: [[AtomicU64; STATUSES.len()]; ROUTES.len()],
     bytes: [AtomicU64; ROUTES.len()],
     cache_hits: AtomicU64,
+    looked_ahead: AtomicU64,
     unreadable: AtomicU64,
     unsettled: AtomicU64,
     broken_off: AtomicU64,
@@ -61,6 +62,10 @@ impl Metrics {
 
     pub(crate) fn count_cache_hit(&self) {
         self.cache_hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_looked_ahead(&self) {
+        self.looked_ahead.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_unreadable(&self) {
@@ -103,6 +108,12 @@ impl Metrics {
         let missing = STATUSES.iter().position(|status| *status == 404).unwrap_or_default();
         let misses = self.requests.iter().map(|statuses| read(&statuses[missing])).sum();
         page.one("misses_total", "counter", "Answers 404.", misses);
+        page.one(
+            "looked_ahead_total",
+            "counter",
+            "Records looked up because a path refers to them.",
+            read(&self.looked_ahead),
+        );
         page.one(
             "unreadable_total",
             "counter",
@@ -156,6 +167,19 @@ impl Metrics {
         );
         if let Some(age) = core.feed_age() {
             page.one("feed_age_seconds", "gauge", "Time since the feed held nothing newer.", age.as_secs());
+        }
+        if let Some(parts) = &core.disk {
+            let disk = parts.cache.counts();
+            let waiting = disk.waiting_bytes + parts.places.waiting_bytes();
+            page.one("disk_cache_waiting_bytes", "gauge", "Bytes not written yet.", waiting);
+            page.one("disk_cache_hits_total", "counter", "Reads that the disk answered.", disk.hits);
+            page.one("disk_cache_misses_total", "counter", "Reads that it did not.", disk.misses);
+            page.one("disk_cache_hit_bytes_total", "counter", "Bytes that it answered.", disk.hit_bytes);
+            page.one("disk_cache_written_bytes_total", "counter", "Bytes written to it.", disk.written_bytes);
+            page.one("disk_cache_damaged_total", "counter", "Entries that were damaged.", disk.damaged);
+            page.one("disk_cache_failed_writes_total", "counter", "Entries not taken.", disk.failed_writes);
+            page.one("disk_cache_entries", "gauge", "Entries on disk.", disk.entries);
+            page.one("disk_cache_bytes", "gauge", "Bytes on disk.", disk.bytes);
         }
         if let Some(swarm) = swarm {
             page.one("shard_ranges_total", "counter", "Ranges of shards wanted.", swarm.ranges);

@@ -78,9 +78,11 @@ pub struct GatewayOptions {
     pub range_cache_bytes: usize,
     /// What of the archive's filters is kept.
     pub filter: FilterChoice,
-    /// Where filters and the end of the feed are kept, so that a gateway started again answers while every coordinator
-    /// is away. Without it they are in memory alone.
+    /// Where filters, the end of the feed and what was read of the archive are kept, so that a gateway started again
+    /// answers while every coordinator and node is away. Without it they are in memory alone.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes of files with what was read of the archive, at most; without any nothing of it is kept on disk.
+    pub cache_size_bytes: u64,
     /// How long the port stays closed until the archive's feed is heard; with [`WhenUnreadable::Retry`] five times as
     /// long. Then it opens with what was saved. Without that it opens with [`WhenUnreadable::Miss`] all the same, and with
     /// [`WhenUnreadable::Retry`] once the feed is heard.
@@ -101,8 +103,9 @@ impl Default for GatewayOptions {
             range_cache_bytes: 16 << 20,
             filter: FilterChoice::Full,
             cache_dir: None,
+            cache_size_bytes: 20_000_000_000,
             // Nix that finds the port closed tries again for as long as it takes to fail.
-            first_feed_wait: Duration::from_secs(2),
+            first_feed_wait: Duration::from_millis(1500),
             server: ServerOptions::default(),
         }
     }

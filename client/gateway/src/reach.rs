@@ -32,6 +32,11 @@ impl Reach {
         }
     }
 
+    /// Whether one answered when it was asked last, or none was asked.
+    pub(crate) fn seems_there(&self) -> bool {
+        self.next().is_none_or(|at| Instant::now() >= at)
+    }
+
     /// One answered.
     pub(crate) fn answered(&self) {
         *self.next() = None;

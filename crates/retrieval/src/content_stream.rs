@@ -77,8 +77,13 @@ pub(crate) fn content_stream(source: Arc<ContentSource>, range: Range<u64>, byte
 
 async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {
     let frame = source.frames.frame(visit.bundle, visit.frame).await?;
-    let environment = source.environment.clone();
-    environment.blocking(move || cut_visit(&source, &visit, &frame)).await
+    let (environment, frames) = (source.environment.clone(), Arc::clone(&source.frames));
+    let (bundle, number) = (visit.bundle, visit.frame);
+    let cut = environment.blocking(move || cut_visit(&source, &visit, &frame)).await;
+    if let Err(ReadError::Damaged { .. }) = cut {
+        frames.doubt(bundle, number).await;
+    }
+    cut
 }
 
 /// Checks the chunks of a visit and cuts the wanted bytes out of its frame.

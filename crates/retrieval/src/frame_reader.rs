@@ -48,14 +48,22 @@ impl FrameReader {
         self.flights.run(name, fetch).await
     }
 
+    /// A chunk of the frame is not what its hash says: what is remembered of the frame is forgotten.
+    pub(crate) async fn doubt(&self, bundle: BundleId, number: u32) {
+        self.frames.remove(&(bundle, number));
+        if let Ok(entry) = self.manifests.frame_entry(bundle, number).await {
+            self.manifests.payloads().doubt(bundle, entry.payload_extent());
+        }
+    }
+
     async fn fetch(&self, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
         let entry = self.manifests.frame_entry(bundle, number).await?;
         let stored = self.manifests.payloads().read(bundle, entry.payload_extent()).await?;
-        let raw = self
-            .environment
-            .blocking(move || decompress_frame(&stored, &entry))
-            .await
-            .map_err(|error| ReadError::damaged(bundle, error))?;
+        let raw =
+            self.environment.blocking(move || decompress_frame(&stored, &entry)).await.map_err(|error| {
+                self.manifests.payloads().doubt(bundle, entry.payload_extent());
+                ReadError::damaged(bundle, error)
+            })?;
         let raw = Bytes::from(raw);
         self.frames.insert((bundle, number), raw.clone(), raw.len());
         Ok(raw)

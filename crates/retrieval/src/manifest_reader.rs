@@ -267,7 +267,12 @@ impl Shared {
         let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
         let entry = head.directory.entry(block).map_err(damaged)?;
         let stored = self.manifest_bytes(bundle, head, entry.extent.clone()).await?;
-        let parsed = Block::parse(&stored, entry).map_err(damaged)?;
+        let parsed = Block::parse(&stored, entry).map_err(|error| {
+            let start = head.content.manifest_extent().start;
+            let place = |offset: u64| start.saturating_add(offset);
+            self.payloads.doubt(bundle, place(entry.extent.start)..place(entry.extent.end));
+            damaged(error)
+        })?;
         let records: Records = parsed.into_records().into_iter().map(Arc::new).collect();
         let references: usize =
             records.iter().filter_map(|record| record.path_info()).map(|info| info.references.len()).sum();

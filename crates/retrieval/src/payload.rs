@@ -21,6 +21,11 @@ pub trait PayloadReader: Send + Sync + fmt::Debug {
 
     /// The bytes `range` of the payload, exactly; [`ReadError::OutOfRange`] if it reaches behind the end.
     fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>>;
+
+    /// What was read of `range` does not fit its own hashes: whoever remembers bytes forgets these.
+    fn doubt(&self, bundle: BundleId, range: Range<u64>) {
+        let _ = (bundle, range);
+    }
 }
 
 /// Refuses a range that is turned round or reaches behind `bytes`.

@@ -36,6 +36,13 @@ impl<K: Hash + Eq + Clone, V: Clone> WeightedCache<K, V> {
         inner.entries.get(key).map(|(value, _)| value.clone())
     }
 
+    pub(crate) fn remove(&self, key: &K) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = inner.entries.pop(key) {
+            inner.bytes -= bytes;
+        }
+    }
+
     pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
         let bytes = bytes.saturating_add(ENTRY_OVERHEAD_BYTES);
         if bytes > self.bytes_max {

@@ -135,10 +135,16 @@ fn a_wrong_chunk_is_an_error_and_not_bytes() {
     let mut payload = packed.payload.clone();
     payload[500_000] ^= 1;
     block_on(async {
-        let reader = objects(MemoryReader::with_payload(&packed, payload), inline());
+        let payloads = MemoryReader::with_payload(&packed, payload);
+        let reader = objects(Arc::clone(&payloads) as _, inline());
         let plan = open(&reader, &packed, 0).await;
         let (bytes, error) = drain(plan.stream(None).unwrap()).await;
         assert!(matches!(error, Some(ReadError::Damaged { .. })), "{error:?}");
+        let doubted = payloads.doubted.lock().unwrap().clone();
+        assert!(
+            doubted.iter().any(|(_, range)| range.contains(&500_000)),
+            "it is not remembered: {doubted:?}"
+        );
         assert!(bytes.len() < 500_000 && bytes == nar[..bytes.len()]);
         let (bytes, error) = drain(plan.stream(Some(499_990..500_010)).unwrap()).await;
         assert!(bytes.is_empty() && error.is_some());

@@ -47,6 +47,8 @@ pub(crate) async fn start(role: GatewayRole) -> Result<impl Running, Failure> {
     let options = GatewayOptions {
         listen: role.listen,
         cache_dir: Some(role.directory),
+        // The nodes' files lie on the same disk.
+        cache_size_bytes: 0,
         server: ServerLimits { drain_wait: DRAIN_WAIT, ..ServerLimits::default() }.into(),
         ..GatewayOptions::default()
     };

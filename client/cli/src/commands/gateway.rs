@@ -1,11 +1,13 @@
 //! `firn gateway`: the archive as a binary cache over HTTP.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_gateway::{ArchiveParts, FilterChoice, Gateway, GatewayOptions, NarCompression, WhenUnreadable};
+use firn_transport::{EndpointOptions, Environment, IdentityFileError, load_identity, write_identity};
+use firn_wire::Identity;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
@@ -25,9 +27,13 @@ pub(crate) struct GatewayFlags {
     /// /firn/filters) is as `full`, with the filters fetched from there
     #[arg(long, value_name = "full|none|URL", default_value = "full", env = "FIRN_FILTER")]
     filter: FilterChoice,
-    /// Where filters and the end of the feed are kept, so that a gateway started again answers at once
+    /// Where filters, the end of the feed and what was read are kept, so that a gateway started again answers at once,
+    /// also while nobody else does
     #[arg(long, value_name = "DIR", env = "FIRN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+    /// Bytes on disk for what was read, at most; 0 keeps none of it
+    #[arg(long, value_name = "SIZE", default_value = "20GB", env = "FIRN_CACHE_SIZE")]
+    cache_size: ByteCount,
     /// How NARs are compressed on their way: `zstd` takes a third to a half of the bytes and a core for 200 MB/s.
     /// Default: none on loopback, else zstd. Below /plain it is always none
     #[arg(long, value_enum, env = "FIRN_NAR_COMPRESSION")]
@@ -57,7 +63,9 @@ enum NarCompressionFlag {
 
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<Done, CommandError> {
-    let session = Session::open(common).await?;
+    let identity = identity(flags.cache_dir.as_deref())?;
+    let environment = Environment::real();
+    let session = Session::open_as(common, identity, EndpointOptions::default(), &environment).await?;
     let archive = session.archive().clone();
     let refreshing = tokio::spawn(async move {
         // An old roster still finds the coordinators that are in both.
@@ -82,6 +90,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
         cache_bytes: usize::try_from(flags.memory_cache.0).unwrap_or(usize::MAX),
         filter: flags.filter,
         cache_dir: flags.cache_dir,
+        cache_size_bytes: flags.cache_size.0,
         ..GatewayOptions::default()
     };
     let stop = firn_program::stop_signal();
@@ -98,4 +107,22 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
     refreshing.abort();
     session.close().await;
     Ok(Done::Completely)
+}
+
+/// Who the gateway is to the archive: a stranger, and where it has a place to keep things the same one each time, so that
+/// the right to read that it was given outlives it.
+fn identity(cache_dir: Option<&Path>) -> Result<Identity, CommandError> {
+    let fresh = || Identity::from_seed(&Environment::real().seed());
+    let Some(directory) = cache_dir else { return Ok(fresh()) };
+    let file = directory.join("gateway.key");
+    match load_identity(&file) {
+        Err(IdentityFileError::Missing { .. }) => {
+            std::fs::create_dir_all(directory)
+                .map_err(|source| CommandError::file("make the directory", directory, source))?;
+            let identity = fresh();
+            write_identity(&file, &identity)?;
+            Ok(identity)
+        }
+        loaded => Ok(loaded?),
+    }
 }

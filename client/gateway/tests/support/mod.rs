@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey};
@@ -40,6 +41,8 @@ pub(crate) struct MemoryArchive {
     /// Nodes take requests and never answer.
     pub(crate) nodes_silent: AtomicBool,
     pub(crate) open_reads: watch::Sender<usize>,
+    /// How long coordinators and nodes take to answer.
+    pub(crate) latency: Duration,
 }
 
 /// A read that has not ended.
@@ -67,6 +70,7 @@ impl PayloadReader for MemoryArchive {
     fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
         async move {
             let _open = OpenRead::begin(&self.open_reads);
+            tokio::time::sleep(self.latency).await;
             if self.nodes_silent.load(Ordering::Relaxed) {
                 return std::future::pending().await;
             }
@@ -94,6 +98,7 @@ impl KeyIndex for MemoryArchive {
     ) -> BoxFuture<'_, Result<IndexRangePage, CoordinatorsAway>> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         async move {
+            tokio::time::sleep(self.latency).await;
             if self.coordinators_away.load(Ordering::Relaxed) {
                 return Err(CoordinatorsAway { cause: "all are away".to_owned() });
             }
@@ -205,15 +210,21 @@ pub(crate) fn secret_key(number: u8) -> PublisherSecretKey {
 
 /// A signed path info for `nar`.
 pub(crate) fn path_info(number: u8, nar: &[u8]) -> PathInfo {
+    let references = vec![StorePath::from_parts([77; 20], "glibc-2.40").unwrap()];
+    path_info_of(StorePath::from_parts([number; 20], "hello-2.12.1").unwrap(), nar, references)
+}
+
+/// A signed path info for `nar` that refers to others.
+pub(crate) fn path_info_of(store_path: StorePath, nar: &[u8], references: Vec<StorePath>) -> PathInfo {
     let mut info = PathInfo {
-        store_path: StorePath::from_parts([number; 20], "hello-2.12.1").unwrap(),
+        store_path,
         url: "nar/original.nar.xz".to_owned(),
         compression: Compression::Xz,
         file_hash: Some(Sha256::of(b"file")),
         file_size: Some(4),
         nar_hash: Sha256::of(nar),
         nar_size: nar.len() as u64,
-        references: vec![StorePath::from_parts([77; 20], "glibc-2.40").unwrap()],
+        references,
         deriver: None,
         signatures: Vec::new(),
         ca: None,

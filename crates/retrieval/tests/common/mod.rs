@@ -158,6 +158,7 @@ pub fn code(packed: &Packed, k: u8) -> Coded {
 pub struct MemoryReader {
     bundles: BTreeMap<BundleId, (Arc<ContentHeader>, Bytes)>,
     pub reads: Mutex<Vec<(BundleId, Range<u64>)>>,
+    pub doubted: Mutex<Vec<(BundleId, Range<u64>)>>,
 }
 
 impl MemoryReader {
@@ -165,7 +166,7 @@ impl MemoryReader {
         let bundles = bundles.iter().map(|packed| {
             (packed.id(), (Arc::new(packed.content.clone()), Bytes::from(packed.payload.clone())))
         });
-        Arc::new(Self { bundles: bundles.collect(), reads: Mutex::default() })
+        Arc::new(Self { bundles: bundles.collect(), reads: Mutex::default(), doubted: Mutex::default() })
     }
 
     /// A reader of one bundle whose payload is another than its header says.
@@ -193,6 +194,10 @@ impl PayloadReader for MemoryReader {
             Ok(payload.slice(start..end))
         }
         .boxed()
+    }
+
+    fn doubt(&self, bundle: BundleId, range: Range<u64>) {
+        self.doubted.lock().unwrap().push((bundle, range));
     }
 }
 
