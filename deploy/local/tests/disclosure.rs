@@ -6,10 +6,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use firn_base::{KeyPrefix, ObjectKey};
-use firn_nix_format::nixbase32;
+use firn_nix_format::{PublisherSecretKey, nixbase32};
 use firn_wire::{CoordinatorRequest, decode};
 use support::cache::{Cache, noise, store_path};
-use support::fetch::{get, try_get};
+use support::fetch::{get, path_infos, try_get};
 use support::local::Local;
 use support::pipeline::{Head, heads};
 use support::{Running, command, tcp_port, wait_for};
@@ -75,9 +75,13 @@ fn ask(address: &str, hashes: &[Hash]) -> Vec<Head> {
 
 /// Messages that left the gateway after the first `skip`.
 fn sent(gateway: &Running, skip: usize) -> Vec<Vec<u8>> {
-    let log = gateway.messages();
+    sent_in(&gateway.messages()).split_off(skip)
+}
+
+/// Messages that left a program, by its log.
+fn sent_in(log: &str) -> Vec<Vec<u8>> {
     let words = log.lines().filter_map(|line| line.split_once("sent=").map(|(_, rest)| rest));
-    let bytes = words.skip(skip).map(|rest| {
+    let bytes = words.map(|rest| {
         let digits = rest.split(' ').next().unwrap();
         (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
     });
@@ -208,4 +212,74 @@ fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
     assert!(unsettled < 70, "{unsettled} of {}", asked.len());
     assert_eq!(ask(&full, &[visible])[0].status, 503, "it is archived");
     drop((again, without, waiting));
+}
+
+#[test]
+fn a_comparison_names_no_path_that_is_not_archived() {
+    let local = archive();
+    // Half of a second cache is archived: some of it with another content, or with a signature more.
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::new(place.path().join("cache"));
+    for number in 0..20 {
+        cache.add(cache.entry(&format!("archived-{number}"), &noise(100, number)));
+        cache.add(cache.entry(&format!("private-{number}"), &noise(1_000, number)));
+    }
+    cache.add(cache.entry("archived-20", &noise(500, 1)));
+    let mut twice = cache.entry("archived-21", &noise(100, 21));
+    let other = PublisherSecretKey::from_seed("other-1", &[9; 32]).unwrap();
+    twice.info.signatures.push(other.sign(&twice.info));
+    cache.add(twice);
+    let compare = |options: &[&str]| {
+        let mut program = command("firn", local.home());
+        program.arg("--config").arg(local.dir().join("firn.toml")).arg("compare").arg(cache.path());
+        program.args(options).env("FIRN_LOG", "firn_transport::sent=trace");
+        support::finish(&mut program)
+    };
+
+    let compared = compare(&["--json", "--list", "different"]);
+    assert_eq!(compared.code, Some(1), "{}", compared.stderr);
+    let said: serde_json::Value = serde_json::from_str(&compared.stdout).unwrap();
+    assert_eq!((&said["archived"]["paths"], &said["missing"]["paths"]), (&20.into(), &20.into()), "{said}");
+    let bytes = |names: &[String]| -> u64 {
+        let infos = path_infos(cache.path());
+        names.iter().map(|name| infos[store_path(name).hash_part()].nar_size).sum()
+    };
+    let private: Vec<String> = (0..20).map(|number| format!("private-{number}")).collect();
+    assert_eq!(said["missing"]["nar_bytes"], bytes(&private));
+    let listed: Vec<_> = said["list"].as_array().unwrap().iter().map(|one| &one["difference"]).collect();
+    assert_eq!(said["different"]["paths"], 2);
+    assert_eq!((&said["different_contents"], &said["different_signatures"]), (&1.into(), &1.into()));
+    assert!(listed.contains(&&"contents".into()) && listed.contains(&&"signatures".into()), "{said}");
+
+    let hashes: Vec<Hash> = private.iter().map(|name| *store_path(name).hash()).collect();
+    let prefixed: Vec<Hash> = path_infos(cache.path()).values().map(|info| *info.store_path.hash()).collect();
+    let messages = sent_in(&compared.stderr);
+    for message in &messages {
+        let named = hashes.iter().find(|hash| message.windows(20).any(|part| part == &hash[..]));
+        assert_eq!(named, None, "{message:02x?} names a hash");
+    }
+    let ranges = messages.iter().filter_map(|message| match decode(message) {
+        Ok(CoordinatorRequest::IndexRange(request)) => Some(request.prefix),
+        _ => None,
+    });
+    let ranges: Vec<KeyPrefix> = ranges.collect();
+    assert!(ranges.len() >= prefixed.len() / 2, "{} ranges settle {} paths", ranges.len(), prefixed.len());
+    let lookups =
+        messages.iter().filter(|message| matches!(decode(message), Ok(CoordinatorRequest::Lookup(_))));
+    assert_eq!(lookups.count(), 0, "nothing is looked up by its name");
+
+    // The list is what `firn publish --paths -` reads; what is archived is complete.
+    let missing = compare(&["--list", "missing"]);
+    let names: BTreeSet<&str> = missing.stdout.lines().collect();
+    assert_eq!(names.len(), 20);
+    assert!(names.contains(store_path("private-7").to_string().as_str()));
+    let list = place.path().join("list");
+    std::fs::write(&list, format!("{}\n", store_path("archived-3"))).unwrap();
+    assert_eq!(compare(&["--paths", list.to_str().unwrap()]).code, Some(0));
+
+    // The same cache behind a URL.
+    let url = local.url.clone();
+    let words = ["compare", &url, "--paths", list.to_str().unwrap()];
+    assert!(local.firn(&words).success().contains("archived"));
+    assert!(local.firn(&["compare", &url]).failure(2).contains("--paths"));
 }

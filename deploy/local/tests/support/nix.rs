@@ -62,3 +62,18 @@ pub fn build(name: &str, url: Option<&str>, root: &Path) {
     assert!(built.trim().ends_with(name), "{built}");
     Command::new("chmod").args(["-R", "u+w"]).arg(root).status().expect("there is `chmod`");
 }
+
+/// `nix store verify` of `paths` in the binary cache at `url`: contents and signatures.
+#[track_caller]
+pub fn verify(url: &str, key: &str, paths: &[String], home: &Path) {
+    std::fs::create_dir_all(home).expect("there is room for temporary files");
+    let config = format!("experimental-features = nix-command\ntrusted-public-keys = {}\n", key.trim());
+    let mut nix = Command::new("nix");
+    nix.args(["store", "verify", "--store", url, "--sigs-needed", "1"])
+        .args(paths)
+        .env("HOME", home)
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("NIX_REMOTE", "")
+        .env("NIX_CONFIG", config);
+    finish(&mut nix).success();
+}
