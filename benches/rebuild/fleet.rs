@@ -21,8 +21,8 @@ use firn_transport::{
 };
 use firn_wire::{
     CONTROL_BYTES_MAX, Certificate, CoordinatorReply, CoordinatorRequest, DeletionRoom, INVENTORY_SHARDS_MAX,
-    KEPT_PAGE_BYTES, KeptBundle, KeptGovernance, NodeReply, NodeRequest, NodeStatus, RangeRequest,
-    RefusalKind, RefusedRequest, Roster, Signed, encode,
+    KEPT_NAMES_PER_PAGE_MAX, KEPT_PAGE_BYTES, KeptBundle, KeptGovernance, KeptName, NodeReply, NodeRequest,
+    NodeStatus, RangeRequest, RefusalKind, RefusedRequest, Roster, Signed, encode,
 };
 
 use crate::Failure;
@@ -30,8 +30,6 @@ use crate::history::{self, History};
 
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 const REPLY_WITHIN: Duration = Duration::from_secs(600);
-// As nodes do.
-const CODINGS_LOOKED_AT: usize = 256;
 
 /// A bundle as all its holders show it, and where its payload lies.
 struct Kept {
@@ -201,29 +199,45 @@ impl Node {
         Ok(NodeReply::Governance(KeptGovernance { rosters, heads, entries, more: false }))
     }
 
-    fn show_bundles(&self, after: Option<CodingId>) -> NodeReply {
+    fn name_bundles(&self, after: Option<CodingId>) -> Result<NodeReply, Failure> {
         use std::ops::Bound::{Excluded, Unbounded};
         let range = self.fleet.kept.range((after.map_or(Unbounded, Excluded), Unbounded));
         let here = range.map(|(coding, kept)| (*coding, kept, self.holds(kept)));
         let mut here = here.filter(|(_, _, indexes)| !indexes.is_empty()).peekable();
-        let (mut bundles, mut bytes, mut last) = (Vec::new(), 0, None);
-        for (coding, kept, indexes) in here.by_ref() {
+        let (mut names, mut last) = (Vec::new(), None);
+        for (coding, kept, indexes) in here.by_ref().take(KEPT_NAMES_PER_PAGE_MAX) {
+            let statement = kept.certificate.first().ok_or("no certificate")?.peek()?;
+            let certificate = Some(statement.digest());
+            names.push(KeptName { bundle: statement.bundle, coding, certificate, indexes });
+            last = Some(coding);
+        }
+        let more_after = here.peek().and(last);
+        self.count(NodeReply::BundleNames { names, more_after })
+    }
+
+    fn show_bundles(&self, codings: &[CodingId]) -> Result<NodeReply, Failure> {
+        let (mut bundles, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+        for coding in codings {
+            let kept = self.fleet.kept.get(coding).ok_or("no such coding")?;
             let kept = KeptBundle {
                 content_header: kept.content_header.clone(),
                 coding_header: kept.coding_header.clone(),
                 certificate: kept.certificate.clone(),
-                indexes,
+                indexes: self.holds(kept),
             };
             bytes += encode(&kept).len();
             bundles.push(kept);
-            last = Some(coding);
-            if bytes >= KEPT_PAGE_BYTES || bundles.len() == CODINGS_LOOKED_AT {
+            looked_at += 1;
+            if bytes >= KEPT_PAGE_BYTES {
                 break;
             }
         }
-        self.fleet.shown_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let more_after = here.peek().and(last);
-        NodeReply::Bundles { bundles, more_after }
+        self.count(NodeReply::Bundles { bundles, looked_at })
+    }
+
+    fn count(&self, reply: NodeReply) -> Result<NodeReply, Failure> {
+        self.fleet.shown_bytes.fetch_add(encode(&reply).len() as u64, Ordering::Relaxed);
+        Ok(reply)
     }
 }
 
@@ -235,7 +249,8 @@ impl Handler for Node {
         };
         let reply = match request {
             NodeRequest::ShowGovernance { from } => self.show_governance(from).unwrap_or_else(refusal),
-            NodeRequest::ShowBundles { after } => self.show_bundles(after),
+            NodeRequest::NameBundles { after } => self.name_bundles(after).unwrap_or_else(refusal),
+            NodeRequest::ShowBundles { codings } => self.show_bundles(&codings).unwrap_or_else(refusal),
             NodeRequest::ReadRange(request) => match self.fleet.range(&request) {
                 Ok(proof) => {
                     let encoded_bytes = proof.len() as u64;

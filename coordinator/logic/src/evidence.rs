@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{ArchiveId, BundleId, NodeId, PublicKey, ShardIndex};
 use firn_wire::{
-    Certificate, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, Roster, Signed, VerifiedRoster,
+    Certificate, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, Roster, Signed, VerifiedRoster,
     believed_entries, is_chain,
 };
 
@@ -54,6 +54,9 @@ pub enum EvidenceError {
     /// Signatures under different statements in the place of one certificate.
     #[error("it shows a certificate whose signatures are of different statements")]
     Mixed,
+    /// It does not show what it had named.
+    #[error("it does not show a bundle that it had named")]
+    NotShown,
     /// A certificate that too few coordinators of any roster signed.
     #[error("it shows a certificate that no majority of the coordinators of any roster signed")]
     UnsignedCertificate,
@@ -179,6 +182,42 @@ impl<B: EvidenceBook> Evidence<B> {
         position.map_or(Ok(()), |position| Err(EvidenceError::Fork { position }))
     }
 
+    /// `node` names a bundle of which it holds shards. Says whether it is to show the rest of it. If not, somebody else has
+    /// shown the same words, a majority signed them, and the node counts as a holder; or it has no certificate, without which
+    /// nothing of it would count.
+    pub fn name_bundle(&mut self, node: NodeId, kept: KeptName) -> Result<bool, B::Error> {
+        let KeptName { bundle, coding, certificate, indexes } = kept;
+        let count = indexes.len() as u64;
+        let name = CodingName { bundle, coding };
+        let Some(digest) = certificate else {
+            self.shards = self.shards.saturating_add(count);
+            self.note_uncertified(bundle)?;
+            return Ok(false);
+        };
+        let Some(known) = self.book.coding(name)? else { return Ok(true) };
+        let Some(claim) = known.claims.iter().find(|claim| claim.digest() == digest).cloned() else {
+            return Ok(true);
+        };
+        self.shards = self.shards.saturating_add(count);
+        let indexes = existing(indexes, known.indexes_max);
+        let (k, indexes_max) = (known.k, known.indexes_max);
+        self.enter(node, Claimed { name, k, indexes_max, headers: None, claim, indexes }, Some(known))?;
+        Ok(false)
+    }
+
+    /// `node` did not show so many of the bundles that it had named.
+    pub fn not_shown(&mut self, node: NodeId, count: usize) {
+        (0..count).for_each(|_| self.refuse(node, EvidenceError::NotShown));
+    }
+
+    fn note_uncertified(&mut self, bundle: BundleId) -> Result<(), B::Error> {
+        let has_room = self.uncertified.len() < UNCERTIFIED_MAX;
+        if has_room && self.book.codings_of(bundle)?.is_empty() {
+            self.uncertified.insert(bundle);
+        }
+        Ok(())
+    }
+
     /// `node` shows a bundle of which it holds shards.
     pub fn show_bundle(&mut self, node: NodeId, kept: KeptBundle) -> Result<(), B::Error> {
         self.shards = self.shards.saturating_add(kept.indexes.len() as u64);
@@ -205,32 +244,26 @@ impl<B: EvidenceBook> Evidence<B> {
         let claims = known.as_ref().map_or(&[][..], |known| &known.claims);
         let claim = match self.open_certificate(&certificate, &coded, claims) {
             Ok(Some(claim)) => claim,
-            Ok(None) => {
-                let has_room = self.uncertified.len() < UNCERTIFIED_MAX;
-                if has_room && self.book.codings_of(name.bundle)?.is_empty() {
-                    self.uncertified.insert(name.bundle);
-                }
-                return Ok(Ok(()));
-            }
+            Ok(None) => return self.note_uncertified(name.bundle).map(Ok),
             Err(error) => return Ok(Err(error)),
         };
-        let exists = |index: &ShardIndex| index.position() < coded.roots.len();
-        let indexes: BTreeSet<ShardIndex> = indexes.into_iter().filter(exists).collect();
+        let indexes_max = u8::try_from(coded.roots.len()).unwrap_or(u8::MAX);
         let showing = Claimed {
             name,
             k: coded.scheme.k(),
-            headers: ShownHeaders { content: content_header, coding: coding_header },
+            indexes_max,
+            headers: Some(ShownHeaders { content: content_header, coding: coding_header }),
             claim,
-            indexes: indexes.into_iter().collect(),
+            indexes: existing(indexes, indexes_max),
         };
         self.enter(node, showing, known).map(Ok)
     }
 
     /// Adds to the book what is believed, and counts it.
     fn enter(&mut self, node: NodeId, claimed: Claimed, known: Option<ShownCoding>) -> Result<(), B::Error> {
-        let Claimed { name, k, headers, claim, indexes } = claimed;
+        let Claimed { name, k, indexes_max, headers, claim, indexes } = claimed;
         let is_new = known.is_none();
-        let mut coding = known.unwrap_or(ShownCoding { k, ..ShownCoding::default() });
+        let mut coding = known.unwrap_or(ShownCoding { k, indexes_max, ..ShownCoding::default() });
         let was_readable = coding.is_readable();
         let order =
             CommitOrder { committed_at: claim.committed_at, number: claim.number.0, bundle: name.bundle };
@@ -246,13 +279,14 @@ impl<B: EvidenceBook> Evidence<B> {
         self.book.add(Showing {
             name,
             known: has_news.then_some(coding),
-            headers: is_new.then_some(headers),
+            headers: headers.filter(|_| is_new),
             order: is_new.then_some(order),
             holder: (node, indexes),
         })
     }
 
-    fn is_readable(&self, bundle: BundleId) -> Result<bool, B::Error> {
+    /// Whether a bundle has a certificate, and enough different shards of one of its codings were shown.
+    pub fn is_readable(&self, bundle: BundleId) -> Result<bool, B::Error> {
         for coding in self.book.codings_of(bundle)? {
             if self.book.coding(CodingName { bundle, coding })?.is_some_and(|coding| coding.is_readable()) {
                 return Ok(true);
@@ -342,16 +376,6 @@ impl<B: EvidenceBook> Evidence<B> {
         }
     }
 
-    /// Bundles that a purge had erased: a node that was away may still show what the others have removed, and they do
-    /// not come back.
-    pub fn erased(&self) -> BTreeSet<BundleId> {
-        let erased = self.ledger.iter().filter_map(|entry| match entry.act {
-            LedgerAct::Erase { bundle } => Some(bundle),
-            _ => None,
-        });
-        erased.collect()
-    }
-
     /// At most `limit` certified bundles in the order in which they were committed, behind `after`.
     pub fn history(&self, after: Option<CommitOrder>, limit: usize) -> Result<Vec<CommitOrder>, B::Error> {
         self.book.history(after, limit)
@@ -394,11 +418,19 @@ impl<B: EvidenceBook> Evidence<B> {
 /// Entries of the ledger in one command.
 const LEDGER_PAGE: usize = 1_024;
 
+/// Those of `indexes` that a coding has, each once and in order.
+fn existing(indexes: Vec<ShardIndex>, indexes_max: u8) -> Vec<ShardIndex> {
+    let existing: BTreeSet<ShardIndex> = indexes.into_iter().filter(|index| index.0 < indexes_max).collect();
+    existing.into_iter().collect()
+}
+
 /// A showing that is believed.
 struct Claimed {
     name: CodingName,
     k: u8,
-    headers: ShownHeaders,
+    indexes_max: u8,
+    // None where they are known.
+    headers: Option<ShownHeaders>,
     claim: Certificate,
     indexes: Vec<ShardIndex>,
 }

@@ -47,6 +47,8 @@ pub struct ShownHeaders {
 pub struct ShownCoding {
     /// So many different shards are enough.
     pub k: u8,
+    /// So many indexes there are.
+    pub indexes_max: u8,
     /// Indexes that somebody says to hold; not kept up any more once they are enough.
     pub indexes: BTreeSet<ShardIndex>,
     /// What a majority said of it, at most eight different statements.

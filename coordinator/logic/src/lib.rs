@@ -61,6 +61,7 @@ mod recode;
 mod refusals;
 mod repair;
 mod repair_traffic;
+mod replaced_bundles;
 mod reserve_room;
 mod rights;
 mod second_codings;
@@ -133,6 +134,7 @@ pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding}
 pub use refusals::Refusals;
 pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
+pub use replaced_bundles::ReplacedBundles;
 pub use reserve_room::{Reserve, ReserveError};
 pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;

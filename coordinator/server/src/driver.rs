@@ -8,6 +8,7 @@ mod builds;
 mod deletions;
 mod evidence_reader;
 mod inventories;
+mod listening;
 mod purges;
 mod rebuilding;
 mod recoding;

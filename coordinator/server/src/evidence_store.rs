@@ -7,7 +7,7 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | headers | bundle, coding | both headers |
-//! | codings | bundle, coding | k, indexes shown, statements of majorities |
+//! | codings | bundle, coding | k, how many indexes there are, indexes shown, statements of majorities |
 //! | holders | bundle, coding, node | indexes |
 //! | history | time of commit and number (big-endian), bundle | nothing |
 
@@ -75,8 +75,9 @@ impl EvidenceBook for StoreBook {
 
     fn coding(&self, name: CodingName) -> Result<Option<ShownCoding>, StorageError> {
         let Some(bytes) = self.store.get(Table::EvidenceCodings, &name_key(name))? else { return Ok(None) };
-        let (k, indexes, claims): (u8, Vec<u8>, Vec<Certificate>) = read(&bytes)?;
-        Ok(Some(ShownCoding { k, indexes: indexes.into_iter().map(ShardIndex).collect(), claims }))
+        let (k, indexes_max, indexes, claims): (u8, u8, Vec<u8>, Vec<Certificate>) = read(&bytes)?;
+        let indexes = indexes.into_iter().map(ShardIndex).collect();
+        Ok(Some(ShownCoding { k, indexes_max, indexes, claims }))
     }
 
     fn headers(&self, name: CodingName) -> Result<Option<ShownHeaders>, StorageError> {
@@ -121,9 +122,9 @@ impl EvidenceBook for StoreBook {
         let Showing { name, known, headers, order, holder: (node, indexes) } = showing;
         let key = name_key(name);
         let mut batch = Batch::new();
-        if let Some(ShownCoding { k, indexes, claims }) = known {
+        if let Some(ShownCoding { k, indexes_max, indexes, claims }) = known {
             let indexes: Vec<u8> = indexes.into_iter().map(|index| index.0).collect();
-            batch.put(Table::EvidenceCodings, key, encode(&(k, indexes, claims)));
+            batch.put(Table::EvidenceCodings, key, encode(&(k, indexes_max, indexes, claims)));
         }
         if let Some(ShownHeaders { content, coding }) = headers {
             batch.put(Table::EvidenceHeaders, key, encode(&(content, coding)));
@@ -216,6 +217,7 @@ mod tests {
             }),
             known: Some(ShownCoding {
                 k: 2,
+                indexes_max: 200,
                 indexes: indexes.iter().copied().collect(),
                 claims: vec![claim],
             }),

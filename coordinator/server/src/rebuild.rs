@@ -93,6 +93,9 @@ impl UnderWay {
 
     /// A bundle does not come back.
     pub(crate) fn note_unrestored(&mut self, bundle: BundleId, reason: String) {
+        if self.unrestored.contains_key(&bundle) {
+            return;
+        }
         self.unrestored_count = self.unrestored_count.saturating_add(1);
         if self.unrestored.len() < TOLD_MAX {
             self.unrestored.insert(bundle, reason);

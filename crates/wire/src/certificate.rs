@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use firn_base::{BundleId, BundleNumber, CodingId, Digest, ObjectKey, PublicKey, ShardIndex, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{LedgerEntry, LedgerHead, Roster, Signed, Statement, VerifiedRoster};
+use crate::{LedgerEntry, LedgerHead, Roster, Signed, Statement, VerifiedRoster, encode};
 
 /// A coordinator's word that a bundle is committed, with what no shard file says of it. Nodes keep it beside the bundle's
 /// shards, signed by a majority: what is shown without one was never committed, or by nobody.
@@ -35,6 +35,26 @@ pub struct Certificate {
 
 impl Statement for Certificate {
     const KIND: &'static str = "certificate";
+}
+
+impl Certificate {
+    /// BLAKE3 of its encoding: what names these words without repeating them.
+    pub fn digest(&self) -> Digest {
+        Digest::from_bytes(*blake3::hash(&encode(self)).as_bytes())
+    }
+}
+
+/// What a node names of a coding of which it holds shards: enough to see whether others showed the rest before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptName {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Its coding; that covers both headers.
+    pub coding: CodingId,
+    /// [`Certificate::digest`] of what its certificate says; none if the node has none.
+    pub certificate: Option<Digest>,
+    /// The shards that it holds.
+    pub indexes: Vec<ShardIndex>,
 }
 
 /// What a node shows of a coding of which it holds shards.
@@ -68,6 +88,12 @@ pub const ROSTERS_KEPT_MAX: usize = 256;
 
 /// Codings in one request for certificates.
 pub const CERTIFICATES_PER_REQUEST_MAX: usize = 1_024;
+
+/// Codings of one page of names: each of which a node has no certificate costs it a look at its disk.
+pub const KEPT_NAMES_PER_PAGE_MAX: usize = 1_024;
+
+/// Codings of one request to show what was named: headers are read from the disk for each.
+pub const KEPT_PER_REQUEST_MAX: usize = 256;
 
 /// Bytes after which a page of certificates or kept bundles ends; one of them may pass it.
 pub const KEPT_PAGE_BYTES: usize = 1 << 20;

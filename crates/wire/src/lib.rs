@@ -40,13 +40,13 @@ mod text_form;
 pub use administration::{AdminReply, AdminRequest};
 pub use caps_status::{BreachCount, Cap, CapCount, CapsStatus};
 pub use certificate::{
-    CERTIFICATES_PER_REQUEST_MAX, Certificate, KEPT_PAGE_BYTES, KeptBundle, KeptGovernance, ROSTERS_KEPT_MAX,
-    believed_entries, is_chain,
+    CERTIFICATES_PER_REQUEST_MAX, Certificate, KEPT_NAMES_PER_PAGE_MAX, KEPT_PAGE_BYTES,
+    KEPT_PER_REQUEST_MAX, KeptBundle, KeptGovernance, KeptName, ROSTERS_KEPT_MAX, believed_entries, is_chain,
 };
 pub use clock_difference::ClockDifference;
 pub use command::{
     BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
-    RejectReason, RestoredBundle, TimedCommand,
+    RejectReason, RestoredBundle, RestoredReplacement, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,

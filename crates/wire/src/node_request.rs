@@ -4,7 +4,7 @@ use firn_base::{ByteCount, CodingId, NodeId, ReservationId, ShardIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DecodeOrder, DecodeReport, DeleteOrder, KeptBundle, KeptGovernance, OrderRank, Pass, Receipt,
+    DecodeOrder, DecodeReport, DeleteOrder, KeptBundle, KeptGovernance, KeptName, OrderRank, Pass, Receipt,
     RecodeOrder, RecodeReport, RefusedRequest, Signed, Ticket,
 };
 
@@ -28,10 +28,16 @@ pub enum NodeRequest {
         /// The first entry of the ledger wanted; 0 asks for rosters and heads too.
         from: u64,
     },
-    /// From a coordinator that rebuilds the archive: show a page of what is here, in order of codings.
-    ShowBundles {
-        /// The last coding of the page before; none for the first page.
+    /// From a coordinator that rebuilds the archive: name a page of what is here, in order of codings.
+    NameBundles {
+        /// The last coding of the page before; none to begin with the first.
         after: Option<CodingId>,
+    },
+    /// From a coordinator that rebuilds the archive: show these of what was named, at most
+    /// [`crate::KEPT_PER_REQUEST_MAX`].
+    ShowBundles {
+        /// Which.
+        codings: Vec<CodingId>,
     },
 }
 
@@ -139,11 +145,19 @@ pub enum NodeReply {
     Decoded(DecodeReport),
     /// Rosters and ledger.
     Governance(KeptGovernance),
-    /// What is here.
-    Bundles {
+    /// The names of what is here.
+    BundleNames {
         /// A page, in order of codings.
-        bundles: Vec<KeptBundle>,
+        names: Vec<KeptName>,
         /// The last coding that was looked at, if there are more behind it.
         more_after: Option<CodingId>,
+    },
+    /// What was asked for and is here.
+    Bundles {
+        /// In the order asked for.
+        bundles: Vec<KeptBundle>,
+        /// How many of the codings asked for were looked at, at least one: a page ends after
+        /// [`crate::KEPT_PAGE_BYTES`].
+        looked_at: u32,
     },
 }

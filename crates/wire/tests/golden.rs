@@ -19,11 +19,11 @@ use firn_wire::{
     Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
     CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor,
     DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry,
-    IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, LedgerAct, LedgerEntry, LedgerHead,
-    MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole, OrderRank,
-    Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder,
-    RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster, Signed, StateDigests, SurplusCopy,
-    Ticket, TimedCommand, decode, encode,
+    IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry,
+    LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole,
+    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
+    RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, RestoredReplacement, Roster,
+    Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,6 +104,17 @@ fn statements(lines: &mut Lines) {
         indexes: vec![index],
     };
     lines.add("kept-bundle", &kept);
+    let name = KeptName {
+        bundle: certificate.bundle,
+        coding,
+        certificate: Some(certificate.digest()),
+        indexes: vec![index],
+    };
+    lines.add("kept-name", &name);
+    lines.add("name-bundles", &NodeRequest::NameBundles { after: Some(coding) });
+    lines.add("show-bundles", &NodeRequest::ShowBundles { codings: vec![coding] });
+    lines.add("bundle-names", &NodeReply::BundleNames { names: vec![name], more_after: Some(coding) });
+    lines.add("bundles", &NodeReply::Bundles { bundles: Vec::new(), looked_at: 300 });
     let token = TokenId::from_bytes([10; 32]);
     let failure_domain = Some("attic".to_owned());
     lines.add("token", &JoinToken { token, operator: "ada".into(), expires: at(5), failure_domain });
@@ -162,7 +173,10 @@ fn acts() -> Vec<LedgerAct> {
         LedgerAct::SetNodeState { node, state: firn_wire::NodeState::Lost },
         LedgerAct::ChangeMember(MemberChange::Remove { id: node }),
         LedgerAct::AdoptRoster { generation: 300 },
-        LedgerAct::Repack { bundle: BundleId::from_bytes([6; 32]) },
+        LedgerAct::Repack {
+            bundle: BundleId::from_bytes([6; 32]),
+            replacements: vec![BundleId::from_bytes([15; 32])],
+        },
         LedgerAct::Refuse {
             operator: key,
             name: "ada".into(),
@@ -270,6 +284,10 @@ fn all_commands() -> Vec<Command> {
             ledger_entries: 5,
             externals: vec![key],
             entries: entries.clone(),
+            replaced: Some(RestoredReplacement {
+                left_out: vec![key],
+                replacements: vec![BundleId::from_bytes([15; 32])],
+            }),
         })),
         Command::ForgetUncounted {
             reservations: vec![reservation],

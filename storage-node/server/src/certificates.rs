@@ -10,10 +10,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::CodingId;
+use firn_base::{CodingId, ShardIndex};
+use firn_bundle::ShardFileHeader;
 use firn_wire::{
-    CERTIFICATES_PER_REQUEST_MAX, Certificate, CoordinatorReply, CoordinatorRequest, KEPT_PAGE_BYTES,
-    KeptBundle, NodeReply, Signed, decode, encode,
+    CERTIFICATES_PER_REQUEST_MAX, Certificate, CoordinatorReply, CoordinatorRequest, KEPT_NAMES_PER_PAGE_MAX,
+    KEPT_PAGE_BYTES, KeptBundle, KeptName, NodeReply, Signed, decode, encode,
 };
 use tokio::time::{Instant, sleep};
 
@@ -31,8 +32,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 // An upload is committed within moments or abandoned; shards of abandoned ones may lie here for long.
 const AGAIN_FIRST: Duration = Duration::from_secs(2);
 const AGAIN_MOST: Duration = Duration::from_secs(600);
-// Headers are read from the disk for each.
-const CODINGS_LOOKED_AT: usize = 256;
 
 type Kept = BTreeMap<CodingId, Vec<Signed<Certificate>>>;
 
@@ -169,41 +168,77 @@ async fn fetch(shared: &Shared, wanted: &[CodingId]) -> Kept {
     believed.map(|(certificate, signed)| (certificate.coding, signed)).collect()
 }
 
-/// A page of what is here, for a coordinator that rebuilds the archive. Blocks on the disk.
-pub(crate) fn show_bundles(shared: &Shared, after: Option<CodingId>) -> io::Result<NodeReply> {
-    let (mut bundles, mut bytes, mut last) = (Vec::new(), 0, None);
-    // Codings of one file follow each other.
-    let mut file: Option<(u8, Kept)> = None;
-    let mut codings = shared.store.codings_behind(after, CODINGS_LOOKED_AT + 1);
-    let is_cut = codings.len() > CODINGS_LOOKED_AT;
-    codings.truncate(CODINGS_LOOKED_AT);
-    let count = codings.len();
-    for (number, (coding, indexes)) in codings.into_iter().enumerate() {
+/// A page of names of what is here, for a coordinator that rebuilds the archive. Blocks on the disk.
+pub(crate) fn name_bundles(shared: &Shared, after: Option<CodingId>) -> io::Result<NodeReply> {
+    let mut page = Page::new(shared);
+    let mut codings = shared.store.codings_behind(after, KEPT_NAMES_PER_PAGE_MAX + 1);
+    let is_cut = codings.len() > KEPT_NAMES_PER_PAGE_MAX;
+    codings.truncate(KEPT_NAMES_PER_PAGE_MAX);
+    let (mut names, mut last) = (Vec::with_capacity(codings.len()), None);
+    for (coding, indexes) in codings {
         last = Some(coding);
-        // One that cannot be read now is set aside by whoever reads it next.
-        let name = indexes.first().map(|index| ShardName::new(coding, *index));
-        let header = name.and_then(|name| shared.store.header(name, shared.local_time()).ok());
-        if let Some(header) = header {
-            let fan = coding.as_bytes()[0];
-            let (_, kept) = match file.take() {
-                Some(known) if known.0 == fan => file.insert(known),
-                _ => file.insert((fan, shared.certificates.read(fan)?)),
-            };
-            let certificate = kept.remove(&coding).unwrap_or_default();
+        // All signatures are of one statement.
+        let statement = page.certificate(coding)?.first().and_then(|signed| signed.peek().ok());
+        let bundle = match &statement {
+            Some(statement) => Some(statement.bundle),
+            None => page.header(coding, &indexes).map(|header| header.content().bundle_id()),
+        };
+        let certificate = statement.map(|statement| statement.digest());
+        names.extend(bundle.map(|bundle| KeptName { bundle, coding, certificate, indexes }));
+    }
+    Ok(NodeReply::BundleNames { names, more_after: last.filter(|_| is_cut) })
+}
+
+/// Those of `codings` that are here, as many as a page holds. Blocks on the disk.
+pub(crate) fn show_bundles(shared: &Shared, codings: &[CodingId]) -> io::Result<NodeReply> {
+    let mut page = Page::new(shared);
+    let (mut bundles, mut bytes, mut looked_at) = (Vec::new(), 0, 0);
+    for coding in codings {
+        looked_at += 1;
+        let indexes = shared.store.indexes_of(*coding);
+        if let Some(header) = page.header(*coding, &indexes) {
             let kept = KeptBundle {
                 content_header: header.content().to_bytes(),
                 coding_header: header.coding().to_bytes(),
-                certificate,
+                certificate: page.certificate(*coding)?,
                 indexes,
             };
             bytes += encode(&kept).len();
             bundles.push(kept);
         }
-        if bytes >= KEPT_PAGE_BYTES && number + 1 < count {
-            return Ok(NodeReply::Bundles { bundles, more_after: last });
+        if bytes >= KEPT_PAGE_BYTES {
+            break;
         }
     }
-    Ok(NodeReply::Bundles { bundles, more_after: last.filter(|_| is_cut) })
+    Ok(NodeReply::Bundles { bundles, looked_at })
+}
+
+/// What is looked up for one page: codings of one file follow each other.
+struct Page<'a> {
+    shared: &'a Shared,
+    file: Option<(u8, Kept)>,
+}
+
+impl<'a> Page<'a> {
+    const fn new(shared: &'a Shared) -> Self {
+        Self { shared, file: None }
+    }
+
+    /// The certificate of a coding; empty if there is none.
+    fn certificate(&mut self, coding: CodingId) -> io::Result<Vec<Signed<Certificate>>> {
+        let fan = coding.as_bytes()[0];
+        let (_, kept) = match self.file.take() {
+            Some(known) if known.0 == fan => self.file.insert(known),
+            _ => self.file.insert((fan, self.shared.certificates.read(fan)?)),
+        };
+        Ok(kept.get(&coding).cloned().unwrap_or_default())
+    }
+
+    /// The headers of a coding of which `indexes` are here. One that cannot be read now is set aside by whoever reads it next.
+    fn header(&self, coding: CodingId, indexes: &[ShardIndex]) -> Option<ShardFileHeader> {
+        let name = ShardName::new(coding, *indexes.first()?);
+        self.shared.store.header(name, self.shared.local_time()).ok()
+    }
 }
 
 #[cfg(test)]

@@ -6,22 +6,23 @@
 //!
 //! [`Turns`]: crate::shared::Turns
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{CodingId, PublicKey};
+use firn_base::PublicKey;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, NodeReply,
-    NodeRequest, PassPurpose, RANGE_BYTES_MAX, RangeRequest, Receipt, RecodeOrder, RecodeReport, RefusalKind,
-    RefusedRequest, Signed, StoreRequest,
+    BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, KEPT_PER_REQUEST_MAX,
+    NodeReply, NodeRequest, PassPurpose, RANGE_BYTES_MAX, RangeRequest, Receipt, RecodeOrder, RecodeReport,
+    RefusalKind, RefusedRequest, Signed, StoreRequest,
 };
 use tokio::time::timeout;
 
 use crate::build::build;
 use crate::build_line::Lane;
-use crate::certificates::show_bundles;
+use crate::certificates::{name_bundles, show_bundles};
 use crate::governance::kept_rosters;
 use crate::recode;
 use crate::shared::{Shared, Work, count};
@@ -109,7 +110,16 @@ impl Server {
                 NodeReply::Deleted
             }
             NodeRequest::ShowGovernance { from } => self.show_governance(peer, from).await?,
-            NodeRequest::ShowBundles { after } => self.show_bundles(peer, after).await?,
+            NodeRequest::NameBundles { after } => {
+                self.show(peer, move |shared| name_bundles(shared, after)).await?
+            }
+            NodeRequest::ShowBundles { codings } => {
+                if codings.len() > KEPT_PER_REQUEST_MAX {
+                    let sentence = format!("ask for at most {KEPT_PER_REQUEST_MAX} codings at a time");
+                    return Err(RefusedRequest::new(RefusalKind::Malformed, sentence).into());
+                }
+                self.show(peer, move |shared| show_bundles(shared, &codings)).await?
+            }
         };
         stream.send(&reply).await?;
         Ok(())
@@ -130,15 +140,15 @@ impl Server {
     }
 
     /// What is here, for coordinators alone.
-    async fn show_bundles(
+    async fn show(
         &self,
         peer: PublicKey,
-        after: Option<CodingId>,
+        page: impl FnOnce(&Shared) -> io::Result<NodeReply> + Send + 'static,
     ) -> Result<NodeReply, RefusedRequest> {
         self.check_coordinator(peer)?;
         let _turn = self.shared.turns.take(Work::CoordinatorRead).await?;
         let shared = Arc::clone(&self.shared);
-        let shown = self.shared.environment.blocking(move || show_bundles(&shared, after)).await;
+        let shown = self.shared.environment.blocking(move || page(&shared)).await;
         shown.map_err(|error| disk_failed(&error))
     }
 

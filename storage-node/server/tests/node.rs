@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{BitRate, ByteCount, NodeId, PublicKey, ShardIndex, Timestamp};
+use firn_base::{BitRate, ByteCount, CodingId, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_retrieval::{ReadRangeError, read_range};
 use firn_storage_node::{DeletionLimits, MemoryDisk, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_wire::{
-    CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, NodeReply, NodeRequest, NodeState, OrderRank, Pass,
-    PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
+    CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, NodeReply, NodeRequest, NodeState, OrderRank,
+    Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
 };
 use support::CodedBundle;
 use support::world::{World, later};
@@ -447,17 +447,25 @@ async fn coordinators_are_shown_what_lost_ones_are_rebuilt_from_and_strangers_ar
     }
     let is_kept = |_: &World| disk.paths().iter().any(|path| path.starts_with("certificates/"));
     world.wait("the node keeps a certificate", is_kept).await;
-    let all = NodeRequest::ShowBundles { after: None };
+    let names = NodeRequest::NameBundles { after: None };
+    let named = world.order(node.id(), &names).await;
+    let NodeReply::BundleNames { names: named, more_after: None } = named else { panic!("{named:?}") };
+    let [name] = &named[..] else { panic!("{named:?}") };
+    let all = NodeRequest::ShowBundles { codings: vec![CodingId::from_bytes([9; 32]), bundle.id()] };
     let shown = world.order(node.id(), &all).await;
-    let NodeReply::Bundles { bundles, more_after: None } = &shown else { panic!("{shown:?}") };
+    let NodeReply::Bundles { bundles, looked_at: 2 } = &shown else { panic!("{shown:?}") };
     let [kept] = &bundles[..] else { panic!("{bundles:?}") };
     assert_eq!(kept.content_header, bundle.content.to_bytes());
     assert_eq!(kept.coding_header, bundle.coding.to_bytes());
     assert_eq!(kept.indexes, [ShardIndex(1), ShardIndex(4)]);
     let [certificate] = &kept.certificate[..] else { panic!("{kept:?}") };
-    assert_eq!(certificate.open(world.archive).unwrap().coding, bundle.id());
-    let behind = NodeRequest::ShowBundles { after: Some(bundle.id()) };
-    let nothing = NodeReply::Bundles { bundles: Vec::new(), more_after: None };
+    let statement = certificate.open(world.archive).unwrap();
+    assert_eq!(statement.coding, bundle.id());
+    let (digest, indexes) = (Some(statement.digest()), kept.indexes.clone());
+    let expected = KeptName { bundle: statement.bundle, coding: bundle.id(), certificate: digest, indexes };
+    assert_eq!(*name, expected, "the name is that of what is shown");
+    let behind = NodeRequest::NameBundles { after: Some(bundle.id()) };
+    let nothing = NodeReply::BundleNames { names: Vec::new(), more_after: None };
     assert_eq!(world.order(node.id(), &behind).await, nothing);
     let governance = NodeRequest::ShowGovernance { from: 0 };
     let NodeReply::Governance(kept) = world.order(node.id(), &governance).await else {
@@ -467,7 +475,7 @@ async fn coordinators_are_shown_what_lost_ones_are_rebuilt_from_and_strangers_ar
 
     // Who may read shards may not read that.
     let stranger = world.connect(&node).await;
-    for request in [&all, &governance] {
+    for request in [&names, &all, &governance] {
         let reply =
             stranger.call(request, CONTROL_BYTES_MAX, std::time::Duration::from_secs(20)).await.unwrap();
         let NodeReply::Refused(refused) = reply else { panic!("{reply:?}") };

@@ -100,7 +100,11 @@ pub(super) fn replace<F: Facts>(
     }
     // One that held nothing else goes by itself.
     if !replacements.is_empty() {
-        govern::record(state, &LedgerAct::Repack { bundle })?;
+        let mut ids = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            ids.extend(state.bundle(number)?.map(|record| record.id));
+        }
+        govern::record(state, &LedgerAct::Repack { bundle, replacements: ids })?;
     }
     Ok(Ok(()))
 }

@@ -1,10 +1,12 @@
 //! What is believed of what nodes show of a lost archive, and that liars are named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{ArchiveId, BundleNumber, CodingId, PublicKey, ShardIndex};
 use firn_coordinator_logic::{EvidenceError, Facts, MemoryState};
-use firn_wire::{Certificate, CommandOutcome, KeptBundle, LedgerAct, LedgerEntry, LedgerHead, Signed};
+use firn_wire::{
+    Certificate, CommandOutcome, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, Signed,
+};
 
 use crate::rebuild_support::{
     Shown, archive_key, codings, coordinator, eventful, evidence, heads, in_order, restored, sealed, show,
@@ -249,4 +251,96 @@ fn rosters_count_if_the_archive_key_signed_them() {
     assert_eq!(by_later(&mut evidence), 0);
     evidence.show_governance(node_id(1), &[signed_roster(&archive_key(), 2, &[4, 5, 6])], &[], Vec::new());
     assert_eq!(by_later(&mut evidence), 1);
+}
+
+/// What a node names of a bundle of which it would show `kept`.
+fn name_of(kept: &KeptBundle) -> KeptName {
+    let statement = kept.certificate.first().map(|signed| signed.peek().unwrap());
+    let coding = firn_bundle::CodingHeader::parse(&kept.coding_header).unwrap();
+    let bundle = coding.bundle();
+    let (coding, certificate) = (coding.coding_id(), statement.map(|statement| statement.digest()));
+    KeptName { bundle, coding, certificate, indexes: kept.indexes.clone() }
+}
+
+fn is_asked(evidence: &mut Shown, node: u32, name: KeptName) -> bool {
+    let Ok(is_asked) = evidence.name_bundle(node_id(node), name);
+    is_asked
+}
+
+#[test]
+fn what_one_node_has_shown_others_only_name_and_count_as_holders_all_the_same() {
+    let archive = eventful();
+    let (mut evidence, mut in_full) = (evidence(), crate::rebuild_support::evidence());
+    for node in 0..4 {
+        let index = u8::try_from(node).unwrap();
+        let kept = archive.kept(1, &[index, 200]);
+        show(&mut in_full, node_id(node), kept.clone());
+        assert_eq!(is_asked(&mut evidence, node, name_of(&kept)), node == 0, "the first one alone");
+        if node == 0 {
+            show(&mut evidence, node_id(node), kept);
+        }
+    }
+    assert_eq!(codings(&evidence, bundle_id(1)), codings(&in_full, bundle_id(1)));
+    assert_eq!(evidence.counts(), in_full.counts());
+    assert_eq!(evidence.refused().count(), 0);
+}
+
+#[test]
+fn a_name_brings_nothing_to_be_believed() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    let honest = name_of(&archive.kept(1, &[0]));
+    let forged = Certificate { externals: vec![key(77)], ..archive.certificate(1) };
+    let lie = KeptName { certificate: Some(forged.digest()), ..honest.clone() };
+    // What nobody has shown is asked for, whoever names it and how often.
+    assert!(is_asked(&mut evidence, 1, honest.clone()) && is_asked(&mut evidence, 2, honest.clone()));
+    assert_eq!(in_order(&evidence), [], "nothing counts by its name");
+    show(&mut evidence, node_id(1), archive.kept(1, &[0]));
+    // Other words about it are asked for in full, and then judged.
+    assert!(is_asked(&mut evidence, 3, lie));
+    let certificate = sealed(&[1], &forged);
+    show(&mut evidence, node_id(3), KeptBundle { certificate, ..archive.kept(1, &[1]) });
+    let other_coding = KeptName { coding: CodingId::from_bytes([9; 32]), ..honest.clone() };
+    assert!(is_asked(&mut evidence, 4, other_coding));
+    evidence.not_shown(node_id(4), 1);
+    let refused: BTreeMap<_, _> = evidence.refused().map(|(node, _, error)| (node, error.clone())).collect();
+    let expected = BTreeMap::from([
+        (node_id(3), EvidenceError::UnsignedCertificate),
+        (node_id(4), EvidenceError::NotShown),
+    ]);
+    assert_eq!(refused, expected, "the liars are named");
+    let bundle = codings(&evidence, bundle_id(1)).remove(0);
+    assert_eq!(bundle.holders, BTreeSet::from([(ShardIndex(0), node_id(1))]));
+    assert_eq!(bundle.certificate, archive.certificate(1));
+}
+
+#[test]
+fn later_words_about_a_coding_are_asked_for_and_count() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    let early = Certificate { n: 3, ..archive.certificate(1) };
+    show(
+        &mut evidence,
+        node_id(1),
+        KeptBundle { certificate: sealed(&[1, 3], &early), ..archive.kept(1, &[0]) },
+    );
+    let late = archive.kept(1, &[1]);
+    assert!(is_asked(&mut evidence, 2, name_of(&late)));
+    show(&mut evidence, node_id(2), late.clone());
+    assert!(!is_asked(&mut evidence, 3, name_of(&late)));
+    assert_eq!(codings(&evidence, bundle_id(1)).remove(0).certificate, archive.certificate(1));
+}
+
+#[test]
+fn what_has_no_certificate_is_counted_by_its_name() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    let bare = KeptBundle { certificate: Vec::new(), ..archive.kept(1, &[0, 1]) };
+    for node in 0..3 {
+        assert!(!is_asked(&mut evidence, node, name_of(&bare)), "nothing of it would count");
+    }
+    assert_eq!((evidence.counts().uncertified, evidence.counts().shards), (1, 6));
+    show(&mut evidence, node_id(5), archive.kept(1, &[]));
+    assert!(!is_asked(&mut evidence, 6, name_of(&bare)));
+    assert_eq!((evidence.counts().uncertified, evidence.counts().certified), (0, 1));
 }

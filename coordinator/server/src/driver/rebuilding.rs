@@ -3,33 +3,24 @@
 //! Nodes show rosters, ledgers and bundles; once nothing new comes, or the operator says so, the history is told again in
 //! its order; then inventories bring the placements, each shard with its proof, and the archive is in service.
 //! Always holds: nothing is deleted, repaired or moved meanwhile; each step is committed before the next, so that another
-//! leader goes on from there. Leaves to others: telling the history (`restoring`), what is believed (`Evidence`), what
+//! leader goes on from there. Leaves to others: asking one node (`listening`), telling the history (`restoring`), what is believed (`Evidence`), what
 //! commands do (`apply`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::NodeId;
 use firn_coordinator_logic::{Facts, FleetWatch, Scan};
-use firn_transport::Connection;
-use firn_wire::{
-    CONTROL_BYTES_MAX, Command, KeptGovernance, NodeReply, NodeRequest, RebuildStage, RefusalKind,
-    RefusedRequest, SurplusCopy,
-};
+use firn_wire::{Command, RebuildStage, RefusalKind, RefusedRequest, SurplusCopy};
 
+use super::listening::ask_node;
 use super::restoring::restore;
-use crate::rebuild::{SharedEvidence, lock_evidence};
+use crate::rebuild::lock_evidence;
 use crate::shared::{Shared, disk, malformed};
 
-/// Nodes that are asked at once: each page is in memory on its way.
+/// Nodes that are asked at once: a page of each is in memory on its way.
 const ASKED_AT_ONCE: usize = 16;
-const PAGE_WITHIN: Duration = Duration::from_secs(60);
 /// A node that broke off is asked again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// Entries of a ledger that a node may show: a hundred a day for 27 years.
-const LEDGER_ENTRIES_MAX: usize = 1_000_000;
-/// Pages that a node may show: 256 codings each, more than the largest disk has.
-const PAGES_MAX: usize = 1 << 16;
 /// Reservations and surplus copies that one command forgets.
 const FORGOTTEN_MAX: usize = 1_024;
 
@@ -126,58 +117,6 @@ fn ask(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
         }
     }
     Ok(())
-}
-
-async fn ask_node(
-    shared: &Shared,
-    evidence: &SharedEvidence,
-    node: NodeId,
-    connection: &Connection,
-) -> Result<(), String> {
-    let call = async |request: NodeRequest| {
-        let reply = connection.call::<_, NodeReply>(&request, CONTROL_BYTES_MAX, PAGE_WITHIN).await;
-        match reply.map_err(|error| error.to_string())? {
-            NodeReply::Refused(refusal) => Err(refusal.to_string()),
-            reply => Ok(reply),
-        }
-    };
-    let unfit = || "its answer does not fit".to_owned();
-    let mut governance = KeptGovernance { rosters: vec![], heads: vec![], entries: vec![], more: true };
-    while governance.more {
-        let from = u64::try_from(governance.entries.len()).unwrap_or(u64::MAX);
-        let NodeReply::Governance(page) = call(NodeRequest::ShowGovernance { from }).await? else {
-            return Err(unfit());
-        };
-        if page.entries.len() + governance.entries.len() > LEDGER_ENTRIES_MAX {
-            return Err("its ledger is endless".to_owned());
-        }
-        governance.more = page.more && !page.entries.is_empty();
-        if from == 0 {
-            (governance.rosters, governance.heads) = (page.rosters, page.heads);
-        }
-        governance.entries.extend(page.entries);
-    }
-    let KeptGovernance { rosters, heads, entries, .. } = governance;
-    let kept = Arc::clone(evidence);
-    let show = move || lock_evidence(&kept).show_governance(node, &rosters, &heads, entries);
-    shared.environment.blocking(show).await;
-    let mut after = None;
-    for _ in 0..PAGES_MAX {
-        let NodeReply::Bundles { bundles, more_after } = call(NodeRequest::ShowBundles { after }).await?
-        else {
-            return Err(unfit());
-        };
-        let kept = Arc::clone(evidence);
-        let show =
-            move || bundles.into_iter().try_for_each(|bundle| lock_evidence(&kept).show_bundle(node, bundle));
-        shared.environment.blocking(show).await.map_err(|error| error.to_string())?;
-        match more_after {
-            None => return Ok(()),
-            Some(next) if after < Some(next) => after = Some(next),
-            Some(_) => return Err("it shows the same bundles again and again".to_owned()),
-        }
-    }
-    Err("it shows an endless number of bundles".to_owned())
 }
 
 /// Waits for the inventories of the nodes that are there, then ends the rebuild.

@@ -20,6 +20,12 @@ impl ShardStore {
         self.shelf().shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
     }
 
+    /// The shards of `coding` that are here.
+    pub(crate) fn indexes_of(&self, coding: CodingId) -> Vec<ShardIndex> {
+        let name = |index| ShardName::new(coding, ShardIndex(index));
+        self.shelf().shards.range(name(0)..=name(u8::MAX)).map(|(name, _)| name.index).collect()
+    }
+
     /// Up to `count` codings behind `after`, in order, each with its shards here.
     pub(crate) fn codings_behind(
         &self,

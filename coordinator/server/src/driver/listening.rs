@@ -1,0 +1,152 @@
+//! What one node shows of a lost archive: asked page by page.
+//!
+//! Owns: in which order it is asked, and bounds of what it says. Always holds: a node names what it has, and is asked for the
+//! rest of what nobody has shown yet: what 40 nodes hold crosses the network once. Nodes that are asked at one time begin at
+//! different places, else each of them would be the first. Leaves to others: what is believed (`Evidence`), when a node is
+//! asked (`rebuilding`).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use firn_base::{CodingId, NodeId};
+use firn_transport::Connection;
+use firn_wire::{
+    CONTROL_BYTES_MAX, KEPT_NAMES_PER_PAGE_MAX, KEPT_PER_REQUEST_MAX, KeptGovernance, KeptName, NodeReply,
+    NodeRequest,
+};
+
+use crate::rebuild::{SharedEvidence, lock_evidence};
+use crate::shared::Shared;
+
+const PAGE_WITHIN: Duration = Duration::from_secs(60);
+/// Entries of a ledger that a node may show: a hundred a day for 27 years.
+const LEDGER_ENTRIES_MAX: usize = 1_000_000;
+/// Pages of names that a node may give: 1,024 codings each, more than the largest disk has.
+const PAGES_MAX: usize = 1 << 14;
+
+/// Asks `node` for all that it has to show; says why not all of it came.
+pub(super) async fn ask_node(
+    shared: &Shared,
+    evidence: &SharedEvidence,
+    node: NodeId,
+    connection: &Connection,
+) -> Result<(), String> {
+    let listener = Listener { shared, evidence, node, connection };
+    listener.ask_governance().await?;
+    // Both are hashes: no two nodes begin at one place.
+    let begin = CodingId::from_bytes(*node.as_bytes());
+    listener.ask_bundles(Some(begin), None).await?;
+    listener.ask_bundles(None, Some(begin)).await
+}
+
+struct Listener<'a> {
+    shared: &'a Shared,
+    evidence: &'a SharedEvidence,
+    node: NodeId,
+    connection: &'a Connection,
+}
+
+impl Listener<'_> {
+    async fn call(&self, request: NodeRequest) -> Result<NodeReply, String> {
+        let reply = self.connection.call::<_, NodeReply>(&request, CONTROL_BYTES_MAX, PAGE_WITHIN).await;
+        match reply.map_err(|error| error.to_string())? {
+            NodeReply::Refused(refusal) => Err(refusal.to_string()),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn ask_governance(&self) -> Result<(), String> {
+        let mut governance = KeptGovernance { rosters: vec![], heads: vec![], entries: vec![], more: true };
+        while governance.more {
+            let from = u64::try_from(governance.entries.len()).unwrap_or(u64::MAX);
+            let NodeReply::Governance(page) = self.call(NodeRequest::ShowGovernance { from }).await? else {
+                return Err(unfit());
+            };
+            if page.entries.len() + governance.entries.len() > LEDGER_ENTRIES_MAX {
+                return Err("its ledger is endless".to_owned());
+            }
+            governance.more = page.more && !page.entries.is_empty();
+            if from == 0 {
+                (governance.rosters, governance.heads) = (page.rosters, page.heads);
+            }
+            governance.entries.extend(page.entries);
+        }
+        let KeptGovernance { rosters, heads, entries, .. } = governance;
+        let (evidence, node) = (self.evidence.clone(), self.node);
+        let show = move || lock_evidence(&evidence).show_governance(node, &rosters, &heads, entries);
+        self.shared.environment.blocking(show).await;
+        Ok(())
+    }
+
+    /// Asks for bundles whose codings lie behind `after`, up to `until`.
+    async fn ask_bundles(&self, mut after: Option<CodingId>, until: Option<CodingId>) -> Result<(), String> {
+        for _ in 0..PAGES_MAX {
+            let NodeReply::BundleNames { mut names, more_after } =
+                self.call(NodeRequest::NameBundles { after }).await?
+            else {
+                return Err(unfit());
+            };
+            if names.len() > KEPT_NAMES_PER_PAGE_MAX {
+                return Err(unfit());
+            }
+            names.retain(|name| until.is_none_or(|until| name.coding <= until));
+            let unknown = self.name(names).await?;
+            self.ask_unknown(unknown).await?;
+            match more_after {
+                Some(next) if until.is_none_or(|until| next < until) => {
+                    if after >= Some(next) {
+                        return Err("it names the same bundles again and again".to_owned());
+                    }
+                    after = Some(next);
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err("it names an endless number of bundles".to_owned())
+    }
+
+    /// Weighs names; gives the codings of which the rest is to be shown.
+    async fn name(&self, names: Vec<KeptName>) -> Result<Vec<CodingId>, String> {
+        let (evidence, node) = (self.evidence.clone(), self.node);
+        let weigh = move || {
+            let mut unknown = BTreeSet::new();
+            for name in names {
+                let coding = name.coding;
+                if lock_evidence(&evidence).name_bundle(node, name)? {
+                    unknown.insert(coding);
+                }
+            }
+            Ok(unknown.into_iter().collect())
+        };
+        let weighed: Result<_, crate::storage::StorageError> = self.shared.environment.blocking(weigh).await;
+        weighed.map_err(|error| error.to_string())
+    }
+
+    /// Asks for all of `codings`, a page at a time.
+    async fn ask_unknown(&self, codings: Vec<CodingId>) -> Result<(), String> {
+        let mut rest = codings.as_slice();
+        while !rest.is_empty() {
+            let asked = &rest[..rest.len().min(KEPT_PER_REQUEST_MAX)];
+            let request = NodeRequest::ShowBundles { codings: asked.to_vec() };
+            let NodeReply::Bundles { bundles, looked_at } = self.call(request).await? else {
+                return Err(unfit());
+            };
+            let looked_at = usize::try_from(looked_at).unwrap_or(usize::MAX);
+            if looked_at == 0 || looked_at > asked.len() || bundles.len() > looked_at {
+                return Err(unfit());
+            }
+            let (evidence, node) = (self.evidence.clone(), self.node);
+            let show = move || {
+                lock_evidence(&evidence).not_shown(node, looked_at - bundles.len());
+                bundles.into_iter().try_for_each(|bundle| lock_evidence(&evidence).show_bundle(node, bundle))
+            };
+            self.shared.environment.blocking(show).await.map_err(|error| error.to_string())?;
+            rest = &rest[looked_at..];
+        }
+        Ok(())
+    }
+}
+
+fn unfit() -> String {
+    "its answer does not fit".to_owned()
+}
