@@ -191,7 +191,16 @@ impl Gateway {
     ///
     /// Waits for the archive as the options say; give up by dropping the future.
     pub async fn start(archive: ArchiveParts, options: GatewayOptions) -> Result<RunningGateway, StartError> {
-        let port = BoundPort::bind(options.listen)?;
+        Self::start_at(BoundPort::bind(options.listen)?, archive, options).await
+    }
+
+    /// [`Self::start`] at a port that was taken, or handed over, already: it stands for the one of the options.
+    pub async fn start_at(
+        port: BoundPort,
+        archive: ArchiveParts,
+        options: GatewayOptions,
+    ) -> Result<RunningGateway, StartError> {
+        let options = GatewayOptions { listen: port.address(), ..options };
         let open = Self::open(archive, &options).await?;
         let when_unreadable = options.when_unreadable();
         // What an earlier life saved may be old: with a network it is not answered from.
@@ -277,9 +286,10 @@ impl RunningGateway {
         self.open.core()
     }
 
-    /// Reads the certificate's files again, if it speaks TLS: clients to come see what is in them.
-    pub async fn renew_certificate(&self) {
-        self.server.renew_certificate().await;
+    /// Reads the certificate's files again, if it speaks TLS: clients to come see what is in them. The request log goes on in
+    /// a file opened anew.
+    pub async fn reload(&self) {
+        self.server.reload().await;
     }
 
     /// Takes no more connections, lets transfers end for a while, saves what is known of keys.

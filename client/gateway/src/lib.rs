@@ -58,7 +58,7 @@ pub use options::{FilterChoice, GatewayOptions, NarCompression, ParseFilterChoic
 pub use routes::Router;
 pub use serve_error::ServeError;
 pub use server::{
-    BoundPort, Certificate, CertificateError, CertificateFiles, ListenError, RunningServer, ServerLimits,
-    ServerOptions,
+    AddressRange, BoundPort, Certificate, CertificateError, CertificateFiles, ListenError, LogDestination,
+    LogDetail, ParseAddressRangeError, RequestLog, RunningServer, ServerLimits, ServerOptions,
 };
 pub use view_file::ViewFileError;

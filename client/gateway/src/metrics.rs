@@ -22,6 +22,13 @@ pub(crate) enum RouteKind {
     Other,
 }
 
+impl RouteKind {
+    /// What it is called in metrics and logs.
+    pub(crate) fn name(self) -> &'static str {
+        ROUTES.iter().find(|(kind, _)| *kind == self).map_or("other", |(_, name)| name)
+    }
+}
+
 const ROUTES: [(RouteKind, &str); 7] = [
     (RouteKind::CacheInfo, "nix-cache-info"),
     (RouteKind::NarInfo, "narinfo"),
@@ -33,7 +40,7 @@ const ROUTES: [(RouteKind, &str); 7] = [
 ];
 
 // What the gateway answers. Anything else would be counted as the last.
-const STATUSES: [u16; 9] = [200, 206, 304, 400, 404, 405, 416, 503, 500];
+const STATUSES: [u16; 10] = [200, 206, 304, 400, 404, 405, 416, 429, 503, 500];
 
 /// Counters of one gateway since it began.
 #[derive(Debug, Default)]

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use firn_gateway::{
@@ -89,7 +90,7 @@ type Sender = SendRequest<Empty<Bytes>>;
 async fn http_2(stream: TlsStream<TcpStream>) -> Sender {
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(16 << 20)
+        .initial_connection_window_size(64 << 20)
         .handshake(TokioIo::new(stream))
         .await
         .unwrap();
@@ -220,12 +221,76 @@ async fn a_renewed_certificate_is_shown_to_whoever_comes_next() {
     let old = place.root.clone();
     place.root = renew(place.directory.path());
     assert!(connect(server.address(), &place.root, "h2").await.is_err(), "it is not looked at yet");
-    server.renew_certificate().await;
+    server.reload().await;
     assert!(connect(server.address(), &old, "h2").await.is_err());
     drop(place.connect(&server, "h2").await);
     assert_eq!(ask(&mut before, "/nix-cache-info").await.unwrap().status(), 200, "who was there stays");
 
     fs::write(files(place.directory.path()).key, "no key").unwrap();
-    server.renew_certificate().await;
+    server.reload().await;
     drop(place.connect(&server, "h2").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_http_2_request_fails_while_servers_come_and_go() {
+    // `FIRN_TEST_RESTART_RUNS` says how often.
+    let runs = std::env::var("FIRN_TEST_RESTART_RUNS").map_or(5, |runs| runs.parse().unwrap());
+    let (place, (archive, _)) = (Place::new(), one_path(1 << 20));
+    let holder = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let address = holder.local_addr().unwrap();
+    let (answered, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, told, root) = (Arc::clone(&answered), Arc::clone(&ended), place.root.clone());
+    let client = tokio::spawn(async move {
+        let nar = nar_of(1 << 20);
+        while !told.load(Ordering::Relaxed) {
+            let mut sender = http_2(connect(address, &root, "h2").await.expect("nobody is refused")).await;
+            // Until GOAWAY: what was sent before it came is answered.
+            while sender.ready().await.is_ok() && !told.load(Ordering::Relaxed) {
+                match ask(&mut sender, &nar_path(&nar)).await {
+                    Ok(answer) => assert!(answer.into_body().collect().await.unwrap().to_bytes() == nar),
+                    // It did not even leave the client.
+                    Err(error) => assert!(error.is_canceled() || error.is_closed(), "{error:?}"),
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    for run in 0..=runs {
+        let certificate = Some(Arc::new(Certificate::open(files(place.directory.path())).unwrap()));
+        let options = ServerOptions { certificate, ..ServerOptions::default() };
+        let port = BoundPort::handed_over(holder.try_clone().unwrap()).unwrap();
+        let server = port.serve(router(&archive, WhenUnreadable::Retry), options).unwrap();
+        let before = answered.load(Ordering::Relaxed);
+        timeout(LONG, async {
+            while answered.load(Ordering::Relaxed) == before {
+                assert!(!client.is_finished(), "the client failed in run {run}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .unwrap();
+        ended.store(run == runs, Ordering::Relaxed);
+        server.shutdown().await;
+    }
+    client.await.expect("no request failed");
+}
+
+#[tokio::test]
+async fn downloads_of_one_connection_take_turns() {
+    let (place, (archive, _)) = (Place::new(), one_path(4 << 20));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let nar = nar_path(&nar_of(4 << 20));
+    let mut untouched = Vec::new();
+    for _ in 0..16 {
+        untouched.push(ask(&mut sender, &nar).await.unwrap());
+    }
+    let mut next = sender.clone();
+    let waiting = tokio::spawn(async move { ask(&mut next, &nar).await.unwrap().status() });
+    for _ in 0..100 {
+        assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+    }
+    assert!(!waiting.is_finished(), "it has its turn when another has ended");
+    untouched.pop().unwrap().into_body().collect().await.unwrap();
+    assert_eq!(timeout(LONG, waiting).await.unwrap().unwrap(), 200);
 }

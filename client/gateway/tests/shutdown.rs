@@ -6,6 +6,7 @@ mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use firn_gateway::{BoundPort, RunningServer, ServerLimits, WhenUnreadable};
@@ -127,4 +128,69 @@ async fn a_port_that_was_handed_over_keeps_its_clients_waiting_for_the_next_serv
         drop(waiting);
         server.shutdown().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_fails_while_servers_come_and_go() {
+    // `FIRN_TEST_RESTART_RUNS` says how often.
+    let runs = std::env::var("FIRN_TEST_RESTART_RUNS").map_or(10, |runs| runs.parse().unwrap());
+    let (archive, _) = one_path(1 << 20);
+    let nar = Arc::new(nar_of(1 << 20));
+    let holder = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let (address, ended) = (holder.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    // Connections that go on, with and without pauses, and one for each request.
+    let clients = [(0, true), (0, true), (5, true), (40, true), (0, false)].map(|(pause, keeps_alive)| {
+        let (nar, ended, answered) = (Arc::clone(&nar), Arc::clone(&ended), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&answered);
+        let client = tokio::spawn(async move {
+            let mut connection = None;
+            for wanted in ["/nix-cache-info".to_owned(), nar_path(&nar), "/absent".to_owned()].iter().cycle()
+            {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mut stream = match connection.take() {
+                    Some(stream) => stream,
+                    None => TcpStream::connect(address).await.expect("nobody is refused"),
+                };
+                ask(&mut stream, wanted).await;
+                let head = head_of(&mut stream).await;
+                let body = body_of(&mut stream, &head).await;
+                assert!(!wanted.starts_with("/nar") || body == *nar, "a NAR is not whole");
+                assert!(head.starts_with("HTTP/1.1 200 ") || wanted == "/absent", "{head}");
+                count.fetch_add(1, Ordering::Relaxed);
+                if keeps_alive && !head.contains("connection: close\r\n") {
+                    connection = Some(stream);
+                }
+                sleep(Duration::from_millis(pause)).await;
+            }
+        });
+        (client, answered)
+    });
+    // It ends when each client has been told of it: a client without a next request would hold it up.
+    let limits = ServerLimits { linger: LONG, drain_wait: LONG, ..ServerLimits::default() };
+    for run in 0..=runs {
+        let port = BoundPort::handed_over(holder.try_clone().unwrap()).unwrap();
+        let server = port.serve(router(&archive, WhenUnreadable::Retry), limits.into()).unwrap();
+        let before = clients.each_ref().map(|(_, answered)| answered.load(Ordering::Relaxed));
+        let all_answered = async {
+            for ((client, answered), before) in clients.iter().zip(before) {
+                while answered.load(Ordering::Relaxed) == before {
+                    assert!(!client.is_finished(), "a client failed in run {run}");
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+        };
+        timeout(LONG, all_answered).await.expect("every client is answered in every run");
+        if run == runs {
+            ended.store(true, Ordering::Relaxed);
+        }
+        timeout(LONG, server.shutdown()).await.expect("it ends when all were told");
+    }
+    let mut requests = 0;
+    for (client, answered) in clients {
+        client.await.expect("no request failed");
+        requests += answered.load(Ordering::Relaxed);
+    }
+    println!("{runs} restarts, {requests} requests, none failed");
 }

@@ -86,6 +86,12 @@ impl Router {
 
     /// Answers one request. Its body, if it has one, is not read.
     pub async fn respond<B>(&self, request: Request<B>) -> Response<GatewayBody> {
+        let (_, response) = self.respond_as(request).await;
+        response
+    }
+
+    /// [`Self::respond`], and what kind of thing was asked for.
+    pub(crate) async fn respond_as<B>(&self, request: Request<B>) -> (RouteKind, Response<GatewayBody>) {
         let (request, _) = request.into_parts();
         let head = request.method == Method::HEAD;
         let asked = Asked { head, headers: &request.headers };
@@ -104,7 +110,7 @@ impl Router {
             _ => http_body::Body::size_hint(response.body()).exact().unwrap_or(0),
         };
         self.core.metrics.count_request(route, response.status(), bytes);
-        response
+        (route, response)
     }
 
     async fn answer(&self, base: Base, target: Target, asked: Asked<'_>) -> (RouteKind, Answer) {

@@ -5,35 +5,43 @@
 //! requests, HTTP/2 with GOAWAY. Leaves to others: what is answered (`routes`), taking connections (`server`).
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
-use std::pin::pin;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
+use hyper::rt::bounds::Http2ServerConnExec;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::service::{HttpService, service_fn};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::Activity;
 use super::certificate::HTTP_2;
+use super::client_address::{AddressRange, asking};
+use super::clients::{ClientConnection, Clients, TooManyConnections};
 use super::limits::ServerLimits;
-use super::served_body::ServedBody;
+use super::refusal::Refusal;
+use super::request_log::{PendingLine, RequestLog};
+use super::served_body::{Progress, ServedBody};
 use super::stall_guard::StallGuard;
 use super::stopped;
+use crate::metrics::RouteKind;
 use crate::routes::Router;
 
 // Requests of Nix have some 200 bytes of headers. This bounds what a stranger's head can take; answers are
 // buffered up to as much, so that small pieces share a write.
 const HEAD_BYTES_MAX: usize = 32 << 10;
-const HEADERS_MAX: usize = 64;
 
 // What curl opens at once on one connection. More wait at the client.
 const STREAMS_MAX: u32 = 100;
@@ -45,31 +53,110 @@ const RESETS_PENDING_MAX: usize = 20;
 const RESETS_BY_US_MAX: usize = 64;
 // What of one stream waits in memory for its client, beside the piece being sent.
 const STREAM_BUFFER_BYTES: usize = 128 << 10;
-// A piece that is not taken within the stall limit ends the connection: at 60 s this is 2 kB/s for each stream.
-const PIECE_BYTES_MAX: usize = 128 << 10;
+// A piece that is not taken within the stall limit ends the connection: at 60 s this is 4 kB/s.
+const PIECE_BYTES_MAX: usize = 256 << 10;
+// Each reads some MiB ahead. Further streams of the connection wait for their turn.
+const DOWNLOADS_MAX: usize = 16;
 
 /// What all connections of a server share.
 pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) limits: ServerLimits,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) clients: Clients,
+    pub(super) proxies: Vec<AddressRange>,
+    pub(super) log: Option<Arc<RequestLog>>,
+}
+
+/// Who is at the other end of a connection.
+pub(super) struct Peer {
+    address: IpAddr,
+    standing: Standing,
+}
+
+enum Standing {
+    /// It speaks for others, or for this machine.
+    Unlimited,
+    Counted(ClientConnection),
+    /// It has too many connections already.
+    Refused,
+}
+
+impl Shared {
+    /// Takes the client at `address` in, if only to refuse it.
+    pub(super) fn admit(&self, address: IpAddr) -> Peer {
+        let is_proxy = self.proxies.iter().any(|range| range.contains(address));
+        let client = if is_proxy { None } else { self.clients.find(address) };
+        let standing = match client.map(|client| self.clients.connect(client)) {
+            None => Standing::Unlimited,
+            Some(Ok(connection)) => Standing::Counted(connection),
+            Some(Err(TooManyConnections)) => Standing::Refused,
+        };
+        Peer { address, standing }
+    }
+
+    /// Who asks, for the limits and for the log.
+    fn asking(&self, peer: &Peer, headers: &HeaderMap) -> IpAddr {
+        if self.proxies.is_empty() { peer.address } else { asking(&self.proxies, peer.address, headers) }
+    }
+
+    fn refusal(&self, peer: &Peer, headers: &HeaderMap) -> Option<Refusal> {
+        let taken = match &peer.standing {
+            Standing::Counted(connection) => self.clients.request(connection.client()),
+            Standing::Unlimited if self.proxies.is_empty() => Ok(()),
+            Standing::Unlimited => match self.clients.find(self.asking(peer, headers)) {
+                // A proxy that names nobody speaks for itself.
+                Some(client) => self.clients.request(&client),
+                None => Ok(()),
+            },
+            Standing::Refused => {
+                return Some(Refusal::TooManyConnections {
+                    connections_max: self.limits.client_connections_max,
+                });
+            }
+        };
+        taken.err().map(|wait| Refusal::TooManyRequests { wait })
+    }
+}
+
+impl Peer {
+    pub(super) const fn is_refused(&self) -> bool {
+        matches!(self.standing, Standing::Refused)
+    }
+}
+
+/// One connection's part in its answers.
+struct Served {
+    shared: Arc<Shared>,
+    peer: Peer,
+    activity: Arc<Activity>,
+    /// Bodies that come in pieces.
+    downloads: Arc<Semaphore>,
+}
+
+impl Served {
+    fn new(shared: Arc<Shared>, peer: Peer) -> Arc<Self> {
+        let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
+        Arc::new(Self { shared, peer, activity: Arc::default(), downloads })
+    }
 }
 
 /// Serves one client until it goes, is let go, or `stop` says true and its answers have ended.
 pub(super) async fn serve_connection(
     stream: TcpStream,
+    peer: Peer,
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError> {
     let Some(tls) = &shared.tls else {
-        return serve_http_1(stream, &shared, stop).await;
+        return serve_http_1(stream, Served::new(shared, peer), stop).await;
     };
     let handshake = timeout(shared.limits.header_wait, tls.accept(stream));
     let stream = handshake.await.map_err(|_| ConnectionError::SlowHandshake)??;
     if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
-        serve_http_2(stream, &shared, stop).await
+        serve_http_2(stream, Served::new(shared, peer), stop).await
     } else {
-        serve_http_1(stream, &shared, stop).await
+        serve_http_1(stream, Served::new(shared, peer), stop).await
     }
 }
 
@@ -88,51 +175,26 @@ pub(super) enum ConnectionError {
 
 async fn serve_http_1<T: AsyncRead + AsyncWrite + Unpin>(
     stream: T,
-    shared: &Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
+    served: Arc<Served>,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError> {
-    let activity = Arc::new(Activity::default());
-    let service =
-        service_fn(|request| answer(request, Arc::clone(shared), Arc::clone(&activity), usize::MAX));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.limits.header_wait)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, shared.limits.stall_max)), service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
-        () = stopped(&mut stop) => activity.close_after_answer(),
-    }
-    // A request may be on its way to us. One that comes within the linger is answered, and told that it was the last.
-    let mut begun = activity.begun();
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => return Ok(ended?),
-            () = sleep(shared.limits.linger) => {}
-        }
-        let before = std::mem::replace(&mut begun, activity.begun());
-        if activity.is_idle() && begun == before {
-            connection.as_mut().graceful_shutdown();
-            return Ok(connection.await?);
-        }
-    }
+    let (limits, activity) = (served.shared.limits, Arc::clone(&served.activity));
+    // Its own limits are not asked for: that of header lines makes it allocate for each request (a hundred are its
+    // default), that of the time for a head starts a timer for each. Time is kept below.
+    let connection =
+        http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).pipeline_flush(true).serve_connection(
+            TokioIo::new(StallGuard::new(stream, limits.stall_max)),
+            service_fn(move |request| answer(request, Arc::clone(&served))),
+        );
+    drive(connection, &activity, limits, stop).await
 }
 
 async fn serve_http_2<T: AsyncRead + AsyncWrite + Unpin>(
     stream: T,
-    shared: &Arc<Shared>,
-    mut stop: watch::Receiver<bool>,
+    served: Arc<Served>,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError> {
-    let ServerLimits { header_wait, stall_max, .. } = shared.limits;
-    let activity = Arc::new(Activity::default());
-    // Streams outlive this function's frame in the eyes of the compiler: they have their own parts.
-    let (for_streams, of_streams) = (Arc::clone(shared), Arc::clone(&activity));
-    let service = service_fn(move |request| {
-        answer(request, Arc::clone(&for_streams), Arc::clone(&of_streams), PIECE_BYTES_MAX)
-    });
+    let (limits, activity) = (served.shared.limits, Arc::clone(&served.activity));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -142,52 +204,136 @@ async fn serve_http_2<T: AsyncRead + AsyncWrite + Unpin>(
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
         .max_local_error_reset_streams(RESETS_BY_US_MAX)
         .max_send_buf_size(STREAM_BUFFER_BYTES)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, stall_max)), service);
+        .serve_connection(
+            TokioIo::new(StallGuard::new(stream, limits.stall_max)),
+            service_fn(move |request| answer(request, Arc::clone(&served))),
+        );
+    drive(connection, &activity, limits, stop).await
+}
+
+/// What the connections of both versions have in common.
+trait HttpConnection: Future<Output = hyper::Result<()>> {
+    /// Whether a client learns of the end by more than the end, so that it loses no request to it.
+    const ANNOUNCES_END: bool;
+
+    /// Lets it end when what is being answered has ended.
+    fn end(self: Pin<&mut Self>);
+}
+
+impl<I, S> HttpConnection for http1::Connection<I, S>
+where
+    S: HttpService<Incoming, ResBody = ServedBody>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    I: Read + Write + Unpin,
+{
+    const ANNOUNCES_END: bool = false;
+
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, E> HttpConnection for http2::Connection<I, S, E>
+where
+    S: HttpService<Incoming, ResBody = ServedBody>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    I: Read + Write + Unpin,
+    E: Http2ServerConnExec<S::Future, ServedBody>,
+{
+    const ANNOUNCES_END: bool = true;
+
+    fn end(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The server stops: a request that is on its way to us is still answered, and told that it was the last.
+    Lingering,
+    /// It ends by itself when its answers have gone.
+    Ending,
+}
+
+/// Lets `connection` run until it has ended or has to.
+async fn drive<C: HttpConnection>(
+    connection: C,
+    activity: &Activity,
+    limits: ServerLimits,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ConnectionError> {
+    let ServerLimits { header_wait, stall_max, linger, .. } = limits;
     let mut connection = pin!(connection);
     let mut stops = pin!(stopped(&mut stop));
-    let (mut begun, mut idle, mut is_ending) = (0, Duration::ZERO, false);
-    let look_every = header_wait.min(stall_max) / LOOKS;
+    let (mut phase, mut begun, mut idle) = (Phase::Open, 0, Duration::ZERO);
     loop {
+        let look_after =
+            if phase == Phase::Open { header_wait.min(stall_max) / LOOKS } else { linger / LOOKS };
         tokio::select! {
+            biased;
             ended = connection.as_mut() => return Ok(ended?),
-            () = &mut stops, if !is_ending => {
-                is_ending = true;
-                connection.as_mut().graceful_shutdown();
+            () = &mut stops, if phase == Phase::Open => {
+                activity.close_after_answer();
+                (phase, idle) = (Phase::Lingering, Duration::ZERO);
+                if C::ANNOUNCES_END {
+                    phase = Phase::Ending;
+                    connection.as_mut().end();
+                }
                 continue;
             }
-            () = sleep(look_every) => {}
+            () = sleep(look_after) => {}
         }
         if activity.is_stalled(stall_max) {
             return Err(ConnectionError::Stalled);
         }
         let before = std::mem::replace(&mut begun, activity.begun());
-        idle = if activity.is_idle() && begun == before { idle + look_every } else { Duration::ZERO };
-        if is_ending && idle >= header_wait {
-            return Err(ConnectionError::Stalled);
+        idle = if activity.is_idle() && begun == before { idle + look_after } else { Duration::ZERO };
+        match phase {
+            Phase::Open if idle >= header_wait => {}
+            Phase::Lingering if idle >= linger => {}
+            // Half a head, or a client that does not answer: there is nothing to wait for.
+            Phase::Ending if idle >= linger => return Err(ConnectionError::Stalled),
+            _ => continue,
         }
-        if idle >= header_wait {
-            (is_ending, idle) = (true, Duration::ZERO);
-            connection.as_mut().graceful_shutdown();
-        }
+        (phase, idle) = (Phase::Ending, Duration::ZERO);
+        connection.as_mut().end();
     }
 }
 
-// Limits on waiting are kept to within an eighth.
+// Times are kept to within an eighth.
 const LOOKS: u32 = 8;
 
 #[expect(clippy::cast_possible_truncation, reason = "32 KiB")]
 const HEAD_BYTES: u32 = HEAD_BYTES_MAX as u32;
 
-async fn answer(
-    request: Request<Incoming>,
-    shared: Arc<Shared>,
-    activity: Arc<Activity>,
-    piece_max: usize,
-) -> Result<Response<ServedBody>, Infallible> {
+async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<ServedBody>, Infallible> {
+    let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
-    let mut response = shared.router.respond(request).await;
-    if activity.is_closing() {
+    let says_when_it_closes = request.version() < Version::HTTP_2;
+    let line = shared.log.as_ref().map(|log| {
+        let client = shared.asking(peer, request.headers());
+        PendingLine::begin(Arc::clone(log), &request, client)
+    });
+    let (kind, mut response) = match shared.refusal(peer, request.headers()) {
+        None => shared.router.respond_as(request).await,
+        Some(refusal) => {
+            let response = refusal.response();
+            let bytes = response.body().size_hint().exact().unwrap_or(0);
+            shared.router.core().metrics.count_request(RouteKind::Other, response.status(), bytes);
+            (RouteKind::Other, response)
+        }
+    };
+    if says_when_it_closes && (activity.is_closing() || peer.is_refused()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| ServedBody::new(body, answering, piece_max)))
+    let line = line.map(|line| line.answered(kind.name(), response.status()));
+    if !response.body().is_streamed() && line.is_none() {
+        return Ok(response.map(ServedBody::whole));
+    }
+    // It is never closed.
+    let turn = Arc::clone(downloads).acquire_owned().await.ok();
+    let progress = Progress::new(answering, turn, line, PIECE_BYTES_MAX);
+    Ok(response.map(|body| ServedBody::watched(body, progress)))
 }

@@ -5,27 +5,35 @@
 
 mod activity;
 mod certificate;
+mod client_address;
+mod clients;
 mod connection;
 mod limits;
 mod port;
+mod refusal;
+mod request_budget;
+mod request_log;
 mod served_body;
 mod stall_guard;
 
 pub use certificate::{Certificate, CertificateError, CertificateFiles};
+pub use client_address::{AddressRange, ParseAddressRangeError};
 pub use limits::{ServerLimits, ServerOptions};
 pub use port::{BoundPort, ListenError};
+pub use request_log::{LogDestination, LogDetail, RequestLog};
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::routes::Router;
+use clients::Clients;
 use connection::{Shared, serve_connection};
 
 // Out of file descriptors, most likely: some connection will end.
@@ -34,27 +42,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 // Certificates are renewed weeks before they end: a minute is soon enough, and two small files cost nothing.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
 
+// So many clients at once that have too many connections are told so; more are cut without a word.
+const REFUSALS_AT_ONCE: usize = 64;
+
 /// A server that answers. Dropping it ends it at once, transfers included.
 #[derive(Debug)]
 pub struct RunningServer {
     address: SocketAddr,
     certificate: Option<Arc<Certificate>>,
+    log: Option<Arc<RequestLog>>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// Serves `listener`; `address` is its address.
-fn start(
+/// A port that clients come to.
+#[derive(Debug)]
+struct OpenPort {
     listener: TcpListener,
     address: SocketAddr,
-    router: Router,
-    options: ServerOptions,
-) -> Result<RunningServer, ListenError> {
-    let ServerOptions { limits, certificate } = options;
+    /// Somebody else serves it after us: clients that we do not take wait.
+    outlives_us: bool,
+}
+
+/// Serves `port`.
+fn start(port: OpenPort, router: Router, options: ServerOptions) -> Result<RunningServer, ListenError> {
+    let ServerOptions { limits, certificate, trusted_proxies: proxies, request_log: log } = options;
     let tls = certificate.as_ref().map(Certificate::acceptor).transpose();
     let tls = tls.map_err(|source| ListenError::Tls { source })?;
     let (stop, stopped) = watch::channel(false);
-    let mut tasks = vec![tokio::spawn(serve(listener, Arc::new(Shared { router, limits, tls }), stopped))];
+    let clients = Clients::new(limits.client_requests_per_second, limits.client_connections_max);
+    let shared = Arc::new(Shared { router, limits, tls, clients, proxies, log: log.clone() });
+    let address = port.address;
+    let mut tasks = vec![tokio::spawn(serve(port, shared, stopped))];
     if let Some(certificate) = certificate.clone() {
         tasks.push(tokio::spawn(async move {
             loop {
@@ -63,7 +82,7 @@ fn start(
             }
         }));
     }
-    Ok(RunningServer { address, certificate, stop, tasks })
+    Ok(RunningServer { address, certificate, log, stop, tasks })
 }
 
 impl RunningServer {
@@ -77,8 +96,12 @@ impl RunningServer {
         self.certificate.is_some()
     }
 
-    /// Reads the certificate's files again, if there is one: connections to come see what is in them.
-    pub async fn renew_certificate(&self) {
+    /// Reads the certificate's files again, if there is one: connections to come see what is in them. The request log goes
+    /// on in a file opened anew.
+    pub async fn reload(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
         if let Some(certificate) = &self.certificate {
             renew(certificate).await;
         }
@@ -109,47 +132,110 @@ async fn renew(certificate: &Arc<Certificate>) {
     }
 }
 
-/// Serves `listener` until `stop` says true, then ends within the limit.
-async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    let limits = shared.limits;
-    let permits = Arc::new(Semaphore::new(limits.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-    let mut connections = JoinSet::new();
-    let serve_one = |(stream, permit): Accepted| {
-        shared.router.core().metrics.count_connection();
-        let (shared, stop) = (Arc::clone(&shared), stop.clone());
-        async move {
+/// Serves `port` until `stop` says true, then ends within the limit.
+async fn serve(port: OpenPort, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let OpenPort { listener, outlives_us, .. } = port;
+    let drain_wait = shared.limits.drain_wait;
+    let mut door = Door::new(shared, stop.clone());
+    tokio::select! {
+        () = door.take(&listener) => {}
+        () = stopped(&mut stop) => {}
+    }
+    let ends = Instant::now() + drain_wait;
+    let mut before = std::mem::take(&mut door.connections);
+    if outlives_us {
+        // Whoever comes now would wait until the next server begins, which it does when the last download has ended: it is
+        // served here meanwhile, and told that it was the last time.
+        tokio::select! {
+            () = door.take(&listener) => {}
+            () = drain(&mut before) => {}
+            () = sleep(drain_wait / 2) => {}
+        }
+    }
+    // The kernel let these in: closing the port would break them off.
+    door.take_waiting(listener);
+    if timeout_at(ends, async { tokio::join!(drain(&mut before), drain(&mut door.connections)) })
+        .await
+        .is_err()
+    {
+        tracing::warn!("downloads were cut at shutdown");
+    }
+}
+
+/// Waits until all have ended.
+async fn drain(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
+}
+
+/// Where clients come in.
+struct Door {
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    permits: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    connections: JoinSet<()>,
+}
+
+impl Door {
+    fn new(shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Self {
+        let permits = shared.limits.connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            shared,
+            stop,
+            permits: Arc::new(Semaphore::new(permits)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
+            connections: JoinSet::new(),
+        }
+    }
+
+    /// Takes connections for ever. Nobody is lost where it is dropped.
+    async fn take(&mut self, listener: &TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(listener, &self.permits) => accepted,
+                Some(_) = self.connections.join_next(), if !self.connections.is_empty() => continue,
+            };
+            match accepted {
+                Ok(accepted) => self.serve_one(accepted),
+                Err(error) => {
+                    tracing::warn!("a connection was not accepted: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes those whom the kernel let in already, and closes the port.
+    fn take_waiting(&mut self, listener: TcpListener) {
+        // Asked directly: what the runtime knows of the socket may be older.
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned()
+            && let Ok((stream, from)) = listener.accept()
+        {
+            let adopted = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+            if let Ok(stream) = adopted.and_then(|()| TcpStream::from_std(stream)) {
+                self.serve_one(Accepted { stream, address: from.ip(), permit });
+            }
+        }
+    }
+
+    fn serve_one(&mut self, accepted: Accepted) {
+        let Accepted { stream, address, permit } = accepted;
+        self.shared.router.core().metrics.count_connection();
+        let peer = self.shared.admit(address);
+        let refusing = peer.is_refused().then(|| Arc::clone(&self.refusals).try_acquire_owned());
+        if matches!(refusing, Some(Err(_))) {
+            return;
+        }
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        self.connections.spawn(async move {
             // A client that went away, or a body that was broken off and told of where it broke.
-            if let Err(error) = serve_connection(stream, shared, stop).await {
+            if let Err(error) = serve_connection(stream, peer, shared, stop).await {
                 tracing::debug!("a connection ended early: {error}");
             }
-            drop(permit);
-        }
-    };
-    let mut stops = stop.clone();
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &permits) => accepted,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            () = stopped(&mut stops) => break,
-        };
-        match accepted {
-            Ok(accepted) => drop(connections.spawn(serve_one(accepted))),
-            Err(error) => {
-                tracing::warn!("a connection was not accepted: {error}");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
+            drop((permit, refusing));
+        });
     }
-    // The kernel let these in: closing the port would break them off. Where the port was handed over they would wait for
-    // whoever serves it next, but here they are answered sooner.
-    for waiting in take_waiting(listener, &permits) {
-        connections.spawn(serve_one(waiting));
-    }
-    let drained = timeout(limits.drain_wait, async { while connections.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tracing::warn!("{} connections were cut at shutdown", connections.len());
-    }
-    connections.shutdown().await;
 }
 
 /// Waits for the word to stop, or for whoever could say it to be gone.
@@ -157,27 +243,16 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     drop(stop.wait_for(|stop| *stop).await);
 }
 
-/// Those whom the kernel let in already. The port is closed.
-fn take_waiting(listener: TcpListener, permits: &Arc<Semaphore>) -> Vec<Accepted> {
-    let mut waiting = Vec::new();
-    // Asked directly: what the runtime knows of the socket may be older.
-    let Ok(listener) = listener.into_std() else { return waiting };
-    while let Ok(permit) = Arc::clone(permits).try_acquire_owned()
-        && let Ok((stream, _)) = listener.accept()
-    {
-        let adopted = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
-        if let Ok(stream) = adopted.and_then(|()| TcpStream::from_std(stream)) {
-            waiting.push((stream, permit));
-        }
-    }
-    waiting
+/// A connection that was let in, with its place among all.
+struct Accepted {
+    stream: TcpStream,
+    address: IpAddr,
+    permit: OwnedSemaphorePermit,
 }
-
-type Accepted = (TcpStream, OwnedSemaphorePermit);
 
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, from) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, permit))
+    Ok(Accepted { stream, address: from.ip(), permit })
 }

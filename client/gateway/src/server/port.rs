@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::{RunningServer, ServerOptions, start};
+use super::{OpenPort, RunningServer, ServerOptions, start};
 use crate::routes::Router;
 
 const BACKLOG: u32 = 1024;
@@ -110,11 +110,12 @@ impl BoundPort {
     ///
     /// The system does not let it listen, or TLS does not work.
     pub fn serve(self, router: Router, options: ServerOptions) -> Result<RunningServer, ListenError> {
-        let listener = match self.socket {
-            Socket::Bound(socket) => socket.listen(BACKLOG),
-            Socket::HandedOver(listener) => Ok(listener),
+        let Self { socket, address } = self;
+        let (listener, outlives_us) = match socket {
+            Socket::Bound(socket) => (socket.listen(BACKLOG), false),
+            Socket::HandedOver(listener) => (Ok(listener), true),
         };
-        let listener = listener.map_err(|source| ListenError::from_io(self.address, source))?;
-        start(listener, self.address, router, options)
+        let listener = listener.map_err(|source| ListenError::from_io(address, source))?;
+        start(OpenPort { listener, address, outlives_us }, router, options)
     }
 }

@@ -1,11 +1,12 @@
 //! A stream that gives up on a peer who takes nothing.
 //!
-//! Always holds: a write that has to wait longer than allowed without one byte going out fails. Reading is not
-//! limited here: the HTTP server limits how long a request head may take.
+//! Always holds: a write that has to wait longer than allowed without one byte going out fails. What was written before the
+//! end arrives: whatever the peer still sends is read, for a moment, since a socket that is closed over unread bytes resets
+//! the connection and takes with it what is on its way. Reading is not limited here: connections have limits of their own.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,11 +19,17 @@ pub(super) struct StallGuard<T> {
     stall_max: Duration,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs when all has been written and the peer may go on sending.
+    closing: Option<Pin<Box<Sleep>>>,
 }
+
+// A peer that closes its side, as it does when it sees ours closed, ends it sooner.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+const DISCARD_BYTES: usize = 4096;
 
 impl<T> StallGuard<T> {
     pub(super) const fn new(inner: T, stall_max: Duration) -> Self {
-        Self { inner, stall_max, stalled: None }
+        Self { inner, stall_max, stalled: None, closing: None }
     }
 
     fn watch<R>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
@@ -39,6 +46,22 @@ impl<T> StallGuard<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> StallGuard<T> {
+    /// Reads until the peer has closed its side too, or has had long enough.
+    fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut discarded = [0; DISCARD_BYTES];
+        loop {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            match Pin::new(&mut self.inner).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        self.closing.as_mut().map_or(Poll::Ready(()), |closing| closing.as_mut().poll(context))
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for StallGuard<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -49,7 +72,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for StallGuard<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -78,8 +101,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.inner).poll_shutdown(context);
-        self.watch(context, shut)
+        if self.closing.is_none() {
+            let shut = Pin::new(&mut self.inner).poll_shutdown(context);
+            ready!(self.watch(context, shut))?;
+            self.closing = Some(Box::pin(sleep(CLOSE_WAIT)));
+        }
+        self.poll_last(context).map(Ok)
     }
 }
 
@@ -108,5 +135,27 @@ mod tests {
         let error = guarded.write_all(&[7; 60]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(began.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_still_sends_is_read_until_it_ends_or_takes_too_long() {
+        let (ours, mut theirs) = duplex(10);
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(60));
+        let sends = tokio::spawn(async move {
+            theirs.write_all(&[7; 5000]).await.unwrap();
+            theirs
+        });
+        let began = Instant::now();
+        guarded.shutdown().await.unwrap();
+        let theirs = sends.await.expect("all of it was read");
+        assert_eq!(began.elapsed(), CLOSE_WAIT, "it does not close its side");
+        drop(theirs);
+
+        let (ours, theirs) = duplex(10);
+        let mut guarded = StallGuard::new(ours, Duration::from_secs(60));
+        drop(theirs);
+        let began = Instant::now();
+        guarded.shutdown().await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

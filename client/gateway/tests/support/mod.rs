@@ -38,6 +38,8 @@ pub(crate) struct MemoryArchive {
     pub(crate) nodes_away: AtomicBool,
     pub(crate) coordinators_away: AtomicBool,
     pub(crate) lookups: AtomicUsize,
+    /// Reads of payloads.
+    pub(crate) reads: AtomicUsize,
     /// Nodes take requests and never answer.
     pub(crate) nodes_silent: AtomicBool,
     pub(crate) open_reads: watch::Sender<usize>,
@@ -68,6 +70,7 @@ impl PayloadReader for MemoryArchive {
     }
 
     fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         async move {
             let _open = OpenRead::begin(&self.open_reads);
             tokio::time::sleep(self.latency).await;
@@ -317,4 +320,11 @@ pub(crate) fn one_path(bytes: usize) -> (Arc<MemoryArchive>, BundleId) {
 /// Where the NAR of the first path lies.
 pub(crate) fn nar_path(nar: &[u8]) -> String {
     format!("/nar/{}-{}.nar", hash_part(1), Sha256::of(nar).to_base32())
+}
+
+/// Lets this process have as many files as it may: a connection is one, and its other end as well.
+pub(crate) fn raise_file_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
 }
