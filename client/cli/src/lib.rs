@@ -26,6 +26,7 @@ mod record_finder;
 mod recovery;
 mod recovery_summary;
 mod report;
+mod service_manager;
 mod session;
 mod store_path_argument;
 mod table;

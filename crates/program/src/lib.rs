@@ -7,11 +7,11 @@
 
 mod arguments;
 mod log;
-mod stop;
+mod signals;
 
 pub use arguments::{ConfigError, parse};
 pub use log::{LogFormat, LogOptions};
-pub use stop::stop_signal;
+pub use signals::{ServiceSignal, ServiceSignals, stop_signal};
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-# As much of nixpkgs as `storage-node.nix` needs to be evaluated without it: options get their defaults, settings of a
+# As much of nixpkgs as the modules need to be evaluated without it: options get their defaults, settings of a
 # user take their place, and files are the text that they would hold.
 let
   throwing = path: throw "the option ${path} is used but not set";
@@ -73,20 +73,28 @@ let
 
   pkgs = {
     firn = "/firn";
+    coreutils = "/coreutils";
     formats.toml = _: {
       type = "toml";
       generate = name: toml;
     };
     runCommand = name: _: script: script;
   };
-in
-settings:
-let
-  config.services.firn.node =
-    fill "services.firn.node" module.options.services.firn.node settings;
-  module = import ../storage-node.nix { inherit config lib pkgs; };
+
+  # What the module of `services.firn.<name>` makes of what a user sets.
+  evaluate =
+    name: path: settings:
+    let
+      config.services.firn.${name} =
+        fill "services.firn.${name}" module.options.services.firn.${name} settings;
+      module = import path { inherit config lib pkgs; };
+    in
+    {
+      inherit (module) config;
+      settings = if settings.enable then toml config.services.firn.${name}.settings else "";
+    };
 in
 {
-  inherit (module) config;
-  settings = if settings.enable then toml config.services.firn.node.settings else "";
+  node = evaluate "node" ../storage-node.nix;
+  gateway = evaluate "gateway" ../gateway.nix;
 }

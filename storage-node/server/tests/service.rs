@@ -33,7 +33,7 @@ fn check(settings: &str) -> Output {
 /// The system that the module makes of what a user sets, as JSON.
 fn evaluate(settings: &str) -> Option<Value> {
     let stub = deployed("nixos/test/stub.nix");
-    let expression = format!("import {} {{ {settings} }}", stub.canonicalize().unwrap().display());
+    let expression = format!("(import {}).node {{ {settings} }}", stub.canonicalize().unwrap().display());
     let options = ["--eval", "--strict", "--json", "--store", "dummy://", "--expr", &expression];
     let output = run("nix-instantiate", &options)?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -1,27 +1,28 @@
 //! `firn gateway`: the archive as a binary cache over HTTP.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_gateway::{ArchiveParts, FilterChoice, Gateway, GatewayOptions, NarCompression, WhenUnreadable};
+use firn_program::{ServiceSignal, ServiceSignals};
 use firn_transport::{EndpointOptions, Environment, IdentityFileError, load_identity, write_identity};
 use firn_wire::Identity;
 
+use super::server_flags::ServerFlags;
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
+use crate::service_manager;
 use crate::session::Session;
 
 /// Serve the archive to Nix as a binary cache over HTTP.
 ///
-/// Runs until SIGTERM or SIGINT. Nix reads it as any other cache: add its URL to the substituters, and the
-/// publishers' keys to trusted-public-keys if they are not there yet.
+/// Runs until SIGTERM or SIGINT; SIGHUP has it read its certificate again. Nix reads it as any other cache: add its URL
+/// to the substituters, and the publishers' keys to trusted-public-keys if they are not there yet.
 #[derive(Debug, Args)]
 pub(crate) struct GatewayFlags {
-    /// Address and TCP port to listen on
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FIRN_LISTEN")]
-    listen: SocketAddr,
+    #[command(flatten)]
+    server: ServerFlags,
     /// What is kept of the archive's filters: `full` answers for absent paths from memory (nine bits for each archived
     /// path), `none` asks a coordinator each time, by the first bits of the hash; the URL of a mirror (another gateway's
     /// /firn/filters) is as `full`, with the filters fetched from there
@@ -63,8 +64,11 @@ enum NarCompressionFlag {
 
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<Done, CommandError> {
-    let identity = identity(flags.cache_dir.as_deref())?;
+    // Taken before anything else: whatever is wrong with it is wrong at once.
+    let port = flags.server.port()?;
     let environment = Environment::real();
+    let server = flags.server.options(&environment)?;
+    let identity = identity(flags.cache_dir.as_deref())?;
     let session = Session::open_as(common, identity, EndpointOptions::default(), &environment).await?;
     let archive = session.archive().clone();
     let refreshing = tokio::spawn(async move {
@@ -78,7 +82,6 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
         coordinators: session.archive().coordinators().clone(),
     };
     let options = GatewayOptions {
-        listen: flags.listen,
         when_unreadable: flags.when_unreadable.map(|flag| match flag {
             WhenUnreadableFlag::Retry => WhenUnreadable::Retry,
             WhenUnreadableFlag::Miss => WhenUnreadable::Miss,
@@ -91,16 +94,20 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
         filter: flags.filter,
         cache_dir: flags.cache_dir,
         cache_size_bytes: flags.cache_size.0,
+        server,
         ..GatewayOptions::default()
     };
-    let stop = firn_program::stop_signal();
-    tokio::pin!(stop);
+    let mut signals = ServiceSignals::new();
     let started = tokio::select! {
-        started = Gateway::start(parts, options) => Some(started?),
-        () = &mut stop => None,
+        started = Gateway::start_at(port, parts, options) => Some(started?),
+        () = signals.stop() => None,
     };
     if let Some(gateway) = started {
-        stop.await;
+        service_manager::tell_ready();
+        while signals.next().await == ServiceSignal::Reload {
+            gateway.reload().await;
+        }
+        service_manager::tell_stopping();
         tracing::info!("stopping");
         gateway.shutdown().await;
     }

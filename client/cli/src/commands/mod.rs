@@ -11,6 +11,7 @@ pub(crate) mod path_info;
 pub(crate) mod publish;
 pub(crate) mod recover;
 pub(crate) mod repack;
+mod server_flags;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod verify;

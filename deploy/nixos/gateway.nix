@@ -1,0 +1,154 @@
+# A Firn gateway as a NixOS service: an archive as a binary cache.
+#
+#   services.firn.gateway = {
+#     enable = true;
+#     settings.archive = "https://cache.example.org/archive.firn";
+#   };
+#
+# serves that archive at http://127.0.0.1:8080.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.firn.gateway;
+  format = pkgs.formats.toml { };
+  program = lib.getExe' cfg.package "firn";
+  settingsFile = format.generate "firn-gateway.toml" cfg.settings;
+  port = lib.toInt (lib.last (lib.splitString ":" cfg.listen));
+in
+{
+  options.services.firn.gateway = {
+    enable = lib.mkEnableOption "a Firn gateway, which serves an archive of Nix store paths as a binary cache";
+
+    package = lib.mkPackageOption pkgs "firn" { };
+
+    listen = lib.mkOption {
+      type = lib.types.str;
+      default = "127.0.0.1:8080";
+      example = "0.0.0.0:443";
+      description = ''
+        The TCP address to listen on. systemd holds the port: while the gateway is started again, clients wait for a moment
+        instead of failing.
+      '';
+    };
+
+    openFirewall = lib.mkOption {
+      type = lib.types.bool;
+      default = false;
+      description = "Whether to open the TCP port of `listen`.";
+    };
+
+    settings = lib.mkOption {
+      description = "Options of `firn gateway`, with the names that they have on its command line.";
+      default = { };
+      example = {
+        archive = "https://cache.example.org/archive.firn";
+        memory-cache = "1GB";
+        tls-certificate = "/var/lib/acme/cache.example.org/fullchain.pem";
+        tls-key = "/var/lib/acme/cache.example.org/key.pem";
+      };
+      type = lib.types.submodule {
+        freeformType = format.type;
+        options.archive = lib.mkOption {
+          type = lib.types.str;
+          example = "https://cache.example.org/archive.firn";
+          description = "The descriptor of the archive: a file or a URL.";
+        };
+      };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    users.users.firn-gateway = {
+      isSystemUser = true;
+      group = "firn-gateway";
+      home = "/var/lib/firn-gateway";
+    };
+    users.groups.firn-gateway = { };
+
+    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ port ];
+
+    systemd.sockets.firn-gateway = {
+      description = "Port of the Firn gateway";
+      wantedBy = [ "sockets.target" ];
+      socketConfig = {
+        ListenStream = cfg.listen;
+        NoDelay = true;
+        Backlog = 4096;
+      };
+    };
+
+    systemd.services.firn-gateway = {
+      description = "Firn gateway: a binary cache for Nix";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "network-online.target" ];
+      requires = [ "firn-gateway.socket" ];
+      after = [
+        "network-online.target"
+        "firn-gateway.socket"
+      ];
+      environment = {
+        FIRN_CACHE_DIR = "/var/cache/firn-gateway";
+        XDG_STATE_HOME = "/var/lib/firn-gateway";
+      };
+      serviceConfig = {
+        Type = "notify";
+        ExecStart = "${program} gateway --config ${settingsFile}";
+        ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
+        User = "firn-gateway";
+        Group = "firn-gateway";
+        CacheDirectory = "firn-gateway";
+        StateDirectory = "firn-gateway";
+        UMask = "0077";
+        # Wrong settings (2) get no better by starting again.
+        Restart = "on-failure";
+        RestartSec = "2s";
+        RestartPreventExitStatus = 2;
+        TimeoutStartSec = "infinity";
+        TimeoutStopSec = "60s";
+
+        TasksMax = 256;
+        LimitNOFILE = 65536;
+
+        CapabilityBoundingSet = "";
+        AmbientCapabilities = "";
+        NoNewPrivileges = true;
+        ProtectSystem = "strict";
+        ProtectHome = true;
+        ProtectProc = "invisible";
+        ProcSubset = "pid";
+        ProtectClock = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectControlGroups = true;
+        PrivateDevices = true;
+        PrivateTmp = true;
+        PrivateUsers = true;
+        DevicePolicy = "closed";
+        RemoveIPC = true;
+        KeyringMode = "private";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        RestrictAddressFamilies = [
+          "AF_INET"
+          "AF_INET6"
+          "AF_UNIX"
+        ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallErrorNumber = "EPERM";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
+      };
+    };
+  };
+}
