@@ -254,8 +254,7 @@ impl Shared {
         let gone = {
             let mut admission = self.admission();
             if work.replaces {
-                admission.remove(&work.name);
-                admission.restore(work.name, bytes)
+                admission.replace(work.name, bytes)
             } else {
                 let inserted = admission.insert(work.name, bytes);
                 if !inserted.kept {

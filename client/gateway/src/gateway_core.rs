@@ -439,8 +439,7 @@ impl GatewayCore {
         let found = Arc::new(Found { at, ..self.found_now(variants, position) });
         let text = found.narinfos.as_ref();
         let text = text.map_or(0, |narinfos| narinfos.rendered(NarCompression::None).text.len());
-        let bytes =
-            (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * found.variants.len());
+        let bytes = (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * found.variants.len());
         self.found.insert(key, Arc::clone(&found), bytes);
         found
     }

@@ -42,7 +42,8 @@ pub(crate) struct RememberingSource {
 
 #[derive(Debug)]
 struct Recalled {
-    bundles: LruCache<BundleId, ()>,
+    // With the hash of what is saved, once that is known.
+    bundles: LruCache<BundleId, Option<blake3::Hash>>,
     nodes: bool,
     pass: bool,
     nodes_kept: Option<Instant>,
@@ -62,6 +63,12 @@ impl RememberingSource {
 
     fn recalled(&self) -> MutexGuard<'_, Recalled> {
         self.recalled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is saved of the bundle was answered in this life; from now on it was.
+    fn is_recalled(&self, bundle: BundleId) -> bool {
+        let mut recalled = self.recalled();
+        recalled.bundles.get(&bundle).is_some() || recalled.bundles.put(bundle, None).is_some()
     }
 
     async fn saved_bundle(&self, bundle: BundleId) -> Option<BundleInfo> {
@@ -86,7 +93,7 @@ impl RememberingSource {
         let mut infos = Vec::with_capacity(names.len());
         for name in names {
             let BundleName::Id(bundle) = *name else { return None };
-            if self.recalled().bundles.put(bundle, ()).is_some() {
+            if self.is_recalled(bundle) {
                 return None;
             }
             infos.push(Some(self.saved_bundle(bundle).await?));
@@ -97,8 +104,12 @@ impl RememberingSource {
     fn keep_bundles(&self, infos: &[Option<BundleInfo>]) {
         for info in infos.iter().flatten() {
             if let Ok(facts) = BundleFacts::from_info(info) {
-                self.recalled().bundles.put(facts.id, ());
-                self.cache.replace(&CacheKey::Bundle(facts.id), Bytes::from(encode(info)));
+                let bytes = Bytes::from(encode(info));
+                let hash = Some(blake3::hash(&bytes));
+                // Facts in use are asked for every two minutes, and rarely change.
+                if self.recalled().bundles.put(facts.id, hash).flatten() != hash {
+                    self.cache.replace(&CacheKey::Bundle(facts.id), bytes);
+                }
             }
         }
     }
@@ -164,5 +175,103 @@ impl DirectorySource for RememberingSource {
             Ok(pass)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use firn_base::ArchiveId;
+    use firn_wire::{Identity, PassPurpose};
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// Coordinators that know one address and give passes.
+    #[derive(Debug, Default)]
+    struct Coordinators {
+        away: AtomicBool,
+        asked: AtomicUsize,
+    }
+
+    const ARCHIVE: ArchiveId = ArchiveId::from_bytes([1; 32]);
+
+    fn reader() -> PublicKey {
+        Identity::from_seed(&[5; 32]).public()
+    }
+
+    impl Coordinators {
+        fn answer<T>(&self, answer: T) -> Result<T, DirectoryError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            match self.away.load(Ordering::Relaxed) {
+                true => Err(DirectoryError::Unavailable("none answers".to_owned())),
+                false => Ok(answer),
+            }
+        }
+    }
+
+    impl DirectorySource for Coordinators {
+        fn bundles(
+            &self,
+            names: Vec<BundleName>,
+        ) -> BoxFuture<'_, Result<Vec<Option<BundleInfo>>, DirectoryError>> {
+            async move { self.answer(vec![None; names.len()]) }.boxed()
+        }
+
+        fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeAddress>, DirectoryError>> {
+            let node = firn_base::NodeId::from_bytes([3; 32]);
+            async move { self.answer(vec![NodeAddress { node, address: "a:1".to_owned(), online: true }]) }
+                .boxed()
+        }
+
+        fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>> {
+            let expires = Environment::real().now().after(Duration::from_secs(86_400));
+            let pass = Pass { reader: reader(), expires, purpose: PassPurpose::Reading };
+            let signed = Signed::seal(&Identity::from_seed(&[9; 32]), ARCHIVE, &pass);
+            async move { self.answer(signed) }.boxed()
+        }
+    }
+
+    /// A life of a gateway: what it does, until all of it is written.
+    async fn live(
+        place: &std::path::Path,
+        coordinators: &Arc<Coordinators>,
+        reader: PublicKey,
+        life: impl AsyncFnOnce(&RememberingSource),
+    ) {
+        let environment = Environment::real();
+        let (cache, writer) = DiskCache::new(environment.clone(), ARCHIVE, place.join("data"), 1 << 20);
+        let (stop, stopped) = watch::channel(false);
+        let writing = tokio::spawn(writer.run(stopped));
+        let inner = Arc::clone(coordinators) as Arc<dyn DirectorySource>;
+        life(&RememberingSource::new(inner, cache, environment, reader)).await;
+        stop.send_replace(true);
+        writing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_later_life_reads_on_with_the_pass_and_addresses_of_the_one_before() {
+        let place = tempfile::tempdir().unwrap();
+        let coordinators = Arc::new(Coordinators::default());
+        live(place.path(), &coordinators, reader(), async |source| {
+            source.nodes().await.unwrap();
+            source.pass().await.unwrap();
+        })
+        .await;
+        coordinators.away.store(true, Ordering::Relaxed);
+        live(place.path(), &coordinators, reader(), async |source| {
+            let asked = coordinators.asked.load(Ordering::Relaxed);
+            assert_eq!(source.nodes().await.unwrap().len(), 1);
+            assert_eq!(source.pass().await.unwrap().peek().unwrap().reader, reader());
+            assert_eq!(coordinators.asked.load(Ordering::Relaxed), asked, "a start waits for nobody");
+            assert!(source.pass().await.is_err(), "asked for again, it is a new one that is wanted");
+        })
+        .await;
+        let other = Identity::from_seed(&[6; 32]).public();
+        live(place.path(), &coordinators, other, async |source| {
+            assert!(source.pass().await.is_err(), "a pass for another key is of no use");
+        })
+        .await;
     }
 }

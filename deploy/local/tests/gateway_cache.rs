@@ -1,16 +1,19 @@
-//! A gateway that was killed and started again while everything else of the archive is gone.
+//! What a gateway keeps on disk: after a kill, while everything else of the archive is gone, and without room.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use firn_nix_format::PathInfo;
 use support::cache::{Cache, noise};
 use support::fetch::{assert_served, get, path_infos, try_get};
 use support::local::Local;
-use support::{Running, command, tcp_port, wait_for};
+use support::{Running, command, quietly, tcp_port, wait_for};
 
-fn gateway(local: &Local, kept: &std::path::Path) -> (Running, String) {
+fn gateway(local: &Local, kept: &Path) -> (Running, String) {
     let address = format!("127.0.0.1:{}", tcp_port());
     let mut program = command("firn", local.home());
     program.arg("gateway").arg("--archive").arg(local.dir().join("archive.firn"));
@@ -26,20 +29,25 @@ fn metric(url: &str, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no metric {name} in {text}")).parse().unwrap()
 }
 
-#[test]
-fn what_was_served_once_is_served_after_a_kill_with_every_coordinator_and_node_away() {
-    let place = tempfile::tempdir().unwrap();
-    let cache = Cache::new(place.path().join("source"));
+/// An archive that holds paths of 100 kB that nothing compresses, the path infos, and the publisher.
+fn published(place: &Path) -> (Local, BTreeMap<String, PathInfo>, String) {
+    let cache = Cache::new(place.join("source"));
     (0..20).for_each(|number| cache.add(cache.entry(&format!("path-{number}"), &noise(100_000, number))));
     let publisher = cache.publisher();
     let options = ["--coordinators", "3", "--storage-nodes", "6", "--publisher", &publisher];
-    let mut local = Local::new(&place.path().join("archive"), &options);
+    let mut local = Local::new(&place.join("archive"), &options);
     std::fs::create_dir(local.home()).unwrap();
     local.start();
     local.firn(&["publish", cache.path().to_str().unwrap()]).success();
-
-    let kept = place.path().join("kept");
     let wanted = path_infos(cache.path());
+    (local, wanted, publisher)
+}
+
+#[test]
+fn what_was_served_once_is_served_after_a_kill_with_every_coordinator_and_node_away() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut local, wanted, publisher) = published(place.path());
+    let kept = place.path().join("kept");
     // What it knows of keys is saved now and then, and when it ends: this is about what it reads.
     let (first, _) = gateway(&local, &kept);
     assert_eq!(first.terminate(), Some(0));
@@ -59,4 +67,39 @@ fn what_was_served_once_is_served_after_a_kill_with_every_coordinator_and_node_a
     assert_served(&url, &wanted, &publisher);
     assert!(metric(&url, "disk_cache_hits_total") > 0 && metric(&url, "disk_cache_damaged_total") == 0);
     assert_eq!(again.terminate(), Some(0));
+}
+
+/// A file system in memory that is full soon. Gone when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// None where this user may not mount anything.
+    fn mount(place: &Path) -> Option<Self> {
+        std::fs::create_dir_all(place).unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"].map(Path::new);
+        quietly("mount", &[&mount[..], &[place]].concat()).then(|| Self(place.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        quietly("umount", &[&self.0]);
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_once_and_everything_is_served() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&place.path().join("small")) else {
+        eprintln!("no file system can be mounted here: nothing is tested");
+        return;
+    };
+    let (local, wanted, publisher) = published(place.path());
+    let (served, url) = gateway(&local, &disk.0);
+    assert_served(&url, &wanted, &publisher);
+    wait_for("an entry is not taken", || (metric(&url, "disk_cache_failed_writes_total") > 0).then_some(()));
+    assert_served(&url, &wanted, &publisher);
+    let said = served.messages().matches("nothing more is cached until the disk takes it").count();
+    assert_eq!(said, 1, "{}", served.messages());
+    assert_eq!(served.terminate(), Some(0));
 }

@@ -103,6 +103,21 @@ impl Admission {
         self.make_room(&name)
     }
 
+    /// The entry has so many bytes from now on, or is kept from now on as one that an earlier life left. Gives the names
+    /// that have to go.
+    pub(crate) fn replace(&mut self, name: Name, bytes: u64) -> Vec<Name> {
+        let fits = bytes <= self.bytes_max / NEW_SHARE;
+        let Some(kept) = self.kept.get_mut(&name).filter(|_| fits) else {
+            self.remove(&name);
+            return self.restore(name, bytes);
+        };
+        // In its place: a name that is written each minute shall not stand in the queue once for each time.
+        let (before, new) = (std::mem::replace(&mut kept.bytes, bytes), kept.new);
+        *self.bytes_of(new) -= before;
+        *self.bytes_of(new) += bytes;
+        self.make_room(&name)
+    }
+
     /// The entry is no more.
     pub(crate) fn remove(&mut self, name: &Name) {
         if let Some(kept) = self.kept.remove(name) {
@@ -215,10 +230,20 @@ mod tests {
         assert!(cache.insert(name(1), 100).kept);
     }
 
+    #[test]
+    fn what_is_replaced_again_and_again_stands_in_the_queue_once() {
+        let mut cache = Admission::new(1000);
+        for bytes in 0..100 {
+            assert_eq!(cache.replace(name(1), bytes), [] as [Name; 0]);
+        }
+        assert_eq!((cache.proved.len(), cache.bytes()), (1, 99));
+    }
+
     #[derive(Debug, Clone)]
     enum Act {
         Insert(u32, u64),
         Restore(u32, u64),
+        Replace(u32, u64),
         Use(u32),
         Remove(u32),
     }
@@ -227,7 +252,8 @@ mod tests {
         let (number, bytes) = (0..60u32, 0..120u64);
         prop_oneof![
             4 => (number.clone(), bytes.clone()).prop_map(|(number, bytes)| Act::Insert(number, bytes)),
-            1 => (number.clone(), bytes).prop_map(|(number, bytes)| Act::Restore(number, bytes)),
+            1 => (number.clone(), bytes.clone()).prop_map(|(number, bytes)| Act::Restore(number, bytes)),
+            1 => (number.clone(), bytes).prop_map(|(number, bytes)| Act::Replace(number, bytes)),
             4 => number.clone().prop_map(Act::Use),
             1 => number.prop_map(Act::Remove),
         ]
@@ -250,6 +276,11 @@ mod tests {
                     Act::Restore(number, bytes) => {
                         files.entry(name(number)).or_insert(bytes);
                         let gone = cache.restore(name(number), bytes);
+                        files.retain(|name, _| !gone.contains(name));
+                    }
+                    Act::Replace(number, bytes) => {
+                        files.insert(name(number), bytes);
+                        let gone = cache.replace(name(number), bytes);
                         files.retain(|name, _| !gone.contains(name));
                     }
                     Act::Use(number) => cache.used(&name(number)),
