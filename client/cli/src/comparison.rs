@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_client::Source;
-use firn_gateway::{GatewayCore, ServeError};
+use firn_gateway::{GatewayCore, NarCompression, ServeError};
 use firn_nix_format::PathInfo;
 use firn_transport::Environment;
 use futures::stream::{self, StreamExt};
@@ -188,7 +188,7 @@ impl Comparer<'_> {
 
     async fn standing_now(&self, info: &PathInfo) -> Standing {
         let hash = *info.store_path.hash();
-        let there = match self.core.narinfo(hash).await {
+        let there = match self.core.narinfo(hash, NarCompression::None).await {
             Ok(narinfo) => PathInfo::parse(&narinfo.text),
             Err(ServeError::NotArchived(_)) => return Standing::Missing,
             Err(error) => return Standing::Unread(error.to_string()),
