@@ -62,6 +62,15 @@ impl Cache {
         Ok(Self { place, waves: all })
     }
 
+    /// Some bytes of a path that no other path has, from the middle of its noise.
+    pub(crate) fn noise_of(&self, path: &CachedPath, bytes: usize) -> Result<Vec<u8>, String> {
+        let nar = fs::read(self.path().join(format!("nar/{}.nar", path.hash_part)));
+        let nar = nar.map_err(|error| format!("the cache cannot be read: {error}"))?;
+        // Its first half is noise.
+        let middle = nar.len() / 4;
+        nar.get(middle..middle + bytes).map(<[u8]>::to_vec).ok_or_else(|| "a path is too small".to_owned())
+    }
+
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         self.place.path()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::{BitRate, NodeId, Timestamp, TokenId};
-use firn_coordinator::Peer;
+use firn_coordinator::{Peer, next_descriptor};
 use firn_nix_format::PublisherSecretKey;
 use firn_transport::{Blocking, Environment};
 use firn_wire::{
@@ -40,6 +40,9 @@ pub enum Story {
     /// A fleet on lines of all kinds that grows until its bundles are coded anew, while nodes fall silent for longer
     /// than the archive waits for them, and return.
     Growth,
+    /// Paths are withdrawn, and one is purged that shares its bundle with others. Then every coordinator is lost with its
+    /// disks, and the archive comes back from its nodes.
+    Disaster,
 }
 
 /// Everybody in a run. All of it follows from the seed.
@@ -61,6 +64,8 @@ pub(crate) struct Cast {
     slept_millis: Arc<AtomicU64>,
     // Of each machine.
     put_off_millis: RefCell<BTreeMap<String, Arc<AtomicI64>>>,
+    // The archive under the coordinators that came after those that were lost.
+    succeeded: RefCell<Option<Descriptor>>,
 }
 
 impl Cast {
@@ -75,6 +80,7 @@ impl Cast {
         let later_nodes = match story {
             // Two make up for those that are lost, one for the one that is drained.
             Story::Losses => 3 + chance.position(2),
+            Story::Disaster => 0,
             // Wide enough for 8/24 with two nodes away and two in one house.
             Story::Growth => GROWN_NODES - first_nodes,
         };
@@ -100,7 +106,41 @@ impl Cast {
             runs: Cell::new(0),
             slept_millis: Arc::default(),
             put_off_millis: RefCell::default(),
+            succeeded: RefCell::default(),
         }
+    }
+
+    /// The archive as everybody is told of it now.
+    pub(crate) fn in_force(&self) -> Descriptor {
+        self.succeeded.borrow().clone().unwrap_or_else(|| self.descriptor.clone())
+    }
+
+    /// The archive under other coordinators; none while those of the beginning are in force.
+    pub(crate) fn succeeded(&self) -> Option<Descriptor> {
+        self.succeeded.borrow().clone()
+    }
+
+    /// The numbers of the coordinators in force.
+    pub(crate) fn coordinators_in_force(&self) -> std::ops::Range<usize> {
+        match self.succeeded.borrow().is_some() {
+            true => COORDINATORS..2 * COORDINATORS,
+            false => 0..COORDINATORS,
+        }
+    }
+
+    /// Lets as many new coordinators follow on those of the beginning, which are lost.
+    pub(crate) fn succeed(&self, issued: Timestamp) -> Result<(), String> {
+        let before = self.descriptor.verify().map_err(|error| error.to_string())?;
+        let peers: Vec<Peer> = (COORDINATORS..2 * COORDINATORS)
+            .map(|number| {
+                let host = coordinator(number);
+                Peer { id: self.identity(&host).node_id(), address: address(&host) }
+            })
+            .collect();
+        let (own, others) = peers.split_first().ok_or("there are coordinators")?;
+        let next = next_descriptor(&self.identity("archive"), &before, (own, others), None, issued);
+        *self.succeeded.borrow_mut() = Some(next.map_err(|error| error.to_string())?);
+        Ok(())
     }
 
     /// The coordinators of the first roster.
@@ -195,7 +235,7 @@ impl Cast {
     pub(crate) fn max_upload(&self, number: usize) -> Option<BitRate> {
         let kind = self.chance(&format!("line of node {number}")).below(10);
         let bytes_per_second = match (self.story, kind) {
-            (Story::Losses, _) | (Story::Growth, 0..5) => return None,
+            (Story::Losses | Story::Disaster, _) | (Story::Growth, 0..5) => return None,
             (Story::Growth, 5..8) => 1_250_000,
             (Story::Growth, _) => 125_000,
         };
@@ -205,7 +245,7 @@ impl Cast {
     /// How long the fleet has to be wide enough for a larger k before bundles are coded anew for it.
     pub(crate) const fn recode_after(&self) -> Duration {
         match self.story {
-            Story::Losses => firn_coordinator::RECODE_AFTER,
+            Story::Losses | Story::Disaster => firn_coordinator::RECODE_AFTER,
             Story::Growth => Duration::from_secs(20),
         }
     }
@@ -213,7 +253,7 @@ impl Cast {
     /// The policy of the archive: the brake is off, because in these small fleets every fault is much.
     pub(crate) fn policy(&self) -> Policy {
         let count_lost_after = match self.story {
-            Story::Losses => Duration::from_secs(72 * 3600),
+            Story::Losses | Story::Disaster => Duration::from_secs(72 * 3600),
             Story::Growth => COUNT_LOST_AFTER,
         };
         Policy {

@@ -56,6 +56,12 @@ const TICK: Duration = Duration::from_millis(5);
 const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 // Beside four round trips: the way to the leader and from there to the others.
 const ACT_WITHIN: Duration = Duration::from_millis(250);
+
+/// How long the writer waits for one coordinator at most, and as long again to learn who the coordinators are, before it asks
+/// the next one.
+pub const fn writer_waits(round_trip: Duration) -> Duration {
+    ACT_WITHIN.saturating_add(round_trip.saturating_mul(4))
+}
 const STACK_BYTES: usize = 32 << 20;
 
 /// Runs such a world on a thread of its own. A panic is an error.
@@ -135,6 +141,12 @@ impl Council {
         watches.iter().find(|(_, watch)| watch.status().is_leader).map(|(number, _)| *number)
     }
 
+    /// Whether one leads beside `number`, as it says itself.
+    pub(crate) fn leads_beside(&self, number: usize) -> bool {
+        let watches = self.watches.borrow();
+        watches.iter().any(|(other, watch)| *other != number && watch.status().is_leader)
+    }
+
     pub(crate) fn term(&self) -> u64 {
         self.watches.borrow().values().map(|watch| watch.status().term).max().unwrap_or(0)
     }
@@ -168,7 +180,7 @@ impl Council {
 /// Writes until the world ends, by whichever coordinator answers: what is looked at is when one can.
 async fn write(cast: Rc<Cast>, done: Done, round_trip: Duration) -> turmoil::Result {
     let archive = open(&cast, WRITER, "operator").await?;
-    let within = ACT_WITHIN + 4 * round_trip;
+    let within = writer_waits(round_trip);
     let mut target = 0;
     for number in 0_u64.. {
         let mut key = [0xfa; 32];

@@ -7,6 +7,7 @@
 //! (`machines`), faults that a scenario wishes for (`world`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use firn_coordinator::storage::Fault;
 use firn_storage_node::DiskFaults;
@@ -44,6 +45,8 @@ pub(crate) struct Faults {
     chance: Chance,
     hosts: Vec<String>,
     first_nodes: usize,
+    /// Those in force; others are gone for good.
+    coordinators: Range<usize>,
     rages_until: u64,
     drawn_at: u64,
     due: BTreeMap<u64, Vec<Mending>>,
@@ -62,6 +65,7 @@ impl Faults {
             chance: cast.chance("faults"),
             hosts: machines.map(Machine::host).chain(clients).collect(),
             first_nodes: cast.first_nodes,
+            coordinators: cast.coordinators_in_force(),
             rages_until: 0,
             drawn_at: 0,
             due: BTreeMap::new(),
@@ -69,6 +73,21 @@ impl Faults {
             has_wrong_clock: false,
             count: 0,
         }
+    }
+
+    /// Takes every coordinator for good; from here on things happen to those that follow on them.
+    pub(crate) fn lose_coordinators(
+        &mut self,
+        sim: &mut Sim<'_>,
+        machines: &mut Machines,
+        next: Range<usize>,
+    ) {
+        for number in std::mem::replace(&mut self.coordinators, next.clone()) {
+            let lost = Machine::Coordinator(number);
+            self.crash(sim, machines, lost, None);
+            self.hosts.retain(|host| *host != lost.host());
+        }
+        self.hosts.extend(next.map(|number| Machine::Coordinator(number).host()));
     }
 
     /// Draws faults until `until`.
@@ -190,7 +209,7 @@ impl Faults {
             return;
         }
         let back_at = now + 300 + self.chance.below(1500);
-        for number in 0..COORDINATORS {
+        for number in self.coordinators.clone() {
             let back_at = back_at + self.chance.below(800);
             self.crash(sim, machines, Machine::Coordinator(number), Some(back_at));
         }
@@ -213,7 +232,7 @@ impl Faults {
 
     /// Lets writes to a coordinator's disk fail, upon which it stops, until it gets a good one.
     fn spoil_store(&mut self, machines: &Machines, until: u64) {
-        let number = self.chance.position(COORDINATORS);
+        let number = self.coordinators.start + self.chance.position(COORDINATORS);
         if self.coordinators_down() > 0 {
             return;
         }
@@ -229,7 +248,7 @@ impl Faults {
 
     /// Puts the clock of a coordinator off by up to a year, as likely as not that of the leader.
     fn put_clock_off(&mut self, machines: &Machines, cast: &Cast, until: u64) {
-        let drawn = self.chance.position(COORDINATORS);
+        let drawn = self.coordinators.start + self.chance.position(COORDINATORS);
         let leads = machines.leader().filter(|_| self.chance.per_mille(500));
         if std::mem::replace(&mut self.has_wrong_clock, true) {
             return;
@@ -253,11 +272,15 @@ impl Faults {
     }
 
     fn coordinators_down(&self) -> usize {
-        self.down.iter().filter(|machine| matches!(machine, Machine::Coordinator(_))).count()
+        let in_force = |machine: &&Machine| match machine {
+            Machine::Coordinator(number) => self.coordinators.contains(number),
+            Machine::Node(_) => false,
+        };
+        self.down.iter().filter(in_force).count()
     }
 
     fn nodes_down(&self) -> usize {
-        self.down.len() - self.coordinators_down()
+        self.down.iter().filter(|machine| matches!(machine, Machine::Node(_))).count()
     }
 
     fn note(&mut self, fault: &str, of: &str) {

@@ -9,6 +9,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use firn_base::Scheme;
 use tokio::time::sleep;
 
 use crate::cache::Cache;
@@ -65,7 +66,8 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     fall_silent(stage, first, &mut chance);
     stage.wish(if chance.per_mille(500) { Wish::CrashLeader } else { Wish::Rage(LATE_STORM) });
     wait_for_calm(stage).await?;
-    let recoded = |seen: &Seen| seen.is_recoded() && seen.is_at_rest() && seen.proved() == cast.nodes;
+    let grown = Scheme::new(8, 24).map_err(|error| error.to_string())?;
+    let recoded = |seen: &Seen| seen.is_recoded() && seen.is_at_rest_as(grown) && seen.proved() == cast.nodes;
     operator.until("every bundle is coded anew and nothing is left to do", seconds(600), recoded).await?;
 
     stage.wish(Wish::Sleep(SETTLED_AFTER));

@@ -23,9 +23,10 @@ use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusalKind, RefusedRequest};
 use turmoil::Sim;
 
-use crate::cast::{self, COORDINATORS, Cast, PORT};
+use crate::cast::{self, COORDINATORS, Cast, PORT, Story};
 use crate::chance::Chance;
 use crate::lying_disk::LyingDisk;
+use crate::successors::succeed;
 
 /// One machine that can lose its power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +50,7 @@ pub(crate) struct Machines {
     chance: Chance,
 }
 
-const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
 
 // Room for every shard of the small caches many times over.
 const QUOTA: ByteCount = ByteCount(256 << 20);
@@ -77,8 +78,12 @@ impl Machines {
     /// did not.
     pub(crate) fn new(cast: Rc<Cast>, lying_disks: bool) -> Self {
         let store = || (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
+        let coordinators = match cast.story {
+            Story::Losses | Story::Growth => COORDINATORS,
+            Story::Disaster => 2 * COORDINATORS,
+        };
         Self {
-            stores: (0..COORDINATORS).map(|_| store()).collect(),
+            stores: (0..coordinators).map(|_| store()).collect(),
             disks: (0..cast.nodes).map(|_| MemoryDisk::new()).collect(),
             watches: Rc::default(),
             lying_disks,
@@ -90,14 +95,20 @@ impl Machines {
     /// Switches all of them on. Nodes behind the first join when `joining` says
     /// how many of them may.
     pub(crate) fn start(&self, sim: &mut Sim<'_>, joining: &Rc<Cell<usize>>) {
-        for number in 0..COORDINATORS {
+        for number in 0..self.stores.len() {
             let (cast, watches) = (Rc::clone(&self.cast), Rc::clone(&self.watches));
             let (log, state) = self.stores[number].clone();
             let (log, state) = (self.as_seen(log), self.as_seen(state));
             sim.host(cast::coordinator(number), move || {
                 let (cast, watches) = (Rc::clone(&cast), Rc::clone(&watches));
-                let joined = founder(&cast);
-                coordinate(cast, number, Arc::clone(&log), Arc::clone(&state), watches, timing(), joined)
+                let (log, state) = (Arc::clone(&log), Arc::clone(&state));
+                async move {
+                    if number < COORDINATORS {
+                        let joined = founder(&cast);
+                        return coordinate(cast, number, log, state, watches, timing(), joined).await;
+                    }
+                    succeed(cast, number, log, state, watches).await
+                }
             });
         }
         for (number, disk) in self.disks.iter().enumerate() {
@@ -147,9 +158,9 @@ impl Machines {
         leaders.max_by_key(|(_, status)| status.term).map(|(number, _)| *number)
     }
 
-    /// The states of all coordinators.
+    /// The states of the coordinators in force.
     pub(crate) fn states(&self) -> impl Iterator<Item = &Memory> {
-        self.stores.iter().map(|(_, state)| state)
+        self.stores[self.cast.coordinators_in_force()].iter().map(|(_, state)| state)
     }
 
     /// How the consensus stands on each coordinator that runs.
@@ -271,8 +282,9 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
     StorageNodeOptions {
         identity: cast.identity(&host),
         disk: Arc::new(disk.clone()),
-        descriptor: cast.descriptor.clone(),
-        token: Some(cast.token(number)),
+        descriptor: cast.in_force(),
+        // Those who come later know it from the ledger.
+        token: cast.succeeded().is_none().then(|| cast.token(number)),
         quota: Some(QUOTA),
         max_upload: cast.max_upload(number),
         deletion_limits: DELETION_LIMITS,

@@ -1,5 +1,5 @@
-//! `firn-simulation SEED [--growth] [--lying-disks]` runs one seed; `firn-simulation FROM..TO` runs each in a process of
-//! its own. With FIRN_SIMULATION_LOG set, as in `info,openraft=warn`, the programs' logs go to standard error.
+//! `firn-simulation SEED [--growth|--disaster] [--lying-disks]` runs one seed; `firn-simulation FROM..TO` runs each in a
+//! process of its own. With FIRN_SIMULATION_LOG set, as in `info,openraft=warn`, the programs' logs go to standard error.
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -7,14 +7,17 @@ use std::time::Instant;
 use firn_simulation::{Outcome, RunOptions, Story, run};
 use tracing_subscriber::EnvFilter;
 
-const USAGE: &str =
-    "usage: firn-simulation SEED [--growth] [--lying-disks] | FROM..TO [--growth] [--lying-disks]";
+const USAGE: &str = "usage: firn-simulation SEED|FROM..TO [--growth|--disaster] [--lying-disks]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let lying_disks = has("--lying-disks");
-    let story = if has("--growth") { Story::Growth } else { Story::Losses };
+    let story = match (has("--growth"), has("--disaster")) {
+        (true, _) => Story::Growth,
+        (_, true) => Story::Disaster,
+        _ => Story::Losses,
+    };
     let Some(seeds) = arguments.first() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -63,6 +66,12 @@ fn print(seed: u64, outcome: &Outcome, seconds: f64) {
         outcome.trace.datagrams,
         outcome.trace.bytes / 1000,
     );
+    if outcome.restored > 0 {
+        println!(
+            "  {} bundles packed anew for a purge, {} bundles back after the disaster",
+            outcome.purged, outcome.restored
+        );
+    }
     for violation in &outcome.violations {
         println!("  violation: {violation}");
     }

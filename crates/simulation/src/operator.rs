@@ -6,7 +6,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use firn_base::NodeId;
+use firn_base::{NodeId, Scheme};
 use firn_client::Archive;
 use firn_wire::{AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, NodeState, NodeSummary};
 use tokio::time::{Instant, sleep};
@@ -65,13 +65,25 @@ impl Seen {
         self.is_at_rest() && self.status.health.is_some_and(|health| health.full == self.status.bundles)
     }
 
-    /// Whether nothing is left to do. A bundle of a large k may lack a few shards then: a home was away when it was coded
-    /// anew, and repair of such bundles waits for more to be missing.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    /// Whether nothing is left to do, and every bundle has more shards than at which it would be repaired. One of a large k may
+    /// lack a few then: a home was away when it was coded anew, and repair of such bundles waits for more to be missing.
+    pub(crate) fn is_at_rest_as(&self, scheme: Scheme) -> bool {
+        let least = shards_at_rest(scheme).saturating_sub(scheme.k());
+        let spares = self.status.by_spare.as_deref().unwrap_or_default();
+        let counted: u64 = spares.iter().map(|count| count.bundles).sum();
+        self.is_at_rest() && counted == self.status.bundles && spares.iter().all(|count| count.spare >= least)
+    }
+
+    fn is_at_rest(&self) -> bool {
         self.status.health.is_some_and(|health| health.urgent + health.lost + health.unreadable == 0)
             && self.status.repair_backlog == Some(0)
             && self.status.move_backlog == Some(0)
     }
+}
+
+/// So many shards of a bundle are there at least while nothing is to be repaired: all of them up to k = 4.
+pub(crate) fn shards_at_rest(scheme: Scheme) -> u8 {
+    if scheme.k() <= 4 { scheme.n() } else { scheme.repair_threshold().saturating_add(1) }
 }
 
 /// Whoever may administer.

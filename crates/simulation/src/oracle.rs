@@ -16,6 +16,7 @@ use firn_wire::NodeState;
 
 use crate::cast::{self, Cast};
 use crate::machines::{DELETION_LIMITS, Machines};
+use crate::operator::shards_at_rest;
 
 /// A shard on a node.
 type Copy = (NodeId, CodingId, ShardIndex);
@@ -65,7 +66,7 @@ pub(crate) fn check_time<'a>(states: impl IntoIterator<Item = &'a Memory>, now: 
 
 /// Whether all coordinators have applied the same; then the digest of their states.
 pub(crate) fn agreed(machines: &Machines) -> Option<Digest> {
-    let mut all = machines.stores.iter().map(|(_, state)| position(state).ok().flatten());
+    let mut all = machines.states().map(|state| position(state).ok().flatten());
     let first = all.next()??;
     all.all(|other| other.as_ref() == Some(&first)).then_some(first.1)
 }
@@ -80,7 +81,8 @@ fn position(state: &Memory) -> Result<Option<(Vec<u8>, Digest)>, String> {
 /// The books of the archive beside what lies on the disks; gives what does not fit. To be asked once the faults
 /// are over and every node has shown its inventory.
 pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
-    let facts = StateFacts::new(Arc::new(machines.stores[0].1.clone()));
+    let Some(state) = machines.states().next() else { return Vec::new() };
+    let facts = StateFacts::new(Arc::new(state.clone()));
     match read_books(&facts) {
         Ok(books) => {
             let mut faults = books.check_domains();
@@ -104,11 +106,17 @@ pub(crate) fn check_durable(machines: &Machines) -> Vec<String> {
         }
     }
     let mut faults = Vec::new();
-    for (_, state) in &machines.stores {
+    let bundles_of = |state: &Memory| {
         let facts = StateFacts::new(Arc::new(state.clone()));
         // One whose disk fails is told of elsewhere.
-        let Ok(bundles) = facts.bundles_from(firn_base::BundleNumber(0), usize::MAX) else { continue };
-        for bundle in bundles {
+        facts.bundles_from(firn_base::BundleNumber(0), usize::MAX).unwrap_or_default()
+    };
+    let all: Vec<Vec<BundleRecord>> = machines.states().map(bundles_of).collect();
+    // What one of them knows to be erased because of a purge another one may not know yet.
+    let is_erased = |bundle: &&BundleRecord| bundle.codings.is_empty();
+    let erased: BTreeSet<_> = all.iter().flatten().filter(is_erased).map(|bundle| bundle.id).collect();
+    for bundles in &all {
+        for bundle in bundles.iter().filter(|bundle| !erased.contains(&bundle.id)) {
             let on_disks = |coding: &CodingRecord| held.get(&coding.id).map_or(0, BTreeSet::len);
             let is_safe =
                 |coding: &CodingRecord| on_disks(coding) >= usize::from(coding.scheme.commit_threshold());
@@ -181,8 +189,11 @@ impl Books {
                         faults.push(format!("bundle {} has a shard on a {} node", bundle.number, node.state));
                     }
                 }
-                if indexes.len() != usize::from(coding.scheme.n()) {
-                    faults.push(format!("bundle {} has {} shards", bundle.number, indexes.len()));
+                let least = usize::from(shards_at_rest(coding.scheme));
+                if indexes.len() < least || indexes.len() > usize::from(coding.scheme.n()) {
+                    let (has, scheme) = (indexes.len(), coding.scheme);
+                    faults
+                        .push(format!("bundle {} has {has} shards of {scheme}, not {least}", bundle.number));
                 }
             }
         }

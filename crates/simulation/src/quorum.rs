@@ -28,6 +28,8 @@ pub enum QuorumTrouble {
     Deaf,
     /// It and one other coordinator hear each other, and that one all others, who do not hear the leader.
     BehindBridge,
+    /// The same, and of five another one is cut off from all: whoever leads next needs the vote of the bridge.
+    BehindBridgeOneAway,
     /// Of five, it and another hear each other and the third, the last two each other and the third.
     OnOneSide,
     /// Its clock is a year ahead.
@@ -58,6 +60,8 @@ pub struct QuorumOutcome {
     pub acknowledged: usize,
     /// The longest time without one while the trouble lasted.
     pub longest_gap: Duration,
+    /// How long after the trouble began another coordinator took itself for the leader; none if none did.
+    pub another_leads_after: Option<Duration>,
     /// Terms that began meanwhile.
     pub terms: u64,
     /// What must never happen and did.
@@ -73,6 +77,7 @@ pub fn run_quorum(options: QuorumOptions) -> QuorumOutcome {
     run_apart(options.seed, move || Quorum::new(options).run()).unwrap_or_else(|why| QuorumOutcome {
         acknowledged: 0,
         longest_gap: Duration::ZERO,
+        another_leads_after: None,
         terms: 0,
         violations: vec![why],
     })
@@ -97,7 +102,13 @@ impl Quorum {
         let leader = self.council.leader().ok_or("nobody leads though nothing has happened")?;
         let (begun, term) = (self.council.sim.elapsed(), self.council.term());
         self.befall(leader);
-        self.council.run_for(TROUBLE_LASTS)?;
+        let mut another_leads_after = None;
+        while self.council.sim.elapsed() < begun + TROUBLE_LASTS {
+            self.council.step()?;
+            if another_leads_after.is_none() && self.council.leads_beside(leader) {
+                another_leads_after = Some(self.council.sim.elapsed() - begun);
+            }
+        }
         let (ended, terms) = (self.council.sim.elapsed(), self.council.term() - term);
         self.heal(leader);
         self.council.run_for(CALM)?;
@@ -117,7 +128,8 @@ impl Quorum {
         let all: Vec<_> = std::iter::once(begun).chain(within).chain([ended]).collect();
         let longest_gap =
             all.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default();
-        Ok(QuorumOutcome { acknowledged: times.len(), longest_gap, terms, violations })
+        let acknowledged = times.len();
+        Ok(QuorumOutcome { acknowledged, longest_gap, another_leads_after, terms, violations })
     }
 
     /// The others, in an order that follows from the seed.
@@ -143,6 +155,12 @@ impl Quorum {
             }
             QuorumTrouble::BehindBridge => {
                 self.part([leader].into(), others.into_iter().skip(1).collect());
+            }
+            QuorumTrouble::BehindBridgeOneAway => {
+                let (bridge, away) = (others[0], others[1]);
+                let rest = others.iter().copied().filter(|other| *other != away && *other != bridge);
+                self.part([leader].into(), rest.collect());
+                self.part([away].into(), (0..self.options.coordinators).filter(|it| *it != away).collect());
             }
             QuorumTrouble::OnOneSide => {
                 self.part([leader, others[0]].into(), others.into_iter().skip(2).collect());

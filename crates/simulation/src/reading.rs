@@ -42,6 +42,11 @@ impl Reader {
         Self { archive: archive.clone(), directory, objects }
     }
 
+    /// What it reads objects with.
+    pub(crate) const fn objects(&self) -> &ObjectReader {
+        &self.objects
+    }
+
     /// Reads one path and compares its NAR.
     pub(crate) async fn read(&self, path: &CachedPath) -> Reading {
         let places = match self.archive.coordinators().lookup(&[path.key]).await {

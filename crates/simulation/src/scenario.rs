@@ -123,13 +123,9 @@ pub(crate) async fn read_meanwhile(cast: Rc<Cast>, stage: Rc<Stage>) -> turmoil:
 }
 
 pub(crate) async fn open(cast: &Cast, host: &str, who: &str) -> Result<Archive, String> {
-    let environment = cast.environment(host);
-    let opened = Archive::with_descriptor(
-        &cast.descriptor,
-        cast.identity(who),
-        EndpointOptions::default(),
-        &environment,
-    );
+    let (environment, descriptor) = (cast.environment(host), cast.in_force());
+    let opened =
+        Archive::with_descriptor(&descriptor, cast.identity(who), EndpointOptions::default(), &environment);
     opened.await.map_err(|error| format!("{who} cannot open the archive: {error}"))
 }
 

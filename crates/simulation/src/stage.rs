@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use firn_coordinator::storage::Memory;
+use firn_storage_node::MemoryDisk;
+
 use crate::cache::CachedPath;
 use crate::machines::Machine;
 
@@ -23,6 +26,8 @@ pub(crate) enum Wish {
     RestartNodes,
     /// Let all machines sleep for so long.
     Sleep(Duration),
+    /// Take every coordinator with its disks, for good, and let others begin.
+    LoseCoordinators,
 }
 
 /// Shared by all in one run; all of it lives on one thread.
@@ -46,6 +51,14 @@ pub(crate) struct Stage {
     pub(crate) reads_put_off: Cell<u64>,
     /// Bytes that repair has moved, as leaders say.
     pub(crate) repaired_bytes: Cell<u64>,
+    /// The disks of nodes, to be looked at from outside.
+    pub(crate) disks: RefCell<Vec<MemoryDisk>>,
+    /// The states of coordinators, likewise.
+    pub(crate) states: RefCell<Vec<Memory>>,
+    /// Bundles that were packed anew, and erasures that ended.
+    pub(crate) purged: Cell<usize>,
+    /// Bundles that came back after a disaster.
+    pub(crate) restored: Cell<u64>,
 }
 
 impl Stage {

@@ -12,6 +12,7 @@ use turmoil::Sim;
 
 use crate::cache::Cache;
 use crate::cast::{Cast, Story};
+use crate::disaster::direct_disaster;
 use crate::entropy::{seal, unseal};
 use crate::faults::{CLIENTS, Faults};
 use crate::growth::direct_growth;
@@ -57,6 +58,10 @@ pub struct Outcome {
     pub repaired_bytes: u64,
     /// Files in trash at the end, on all nodes.
     pub trashed: usize,
+    /// Bundles that were packed anew for a purge.
+    pub purged: usize,
+    /// Bundles that came back after a disaster.
+    pub restored: u64,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -118,6 +123,8 @@ impl Outcome {
             reads_put_off: 0,
             repaired_bytes: 0,
             trashed: 0,
+            purged: 0,
+            restored: 0,
             violations: vec![why],
         }
     }
@@ -151,10 +158,15 @@ impl World {
             .build();
         let machines = Machines::new(Rc::clone(&cast), options.lying_disks);
         machines.start(&mut sim, &stage.joining);
+        stage.disks.borrow_mut().clone_from(&machines.disks);
+        *stage.states.borrow_mut() = machines.stores.iter().map(|(_, state)| state.clone()).collect();
         match options.story {
             Story::Losses => sim.client(CLIENTS[0], direct(Rc::clone(&cast), Rc::clone(&stage), cache)),
             Story::Growth => {
                 sim.client(CLIENTS[0], direct_growth(Rc::clone(&cast), Rc::clone(&stage), cache))
+            }
+            Story::Disaster => {
+                sim.client(CLIENTS[0], direct_disaster(Rc::clone(&cast), Rc::clone(&stage), cache))
             }
         }
         sim.client(CLIENTS[1], read_meanwhile(Rc::clone(&cast), Rc::clone(&stage)));
@@ -185,6 +197,8 @@ impl World {
             reads_put_off: stage.reads_put_off.get(),
             repaired_bytes: stage.repaired_bytes.get(),
             trashed: files_in_trash(&self.machines),
+            purged: stage.purged.get(),
+            restored: stage.restored.get(),
             violations: stage.violations.borrow().clone(),
         };
         drop(self);
@@ -224,6 +238,13 @@ impl World {
                 self.faults.crash(&mut self.sim, &mut self.machines, machine, Some(now + millis(time)));
             }
             Wish::Sleep(time) => self.cast.sleep(millis(time)),
+            Wish::LoseCoordinators => {
+                if let Err(error) = self.cast.succeed(self.cast.time(self.sim.elapsed())) {
+                    self.stage.violated(error);
+                }
+                let next = self.cast.coordinators_in_force();
+                self.faults.lose_coordinators(&mut self.sim, &mut self.machines, next);
+            }
             Wish::RestartNodes => {
                 for number in 0..self.cast.nodes {
                     let at = now + RESTART_EVERY_MILLIS * number as u64;
@@ -268,7 +289,8 @@ impl World {
                 }
             }
         }
-        if files_in_trash(&self.machines) == 0 {
+        // What is erased goes from trash, too.
+        if self.cast.story != Story::Disaster && files_in_trash(&self.machines) == 0 {
             faults.push("nothing was deleted, though uploads were abandoned or codings replaced".to_owned());
         }
         self.stage.violations.borrow_mut().append(&mut faults);

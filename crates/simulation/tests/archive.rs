@@ -63,6 +63,13 @@ seeds! {
     a_fleet_grows_falls_silent_and_returns_with_everything_2 = 2;
 }
 
+seeds! {
+    &["--disaster"];
+    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_1 = 1;
+    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_2 = 2;
+    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_3 = 3;
+}
+
 #[test]
 fn the_same_seed_is_the_same_run_and_another_is_not() {
     let (one, again, other) = (simulate(11, &[]), simulate(11, &[]), simulate(12, &[]));

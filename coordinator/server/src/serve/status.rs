@@ -24,6 +24,9 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     let counters = facts.counters().map_err(|error| disk(&error))?;
     let nodes = facts.all_nodes().map_err(|error| disk(&error))?;
     let purges = PurgeBook::read(&facts).map_err(|error| disk(&error))?;
+    // They have their numbers still, and no shards: nobody can wait for them to be full.
+    let erasures = facts.erasures_from(BundleNumber(0), usize::MAX).map_err(|error| disk(&error))?;
+    let erased = erasures.iter().filter(|erasure| erasure.erased.is_some()).count() as u64;
     let (fleet, wait) = shared.with_view(|view| (view.fleet.clone(), view.brake.wait()))?;
     let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
     let (mut capacity, mut free) = (0_u64, 0_u64);
@@ -56,7 +59,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         visible_keys: counters.visible_keys,
         held_keys: counters.held_records,
         external_references: counters.externals,
-        bundles: counters.next_bundle.into(),
+        bundles: u64::from(counters.next_bundle).saturating_sub(erased),
         payload: ByteCount(counters.payload_bytes),
         stored: ByteCount(counters.stored_bytes),
         capacity: ByteCount(capacity),
