@@ -35,7 +35,11 @@ impl Exclusion {
         let failed = |error: firn_client::SourceError| CommandError::Failed(error.to_string());
         let mut names = match paths {
             Some(paths) => paths,
-            None => source.list().map_err(failed)?,
+            None => {
+                let mut names = source.list().map_err(failed)?;
+                names.extend(source.list_blobs().map_err(failed)?);
+                names
+            }
         };
         names.retain(|name| !self.base_name(source, name).is_some_and(|base| self.excludes(&base)));
         Ok(Some(names))

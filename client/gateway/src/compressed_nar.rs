@@ -10,6 +10,7 @@ use bytes::Bytes;
 use firn_retrieval::{ByteStream, ReadError};
 use firn_transport::Environment;
 use futures::StreamExt;
+use futures::future::join;
 use futures::stream::{self, BoxStream};
 use zstd::stream::write::Encoder;
 
@@ -46,13 +47,15 @@ pub(crate) fn compressed(nar: ByteStream, bytes: u64, environment: Environment) 
     encoder.include_checksum(true)?;
     // The frame says how long the NAR is, and the encoder refuses to end one of another length.
     encoder.set_pledged_src_size(Some(bytes))?;
-    let state = Some(State { encoder, nar });
+    let state = Some(State { encoder, nar, ahead: None });
     Ok(stream::try_unfold(state, move |state| next_piece(state, environment.clone())).boxed())
 }
 
 struct State {
     encoder: Encoder<'static, Vec<u8>>,
     nar: ByteStream,
+    /// What comes next, if it was read already.
+    ahead: Option<Option<Result<Bytes, ReadError>>>,
 }
 
 /// The next bytes of the frame, and what is left; nothing is left behind its end.
@@ -60,9 +63,13 @@ async fn next_piece(
     state: Option<State>,
     environment: Environment,
 ) -> Result<Option<(Bytes, Option<State>)>, CompressError> {
-    let Some(State { mut encoder, mut nar }) = state else { return Ok(None) };
+    let Some(State { mut encoder, mut nar, mut ahead }) = state else { return Ok(None) };
     loop {
-        let Some(piece) = nar.next().await.transpose()? else {
+        let piece = match ahead.take() {
+            Some(piece) => piece,
+            None => nar.next().await,
+        };
+        let Some(piece) = piece.transpose()? else {
             let end = environment.blocking(move || encoder.finish()).await?;
             return Ok(Some((end.into(), None)));
         };
@@ -71,10 +78,13 @@ async fn next_piece(
             let made = std::mem::take(encoder.get_mut());
             Ok::<_, io::Error>((encoder, made))
         };
+        // Reading goes on meanwhile.
+        let (compressed, next) = join(environment.blocking(work), nar.next()).await;
+        ahead = Some(next);
         let made;
-        (encoder, made) = environment.blocking(work).await?;
+        (encoder, made) = compressed?;
         if !made.is_empty() {
-            return Ok(Some((made.into(), Some(State { encoder, nar }))));
+            return Ok(Some((made.into(), Some(State { encoder, nar, ahead }))));
         }
     }
 }

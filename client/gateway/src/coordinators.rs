@@ -3,20 +3,22 @@
 //! Owns: the traits by which the gateway asks, and their implementation over the network. Always holds: no question names
 //! a key that was looked for. Leaves to others: remembering answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{BundleId, FilterId, Location, NodeId};
+use firn_base::{BundleId, FilterId, Location, NodeId, ObjectKey, Timestamp};
+use firn_bundle::CodingHeader;
 use firn_nix_format::PublisherKey;
 use firn_retrieval::{Directory, DirectoryError};
 use firn_transport::{CoordinatorClient, VerifiedLedger};
 use firn_wire::{
-    CoordinatorReply, CoordinatorRequest, FeedBatch, FilterList, IndexRangePage, IndexRangeRequest, Signed,
-    VerifiedRoster,
+    BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, FeedBatch, FilterList, IndexRangePage,
+    IndexRangeRequest, Signed, VerifiedRoster,
 };
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, try_join, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
@@ -30,6 +32,21 @@ pub struct RecordPlace {
     pub block: u16,
     /// The record within the block.
     pub entry: u16,
+}
+
+/// How a bundle stands, as coordinators say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BundleStanding {
+    /// When it was committed.
+    pub committed_at: Timestamp,
+    /// Shards that restore it.
+    pub k: u8,
+    /// Shards that there shall be.
+    pub n: u8,
+    /// Distinct shards that nodes hold.
+    pub held: usize,
+    /// Of these, those of which a holder is heard now.
+    pub online: usize,
 }
 
 /// The coordinators gave no usable answer.
@@ -61,6 +78,9 @@ pub trait KeyIndex: Send + Sync + fmt::Debug {
 
     /// The same places with the ids of their bundles, in the same order.
     fn places(&self, locations: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>>;
+
+    /// How a bundle stands now.
+    fn standing(&self, bundle: BundleId) -> BoxFuture<'_, Result<BundleStanding, CoordinatorsAway>>;
 }
 
 /// Tells which filters there are over the feed, and gives their bytes.
@@ -87,11 +107,23 @@ pub trait FeedSource: Send + Sync + fmt::Debug {
     fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, CoordinatorsAway>>;
 }
 
-/// Tells whose signatures the archive accepts.
-pub trait PublisherSource: Send + Sync + fmt::Debug {
-    /// The publishers' keys, the most preferred first. Given again what was given before if nothing changed.
-    fn publishers(&self) -> BoxFuture<'_, Result<Vec<PublisherKey>, CoordinatorsAway>>;
+/// What a gateway needs of the ledger.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Governance {
+    /// The publishers' keys, the most preferred first.
+    pub publishers: Vec<PublisherKey>,
+    /// What was withdrawn, and why.
+    pub withdrawn: BTreeMap<ObjectKey, String>,
 }
+
+/// Tells whose signatures the archive accepts, and what it serves no more.
+pub trait GovernanceSource: Send + Sync + fmt::Debug {
+    /// How it is now. Given again what was given before if nothing changed.
+    fn governance(&self) -> BoxFuture<'_, Result<Governance, CoordinatorsAway>>;
+}
+
+// Somebody looks at an empty window meanwhile.
+const STANDING_WITHIN: Duration = Duration::from_secs(5);
 
 // Someone waits for it, and others were asked as well.
 const ONE_PAGE_WITHIN: Duration = Duration::from_secs(2);
@@ -162,6 +194,38 @@ impl KeyIndex for NetworkCoordinators {
         }
         .boxed()
     }
+
+    fn standing(&self, bundle: BundleId) -> BoxFuture<'_, Result<BundleStanding, CoordinatorsAway>> {
+        async move {
+            let names = [BundleName::Id(bundle)];
+            let facts = try_join(self.client.bundles(&names), self.client.nodes());
+            let facts = timeout(STANDING_WITHIN, facts).await;
+            let facts = facts.map_err(|_| CoordinatorsAway { cause: "none answered in time".to_owned() })?;
+            let (bundles, nodes) = facts.map_err(|error| CoordinatorsAway::because(&error))?;
+            let info = bundles.into_iter().next().flatten();
+            let info =
+                info.ok_or_else(|| CoordinatorsAway { cause: "they do not know the bundle".to_owned() })?;
+            let online = nodes.into_iter().filter(|node| node.online).map(|node| node.node).collect();
+            standing(&info, &online)
+        }
+        .boxed()
+    }
+}
+
+/// What a coordinator's facts of a bundle come to, with the nodes that are heard now.
+fn standing(info: &BundleInfo, online: &BTreeSet<NodeId>) -> Result<BundleStanding, CoordinatorsAway> {
+    let malformed = || CoordinatorsAway { cause: "its answer does not fit together".to_owned() };
+    let coding = info.codings.first().ok_or_else(malformed)?;
+    let header = CodingHeader::parse(&coding.header).map_err(|error| CoordinatorsAway::because(&error))?;
+    let held = coding.shards.iter().filter(|copies| !copies.nodes.is_empty());
+    let heard = held.clone().filter(|copies| copies.nodes.iter().any(|node| online.contains(node)));
+    Ok(BundleStanding {
+        committed_at: info.committed_at,
+        k: header.k(),
+        n: coding.n,
+        held: held.count(),
+        online: heard.count(),
+    })
 }
 
 impl FilterSource for NetworkCoordinators {
@@ -230,8 +294,8 @@ impl FeedSource for NetworkCoordinators {
     }
 }
 
-impl PublisherSource for NetworkCoordinators {
-    fn publishers(&self) -> BoxFuture<'_, Result<Vec<PublisherKey>, CoordinatorsAway>> {
+impl GovernanceSource for NetworkCoordinators {
+    fn governance(&self) -> BoxFuture<'_, Result<Governance, CoordinatorsAway>> {
         async move {
             // Coordinators come and go by the roster; the ledger is vouched for by a majority of it.
             if let Err(error) = self.client.refresh_roster().await {
@@ -248,9 +312,10 @@ impl PublisherSource for NetworkCoordinators {
                 .publishers_by_rank()
                 .into_iter()
                 .filter_map(|entry| PublisherKey::from_parts(&entry.name, entry.key.as_bytes()).ok());
-            let keys = keys.collect();
+            let governance =
+                Governance { publishers: keys.collect(), withdrawn: ledger.state.withdrawn.clone() };
             *known = Some(ledger);
-            Ok(keys)
+            Ok(governance)
         }
         .boxed()
     }

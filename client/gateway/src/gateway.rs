@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cached_payloads::CachedPayloads;
-use crate::coordinators::{FilterSource, NetworkCoordinators, PublisherSource};
+use crate::coordinators::{FilterSource, GovernanceSource, NetworkCoordinators};
 use crate::disk_cache::{DiskCache, DiskCacheWriter};
 use crate::feed_follower::FeedFollower;
 use crate::filter_chain::{FilterChain, HeldFilter};
@@ -76,9 +76,10 @@ pub struct RunningGateway {
     open: OpenGateway,
 }
 
-// Ranks change by an act of governance: rarely, and not in a hurry.
-const PUBLISHERS_EVERY: Duration = Duration::from_secs(60);
-const PUBLISHERS_RETRY: Duration = Duration::from_secs(5);
+// Ranks change by an act of governance: rarely, and not in a hurry. The feed tells of what is withdrawn; of the ledger
+// only the reason is taken.
+const GOVERNANCE_EVERY: Duration = Duration::from_secs(60);
+const GOVERNANCE_RETRY: Duration = Duration::from_secs(5);
 
 /// Coordinators make a filter of every 2^20 events: four times as many are 180 MB, and come together only where an archive
 /// is loaded faster than filters are made.
@@ -179,7 +180,7 @@ impl Gateway {
         let writing = writer.map(|writer| tokio::spawn(writer.run(stopped.clone())));
         let mut tasks = vec![
             tokio::spawn(follower.run(stopped.clone())),
-            tokio::spawn(follow_publishers(Arc::clone(&core), network, stopped.clone())),
+            tokio::spawn(follow_governance(Arc::clone(&core), network, stopped.clone())),
         ];
         tasks.extend(keeping);
         tasks.extend(writing);
@@ -337,22 +338,22 @@ fn load_view(
     Ok((Some(file), view))
 }
 
-async fn follow_publishers(
+async fn follow_governance(
     core: Arc<GatewayCore>,
-    source: Arc<dyn PublisherSource>,
+    source: Arc<dyn GovernanceSource>,
     mut stop: watch::Receiver<bool>,
 ) {
     let refresh = async {
         let mut known = false;
         loop {
-            match source.publishers().await {
-                Ok(publishers) => {
+            match source.governance().await {
+                Ok(governance) => {
                     known = true;
-                    core.set_publishers(publishers);
+                    core.set_governance(governance);
                 }
                 Err(error) => tracing::debug!("the publishers' ranks were not renewed: {error}"),
             }
-            sleep(if known { PUBLISHERS_EVERY } else { PUBLISHERS_RETRY }).await;
+            sleep(if known { GOVERNANCE_EVERY } else { GOVERNANCE_RETRY }).await;
         }
     };
     tokio::select! {

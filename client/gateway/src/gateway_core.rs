@@ -1,4 +1,4 @@
-//! The gateway without its sockets: from a store path hash to a narinfo, NAR, listing or log.
+//! The gateway without its sockets: from a name to a narinfo, NAR, listing, log, realisation or debuginfo link.
 //!
 //! Owns: finding records, remembering what was found, opening objects. Always holds: absence is decided from what is here,
 //! or from an index range, without naming the key to anybody (invariant 12); an object that is archived is never reported
@@ -10,8 +10,10 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::ObjectKey;
-use firn_nix_format::{NarInspector, PathInfo, PublisherKey, Sha256};
+use firn_base::{BundleId, KeyKind, ObjectKey};
+use firn_nix_format::{
+    BuildId, DEBUG_INFO_BYTES_MAX, DebugInfoLink, NarInspector, PathInfo, RealisationUrl, Sha256,
+};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use futures::StreamExt;
@@ -20,13 +22,13 @@ use tokio::time::Instant;
 
 use crate::bounded_cache::BoundedCache;
 use crate::closure_walk::ClosureWalk;
-use crate::coordinators::{KeyIndex, RecordPlace};
+use crate::coordinators::{Governance, KeyIndex, RecordPlace};
 use crate::disk_cache::DiskCache;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::key_ranges::{KeyRanges, Settled};
 use crate::key_view::{KeyView, Presence};
 use crate::metrics::Metrics;
-use crate::narinfo::RenderedNarInfo;
+use crate::narinfo::{RenderedNarInfo, nar_url};
 use crate::open_object::OpenObject;
 use crate::options::NarCompression;
 use crate::place_book::{KnownPlaces, PlaceBook};
@@ -74,7 +76,7 @@ pub struct GatewayCore {
     listing_permits: Semaphore,
     walk: ClosureWalk,
     ahead_permits: Semaphore,
-    publishers: RwLock<Arc<Vec<PublisherKey>>>,
+    governance: RwLock<Arc<Governance>>,
 }
 
 /// What a core keeps on disk.
@@ -131,6 +133,8 @@ const PATH_INFO_SHARE: usize = 3;
 const NOT_ARCHIVED: &str = "this store path is not archived";
 const NO_SUCH_NAR: &str = "no NAR of this hash is archived for the store path";
 const NO_LOG: &str = "no build log of this derivation is archived";
+const NO_REALISATION: &str = "no realisation of this name is archived";
+const NO_DEBUG_INFO: &str = "no debuginfo link of this build id is archived";
 const NO_LISTING: &str = "the NAR of this store path has no listing: names in it are not text";
 
 impl GatewayCore {
@@ -158,7 +162,7 @@ impl GatewayCore {
             listing_permits: Semaphore::new(LISTINGS_AT_ONCE),
             walk: ClosureWalk::default(),
             ahead_permits: Semaphore::new(AHEAD_AT_ONCE),
-            publishers: RwLock::default(),
+            governance: RwLock::default(),
         }
     }
 
@@ -193,11 +197,12 @@ impl GatewayCore {
         self.keys.followed_at().map(|at| at.elapsed())
     }
 
-    /// Takes the publishers' ranks into use.
-    pub(crate) fn set_publishers(&self, publishers: Vec<PublisherKey>) {
-        let mut known = self.publishers.write().unwrap_or_else(PoisonError::into_inner);
-        if **known != publishers {
-            *known = Arc::new(publishers);
+    /// Takes the publishers' ranks into use, and the reasons of withdrawals.
+    pub fn set_governance(&self, governance: Governance) {
+        let mut known = self.governance.write().unwrap_or_else(PoisonError::into_inner);
+        let same_ranks = known.publishers == governance.publishers;
+        *known = Arc::new(governance);
+        if !same_ranks {
             self.found.clear();
         }
     }
@@ -234,10 +239,62 @@ impl GatewayCore {
 
     /// The build log of the derivation with this hash, decompressed.
     pub async fn log(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
-        let found = self.find(ObjectKey::build_log(hash), NO_LOG).await?;
-        // Logs are signed by nobody: the first one stays.
+        self.blob(ObjectKey::build_log(hash), NO_LOG).await
+    }
+
+    /// The realisation that is named so.
+    pub async fn realisation(self: &Arc<Self>, url: &RealisationUrl) -> Result<OpenObject, ServeError> {
+        self.blob(ObjectKey::named(KeyKind::Realisation, url.as_str()), NO_REALISATION).await
+    }
+
+    /// The debuginfo link of this build id, as a file that names the gateway's own NAR.
+    pub async fn debug_info(self: &Arc<Self>, id: BuildId) -> Result<Bytes, ServeError> {
+        let absent = || ServeError::NotArchived(NO_DEBUG_INFO);
+        let object = self.blob(ObjectKey::new(KeyKind::DebugInfo, id.0), NO_DEBUG_INFO).await?;
+        let bytes = usize::try_from(object.bytes()).ok().filter(|bytes| *bytes <= DEBUG_INFO_BYTES_MAX);
+        let mut file = Vec::with_capacity(bytes.ok_or_else(absent)?);
+        let mut stream = object.stream(0..object.bytes()).await?;
+        while let Some(piece) = stream.next().await {
+            file.extend_from_slice(&piece?);
+        }
+        // Whoever uploaded something else archived no link.
+        let mut link = DebugInfoLink::parse(&file).map_err(|_| absent())?;
+        let owner = link.store_path.take().ok_or_else(absent)?;
+        let found = self.find(ObjectKey::store_path(*owner.hash()), NO_DEBUG_INFO).await?;
+        let nar_hash = found.narinfos()?.info.nar_hash;
+        // Ranges of it can be had.
+        link.archive = format!("../{}", nar_url(owner.hash_part(), nar_hash, NarCompression::None));
+        Ok(link.to_json().into())
+    }
+
+    /// What nobody signs: the first one stays.
+    async fn blob(self: &Arc<Self>, key: ObjectKey, absent: &'static str) -> Result<OpenObject, ServeError> {
+        let found = self.find(key, absent).await?;
         let first = found.variants.first().cloned().into_iter().collect();
-        OpenObject::new(self.objects.clone(), first).ok_or(ServeError::NotArchived(NO_LOG))
+        OpenObject::new(self.objects.clone(), first).ok_or(ServeError::NotArchived(absent))
+    }
+
+    /// The path info that is served for the store path with this hash, and a bundle with its NAR.
+    pub(crate) async fn path_info(
+        self: &Arc<Self>,
+        hash: [u8; 20],
+    ) -> Result<(PathInfo, BundleId), ServeError> {
+        let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
+        let info = &found.narinfos()?.info;
+        let holds = |variant: &&Variant| variant.nar_hash() == Some(info.nar_hash);
+        let holder = found.variants.iter().find(holds);
+        let holder = holder.ok_or_else(|| ServeError::unreadable(&"no bundle holds it"))?;
+        Ok((info.clone(), holder.bundle))
+    }
+
+    /// Why a key was withdrawn, as far as the ledger was heard.
+    pub(crate) fn withdrawal(&self, key: &ObjectKey) -> Option<String> {
+        self.governance().withdrawn.get(key).cloned()
+    }
+
+    /// Who knows the index.
+    pub(crate) fn index(&self) -> &dyn KeyIndex {
+        &*self.index
     }
 
     /// The listing of the store path's NAR, as JSON. Made by reading the NAR once.
@@ -278,8 +335,9 @@ impl GatewayCore {
         }
     }
 
-    fn publishers(&self) -> Arc<Vec<PublisherKey>> {
-        Arc::clone(&self.publishers.read().unwrap_or_else(PoisonError::into_inner))
+    /// What was heard of the ledger.
+    pub(crate) fn governance(&self) -> Arc<Governance> {
+        Arc::clone(&self.governance.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is known of a key without asking anybody; an error if it is known not to be archived.
@@ -425,7 +483,7 @@ impl GatewayCore {
     }
 
     fn found_now(&self, variants: Vec<Variant>, position: u64) -> Found {
-        let narinfos = preferred(&variants, &self.publishers()).map(NarInfos::new);
+        let narinfos = preferred(&variants, &self.governance().publishers).map(NarInfos::new);
         Found { variants, narinfos, position, at: Some(Instant::now()), refreshing: false.into() }
     }
 

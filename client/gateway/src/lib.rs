@@ -16,6 +16,7 @@ mod closure_walk;
 mod compressed_nar;
 mod coordinators;
 mod disk_cache;
+mod explanation;
 mod feed_follower;
 mod feed_tail;
 mod filter_agreement;
@@ -46,7 +47,8 @@ mod view_file;
 
 pub use body::{BrokenOff, GatewayBody};
 pub use coordinators::{
-    CoordinatorsAway, FeedSource, FilterSource, KeyIndex, NetworkCoordinators, PublisherSource, RecordPlace,
+    BundleStanding, CoordinatorsAway, FeedSource, FilterSource, Governance, GovernanceSource, KeyIndex,
+    NetworkCoordinators, RecordPlace,
 };
 pub use feed_tail::{FeedGap, FeedTail};
 pub use gateway::{ArchiveParts, Gateway, OpenGateway, RunningGateway, StartError};

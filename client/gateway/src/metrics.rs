@@ -18,6 +18,9 @@ pub(crate) enum RouteKind {
     Nar,
     Listing,
     Log,
+    Realisation,
+    DebugInfo,
+    Why,
     Filter,
     Other,
 }
@@ -29,12 +32,15 @@ impl RouteKind {
     }
 }
 
-const ROUTES: [(RouteKind, &str); 7] = [
+const ROUTES: [(RouteKind, &str); 10] = [
     (RouteKind::CacheInfo, "nix-cache-info"),
     (RouteKind::NarInfo, "narinfo"),
     (RouteKind::Nar, "nar"),
     (RouteKind::Listing, "ls"),
     (RouteKind::Log, "log"),
+    (RouteKind::Realisation, "realisation"),
+    (RouteKind::DebugInfo, "debuginfo"),
+    (RouteKind::Why, "why"),
     (RouteKind::Filter, "filter"),
     (RouteKind::Other, "other"),
 ];

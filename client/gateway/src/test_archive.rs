@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{BundleNumber, FilterId, Location, NodeId, ObjectKey, Timestamp};
+use firn_base::{BundleId, BundleNumber, FilterId, Location, NodeId, ObjectKey, Timestamp};
 use firn_wire::{
     CoordinatorEntry, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexRangePage,
     IndexRangeRequest, IndexedKey, Roster, Signed, VerifiedRoster,
@@ -14,7 +14,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use crate::coordinators::{CoordinatorsAway, FeedSource, FilterSource, KeyIndex, RecordPlace};
+use crate::coordinators::{
+    BundleStanding, CoordinatorsAway, FeedSource, FilterSource, KeyIndex, RecordPlace,
+};
 
 /// What one coordinator shows.
 #[derive(Debug, Clone, Default)]
@@ -203,6 +205,10 @@ impl KeyIndex for TestArchive {
             Ok(IndexRangePage { position, keys: keys.collect(), more: false })
         }
         .boxed()
+    }
+
+    fn standing(&self, _: BundleId) -> BoxFuture<'_, Result<BundleStanding, CoordinatorsAway>> {
+        async { Err(CoordinatorsAway { cause: "there are no bundles".to_owned() }) }.boxed()
     }
 
     fn places(&self, _: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {

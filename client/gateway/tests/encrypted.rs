@@ -143,6 +143,20 @@ async fn http_2_answers_many_requests_at_once() {
 }
 
 #[tokio::test]
+async fn the_page_names_the_secure_address_in_both_protocols() {
+    let (place, (archive, _)) = (Place::new(), one_path(1000));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let page = ask(&mut sender, "/").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&page).contains(" copy --from https://localhost /nix/store/"));
+    let mut stream = place.connect(&server, "http/1.1").await;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: cache:443\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    assert!(page.contains(" copy --from https://cache:443 /nix/store/"), "{page}");
+}
+
+#[tokio::test]
 async fn a_damaged_nar_resets_its_stream_and_no_other() {
     let (place, (archive, bundle)) = (Place::new(), one_path(2 << 20));
     archive.damage_last_frame(bundle);

@@ -8,6 +8,7 @@
 
 mod archive;
 mod archive_destination;
+mod blob_file;
 mod code;
 mod content;
 mod descriptor_source;

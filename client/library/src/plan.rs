@@ -1,11 +1,12 @@
 //! What a publish is going to do: which paths are sound, signed by whom, and not archived yet.
 //!
-//! Owns: reading and judging narinfos, presence, external references, the order of packing. Always holds: a
+//! Owns: what the source has, reading and judging narinfos, presence, external references, the order of packing. Always holds: a
 //! path of the plan carries a signature of an accepted publisher that holds; a reference counts as external
 //! only if neither source nor archive has it.
 //! Leaves to others: the NARs themselves (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use firn_base::{KeyKind, ObjectKey};
 use firn_client_logic::{PackingPath, packing_order};
@@ -14,9 +15,9 @@ use firn_transport::Environment;
 use firn_wire::{KEYS_PER_REQUEST_MAX, RefusedRequest};
 use futures::{StreamExt, stream};
 
+use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
 use crate::source::{Source, SourceError};
-use crate::verify::log_url;
 
 // Narinfos read in one go of blocking work.
 const BATCH_NARINFOS: usize = 32;
@@ -24,11 +25,13 @@ const BATCH_NARINFOS: usize = 32;
 /// What a publish is going to do.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// What to pack, in this order: keys of `paths` and `logs`.
+    /// What to pack, in this order: keys of `paths` and `blobs`.
     pub(crate) order: Vec<ObjectKey>,
     pub(crate) paths: BTreeMap<ObjectKey, PathInfo>,
-    /// Logs by their derivation.
-    pub(crate) logs: BTreeMap<ObjectKey, StorePath>,
+    /// Build logs, realisations, debuginfo links.
+    pub(crate) blobs: BTreeMap<ObjectKey, BlobFile>,
+    /// Whose NARs debuginfo links may mean.
+    pub(crate) owners: Arc<NarOwners>,
     pub(crate) externals: BTreeSet<ObjectKey>,
     /// How paths and references are called.
     names: BTreeMap<ObjectKey, String>,
@@ -54,6 +57,15 @@ pub enum PlanError {
     Archive(#[from] RefusedRequest),
 }
 
+/// What a publish looks at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names {
+    /// Names of narinfos, sorted.
+    pub(crate) narinfos: Vec<String>,
+    /// Files that are no NARs, besides build logs, which narinfos lead to.
+    pub(crate) blobs: Vec<BlobFile>,
+}
+
 /// What the plan is made from.
 pub(crate) struct Planner<'a> {
     pub(crate) environment: &'a Environment,
@@ -66,10 +78,11 @@ pub(crate) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The plan for these names of narinfos.
-    pub(crate) async fn plan(&self, names: Vec<String>) -> Result<Plan, PlanError> {
-        let mut plan = Plan { read: names.len() as u64, ..Plan::default() };
-        let mut accepted = self.read_all(names, &mut plan).await;
+    /// The plan for these names.
+    pub(crate) async fn plan(&self, names: Names) -> Result<Plan, PlanError> {
+        let Names { narinfos, blobs } = names;
+        let mut plan = Plan { read: narinfos.len() as u64, ..Plan::default() };
+        let mut accepted = self.read_all(narinfos, &mut plan).await;
         for info in accepted.values() {
             for path in info.references.iter().chain([&info.store_path]) {
                 plan.names.entry(key_of(path)).or_insert_with(|| path.base_name().to_owned());
@@ -77,12 +90,16 @@ impl Planner<'_> {
         }
         let keys: Vec<ObjectKey> = accepted.keys().copied().collect();
         let archived = self.archived(&keys).await?;
-        let derivers = self.derivers(&accepted, &archived);
-        plan.logs = self.lacking_logs(derivers).await?;
+        if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
+            plan.owners = Arc::new(NarOwners::new(accepted.values()));
+        }
+        let mut blobs: BTreeMap<_, _> = blobs.into_iter().map(|blob| (blob.key(), blob)).collect();
+        blobs.extend(self.build_logs(&accepted, &archived).await);
+        plan.blobs = self.lacking(blobs).await?;
         accepted.retain(|key, _| !archived.contains(key));
         plan.skipped = archived.len() as u64;
         plan.externals = self.externals(&accepted, &archived).await?;
-        plan.order = order(&accepted, &plan.logs);
+        plan.order = order(&accepted, &plan.blobs);
         plan.paths = accepted;
         Ok(plan)
     }
@@ -126,36 +143,37 @@ impl Planner<'_> {
         Ok(archived)
     }
 
-    /// Derivations whose logs may be worth a look. Behind a URL each look is a request, so only new paths count.
-    fn derivers(
+    /// Build logs of accepted paths that the source may have. Behind a URL each look is a request, so only those of new
+    /// paths count, and whether they are there shows when they are fetched.
+    async fn build_logs(
         &self,
         accepted: &BTreeMap<ObjectKey, PathInfo>,
         archived: &BTreeSet<ObjectKey>,
-    ) -> BTreeMap<ObjectKey, StorePath> {
+    ) -> BTreeMap<ObjectKey, BlobFile> {
         let wanted = |key: &ObjectKey| self.source.is_local() || !archived.contains(key);
         let derivers =
             accepted.iter().filter(|(key, _)| wanted(key)).filter_map(|(_, info)| info.deriver.clone());
-        derivers.map(|deriver| (ObjectKey::build_log(*deriver.hash()), deriver)).collect()
-    }
-
-    /// Of these, the logs that the archive lacks and the source has; behind a URL the latter shows when they are
-    /// fetched.
-    async fn lacking_logs(
-        &self,
-        mut logs: BTreeMap<ObjectKey, StorePath>,
-    ) -> Result<BTreeMap<ObjectKey, StorePath>, PlanError> {
+        let mut logs: BTreeMap<_, _> = derivers.map(BlobFile::Log).map(|blob| (blob.key(), blob)).collect();
         if self.source.is_local() {
             let source = self.source.clone();
             let there = move || {
-                logs.retain(|_, deriver| source.has_file(&log_url(deriver)));
+                logs.retain(|_, log| log.is_in(&source));
                 logs
             };
             logs = self.environment.blocking(there).await;
         }
-        let keys: Vec<ObjectKey> = logs.keys().copied().collect();
+        logs
+    }
+
+    /// Those that the archive lacks.
+    async fn lacking(
+        &self,
+        mut blobs: BTreeMap<ObjectKey, BlobFile>,
+    ) -> Result<BTreeMap<ObjectKey, BlobFile>, PlanError> {
+        let keys: Vec<ObjectKey> = blobs.keys().copied().collect();
         let archived = self.archived(&keys).await?;
-        logs.retain(|key, _| !archived.contains(key));
-        Ok(logs)
+        blobs.retain(|key, _| !archived.contains(key));
+        Ok(blobs)
     }
 
     /// References that neither the source nor the archive has.
@@ -195,8 +213,8 @@ impl Planner<'_> {
 impl Plan {
     /// How a key is called: the base name of its path, or its hash part where nobody named it.
     pub(crate) fn name(&self, key: &ObjectKey) -> String {
-        if let Some(deriver) = self.logs.get(key) {
-            return log_url(deriver);
+        if let Some(blob) = self.blobs.get(key) {
+            return blob.name();
         }
         self.names.get(key).cloned().unwrap_or_else(|| nixbase32::encode(key.name()))
     }
@@ -208,18 +226,26 @@ impl Plan {
     }
 }
 
-/// The names of narinfos that `paths` mean: store paths, base names or hash parts; and what is none of these.
-pub(crate) fn names_of(paths: &[String]) -> (Vec<String>, Vec<(String, String)>) {
-    let (mut names, mut refused) = (BTreeSet::new(), Vec::new());
+/// What `paths` mean: store paths, base names, hash parts, or files that are no NARs; and what is none of these.
+pub(crate) fn names_of(paths: &[String]) -> (Names, Vec<(String, String)>) {
+    let (mut narinfos, mut blobs, mut refused) = (BTreeSet::new(), Vec::new(), Vec::new());
     for path in paths.iter().map(|path| path.trim()).filter(|path| !path.is_empty()) {
         let parsed = StorePath::parse(path).or_else(|_| StorePath::from_base_name(path));
-        match parsed {
-            Ok(path) => drop(names.insert(path.hash_part().to_owned())),
-            Err(_) if nixbase32::decode::<20>(path).is_ok() => drop(names.insert(path.to_owned())),
-            Err(error) => refused.push((path.to_owned(), error.to_string())),
+        match (parsed, BlobFile::named(path)) {
+            (Ok(path), _) => drop(narinfos.insert(path.hash_part().to_owned())),
+            (Err(_), _) if nixbase32::decode::<20>(path).is_ok() => drop(narinfos.insert(path.to_owned())),
+            (Err(_), Some(blob)) => blobs.push(blob),
+            (Err(error), None) => refused.push((path.to_owned(), error.to_string())),
         }
     }
-    (names.into_iter().collect(), refused)
+    (Names { narinfos: narinfos.into_iter().collect(), blobs }, refused)
+}
+
+/// Everything that a source can list. Blocks.
+pub(crate) fn all_names(source: &Source) -> Result<Names, SourceError> {
+    let mut names = Names { narinfos: source.list()?, blobs: Vec::new() };
+    names.blobs.extend(source.list_blobs()?.iter().filter_map(|url| BlobFile::named(url)));
+    Ok(names)
 }
 
 /// Reads one narinfo. A refusal names the path where that is known.
@@ -259,7 +285,7 @@ fn unsigned(info: &PathInfo, publishers: &[PublisherKey]) -> String {
     }
 }
 
-fn order(paths: &BTreeMap<ObjectKey, PathInfo>, logs: &BTreeMap<ObjectKey, StorePath>) -> Vec<ObjectKey> {
+fn order(paths: &BTreeMap<ObjectKey, PathInfo>, blobs: &BTreeMap<ObjectKey, BlobFile>) -> Vec<ObjectKey> {
     // By name, so that versions of one package come near each other where references leave the choice.
     let mut sorted: Vec<(&ObjectKey, &PathInfo)> = paths.iter().collect();
     sorted.sort_by_key(|(key, info)| (info.store_path.name(), **key));
@@ -268,14 +294,14 @@ fn order(paths: &BTreeMap<ObjectKey, PathInfo>, logs: &BTreeMap<ObjectKey, Store
         .map(|(key, info)| PackingPath {
             key: *key,
             references: info.references.iter().map(key_of).collect(),
-            log: info.deriver.as_ref().map(log_key).filter(|log| logs.contains_key(log)),
+            log: info.deriver.as_ref().map(log_key).filter(|log| blobs.contains_key(log)),
         })
         .collect();
     let mut order = packing_order(&packing);
-    // Logs of paths that are archived already.
+    // Logs of paths that are archived already, and what belongs to no path.
     let packed: BTreeSet<ObjectKey> =
         order.iter().filter(|key| key.kind() == KeyKind::BuildLog).copied().collect();
-    order.extend(logs.keys().filter(|log| !packed.contains(log)));
+    order.extend(blobs.keys().filter(|blob| !packed.contains(blob)));
     order
 }
 
@@ -296,9 +322,21 @@ mod tests {
         let hash = "4d20g8srpvv02vkiwrmz28g62m15n56b";
         let paths =
             [format!("/nix/store/{hash}-tree"), format!("{hash}-tree"), hash.to_owned(), " ".to_owned()];
-        assert_eq!(names_of(&paths), (vec![hash.to_owned()], Vec::new()));
+        let names = Names { narinfos: vec![hash.to_owned()], blobs: Vec::new() };
+        assert_eq!(names_of(&paths), (names, Vec::new()));
         let (names, refused) = names_of(&["../../etc/passwd".to_owned()]);
-        assert!(names.is_empty());
+        assert_eq!(names, Names::default());
         assert!(refused[0].1.contains("../../etc/passwd"), "{}", refused[0].1);
+    }
+
+    #[test]
+    fn realisations_and_debuginfo_links_may_be_named() {
+        let id = format!("sha256:{}!out", "0a".repeat(32));
+        let trace = "build-trace-v2/4d20g8srpvv02vkiwrmz28g62m15n56b-tree.drv/out.doi".to_owned();
+        let link = format!("debuginfo/{}.debug", "ab".repeat(20));
+        let (names, refused) = names_of(&[id.clone(), trace.clone(), link.clone()]);
+        let called: Vec<String> = names.blobs.iter().map(BlobFile::name).collect();
+        assert_eq!(called, [format!("realisations/{id}.doi"), trace, link]);
+        assert!(refused.is_empty() && names.narinfos.is_empty());
     }
 }

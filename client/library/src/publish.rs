@@ -25,12 +25,12 @@ use crate::content::MEMORY_BYTES_MAX;
 use crate::destination::Destination;
 use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
-use crate::plan::{Plan, PlanError, Planner, names_of};
+use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
 use crate::ship::{ShipError, Shipped, Shipping};
 use crate::spool::SpoolDir;
 use crate::spooled_bundle::BundleSet;
-use crate::verify::{VerifiedObject, VerifyError, read_log, verify_path};
+use crate::verify::{VerifiedObject, VerifyError, verify_path};
 
 const MIB: u64 = 1 << 20;
 
@@ -90,7 +90,7 @@ impl Publish<'_> {
     async fn run(&self, publishers: Vec<PublisherKey>) -> Result<(), PublishError> {
         let publishers = self.narrow(publishers)?;
         let names = self.names().await?;
-        self.events.tell(&PublishEvent::Reading { narinfos: names.len() as u64 });
+        self.events.tell(&PublishEvent::Reading { narinfos: names.narinfos.len() as u64 });
         let planner = Planner {
             environment: self.environment,
             source: &self.options.source,
@@ -103,7 +103,8 @@ impl Publish<'_> {
             self.refuse(name, reason);
         }
         let nar_bytes = ByteCount(plan.paths.values().map(|info| info.nar_size).fold(0, u64::saturating_add));
-        let (paths, logs) = (plan.paths.len() as u64, plan.logs.len() as u64);
+        let count = |kind| plan.blobs.keys().filter(|key| key.kind() == kind).count() as u64;
+        let (paths, logs) = (plan.paths.len() as u64, count(KeyKind::BuildLog));
         let (read, skipped) = (plan.read, plan.skipped);
         self.note(|summary| {
             summary.paths_read = read;
@@ -114,6 +115,8 @@ impl Publish<'_> {
             self.note(|summary| {
                 summary.paths_published = paths;
                 summary.logs_published = logs;
+                summary.realisations_published = count(KeyKind::Realisation);
+                summary.debuginfo_published = count(KeyKind::DebugInfo);
                 summary.content = nar_bytes;
                 summary.externals = plan.externals.iter().map(|key| plan.name(key)).collect();
             });
@@ -137,8 +140,8 @@ impl Publish<'_> {
         if both.is_empty() { Err(PublishError::NoPublisher(names.join(", "))) } else { Ok(both) }
     }
 
-    /// The narinfos to read.
-    async fn names(&self) -> Result<Vec<String>, PublishError> {
+    /// What to look at.
+    async fn names(&self) -> Result<Names, PublishError> {
         if let Some(paths) = &self.options.paths {
             let (names, refused) = names_of(paths);
             for (name, reason) in refused {
@@ -147,8 +150,8 @@ impl Publish<'_> {
             return Ok(names);
         }
         let source = self.options.source.clone();
-        let names = self.environment.blocking(move || source.list()).await?;
-        if names.is_empty() {
+        let names = self.environment.blocking(move || all_names(&source)).await?;
+        if names.narinfos.is_empty() {
             return Err(PlanError::NothingThere(self.options.source.to_string()).into());
         }
         Ok(names)
@@ -196,10 +199,12 @@ impl Publish<'_> {
                         None => self.events.tell(&PublishEvent::Packed { name: plan.name(&key), content }),
                     }
                 }
-                Ok(None) => {}
+                Ok(None) if key.kind() == KeyKind::BuildLog => {}
+                // Named by the user, or gone since it was listed.
+                Ok(None) => self.refuse(plan.name(&key), "the source has no such file".to_owned()),
                 Err(VerifyError::Spool(error)) => return Err(error.into()),
-                // A log that cannot be had takes nothing from its path.
-                Err(error) if key.kind() == KeyKind::BuildLog => {
+                // What cannot be had besides takes nothing from a path.
+                Err(error) if key.kind() != KeyKind::StorePath => {
                     let note = format!("{} was not archived: {error}", plan.name(&key));
                     self.note(|summary| summary.notes.push(note));
                 }
@@ -222,10 +227,11 @@ impl Publish<'_> {
         cost: u64,
     ) -> impl Future<Output = (ObjectKey, u64, Checked)> + use<> {
         let (source, spool, encoding) = (self.options.source.clone(), spool.clone(), self.options.encoding);
-        let (info, deriver) = (plan.paths.get(&key).cloned(), plan.logs.get(&key).cloned());
-        let work = move || match (info, deriver) {
+        let (info, blob) = (plan.paths.get(&key).cloned(), plan.blobs.get(&key).cloned());
+        let owners = Arc::clone(&plan.owners);
+        let work = move || match (info, blob) {
             (Some(info), _) => verify_path(&source, &info, encoding, &spool).map(Some),
-            (None, Some(deriver)) => read_log(&source, &deriver, &spool),
+            (None, Some(blob)) => blob.read(&source, &owners, &spool),
             (None, None) => Ok(None),
         };
         let environment = self.environment.clone();
@@ -317,6 +323,8 @@ impl Publish<'_> {
         self.note(|summary| {
             summary.paths_published += count(KeyKind::StorePath);
             summary.logs_published += count(KeyKind::BuildLog);
+            summary.realisations_published += count(KeyKind::Realisation);
+            summary.debuginfo_published += count(KeyKind::DebugInfo);
             summary.bundles += set.bundles.len() as u64;
             for (total, more) in [
                 (&mut summary.content, content),

@@ -1,25 +1,21 @@
-//! Reading one object from its source and checking it: the publisher's word is taken for nothing.
+//! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
 //! Owns: decompressing, hashing, validating and chunking in one pass. Always holds: a verified path is a
 //! well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
 //! stated; whatever the source sends, no more is read than it may have and memory is bounded.
-//! Leaves to others: signatures (`plan`), packing (`pack`).
+//! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
 
 use std::io::{self, BufReader, Read};
 
-use firn_base::ObjectKey;
-use firn_bundle::{Blob, Encoding, NewRecord};
+use firn_bundle::{Encoding, NewRecord};
 use firn_nix_format::{
-    Compression, NarError, NarInspector, NarMismatch, PathInfo, Sha256, StorePath, VerifyingReader, decoder,
+    Compression, NarError, NarInspector, NarMismatch, PathInfo, Sha256, VerifyingReader, decoder,
 };
 use sha2::Digest;
 
 use crate::content::{Content, ContentWriter};
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
-
-/// The longest build log that is archived.
-pub(crate) const LOG_BYTES_MAX: u64 = 1 << 30;
 
 const PIECE_BYTES: usize = 64 << 10;
 const FILE_BUFFER_BYTES: usize = 256 << 10;
@@ -71,6 +67,14 @@ pub enum VerifyError {
         stated: Sha256,
         /// What came.
         found: Sha256,
+    },
+    /// It is not what its URL says.
+    #[error("the file `{url}` is not taken: {reason}")]
+    Unfit {
+        /// The file.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// It is no NAR.
     #[error(transparent)]
@@ -205,44 +209,6 @@ fn decode(
     nar.finish()?;
     inspector.finish()?;
     Ok(keep.map(ContentWriter::finish).transpose()?)
-}
-
-/// Reads the build log of `deriver`, as its file is. None if the source has none. Blocks.
-pub(crate) fn read_log(
-    source: &Source,
-    deriver: &StorePath,
-    spool: &SpoolDir,
-) -> Result<Option<VerifiedObject>, VerifyError> {
-    let url = log_url(deriver);
-    let Some(mut file) = source.open_file(&url)? else { return Ok(None) };
-    let mut content = ContentWriter::new(spool, file.bytes.unwrap_or(0).min(LOG_BYTES_MAX))?;
-    let mut hasher = sha2::Sha256::default();
-    let mut bytes = 0_u64;
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let count = match file.reader.read(&mut piece) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(VerifyError::Read { url, cause: error.to_string() }),
-        };
-        bytes += count as u64;
-        if bytes > LOG_BYTES_MAX {
-            return Err(VerifyError::FileTooLong { limit: LOG_BYTES_MAX });
-        }
-        hasher.update(&piece[..count]);
-        content.push(&piece[..count])?;
-    }
-    // The file as it is: whether the builder compressed it is not said anywhere.
-    let sha256 = Sha256::from_bytes(hasher.finalize().into());
-    let blob = Blob { url, compression: Compression::None, bytes, sha256 };
-    let record = NewRecord::blob(ObjectKey::build_log(*deriver.hash()), blob, Encoding::Chunked);
-    Ok(Some(VerifiedObject { record, content: content.finish()?, source_bytes: bytes }))
-}
-
-/// Where a cache keeps the log of a derivation.
-pub(crate) fn log_url(deriver: &StorePath) -> String {
-    format!("log/{}", deriver.base_name())
 }
 
 /// The most that a file of a NAR may have where its FileSize is not stated: compression adds little at worst.

@@ -37,6 +37,10 @@ pub struct PublishSummary {
     pub paths_published: u64,
     /// Build logs committed by this publish.
     pub logs_published: u64,
+    /// Realisations committed by this publish.
+    pub realisations_published: u64,
+    /// Debuginfo links committed by this publish.
+    pub debuginfo_published: u64,
     /// Paths that the archive had already.
     pub paths_skipped: u64,
     /// Bytes of the NARs and logs that were committed.
@@ -93,6 +97,13 @@ impl fmt::Display for PublishSummary {
             "{verb} {} paths and {} logs, {} of contents; {} paths were archived already",
             self.paths_published, self.logs_published, self.content, self.paths_skipped
         )?;
+        if self.realisations_published + self.debuginfo_published > 0 {
+            write!(
+                formatter,
+                "\nbesides {} realisations and {} debuginfo links",
+                self.realisations_published, self.debuginfo_published
+            )?;
+        }
         if !self.dry_run {
             write!(formatter, "\n{} bundles, {}; {} sent to nodes", self.bundles, self.payload, self.sent)?;
         }

@@ -31,7 +31,12 @@ pub fn bundle_info<F: Facts>(facts: &F, record: &BundleRecord) -> Result<BundleI
             .collect();
         codings.push(CodingInfo { header: coding.header.clone(), n: coding.scheme.n(), shards });
     }
-    Ok(BundleInfo { number: record.number, content_header: record.content_header.clone(), codings })
+    Ok(BundleInfo {
+        number: record.number,
+        committed_at: record.committed_at,
+        content_header: record.content_header.clone(),
+        codings,
+    })
 }
 
 /// What only a leader knows of one bundle.

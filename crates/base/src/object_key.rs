@@ -67,6 +67,13 @@ impl ObjectKey {
         Self::new(KeyKind::BuildLog, hash)
     }
 
+    /// The key of an object of `kind` that is named by its URL relative to the cache: the first 20 bytes of BLAKE3.
+    pub fn named(kind: KeyKind, url: &str) -> Self {
+        let mut name = [0; 20];
+        name.copy_from_slice(&blake3::hash(url.as_bytes()).as_bytes()[..20]);
+        Self::new(kind, name)
+    }
+
     /// What kind of object this is.
     pub const fn kind(&self) -> KeyKind {
         self.kind
@@ -171,6 +178,13 @@ mod tests {
         assert_eq!(key.to_bytes()[0], 2);
         assert_eq!(ObjectKey::from_bytes(&key.to_bytes()), Ok(key));
         assert_eq!(key.to_string().parse(), Ok(key));
+    }
+
+    #[test]
+    fn a_key_by_url_is_the_beginning_of_its_digest() {
+        let key = ObjectKey::named(KeyKind::Realisation, "realisations/x.doi");
+        let digest = blake3::hash(b"realisations/x.doi");
+        assert_eq!((key.kind(), &key.name()[..]), (KeyKind::Realisation, &digest.as_bytes()[..20]));
     }
 
     #[test]

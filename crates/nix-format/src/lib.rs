@@ -1,4 +1,4 @@
-//! What Nix writes and signs: store paths, path infos, signatures, compression and NARs.
+//! What Nix writes and signs: store paths, path infos, signatures, compression, NARs, realisations, debuginfo links.
 //!
 //! Owns: reading and writing these formats, in bounded memory, from bytes that strangers made.
 //! Always holds: no file, no network, no clock; what was signed is kept as it was published, references in
@@ -12,12 +12,14 @@
 
 mod cache_url;
 mod compression;
+mod debug_info;
 mod decoder;
 pub mod nar;
 pub mod nixbase32;
 mod parse_path_info;
 mod path_info;
 mod publisher_key;
+mod realisation;
 mod sha256;
 mod signature;
 mod store_path;
@@ -25,12 +27,16 @@ mod verifying_reader;
 
 pub use cache_url::{CACHE_URL_BYTES_MAX, CacheUrlError, check_cache_url};
 pub use compression::{Compression, UnknownCompression};
+pub use debug_info::{
+    BuildId, DEBUG_INFO_BYTES_MAX, DebugInfoLink, ParseDebugInfoLinkError, ParseDebugInfoUrlError,
+};
 pub use decoder::{XZ_MEMORY_BYTES_MAX, ZSTD_WINDOW_LOG_MAX, decoder};
 pub use nar::{EncodeNarError, Listing, ListingNode, ListingNotText, NarError, NarInspector, NarNode};
 pub use nixbase32::ParseNixBase32Error;
 pub use parse_path_info::{PATH_INFO_BYTES_MAX, ParsePathInfoError};
 pub use path_info::PathInfo;
 pub use publisher_key::{ParsePublisherKeyError, PublisherKey, PublisherSecretKey, accepted_by};
+pub use realisation::{ParseRealisationUrlError, REALISATION_BYTES_MAX, RealisationError, RealisationUrl};
 pub use sha256::{ParseSha256Error, Sha256};
 pub use signature::{NamedSignature, ParseSignatureError};
 pub use store_path::{ParseStorePathError, STORE_DIR, STORE_PATH_NAME_BYTES_MAX, StorePath};

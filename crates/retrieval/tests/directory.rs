@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Coded, address, code, inline, nar_record, node, noise, pack};
-use firn_base::{ArchiveId, BundleNumber, ShardIndex};
+use firn_base::{ArchiveId, BundleNumber, ShardIndex, Timestamp};
 use firn_retrieval::{CachedDirectory, Directory, DirectoryError, DirectoryOptions, DirectorySource};
 use firn_wire::{
     BundleInfo, BundleName, CodingInfo, Identity, NodeAddress, Pass, PassPurpose, ShardCopies, Signed,
@@ -76,7 +76,12 @@ impl DirectorySource for Coordinators {
 fn info(coded: &Coded, holder: usize) -> BundleInfo {
     let shards = vec![ShardCopies { index: ShardIndex(0), nodes: vec![node(holder)] }];
     let coding = CodingInfo { header: coded.coding.to_bytes(), n: 6, shards };
-    BundleInfo { number: BundleNumber(7), content_header: coded.content.to_bytes(), codings: vec![coding] }
+    BundleInfo {
+        number: BundleNumber(7),
+        committed_at: Timestamp::from_millis(1),
+        content_header: coded.content.to_bytes(),
+        codings: vec![coding],
+    }
 }
 
 fn setup(options: DirectoryOptions) -> (Coded, Arc<Coordinators>, CachedDirectory) {

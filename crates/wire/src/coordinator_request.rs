@@ -175,6 +175,8 @@ pub struct CodingInfo {
 pub struct BundleInfo {
     /// Its number.
     pub number: BundleNumber,
+    /// When it was committed.
+    pub committed_at: Timestamp,
     /// The content header.
     pub content_header: Vec<u8>,
     /// Its codings; the first is the one to read.

@@ -30,7 +30,8 @@ use crate::session::Session;
 pub(crate) struct PublishFlags {
     /// A binary cache: a directory, file://… or http(s)://…
     source: String,
-    /// Publish only the store paths that this file names, one to a line; `-` reads standard input. URLs need it
+    /// Publish only what this file names, one to a line: store paths, realisations (`sha256:<hash>!out`, or their URL),
+    /// debuginfo links (`debuginfo/<build id>`); `-` reads standard input. URLs need it
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
     /// The key file of an uploader of the archive (see `firn key`)

@@ -22,6 +22,8 @@ pub(crate) struct PublishReport<'a> {
     paths_read: u64,
     paths_published: u64,
     logs_published: u64,
+    realisations_published: u64,
+    debuginfo_published: u64,
     paths_skipped: u64,
     content: u64,
     source: u64,
@@ -43,6 +45,8 @@ impl<'a> From<&'a PublishSummary> for PublishReport<'a> {
             paths_read: summary.paths_read,
             paths_published: summary.paths_published,
             logs_published: summary.logs_published,
+            realisations_published: summary.realisations_published,
+            debuginfo_published: summary.debuginfo_published,
             paths_skipped: summary.paths_skipped,
             content: summary.content.0,
             source: summary.source.0,
@@ -68,7 +72,8 @@ mod tests {
         let mut summary = PublishSummary { paths_read: 2, paths_published: 1, ..PublishSummary::default() };
         summary.refuse("x", "no signature");
         let expected = concat!(
-            r#"{"dry_run":false,"paths_read":2,"paths_published":1,"logs_published":0,"paths_skipped":0,"#,
+            r#"{"dry_run":false,"paths_read":2,"paths_published":1,"logs_published":0,"#,
+            r#""realisations_published":0,"debuginfo_published":0,"paths_skipped":0,"#,
             r#""content":0,"source":0,"payload":0,"sent":0,"bundles":0,"#,
             r#""refused":[{"name":"x","reason":"no signature"}],"waiting":[],"externals":[],"notes":[]}"#
         );

@@ -6,7 +6,7 @@ use firn_base::FilterId;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
-use super::objects::{content_range, etag};
+use super::objects::{content_range, etag, header};
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_LISTS, CACHE_MISS, NO_STORE, OCTETS, Router, TEXT};
 use crate::body::GatewayBody;
 use crate::range_header::Wanted;
@@ -36,7 +36,8 @@ impl Router {
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
             Wanted::Nothing => {
                 let sentence = format!("the range lies behind the end: there are {length} bytes");
-                return Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), NO_STORE);
+                let refusal = Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), NO_STORE);
+                return refusal.with(CONTENT_RANGE, header(format!("bytes */{length}")));
             }
         };
         // Within the bytes, which are in memory.

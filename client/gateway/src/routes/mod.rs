@@ -7,8 +7,12 @@
 mod answer;
 mod filters;
 mod objects;
+mod page;
+mod percent;
 mod target;
+mod why;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +20,7 @@ use bytes::Bytes;
 use firn_base::ObjectKey;
 use firn_retrieval::SwarmReader;
 use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use crate::body::GatewayBody;
 use crate::gateway_core::GatewayCore;
@@ -39,8 +43,14 @@ pub struct Router {
 #[derive(Debug, Clone, Copy)]
 struct Asked<'a> {
     head: bool,
+    uri: &'a Uri,
     headers: &'a HeaderMap,
+    over_tls: bool,
 }
+
+/// Among the extensions of a request that came over TLS.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverTls;
 
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";
 
@@ -94,9 +104,10 @@ impl Router {
     pub(crate) async fn respond_as<B>(&self, request: Request<B>) -> (RouteKind, Response<GatewayBody>) {
         let (request, _) = request.into_parts();
         let head = request.method == Method::HEAD;
-        let asked = Asked { head, headers: &request.headers };
+        let over_tls = request.extensions.get::<OverTls>().is_some();
+        let asked = Asked { head, uri: &request.uri, headers: &request.headers, over_tls };
         let (route, answer) = if head || request.method == Method::GET {
-            let (base, target) = Target::parse(request.uri.path());
+            let (base, target) = Target::parse(request.uri.path(), request.uri.query());
             self.answer(base, target, asked).await
         } else {
             let sentence = "only GET and HEAD are answered here";
@@ -106,7 +117,7 @@ impl Router {
         let response = answer.into_response(head);
         let bytes = match route {
             // Counted as they go.
-            RouteKind::Nar | RouteKind::Log if response.status().is_success() => 0,
+            RouteKind::Nar | RouteKind::Log | RouteKind::Realisation if response.status().is_success() => 0,
             _ => http_body::Body::size_hint(response.body()).exact().unwrap_or(0),
         };
         self.core.metrics.count_request(route, response.status(), bytes);
@@ -135,9 +146,12 @@ impl Router {
                 let sentence = "NARs are served under the URLs that the narinfos of this cache name";
                 (RouteKind::Nar, self.missing(sentence))
             }
-            Target::Unarchived => {
-                (RouteKind::Other, self.missing("objects of this kind are not archived yet"))
+            Target::Realisation(url) => {
+                (RouteKind::Realisation, Box::pin(self.realisation(&url, asked)).await)
             }
+            Target::DebugInfo(id) => (RouteKind::DebugInfo, Box::pin(self.debug_info(id, asked)).await),
+            Target::Why(hash) => (RouteKind::Why, Box::pin(self.why(hash, asked)).await),
+            Target::Page => (RouteKind::Other, self.page(asked)),
             Target::FilterLists => (RouteKind::Filter, self.filter_lists()),
             Target::Filter(id) => (RouteKind::Filter, self.filter(id, asked)),
             Target::CacheInfo => {
@@ -181,19 +195,24 @@ impl Router {
     }
 
     fn ready(&self) -> Answer {
-        let not_ready = |sentence| Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE);
+        match self.readiness() {
+            Ok(()) => Answer::sentence(StatusCode::OK, "the gateway is ready".into(), NO_STORE),
+            Err(sentence) => Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE),
+        }
+    }
+
+    /// Whether absence is as new as it shall be; else why not, in a sentence.
+    fn readiness(&self) -> Result<(), Cow<'static, str>> {
         if !self.core.is_usable() {
-            return not_ready("the archive's feed was not heard yet".into());
+            return Err("the archive's feed was not heard yet".into());
         }
         match self.core.feed_age() {
-            Some(age) if age < FEED_AGE_MAX => {
-                Answer::sentence(StatusCode::OK, "the gateway is ready".into(), NO_STORE)
-            }
+            Some(age) if age < FEED_AGE_MAX => Ok(()),
             Some(age) => {
                 let seconds = age.as_secs();
-                not_ready(format!("no coordinator told the archive's feed for {seconds} s").into())
+                Err(format!("no coordinator told the archive's feed for {seconds} s").into())
             }
-            None => not_ready("no coordinator has answered since the gateway was started".into()),
+            None => Err("no coordinator has answered since the gateway was started".into()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! NARs, listings and logs.
+//! NARs, listings, logs, realisations, debuginfo links.
 //!
 //! Always holds: Content-Length, where there is one, is that of the decompressed object; a range is answered only for the version
 //! that the client knows (If-Range). Leaves to others: reading, checking.
@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use firn_base::ObjectKey;
-use firn_nix_format::Sha256;
+use firn_base::{KeyKind, ObjectKey};
+use firn_nix_format::{BuildId, RealisationUrl, Sha256};
 use firn_retrieval::ByteStream;
 use hyper::StatusCode;
 use hyper::header::{
@@ -75,17 +75,39 @@ impl Router {
         }
     }
 
+    pub(super) async fn realisation(&self, url: &RealisationUrl, asked: Asked<'_>) -> Answer {
+        let key = ObjectKey::named(KeyKind::Realisation, url.as_str());
+        let kind = Kind { route: RouteKind::Realisation, content_type: JSON, cache: CACHE_SHORT };
+        match self.core.realisation(url).await {
+            Ok(realisation) => {
+                self.object(key, realisation, asked, kind, || self.core.realisation(url)).await
+            }
+            Err(error) => self.refusal(&key, error),
+        }
+    }
+
+    pub(super) async fn debug_info(&self, id: BuildId, asked: Asked<'_>) -> Answer {
+        match self.core.debug_info(id).await {
+            Ok(link) => self.made(link, asked),
+            Err(error) => self.refusal(&ObjectKey::new(KeyKind::DebugInfo, id.0), error),
+        }
+    }
+
     pub(super) async fn listing(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
-        let listing: Bytes = match self.core.listing(hash).await {
-            Ok(listing) => listing,
-            Err(error) => return self.refusal(&ObjectKey::store_path(hash), error),
-        };
-        let tag = &blake3::hash(&listing).to_hex()[..32];
+        match self.core.listing(hash).await {
+            Ok(listing) => self.made(listing, asked),
+            Err(error) => self.refusal(&ObjectKey::store_path(hash), error),
+        }
+    }
+
+    /// JSON that the gateway made.
+    fn made(&self, json: Bytes, asked: Asked<'_>) -> Answer {
+        let tag = &blake3::hash(&json).to_hex()[..32];
         let etag = etag(tag);
         let answer = if asked.has(&etag) {
             Answer::new(StatusCode::NOT_MODIFIED)
         } else {
-            Answer::whole(listing, JSON, CACHE_SHORT)
+            Answer::whole(json, JSON, CACHE_SHORT)
         };
         self.at_position(answer.tagged(etag, CACHE_SHORT))
     }
@@ -172,6 +194,6 @@ pub(super) fn etag(tag: &str) -> HeaderValue {
     header(format!("\"{tag}\""))
 }
 
-fn header(text: String) -> HeaderValue {
+pub(super) fn header(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and letters stand in any header")
 }

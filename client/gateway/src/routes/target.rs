@@ -3,8 +3,9 @@
 //! Always holds: a key is well-formed before anything is looked up. Leaves to others: answering.
 
 use firn_base::FilterId;
-use firn_nix_format::{Sha256, nixbase32};
+use firn_nix_format::{BuildId, RealisationUrl, Sha256, StorePath, nixbase32};
 
+use super::percent;
 use crate::options::NarCompression;
 
 /// What is asked for.
@@ -24,8 +25,12 @@ pub(crate) enum Target {
     /// Which filters this gateway asks, for mirrors.
     FilterLists,
     Filter(FilterId),
-    /// Kinds of objects that are not archived yet.
-    Unarchived,
+    Realisation(RealisationUrl),
+    DebugInfo(BuildId),
+    /// How a store path stands.
+    Why([u8; 20]),
+    /// The page for people.
+    Page,
     Metrics,
     Health,
     Ready,
@@ -50,11 +55,23 @@ const NAR_HASH_DIGITS: usize = 52;
 const MALFORMED_HASH: &str = "a store path hash has 32 characters of Nix's base32";
 const MALFORMED_NAR: &str = "a NAR is named by a store path hash, a dash and the 52 characters of its NarHash: nar/<hash>-<NarHash>.nar, or .nar.zst";
 const MALFORMED_FILTER: &str = "a filter is named by 64 hexadecimal digits";
+const MALFORMED_REALISATION: &str = "a realisation is named by realisations/sha256:<64 digits>!<output>.doi or build-trace-v2/<derivation>/<output>.doi";
+const MALFORMED_DEBUG_INFO: &str = "a debuginfo link is named by the 40 hexadecimal digits of its build id";
+const MALFORMED_PATH: &str = "this is no store path: ask for /nix/store/<hash>-<name>, for <hash>-<name>, or for the 32 characters of the hash";
 const MALFORMED_LOG: &str = "a log is named by its derivation: log/<hash>-<name>.drv";
 
 impl Target {
-    /// Reads the path of a URL, with its leading slash.
-    pub(crate) fn parse(path: &str) -> (Base, Self) {
+    /// Reads the path of a URL, with its leading slash, and its query, which only a form has.
+    pub(crate) fn parse(path: &str, query: Option<&str>) -> (Base, Self) {
+        if let Some(rest) = path.strip_prefix("/why") {
+            let named = match rest.strip_prefix('/') {
+                Some(name) => percent::decoded(name, false),
+                None if rest.is_empty() => query.and_then(|query| percent::field(query, "path")),
+                None => return (Base::Root, Self::Unknown),
+            };
+            let hash = named.and_then(|name| named_hash(&name));
+            return (Base::Root, hash.map_or(Self::Malformed(MALFORMED_PATH), Self::Why));
+        }
         match path.strip_prefix('/') {
             None => (Base::Root, Self::Unknown),
             Some(path) => match path.strip_prefix("plain/") {
@@ -67,7 +84,9 @@ impl Target {
     /// Only what a binary cache has: the rest is at the root alone.
     fn in_cache(self) -> Self {
         match self {
-            Self::FilterLists | Self::Filter(_) | Self::Metrics | Self::Health | Self::Ready => Self::Unknown,
+            Self::FilterLists | Self::Filter(_) | Self::Metrics | Self::Health | Self::Ready | Self::Page => {
+                Self::Unknown
+            }
             target => target,
         }
     }
@@ -94,11 +113,13 @@ impl Target {
             "metrics" => Self::Metrics,
             "healthz" => Self::Health,
             "readyz" => Self::Ready,
-            _ if ["realisations/", "build-trace-v2/", "debuginfo/"]
-                .iter()
-                .any(|one| path.starts_with(one)) =>
-            {
-                Self::Unarchived
+            "" => Self::Page,
+            _ if path.starts_with("realisations/") || path.starts_with("build-trace-v2/") => {
+                let url = percent::decoded(path, false).and_then(|url| RealisationUrl::parse(&url).ok());
+                url.map_or(Self::Malformed(MALFORMED_REALISATION), Self::Realisation)
+            }
+            _ if path.starts_with("debuginfo/") => {
+                BuildId::from_url(path).map_or(Self::Malformed(MALFORMED_DEBUG_INFO), Self::DebugInfo)
             }
             _ => Self::Unknown,
         }
@@ -107,6 +128,18 @@ impl Target {
 
 fn store_hash(text: &str) -> Option<[u8; 20]> {
     nixbase32::decode(text).ok()
+}
+
+/// The hash of a store path as people write it: whole, with something below it, by its base name, or the hash alone.
+fn named_hash(text: &str) -> Option<[u8; 20]> {
+    let text = text.trim();
+    let text = text.strip_prefix('/').unwrap_or(text);
+    let text = text.strip_prefix("nix/store/").unwrap_or(text);
+    let base_name = text.split_once('/').map_or(text, |(base_name, _)| base_name);
+    match StorePath::from_base_name(base_name) {
+        Ok(path) => Some(*path.hash()),
+        Err(_) => store_hash(base_name.strip_suffix(".narinfo").unwrap_or(base_name)),
+    }
 }
 
 fn nar(name: &str) -> Target {
@@ -150,6 +183,10 @@ mod tests {
         let hash = nixbase32::decode(HASH).unwrap();
         let nar_hash = Sha256::from_base32(NAR_HASH).unwrap();
         let nar = |compression| Target::Nar { hash, nar_hash, compression };
+        let id = format!("sha256:{}!out", "0a".repeat(32));
+        let named = |url: &str| Target::Realisation(RealisationUrl::parse(url).unwrap());
+        let realisation = named(&format!("realisations/{id}.doi"));
+        let trace = named(&format!("build-trace-v2/{HASH}-tree.drv/out.doi"));
         let (plain, zstd) = (nar(NarCompression::None), nar(NarCompression::Zstd));
         for (path, target) in [
             ("/nix-cache-info".to_owned(), Target::CacheInfo),
@@ -159,16 +196,42 @@ mod tests {
             (format!("/nar/{NAR_HASH}.nar.xz"), Target::PublishedNar),
             (format!("/{HASH}.ls"), Target::Listing(hash)),
             (format!("/log/{HASH}-hello-2.12.1.drv"), Target::Log(hash)),
-            ("/realisations/sha256:00!out.doi".to_owned(), Target::Unarchived),
-            ("/debuginfo/00ff".to_owned(), Target::Unarchived),
+            (format!("/realisations/{id}.doi"), realisation.clone()),
+            (format!("/realisations/{}.doi", id.replace(':', "%3A").replace('!', "%21")), realisation),
+            (format!("/build-trace-v2/{HASH}-tree.drv/out.doi"), trace),
+            (format!("/debuginfo/{}.debug", "ab".repeat(20)), Target::DebugInfo(BuildId([0xab; 20]))),
+            (format!("/debuginfo/{}", "ab".repeat(20)), Target::DebugInfo(BuildId([0xab; 20]))),
             ("/firn/filters".to_owned(), Target::FilterLists),
             (format!("/firn/filters/{}", "0a".repeat(32)), Target::Filter(FilterId::from_bytes([10; 32]))),
             ("/metrics".to_owned(), Target::Metrics),
-            ("/".to_owned(), Target::Unknown),
+            ("/".to_owned(), Target::Page),
             ("/index.html".to_owned(), Target::Unknown),
         ] {
-            assert_eq!(Target::parse(&path), (Base::Root, target), "{path}");
+            assert_eq!(Target::parse(&path, None), (Base::Root, target), "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_is_asked_for_in_every_way_that_people_write_it() {
+        let why = (Base::Root, Target::Why(nixbase32::decode(HASH).unwrap()));
+        for path in [
+            format!("/why/{HASH}"),
+            format!("/why/{HASH}-hello-2.12.1"),
+            format!("/why//nix/store/{HASH}-hello-2.12.1"),
+            format!("/why/nix/store/{HASH}-hello-2.12.1/bin/hello"),
+            format!("/why/%2Fnix%2Fstore%2F{HASH}-hello%2B%3F"),
+            format!("/why/{HASH}.narinfo"),
+        ] {
+            assert_eq!(Target::parse(&path, None), why, "{path}");
+        }
+        for query in [
+            format!("path=%2Fnix%2Fstore%2F{HASH}-hello"),
+            format!("path=+{HASH}+"),
+            format!("x=1&path={HASH}&path=x"),
+        ] {
+            assert_eq!(Target::parse("/why", Some(&query)), why, "{query}");
+        }
+        assert_eq!(Target::parse("/whynot", None), (Base::Root, Target::Unknown));
     }
 
     #[test]
@@ -184,9 +247,9 @@ mod tests {
             ("/plain/plain/nix-cache-info".to_owned(), Target::Unknown),
             ("/plain/".to_owned(), Target::Unknown),
         ] {
-            assert_eq!(Target::parse(&path), (Base::Plain, target), "{path}");
+            assert_eq!(Target::parse(&path, None), (Base::Plain, target), "{path}");
         }
-        assert_eq!(Target::parse("/plain"), (Base::Root, Target::Unknown));
+        assert_eq!(Target::parse("/plain", None), (Base::Root, Target::Unknown));
     }
 
     #[test]
@@ -208,8 +271,18 @@ mod tests {
             format!("/log/{HASH}-a/../b"),
             "/log/ü".to_owned(),
             "/firn/filters/0a".to_owned(),
+            "/realisations/".to_owned(),
+            "/realisations/sha256:00!out.doi".to_owned(),
+            "/realisations/%".to_owned(),
+            format!("/build-trace-v2/{HASH}-tree/out.doi"),
+            "/debuginfo/00ff".to_owned(),
+            "/why".to_owned(),
+            "/why/".to_owned(),
+            "/why/hello".to_owned(),
+            format!("/why/{}", HASH.to_uppercase()),
+            format!("/why/%00{HASH}"),
         ] {
-            assert!(matches!(Target::parse(&path), (Base::Root, Target::Malformed(_))), "{path}");
+            assert!(matches!(Target::parse(&path, None), (Base::Root, Target::Malformed(_))), "{path}");
         }
     }
 }

@@ -37,7 +37,7 @@ use super::served_body::{Progress, ServedBody};
 use super::stall_guard::StallGuard;
 use super::stopped;
 use crate::metrics::RouteKind;
-use crate::routes::Router;
+use crate::routes::{OverTls, Router};
 
 // Requests of Nix have some 200 bytes of headers. This bounds what a stranger's head can take; answers are
 // buffered up to as much, so that small pieces share a write.
@@ -308,9 +308,15 @@ const LOOKS: u32 = 8;
 #[expect(clippy::cast_possible_truncation, reason = "32 KiB")]
 const HEAD_BYTES: u32 = HEAD_BYTES_MAX as u32;
 
-async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<ServedBody>, Infallible> {
+async fn answer(
+    mut request: Request<Incoming>,
+    served: Arc<Served>,
+) -> Result<Response<ServedBody>, Infallible> {
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
+    if shared.tls.is_some() {
+        request.extensions_mut().insert(OverTls);
+    }
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
         let client = shared.asking(peer, request.headers());

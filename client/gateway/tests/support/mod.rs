@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey};
+use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey, Timestamp};
 use firn_bundle::{Blob, BundleBuilder, Chunker, ContentHeader, Encoding, NewRecord};
 use firn_gateway::{
-    CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex, NarCompression, RecordPlace,
-    Router, WhenUnreadable,
+    BundleStanding, CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex,
+    NarCompression, RecordPlace, Router, WhenUnreadable,
 };
 use firn_nix_format::{
     Compression, NarNode, PathInfo, PublisherSecretKey, Sha256, StorePath, nar, nixbase32,
@@ -116,6 +116,17 @@ impl KeyIndex for MemoryArchive {
         .boxed()
     }
 
+    fn standing(&self, bundle: BundleId) -> BoxFuture<'_, Result<BundleStanding, CoordinatorsAway>> {
+        async move {
+            if self.coordinators_away.load(Ordering::Relaxed) || !self.bundles.contains_key(&bundle) {
+                return Err(CoordinatorsAway { cause: "all are away".to_owned() });
+            }
+            let committed_at = Timestamp::from_millis(1_795_383_909_000);
+            Ok(BundleStanding { committed_at, k: 4, n: 6, held: 6, online: 5 })
+        }
+        .boxed()
+    }
+
     fn places(&self, locations: Vec<Location>) -> BoxFuture<'_, Result<Vec<RecordPlace>, CoordinatorsAway>> {
         let bundles: Vec<_> = self.bundles.keys().copied().collect();
         let place = |location: Location| RecordPlace {
@@ -152,6 +163,17 @@ impl ArchiveMaker {
         self.object(NewRecord::store_path(info.clone(), Encoding::Chunked), nar);
     }
 
+    /// Adds what is neither a path nor a log, under its URL.
+    pub(crate) fn blob(&mut self, key: ObjectKey, url: &str, contents: &[u8]) {
+        let blob = Blob {
+            url: url.to_owned(),
+            compression: Compression::None,
+            bytes: contents.len() as u64,
+            sha256: Sha256::of(contents),
+        };
+        self.object(NewRecord::blob(key, blob, Encoding::Chunked), contents);
+    }
+
     /// Adds a build log as `compression` made it into `file`.
     pub(crate) fn log(&mut self, hash: [u8; 20], log: &[u8], compression: Compression, file: &[u8]) {
         let blob = Blob {
@@ -184,6 +206,12 @@ impl ArchiveMaker {
 }
 
 impl MemoryArchive {
+    /// From now on what the coordinators are asked for is refused, or not any more.
+    pub(crate) fn all_away(&self, away: bool) {
+        self.coordinators_away.store(away, Ordering::Relaxed);
+        self.nodes_away.store(away, Ordering::Relaxed);
+    }
+
     /// From now on nothing lies in this bundle, and in all others what was packed.
     pub(crate) fn erase(&self, bundle: BundleId) {
         *self.erased.lock().unwrap() = Some(bundle);

@@ -45,6 +45,38 @@ impl DirectorySource {
         Ok(names)
     }
 
+    /// The files in `folder`, and in folders right below it, as URLs, sorted; none where there is no such folder.
+    pub(super) fn list_below(&self, folder: &str) -> Result<Vec<String>, SourceError> {
+        let mut urls = Vec::new();
+        for name in self.names_in(folder)? {
+            let below = format!("{folder}/{name}");
+            if fs::symlink_metadata(self.root.join(&below)).is_ok_and(|entry| entry.is_dir()) {
+                urls.extend(self.names_in(&below)?.into_iter().map(|name| format!("{below}/{name}")));
+            } else {
+                urls.push(below);
+            }
+        }
+        urls.sort_unstable();
+        Ok(urls)
+    }
+
+    fn names_in(&self, folder: &str) -> Result<Vec<String>, SourceError> {
+        let failed = |source| SourceError::Read { name: folder.to_owned(), source };
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is no text is none that Nix gives.
+            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         fs::symlink_metadata(self.root.join(name)).is_ok()
     }
@@ -106,6 +138,24 @@ mod tests {
         assert!(source.open_file("out.nar").unwrap_err().to_string().contains("symlink"));
         assert!(source.open_file("in.nar").unwrap().is_some());
         assert!(source.open_file("nar").unwrap_err().to_string().contains("not a regular file"));
+    }
+
+    #[test]
+    fn realisations_traces_and_links_are_listed_and_nothing_else() {
+        let (place, source) = directory();
+        assert!(source.list_blobs().unwrap().is_empty());
+        let cache = place.path().join("cache");
+        let drv = "build-trace-v2/4d20g8srpvv02vkiwrmz28g62m15n56b-tree.drv";
+        let realisation = format!("realisations/sha256:{}!out.doi", "0a".repeat(32));
+        let link = format!("debuginfo/{}.debug", "ab".repeat(20));
+        std::fs::create_dir_all(cache.join(drv).join("deeper/out.doi")).unwrap();
+        for url in [&format!("{drv}/out.doi"), &realisation, &link, "debuginfo/README", "realisations/x.doi"]
+        {
+            let file = cache.join(url);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        assert_eq!(source.list_blobs().unwrap(), [realisation, format!("{drv}/out.doi"), link]);
     }
 
     #[test]

@@ -17,6 +17,10 @@ use firn_nix_format::{CacheUrlError, PATH_INFO_BYTES_MAX};
 
 use self::directory::DirectorySource;
 use self::http::HttpSource;
+use crate::blob_file::BlobFile;
+
+// Where Nix keeps what is neither a narinfo, nor a NAR, nor found by way of one.
+const BLOB_FOLDERS: [&str; 3] = ["realisations", "build-trace-v2", "debuginfo"];
 
 /// A binary cache to publish from. Its methods block: call them in blocking work. Clones are the same source.
 #[derive(Debug, Clone)]
@@ -115,6 +119,18 @@ impl Source {
             Place::Directory(directory) => directory.list(),
             Place::Http(http) => Err(SourceError::CannotList(http.address().to_owned())),
         }
+    }
+
+    /// The URLs of all realisations, build traces and debuginfo links; none of a source that cannot be listed.
+    pub fn list_blobs(&self) -> Result<Vec<String>, SourceError> {
+        let Place::Directory(directory) = &self.place else { return Ok(Vec::new()) };
+        let mut urls = Vec::new();
+        for folder in BLOB_FOLDERS {
+            urls.extend(
+                directory.list_below(folder)?.into_iter().filter(|url| BlobFile::named(url).is_some()),
+            );
+        }
+        Ok(urls)
     }
 
     /// The text of `<hash_part>.narinfo`; none if there is none.

@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use firn_base::ObjectKey;
+use firn_base::{KeyKind, ObjectKey};
 use firn_bundle::Encoding;
 use firn_client_logic::PublishSummary;
-use firn_nix_format::{Compression, PublisherSecretKey, Sha256};
+use firn_nix_format::{BuildId, Compression, DebugInfoLink, PublisherSecretKey, Sha256};
 use firn_transport::{Blocking, Environment};
 
 use super::archive::{TestArchive, encoding_of};
@@ -169,6 +169,84 @@ async fn build_logs_are_archived_once_as_they_are() {
     let blob = record.as_blob().unwrap();
     assert_eq!((blob.bytes, blob.sha256), (9, Sha256::of(b"building\n")));
     assert_eq!(publish(&archive, &cache).await.logs_published, 0);
+}
+
+/// A realisation, a build trace and a debuginfo link of `thing-1`, which has a NAR in `cache`.
+fn add_blobs(cache: &Cache) -> [(ObjectKey, String, String); 3] {
+    let out = store_path("thing-1");
+    let id = format!("sha256:{}!out", "0a".repeat(32));
+    let realisation = format!("realisations/{id}.doi");
+    let trace = format!("build-trace-v2/{}/out.doi", store_path("thing-1.drv").base_name());
+    let build_id = BuildId([0xab; 20]);
+    let archive = format!("../nar/{}.nar", out.hash_part());
+    let link = DebugInfoLink { archive, member: "file".to_owned(), store_path: None };
+    let kept = DebugInfoLink { store_path: Some(out.clone()), ..link.clone() };
+    let outside = "{\"outPath\":\"".to_owned() + out.base_name() + "\"}";
+    let files = [
+        (realisation.clone(), format!("{{\"id\":\"{id}\",\"outPath\":\"{}\"}}", out.base_name())),
+        (trace.clone(), outside),
+        (build_id.urls()[0].clone(), link.to_json()),
+    ];
+    for (url, contents) in &files {
+        let file = cache.file(url);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, contents).unwrap();
+    }
+    let [(_, realised), (_, traced), (link_url, _)] = files;
+    [
+        (ObjectKey::named(KeyKind::Realisation, &realisation), realisation, realised),
+        (ObjectKey::named(KeyKind::Realisation, &trace), trace, traced),
+        (ObjectKey::new(KeyKind::DebugInfo, build_id.0), link_url, kept.to_json()),
+    ]
+}
+
+#[tokio::test]
+async fn realisations_and_debuginfo_links_of_a_directory_are_archived_once() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    cache.add_path("thing-1", b"thing", Compression::None, &[]);
+    let blobs = add_blobs(&cache);
+    // What is no such file is passed over.
+    std::fs::write(cache.file("debuginfo/README"), "x").unwrap();
+    let summary = publish(&archive, &cache).await;
+    assert_eq!((summary.realisations_published, summary.debuginfo_published), (2, 1), "{summary}");
+    assert_eq!(summary.exit_code(), 0, "{summary}");
+    assert!(summary.to_string().contains("besides 2 realisations and 1 debuginfo links"), "{summary}");
+    for (key, url, contents) in &blobs {
+        assert_eq!(archive.restore(*key), contents.as_bytes(), "{url}");
+        assert_eq!(&archive.record(*key).as_blob().unwrap().url, url);
+    }
+    let again = publish(&archive, &cache).await;
+    assert_eq!((again.realisations_published, again.debuginfo_published, again.bundles), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_no_realisation_and_a_link_to_no_known_path_are_noted_and_the_rest_is_published() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    cache.add_path("thing-1", b"thing", Compression::None, &[]);
+    let [(_, realisation, _), (_, trace, _), (_, link, _)] = add_blobs(&cache);
+    std::fs::write(cache.file(&realisation), "{\"id\":\"another\",\"outPath\":\"x\"}").unwrap();
+    std::fs::write(cache.file(&trace), vec![b' '; (1 << 20) + 1]).unwrap();
+    std::fs::write(cache.file(&link), r#"{"archive":"../nar/gone.nar.xz","member":"x"}"#).unwrap();
+    let summary = publish(&archive, &cache).await;
+    assert_eq!((summary.paths_published, archive.keys().len()), (1, 1), "{summary}");
+    assert_eq!(summary.notes.len(), 3, "{summary}");
+    assert!(summary.to_string().contains("no narinfo that was read names its archive"), "{summary}");
+}
+
+#[tokio::test]
+async fn realisations_that_are_named_are_fetched_and_missing_ones_are_refused() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    cache.add_path("thing-1", b"thing", Compression::None, &[]);
+    let [(key, realisation, _), _, _] = add_blobs(&cache);
+    let id = realisation.strip_prefix("realisations/").unwrap().strip_suffix(".doi").unwrap().to_owned();
+    let absent = id.replace("out", "dev");
+    let paths = Some(vec![store_path("thing-1").to_string(), id, absent.clone()]);
+    let options = PublishOptions { paths, ..PublishOptions::new(cache.source()) };
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.realisations_published, archive.keys().len()), (1, 2), "{summary}");
+    assert!(archive.keys().contains(&key));
+    assert_eq!(summary.refused.len(), 1);
+    assert!(summary.refused[0].name.contains(&absent), "{summary}");
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 //! The real Nix client, where there is one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::finish;
+use super::{Ended, finish};
 
 /// Whether `nix` can be run here.
 pub fn is_there() -> bool {
@@ -76,4 +76,58 @@ pub fn verify(url: &str, key: &str, paths: &[String], home: &Path) {
         .env("NIX_REMOTE", "")
         .env("NIX_CONFIG", config);
     finish(&mut nix).success();
+}
+
+/// Nix with a store, a home and settings of its own, whose only substituter is the cache at `url`.
+pub struct Client<'a> {
+    pub url: &'a str,
+    /// The key that the cache's paths must be signed with.
+    pub key: &'a str,
+    /// Where its store and home are made.
+    pub root: &'a Path,
+    /// More lines of its configuration.
+    pub settings: &'a str,
+}
+
+impl Client<'_> {
+    /// Runs one of Nix's programs to its end.
+    #[track_caller]
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Ended {
+        let home = self.root.join("home");
+        std::fs::create_dir_all(&home).expect("there is room for temporary files");
+        // What a gateway answers is asked of it each time. (`build` says what never to put into sandbox-paths.)
+        let config = format!(
+            "experimental-features = nix-command ca-derivations\nsubstituters = {}\ntrusted-public-keys = {}\n\
+             require-sigs = true\nnarinfo-cache-positive-ttl = 0\nnarinfo-cache-negative-ttl = 0\n\
+             sandbox = true\nsandbox-paths = /bin /usr /lib /lib64\nbuild-users-group =\n{}\n",
+            self.url,
+            self.key.trim(),
+            self.settings
+        );
+        let mut nix = Command::new(program);
+        nix.args(arguments)
+            .env("HOME", &home)
+            .env("XDG_CACHE_HOME", home.join("cache"))
+            .env("NIX_REMOTE", self.store())
+            .env("NIX_CONFIG", config)
+            .env_remove("NIX_PATH");
+        finish(&mut nix)
+    }
+
+    /// Its own store.
+    pub fn store(&self) -> String {
+        format!("local?root={}", self.root.join("store").display())
+    }
+
+    /// Where a path lies once it is in the store.
+    pub fn place(&self, path: &str) -> PathBuf {
+        self.root.join("store").join(path.trim_start_matches('/'))
+    }
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        // A store is read-only: without this its directory could not be removed.
+        drop(Command::new("chmod").args(["-R", "u+w"]).arg(self.root).status());
+    }
 }

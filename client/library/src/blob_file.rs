@@ -1,0 +1,195 @@
+//! Files of a source that are no NARs: build logs, realisations, debuginfo links.
+//!
+//! Owns: where a source keeps them, and what of them is archived. Always holds: what is read is bounded; a realisation
+//! is that of its URL; an archived debuginfo link says whose NAR it means. No publisher signs these files for the
+//! archive: they are attributed to their uploader, and the first one stays.
+//! Leaves to others: which of them are published (`plan`), packing (`pack`).
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use firn_base::{KeyKind, ObjectKey};
+use firn_bundle::{Blob, Encoding, NewRecord};
+use firn_nix_format::{
+    BuildId, Compression, DEBUG_INFO_BYTES_MAX, DebugInfoLink, PathInfo, REALISATION_BYTES_MAX,
+    RealisationUrl, Sha256, StorePath,
+};
+use sha2::Digest;
+
+use crate::content::ContentWriter;
+use crate::source::Source;
+use crate::spool::SpoolDir;
+use crate::verify::{VerifiedObject, VerifyError};
+
+/// The longest build log that is archived.
+pub(crate) const LOG_BYTES_MAX: u64 = 1 << 30;
+
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A file that is archived as a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BlobFile {
+    /// The build log of this derivation.
+    Log(StorePath),
+    /// A realisation.
+    Realisation(RealisationUrl),
+    /// The debuginfo link of this build id.
+    DebugInfo(BuildId),
+}
+
+/// Which path's NAR lies under which URL of a source.
+#[derive(Debug, Default)]
+pub(crate) struct NarOwners(BTreeMap<String, StorePath>);
+
+impl BlobFile {
+    /// What `name` names, of `--paths` or a listing: the URL of a realisation or link, or the id of a realisation.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let realisation = |url: &str| RealisationUrl::parse(url).ok().map(Self::Realisation);
+        realisation(name)
+            .or_else(|| realisation(&format!("realisations/{name}.doi")))
+            .or_else(|| BuildId::from_url(name).ok().map(Self::DebugInfo))
+    }
+
+    pub(crate) fn key(&self) -> ObjectKey {
+        match self {
+            Self::Log(deriver) => ObjectKey::build_log(*deriver.hash()),
+            Self::Realisation(url) => ObjectKey::named(KeyKind::Realisation, url.as_str()),
+            Self::DebugInfo(id) => ObjectKey::new(KeyKind::DebugInfo, id.0),
+        }
+    }
+
+    /// Where a source may keep it; the first is what it is called.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        match self {
+            Self::Log(deriver) => vec![format!("log/{}", deriver.base_name())],
+            Self::Realisation(url) => vec![url.to_string()],
+            Self::DebugInfo(id) => id.urls().into(),
+        }
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> String {
+        self.urls().swap_remove(0)
+    }
+
+    /// Whether a local source has it.
+    pub(crate) fn is_in(&self, source: &Source) -> bool {
+        self.urls().iter().any(|url| source.has_file(url))
+    }
+
+    /// Reads and checks it. None if the source has none. Blocks.
+    pub(crate) fn read(
+        &self,
+        source: &Source,
+        owners: &NarOwners,
+        spool: &SpoolDir,
+    ) -> Result<Option<VerifiedObject>, VerifyError> {
+        let limit = match self {
+            Self::Log(_) => LOG_BYTES_MAX,
+            Self::Realisation(_) => REALISATION_BYTES_MAX as u64,
+            Self::DebugInfo(_) => DEBUG_INFO_BYTES_MAX as u64,
+        };
+        for url in self.urls() {
+            let Some(file) = source.open_file(&url)? else { continue };
+            let unfit = |reason: &dyn std::fmt::Display| VerifyError::Unfit {
+                url: url.clone(),
+                reason: reason.to_string(),
+            };
+            let mut object = BlobWriter::new(spool, file.bytes.unwrap_or(0).min(limit))?;
+            match self {
+                // As the file is: whether the builder compressed it is not said anywhere.
+                Self::Log(_) => read_pieces(&url, file.reader, limit, |piece| object.push(piece))?,
+                Self::Realisation(named) => {
+                    let contents = read_whole(&url, file.reader, limit)?;
+                    named.check(&contents).map_err(|error| unfit(&error))?;
+                    object.push(&contents)?;
+                }
+                Self::DebugInfo(_) => {
+                    let mut link = DebugInfoLink::parse(&read_whole(&url, file.reader, limit)?)
+                        .map_err(|error| unfit(&error))?;
+                    let owner = link.archive_url().and_then(|archive| owners.of(archive)).cloned();
+                    // Else nobody could tell which NAR it means once that lies elsewhere.
+                    link.store_path =
+                        Some(owner.ok_or_else(|| unfit(&"no narinfo that was read names its archive"))?);
+                    object.push(link.to_json().as_bytes())?;
+                }
+            }
+            return object.finish(self.key(), url).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+impl NarOwners {
+    /// The owners of these path infos' NARs.
+    pub(crate) fn new<'a>(infos: impl IntoIterator<Item = &'a PathInfo>) -> Self {
+        Self(infos.into_iter().map(|info| (stem(&info.url).to_owned(), info.store_path.clone())).collect())
+    }
+
+    fn of(&self, url: &str) -> Option<&StorePath> {
+        self.0.get(stem(url))
+    }
+}
+
+/// A NAR's URL without its compression: caches that compress on the way offer several.
+fn stem(url: &str) -> &str {
+    url.split_once(".nar").map_or(url, |(stem, _)| stem)
+}
+
+/// A blob being read.
+struct BlobWriter {
+    content: ContentWriter,
+    hasher: sha2::Sha256,
+    bytes: u64,
+}
+
+impl BlobWriter {
+    fn new(spool: &SpoolDir, expected: u64) -> Result<Self, VerifyError> {
+        let content = ContentWriter::new(spool, expected)?;
+        Ok(Self { content, hasher: sha2::Sha256::default(), bytes: 0 })
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Result<(), VerifyError> {
+        self.bytes += piece.len() as u64;
+        self.hasher.update(piece);
+        Ok(self.content.push(piece)?)
+    }
+
+    fn finish(self, key: ObjectKey, url: String) -> Result<VerifiedObject, VerifyError> {
+        let sha256 = Sha256::from_bytes(self.hasher.finalize().into());
+        let blob = Blob { url, compression: Compression::None, bytes: self.bytes, sha256 };
+        let record = NewRecord::blob(key, blob, Encoding::Chunked);
+        Ok(VerifiedObject { record, content: self.content.finish()?, source_bytes: self.bytes })
+    }
+}
+
+fn read_whole(url: &str, reader: Box<dyn Read + Send>, limit: u64) -> Result<Vec<u8>, VerifyError> {
+    let mut contents = Vec::new();
+    read_pieces(url, reader, limit, |piece| {
+        contents.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(contents)
+}
+
+fn read_pieces(
+    url: &str,
+    mut reader: Box<dyn Read + Send>,
+    limit: u64,
+    mut take: impl FnMut(&[u8]) -> Result<(), VerifyError>,
+) -> Result<(), VerifyError> {
+    let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0_u64);
+    loop {
+        let count = match reader.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(VerifyError::Read { url: url.to_owned(), cause: error.to_string() }),
+        };
+        bytes += count as u64;
+        if bytes > limit {
+            return Err(VerifyError::FileTooLong { limit });
+        }
+        take(&piece[..count])?;
+    }
+}
