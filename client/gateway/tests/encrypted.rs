@@ -292,7 +292,8 @@ async fn no_http_2_request_fails_while_servers_come_and_go() {
 #[tokio::test]
 async fn downloads_of_one_connection_take_turns() {
     let (place, (archive, _)) = (Place::new(), one_path(4 << 20));
-    let server = place.serve(&archive, ServerLimits::default());
+    let limits = ServerLimits { stall_max: LONG, header_wait: LONG, ..ServerLimits::default() };
+    let server = place.serve(&archive, limits);
     let mut sender = http_2(place.connect(&server, "h2").await).await;
     let nar = nar_path(&nar_of(4 << 20));
     let mut untouched = Vec::new();
