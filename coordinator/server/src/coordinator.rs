@@ -11,7 +11,7 @@ use firn_coordinator_logic::{AddressTable, Counters, Facts, Scan, member_number}
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, FeedBatch,
-    FilterEntry, Identity, LedgerAct, MemberChange, Policy, RefusalKind, RefusedRequest,
+    FilterEntry, Identity, LedgerAct, MemberChange, Policy, RefusalKind, RefusedRequest, RejectReason,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -298,15 +298,19 @@ impl Administration {
         self.service.shared.filters.served()
     }
 
-    /// Whether this coordinator takes part: it has not stopped, its clock is not wrong, and it knows a leader. If not, the
-    /// error says which in one sentence.
+    /// Whether this coordinator takes part: it has not stopped, its clock is not wrong, it knows a leader, and the archive is
+    /// not being rebuilt, for meanwhile no question about contents is answered. If not, the error says which in one sentence.
     pub fn readiness(&self) -> Result<(), String> {
         let status = self.service.shared.consensus.status();
         if let Some(failure) = status.failure {
             return Err(format!("stopped: {failure}"));
         }
         self.service.shared.trusted_now().map_err(|refusal| refusal.sentence)?;
-        status.leader.map(drop).ok_or_else(|| "the coordinators have no leader now".to_owned())
+        status.leader.ok_or_else(|| "the coordinators have no leader now".to_owned())?;
+        match self.service.shared.is_rebuilding().map_err(|refusal| refusal.sentence)? {
+            true => Err(RejectReason::Rebuilding.to_string()),
+            false => Ok(()),
+        }
     }
 
     /// Whether the clock of this coordinator is wrong, so that it does not lead.

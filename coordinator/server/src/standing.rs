@@ -140,8 +140,8 @@ impl Standing {
 
 fn read<T: DeserializeOwned>(log: &dyn KeyValue, name: &[u8]) -> Result<Option<T>, StorageError> {
     let bytes = log.get(Table::LogMeta, name)?;
-    let damaged = |error| StorageError::corrupted(format!("this coordinator's standing: {error}"));
-    bytes.map(|bytes| decode(&bytes).map_err(damaged)).transpose()
+    let unread = |error| StorageError::undecodable("this coordinator's standing", error);
+    bytes.map(|bytes| decode(&bytes).map_err(unread)).transpose()
 }
 
 fn write<T: serde::Serialize>(log: &dyn KeyValue, name: &[u8], value: &T) -> Result<(), StorageError> {

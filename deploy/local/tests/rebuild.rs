@@ -392,7 +392,15 @@ fn nodes_that_come_late_count_again_and_what_only_they_had_comes_back_when_the_r
     begun.until_shown(4);
     let refused = begun.firn(&["path-info", &gone.store_path.to_string()]).failure(1);
     assert!(refused.contains("rebuilt"), "{refused}");
+    let says = |what: &str, status: u16, words: &str| {
+        wait_for(what, || {
+            let answer = support::fetch::try_get(&format!("http://{http}/readyz")).ok()?;
+            (answer.status == status && String::from_utf8_lossy(&answer.body).contains(words)).then_some(())
+        });
+    };
+    says("it is not ready, and says why", 503, "being rebuilt");
     let whole = begun.finish();
+    says("it is ready", 200, "ready");
     assert_eq!(whole["bundles_unrestored"], 0, "{whole}");
     // Either of the two may lead.
     wait_for("the first coordinator has all of it", || {

@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         match reader.u8()? {
             0 => Err(reader.damaged()),
             version if version <= newest => Ok((version, reader)),
-            newer => Err(StorageError::Newer(format!("a {what} record has version {newer}"))),
+            newer => Err(StorageError::of_version(&format!("a {what} record"), newer, newest)),
         }
     }
 

@@ -59,9 +59,7 @@ pub(super) fn read(store: &dyn Read) -> Result<StateDigest, StorageError> {
     let Some(bytes) = store.get(Table::Meta, keys::DIGEST)? else { return Ok(StateDigest::default()) };
     let digest = match bytes.split_first() {
         Some((&VERSION, rest)) => StateDigest::from_bytes(rest),
-        Some((version, _)) if *version > VERSION => {
-            return Err(StorageError::Newer(format!("the state's digest has version {version}")));
-        }
+        Some((version, _)) => return Err(StorageError::of_version("the state's digest", *version, VERSION)),
         _ => None,
     };
     digest.ok_or_else(|| StorageError::corrupted("the state's digest"))

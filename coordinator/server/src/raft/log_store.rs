@@ -10,7 +10,7 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use firn_transport::Environment;
-use firn_wire::{DecodeError, decode_as, encode_as};
+use firn_wire::{decode_as, encode_as};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use serde::Serialize;
@@ -75,12 +75,7 @@ fn key(index: u64) -> [u8; 8] {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StorageError> {
-    decode_as(LOG_VERSION, bytes).map_err(|error| match error {
-        DecodeError::Version { found, known } if found > known => {
-            StorageError::Newer(format!("an entry of the log has version {found}"))
-        }
-        error => StorageError::corrupted(format!("an entry of the log: {error}")),
-    })
+    decode_as(LOG_VERSION, bytes).map_err(|error| StorageError::undecodable("an entry of the log", error))
 }
 
 pub(super) fn read_meta<T: DeserializeOwned>(

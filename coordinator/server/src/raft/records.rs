@@ -542,7 +542,7 @@ impl Record for LedgerEntry {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
-        decode(bytes).map_err(|error| StorageError::corrupted(format!("an entry of the ledger: {error}")))
+        decode(bytes).map_err(|error| StorageError::undecodable("an entry of the ledger", error))
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Position {
 }
 
 impl StateMachine {
-    /// The state in `state`; refuses one of a newer format. Blocks on the disk.
+    /// The state in `state`; refuses one of another format. Blocks on the disk.
     pub(crate) fn open(
         state: Arc<dyn KeyValue>,
         environment: Environment,
@@ -123,20 +123,20 @@ fn check_level(counters: Counters) -> Result<(), StorageError> {
     Ok(())
 }
 
-/// Refuses the tables of a newer program.
+/// Refuses tables of another format.
 pub(super) fn check_format(bytes: &[u8]) -> Result<(), StorageError> {
     match Reader::bare("format", bytes).u32()? {
         STATE_FORMAT => Ok(()),
-        found => Err(StorageError::Newer(format!("the state has format {found}"))),
+        found => Err(StorageError::of_version("the state", found, STATE_FORMAT)),
     }
 }
 
 /// Where the state of `store` stands.
 pub(crate) fn read_position(store: &dyn Read) -> Result<Position, StorageError> {
     let applied = store.get(Table::Meta, keys::APPLIED)?.map(|bytes| read_log_id(&bytes)).transpose()?;
-    let membership = store.get(Table::Meta, keys::MEMBERSHIP)?.map(|bytes| {
-        decode(&bytes).map_err(|error| StorageError::corrupted(format!("the membership: {error}")))
-    });
+    let membership = store
+        .get(Table::Meta, keys::MEMBERSHIP)?
+        .map(|bytes| decode(&bytes).map_err(|error| StorageError::undecodable("the membership", error)));
     Ok(Position { applied, membership: membership.transpose()?.unwrap_or_default() })
 }
 

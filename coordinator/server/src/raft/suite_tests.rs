@@ -283,6 +283,35 @@ async fn a_state_of_a_newer_format_is_refused_on_disk_and_in_a_snapshot() {
 }
 
 #[tokio::test]
+async fn what_an_older_version_wrote_is_named_with_both_versions_and_not_called_damaged() {
+    use crate::storage::{Batch, Durability, Table};
+    let stores = shared(&in_memory());
+    let mut batch = Batch::new();
+    batch.put(Table::LogMeta, super::log_store::VOTE, firn_wire::encode_as(1, &Vote::new(3, 2)));
+    stores.0.write(batch, Durability::Synced).unwrap();
+    let log = super::check_continuity(&*stores.0, &*stores.1).unwrap_err();
+    let mut batch = Batch::new();
+    batch.put(Table::Meta, super::keys::FORMAT, 0_u32.to_le_bytes());
+    stores.1.write(batch, Durability::Synced).unwrap();
+    let state =
+        StateMachine::open(Arc::clone(&stores.1), Environment::real(), InstallGate::default()).unwrap_err();
+    for (error, versions) in
+        [(log, "has version 1, this program reads 2"), (state, "has version 0, this program reads 1")]
+    {
+        assert!(matches!(error, StorageError::Older(_)), "{error:?}");
+        let sentence = error.to_string();
+        assert!(sentence.contains(versions) && sentence.contains("not damaged"), "{sentence}");
+        assert!(sentence.contains("`firn-coordinator resync`"), "{sentence}");
+    }
+    // What has the right version and no sense is damaged all the same.
+    let mut batch = Batch::new();
+    batch.put(Table::LogMeta, super::log_store::VOTE, [2_u8, 0, 0xff]);
+    stores.0.write(batch, Durability::Synced).unwrap();
+    let error = super::check_continuity(&*stores.0, &*stores.1).unwrap_err();
+    assert!(matches!(error, StorageError::Corrupted(_)), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_replica_that_knows_too_few_commands_stops_and_does_not_start_again() {
     let memory = in_memory();
     let stores = shared(&memory);

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use firn_wire::DecodeError;
+
 /// Why a store could not be opened, read or written. After a failed write the coordinator stops: what is on
 /// disk is then what a restart finds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,12 +25,33 @@ pub enum StorageError {
     /// Written by a newer program.
     #[error("the store was written by a newer version: update this program ({0})")]
     Newer(String),
+    /// Written by an older program, in a format that this one does not read.
+    #[error(
+        "the store was written by an older version, and is not damaged ({0}): start the version that wrote it, or leave it \
+         behind: `firn-coordinator resync` where other coordinators run this version, `firn-coordinator rebuild` where none does"
+    )]
+    Older(String),
 }
 
 impl StorageError {
     /// Damage, described by `what`.
     pub fn corrupted(what: impl Into<String>) -> Self {
         Self::Corrupted(what.into())
+    }
+
+    /// `what` has version `found`, and this program reads `known`.
+    pub fn of_version(what: &str, found: impl Into<u64>, known: impl Into<u64>) -> Self {
+        let (found, known) = (found.into(), known.into());
+        let sentence = format!("{what} has version {found}, this program reads {known}");
+        if found > known { Self::Newer(sentence) } else { Self::Older(sentence) }
+    }
+
+    /// `what` cannot be decoded: it is of another version, or damaged.
+    pub fn undecodable(what: &str, error: DecodeError) -> Self {
+        match error {
+            DecodeError::Version { found, known } => Self::of_version(what, found, known),
+            error => Self::Corrupted(format!("{what}: {error}")),
+        }
     }
 }
 
