@@ -15,7 +15,7 @@ use firn_coordinator::{ControlError, ask_control, ask_ledger};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, LedgerEntry, RefusalKind};
 use tokio::time::{sleep, timeout};
 
-use crate::history::{Answer, History, Key, OTHERS, Read, Write};
+use crate::history::{Answer, History, Key, OTHERS_END, Read, Write};
 
 const WRITERS: usize = 4;
 
@@ -171,6 +171,10 @@ pub(crate) fn add_uploader_once(directory: &Path, key: Key) -> Write {
 fn name(entry: &LedgerEntry) -> Key {
     match &entry.act {
         LedgerAct::AddUploader { key, .. } => *key.as_bytes(),
-        _ => OTHERS,
+        _ => {
+            let mut name = *entry.digest().as_bytes();
+            name[31] = OTHERS_END;
+            name
+        }
     }
 }

@@ -10,8 +10,14 @@ use crate::clock::{CLOCK_BAND, CLOCKS_SETTLE};
 /// What an entry of the ledger says: each act of a run has one of its own.
 pub(crate) type Key = [u8; 32];
 
-/// An act of nobody whose acts are judged: of those who found, replace and readmit coordinators, as often as they do.
-pub(crate) const OTHERS: Key = [0xff; 32];
+/// What ends the name of an act of nobody who writes here: of those who replace and readmit coordinators, as often as they do.
+/// Before that it is the digest of its entry, and so of all before it.
+pub(crate) const OTHERS_END: u8 = 0xfd;
+
+/// Whether an entry is none of a writer.
+pub(crate) const fn is_of_others(key: &Key) -> bool {
+    key[31] == OTHERS_END
+}
 
 /// What a writer was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub(crate) struct Read {
 pub(crate) struct History {
     pub(crate) writes: Vec<Write>,
     pub(crate) reads: Vec<Read>,
+    /// Acts of others that are known to be done.
+    pub(crate) administered: BTreeSet<Key>,
     /// What the right clock showed when the times of writes began to count, in milliseconds.
     pub(crate) began_millis: u64,
 }
@@ -87,6 +95,7 @@ pub(crate) fn check(history: &History, last: &[Vec<Key>], founding: usize) -> Ve
     let (places, twice) = places(ledger, founding);
     found.extend(twice);
     found.extend(check_writes(&history.writes, &places));
+    found.extend(check_others(&history.administered, &places));
     found.extend(check_order(&history.writes, &places));
     found.extend(check_reads(&history.reads, ledger));
     found
@@ -94,7 +103,7 @@ pub(crate) fn check(history: &History, last: &[Vec<Key>], founding: usize) -> Ve
 
 fn places(ledger: &[Key], founding: usize) -> (BTreeMap<Key, usize>, Vec<Violation>) {
     let (mut places, mut twice) = (BTreeMap::new(), Vec::new());
-    for (place, key) in ledger.iter().enumerate().skip(founding).filter(|(_, key)| **key != OTHERS) {
+    for (place, key) in ledger.iter().enumerate().skip(founding) {
         if places.insert(*key, place).is_some() {
             twice.push(Violation::Twice(*key));
         }
@@ -104,13 +113,21 @@ fn places(ledger: &[Key], founding: usize) -> (BTreeMap<Key, usize>, Vec<Violati
 
 fn check_writes(writes: &[Write], places: &BTreeMap<Key, usize>) -> Vec<Violation> {
     let asked: BTreeSet<Key> = writes.iter().map(|write| write.key).collect();
-    let foreign = places.keys().filter(|key| !asked.contains(*key)).map(|key| Violation::Foreign(*key));
+    let foreign = places.keys().filter(|key| !asked.contains(*key) && !is_of_others(key));
+    let foreign = foreign.map(|key| Violation::Foreign(*key));
     let wrong = writes.iter().filter_map(|write| match (write.answer, places.contains_key(&write.key)) {
         (Answer::Acknowledged, false) => Some(Violation::Lost(write.key)),
         (Answer::Refused, true) => Some(Violation::DoneThoughRefused(write.key)),
         _ => None,
     });
     foreign.chain(wrong).collect()
+}
+
+/// What others did is there, and nothing else of theirs.
+fn check_others(administered: &BTreeSet<Key>, places: &BTreeMap<Key, usize>) -> Vec<Violation> {
+    let there: BTreeSet<Key> = places.keys().filter(|key| is_of_others(key)).copied().collect();
+    let lost = administered.difference(&there).map(|key| Violation::Lost(*key));
+    lost.chain(there.difference(administered).map(|key| Violation::Foreign(*key))).collect()
 }
 
 /// Each act must come behind all that were acknowledged before it was asked for.
@@ -202,6 +219,7 @@ mod tests {
                 write(4, 0, 1, Answer::Refused),
             ],
             reads: vec![read(0, 0, &[100]), read(0, 0, &[100, 1]), read(1, 0, &[]), read(0, 1, &[1])],
+            administered: BTreeSet::new(),
             began_millis: 1_000_000_000,
         }
     }
@@ -231,6 +249,28 @@ mod tests {
     fn what_is_there_twice_or_was_never_asked_for_is_found() {
         let found = check_one(&sound(), &[100, 1, 2, 2, 9]);
         assert_eq!(found, [Violation::Twice(key(2)), Violation::Foreign(key(9))]);
+    }
+
+    #[test]
+    fn an_act_of_others_that_is_lost_or_that_nobody_knows_of_is_found() {
+        let other = |number: u8| {
+            let mut key = key(number);
+            key[31] = OTHERS_END;
+            key
+        };
+        let mut history = sound();
+        history.administered = [other(50), other(51)].into();
+        let with = |others: &[Key]| [&ledger(&[100, 1]), others, &ledger(&[2])].concat();
+        let found = |others: &[Key]| check(&history, &[with(others), with(others)], 1);
+        assert_eq!(found(&[other(50), other(51)]), []);
+        assert_eq!(found(&[other(51)]), [Violation::Lost(other(50))]);
+        let foreign = found(&[other(50), other(51), other(52)]);
+        assert_eq!(foreign, [Violation::Foreign(other(52))]);
+        // One that came to stand elsewhere has another name, and so has every one behind it.
+        assert_eq!(
+            found(&[other(50), other(60)]),
+            [Violation::Lost(other(51)), Violation::Foreign(other(60))]
+        );
     }
 
     #[test]
