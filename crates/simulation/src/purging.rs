@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use firn_base::ObjectKey;
+use firn_base::{ObjectKey, Timestamp};
 use firn_client::{Archive, PublishEvents, RepackOptions, UploadPolicy, repack};
 use firn_transport::AskError;
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, PurgeProgress, RefusalKind};
@@ -120,7 +120,9 @@ impl Purger {
     }
 
     async fn progress(&self) -> Option<Vec<PurgeProgress>> {
-        match self.archive.coordinators().administer(AdminRequest::Purges).await {
+        // There is one, so one page has it.
+        let request = AdminRequest::Purges { since: Timestamp::default(), after: None };
+        match self.archive.coordinators().administer(request).await {
             Ok(AdminReply::Purges(purges)) => Some(purges),
             _ => None,
         }
