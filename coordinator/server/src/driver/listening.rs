@@ -21,6 +21,9 @@ use crate::shared::Shared;
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
 /// Entries of a ledger that a node may show: a hundred a day for 27 years.
 const LEDGER_ENTRIES_MAX: usize = 1_000_000;
+/// Names that are weighed before the unknown ones among them are asked for. Meanwhile other nodes show what comes behind
+/// them: 16 nodes whose names all fit one page would else show all of it 16 times.
+const NAMES_AT_ONCE: usize = 64;
 /// Pages of names that a node may give: 1,024 codings each, more than the largest disk has.
 const PAGES_MAX: usize = 1 << 14;
 
@@ -90,8 +93,10 @@ impl Listener<'_> {
                 return Err(unfit());
             }
             names.retain(|name| until.is_none_or(|until| name.coding <= until));
-            let unknown = self.name(names).await?;
-            self.ask_unknown(unknown).await?;
+            for some in names.chunks(NAMES_AT_ONCE) {
+                let unknown = self.name(some.to_vec()).await?;
+                self.ask_unknown(unknown).await?;
+            }
             match more_after {
                 Some(next) if until.is_none_or(|until| next < until) => {
                     if after >= Some(next) {
