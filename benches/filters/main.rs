@@ -7,25 +7,23 @@
 //! Always holds: a key that its filter does not have ends the run with exit code 1. Leaves to others: which filters there
 //! are and how they are made (`firn_coordinator_logic`), as coordinators do it.
 
-use std::error::Error;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod feed;
+
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use firn_base::{ArchiveId, ObjectKey};
-use firn_coordinator_logic::{
-    BuildStep, FILTER_UNIT_EVENTS, FilterBuild, FilterPlan, HeldFilter, plan_filters,
-};
+use firn_base::ArchiveId;
+use firn_benches::process::Failure;
 use firn_filter::MembershipFilter;
 use firn_wire::FeedEvent;
 
-type Failure = Box<dyn Error + Send + Sync>;
+use crate::feed::{event, key, make_all, path, spread, stranger};
+
 type Filters = Vec<MembershipFilter<Vec<u8>>>;
 
-const WITHDRAWN_EVERY: u64 = 100;
 /// Keys asked for by number: prepared, so that making them is not measured.
 const ASKED: u64 = 1 << 20;
 
@@ -56,7 +54,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     fs::create_dir_all(&options.dir)?;
     let before = peak_memory()?;
     let began = thread_seconds()?;
-    let plan = make_all(options)?;
+    let plan = make_all(&options.dir, ArchiveId::from_bytes([1; 32]), options.keys)?;
     let seconds = thread_seconds()? - began;
     let (mut keys, mut bytes, mut covered) = (0, 0, 0);
     for filter in &plan.serve {
@@ -87,28 +85,6 @@ fn run(options: &Options) -> Result<(), Failure> {
         fs::remove_file(path(&options.dir, filter.id))?;
     }
     Ok(())
-}
-
-fn make_all(options: &Options) -> Result<FilterPlan, Failure> {
-    let mut held = Vec::new();
-    loop {
-        let plan = plan_filters(options.keys, FILTER_UNIT_EVENTS, &held);
-        let Some(order) = plan.build else { return Ok(plan) };
-        let mut build = FilterBuild::new(ArchiveId::from_bytes([1; 32]), order);
-        let mut file = File::create(options.dir.join("making"))?;
-        let entry = loop {
-            match build.step()? {
-                BuildStep::Read(range) => {
-                    build.take(&(range.first..range.end).map(event).collect::<Vec<_>>())?;
-                }
-                BuildStep::Write(bytes) => file.write_all(&bytes)?,
-                BuildStep::Finished(entry) => break entry,
-            }
-        };
-        file.sync_all()?;
-        fs::rename(options.dir.join("making"), path(&options.dir, entry.id))?;
-        held.push(HeldFilter { entry, digest_before: order.digest_before });
-    }
 }
 
 fn ask(options: &Options, filters: &Filters) -> Result<(), Failure> {
@@ -153,44 +129,10 @@ fn ask(options: &Options, filters: &Filters) -> Result<(), Failure> {
     Ok(())
 }
 
-fn path(directory: &Path, filter: firn_base::FilterId) -> PathBuf {
-    directory.join(format!("{filter}.filter"))
-}
-
 /// For figures: what is lost beyond 53 bits is not seen.
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
-}
-
-/// A mixer of 64 bits.
-const fn spread(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-fn named(series: u64, number: u64) -> ObjectKey {
-    let mut name = [0; 20];
-    name[..8].copy_from_slice(&spread(number ^ series).to_le_bytes());
-    name[8..16].copy_from_slice(&spread(number.wrapping_add(series) << 1).to_le_bytes());
-    ObjectKey::store_path(name)
-}
-
-fn key(position: u64) -> ObjectKey {
-    named(1 << 60, position)
-}
-
-fn stranger(number: u64) -> ObjectKey {
-    named(1 << 61, number)
-}
-
-fn event(position: u64) -> FeedEvent {
-    match position % WITHDRAWN_EVERY == WITHDRAWN_EVERY - 1 {
-        true => FeedEvent::Withdrawn(key(position - 1)),
-        false => FeedEvent::Visible(key(position)),
-    }
 }
 
 /// How long this thread has run, without what it waited: others may use the machine meanwhile.

@@ -1,10 +1,12 @@
-//! What the benchmarks have in common: their inputs.
+//! What the benchmarks have in common: their inputs, and the programs that they run.
 //!
 //! Owns: made-up inputs, alike in every run, and the losses that rebuilding is measured with. The
 //! benchmarks stand in `benches/`, one file per crate measured.
 //! Always holds: a rate is in bytes of data, k × shard bytes per pass, however many bytes come out, so
 //! that rates of one k compare.
 //! Leaves to others: the recorded figures (`RESULTS.md`), right answers (each crate's own tests).
+
+pub mod process;
 
 use firn_base::ShardIndex;
 use firn_erasure::{Coder, ColumnBuffers};

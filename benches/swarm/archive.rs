@@ -1,12 +1,10 @@
 //! The programs: started, asked, and ended by process id.
 
-use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use firn_base::ByteCount;
+use firn_benches::process::{Process, free_address, output, programs};
 use serde_json::Value;
 
 use crate::Failure;
@@ -24,15 +22,6 @@ pub(crate) struct Gateway {
     pub(crate) url: String,
     _process: Process,
 }
-
-/// A program that runs until this is dropped.
-struct Process {
-    child: Child,
-}
-
-const UP_WITHIN: Duration = Duration::from_secs(120);
-const END_WITHIN: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// What an archive is founded with.
 pub(crate) struct Founding<'a> {
@@ -52,9 +41,7 @@ const RECODE_AFTER: &str = "10s";
 impl Archive {
     /// Founds an archive below `directory` that repairs at any loss, and waits until it is up.
     pub(crate) fn up(directory: &Path, founding: &Founding<'_>) -> Result<Self, Failure> {
-        let own = std::env::current_exe()?;
-        let programs =
-            own.parent().and_then(Path::parent).ok_or("this program lies in no target directory")?;
+        let programs = programs()?;
         let home = directory.join("archive");
         let mut command = Command::new(programs.join("firn-local"));
         command
@@ -67,7 +54,7 @@ impl Archive {
         command.args(["--gateway", &free_address()?]);
         let mut process = Process::start(command, &directory.join("archive.log"))?;
         process.wait_for("the archive", || home.join("ready").exists())?;
-        Ok(Self { directory: home, programs: programs.to_owned(), _process: process })
+        Ok(Self { directory: home, programs, _process: process })
     }
 
     /// What `firn` says with these arguments.
@@ -146,47 +133,4 @@ impl Gateway {
         process.wait_for("the gateway", || ureq::get(format!("{url}/readyz")).call().is_ok())?;
         Ok(Self { url, _process: process })
     }
-}
-
-impl Process {
-    fn start(mut command: Command, log: &Path) -> Result<Self, Failure> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?).spawn()?;
-        Ok(Self { child })
-    }
-
-    fn wait_for(&mut self, what: &str, ready: impl Fn() -> bool) -> Result<(), Failure> {
-        let since = Instant::now();
-        while !ready() {
-            if self.child.try_wait()?.is_some() || since.elapsed() > UP_WITHIN {
-                return Err(format!("{what} did not start: see its log").into());
-            }
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
-        let since = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < END_WITHIN {
-            std::thread::sleep(PAUSE);
-        }
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn output(command: &mut Command) -> Result<String, Failure> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if !output.status.success() {
-        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// An address on loopback whose port nobody has now.
-fn free_address() -> Result<String, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -19,13 +19,13 @@ mod lines;
 mod readers;
 mod snapshot;
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use firn_base::ByteCount;
+use firn_benches::process::Failure;
 
 use crate::archive::{Archive, Founding, Gateway};
 use crate::bounds::{Evenness, Loss};
@@ -34,8 +34,6 @@ use crate::disks::Disks;
 use crate::lines::Lines;
 use crate::readers::{Readers, SoFar};
 use crate::snapshot::Snapshot;
-
-type Failure = Box<dyn Error + Send + Sync>;
 
 /// Kills nodes of a local archive for good, adds empty ones, and measures healing and balance.
 #[derive(Debug, Parser)]

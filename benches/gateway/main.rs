@@ -1,0 +1,349 @@
+//! A gateway beside nginx serving the same files: requests, bytes, the real Nix client, memory.
+//!
+//! `cargo build --release --bins --workspace`, then `cargo run --release -p firn-benches --example gateway -- DIR` prints
+//! the table that RESULTS.md records. Needs nginx (Debian: nginx-light), Nix and taskset. An archive of 3 coordinators
+//! and 16 nodes runs beside on the same machine; servers have the first core and clients the second one, but for NARs
+//! from nodes and `nix copy`, where every program takes what it gets.
+//!
+//! Always holds: both servers are measured in one run, one after the other, with the same requests over as many
+//! connections; an answer that is not as expected ends the run. Leaves to others: whether what is served is right
+//! (end-to-end tests).
+
+mod closure;
+mod delay;
+#[path = "../filters/feed.rs"]
+mod feed;
+mod load;
+mod many_keys;
+mod nix;
+mod servers;
+mod stream;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use firn_benches::process::{Failure, Process, free_address, output, programs};
+use firn_nix_format::nixbase32;
+
+use crate::closure::Closure;
+use crate::load::{Load, Seen};
+use crate::servers::{Server, gateway, mirror, move_to, nginx};
+
+/// Measures a gateway beside nginx.
+#[derive(Debug, Parser)]
+struct Options {
+    /// An empty directory for the archive, caches and stores: about 3 GB
+    dir: PathBuf,
+    /// Measure these alone
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// How long each kind of request is sent, in seconds
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// Paths of the closure
+    #[arg(long, default_value_t = 500)]
+    paths: usize,
+    /// Keys that filters are made of
+    #[arg(long, default_value_t = 10_000_000)]
+    keys: u64,
+    /// The program of nginx
+    #[arg(long, default_value = "nginx")]
+    nginx: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// narinfo hits and misses.
+    Requests,
+    /// NARs from the gateway's memory and from nodes, and a stampede.
+    Nars,
+    /// `nix copy`.
+    Copies,
+    /// Memory with the filters of many keys, and misses with them.
+    Filters,
+}
+
+const SERVER: &str = "0";
+const CLIENT: &str = "1";
+const ANYWHERE: &str = "0,1";
+
+/// As Nix opens by default, rounded up.
+const CONNECTIONS: usize = 32;
+const CLIENTS_MANY: usize = 500;
+const ABSENT_PATHS: u64 = 10_000;
+const ROUND_TRIP: Duration = Duration::from_millis(40);
+
+/// What is there while it is measured.
+struct Bench<'a> {
+    options: &'a Options,
+    closure: Closure,
+    descriptor: PathBuf,
+    served: PathBuf,
+    _archive: Process,
+}
+
+fn main() -> ExitCode {
+    let mut options = Options::parse();
+    // nginx takes a relative name for one below its own directory.
+    options.dir = std::path::absolute(&options.dir).unwrap_or(options.dir);
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    if Command::new(&options.nginx).arg("-v").output().is_err() {
+        return Err("there is no nginx here to compare with: install it (Debian: nginx-light), or name it with --nginx".into());
+    }
+    let bench = Bench::begin(options)?;
+    println!("{}", machine()?);
+    row(&["what", "gateway", "beside", "ratio"]);
+    row(&["---"; 4]);
+    let is_wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    if is_wanted(Part::Requests) {
+        bench.requests()?;
+    }
+    if is_wanted(Part::Nars) {
+        bench.nars()?;
+    }
+    if is_wanted(Part::Copies) {
+        bench.copies()?;
+    }
+    if is_wanted(Part::Filters) {
+        bench.filters()?;
+    }
+    Ok(())
+}
+
+impl<'a> Bench<'a> {
+    /// Founds an archive, publishes, and copies what a gateway serves of it for nginx.
+    fn begin(options: &'a Options) -> Result<Self, Failure> {
+        let dir = &options.dir;
+        fs::create_dir_all(dir)?;
+        let closure = Closure::make(dir, options.paths)?;
+        let (home, programs) = (dir.join("archive"), programs()?);
+        let mut command = Command::new(programs.join("firn-local"));
+        command.args(["up", "--coordinators", "3", "--storage-nodes", "16", "--gateway", &free_address()?]);
+        command.args(["--publisher", &closure.publisher, "--dir"]).arg(&home);
+        let mut archive = Process::start(command, &dir.join("archive.log"))?;
+        archive.wait_for("the archive", || home.join("ready").exists())?;
+        let mut publish = Command::new(programs.join("firn"));
+        output(publish.arg("--config").arg(home.join("firn.toml")).arg("publish").arg(&closure.cache))?;
+        // What the archive serves is what is measured from now on.
+        fs::remove_dir_all(&closure.cache)?;
+        let (descriptor, served) = (home.join("archive.firn"), dir.join("served"));
+        let hashes: Vec<String> =
+            closure.paths.iter().map(|info| info.store_path.hash_part().to_owned()).collect();
+        mirror(&gateway(&descriptor, ANYWHERE, &dir.join("mirror.log"))?, &hashes, &served)?;
+        Ok(Self { options, closure, descriptor, served, _archive: archive })
+    }
+
+    fn gateway(&self, cores: &str) -> Result<Server, Failure> {
+        gateway(&self.descriptor, cores, &self.options.dir.join("gateway.log"))
+    }
+
+    fn nginx(&self, cores: &str) -> Result<Server, Failure> {
+        nginx(&self.options.nginx, &self.served, cores, &self.options.dir.join("nginx"))
+    }
+
+    fn narinfos(&self) -> Vec<String> {
+        let closure = self.closure.paths.iter().take(self.options.paths);
+        closure.map(|info| format!("/{}.narinfo", info.store_path.hash_part())).collect()
+    }
+
+    /// The path of the large NAR.
+    fn large(&self) -> Result<String, Failure> {
+        let info = self.closure.paths.last().ok_or("there are no paths")?;
+        let text = fs::read(self.served.join(format!("{}.narinfo", info.store_path.hash_part())))?;
+        Ok(format!("/{}", firn_nix_format::PathInfo::parse(&text)?.url))
+    }
+
+    fn requests(&self) -> Result<(), Failure> {
+        let (gateway, nginx) = (self.gateway(SERVER)?, self.nginx(SERVER)?);
+        move_to(CLIENT)?;
+        let hits = self.narinfos();
+        // From now on everything comes from memory.
+        warm_up(&hits, gateway.address, 200)?;
+        let absent = absent();
+        let kinds = [("narinfo hits", &hits, 200), ("narinfo misses", &absent, 404)];
+        for (what, paths, status) in kinds {
+            for connections in [CONNECTIONS, CLIENTS_MANY] {
+                let load = |server: &Server| Load {
+                    address: server.address,
+                    paths,
+                    status,
+                    connections,
+                    lasts: Duration::from_secs(self.options.seconds),
+                };
+                let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
+                let name = format!("{what}, {connections} connections");
+                compared(&format!("{name}, per second"), ours.per_second(), theirs.per_second(), 0);
+                for (within, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
+                    let millis = |seen: &Seen| seen.within(per_mille).as_secs_f64() * 1e3;
+                    compared(&format!("{name}, {within}, ms"), millis(&ours), millis(&theirs), 2);
+                }
+            }
+        }
+        let kib = gateway.process.memory_kib("VmHWM")?;
+        row(&["gateway's peak memory after it, MiB", &(kib >> 10).to_string(), "", ""]);
+        move_to(ANYWHERE)
+    }
+
+    fn nars(&self) -> Result<(), Failure> {
+        let large = [self.large()?];
+        let once = |address, connections| Load {
+            address,
+            paths: &large,
+            status: 200,
+            connections,
+            lasts: Duration::ZERO,
+        };
+        let cold = self.gateway(ANYWHERE)?;
+        let from_nodes = run_sound(&once(cold.address, 1))?.megabytes_per_second();
+        let bare = stream::megabytes_per_second(closure::LARGE_BYTES as u64)?;
+        compared("NAR from nodes, MB/s; beside it a bare QUIC stream", from_nodes, bare, 0);
+        drop(cold);
+
+        let (gateway, nginx) = (self.gateway(SERVER)?, self.nginx(SERVER)?);
+        move_to(CLIENT)?;
+        run_sound(&once(gateway.address, 1))?;
+        for connections in [1, 4] {
+            let lasts = Duration::from_secs(self.options.seconds);
+            let load = |server: &Server| Load { lasts, ..once(server.address, connections) };
+            let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
+            let name = format!("NAR from memory, {connections} connections, MB/s");
+            compared(&name, ours.megabytes_per_second(), theirs.megabytes_per_second(), 0);
+        }
+        drop(gateway);
+        move_to(ANYWHERE)?;
+
+        // 500 clients at once want a path that nobody had asked for.
+        let gateway = self.gateway(ANYWHERE)?;
+        let middle =
+            self.closure.paths.iter().find(|info| info.nar_size > 1 << 20).ok_or("all paths are small")?;
+        let text = fs::read(self.served.join(format!("{}.narinfo", middle.store_path.hash_part())))?;
+        let wanted = [format!("/{}", firn_nix_format::PathInfo::parse(&text)?.url)];
+        let load = |server: &Server| Load { paths: &wanted, ..once(server.address, CLIENTS_MANY) };
+        let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
+        let name =
+            format!("{CLIENTS_MANY} clients at once, one NAR of {} kB from nodes", middle.nar_size / 1_000);
+        compared(
+            &format!("{name}, s until all have it"),
+            ours.took.as_secs_f64(),
+            theirs.took.as_secs_f64(),
+            2,
+        );
+        let kib = gateway.process.memory_kib("VmHWM")?;
+        row(&["gateway's peak memory after it, MiB", &(kib >> 10).to_string(), "", ""]);
+        Ok(())
+    }
+
+    fn copies(&self) -> Result<(), Failure> {
+        let nginx = self.nginx(ANYWHERE)?;
+        let gateway = self.gateway(ANYWHERE)?;
+        let name =
+            format!("`nix copy` of {} paths, {} MB", self.options.paths, self.closure.nar_bytes / 1_000_000);
+        // The first one pays for what the machine has not read yet.
+        self.copy(nginx.address)?;
+        let (cold, warm, theirs) =
+            (self.copy(gateway.address)?, self.copy(gateway.address)?, self.copy(nginx.address)?);
+        compared(&format!("{name}, s, from nodes"), cold, theirs, 2);
+        compared(&format!("{name}, s, from memory"), warm, theirs, 2);
+        let far = |server: &Server| self.copy(delay::behind(server.address, ROUND_TRIP)?);
+        let (ours, theirs) = (far(&gateway)?, far(&nginx)?);
+        compared(&format!("{name}, s, server 40 ms away, from memory"), ours, theirs, 2);
+        drop(gateway);
+        let ours = far(&self.gateway(ANYWHERE)?)?;
+        compared(&format!("{name}, s, server 40 ms away, from nodes beside it"), ours, theirs, 2);
+        Ok(())
+    }
+
+    fn filters(&self) -> Result<(), Failure> {
+        let empty = self.gateway(ANYWHERE)?;
+        let before = empty.process.memory_kib("VmRSS")? >> 10;
+        drop(empty);
+        let directory = self.options.dir.join("many-keys");
+        let many = many_keys::serve_many_keys(&directory, self.options.keys)?;
+        let gateway = gateway(&many.descriptor, SERVER, &self.options.dir.join("many-keys.log"))?;
+        gateway.wait_for_filters(many.covered)?;
+        let after = gateway.process.memory_kib("VmRSS")? >> 10;
+        let (name, before) = (
+            format!("gateway's memory with filters of {} keys, MiB; beside it with none", self.options.keys),
+            before.to_string(),
+        );
+        row(&[&name, &after.to_string(), &before, ""]);
+        let nginx = self.nginx(SERVER)?;
+        move_to(CLIENT)?;
+        let absent = absent();
+        let load = |server: &Server| Load {
+            address: server.address,
+            paths: &absent,
+            status: 404,
+            connections: CONNECTIONS,
+            lasts: Duration::from_secs(self.options.seconds),
+        };
+        // What filters hold wrongly was settled once.
+        warm_up(&absent, gateway.address, 404)?;
+        let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
+        compared("narinfo misses with these filters, per second", ours.per_second(), theirs.per_second(), 0);
+        move_to(ANYWHERE)
+    }
+
+    fn copy(&self, from: SocketAddr) -> Result<f64, Failure> {
+        let root = self.closure.paths.first().ok_or("there are no paths")?.store_path.to_string();
+        let took = nix::copy(from, &self.closure.publisher, &root, &self.options.dir.join("nix"))?;
+        Ok(took.as_secs_f64())
+    }
+}
+
+/// Narinfos that nobody has archived.
+fn absent() -> Vec<String> {
+    let narinfo = |number| format!("/{}.narinfo", nixbase32::encode(feed::stranger(number).name()));
+    (0..ABSENT_PATHS).map(narinfo).collect()
+}
+
+/// Asks for these paths until each was asked for, on all but the slowest machines.
+fn warm_up(paths: &[String], address: SocketAddr, status: u16) -> Result<(), Failure> {
+    let load = Load { address, paths, status, connections: CONNECTIONS, lasts: Duration::from_secs(2) };
+    run_sound(&load).map(drop)
+}
+
+/// Puts `load` on its server; an answer that is not as expected is a failure.
+fn run_sound(load: &Load<'_>) -> Result<Seen, Failure> {
+    let seen = load.run()?;
+    match seen.failed {
+        0 => Ok(seen),
+        failed => {
+            Err(format!("{failed} of {} answers of {} were wrong", failed + seen.answers, load.address)
+                .into())
+        }
+    }
+}
+
+fn compared(what: &str, ours: f64, theirs: f64, digits: usize) {
+    let figure = |figure: f64| format!("{figure:.digits$}");
+    row(&[what, &figure(ours), &figure(theirs), &format!("{:.2}", ours / theirs)]);
+}
+
+fn row(cells: &[&str; 4]) {
+    println!("| {} |", cells.join(" | "));
+}
+
+/// What the figures were measured on.
+fn machine() -> Result<String, Failure> {
+    let cpus = fs::read_to_string("/proc/cpuinfo")?;
+    let name = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg")?;
+    let load: Vec<&str> = load.split(' ').take(3).collect();
+    let name = name.trim_start_matches(['\t', ':', ' ']);
+    Ok(format!("{name}, load {} before it began", load.join(" ")))
+}

@@ -1,0 +1,91 @@
+//! Programs that a benchmark runs.
+//!
+//! Always holds: a program that was started is ended when its [`Process`] is dropped, by its id; one that does not come
+//! up ends the benchmark with a sentence.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Whatever stops a benchmark.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// A program that runs until this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+const UP_WITHIN: Duration = Duration::from_secs(120);
+const END_WITHIN: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Process {
+    /// Starts `command`; what it says goes to the file `log`.
+    pub fn start(mut command: Command, log: &Path) -> Result<Self, Failure> {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(log)?).spawn();
+        Ok(Self { child: child.map_err(|error| format!("{command:?}: {error}"))? })
+    }
+
+    /// Waits until it is `ready`.
+    pub fn wait_for(&mut self, what: &str, ready: impl Fn() -> bool) -> Result<(), Failure> {
+        let since = Instant::now();
+        while !ready() {
+            if self.child.try_wait()?.is_some() || since.elapsed() > UP_WITHIN {
+                return Err(format!("{what} did not start: see its log").into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A figure of its `/proc/PID/status` in KiB, such as `VmRSS` and `VmHWM`.
+    pub fn memory_kib(&self, name: &str) -> Result<u64, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let figure = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        figure.ok_or_else(|| format!("no {name} in /proc/{}/status", self.id()).into())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
+        let since = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && since.elapsed() < END_WITHIN {
+            std::thread::sleep(PAUSE);
+        }
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Runs `command` to its end, which must be a good one; gives its output.
+pub fn output(command: &mut Command) -> Result<String, Failure> {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// An address on loopback whose port nobody has now.
+pub fn free_address() -> Result<String, Failure> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// Where the programs lie that are measured: beside the directory of the benchmark's own.
+pub fn programs() -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().and_then(Path::parent);
+    Ok(directory.ok_or("this program lies in no target directory")?.to_owned())
+}
