@@ -25,10 +25,10 @@ pub(crate) struct ServerFlags {
     listen: SocketAddr,
     /// Speak TLS with this certificate: a PEM file, with the certificates that it was signed with behind it. Read again when
     /// it changes, and at SIGHUP
-    #[arg(long, value_name = "FILE", requires = "tls_key", env = "FIRN_TLS_CERT")]
-    tls_cert: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "FIRN_TLS_CERTIFICATE")]
+    tls_certificate: Option<PathBuf>,
     /// The private key of the certificate: a PEM file
-    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "FIRN_TLS_KEY")]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate", env = "FIRN_TLS_KEY")]
     tls_key: Option<PathBuf>,
     /// Requests that one client may make in a second, in the long run; 0: as many as it likes. What it does not use in a minute
     /// it may use at once. A client is an address, of IPv6 a /64. Clients of this machine are not limited
@@ -72,7 +72,7 @@ impl ServerFlags {
 
     /// How clients are taken. Reads the certificate, opens the log.
     pub(crate) fn options(self, environment: &Environment) -> Result<ServerOptions, CommandError> {
-        let certificate = match (self.tls_cert, self.tls_key) {
+        let certificate = match (self.tls_certificate, self.tls_key) {
             (Some(certificate), Some(key)) => {
                 let opened = Certificate::open(CertificateFiles { certificate, key });
                 Some(Arc::new(opened.map_err(|error| CommandError::Usage(error.to_string()))?))
