@@ -54,7 +54,7 @@ fn clients_notice_nothing_of_a_gateway_that_is_started_again() {
             scope.spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
                     if let Err(error) = client.read_on(address, published, answered, asked_again, ended) {
-                        failures.lock().unwrap().push(format!("{client:?}: {error:?}"));
+                        failures.lock().unwrap().push(format!("{client:?}: {error}"));
                     }
                 }
             });
@@ -188,11 +188,13 @@ fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
 }
 
 /// Why a request was not answered as it should have been.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The connection ended before the first byte.
+    #[error("there was no answer: {0}")]
     Unanswered(io::Error),
     /// Anything else, as a sentence.
+    #[error("{0}")]
     Wrong(String),
 }
 
