@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firn_base::{BundleId, PublicKey};
 use firn_retrieval::{BundleFacts, DirectoryError, DirectorySource};
 use firn_transport::Environment;
-use firn_wire::{BundleInfo, BundleName, NodeAddress, Pass, Signed, decode, encode};
+use firn_wire::{BundleInfo, BundleName, NodeAddress, Pass, ShardReport, Signed, decode, encode};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lru::LruCache;
@@ -164,6 +164,10 @@ impl DirectorySource for RememberingSource {
         .boxed()
     }
 
+    fn report(&self, report: ShardReport) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        self.inner.report(report)
+    }
+
     fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>> {
         async move {
             let first = !std::mem::replace(&mut self.recalled().pass, true);
@@ -223,6 +227,10 @@ mod tests {
             let node = firn_base::NodeId::from_bytes([3; 32]);
             async move { self.answer(vec![NodeAddress { node, address: "a:1".to_owned(), online: true }]) }
                 .boxed()
+        }
+
+        fn report(&self, _: ShardReport) -> BoxFuture<'_, Result<(), DirectoryError>> {
+            async move { self.answer(()) }.boxed()
         }
 
         fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>> {

@@ -12,6 +12,7 @@ mod listening;
 mod purges;
 mod rebuilding;
 mod recoding;
+mod reports;
 mod restoring;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::shared::{Findings, Shared, disk};
 
 pub(crate) use inventories::take_inventory;
+pub(crate) use reports::take_report;
 
 /// Between two looks at the archive. A pass over a small archive takes far less; a large one is planned less
 /// often by itself, because a pass that takes longer delays the next.

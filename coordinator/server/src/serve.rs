@@ -27,6 +27,7 @@ use firn_wire::{
     FEATURE_LEVEL, OperatorRole, PassPurpose, RefusalKind, RefusedRequest, RejectReason, decode, encode,
 };
 
+use crate::driver::take_report;
 use crate::shared::{Shared, malformed, not_allowed};
 
 pub(crate) use commit::{check_record, publishers_ever};
@@ -178,6 +179,9 @@ impl Service {
             CoordinatorRequest::Inventory { shards, more } => {
                 nodes::inventory(shared, client, shards, more).await
             }
+            CoordinatorRequest::ReportShard(report) => {
+                take_report(shared, report).await.map(|()| CoordinatorReply::ReportTaken)
+            }
             CoordinatorRequest::Status => status::archive(shared),
             CoordinatorRequest::ListNodes => status::nodes(shared),
             CoordinatorRequest::ListBundles { from } => status::bundles(shared, from),
@@ -312,6 +316,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::Release(_)
         | CoordinatorRequest::Join(_)
         | CoordinatorRequest::Inventory { .. }
+        | CoordinatorRequest::ReportShard(_)
         | CoordinatorRequest::Status
         | CoordinatorRequest::ListNodes
         | CoordinatorRequest::ListBundles { .. }
@@ -329,6 +334,7 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
         request,
         CoordinatorRequest::Join(_)
             | CoordinatorRequest::Inventory { .. }
+            | CoordinatorRequest::ReportShard(_)
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Reserve(_)
             | CoordinatorRequest::Commit(_)

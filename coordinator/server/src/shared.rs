@@ -10,8 +10,8 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, HearingFacts, LossWatch,
-    NodeNumber, Orders, PlanningView, Refusals, Reserve, Scan, SteadyWidth, WidthMemory, brake, check_level,
-    is_still_hearing,
+    NodeNumber, Orders, PlanningView, Refusals, ReportBook, Reserve, Scan, SteadyWidth, WidthMemory, brake,
+    check_level, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -74,6 +74,8 @@ pub(crate) struct Soft {
     pub(crate) repair_traffic_bytes: u64,
     /// What operators were refused of late.
     pub(crate) refusals: Refusals,
+    /// When nodes were looked at because of what readers said.
+    pub(crate) reports: ReportBook,
 }
 
 /// What a planning pass measured.
@@ -130,6 +132,7 @@ impl Shared {
             levels: BTreeMap::new(),
             repair_traffic_bytes: 0,
             refusals: Refusals::new(),
+            reports: ReportBook::default(),
         };
         Arc::new(Self {
             archive: standing.in_force().descriptor.archive,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use firn_base::{BundleId, BundleNumber, Timestamp};
 use firn_transport::Environment;
-use firn_wire::{BundleName, Pass, Signed};
+use firn_wire::{BundleName, Pass, ShardReport, Signed};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lru::LruCache;
@@ -330,6 +330,15 @@ impl Directory for CachedDirectory {
         if let Some(entry) = self.shared.known().bundles.peek_mut(&bundle) {
             entry.doubtful = true;
         }
+    }
+
+    fn report(&self, report: ShardReport) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if let Err(error) = shared.source.report(report).await {
+                tracing::debug!("what node {} sent was not reported: {error}", report.node.short());
+            }
+        });
     }
 
     fn forget_pass(&self) {

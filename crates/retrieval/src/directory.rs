@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, BundleNumber, NodeId, Scheme, ShardIndex};
 use firn_bundle::{CodingHeader, ContentHeader};
-use firn_wire::{BundleInfo, NodeAddress, Pass, Signed};
+use firn_wire::{BundleInfo, NodeAddress, Pass, ShardReport, Signed};
 use futures::future::BoxFuture;
 
 use crate::ReadError;
@@ -79,6 +79,11 @@ pub trait Directory: Send + Sync + fmt::Debug {
 
     /// A holder did not have what the facts say: they shall be fetched anew before long.
     fn doubt(&self, bundle: BundleId);
+
+    /// A node sent what the shard's root does not prove: whoever can do something about it shall hear.
+    fn report(&self, report: ShardReport) {
+        let _ = report;
+    }
 
     /// A node refused the pass: the next one shall be new.
     fn forget_pass(&self);

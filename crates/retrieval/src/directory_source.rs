@@ -3,7 +3,9 @@
 use std::fmt;
 
 use firn_transport::CoordinatorClient;
-use firn_wire::{BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, NodeAddress, Pass, Signed};
+use firn_wire::{
+    BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, NodeAddress, Pass, ShardReport, Signed,
+};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -22,6 +24,9 @@ pub trait DirectorySource: Send + Sync + fmt::Debug {
 
     /// A pass for our key.
     fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>>;
+
+    /// Says what a node did.
+    fn report(&self, report: ShardReport) -> BoxFuture<'_, Result<(), DirectoryError>>;
 }
 
 /// Asks coordinators, and names the reason where none answers.
@@ -80,6 +85,16 @@ impl DirectorySource for CoordinatorSource {
         async move {
             match self.ask(CoordinatorRequest::GetPass).await? {
                 CoordinatorReply::Pass(pass) => Ok(pass),
+                _ => unexpected(),
+            }
+        }
+        .boxed()
+    }
+
+    fn report(&self, report: ShardReport) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        async move {
+            match self.ask(CoordinatorRequest::ReportShard(report)).await? {
+                CoordinatorReply::ReportTaken => Ok(()),
                 _ => unexpected(),
             }
         }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use firn_base::{BundleId, ShardIndex};
 use firn_bundle::ContentHeader;
 use firn_erasure::Coder;
-use firn_wire::{NodeAddress, RefusalKind};
+use firn_wire::{NodeAddress, RefusalKind, ShardReport};
 use futures::FutureExt;
 use futures::future::{BoxFuture, try_join_all};
 use tokio::sync::Semaphore;
@@ -172,6 +172,9 @@ impl Shared {
                 count(&self.counters.lies);
                 strike(Strike::Lied);
                 warn!(%bundle, shard = %index, "{error}");
+                let (coding, offset) = (wanted.bundle.coding.coding_id(), wanted.range.start);
+                let bytes = wanted.range.end.saturating_sub(offset);
+                self.directory.report(ShardReport { node, coding, index, offset, bytes });
                 return None;
             }
             ReadRangeError::Refused { refused, .. } => match refused.kind {

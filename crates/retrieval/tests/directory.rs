@@ -13,7 +13,8 @@ use common::{Coded, address, code, inline, nar_record, node, noise, pack};
 use firn_base::{ArchiveId, BundleNumber, ShardIndex, Timestamp};
 use firn_retrieval::{CachedDirectory, Directory, DirectoryError, DirectoryOptions, DirectorySource};
 use firn_wire::{
-    BundleInfo, BundleName, CodingInfo, Identity, NodeAddress, Pass, PassPurpose, ShardCopies, Signed,
+    BundleInfo, BundleName, CodingInfo, Identity, NodeAddress, Pass, PassPurpose, ShardCopies, ShardReport,
+    Signed,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -62,6 +63,10 @@ impl DirectorySource for Coordinators {
 
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeAddress>, DirectoryError>> {
         async move { self.answer(&self.asked_nodes, vec![address(0, true)]).await }.boxed()
+    }
+
+    fn report(&self, _: ShardReport) -> BoxFuture<'_, Result<(), DirectoryError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn pass(&self) -> BoxFuture<'_, Result<Signed<Pass>, DirectoryError>> {

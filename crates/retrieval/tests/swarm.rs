@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{Behaviour, Coded, FakeDirectory, FakeNodes, code, nar_record, node, noise, pack};
 use firn_retrieval::{PayloadReader, ReadError, SwarmOptions, SwarmReader};
-use firn_wire::RefusalKind;
+use firn_wire::{RefusalKind, ShardReport};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
@@ -46,13 +46,21 @@ async fn a_healthy_swarm_is_asked_once_for_each_data_shard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_liar_is_read_around_counted_and_not_asked_again() {
+async fn a_liar_is_read_around_counted_reported_and_not_asked_again() {
     let coded = coded(300_000, 4);
-    let (nodes, _, reader) = swarm(&coded, 12, SwarmOptions::default());
+    let (nodes, directory, reader) = swarm(&coded, 12, SwarmOptions::default());
     nodes.behave(0, Behaviour::Liar);
     let id = coded.content.bundle_id();
     assert_eq!(reader.read(id, 10..5000).await.unwrap(), slice(&coded, 10..5000));
     assert_eq!(reader.counts().lies, 1);
+    let report = ShardReport {
+        node: node(0),
+        coding: coded.coding.coding_id(),
+        index: firn_base::ShardIndex(0),
+        offset: 10,
+        bytes: 4990,
+    };
+    assert_eq!(*directory.reported.lock().unwrap(), [report]);
     assert!(nodes.take_asked().contains(&node(0)));
     assert_eq!(reader.read(id, 10..5000).await.unwrap(), slice(&coded, 10..5000));
     assert!(!nodes.take_asked().contains(&node(0)));

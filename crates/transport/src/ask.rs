@@ -117,6 +117,7 @@ impl Pace {
             | CoordinatorRequest::OfferRoster(_)
             | CoordinatorRequest::Forward { .. }
             | CoordinatorRequest::GetCertificates(_)
+            | CoordinatorRequest::ReportShard(_)
             | CoordinatorRequest::StateDigests => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers

@@ -52,6 +52,7 @@ pub(crate) fn check_reply(
         | (Request::Join(_), Reply::Joined)
         | (Request::Heartbeat(_), Reply::Heartbeat(_))
         | (Request::Inventory { .. }, Reply::InventoryTaken)
+        | (Request::ReportShard(_), Reply::ReportTaken)
         | (Request::GetScheme, Reply::Scheme(_))
         | (Request::Nodes, Reply::Nodes(_))
         | (Request::Commit(_), Reply::Committed { .. })

@@ -109,6 +109,23 @@ pub enum CoordinatorRequest {
     IndexRange(IndexRangeRequest),
     /// A node asks for the answering coordinator's certificates of bundles, by codings that count.
     GetCertificates(Vec<CodingId>),
+    /// A node sent what the root of its shard does not prove.
+    ReportShard(ShardReport),
+}
+
+/// What a reader was sent something wrong of. It is no proof: whoever is told looks for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardReport {
+    /// Who sent it.
+    pub node: NodeId,
+    /// The coding.
+    pub coding: CodingId,
+    /// Which shard.
+    pub index: ShardIndex,
+    /// The first byte that was asked for.
+    pub offset: u64,
+    /// How many bytes were asked for.
+    pub bytes: u64,
 }
 
 /// A node asks to be admitted.
@@ -359,4 +376,6 @@ pub enum CoordinatorReply {
     IndexRange(IndexRangePage),
     /// Certificates, none for a coding that counts for no committed bundle; fewer than asked for where they are long.
     Certificates(Vec<Option<Signed<Certificate>>>),
+    /// The report was heard.
+    ReportTaken,
 }

@@ -51,7 +51,7 @@ pub use command::{
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
     JoinRequest, NodeAddress, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, ShardCopies,
-    UploadedBundle,
+    ShardReport, UploadedBundle,
 };
 pub use deletion::{DeleteReason, DeletionRoom};
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};

@@ -23,7 +23,7 @@ use firn_wire::{
     LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole,
     OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
     RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, RestoredReplacement, Roster,
-    Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
+    ShardReport, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -393,6 +393,10 @@ fn filters(lines: &mut Lines, key: ObjectKey) {
     let locations = vec![Location { bundle: BundleNumber(5), block: 6, entry: 7 }];
     let page = IndexRangePage { position: 300, keys: vec![IndexedKey { key, locations }], more: true };
     lines.add("index-range", &CoordinatorReply::IndexRange(page));
+    let (node, coding) = (NodeId::from_bytes([6; 32]), CodingId::from_bytes([7; 32]));
+    let report = ShardReport { node, coding, index: ShardIndex(3), offset: 1 << 20, bytes: 65_536 };
+    lines.add("shard-report", &CoordinatorRequest::ReportShard(report));
+    lines.add("shard-report-taken", &CoordinatorReply::ReportTaken);
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

@@ -10,14 +10,14 @@ use std::time::Duration;
 use firn_base::{CodingId, ShardIndex};
 use firn_bundle::CodingHeader;
 use firn_coordinator_logic::{
-    CHALLENGE_BYTES, Challenge, Deletion, Facts, Inventory, NodeRecord, choose_challenges, compare_inventory,
+    CHALLENGE_BYTES, Challenge, Deletion, Inventory, NodeRecord, choose_challenges, compare_inventory,
     replaced_file_bytes,
 };
 use firn_retrieval::{ReadRangeError, read_range};
 use firn_wire::{Command, DeleteReason, PlacementChange, RefusalKind, RefusedRequest};
 use tokio::time::sleep;
 
-use crate::shared::{Shared, disk, malformed};
+use crate::shared::{Shared, malformed};
 
 /// Something was changing while the inventory was taken: it is asked for again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -111,11 +111,8 @@ async fn prove(
     let mut bad = Vec::new();
     for challenge in challenges {
         let Challenge { coding, index, offset } = *challenge;
-        let number = facts.coding_bundle(coding).map_err(|error| disk(&error))?;
-        let bundle = number.map_or(Ok(None), |number| facts.bundle(number)).map_err(|error| disk(&error))?;
-        let record = bundle.and_then(|bundle| bundle.codings.into_iter().find(|record| record.id == coding));
         // Withdrawn meanwhile: nothing to prove.
-        let Some(record) = record else { continue };
+        let Some(record) = super::reports::coding_record(&facts, coding)? else { continue };
         let header = CodingHeader::parse(&record.header).map_err(|error| malformed(error.to_string()))?;
         let bytes = CHALLENGE_BYTES.min(header.shard_bytes().saturating_sub(offset));
         match read_range(&connection, None, &header, index, offset, bytes).await {

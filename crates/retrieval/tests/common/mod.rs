@@ -22,7 +22,7 @@ use firn_retrieval::{
     ObjectReader, PayloadReader, ReadError, ReadRangeError, ShardRange, ShardSource,
 };
 use firn_transport::{Blocking, Entropy, Environment};
-use firn_wire::{NodeAddress, Pass, RefusalKind, RefusedRequest, Signed};
+use firn_wire::{NodeAddress, Pass, RefusalKind, RefusedRequest, ShardReport, Signed};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -347,6 +347,7 @@ pub struct FakeDirectory {
     pub fresh: Mutex<Option<Arc<BundleFacts>>>,
     pub refreshed: AtomicUsize,
     pub doubted: AtomicUsize,
+    pub reported: Mutex<Vec<ShardReport>>,
 }
 
 impl FakeDirectory {
@@ -371,6 +372,7 @@ impl FakeDirectory {
             fresh: Mutex::default(),
             refreshed: AtomicUsize::new(0),
             doubted: AtomicUsize::new(0),
+            reported: Mutex::default(),
         })
     }
 
@@ -422,6 +424,10 @@ impl Directory for FakeDirectory {
 
     fn doubt(&self, _bundle: BundleId) {
         self.doubted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn report(&self, report: ShardReport) {
+        self.reported.lock().unwrap().push(report);
     }
 
     fn forget_pass(&self) {}
