@@ -1,6 +1,6 @@
 //! The content of an object as a stream: frames fetched ahead, chunks cut and checked, hash parts restored.
 //!
-//! Always holds: pieces come in order; frames fetched ahead take no more memory than the caller says, each in a
+//! Always holds: pieces come in order; frames fetched ahead take no more memory than the budget gives, each in a
 //! task that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), the object's own hash
 //! (`verified_stream`).
 
@@ -16,9 +16,9 @@ use firn_bundle::{ChunkList, PATCH_BYTES, PATCH_PLACEHOLDER, Patch};
 use firn_transport::Environment;
 use futures::TryFutureExt;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::ahead_budget::StreamBudget;
 use crate::frame_reader::FrameReader;
 use crate::visit_planner::{Visit, VisitPlanner};
 use crate::{ByteStream, ManifestReader, ReadError};
@@ -43,17 +43,19 @@ pub(crate) struct ContentSource {
 }
 
 /// The bytes `range` of the content; the caller has checked the range. Frames fetched ahead, stored and
-/// decompressed, take at most `bytes_ahead`, or are one.
-pub(crate) fn content_stream(source: Arc<ContentSource>, range: Range<u64>, bytes_ahead: u32) -> ByteStream {
-    let budget = Arc::new(Semaphore::new(usize::try_from(bytes_ahead).unwrap_or(Semaphore::MAX_PERMITS)));
+/// decompressed, take what `budget` gives.
+pub(crate) fn content_stream(
+    source: Arc<ContentSource>,
+    range: Range<u64>,
+    budget: StreamBudget,
+) -> ByteStream {
     let planner = VisitPlanner::new(Arc::clone(&source), range);
     let visits = stream::try_unfold((planner, source), move |(mut planner, source)| {
-        let budget = Arc::clone(&budget);
+        let budget = budget.clone();
         async move {
             let Some(visit) = planner.next().await? else { return Ok(None) };
             // Shares are given out in the order of the object, so that the first one waited for has its own.
-            let weight = source.frames.weight(visit.bundle, visit.frame).await?.min(bytes_ahead);
-            let share = budget.acquire_many_owned(weight).await.ok();
+            let share = budget.share(source.frames.weight(visit.bundle, visit.frame).await?).await;
             let task = Task::spawn(read_visit(Arc::clone(&source), visit));
             Ok(Some((task.map_ok(move |pieces| (pieces, share)), (planner, source))))
         }

@@ -10,6 +10,7 @@
 //! publisher's spool ([`SpoolReader`]). A [`ManifestReader`] finds records in payloads, and an [`ObjectReader`]
 //! streams what they describe.
 
+mod ahead_budget;
 mod cached_directory;
 mod content_stream;
 mod decoded_stream;

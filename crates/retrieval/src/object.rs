@@ -16,6 +16,7 @@ use firn_transport::Environment;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use crate::ahead_budget::AheadBudget;
 use crate::content_stream::{ContentSource, content_stream};
 use crate::decoded_stream::decoded_stream;
 use crate::frame_reader::FrameReader;
@@ -32,13 +33,15 @@ pub struct ObjectOptions {
     /// Bytes of frames that one stream fetches ahead, stored and decompressed: at least one frame, which takes
     /// at most 8 MiB, and 1.5 MiB as our publisher makes them.
     pub bytes_ahead: u32,
+    /// Bytes that all streams together fetch ahead, but for one frame each.
+    pub all_bytes_ahead: u32,
     /// Bytes of decompressed frames that are remembered, over all streams.
     pub frame_cache_bytes: usize,
 }
 
 impl Default for ObjectOptions {
     fn default() -> Self {
-        Self { bytes_ahead: 12 << 20, frame_cache_bytes: 16 << 20 }
+        Self { bytes_ahead: 12 << 20, all_bytes_ahead: 256 << 20, frame_cache_bytes: 16 << 20 }
     }
 }
 
@@ -48,7 +51,7 @@ pub struct ObjectReader {
     manifests: ManifestReader,
     environment: Environment,
     frames: Arc<FrameReader>,
-    bytes_ahead: u32,
+    ahead: AheadBudget,
 }
 
 /// An object that can be read: its record and its chunk list.
@@ -64,7 +67,8 @@ impl ObjectReader {
     /// A reader of the objects that `manifests` describes.
     pub fn new(manifests: ManifestReader, environment: Environment, options: ObjectOptions) -> Self {
         let frames = FrameReader::new(manifests.clone(), environment.clone(), options.frame_cache_bytes);
-        Self { manifests, environment, frames: Arc::new(frames), bytes_ahead: options.bytes_ahead.max(1) }
+        let ahead = AheadBudget::new(options.bytes_ahead, options.all_bytes_ahead);
+        Self { manifests, environment, frames: Arc::new(frames), ahead }
     }
 
     /// The manifests it reads.
@@ -187,7 +191,7 @@ impl ObjectPlan {
 
     fn checked_content(&self, range: Range<u64>, bytes: u64, sha256: Option<Sha256>) -> ByteStream {
         let whole = range == (0..bytes);
-        let content = content_stream(Arc::clone(&self.content), range, self.reader.bytes_ahead);
+        let content = content_stream(Arc::clone(&self.content), range, self.reader.ahead.stream());
         if whole {
             let expected = Expected { key: self.record.key, bytes, sha256 };
             verified_stream(content, expected, self.reader.environment.clone())

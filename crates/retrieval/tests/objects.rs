@@ -356,7 +356,7 @@ fn a_budget_below_one_frame_still_gives_the_object() {
     block_on(async {
         let memory = MemoryReader::of(std::slice::from_ref(&packed));
         let manifests = ManifestReader::new(memory, ManifestOptions::default());
-        let options = ObjectOptions { bytes_ahead: 0, frame_cache_bytes: 0 };
+        let options = ObjectOptions { bytes_ahead: 0, all_bytes_ahead: 0, frame_cache_bytes: 0 };
         let reader = ObjectReader::new(manifests, inline(), options);
         assert!(read(&open(&reader, &packed, 0).await, None).await == nar);
     });
