@@ -63,12 +63,13 @@ const MALFORMED_LOG: &str = "a log is named by its derivation: log/<hash>-<name>
 impl Target {
     /// Reads the path of a URL, with its leading slash, and its query, which only a form has.
     pub(crate) fn parse(path: &str, query: Option<&str>) -> (Base, Self) {
-        if let Some(rest) = path.strip_prefix("/why") {
-            let named = match rest.strip_prefix('/') {
-                Some(name) => percent::decoded(name, false),
-                None if rest.is_empty() => query.and_then(|query| percent::field(query, "path")),
-                None => return (Base::Root, Self::Unknown),
-            };
+        // A hash may begin with these letters, too.
+        let named = match path.strip_prefix("/why") {
+            Some("") => Some(query.and_then(|query| percent::field(query, "path"))),
+            Some(rest) => rest.strip_prefix('/').map(|name| percent::decoded(name, false)),
+            None => None,
+        };
+        if let Some(named) = named {
             let hash = named.and_then(|name| named_hash(&name));
             return (Base::Root, hash.map_or(Self::Malformed(MALFORMED_PATH), Self::Why));
         }
@@ -232,6 +233,9 @@ mod tests {
             assert_eq!(Target::parse("/why", Some(&query)), why, "{query}");
         }
         assert_eq!(Target::parse("/whynot", None), (Base::Root, Target::Unknown));
+        let begins_so = format!("why{}", &HASH[3..]);
+        let narinfo = Target::NarInfo(nixbase32::decode(&begins_so).unwrap());
+        assert_eq!(Target::parse(&format!("/{begins_so}.narinfo"), None), (Base::Root, narinfo));
     }
 
     #[test]
