@@ -285,8 +285,7 @@ impl<B: EvidenceBook> Evidence<B> {
         })
     }
 
-    /// Whether a bundle has a certificate, and enough different shards of one of its codings were shown.
-    pub fn is_readable(&self, bundle: BundleId) -> Result<bool, B::Error> {
+    fn is_readable(&self, bundle: BundleId) -> Result<bool, B::Error> {
         for coding in self.book.codings_of(bundle)? {
             if self.book.coding(CodingName { bundle, coding })?.is_some_and(|coding| coding.is_readable()) {
                 return Ok(true);
@@ -374,6 +373,16 @@ impl<B: EvidenceBook> Evidence<B> {
             uncertified: count(self.uncertified.len()),
             shards: self.shards,
         }
+    }
+
+    /// Bundles that a purge had erased: a node that was away may still show what the others have removed, and they do
+    /// not come back.
+    pub fn erased(&self) -> BTreeSet<BundleId> {
+        let erased = self.ledger.iter().filter_map(|entry| match entry.act {
+            LedgerAct::Erase { bundle } => Some(bundle),
+            _ => None,
+        });
+        erased.collect()
     }
 
     /// At most `limit` certified bundles in the order in which they were committed, behind `after`.

@@ -61,7 +61,6 @@ mod recode;
 mod refusals;
 mod repair;
 mod repair_traffic;
-mod replaced_bundles;
 mod report_book;
 mod reserve_room;
 mod rights;
@@ -135,7 +134,6 @@ pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding}
 pub use refusals::Refusals;
 pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
-pub use replaced_bundles::ReplacedBundles;
 pub use report_book::ReportBook;
 pub use reserve_room::{Reserve, ReserveError};
 pub use rights::{role_for_act, role_for_request};

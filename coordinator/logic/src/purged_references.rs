@@ -34,11 +34,6 @@ impl PurgedReferences {
         Self { withdrawn_at: purged }
     }
 
-    /// Whether a key was purged.
-    pub fn is_purged(&self, key: &ObjectKey) -> bool {
-        self.withdrawn_at.contains_key(key)
-    }
-
     /// Takes references out of the records of a bundle for which they did not have to wait: it was committed when the
     /// ledger had `ledger_entries` entries.
     pub fn forget_in(&self, records: &mut [RecordSummary], ledger_entries: u64) {

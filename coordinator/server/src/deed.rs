@@ -32,10 +32,7 @@ pub fn describe_act(act: &LedgerAct) -> String {
         LedgerAct::SetNodeState { node, state } => describe_state(&node.to_string(), *state),
         LedgerAct::ChangeMember(change) => format!("begun: {}", describe_change(change)),
         LedgerAct::AdoptRoster { generation } => format!("roster generation {generation} brought into force"),
-        LedgerAct::Repack { bundle, replacements } => {
-            let into: Vec<_> = replacements.iter().map(ToString::to_string).collect();
-            format!("bundle {bundle} packed anew without what is purged, into {}", into.join(", "))
-        }
+        LedgerAct::Repack { bundle } => format!("bundle {bundle} packed anew without what is purged"),
         LedgerAct::Refuse { operator, name, what, needed, times } => {
             let times = if *times > 1 { format!(", {times} times") } else { String::new() };
             format!("REFUSED to {name} ({operator}){times}: {what}; it needs role {needed}")
@@ -81,7 +78,7 @@ pub fn act_subject(act: &LedgerAct) -> Option<String> {
         LedgerAct::Withdraw { key, .. } | LedgerAct::Reinstate { key, .. } | LedgerAct::Purge { key, .. } => {
             Some(key.to_string())
         }
-        LedgerAct::Erase { bundle } | LedgerAct::Repack { bundle, .. } => Some(bundle.to_string()),
+        LedgerAct::Erase { bundle } | LedgerAct::Repack { bundle } => Some(bundle.to_string()),
         LedgerAct::CreateToken { token, .. } => Some(token.to_string()),
         LedgerAct::SetNodeState { node, .. } => Some(node.to_string()),
         LedgerAct::ChangeMember(change) => Some(change.subject().to_string()),

@@ -182,17 +182,6 @@ pub struct RestoredBundle {
     pub externals: Vec<ObjectKey>,
     /// Where each key lies.
     pub entries: Vec<IndexEntry>,
-    /// Who took its place before, if it was about to be erased: then it has no entries.
-    pub replaced: Option<RestoredReplacement>,
-}
-
-/// Whose place was taken, and by whom, before an archive was rebuilt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RestoredReplacement {
-    /// The purged keys that were left out.
-    pub left_out: Vec<ObjectKey>,
-    /// The bundles that hold everything else of it.
-    pub replacements: Vec<BundleId>,
 }
 
 /// Where a node is.

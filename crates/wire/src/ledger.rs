@@ -112,8 +112,6 @@ pub enum LedgerAct {
     Repack {
         /// The bundle.
         bundle: BundleId,
-        /// The others: whoever tells the history again learns from nothing else whose place they took.
-        replacements: Vec<BundleId>,
     },
     /// An operator asked for what its role does not allow, and was refused.
     Refuse {

@@ -46,7 +46,7 @@ pub use certificate::{
 pub use clock_difference::ClockDifference;
 pub use command::{
     BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
-    RejectReason, RestoredBundle, RestoredReplacement, TimedCommand,
+    RejectReason, RestoredBundle, TimedCommand,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,

@@ -22,8 +22,8 @@ use firn_wire::{
     IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry,
     LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole,
     OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
-    RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, RestoredReplacement, Roster,
-    ShardReport, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
+    RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster, ShardReport, Signed,
+    StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -173,10 +173,7 @@ fn acts() -> Vec<LedgerAct> {
         LedgerAct::SetNodeState { node, state: firn_wire::NodeState::Lost },
         LedgerAct::ChangeMember(MemberChange::Remove { id: node }),
         LedgerAct::AdoptRoster { generation: 300 },
-        LedgerAct::Repack {
-            bundle: BundleId::from_bytes([6; 32]),
-            replacements: vec![BundleId::from_bytes([15; 32])],
-        },
+        LedgerAct::Repack { bundle: BundleId::from_bytes([6; 32]) },
         LedgerAct::Refuse {
             operator: key,
             name: "ada".into(),
@@ -284,10 +281,6 @@ fn all_commands() -> Vec<Command> {
             ledger_entries: 5,
             externals: vec![key],
             entries: entries.clone(),
-            replaced: Some(RestoredReplacement {
-                left_out: vec![key],
-                replacements: vec![BundleId::from_bytes([15; 32])],
-            }),
         })),
         Command::ForgetUncounted {
             reservations: vec![reservation],

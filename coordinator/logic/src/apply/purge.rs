@@ -100,11 +100,7 @@ pub(super) fn replace<F: Facts>(
     }
     // One that held nothing else goes by itself.
     if !replacements.is_empty() {
-        let mut ids = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            ids.extend(state.bundle(number)?.map(|record| record.id));
-        }
-        govern::record(state, &LedgerAct::Repack { bundle, replacements: ids })?;
+        govern::record(state, &LedgerAct::Repack { bundle })?;
     }
     Ok(Ok(()))
 }

@@ -5,7 +5,7 @@
 //! so that only proved shards count; nothing becomes surplus, so nothing is deleted for a rebuild.
 //! Leaves to others: what is believed of what nodes show (`evidence`), placements (`placements`, by inventories).
 
-use firn_base::{BundleNumber, Location, ReservationId};
+use firn_base::{Location, ReservationId};
 use firn_wire::{LedgerAct, LedgerEntry, RejectReason, RestoredBundle, SurplusCopy};
 
 use super::account::{drop_surplus, release};
@@ -15,7 +15,7 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::headers::CodedBundle;
 use crate::overlay::Overlay;
-use crate::state::{BundleRecord, CodingRecord, ErasureRecord};
+use crate::state::{BundleRecord, CodingRecord};
 
 /// From here on nothing is taken on but what is restored.
 pub(super) fn begin<F: Facts>(state: &mut Overlay<'_, F>) -> Verdict<()> {
@@ -76,10 +76,6 @@ pub(super) fn restore_bundle<F: Facts>(
     if let Err(reason) = check_dependencies(state, &coded)? {
         return Ok(Err(reason));
     }
-    let replacements = match numbers_of_replacements(state, bundle)? {
-        Ok(numbers) => numbers,
-        Err(reason) => return Ok(Err(reason)),
-    };
     let number = match take_number(state, &coded)? {
         Ok(number) => number,
         Err(reason) => return Ok(Err(reason)),
@@ -112,35 +108,7 @@ pub(super) fn restore_bundle<F: Facts>(
     let entries: Vec<_> =
         bundle.entries.iter().map(|entry| (place(entry.block, entry.entry), entry)).collect();
     visibility::reveal(state, &entries, &bundle.externals)?;
-    if let Some(replaced) = &bundle.replaced {
-        let since = state.counters()?.time;
-        state.write(Change::PutErasure(ErasureRecord {
-            bundle: number,
-            id: coded.bundle,
-            keys: replaced.left_out.clone(),
-            replacements,
-            since,
-            erased: None,
-        }));
-    }
     Ok(Ok(()))
-}
-
-/// The bundles that took the place of one. All of them are back, and hold its records: it has none.
-fn numbers_of_replacements<F: Facts>(
-    state: &Overlay<'_, F>,
-    bundle: &RestoredBundle,
-) -> Result<Verdict<Vec<BundleNumber>>, F::Error> {
-    let Some(replaced) = &bundle.replaced else { return Ok(Ok(Vec::new())) };
-    if !bundle.entries.is_empty() {
-        return Ok(Err(RejectReason::Malformed("what took its place holds its records".into())));
-    }
-    let mut numbers = Vec::with_capacity(replaced.replacements.len());
-    for id in &replaced.replacements {
-        let Some(number) = state.bundle_number(*id)? else { return Ok(Err(RejectReason::UnknownBundle)) };
-        numbers.push(number);
-    }
-    Ok(Ok(numbers))
 }
 
 /// Forgets reservations and surplus copies, and gives back what they were charged for.

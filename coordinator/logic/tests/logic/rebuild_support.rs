@@ -1,15 +1,13 @@
 //! What honest nodes and coordinators show of an archive in memory, and telling its history again.
 
-use std::convert::Infallible;
-
 use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
     CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
-    ReplacedBundles, Scan, full_digest, plan_entries,
+    Scan, full_digest, plan_entries,
 };
 use firn_wire::{
     Certificate, Command, CommandOutcome, CoordinatorEntry, Identity, KeptBundle, LedgerAct, LedgerEntry,
-    LedgerHead, RestoredBundle, RestoredReplacement, Roster, Signed, VerifiedRoster,
+    LedgerHead, RestoredBundle, Roster, Signed, VerifiedRoster,
 };
 
 use crate::support::{Archive, bundle_id, commit_of, entry, key, uploader};
@@ -63,8 +61,8 @@ pub(crate) fn in_order(evidence: &Shown) -> Vec<BundleId> {
         after = Some(*last);
         order.extend(page);
     }
-    let replaced = ReplacedBundles::read(evidence.ledger());
-    order.into_iter().map(|place| place.bundle).filter(|bundle| !replaced.is_erased(*bundle)).collect()
+    let erased = evidence.erased();
+    order.into_iter().map(|place| place.bundle).filter(|bundle| !erased.contains(bundle)).collect()
 }
 
 pub(crate) fn codings(evidence: &Shown, bundle: BundleId) -> Vec<CertifiedBundle> {
@@ -151,61 +149,22 @@ impl Archive {
 
     /// Tells everything again that `evidence` believes.
     pub(crate) fn restore(&mut self, evidence: &Shown, manifests: Manifests) {
-        let replaced = ReplacedBundles::read(evidence.ledger());
+        let purged = PurgedReferences::read(evidence.ledger());
         for id in in_order(evidence) {
-            let Ok(replacements) = replaced.replacements(id, |other| -> Result<bool, Infallible> {
-                let (Ok(known), Ok(is_readable)) =
-                    (self.state.bundle_number(other), evidence.is_readable(other));
-                Ok(known.is_some() || is_readable)
-            });
-            if replacements.is_none() {
-                self.restore_bundle(evidence, id, manifests);
+            let Ok(known) = self.state.bundle_number(id);
+            if known.is_some() {
+                continue;
             }
-            if replaced.took_a_place(id) {
-                self.restore_replaced(evidence, &replaced, manifests);
-            }
+            let bundle = codings(evidence, id).remove(0);
+            self.restore_ledger(evidence, bundle.certificate.ledger_entries);
+            let mut records = manifests(&bundle);
+            purged.forget_in(&mut records, bundle.certificate.ledger_entries);
+            let summaries: Vec<_> = records.iter().collect();
+            let Ok((entries, externals)) =
+                plan_entries(&self.state, &summaries, &bundle.certificate.externals);
+            assert_eq!(self.run(restored(bundle, entries, externals)), CommandOutcome::Applied);
         }
         self.restore_ledger(evidence, u64::MAX);
-        self.restore_replaced(evidence, &replaced, manifests);
-        for id in replaced.not_erased().filter(|id| !codings(evidence, *id).is_empty()) {
-            self.restore_bundle(evidence, id, manifests);
-        }
-    }
-
-    fn knows(&self, bundle: BundleId) -> bool {
-        let Ok(known) = self.state.bundle_number(bundle);
-        known.is_some()
-    }
-
-    /// Those in whose place others were, as far as these are back.
-    fn restore_replaced(&mut self, evidence: &Shown, replaced: &ReplacedBundles, manifests: Manifests) {
-        let purged = PurgedReferences::read(evidence.ledger());
-        for id in replaced.not_erased() {
-            let Ok(replacements) = replaced.replacements(id, |other| Ok::<_, Infallible>(self.knows(other)));
-            let (Some(replacements), false) = (replacements, self.knows(id)) else { continue };
-            let Some(bundle) = codings(evidence, id).into_iter().next() else { continue };
-            let keys = manifests(&bundle).into_iter().map(|record| record.key);
-            let left_out = keys.filter(|key| purged.is_purged(key)).collect();
-            let Command::RestoreBundle(mut command) = restored(bundle, Vec::new(), Vec::new()) else {
-                unreachable!("that is what it makes")
-            };
-            command.replaced = Some(RestoredReplacement { left_out, replacements });
-            assert_eq!(self.run(Command::RestoreBundle(command)), CommandOutcome::Applied);
-        }
-    }
-
-    fn restore_bundle(&mut self, evidence: &Shown, id: BundleId, manifests: Manifests) {
-        if self.knows(id) {
-            return;
-        }
-        let purged = PurgedReferences::read(evidence.ledger());
-        let bundle = codings(evidence, id).remove(0);
-        self.restore_ledger(evidence, bundle.certificate.ledger_entries);
-        let mut records = manifests(&bundle);
-        purged.forget_in(&mut records, bundle.certificate.ledger_entries);
-        let summaries: Vec<_> = records.iter().collect();
-        let Ok((entries, externals)) = plan_entries(&self.state, &summaries, &bundle.certificate.externals);
-        assert_eq!(self.run(restored(bundle, entries, externals)), CommandOutcome::Applied);
     }
 
     fn restore_ledger(&mut self, evidence: &Shown, until: u64) {
@@ -233,7 +192,6 @@ pub(crate) fn restored(
         ledger_entries: bundle.certificate.ledger_entries,
         externals,
         entries,
-        replaced: None,
     }))
 }
 

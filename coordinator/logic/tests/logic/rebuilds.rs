@@ -157,7 +157,6 @@ fn a_bundle_that_depends_on_a_missing_one_does_not_come_back() {
         ledger_entries: 0,
         externals: Vec::new(),
         entries: Vec::new(),
-        replaced: None,
     }));
     assert_eq!(new.run(command), CommandOutcome::Rejected(RejectReason::UnknownDependency));
 }

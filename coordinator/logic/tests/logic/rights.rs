@@ -41,7 +41,7 @@ fn acts() -> Vec<(LedgerAct, OperatorRole)> {
         (LedgerAct::Withdraw { key: key(1), reason: text() }, content),
         (LedgerAct::Reinstate { key: key(1), reason: text() }, content),
         (LedgerAct::Purge { key: key(1), reason: text() }, content),
-        (LedgerAct::Repack { bundle, replacements: Vec::new() }, content),
+        (LedgerAct::Repack { bundle }, content),
         (make_token, nodes),
         (LedgerAct::SetNodeState { node: node_id(1), state: NodeState::Lost }, nodes),
         (LedgerAct::AddOperator { key: ADA, name: text(), role: OperatorRole::Observer }, admin),

@@ -37,10 +37,11 @@ pub(crate) async fn take_report(shared: &Arc<Shared>, report: ShardReport) -> Re
     let Some(holder) = facts.node_by_id(node).map_err(|error| disk(&error))? else { return Ok(()) };
     let Some(record) = coding_record(&facts, coding)? else { return Ok(()) };
     let is_counted = record.placements.contains(&(index, holder.number));
+    // One that is away uses up nobody's turn.
+    let Some(connection) = shared.links.get(node) else { return Ok(()) };
     if !is_counted || !shared.soft().reports.admit(holder.number, shared.environment.now()) {
         return Ok(());
     }
-    let Some(connection) = shared.links.get(node) else { return Ok(()) };
     let header = CodingHeader::parse(&record.header).map_err(|error| malformed(error.to_string()))?;
     let offset = offset.min(header.shard_bytes().saturating_sub(1));
     let bytes = bytes.clamp(1, CHECK_BYTES_MAX).min(header.shard_bytes() - offset);

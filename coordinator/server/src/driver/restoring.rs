@@ -7,15 +7,15 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use firn_base::{BundleId, ObjectKey};
+use firn_base::BundleId;
 use firn_bundle::{ContentHeader, Manifest};
 use firn_coordinator_logic::{
-    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, ReplacedBundles, plan_entries,
+    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_entries,
 };
 use firn_nix_format::PublisherKey;
 use firn_wire::{
-    Command, CommandOutcome, IndexEntry, LedgerState, RebuildStage, RefusalKind, RefusedRequest,
-    RejectReason, RestoredBundle, RestoredReplacement,
+    Command, CommandOutcome, LedgerState, RebuildStage, RefusalKind, RefusedRequest, RejectReason,
+    RestoredBundle,
 };
 use tokio::task::JoinHandle;
 
@@ -23,7 +23,6 @@ use super::evidence_reader::read_manifest;
 use crate::rebuild::{SharedEvidence, lock_evidence};
 use crate::serve::{check_record, publishers_ever};
 use crate::shared::{Shared, disk, malformed};
-use crate::storage::StorageError;
 
 /// Places of the history that are read at a time.
 const HISTORY_PAGE: usize = 1_024;
@@ -39,7 +38,7 @@ struct Telling {
     /// Publishers that the ledger names, from its beginning to its end: whoever was one when a bundle was committed is
     /// among them, and that it was committed its certificate says.
     publishers: Arc<[PublisherKey]>,
-    replaced: Arc<ReplacedBundles>,
+    erased: BTreeSet<BundleId>,
     purged: PurgedReferences,
 }
 
@@ -62,16 +61,16 @@ struct Prepared {
 pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
     let (evidence, told) =
         shared.rebuild.with(|under_way| (Arc::clone(&under_way.evidence), under_way.restored))?;
-    let (shown, replaced, purged) = {
+    let (shown, erased, purged) = {
         let evidence = lock_evidence(&evidence);
         let ledger = evidence.ledger();
-        (LedgerState::read(ledger), Arc::new(ReplacedBundles::read(ledger)), PurgedReferences::read(ledger))
+        (LedgerState::read(ledger), evidence.erased(), PurgedReferences::read(ledger))
     };
     let own = shared.governance(&shared.facts()?)?;
     let mut publishers = publishers_ever(&shown);
     publishers.extend(publishers_ever(&own));
     let telling =
-        Telling { shared: Arc::clone(shared), evidence, publishers: publishers.into(), replaced, purged };
+        Telling { shared: Arc::clone(shared), evidence, publishers: publishers.into(), erased, purged };
     let mut ahead = Ahead { history: VecDeque::new(), read_up_to: told, bundles: VecDeque::new(), bytes: 0 };
     loop {
         ahead.read(&telling).await?;
@@ -81,26 +80,9 @@ pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> 
             RefusedRequest::new(RefusalKind::Unavailable, format!("a manifest was not read: {error}"))
         })?;
         telling.restore_bundle(order.bundle, prepared).await?;
-        if telling.replaced.took_a_place(order.bundle) {
-            // Before anything that uses chunks of them.
-            for bundle in telling.replaced.not_erased() {
-                telling.restore_replaced(bundle).await?;
-            }
-        }
         shared.rebuild.with(|under_way| under_way.restored = Some(order))?;
     }
     telling.restore_ledger(u64::MAX).await?;
-    for bundle in telling.replaced.not_erased() {
-        telling.restore_replaced(bundle).await?;
-        // What was to take its place did not come back after all.
-        if let Some(codings) = telling.missing_at_last(bundle).await? {
-            let records = match codings.front() {
-                Some(first) => read_records(shared, first, Arc::clone(&telling.publishers)).await,
-                None => continue,
-            };
-            telling.restore_bundle(bundle, Prepared { codings, records }).await?;
-        }
-    }
     let now = shared.environment.now();
     shared.rebuild.with(|under_way| under_way.enter(RebuildStage::Placing, now))
 }
@@ -139,7 +121,7 @@ impl Telling {
         &self,
         look: impl FnOnce(
             &firn_coordinator_logic::Evidence<crate::evidence_store::StoreBook>,
-        ) -> Result<T, StorageError>
+        ) -> Result<T, crate::storage::StorageError>
         + Send
         + 'static,
     ) -> Result<T, RefusedRequest> {
@@ -148,70 +130,13 @@ impl Telling {
         looked.await.map_err(|error| disk(&error))
     }
 
-    /// The codings of a bundle that is to come back now; none if it is there, was erased, or gives its records up to
-    /// others that come back.
+    /// The codings of a bundle that is to come back; none if it is there, or was erased.
     async fn missing(&self, bundle: BundleId) -> Result<Option<VecDeque<CertifiedBundle>>, RefusedRequest> {
-        if self.is_there(bundle)? || self.replaced.is_erased(bundle) {
-            return Ok(None);
-        }
-        let (facts, replaced) = (self.shared.facts()?, Arc::clone(&self.replaced));
-        let codings = self.look(move |evidence| {
-            let comes_back = |other| -> Result<bool, StorageError> {
-                Ok(facts.bundle_number(other)?.is_some() || evidence.is_readable(other)?)
-            };
-            match replaced.replacements(bundle, comes_back)? {
-                Some(_) => Ok(None),
-                None => evidence.bundle(bundle).map(Some),
-            }
-        });
-        Ok(codings.await?.map(VecDeque::from))
-    }
-
-    fn is_there(&self, bundle: BundleId) -> Result<bool, RefusedRequest> {
-        Ok(self.shared.facts()?.bundle_number(bundle).map_err(|error| disk(&error))?.is_some())
-    }
-
-    /// The codings of a bundle that gave its records up to none.
-    async fn missing_at_last(
-        &self,
-        bundle: BundleId,
-    ) -> Result<Option<VecDeque<CertifiedBundle>>, RefusedRequest> {
-        let is_answered = self.replaced.replacements(bundle, |other| self.is_there(other))?.is_some();
-        if is_answered || self.is_there(bundle)? {
+        let is_there = self.shared.facts()?.bundle_number(bundle).map_err(|error| disk(&error))?.is_some();
+        if is_there || self.erased.contains(&bundle) {
             return Ok(None);
         }
         self.look(move |evidence| evidence.bundle(bundle)).await.map(|codings| Some(codings.into()))
-    }
-
-    /// Restores a bundle in whose place others were when the archive was lost, if all of them are back: they hold its records,
-    /// and it is still to be erased.
-    async fn restore_replaced(&self, id: BundleId) -> Result<(), RefusedRequest> {
-        let Some(replacements) = self.replaced.replacements(id, |other| self.is_there(other))? else {
-            return Ok(());
-        };
-        if self.is_there(id)? {
-            return Ok(());
-        }
-        let codings = self.look(move |evidence| evidence.bundle(id)).await?;
-        let Some(coding) = codings.first().cloned() else { return Ok(()) };
-        let records = read_records(&self.shared, &coding, Arc::clone(&self.publishers)).await;
-        // Only who asks how far a purge has come needs them.
-        let keys = records.unwrap_or_default().into_iter().map(|record| record.key);
-        let left_out: BTreeSet<ObjectKey> = keys.filter(|key| self.purged.is_purged(key)).collect();
-        let left_out = left_out.into_iter().collect();
-        let restored = RestoredBundle {
-            replaced: Some(RestoredReplacement { left_out, replacements }),
-            ..restored(coding, Vec::new(), Vec::new())
-        };
-        if let Err(reason) = self.propose(restored).await? {
-            self.note_unrestored(id, reason)?;
-        }
-        Ok(())
-    }
-
-    fn note_unrestored(&self, bundle: BundleId, reason: String) -> Result<(), RefusedRequest> {
-        tracing::warn!(%bundle, reason, "a bundle does not come back");
-        self.shared.rebuild.with(|under_way| under_way.note_unrestored(bundle, reason))
     }
 
     /// Restores a bundle by the first of its codings that can be read, or notes why it does not come back.
@@ -222,7 +147,7 @@ impl Telling {
         let mut failed = None;
         while let Some(coding) = codings.pop_front() {
             let came_of_it = match records {
-                Ok(records) => self.propose_with_records(coding, records).await?,
+                Ok(records) => self.propose(coding, records).await?,
                 Err(reason) => Err(reason),
             };
             match came_of_it {
@@ -232,7 +157,11 @@ impl Telling {
             let Some(next) = codings.front() else { break };
             records = read_records(&self.shared, next, Arc::clone(&self.publishers)).await;
         }
-        failed.map_or(Ok(()), |reason| self.note_unrestored(id, reason))
+        if let Some(reason) = failed {
+            tracing::warn!(bundle = %id, reason, "a bundle does not come back");
+            self.shared.rebuild.with(|under_way| under_way.note_unrestored(id, reason))?;
+        }
+        Ok(())
     }
 
     /// Restores entries of the ledger up to that many.
@@ -258,40 +187,30 @@ impl Telling {
     }
 
     /// Proposes a bundle with the records that it holds; says why it was rejected.
-    async fn propose_with_records(
+    async fn propose(
         &self,
         bundle: CertifiedBundle,
         mut records: Vec<RecordSummary>,
     ) -> Result<Result<(), String>, RefusedRequest> {
-        let certificate = &bundle.certificate;
+        let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
         self.purged.forget_in(&mut records, certificate.ledger_entries);
         let summaries: Vec<&RecordSummary> = records.iter().collect();
         let (entries, externals) = plan_entries(&self.shared.facts()?, &summaries, &certificate.externals)
             .map_err(|error| disk(&error))?;
-        self.propose(restored(bundle, entries, externals)).await
-    }
-
-    async fn propose(&self, restored: RestoredBundle) -> Result<Result<(), String>, RefusedRequest> {
+        let restored = RestoredBundle {
+            content_header,
+            coding_header,
+            n: certificate.n,
+            uploader: certificate.uploader,
+            committed_at: certificate.committed_at,
+            ledger_entries: certificate.ledger_entries,
+            externals,
+            entries,
+        };
         Ok(match self.shared.propose(Command::RestoreBundle(Box::new(restored))).await? {
             CommandOutcome::Rejected(reason) => Err(reason.to_string()),
             _ => Ok(()),
         })
-    }
-}
-
-/// What a bundle was, as its certificate says, with what its records come to.
-fn restored(bundle: CertifiedBundle, entries: Vec<IndexEntry>, externals: Vec<ObjectKey>) -> RestoredBundle {
-    let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
-    RestoredBundle {
-        content_header,
-        coding_header,
-        n: certificate.n,
-        uploader: certificate.uploader,
-        committed_at: certificate.committed_at,
-        ledger_entries: certificate.ledger_entries,
-        externals,
-        entries,
-        replaced: None,
     }
 }
 

@@ -63,7 +63,7 @@ fn own_figures(own: &OwnFigures) -> String {
     gauge("coordinator_running", "Whether it takes part; 0 once it has stopped.", failure.is_none().into());
     gauge(
         "coordinator_ready",
-        "Whether it takes part, knows a leader and has a clock like the others'.",
+        "Whether it takes part, knows a leader, has a clock like the others' and rebuilds nothing.",
         own.ready.into(),
     );
     gauge("coordinator_leads", "Whether it leads.", (*is_leader).into());
