@@ -181,11 +181,10 @@ async fn serve_http_1<T: AsyncRead + AsyncWrite + Unpin>(
     let (limits, activity) = (served.shared.limits, Arc::clone(&served.activity));
     // Its own limits are not asked for: that of header lines makes it allocate for each request (a hundred are its
     // default), that of the time for a head starts a timer for each. Time is kept below.
-    let connection =
-        http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).pipeline_flush(true).serve_connection(
-            TokioIo::new(StallGuard::new(stream, limits.stall_max)),
-            service_fn(move |request| answer(request, Arc::clone(&served))),
-        );
+    let connection = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(
+        TokioIo::new(StallGuard::new(stream, limits.stall_max)),
+        service_fn(move |request| answer(request, Arc::clone(&served))),
+    );
     drive(connection, &activity, limits, stop).await
 }
 
