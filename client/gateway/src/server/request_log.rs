@@ -61,7 +61,8 @@ struct LogEntry {
     method: Method,
     version: Version,
     kind: &'static str,
-    status: StatusCode,
+    /// None while it was not answered.
+    status: Option<StatusCode>,
     client: IpAddr,
     path: Option<String>,
     /// Of the body, as many as it has, if that was known before, and as many as went.
@@ -79,7 +80,7 @@ impl PendingLine {
             method: request.method().clone(),
             version: request.version(),
             kind: "other",
-            status: StatusCode::OK,
+            status: None,
             client,
             path: log.detail.paths.then(|| request.uri().path().to_owned()),
             expected: None,
@@ -92,7 +93,7 @@ impl PendingLine {
 
     /// It was for something of this kind, and the answer has this status.
     pub(super) fn answered(mut self, kind: &'static str, status: StatusCode) -> Self {
-        (self.entry.kind, self.entry.status) = (kind, status);
+        (self.entry.kind, self.entry.status) = (kind, Some(status));
         self
     }
 
@@ -171,7 +172,8 @@ impl RequestLog {
     fn line(&self, now: Timestamp, entry: &LogEntry) -> String {
         let mut line = String::with_capacity(200);
         let LogEntry { method, version, kind, status, client, path, expected, bytes, ended, took } = entry;
-        let (millis, status) = (now.as_millis(), status.as_u16());
+        let millis = now.as_millis();
+        let status = status.map_or_else(|| "null".to_owned(), |status| status.as_u16().to_string());
         let (seconds, millis) = (millis / 1000, millis % 1000);
         // Methods are tokens: there is nothing in them to be escaped.
         let written = write!(
@@ -265,7 +267,7 @@ mod tests {
             method: Method::GET,
             version: Version::HTTP_11,
             kind: "narinfo",
-            status: StatusCode::OK,
+            status: Some(StatusCode::OK),
             expected: Some(512),
             bytes: 512,
             ended: false,
@@ -301,6 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_nobody_waited_for_has_no_status() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("requests.log");
+        let destination = LogDestination::File(file.clone());
+        let log = RequestLog::open(destination, LogDetail::default(), Environment::real()).unwrap();
+        let log = Arc::new(log);
+        drop(PendingLine::begin(Arc::clone(&log), &Request::new(()), IpAddr::from([192, 0, 2, 1])));
+        drop(log);
+        let line = fs::read_to_string(file).unwrap();
+        assert!(line.contains(",\"status\":null,\"bytes\":0,"), "{line}");
+        assert!(line.ends_with(",\"broken_off\":true}\n"), "{line}");
+    }
+
+    #[test]
     fn a_log_that_was_renamed_goes_on_under_its_name() {
         let place = tempfile::tempdir().unwrap();
         let [file, old] = ["requests.log", "requests.log.1"].map(|name| place.path().join(name));
@@ -310,7 +326,9 @@ mod tests {
         fs::rename(&file, &old).unwrap();
         log.reopen();
         // The line that was being written when it was asked may still go to the old file, the one behind it does not.
+        let began = Instant::now();
         while !file.exists() {
+            assert!(began.elapsed() < Duration::from_secs(120), "it is not opened again");
             log.write(&entry("/"));
             thread::yield_now();
         }
