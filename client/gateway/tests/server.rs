@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const LONG: Duration = Duration::from_secs(120);
 
 fn serve(archive: &Arc<MemoryArchive>, limits: ServerLimits) -> RunningServer {
     BoundPort::bind(ANY_PORT).unwrap().serve(router(archive, WhenUnreadable::Retry), limits.into()).unwrap()
@@ -79,7 +80,7 @@ async fn a_client_that_sends_no_request_is_let_go() {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         stream.write_all(beginning).await.unwrap();
         let mut answer = Vec::new();
-        let ended = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        let ended = timeout(LONG, stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "the connection is closed");
     }
 }
@@ -94,7 +95,7 @@ async fn a_client_that_takes_nothing_is_let_go_and_frees_its_place() {
     stuck.write_all(&request(&nar_path(&nar_of(20 << 20)), "")).await.unwrap();
     let mut next = TcpStream::connect(server.address()).await.unwrap();
     next.write_all(&request("/nix-cache-info", "")).await.unwrap();
-    let answer = timeout(Duration::from_secs(10), read_answer(&mut next)).await;
+    let answer = timeout(LONG, read_answer(&mut next)).await;
     assert!(answer.expect("the stuck client was let go").0.starts_with("HTTP/1.1 200"));
 }
 
@@ -111,10 +112,9 @@ async fn a_client_that_goes_away_ends_the_reads_that_were_made_for_it() {
     archive.nodes_silent.store(true, Ordering::Relaxed);
     let mut waiting = TcpStream::connect(server.address()).await.unwrap();
     waiting.write_all(&request(&nar_path(&nar), "Range: bytes=19000000-\r\n")).await.unwrap();
-    let patience = Duration::from_secs(60);
-    timeout(patience, open.wait_for(|open| *open > 0)).await.unwrap().unwrap();
+    timeout(LONG, open.wait_for(|open| *open > 0)).await.unwrap().unwrap();
     drop((reading, waiting));
-    timeout(patience, open.wait_for(|open| *open == 0)).await.expect("the reads end").unwrap();
+    timeout(LONG, open.wait_for(|open| *open == 0)).await.expect("the reads end").unwrap();
 }
 
 #[tokio::test]
