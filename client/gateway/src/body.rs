@@ -12,6 +12,7 @@ use bytes::Bytes;
 use firn_retrieval::ByteStream;
 use futures::StreamExt;
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::compressed_nar::FrameStream;
 use crate::gateway_core::GatewayCore;
@@ -35,6 +36,8 @@ struct Streaming {
     name: String,
     route: RouteKind,
     core: Arc<GatewayCore>,
+    /// Its place among the bodies of its connection, until it ends.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 enum Source {
@@ -76,13 +79,22 @@ impl GatewayBody {
         route: RouteKind,
         core: Arc<GatewayCore>,
     ) -> Self {
-        Self(Kind::Stream(Streaming { source: Source::Object(source), left: Some(bytes), name, route, core }))
+        let source = Source::Object(source);
+        Self(Kind::Stream(Streaming { source, left: Some(bytes), name, route, core, turn: None }))
     }
 
     /// A compressed NAR, as long as it turns out to be.
     pub(crate) fn frame(source: FrameStream, name: String, core: Arc<GatewayCore>) -> Self {
         let source = Source::Frame(source);
-        Self(Kind::Stream(Streaming { source, left: None, name, route: RouteKind::Nar, core }))
+        Self(Kind::Stream(Streaming { source, left: None, name, route: RouteKind::Nar, core, turn: None }))
+    }
+
+    /// The same, which keeps its turn until it has ended.
+    pub(crate) fn in_turn(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        if let Kind::Stream(stream) = &mut self.0 {
+            stream.turn = turn;
+        }
+        self
     }
 
     /// Whether it comes in pieces, which may take long.

@@ -21,7 +21,7 @@ use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
+use support::{ArchiveMaker, MemoryArchive, hash_part, nar_of, nar_path, one_path, path_info, router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -197,14 +197,15 @@ async fn a_stream_that_is_left_untouched_ends_its_connection() {
 #[tokio::test]
 async fn an_idle_http_2_connection_is_let_go() {
     let (place, (archive, _)) = (Place::new(), one_path(1000));
-    let limits = ServerLimits { header_wait: Duration::from_millis(400), ..ServerLimits::default() };
+    // It bounds the handshakes too, of which both have to end.
+    let limits = ServerLimits { header_wait: Duration::from_secs(10), ..ServerLimits::default() };
     let server = place.serve(&archive, limits);
-    let mut idle = place.connect(&server, "h2").await;
-    let mut received = Vec::new();
     // It never even begins.
-    drop(timeout(LONG, idle.read_to_end(&mut received)).await.expect("the connection is closed"));
+    let mut idle = place.connect(&server, "h2").await;
     let mut sender = http_2(place.connect(&server, "h2").await).await;
     assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+    let mut received = Vec::new();
+    drop(timeout(LONG, idle.read_to_end(&mut received)).await.expect("the connection is closed"));
     timeout(LONG, async {
         while !sender.is_closed() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -295,21 +296,45 @@ async fn no_http_2_request_fails_while_servers_come_and_go() {
 
 #[tokio::test]
 async fn downloads_of_one_connection_take_turns() {
-    let (place, (archive, _)) = (Place::new(), one_path(4 << 20));
+    let mut maker = ArchiveMaker::default();
+    // Whoever waits asks for what nobody has read.
+    let nars = [nar_of(4 << 20), nar_of(5 << 20)];
+    for (number, nar) in [1, 2].into_iter().zip(&nars) {
+        maker.path(&path_info(number, nar), nar);
+        maker.seal();
+    }
+    let (place, archive) = (Place::new(), Arc::new(maker.finish()));
     let limits = ServerLimits { stall_max: LONG, header_wait: LONG, ..ServerLimits::default() };
     let server = place.serve(&archive, limits);
     let mut sender = http_2(place.connect(&server, "h2").await).await;
-    let nar = nar_path(&nar_of(4 << 20));
+    let nar = nar_path(&nars[0]);
+    let other = nar_path(&nars[1]).replace(&hash_part(1), &hash_part(2));
+    // Its record and its manifest are read without a turn.
+    let head = Request::head(format!("https://localhost{other}")).body(Empty::new()).unwrap();
+    assert_eq!(sender.send_request(head).await.unwrap().status(), 200);
     let mut untouched = Vec::new();
     for _ in 0..16 {
         untouched.push(ask(&mut sender, &nar).await.unwrap());
     }
+    // What they read ahead is read when the reads stay as they are while a hundred requests are answered.
+    let mut quiet = 0;
+    let mut read = archive.reads.load(Ordering::Relaxed);
+    timeout(LONG, async {
+        while quiet < 100 {
+            assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+            let before = std::mem::replace(&mut read, archive.reads.load(Ordering::Relaxed));
+            quiet = if read == before { quiet + 1 } else { 0 };
+        }
+    })
+    .await
+    .unwrap();
     let mut next = sender.clone();
-    let waiting = tokio::spawn(async move { ask(&mut next, &nar).await.unwrap().status() });
+    let waiting = tokio::spawn(async move { ask(&mut next, &other).await.unwrap().status() });
     for _ in 0..100 {
         assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
     }
     assert!(!waiting.is_finished(), "it has its turn when another has ended");
+    assert_eq!(archive.reads.load(Ordering::Relaxed), read, "nothing is read for whoever waits");
     untouched.pop().unwrap().into_body().collect().await.unwrap();
     assert_eq!(timeout(LONG, waiting).await.unwrap().unwrap(), 200);
 }

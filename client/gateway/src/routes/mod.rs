@@ -21,6 +21,7 @@ use firn_base::ObjectKey;
 use firn_retrieval::SwarmReader;
 use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::GatewayBody;
 use crate::gateway_core::GatewayCore;
@@ -46,11 +47,16 @@ struct Asked<'a> {
     uri: &'a Uri,
     headers: &'a HeaderMap,
     over_tls: bool,
+    turns: Option<&'a Turns>,
 }
 
 /// Among the extensions of a request that came over TLS.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OverTls;
+
+/// Among the extensions of a request: what is read for its connection at once. Who gets none opens nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns(pub(crate) Arc<Semaphore>);
 
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";
 
@@ -105,7 +111,8 @@ impl Router {
         let (request, _) = request.into_parts();
         let head = request.method == Method::HEAD;
         let over_tls = request.extensions.get::<OverTls>().is_some();
-        let asked = Asked { head, uri: &request.uri, headers: &request.headers, over_tls };
+        let turns = request.extensions.get::<Turns>();
+        let asked = Asked { head, uri: &request.uri, headers: &request.headers, over_tls, turns };
         let (route, answer) = if head || request.method == Method::GET {
             let (base, target) = Target::parse(request.uri.path(), request.uri.query());
             self.answer(base, target, asked).await
@@ -249,6 +256,13 @@ impl Router {
 }
 
 impl Asked<'_> {
+    /// Waits until it is this request's turn to read an object; none if nobody has to wait.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let Turns(turns) = self.turns?;
+        // It is never closed.
+        Arc::clone(turns).acquire_owned().await.ok()
+    }
+
     /// Whether the client has the version `etag` already.
     fn has(&self, etag: &HeaderValue) -> bool {
         self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {

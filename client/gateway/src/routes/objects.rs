@@ -55,13 +55,17 @@ impl Router {
         if asked.head {
             return finish(answer);
         }
+        let turn = asked.turn().await;
         let stream = self.stream(&key, nar, 0..bytes, || self.core.nar(hash, nar_hash)).await;
         let frame = stream.and_then(|stream| {
             compressed(stream, bytes, self.core.environment().clone())
                 .map_err(|error| ServeError::unreadable(&error))
         });
         match frame {
-            Ok(frame) => finish(answer.body(GatewayBody::frame(frame, key.to_string(), self.core.clone()))),
+            Ok(frame) => {
+                let body = GatewayBody::frame(frame, key.to_string(), self.core.clone());
+                finish(answer.body(body.in_turn(turn)))
+            }
             Err(error) => self.refusal(&key, error),
         }
     }
@@ -148,12 +152,14 @@ impl Router {
         }
         if !asked.head {
             let length = range.end - range.start;
+            let turn = asked.turn().await;
             let stream = match self.stream(&key, object, range, again).await {
                 Ok(stream) => stream,
                 Err(error) => return self.refusal(&key, error),
             };
             let core = self.core.clone();
-            answer = answer.body(GatewayBody::stream(stream, length, key.to_string(), kind.route, core));
+            let body = GatewayBody::stream(stream, length, key.to_string(), kind.route, core);
+            answer = answer.body(body.in_turn(turn));
         }
         finish(answer)
     }

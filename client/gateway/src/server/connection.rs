@@ -37,7 +37,7 @@ use super::served_body::{Progress, ServedBody};
 use super::stall_guard::StallGuard;
 use super::stopped;
 use crate::metrics::RouteKind;
-use crate::routes::{OverTls, Router};
+use crate::routes::{OverTls, Router, Turns};
 
 // Requests of Nix have some 200 bytes of headers. This bounds what a stranger's head can take; answers are
 // buffered up to as much, so that small pieces share a write.
@@ -55,7 +55,7 @@ const RESETS_BY_US_MAX: usize = 64;
 const STREAM_BUFFER_BYTES: usize = 128 << 10;
 // A piece that is not taken within the stall limit ends the connection: at 60 s this is 4 kB/s.
 const PIECE_BYTES_MAX: usize = 256 << 10;
-// Each reads some MiB ahead. Further streams of the connection wait for their turn.
+// Each reads some MiB ahead. Further streams of the connection wait for their turn, before anything is read for them.
 const DOWNLOADS_MAX: usize = 16;
 
 /// What all connections of a server share.
@@ -130,13 +130,13 @@ struct Served {
     shared: Arc<Shared>,
     peer: Peer,
     activity: Arc<Activity>,
-    /// Bodies that come in pieces.
-    downloads: Arc<Semaphore>,
+    /// Objects that are read for bodies.
+    downloads: Turns,
 }
 
 impl Served {
     fn new(shared: Arc<Shared>, peer: Peer) -> Arc<Self> {
-        let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
+        let downloads = Turns(Arc::new(Semaphore::new(DOWNLOADS_MAX)));
         Arc::new(Self { shared, peer, activity: Arc::default(), downloads })
     }
 }
@@ -313,6 +313,7 @@ async fn answer(
 ) -> Result<Response<ServedBody>, Infallible> {
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
+    request.extensions_mut().insert(downloads.clone());
     if shared.tls.is_some() {
         request.extensions_mut().insert(OverTls);
     }
@@ -337,8 +338,6 @@ async fn answer(
     if !response.body().is_streamed() && line.is_none() {
         return Ok(response.map(ServedBody::whole));
     }
-    // It is never closed.
-    let turn = Arc::clone(downloads).acquire_owned().await.ok();
-    let progress = Progress::new(answering, turn, line, PIECE_BYTES_MAX);
+    let progress = Progress::new(answering, line, PIECE_BYTES_MAX);
     Ok(response.map(|body| ServedBody::watched(body, progress)))
 }

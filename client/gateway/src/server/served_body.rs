@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::activity::Answering;
 use super::request_log::PendingLine;
@@ -31,19 +30,12 @@ pub(super) struct Progress {
     piece_max: usize,
     /// What is left of a larger piece.
     rest: Bytes,
-    /// Its place among the bodies of its connection.
-    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Progress {
     /// Of the answer to `answering`, which goes in pieces of at most `piece_max` bytes; `line` tells of its end.
-    pub(super) const fn new(
-        answering: Answering,
-        turn: Option<OwnedSemaphorePermit>,
-        line: Option<PendingLine>,
-        piece_max: usize,
-    ) -> Self {
-        Self { answering, line, piece_max, rest: Bytes::new(), _turn: turn }
+    pub(super) const fn new(answering: Answering, line: Option<PendingLine>, piece_max: usize) -> Self {
+        Self { answering, line, piece_max, rest: Bytes::new() }
     }
 }
 
@@ -58,6 +50,8 @@ impl ServedBody {
         if let Some(line) = &mut progress.line {
             line.expects(body.size_hint().exact());
         }
+        // Nobody asks for the first piece while the client lets nothing through.
+        progress.answering.gave();
         Self { body, progress: Some(Box::new(progress)) }
     }
 }
