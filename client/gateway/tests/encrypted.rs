@@ -14,6 +14,7 @@ use std::time::Duration;
 use firn_gateway::{
     BoundPort, Certificate, CertificateFiles, RunningServer, ServerLimits, ServerOptions, WhenUnreadable,
 };
+use firn_nix_format::{NarNode, nar};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
@@ -337,4 +338,28 @@ async fn downloads_of_one_connection_take_turns() {
     assert_eq!(archive.reads.load(Ordering::Relaxed), read, "nothing is read for whoever waits");
     untouched.pop().unwrap().into_body().collect().await.unwrap();
     assert_eq!(timeout(LONG, waiting).await.unwrap().unwrap(), 200);
+}
+
+#[tokio::test]
+async fn a_large_whole_body_is_given_to_a_slow_client_to_its_end() {
+    let name = |number: usize| format!("{number:0>150}").into_bytes();
+    let file = || NarNode::Regular { contents: Vec::new(), executable: false };
+    let files = (0..16_000).map(|number| (name(number), file())).collect();
+    let nar = nar::encode(&NarNode::Directory(files)).unwrap();
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    maker.seal();
+    let (place, linger) = (Place::new(), Duration::from_millis(50));
+    let limits = ServerLimits { linger, drain_wait: LONG, ..ServerLimits::default() };
+    let server = place.serve(&Arc::new(maker.finish()), limits);
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let answer = ask(&mut sender, &format!("/{}.ls", hash_part(1))).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let bytes = answer.headers()["content-length"].to_str().unwrap().parse::<usize>().unwrap();
+    assert!(bytes > 2 << 20, "more than what waits at both ends: {bytes}");
+    let shutdown = tokio::spawn(server.shutdown());
+    // Many times as long as a connection on which nothing is answered lasts now.
+    tokio::time::sleep(20 * linger).await;
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), bytes);
+    timeout(LONG, shutdown).await.unwrap().unwrap();
 }

@@ -335,7 +335,9 @@ async fn answer(
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let line = line.map(|line| line.answered(kind.name(), response.status()));
-    if !response.body().is_streamed() && line.is_none() {
+    let goes_at_once =
+        response.body().size_hint().upper().is_some_and(|bytes| bytes <= PIECE_BYTES_MAX as u64);
+    if goes_at_once && !response.body().is_streamed() && line.is_none() {
         return Ok(response.map(ServedBody::whole));
     }
     let progress = Progress::new(answering, line, PIECE_BYTES_MAX);
