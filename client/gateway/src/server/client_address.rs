@@ -57,20 +57,38 @@ impl FromStr for AddressRange {
     }
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    Address(IpAddr),
+    /// Somebody behind this proxy.
+    Unclear(IpAddr),
+}
+
+impl Asking {
+    /// The address that is known.
+    pub(super) const fn address(self) -> IpAddr {
+        match self {
+            Self::Address(address) | Self::Unclear(address) => address,
+        }
+    }
+}
+
 /// Who asks, if the request came from `peer` with `headers`: the last in the row that no believed proxy stands for.
 ///
-/// Where both headers tell of the row and disagree, one of them is the client's invention: then it is `peer`.
-pub(super) fn asking(proxies: &[AddressRange], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// Where both headers tell of the row and disagree, one of them is the client's invention: then it is unclear, as it is where
+/// they name nobody. A proxy that sends neither speaks for itself.
+pub(super) fn asking(proxies: &[AddressRange], peer: IpAddr, headers: &HeaderMap) -> Asking {
     let peer = peer.to_canonical();
     let is_proxy = |address: IpAddr| proxies.iter().any(|range| range.contains(address));
     if !is_proxy(peer) {
-        return peer;
+        return Asking::Address(peer);
     }
     let follow = |name: HeaderName, read: fn(&str) -> Option<IpAddr>| {
         let mut asks = None;
         // The last is what the proxy before us wrote.
         let rows = headers.get_all(name);
-        let rows: Vec<&str> = rows.iter().map(|row| row.to_str().unwrap_or_default()).collect();
+        let rows: Vec<_> = rows.iter().map(|row| String::from_utf8_lossy(row.as_bytes())).collect();
         for element in rows.iter().rev().flat_map(|row| row.rsplit(',')) {
             let Some(address) = read(element.trim()) else { break };
             asks = Some(address);
@@ -81,8 +99,12 @@ pub(super) fn asking(proxies: &[AddressRange], peer: IpAddr, headers: &HeaderMap
         asks
     };
     match (follow(X_FORWARDED_FOR, address), follow(FORWARDED, forwarded_for)) {
-        (Some(one), Some(other)) if one != other => peer,
-        (one, other) => one.or(other).unwrap_or(peer),
+        (Some(one), Some(other)) if one != other => Asking::Unclear(peer),
+        (Some(one), _) | (None, Some(one)) => Asking::Address(one),
+        (None, None) if [X_FORWARDED_FOR, FORWARDED].iter().any(|name| headers.contains_key(name)) => {
+            Asking::Unclear(peer)
+        }
+        (None, None) => Asking::Address(peer),
     }
 }
 
@@ -116,12 +138,19 @@ mod tests {
     }
 
     fn asks(peer: &str, headers: &[(&'static str, &str)]) -> String {
+        match asking_of(peer, headers) {
+            Asking::Address(address) => address.to_string(),
+            Asking::Unclear(proxy) => format!("behind {proxy}"),
+        }
+    }
+
+    fn asking_of(peer: &str, headers: &[(&'static str, &str)]) -> Asking {
         let proxies = ["10.0.0.0/8".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            map.append(*name, HeaderValue::from_str(value).unwrap());
+            map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        asking(&proxies, ip(peer), &map).to_string()
+        asking(&proxies, ip(peer), &map)
     }
 
     #[test]
@@ -151,10 +180,11 @@ mod tests {
         assert_eq!(asks("10.0.0.1", &[("x-forwarded-for", two)]), "198.51.100.1", "through two proxies");
         let lines = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "198.51.100.1")];
         assert_eq!(asks("10.0.0.1", &lines), "198.51.100.1");
-        assert_eq!(asks("10.0.0.1", &[("x-forwarded-for", "198.51.100.1, nonsense")]), "10.0.0.1");
+        assert_eq!(asks("10.0.0.1", &[("x-forwarded-for", "198.51.100.1, nonsense")]), "behind 10.0.0.1");
+        assert_eq!(asks("10.0.0.1", &[("x-forwarded-for", "n\u{f6}nsense, 198.51.100.1")]), "198.51.100.1");
         assert_eq!(asks("10.0.0.1", &[("x-forwarded-for", "nonsense, 10.0.0.2")]), "10.0.0.2");
         let both = [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=203.0.113.9")];
-        assert_eq!(asks("10.0.0.1", &both), "10.0.0.1", "one of the two is an invention");
+        assert_eq!(asks("10.0.0.1", &both), "behind 10.0.0.1", "one of the two is an invention");
         let both = [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=198.51.100.1")];
         assert_eq!(asks("10.0.0.1", &both), "198.51.100.1");
     }
@@ -166,9 +196,9 @@ mod tests {
             ("For=\"198.51.100.1:4711\"", "198.51.100.1"),
             ("proto=http; for=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
             ("for=\"[2001:db8:cafe::17]\", for=10.0.0.7", "2001:db8:cafe::17"),
-            ("for=unknown", "10.0.0.1"),
+            ("for=unknown", "behind 10.0.0.1"),
             ("for=_hidden, for=10.0.0.7", "10.0.0.7"),
-            ("proto=https", "10.0.0.1"),
+            ("proto=https", "behind 10.0.0.1"),
         ] {
             assert_eq!(asks("10.0.0.1", &[("forwarded", header)]), asking, "{header}");
         }

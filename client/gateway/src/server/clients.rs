@@ -1,7 +1,7 @@
 //! What each client takes of the server: its connections and its requests.
 //!
 //! Owns: who counts as one client. Always holds: the table is bounded, and a client with open connections does not fall out
-//! of it; clients of this machine are not limited. Leaves to others: which address asks (`client_address`), refusing.
+//! of it; clients of this machine are not limited, others behind a proxy on it are. Leaves to others: which address asks (`client_address`), refusing.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -28,6 +28,8 @@ pub(super) struct Clients {
 enum ClientKey {
     V4(u32),
     V6Network(u64),
+    /// All of whom a proxy at this address does not say clearly who they are.
+    Behind(IpAddr),
 }
 
 #[derive(Debug, Default)]
@@ -71,9 +73,19 @@ impl Clients {
                 ClientKey::V6Network(network)
             }
         };
+        Some(self.entry(key))
+    }
+
+    /// Who asks through `proxy`, if that is not clear: all of them together are one client. They are not of this
+    /// machine, even where the proxy is.
+    pub(super) fn behind(&self, proxy: IpAddr) -> Arc<Client> {
+        self.entry(ClientKey::Behind(proxy.to_canonical()))
+    }
+
+    fn entry(&self, key: ClientKey) -> Arc<Client> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = table.get(&key) {
-            return Some(Arc::clone(client));
+            return Arc::clone(client);
         }
         // Connections are far fewer than the table has places; if they are not, somebody is forgotten all the same.
         if table.len() == table.cap().get() {
@@ -87,7 +99,7 @@ impl Clients {
         }
         let client = Arc::<Client>::default();
         table.put(key, Arc::clone(&client));
-        Some(client)
+        client
     }
 
     /// One more connection of `client`.

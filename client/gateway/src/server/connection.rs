@@ -28,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::activity::Activity;
 use super::certificate::HTTP_2;
-use super::client_address::{AddressRange, asking};
+use super::client_address::{AddressRange, Asking, asking};
 use super::clients::{ClientConnection, Clients, TooManyConnections};
 use super::limits::ServerLimits;
 use super::refusal::Refusal;
@@ -96,19 +96,25 @@ impl Shared {
     }
 
     /// Who asks, for the limits and for the log.
-    fn asking(&self, peer: &Peer, headers: &HeaderMap) -> IpAddr {
-        if self.proxies.is_empty() { peer.address } else { asking(&self.proxies, peer.address, headers) }
+    fn asking(&self, peer: &Peer, headers: &HeaderMap) -> Asking {
+        if self.proxies.is_empty() {
+            Asking::Address(peer.address)
+        } else {
+            asking(&self.proxies, peer.address, headers)
+        }
     }
 
     fn refusal(&self, peer: &Peer, headers: &HeaderMap) -> Option<Refusal> {
         let taken = match &peer.standing {
             Standing::Counted(connection) => self.clients.request(connection.client()),
             Standing::Unlimited if self.proxies.is_empty() => Ok(()),
-            Standing::Unlimited => match self.clients.find(self.asking(peer, headers)) {
-                // A proxy that names nobody speaks for itself.
-                Some(client) => self.clients.request(&client),
-                None => Ok(()),
-            },
+            Standing::Unlimited => {
+                let client = match self.asking(peer, headers) {
+                    Asking::Address(address) => self.clients.find(address),
+                    Asking::Unclear(proxy) => Some(self.clients.behind(proxy)),
+                };
+                client.map_or(Ok(()), |client| self.clients.request(&client))
+            }
             Standing::Refused => {
                 return Some(Refusal::TooManyConnections {
                     connections_max: self.limits.client_connections_max,
@@ -319,7 +325,7 @@ async fn answer(
     }
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
-        let client = shared.asking(peer, request.headers());
+        let client = shared.asking(peer, request.headers()).address();
         PendingLine::begin(Arc::clone(log), &request, client)
     });
     let (kind, mut response) = match shared.refusal(peer, request.headers()) {
