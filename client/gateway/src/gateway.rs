@@ -263,6 +263,7 @@ impl OpenGateway {
 
     /// Ends the tasks in order; what is known of keys is saved if there is a place for it.
     pub async fn close(mut self) {
+        self.core.end();
         self.stop.send_replace(true);
         for task in self.tasks.drain(..) {
             drop(task.await);
@@ -272,6 +273,7 @@ impl OpenGateway {
 
 impl Drop for OpenGateway {
     fn drop(&mut self) {
+        self.core.end();
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }

@@ -1,12 +1,17 @@
 //! The gateway without its sockets: from a name to a narinfo, NAR, listing, log, realisation or debuginfo link.
 //!
-//! Owns: finding records, remembering what was found, opening objects. Always holds: absence is decided from what is here,
+//! Owns: remembering what was found, opening objects; below it, finding records (`looking_up`). Always holds: absence is decided from what is here,
 //! or from an index range, without naming the key to anybody (invariant 12); an object that is archived is never reported
 //! absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys
 //! (`key_view`, `key_ranges`).
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+mod behind;
+mod found;
+mod looking_up;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,28 +19,30 @@ use firn_base::{BundleId, KeyKind, ObjectKey};
 use firn_nix_format::{
     BuildId, DEBUG_INFO_BYTES_MAX, DebugInfoLink, NarInspector, PathInfo, RealisationUrl, Sha256,
 };
-use firn_retrieval::{ObjectReader, ReadError};
+use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 
 use crate::bounded_cache::BoundedCache;
 use crate::closure_walk::ClosureWalk;
-use crate::coordinators::{Governance, KeyIndex, RecordPlace};
+use crate::coordinators::{Governance, KeyIndex};
 use crate::disk_cache::DiskCache;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
-use crate::key_ranges::{KeyRanges, Settled};
-use crate::key_view::{KeyView, Presence};
+use crate::key_ranges::KeyRanges;
+use crate::key_view::KeyView;
 use crate::metrics::Metrics;
 use crate::narinfo::{RenderedNarInfo, nar_url};
 use crate::open_object::OpenObject;
 use crate::options::NarCompression;
-use crate::place_book::{KnownPlaces, PlaceBook};
+use crate::place_book::PlaceBook;
 use crate::reach::Reach;
 use crate::serve_error::ServeError;
 use crate::shared_keys::SharedKeys;
-use crate::variants::{Variant, preferred};
+use crate::variants::Variant;
+use behind::Behind;
+use found::Found;
+use looking_up::Remembered;
 
 /// What a core reads through and how much it remembers.
 #[derive(Debug)]
@@ -75,7 +82,9 @@ pub struct GatewayCore {
     listings: BoundedCache<ObjectKey, Bytes>,
     listing_permits: Semaphore,
     walk: ClosureWalk,
+    ahead: Behind,
     ahead_permits: Semaphore,
+    refreshes: Behind,
     governance: RwLock<Arc<Governance>>,
 }
 
@@ -88,47 +97,17 @@ pub(crate) struct DiskParts {
     pub(crate) places: Arc<PlaceBook>,
 }
 
-/// What is known of a key that may be archived.
-enum Remembered {
-    Found(Arc<Found>),
-    Unknown(Presence),
-}
-
-/// What was found of one key.
-#[derive(Debug)]
-struct Found {
-    /// The order of the index; at least one.
-    variants: Vec<Variant>,
-    /// None if no record carries a path info.
-    narinfos: Option<NarInfos>,
-    /// It is true as of this position of the feed.
-    position: u64,
-    /// When it was found; none if an earlier life found it.
-    at: Option<Instant>,
-    refreshing: std::sync::atomic::AtomicBool,
-}
-
-/// One path info in each form that was asked for.
-#[derive(Debug)]
-struct NarInfos {
-    info: PathInfo,
-    plain: OnceLock<RenderedNarInfo>,
-    zstd: OnceLock<RenderedNarInfo>,
-}
-
-// The feed does not tell of a further publisher's record of a known key: what is older is looked up again, while
-// the old answer is served.
-const REFRESH_AFTER: Duration = Duration::from_secs(300);
-
 // Making a listing reads a whole NAR, and its tree can take 250 MB.
 const LISTINGS_AT_ONCE: usize = 2;
 
 // Fewer than ranges of the index: whoever looks ahead shall not keep those who ask waiting.
 const AHEAD_AT_ONCE: usize = 192;
 
-// Parsed records, and the path info made of them, beside the text that it is rendered to.
-const RECORD_SHARE: usize = 3;
-const PATH_INFO_SHARE: usize = 3;
+// As many waiting tasks are some MB. A key that finds no room is looked up when it is asked for.
+const AHEAD_MAX: usize = 1024;
+
+// One that finds no room is tried again with the next question for its key.
+const REFRESHES_MAX: usize = 256;
 
 const NOT_ARCHIVED: &str = "this store path is not archived";
 const NO_SUCH_NAR: &str = "no NAR of this hash is archived for the store path";
@@ -161,7 +140,9 @@ impl GatewayCore {
             listings: BoundedCache::new(parts.listing_cache_bytes),
             listing_permits: Semaphore::new(LISTINGS_AT_ONCE),
             walk: ClosureWalk::default(),
+            ahead: Behind::new(AHEAD_MAX),
             ahead_permits: Semaphore::new(AHEAD_AT_ONCE),
+            refreshes: Behind::new(REFRESHES_MAX),
             governance: RwLock::default(),
         }
     }
@@ -326,6 +307,12 @@ impl GatewayCore {
         &self.environment
     }
 
+    /// Ends what goes on behind the answers.
+    pub(crate) fn end(&self) {
+        self.ahead.end();
+        self.refreshes.end();
+    }
+
     /// The next question about `key` is looked up anew.
     pub(crate) fn forget(&self, key: &ObjectKey) {
         self.found.remove(key);
@@ -338,188 +325,5 @@ impl GatewayCore {
     /// What was heard of the ledger.
     pub(crate) fn governance(&self) -> Arc<Governance> {
         Arc::clone(&self.governance.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What is known of a key without asking anybody; an error if it is known not to be archived.
-    fn remembered(self: &Arc<Self>, key: &ObjectKey) -> Result<Remembered, ServeError> {
-        let presence = self.keys.presence(key);
-        let presence =
-            presence.ok_or_else(|| ServeError::unsettled(&"the archive's feed was not heard yet"))?;
-        let as_of = match presence {
-            Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
-            Presence::Visible { as_of } | Presence::Unsettled { as_of } => as_of,
-        };
-        let Some(found) = self.found.get(key).filter(|found| found.position >= as_of) else {
-            return Ok(Remembered::Unknown(presence));
-        };
-        self.metrics.count_cache_hit();
-        let is_old = found.at.is_none_or(|at| at.elapsed() >= REFRESH_AFTER);
-        if is_old && self.reach.seems_there() && !found.refreshing.swap(true, Ordering::Relaxed) {
-            let (core, key, found) = (Arc::clone(self), *key, Arc::clone(&found));
-            tokio::spawn(async move {
-                if core.look_up_anew(key, presence).await.is_err() {
-                    found.refreshing.store(false, Ordering::Relaxed);
-                }
-            });
-        }
-        Ok(Remembered::Found(found))
-    }
-
-    async fn find(self: &Arc<Self>, key: ObjectKey, absent: &'static str) -> Result<Arc<Found>, ServeError> {
-        let found = match self.remembered(&key) {
-            Ok(Remembered::Found(found)) => Ok(found),
-            Ok(Remembered::Unknown(presence)) => self.look_up(key, presence).await,
-            Err(error) => Err(error),
-        };
-        found.map_err(|error| match error {
-            ServeError::NotArchived(_) => ServeError::NotArchived(absent),
-            other => other,
-        })
-    }
-
-    /// Where the records of `key` lie, and as of which position.
-    async fn locate(
-        &self,
-        key: &ObjectKey,
-        presence: Presence,
-    ) -> Result<(Vec<RecordPlace>, u64), ServeError> {
-        let (as_of, visible) = match presence {
-            Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
-            Presence::Visible { as_of } => (as_of, true),
-            Presence::Unsettled { as_of } => (as_of, false),
-        };
-        match self.ranges.settle(key, as_of).await {
-            Ok(Settled::Here { locations, position }) => Ok((self.index.places(locations).await?, position)),
-            // It was withdrawn a moment ago, and the feed tells it soon; or two coordinators lie.
-            Ok(Settled::Absent) if visible => Err(ServeError::unreadable(&"the coordinators do not find it")),
-            Ok(Settled::Absent) => Err(ServeError::NotArchived(NOT_ARCHIVED)),
-            Err(error) if visible => Err(ServeError::unreadable(&error)),
-            Err(error) => Err(ServeError::unsettled(&error)),
-        }
-    }
-
-    async fn look_up(self: &Arc<Self>, key: ObjectKey, presence: Presence) -> Result<Arc<Found>, ServeError> {
-        let found = match self.recall(key, presence).await {
-            Some(found) => found,
-            None => self.look_up_anew(key, presence).await?,
-        };
-        self.look_ahead(key);
-        Ok(found)
-    }
-
-    /// Looks up what a client that asked for `key` will ask for next. Nobody waits for it.
-    fn look_ahead(self: &Arc<Self>, key: ObjectKey) {
-        for key in self.walk.ahead_of(key) {
-            let core = Arc::clone(self);
-            tokio::spawn(async move {
-                let Ok(_permit) = core.ahead_permits.acquire().await else { return };
-                let Some(presence) = core.keys.presence(&key).filter(|known| *known != Presence::Absent)
-                else {
-                    return;
-                };
-                if core.found.get(&key).is_none() && core.look_up(key, presence).await.is_ok() {
-                    core.metrics.count_looked_ahead();
-                }
-            });
-        }
-    }
-
-    /// What an earlier life found, if the feed told nothing of the key since and all of it can be read. It is looked up
-    /// again when it is asked for next.
-    async fn recall(self: &Arc<Self>, key: ObjectKey, presence: Presence) -> Option<Arc<Found>> {
-        let known = self.disk.as_ref()?.places.get(&key)?;
-        let (Presence::Visible { as_of } | Presence::Unsettled { as_of }) = presence else { return None };
-        if known.position < as_of {
-            return None;
-        }
-        let (variants, failure) = self.read_records(&known.places, &key).await;
-        let whole = failure.is_none() && !variants.is_empty();
-        whole.then(|| self.keep_found(key, variants, known.position, None))
-    }
-
-    async fn read_records(
-        &self,
-        places: &[RecordPlace],
-        key: &ObjectKey,
-    ) -> (Vec<Variant>, Option<ReadError>) {
-        let (mut variants, mut failure) = (Vec::new(), None);
-        for place in places {
-            let manifests = self.objects.manifests();
-            match manifests.record(place.bundle, place.block, place.entry, key).await {
-                Ok(record) => variants.push(Variant { bundle: place.bundle, record }),
-                Err(error) => failure = Some(error),
-            }
-            if !self.walk.knows(place.bundle, place.block)
-                && let Ok(records) = manifests.block(place.bundle, place.block).await
-            {
-                self.walk.learn(place.bundle, place.block, &records);
-            }
-        }
-        (variants, failure)
-    }
-
-    async fn look_up_anew(
-        self: &Arc<Self>,
-        key: ObjectKey,
-        presence: Presence,
-    ) -> Result<Arc<Found>, ServeError> {
-        let (places, position) = self.locate(&key, presence).await?;
-        let (variants, failure) = self.read_records(&places, &key).await;
-        if variants.is_empty() {
-            return Err(match failure {
-                Some(error) => error.into(),
-                None => ServeError::unreadable(&"the coordinators do not find it yet"),
-            });
-        }
-        if let Some(error) = failure {
-            // With a record missing the answer may be another one than it should be: good for now only.
-            tracing::warn!("one of several records of {key} cannot be read: {error}");
-            return Ok(Arc::new(self.found_now(variants, position)));
-        }
-        if let Some(disk) = &self.disk {
-            disk.places.put(key, KnownPlaces { places, position });
-        }
-        Ok(self.keep_found(key, variants, position, Some(Instant::now())))
-    }
-
-    fn found_now(&self, variants: Vec<Variant>, position: u64) -> Found {
-        let narinfos = preferred(&variants, &self.governance().publishers).map(NarInfos::new);
-        Found { variants, narinfos, position, at: Some(Instant::now()), refreshing: false.into() }
-    }
-
-    fn keep_found(
-        &self,
-        key: ObjectKey,
-        variants: Vec<Variant>,
-        position: u64,
-        at: Option<Instant>,
-    ) -> Arc<Found> {
-        let found = Arc::new(Found { at, ..self.found_now(variants, position) });
-        let text = found.narinfos.as_ref();
-        let text = text.map_or(0, |narinfos| narinfos.rendered(NarCompression::None).text.len());
-        let bytes = (text + 256).saturating_mul(2 + PATH_INFO_SHARE + RECORD_SHARE * found.variants.len());
-        self.found.insert(key, Arc::clone(&found), bytes);
-        found
-    }
-}
-
-impl Found {
-    fn narinfos(&self) -> Result<&NarInfos, ServeError> {
-        let narinfos = self.narinfos.as_ref();
-        narinfos.ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
-    }
-}
-
-impl NarInfos {
-    const fn new(info: PathInfo) -> Self {
-        Self { info, plain: OnceLock::new(), zstd: OnceLock::new() }
-    }
-
-    fn rendered(&self, compression: NarCompression) -> &RenderedNarInfo {
-        let form = match compression {
-            NarCompression::None => &self.plain,
-            NarCompression::Zstd => &self.zstd,
-        };
-        form.get_or_init(|| RenderedNarInfo::new(&self.info, compression))
     }
 }

@@ -9,6 +9,10 @@
 //! [`Gateway::start`] serves; [`Gateway::open`] gives the same core without a port. [`Router`] answers requests
 //! from any [`GatewayCore`], over whatever connection.
 
+// What integration tests read an archive in memory through is of use to tests in here, too.
+#[cfg(test)]
+extern crate self as firn_gateway;
+
 mod body;
 mod bounded_cache;
 mod cached_payloads;

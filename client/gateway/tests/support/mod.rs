@@ -287,13 +287,18 @@ pub(crate) fn compressing_router(
     when_unreadable: WhenUnreadable,
     nar_compression: NarCompression,
 ) -> Router {
+    Router::new(Arc::new(core(archive)), when_unreadable, nar_compression, None)
+}
+
+/// What such a router answers from.
+pub(crate) fn core(archive: &Arc<MemoryArchive>) -> GatewayCore {
     let mut tail = FeedTail::at(0);
     let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
     tail.apply(0, &events).unwrap();
     let environment = Environment::real();
     let payloads = Arc::clone(archive) as Arc<dyn PayloadReader>;
     let manifests = ManifestReader::new(payloads, ManifestOptions::default());
-    let core = GatewayCore::new(CoreParts {
+    GatewayCore::new(CoreParts {
         environment: environment.clone(),
         index: Arc::clone(archive) as Arc<dyn KeyIndex>,
         objects: ObjectReader::new(manifests, environment, ObjectOptions::default()),
@@ -302,8 +307,7 @@ pub(crate) fn compressing_router(
         range_cache_bytes: 1 << 20,
         narinfo_cache_bytes: 1 << 20,
         listing_cache_bytes: 1 << 20,
-    });
-    Router::new(Arc::new(core), when_unreadable, nar_compression, None)
+    })
 }
 
 pub(crate) fn hash_part(number: u8) -> String {

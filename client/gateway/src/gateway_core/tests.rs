@@ -1,0 +1,73 @@
+//! Cores over an archive in memory, with what they keep on disk.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use firn_base::ArchiveId;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use support::{ArchiveMaker, MemoryArchive, nar_of, path_info, secret_key};
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn until(what: impl Fn() -> bool) {
+    let wait = async {
+        while !what() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it comes about");
+}
+
+/// A core that keeps places in `place`, as a gateway that was started there.
+fn core(archive: &Arc<MemoryArchive>, place: &Path) -> (Arc<GatewayCore>, Arc<PlaceBook>) {
+    let id = ArchiveId::from_bytes([1; 32]);
+    let (cache, _) = DiskCache::new(Environment::real(), id, place.join("data"), 1 << 20);
+    let places = Arc::new(PlaceBook::open(place.join("gateway.places"), id));
+    let disk = DiskParts { cache, places: Arc::clone(&places) };
+    (Arc::new(support::core(archive).with_disk(Some(disk))), places)
+}
+
+/// Path 1 in two bundles, signed by another publisher in each; with the second bundle.
+fn two_variants() -> (Arc<MemoryArchive>, BundleId) {
+    let nar = nar_of(1000);
+    let mut other = path_info(1, &nar);
+    other.signatures = vec![secret_key(2).sign(&other)];
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    maker.seal();
+    maker.path(&other, &nar);
+    let second = maker.seal();
+    (Arc::new(maker.finish()), second)
+}
+
+async fn signatures(core: &Arc<GatewayCore>) -> usize {
+    core.narinfo([1; 20], NarCompression::None).await.unwrap();
+    core.path_info([1; 20]).await.unwrap().0.signatures.len()
+}
+
+#[tokio::test]
+async fn what_an_earlier_life_found_is_looked_up_again_behind_the_first_answer() {
+    let (archive, second) = two_variants();
+    let place = tempfile::tempdir().unwrap();
+    archive.erase(second);
+    let (first_life, places) = core(&archive, place.path());
+    assert_eq!(signatures(&first_life).await, 1);
+    let known = places.get(&ObjectKey::store_path([1; 20])).unwrap();
+    // The second publisher's record shows in no event of the feed.
+    archive.erase(BundleId::from_bytes([0; 32]));
+    let (core, places) = core(&archive, place.path());
+    places.put(ObjectKey::store_path([1; 20]), known);
+    let asked = archive.lookups.load(Ordering::Relaxed);
+    core.narinfo([1; 20], NarCompression::None).await.unwrap();
+    until(|| archive.lookups.load(Ordering::Relaxed) > asked).await;
+    let all = || places.get(&ObjectKey::store_path([1; 20])).is_some_and(|known| known.places.len() == 2);
+    until(all).await;
+    until(|| core.found.get(&ObjectKey::store_path([1; 20])).is_some_and(|found| found.variants.len() == 2))
+        .await;
+    assert_eq!(signatures(&core).await, 2);
+}
