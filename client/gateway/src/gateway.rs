@@ -1,7 +1,7 @@
 //! Starting and stopping a gateway.
 //!
 //! Owns: its tasks. Always holds: the port is taken before anything else and opened only when absence can be
-//! decided (or, where misses are allowed, after a wait); dropping what `start` gave ends everything. Leaves to
+//! decided (or, where misses are allowed, after a wait), and ranks of publishers were heard or waited for; dropping what `start` gave ends everything. Leaves to
 //! others: what the tasks do.
 
 use std::net::SocketAddr;
@@ -27,6 +27,7 @@ use crate::filter_files::FilterFiles;
 use crate::filter_keeper::FilterKeeper;
 use crate::filter_mirror::FilterMirror;
 use crate::gateway_core::{CoreParts, DiskParts, GatewayCore};
+use crate::governance_file::GovernanceFile;
 use crate::key_view::KeyView;
 use crate::options::{FilterChoice, GatewayOptions, WhenUnreadable};
 use crate::place_book::PlaceBook;
@@ -79,7 +80,7 @@ pub struct RunningGateway {
 // Ranks change by an act of governance: rarely, and not in a hurry. The feed tells of what is withdrawn; of the ledger
 // only the reason is taken.
 const GOVERNANCE_EVERY: Duration = Duration::from_secs(60);
-const GOVERNANCE_RETRY: Duration = Duration::from_secs(5);
+const GOVERNANCE_RETRY: Duration = Duration::from_secs(2);
 
 /// Coordinators make a filter of every 2^20 events: four times as many are 180 MB, and come together only where an archive
 /// is loaded faster than filters are made.
@@ -89,6 +90,9 @@ const TAIL_KEYS_WITHOUT_FILTERS: usize = 1 << 16;
 
 /// Whoever answers with retries waits so much longer for the feed before it answers from what was saved.
 const PATIENCE: u32 = 5;
+
+/// Who tells the feed tells the ledger, unless something is wrong with it.
+const RANKS_WAIT: Duration = Duration::from_secs(30);
 
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -102,6 +106,7 @@ impl Gateway {
         // A gateway that keeps nothing of the past writes nothing either.
         let directory = options.cache_dir.clone().filter(|_| keeps_filters);
         let files = FilterFiles::new(directory.as_ref().map(|directory| directory.join("filters")));
+        let ranks = directory.as_ref().map(|directory| GovernanceFile::in_directory(directory, archive));
         let (file, view) = match directory {
             None => (None, None),
             Some(directory) => {
@@ -150,6 +155,13 @@ impl Gateway {
             listing_cache_bytes: options.listing_cache_bytes,
         });
         let core = Arc::new(core.with_disk(disk));
+        let saved = match ranks.clone() {
+            Some(ranks) => environment.blocking(move || ranks.load()).await,
+            None => None,
+        };
+        if let Some(saved) = saved {
+            core.recall_governance(saved);
+        }
         let follower = FeedFollower {
             keys: Arc::clone(&core.keys),
             source: network.clone(),
@@ -180,7 +192,7 @@ impl Gateway {
         let writing = writer.map(|writer| tokio::spawn(writer.run(stopped.clone())));
         let mut tasks = vec![
             tokio::spawn(follower.run(stopped.clone())),
-            tokio::spawn(follow_governance(Arc::clone(&core), network, stopped.clone())),
+            tokio::spawn(follow_governance(Arc::clone(&core), network, ranks, stopped.clone())),
         ];
         tasks.extend(keeping);
         tasks.extend(writing);
@@ -210,7 +222,10 @@ impl Gateway {
             WhenUnreadable::Miss => timeout(options.first_feed_wait, open.heard()).await,
         };
         if heard.is_err() && open.core.is_usable() {
-            tracing::warn!("no coordinator answers: what is known as of the last time is answered from");
+            let away = open.core.feed_age().is_none();
+            let what =
+                if away { "no coordinator answers" } else { "no coordinator has told the publishers' ranks" };
+            tracing::warn!("{what}: what is known as of the last time is answered from");
         } else if heard.is_err() && when_unreadable == WhenUnreadable::Miss {
             tracing::warn!("no coordinator answers: until one does, every path is answered as unreadable");
         } else {
@@ -242,14 +257,15 @@ impl OpenGateway {
         &self.swarm
     }
 
-    /// Waits until the feed was heard to its head in this life.
+    /// Waits until the feed was heard to its head in this life, and the publishers' ranks.
     async fn heard(&self) {
-        while self.core.feed_age().is_none() {
+        while self.core.feed_age().is_none() || !self.core.heard_governance() {
             sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Waits until absence can be decided; says now and then that it waits.
+    /// Waits until absence can be decided, and for a while until the publishers' ranks are known (paths whose contents
+    /// differ are not served without); says now and then that it waits.
     pub async fn usable(&self) {
         let mut remind = Instant::now() + REMIND_EVERY;
         while !self.core.is_usable() {
@@ -258,6 +274,16 @@ impl OpenGateway {
                 remind = Instant::now() + REMIND_EVERY;
             }
             sleep(LOOK_EVERY).await;
+        }
+        let ranks = async {
+            while !self.core.knows_ranks() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        if timeout(RANKS_WAIT, ranks).await.is_err() {
+            tracing::warn!(
+                "no coordinator has told the publishers' ranks: paths whose contents differ wait for them"
+            );
         }
     }
 
@@ -343,6 +369,7 @@ fn load_view(
 async fn follow_governance(
     core: Arc<GatewayCore>,
     source: Arc<dyn GovernanceSource>,
+    file: Option<GovernanceFile>,
     mut stop: watch::Receiver<bool>,
 ) {
     let refresh = async {
@@ -350,8 +377,12 @@ async fn follow_governance(
         loop {
             match source.governance().await {
                 Ok(governance) => {
+                    let is_new = !known || *core.governance() != governance;
                     known = true;
                     core.set_governance(governance);
+                    if let Some(file) = file.clone().filter(|_| is_new) {
+                        save_governance(&core, file).await;
+                    }
                 }
                 Err(error) => tracing::debug!("the publishers' ranks were not renewed: {error}"),
             }
@@ -361,5 +392,13 @@ async fn follow_governance(
     tokio::select! {
         () = refresh => {}
         _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn save_governance(core: &GatewayCore, file: GovernanceFile) {
+    let governance = core.governance();
+    let saved = core.environment().blocking(move || file.save(&governance)).await;
+    if let Err(error) = saved {
+        tracing::warn!("the publishers' ranks are not saved: {error}");
     }
 }

@@ -79,13 +79,24 @@ pub struct GatewayCore {
     index: Arc<dyn KeyIndex>,
     objects: ObjectReader,
     found: BoundedCache<ObjectKey, Arc<Found>>,
-    listings: BoundedCache<ObjectKey, Bytes>,
+    /// Ranks may prefer another NAR of the same path later.
+    listings: BoundedCache<(ObjectKey, Sha256), Bytes>,
     listing_permits: Semaphore,
     walk: ClosureWalk,
     ahead: Behind,
     ahead_permits: Semaphore,
     refreshes: Behind,
-    governance: RwLock<Arc<Governance>>,
+    governance: RwLock<KnownGovernance>,
+}
+
+/// What was heard of the ledger, or of an earlier life.
+#[derive(Debug, Clone, Default)]
+struct KnownGovernance {
+    governance: Arc<Governance>,
+    /// Counts the changes of ranks; 0 while none are known.
+    generation: u64,
+    /// The archive told it in this life.
+    heard: bool,
 }
 
 /// What a core keeps on disk.
@@ -178,14 +189,40 @@ impl GatewayCore {
         self.keys.followed_at().map(|at| at.elapsed())
     }
 
-    /// Takes the publishers' ranks into use, and the reasons of withdrawals.
+    /// Takes the publishers' ranks into use, and the reasons of withdrawals, as the archive tells them.
     pub fn set_governance(&self, governance: Governance) {
+        self.take_governance(governance, true);
+    }
+
+    /// Takes into use what an earlier life heard.
+    pub(crate) fn recall_governance(&self, governance: Governance) {
+        self.take_governance(governance, false);
+    }
+
+    fn take_governance(&self, governance: Governance, heard: bool) {
         let mut known = self.governance.write().unwrap_or_else(PoisonError::into_inner);
-        let same_ranks = known.publishers == governance.publishers;
-        *known = Arc::new(governance);
+        known.heard |= heard;
+        let same_ranks = known.generation > 0 && known.governance.publishers == governance.publishers;
+        known.governance = Arc::new(governance);
         if !same_ranks {
+            // What is looked up now may still be kept with the old ranks, and counts as a miss then.
+            known.generation += 1;
             self.found.clear();
         }
+    }
+
+    /// Whether the publishers' ranks are known, from this life or an earlier one.
+    pub(crate) fn knows_ranks(&self) -> bool {
+        self.known_governance().generation > 0
+    }
+
+    /// Whether the publishers' ranks were heard in this life.
+    pub(crate) fn heard_governance(&self) -> bool {
+        self.known_governance().heard
+    }
+
+    fn known_governance(&self) -> KnownGovernance {
+        self.governance.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The narinfo of the store path with this hash, which names a NAR in the form `compression`.
@@ -280,8 +317,10 @@ impl GatewayCore {
 
     /// The listing of the store path's NAR, as JSON. Made by reading the NAR once.
     pub async fn listing(self: &Arc<Self>, hash: [u8; 20]) -> Result<Bytes, ServeError> {
-        let key = ObjectKey::store_path(hash);
-        let nar = self.preferred_nar(hash).await?;
+        let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
+        let nar_hash = found.narinfos()?.info.nar_hash;
+        let nar = self.nar(hash, nar_hash).await?;
+        let key = (ObjectKey::store_path(hash), nar_hash);
         if let Some(listing) = self.listings.get(&key) {
             return Ok(listing);
         }
@@ -324,6 +363,6 @@ impl GatewayCore {
 
     /// What was heard of the ledger.
     pub(crate) fn governance(&self) -> Arc<Governance> {
-        Arc::clone(&self.governance.read().unwrap_or_else(PoisonError::into_inner))
+        self.known_governance().governance
     }
 }

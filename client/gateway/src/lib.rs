@@ -30,6 +30,7 @@ mod filter_keeper;
 mod filter_mirror;
 mod gateway;
 mod gateway_core;
+mod governance_file;
 mod key_ranges;
 mod key_view;
 mod metrics;

@@ -45,6 +45,14 @@ pub(crate) fn preferred(variants: &[Variant], publishers: &[PublisherKey]) -> Op
     groups.into_iter().next().map(|(_, info)| info)
 }
 
+/// Whether path infos differ in what is signed, so that ranks decide.
+pub(crate) fn are_contested(variants: &[Variant]) -> bool {
+    let mut fingerprints =
+        variants.iter().filter_map(|one| one.record.path_info()).map(PathInfo::fingerprint);
+    let first = fingerprints.next();
+    fingerprints.any(|one| Some(one) != first)
+}
+
 fn rank(fingerprint: &str, info: &PathInfo, publishers: &[PublisherKey]) -> usize {
     let signed_by = |key: &PublisherKey| key.has_signed(fingerprint, &info.signatures);
     publishers.iter().position(signed_by).unwrap_or(usize::MAX)

@@ -13,15 +13,20 @@ use crate::options::NarCompression;
 use crate::serve_error::ServeError;
 use crate::variants::Variant;
 
+const NO_PATH_INFO: &str = "its record carries no path info";
+const RANKS_UNKNOWN: &str = "its publishers differ, and the archive has not told yet whom it prefers";
+
 /// What was found of one key.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The order of the index; at least one.
     pub(super) variants: Vec<Variant>,
-    /// None if no record carries a path info.
+    /// None if no record carries a path info, or if contents differ and no ranks are known that could decide.
     pub(super) narinfos: Option<NarInfos>,
     /// It is true as of this position of the feed.
     pub(super) position: u64,
+    /// The generation of ranks by which it was chosen; 0 if there were none.
+    pub(super) generation: u64,
     /// When it was found; none if an earlier life found it.
     pub(super) at: Option<Instant>,
     pub(super) refreshing: AtomicBool,
@@ -35,18 +40,18 @@ pub(super) struct NarInfos {
     zstd: OnceLock<RenderedNarInfo>,
 }
 
-impl Found {
-    pub(super) fn narinfos(&self) -> Result<&NarInfos, ServeError> {
-        let narinfos = self.narinfos.as_ref();
-        narinfos.ok_or_else(|| ServeError::unreadable(&"its record carries no path info"))
-    }
-}
-
 /// It is looked up again until this is dropped.
 #[derive(Debug)]
 pub(super) struct Refresh(Arc<Found>);
 
 impl Found {
+    pub(super) fn narinfos(&self) -> Result<&NarInfos, ServeError> {
+        self.narinfos.as_ref().ok_or_else(|| {
+            let has_path_info = self.variants.iter().any(|variant| variant.record.path_info().is_some());
+            ServeError::unreadable(if has_path_info { &RANKS_UNKNOWN } else { &NO_PATH_INFO })
+        })
+    }
+
     /// Takes turns: none while somebody looks it up again.
     pub(super) fn begin_refresh(self: &Arc<Self>) -> Option<Refresh> {
         (!self.refreshing.swap(true, Ordering::Relaxed)).then(|| Refresh(Arc::clone(self)))

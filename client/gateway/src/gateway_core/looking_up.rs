@@ -13,14 +13,14 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::found::{Found, NarInfos};
-use super::{GatewayCore, NOT_ARCHIVED};
+use super::{GatewayCore, KnownGovernance, NOT_ARCHIVED};
 use crate::coordinators::RecordPlace;
 use crate::key_ranges::Settled;
 use crate::key_view::Presence;
 use crate::options::NarCompression;
 use crate::place_book::KnownPlaces;
 use crate::serve_error::ServeError;
-use crate::variants::{Variant, preferred};
+use crate::variants::{Variant, are_contested, preferred};
 
 /// What is known of a key that may be archived.
 pub(super) enum Remembered {
@@ -46,7 +46,9 @@ impl GatewayCore {
             Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
             Presence::Visible { as_of } | Presence::Unsettled { as_of } => as_of,
         };
-        let Some(found) = self.found.get(key).filter(|found| found.position >= as_of) else {
+        let generation = self.known_governance().generation;
+        let holds = |found: &Arc<Found>| found.position >= as_of && found.generation == generation;
+        let Some(found) = self.found.get(key).filter(holds) else {
             return Ok(Remembered::Unknown(presence));
         };
         self.metrics.count_cache_hit();
@@ -205,8 +207,14 @@ impl GatewayCore {
     }
 
     fn found_now(&self, variants: Vec<Variant>, position: u64) -> Found {
-        let narinfos = preferred(&variants, &self.governance().publishers).map(NarInfos::new);
-        Found { variants, narinfos, position, at: Some(Instant::now()), refreshing: false.into() }
+        let KnownGovernance { governance, generation, .. } = self.known_governance();
+        // Nix remembers a narinfo for a month: while no ranks are known none is given that ranks could decide otherwise.
+        let chosen = (generation > 0 || !are_contested(&variants))
+            .then(|| preferred(&variants, &governance.publishers))
+            .flatten();
+        let narinfos = chosen.map(NarInfos::new);
+        let at = Some(Instant::now());
+        Found { variants, narinfos, position, generation, at, refreshing: false.into() }
     }
 
     fn keep_found(

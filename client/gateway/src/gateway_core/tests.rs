@@ -71,3 +71,33 @@ async fn what_an_earlier_life_found_is_looked_up_again_behind_the_first_answer()
         .await;
     assert_eq!(signatures(&core).await, 2);
 }
+
+#[tokio::test]
+async fn of_contents_that_differ_none_is_served_before_ranks_are_known_nor_by_older_ranks() {
+    let (one, two) = (nar_of(1000), nar_of(2000));
+    let mut other = path_info(1, &two);
+    other.signatures = vec![secret_key(2).sign(&other)];
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &one), &one);
+    maker.seal();
+    maker.path(&other, &two);
+    maker.seal();
+    let core = Arc::new(support::core(&Arc::new(maker.finish())));
+    let refused = core.narinfo([1; 20], NarCompression::None).await;
+    assert!(matches!(refused, Err(ServeError::Unreadable { .. })), "{refused:?}");
+    let ranked = |numbers: [u8; 2]| {
+        let publishers = numbers.map(|number| secret_key(number).public_key()).to_vec();
+        core.set_governance(Governance { publishers, ..Governance::default() });
+    };
+    let served = async || core.path_info([1; 20]).await.unwrap().0.nar_hash;
+    ranked([2, 1]);
+    assert_eq!(served().await, Sha256::of(&two));
+    let listing = core.listing([1; 20]).await.unwrap();
+    let key = ObjectKey::store_path([1; 20]);
+    let chosen = core.found.get(&key).unwrap();
+    ranked([1, 2]);
+    // What began before is kept after.
+    core.found.insert(key, chosen, 100);
+    assert_eq!(served().await, Sha256::of(&one));
+    assert_ne!(core.listing([1; 20]).await.unwrap(), listing, "it is that of the NAR that is served now");
+}
