@@ -23,6 +23,8 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
+use crate::standings::Standings;
+
 /// Where the record of an object lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordPlace {
@@ -140,6 +142,7 @@ pub struct NetworkCoordinators {
     client: CoordinatorClient,
     directory: Arc<dyn Directory>,
     ledger: Arc<tokio::sync::Mutex<Option<VerifiedLedger>>>,
+    standings: Arc<Standings>,
 }
 
 impl fmt::Debug for NetworkCoordinators {
@@ -151,7 +154,7 @@ impl fmt::Debug for NetworkCoordinators {
 impl NetworkCoordinators {
     /// Asks `client`, and `directory` for the bundles that index values name.
     pub fn new(client: CoordinatorClient, directory: Arc<dyn Directory>) -> Self {
-        Self { client, directory, ledger: Arc::default() }
+        Self { client, directory, ledger: Arc::default(), standings: Arc::default() }
     }
 }
 
@@ -196,19 +199,30 @@ impl KeyIndex for NetworkCoordinators {
     }
 
     fn standing(&self, bundle: BundleId) -> BoxFuture<'_, Result<BundleStanding, CoordinatorsAway>> {
-        async move {
-            let names = [BundleName::Id(bundle)];
-            let facts = try_join(self.client.bundles(&names), self.client.nodes());
-            let facts = timeout(STANDING_WITHIN, facts).await;
-            let facts = facts.map_err(|_| CoordinatorsAway { cause: "none answered in time".to_owned() })?;
-            let (bundles, nodes) = facts.map_err(|error| CoordinatorsAway::because(&error))?;
-            let info = bundles.into_iter().next().flatten();
-            let info =
-                info.ok_or_else(|| CoordinatorsAway { cause: "they do not know the bundle".to_owned() })?;
-            let online = nodes.into_iter().filter(|node| node.online).map(|node| node.node).collect();
-            standing(&info, &online)
-        }
-        .boxed()
+        self.standings.get(bundle, self.ask_standing(bundle)).boxed()
+    }
+}
+
+impl NetworkCoordinators {
+    /// Coordinators say how many hold the bundle, and the addresses that reads go by who is heard.
+    async fn ask_standing(&self, bundle: BundleId) -> Result<BundleStanding, CoordinatorsAway> {
+        let names = [BundleName::Id(bundle)];
+        let bundles = async {
+            let bundles = self.client.bundles(&names).await;
+            bundles.map_err(|error| CoordinatorsAway::because(&error))
+        };
+        let nodes = async {
+            let nodes = self.directory.nodes().await;
+            nodes.map_err(|error| CoordinatorsAway::because(&error))
+        };
+        let facts = timeout(STANDING_WITHIN, try_join(bundles, nodes)).await;
+        let late = |_| CoordinatorsAway { cause: "none answered in time".to_owned() };
+        let (bundles, nodes) = facts.map_err(late)??;
+        let info = bundles.into_iter().next().flatten();
+        let info =
+            info.ok_or_else(|| CoordinatorsAway { cause: "they do not know the bundle".to_owned() })?;
+        let online = nodes.values().filter(|node| node.online).map(|node| node.node).collect();
+        standing(&info, &online)
     }
 }
 

@@ -45,6 +45,7 @@ mod routes;
 mod serve_error;
 mod server;
 mod shared_keys;
+mod standings;
 #[cfg(test)]
 mod test_archive;
 mod variants;
