@@ -13,7 +13,8 @@ mod entry;
 mod files;
 mod key;
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::ArchiveId;
 use firn_transport::Environment;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use admission::{Admission, Name};
@@ -34,6 +35,9 @@ const WAITING_MAX: usize = 1024;
 
 // A full disk is not tried again for each entry.
 const PAUSE: Duration = Duration::from_secs(60);
+
+// ENFILE and EMFILE, of Linux and of macOS: the entry is as good as it was.
+const TOO_MANY_FILES: [i32; 2] = [23, 24];
 
 /// What a cache has done since it began, and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +84,9 @@ struct Shared {
     /// What an earlier life left is known.
     listed: AtomicBool,
     queue: mpsc::Sender<Work>,
+    /// Names that are kept no more, whose files the writer removes: it alone knows what it wrote since.
+    dropped: Mutex<HashSet<Name>>,
+    was_dropped: Notify,
     waiting_bytes: AtomicU64,
     counters: Counters,
 }
@@ -96,6 +103,20 @@ pub(crate) struct DiskCacheWriter {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Work>,
     paused_until: Option<Instant>,
+}
+
+/// Removes what an earlier life left in `directory`: no cache is wanted any more. What is not a cache's is left alone.
+pub(crate) fn remove_left(directory: &Path) {
+    let files = CacheFiles::new(directory.to_owned());
+    let left = files.list().unwrap_or_else(|error| {
+        tracing::warn!("the cache directory cannot be listed: {error}");
+        Vec::new()
+    });
+    for file in left {
+        if let Err(error) = files.remove(&file.name) {
+            tracing::warn!("a file of the cache cannot be removed: {error}");
+        }
+    }
 }
 
 fn add(counter: &AtomicU64, number: u64) {
@@ -118,6 +139,8 @@ impl DiskCache {
             admission: Mutex::new(Admission::new(bytes_max)),
             listed: AtomicBool::new(false),
             queue,
+            dropped: Mutex::default(),
+            was_dropped: Notify::new(),
             waiting_bytes: AtomicU64::new(0),
             counters: Counters::default(),
         });
@@ -166,12 +189,7 @@ impl DiskCache {
     /// Drops a value that turned out to be of no use.
     pub(crate) fn forget(&self, key: &CacheKey) {
         let (name, _) = key.encode(self.shared.archive);
-        self.shared.admission().remove(&name);
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            let environment = shared.environment.clone();
-            environment.blocking(move || shared.remove(&name)).await;
-        });
+        self.shared.drop_entry(name);
     }
 
     /// What it has done and holds.
@@ -200,9 +218,19 @@ impl Shared {
 
     fn read(&self, name: &Name, key: &[u8]) -> Option<Bytes> {
         let file = match self.files.read(name) {
-            Ok(file) => file?,
+            Ok(Some(file)) => file,
+            Ok(None) => {
+                // Somebody removed it; what is taken for kept would never be written again.
+                if self.admission().contains(name) {
+                    self.drop_entry(*name);
+                }
+                return None;
+            }
             Err(error) => {
                 tracing::debug!("an entry of the cache cannot be read: {error}");
+                if !error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code)) {
+                    self.drop_entry(*name);
+                }
                 return None;
             }
         };
@@ -212,10 +240,30 @@ impl Shared {
             tracing::warn!(
                 "an entry of the cache is not as it was written and is dropped: is its disk well?"
             );
-            self.admission().remove(name);
-            self.remove(name);
+            self.drop_entry(*name);
         }
         value
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, HashSet<Name>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entry is no more: it can be put anew at once, and the writer removes its file.
+    fn drop_entry(&self, name: Name) {
+        self.admission().remove(&name);
+        self.dropped().insert(name);
+        self.was_dropped.notify_one();
+    }
+
+    /// Removes the files of what was dropped, by the writer: what it wrote since is kept again, and stays.
+    fn remove_dropped(&self) {
+        let dropped = std::mem::take(&mut *self.dropped());
+        for name in dropped {
+            if !self.admission().contains(&name) {
+                self.remove(&name);
+            }
+        }
     }
 
     fn remove(&self, name: &Name) {
@@ -238,6 +286,10 @@ impl Shared {
         match self.files.list() {
             Ok(left) => {
                 for file in left {
+                    // It turned out to be of no use meanwhile; the writer removes it.
+                    if self.dropped().contains(&file.name) {
+                        continue;
+                    }
                     let gone = self.admission().restore(file.name, file.bytes);
                     gone.iter().for_each(|name| self.remove(name));
                 }
@@ -269,7 +321,13 @@ impl Shared {
         }
         let written = self.files.write(&work.name, &file);
         match written {
-            Ok(()) => add(&self.counters.written_bytes, bytes),
+            Ok(()) => {
+                add(&self.counters.written_bytes, bytes);
+                // It was dropped while it was written.
+                if !self.admission().contains(&work.name) {
+                    self.remove(&work.name);
+                }
+            }
             Err(_) => {
                 self.admission().remove(&work.name);
                 // What it should have replaced is of the past.
@@ -283,11 +341,15 @@ impl Shared {
 impl DiskCacheWriter {
     /// Takes stock, then writes until `stop` says so, and what waits then.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let shared = Arc::clone(&self.shared);
-        self.shared.environment.blocking(move || shared.take_stock()).await;
+        let (shared, stock) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+        shared.environment.blocking(move || stock.take_stock()).await;
         loop {
             tokio::select! {
                 biased;
+                () = shared.was_dropped.notified() => {
+                    let dropping = Arc::clone(&shared);
+                    shared.environment.blocking(move || dropping.remove_dropped()).await;
+                }
                 work = self.queue.recv() => match work {
                     Some(work) => self.write(work).await,
                     None => return,

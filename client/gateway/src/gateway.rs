@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::cached_payloads::CachedPayloads;
 use crate::coordinators::{FilterSource, GovernanceSource, NetworkCoordinators};
-use crate::disk_cache::{DiskCache, DiskCacheWriter};
+use crate::disk_cache::{DiskCache, DiskCacheWriter, remove_left};
 use crate::feed_follower::FeedFollower;
 use crate::filter_chain::{FilterChain, HeldFilter};
 use crate::filter_files::FilterFiles;
@@ -115,6 +115,9 @@ impl Gateway {
             }
         };
         let source: Arc<dyn DirectorySource> = Arc::new(CoordinatorSource::new(coordinators.clone()));
+        if let Some(left) = options.cache_dir.clone().filter(|_| options.cache_size_bytes == 0) {
+            environment.blocking(move || remove_left(&left.join("data"))).await;
+        }
         let (cache, writer) = open_cache(options, archive, &environment).unzip();
         let source = match &cache {
             Some(cache) => {

@@ -80,16 +80,28 @@ impl CacheFiles {
             Err(error) => return Err(error),
         };
         for directory in directories {
-            let directory = directory?;
-            let Some(first) = hex(&directory.file_name().to_string_lossy()) else { continue };
-            let [first] = first[..] else { continue };
-            for file in fs::read_dir(directory.path())? {
-                files.extend(left_file(first, &file?.path()));
+            if let Err(error) = directory.and_then(|directory| list_one(&directory.path(), &mut files)) {
+                // The others count, and are bounded, all the same.
+                tracing::warn!(
+                    "a part of the cache directory {} is passed over: {error}",
+                    self.root.display()
+                );
             }
         }
         files.sort_by_key(|file| file.written);
         Ok(files)
     }
+}
+
+/// Adds what lies in one of the directories. One whose name is none of ours is left alone.
+fn list_one(directory: &Path, files: &mut Vec<LeftFile>) -> io::Result<()> {
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned());
+    let Some(first) = name.and_then(|name| hex(&name)) else { return Ok(()) };
+    let [first] = first[..] else { return Ok(()) };
+    for file in fs::read_dir(directory)? {
+        files.extend(left_file(first, &file?.path()));
+    }
+    Ok(())
 }
 
 fn left_file(first: u8, path: &Path) -> Option<LeftFile> {
@@ -127,6 +139,7 @@ mod tests {
         fs::create_dir_all(torn.parent().unwrap()).unwrap();
         fs::write(&torn, b"ni").unwrap();
         fs::write(place.path().join("data/07/letter"), b"dear").unwrap();
+        fs::write(place.path().join("data/0a"), b"no directory").unwrap();
         let mut found: Vec<_> = files.list().unwrap().iter().map(|file| (file.name, file.bytes)).collect();
         found.sort_unstable();
         assert_eq!(found, [([7; 16], 5), ([8; 16], 6)]);

@@ -139,3 +139,45 @@ async fn a_disk_that_takes_nothing_is_counted_and_ends_nothing() {
     assert_eq!((counts.failed_writes, counts.entries), (1, 0), "it is tried once and then left in peace");
     assert_eq!(cache.get(&key(1)).await, None);
 }
+
+#[tokio::test]
+async fn an_entry_whose_file_is_gone_can_be_put_again() {
+    let place = tempfile::tempdir().unwrap();
+    let first = start(place.path(), 1 << 20);
+    first.cache.put(&key(1), value(1, 1000));
+    first.end().await;
+    let cache = start(place.path(), 1 << 20).end().await;
+    fs::remove_file(files(place.path()).pop().unwrap()).unwrap();
+    assert_eq!((cache.get(&key(1)).await, cache.counts().entries), (None, 0));
+}
+
+#[tokio::test]
+async fn what_is_forgotten_and_put_again_at_once_stays() {
+    let place = tempfile::tempdir().unwrap();
+    let first = start(place.path(), 1 << 20);
+    first.cache.put(&key(1), value(1, 1000));
+    first.cache.put(&key(2), value(2, 1000));
+    first.end().await;
+    let again = start(place.path(), 1 << 20);
+    while again.cache.counts().entries < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    again.cache.forget(&key(1));
+    again.cache.forget(&key(2));
+    again.cache.put(&key(1), value(3, 1000));
+    let cache = again.end().await;
+    assert_eq!((cache.get(&key(1)).await, cache.get(&key(2)).await), (Some(value(3, 1000)), None));
+    assert_eq!((cache.counts().entries, files(place.path()).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn without_a_cache_what_an_earlier_one_left_is_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let first = start(place.path(), 1 << 20);
+    first.cache.put(&key(1), value(1, 1000));
+    first.end().await;
+    assert_eq!(files(place.path()).len(), 1);
+    remove_left(&place.path().join("data"));
+    assert_eq!(files(place.path()).len(), 0);
+    remove_left(&place.path().join("data"));
+}
