@@ -29,10 +29,12 @@ pub(crate) struct Shortage {
     pub(crate) need: usize,
 }
 
-struct Answer {
-    place: usize,
-    begun: Instant,
-    result: Result<Bytes, ReadRangeError>,
+/// What becomes of a request.
+enum Event<'a> {
+    /// It is its turn.
+    Turn { place: usize, turn: Option<SemaphorePermit<'a>> },
+    /// The node answered, or did not.
+    Answer { place: usize, begun: Instant, result: Result<Bytes, ReadRangeError> },
 }
 
 /// A trial asks for one group: it shall show that a node answers, and cost little.
@@ -47,8 +49,8 @@ pub(crate) struct PieceRace<'a> {
     nodes: Vec<NodeAddress>,
     candidates: Vec<Candidate>,
     plan: RacePlan,
-    running: FuturesUnordered<BoxFuture<'a, Answer>>,
-    // When those under way were asked, by place.
+    running: FuturesUnordered<BoxFuture<'a, Event<'a>>>,
+    // When those under way were asked, by place; not those that wait for their turn.
     asked: BTreeMap<usize, Instant>,
     done: BTreeMap<ShardIndex, Bytes>,
 }
@@ -114,7 +116,10 @@ impl<'a> PieceRace<'a> {
                 Step::Ask(place) => self.ask(place).await,
                 Step::Wait(until) => {
                     tokio::select! {
-                        Some(answer) = self.running.next() => self.take(answer),
+                        Some(event) = self.running.next() => match event {
+                            Event::Turn { place, turn } => self.begin(place, turn),
+                            Event::Answer { place, begun, result } => self.take(place, begun, result),
+                        },
                         () = tokio::time::sleep_until(self.begun + until) => {}
                     }
                 }
@@ -124,44 +129,38 @@ impl<'a> PieceRace<'a> {
         }
     }
 
-    /// Asks a candidate. The holder of the wanted shard waits for its turn first: patience is for the node, not for our
-    /// own queue.
+    /// Asks a candidate when it is its turn: patience is for the node, not for our own queue. The race of the holder of
+    /// the wanted shard begins then; where others are asked, it goes on meanwhile.
     async fn ask(&mut self, place: usize) {
         let shared = self.shared;
-        let turn = match self.plan.around() {
-            None => {
-                let waited = Instant::now();
-                let turn = shared.permits.acquire().await.ok();
-                self.begun += waited.elapsed();
-                turn
-            }
-            Some(_) => None,
-        };
-        count(&shared.counters.requests);
-        self.asked.insert(place, Instant::now());
-        self.running.push(self.request(place, turn).boxed());
-    }
-
-    fn request(
-        &self,
-        place: usize,
-        turn: Option<SemaphorePermit<'a>>,
-    ) -> impl Future<Output = Answer> + Send + use<'a> {
-        let (shared, pass, node) = (self.shared, self.pass.clone(), self.nodes[place].clone());
-        let range = ShardRange { index: self.candidates[place].index, ..self.wanted.clone() };
-        async move {
-            let _turn = match turn {
-                Some(turn) => Some(turn),
-                None => shared.permits.acquire().await.ok(),
-            };
-            let begun = Instant::now();
-            let result = shared.source.read(&node, pass, &range).await;
-            Answer { place, begun, result }
+        if self.plan.around().is_none() {
+            let waited = Instant::now();
+            let turn = shared.permits.acquire().await.ok();
+            self.begun += waited.elapsed();
+            self.begin(place, turn);
+        } else {
+            let turn = async move { Event::Turn { place, turn: shared.permits.acquire().await.ok() } };
+            self.running.push(turn.boxed());
         }
     }
 
-    fn take(&mut self, answer: Answer) {
-        let Answer { place, begun, result } = answer;
+    /// Sends the request to a candidate whose turn it is.
+    fn begin(&mut self, place: usize, turn: Option<SemaphorePermit<'a>>) {
+        let (shared, pass, node) = (self.shared, self.pass.clone(), self.nodes[place].clone());
+        let range = ShardRange { index: self.candidates[place].index, ..self.wanted.clone() };
+        count(&shared.counters.requests);
+        let begun = Instant::now();
+        self.asked.insert(place, begun);
+        self.plan.began(place, begun.saturating_duration_since(self.begun));
+        let read = async move {
+            let _turn = turn;
+            let result = shared.source.read(&node, pass, &range).await;
+            Event::Answer { place, begun, result }
+        };
+        self.running.push(read.boxed());
+    }
+
+    fn take(&mut self, place: usize, begun: Instant, result: Result<Bytes, ReadRangeError>) {
         self.asked.remove(&place);
         let index = self.candidates[place].index;
         let judged = self.shared.judge(&self.nodes[place], index, self.wanted, begun, result);

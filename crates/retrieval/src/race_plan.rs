@@ -2,11 +2,11 @@
 //! time and from what came. Nothing here waits, asks or knows a clock.
 //!
 //! Always holds: of each shard at most one copy is asked at a time, and none twice; while its holder is in time nobody
-//! else is asked; a plan ends, with enough or without. Leaves to others: asking (`piece_race`), what is expected
-//! (`node_health`), fresh facts after a plan that ended without.
+//! else is asked; what waits for its turn with us is not late; a plan ends, with enough or without.
+//! Leaves to others: asking (`piece_race`), what is expected (`node_health`), fresh facts after a plan that ended without.
 //!
 //! Times are counted from the beginning of the race. [`RacePlan::next`] says what to do now; whoever carries it out tells
-//! by [`RacePlan::answered`] what came of it, and asks again.
+//! by [`RacePlan::began`] when a request left, by [`RacePlan::answered`] what came of it, and asks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,7 +45,8 @@ pub(crate) struct RaceTerms {
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Ask this candidate, by its place in the list that the plan was made of; then see what else there is to do.
+    /// Ask this candidate, by its place in the list that the plan was made of, and tell when the request left; then see
+    /// what else there is to do.
     Ask(usize),
     /// Wait for an answer, but no longer than until then.
     Wait(Duration),
@@ -67,7 +68,15 @@ pub(crate) enum Around {
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     candidate: usize,
-    late_at: Duration,
+    // None while the request waits for its turn: only what the node takes is counted against it, and another node would
+    // wait for the same turn.
+    late_at: Option<Duration>,
+}
+
+impl Asked {
+    fn is_late(&self, now: Duration) -> bool {
+        self.late_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// One race for one range of one shard.
@@ -102,7 +111,7 @@ impl RacePlan {
 
     /// Whether the copy is under way and late.
     pub(crate) fn is_late(&self, place: usize, now: Duration) -> bool {
-        self.asked.values().any(|asked| asked.candidate == place && asked.late_at <= now)
+        self.asked.values().any(|asked| asked.candidate == place && asked.is_late(now))
     }
 
     /// What to do now. `may_hedge` is asked once the holder is late; if it refuses, that has more time.
@@ -116,8 +125,8 @@ impl RacePlan {
         }
         if self.around.is_none() {
             match self.asked.get_mut(&wanted) {
-                Some(holder) if now < holder.late_at => {
-                    return Step::Wait(holder.late_at.min(give_up_after));
+                Some(holder) if !holder.is_late(now) => {
+                    return Step::Wait(holder.late_at.map_or(give_up_after, |at| at.min(give_up_after)));
                 }
                 Some(_) if self.refused || may_hedge() => self.around = Some(Around::Late),
                 Some(holder) => {
@@ -125,17 +134,18 @@ impl RacePlan {
                     self.refused = true;
                     let more =
                         self.candidates[holder.candidate].patience.saturating_mul(PATIENCE_WITHOUT_HEDGES);
-                    holder.late_at = now.saturating_add(more.max(Duration::from_millis(1)));
-                    return Step::Wait(holder.late_at.min(give_up_after));
+                    let late_at = now.saturating_add(more.max(Duration::from_millis(1)));
+                    holder.late_at = Some(late_at);
+                    return Step::Wait(late_at.min(give_up_after));
                 }
                 None => match self.take(|candidate| candidate.index == wanted && candidate.promising) {
-                    Some(place) => return self.ask(place, now),
+                    Some(place) => return self.ask(place),
                     None => self.around = Some(Around::Away),
                 },
             }
         }
         // What is late may still come, and is not counted on.
-        let in_time = |asked: &&Asked| asked.late_at > now;
+        let in_time = |asked: &&Asked| !asked.is_late(now);
         let under_way =
             self.asked.iter().filter(|(index, _)| **index != wanted).map(|(_, asked)| asked).filter(in_time);
         let hopeful = self.done.len() + under_way.count();
@@ -143,14 +153,22 @@ impl RacePlan {
             // Of those that promise little only as many are asked as are needed.
             let place = self.take(|candidate| candidate.promising || hopeful < need);
             if let Some(place) = place {
-                return self.ask(place, now);
+                return self.ask(place);
             }
         }
         if self.asked.is_empty() {
             return Step::Short(self.done.len());
         }
-        let next_late = self.asked.values().map(|asked| asked.late_at).filter(|at| *at > now).min();
+        let next_late = self.asked.values().filter_map(|asked| asked.late_at).filter(|at| *at > now).min();
         Step::Wait(next_late.map_or(give_up_after, |at| at.min(give_up_after)))
+    }
+
+    /// The request to this candidate has left: its patience begins.
+    pub(crate) fn began(&mut self, place: usize, now: Duration) {
+        let candidate = &self.candidates[place];
+        if let Some(asked) = self.asked.get_mut(&candidate.index).filter(|asked| asked.candidate == place) {
+            asked.late_at = Some(now.saturating_add(candidate.patience));
+        }
     }
 
     /// An answer came for shard `index`: its range, or nothing.
@@ -171,10 +189,9 @@ impl RacePlan {
         Some(self.waiting.remove(at))
     }
 
-    fn ask(&mut self, place: usize, now: Duration) -> Step {
-        let candidate = &self.candidates[place];
-        let late_at = now.saturating_add(candidate.patience);
-        self.asked.insert(candidate.index, Asked { candidate: place, late_at });
+    fn ask(&mut self, place: usize) -> Step {
+        let index = self.candidates[place].index;
+        self.asked.insert(index, Asked { candidate: place, late_at: None });
         Step::Ask(place)
     }
 }

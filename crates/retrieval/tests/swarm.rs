@@ -285,6 +285,36 @@ async fn requests_under_way_are_bounded_over_all_reads() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queue_of_ours_is_held_against_no_node() {
+    let coded = coded(600_000, 4);
+    let options = SwarmOptions { requests_max: 7, ..SwarmOptions::default() };
+    let (nodes, directory, reader) = swarm(&coded, 8, options);
+    let id = coded.content.bundle_id();
+    let of_shard = |shard: usize| {
+        let start = shard as u64 * coded.coding.shard_bytes();
+        start..start + 900
+    };
+    // What is read around the first node is had from the last four; these three are the surplus.
+    for holder in 1..4 {
+        nodes.behave(holder, Behaviour::Honest(Duration::from_millis(15)));
+        reader.read(id, of_shard(holder)).await.unwrap();
+    }
+    directory.set_online(0, false);
+    let reads = (0..80).map(|_| reader.read(id, of_shard(0)));
+    for bytes in futures::future::join_all(reads).await {
+        assert_eq!(bytes.unwrap(), slice(&coded, of_shard(0)));
+    }
+    // They took no longer than ever once they were asked, and are trusted with what they hold.
+    nodes.take_asked();
+    for holder in 1..4 {
+        reader.read(id, of_shard(holder)).await.unwrap();
+        assert_eq!(nodes.take_asked(), [node(holder)]);
+    }
+    let counts = reader.counts();
+    assert_eq!((counts.degraded, counts.trials), (80, 0), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_read_cancels_its_requests() {
     let coded = coded(300_000, 4);
     let (nodes, _, reader) = swarm(&coded, 12, SwarmOptions::default());

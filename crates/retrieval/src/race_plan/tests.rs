@@ -51,6 +51,7 @@ fn run(terms: RaceTerms, candidates: Vec<Candidate>, nodes: &[Node], mut hedges:
         match plan.next(now, may_hedge) {
             Step::Ask(place) => {
                 asked.push(place);
+                plan.began(place, now);
                 match nodes[place] {
                     Node::Answers(after) => drop(under_way.insert((now + after, place), true)),
                     Node::Fails(after) => drop(under_way.insert((now + after, place), false)),
@@ -108,6 +109,27 @@ fn others_that_are_late_are_replaced() {
     let outcome = run(terms(4), fleet(12), &nodes, 1);
     assert_eq!((outcome.step, outcome.took), (Step::Enough, 45 * MILLI));
     assert_eq!(outcome.asked.len(), 12);
+}
+
+#[test]
+fn what_waits_for_its_turn_is_not_late_and_not_replaced() {
+    let mut candidates = fleet(12);
+    candidates[0].promising = false;
+    let terms = terms(4);
+    let mut plan = RacePlan::new(terms, candidates);
+    let asked: Vec<Step> = (0..7).map(|_| plan.next(Duration::ZERO, || true)).collect();
+    assert_eq!(asked, (1..=7).map(Step::Ask).collect::<Vec<_>>());
+    plan.began(1, Duration::ZERO);
+    assert_eq!(plan.next(Duration::ZERO, || true), Step::Wait(20 * MILLI));
+    plan.answered(ShardIndex(1), true);
+    // The others stand in a queue of ours, as anybody who is asked instead would.
+    let later = 500 * MILLI;
+    assert_eq!(plan.next(later, || true), Step::Wait(terms.give_up_after));
+    assert!((2..=7).all(|place| !plan.is_late(place, later)));
+    plan.began(2, later);
+    assert_eq!(plan.next(later, || true), Step::Wait(later + 20 * MILLI));
+    assert!(plan.is_late(2, later + 20 * MILLI) && !plan.is_late(3, later + 20 * MILLI));
+    assert_eq!(plan.next(later + 20 * MILLI, || true), Step::Ask(8), "what the node does not do is late");
 }
 
 #[test]
