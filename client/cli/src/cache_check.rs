@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use firn_bundle::Blob;
 use firn_client::{Source, SourceError};
-use firn_nix_format::{Compression, PathInfo, PublisherKey, Sha256, VerifyingReader, accepted_by, decoder};
+use firn_nix_format::{
+    Compression, NarInspector, PathInfo, PublisherKey, Sha256, VerifyingReader, accepted_by, decoder,
+};
 
 use crate::cache_directory::{CacheDirectory, StoredNar};
+use crate::object_writer::{NarListing, list};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,14 +29,28 @@ pub(crate) enum There<T> {
     Other,
 }
 
+/// A NAR that lies there and is what its narinfo says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RightNar {
+    /// Its file.
+    pub(crate) nar: StoredNar,
+    /// Its listing, if that was asked for: made from what was read.
+    pub(crate) listing: Option<NarListing>,
+}
+
 const BUFFER_BYTES: usize = 256 << 10;
 
 impl CacheDirectory {
-    /// What lies there of the store path of `info`. A narinfo that says something else stays if one of `publishers`
-    /// has signed it.
-    pub(crate) async fn look(&self, info: &PathInfo, publishers: &[PublisherKey]) -> There<StoredNar> {
+    /// What lies there of the store path of `info`, with its listing if that is wanted. A narinfo that says something
+    /// else stays if one of `publishers` has signed it.
+    pub(crate) async fn look(
+        &self,
+        info: &PathInfo,
+        publishers: &[PublisherKey],
+        listing: bool,
+    ) -> There<RightNar> {
         let (root, info, publishers) = (self.root().to_owned(), info.clone(), publishers.to_vec());
-        self.environment().blocking(move || look(&root, &info, &publishers)).await
+        self.environment().blocking(move || look(&root, &info, &publishers, listing)).await
     }
 
     /// What lies there of a log or the like, whose file is compressed as `compression` says.
@@ -41,7 +58,7 @@ impl CacheDirectory {
         let (root, blob): (PathBuf, Blob) = (self.root().to_owned(), blob.clone());
         let look = move || {
             let source = source(&root)?;
-            is_content(&source, &blob.url, compression, blob.sha256, blob.bytes)
+            is_content(&source, &blob.url, compression, blob.sha256, blob.bytes, None)
         };
         match self.environment().blocking(look).await {
             Ok(true) => There::Right(()),
@@ -51,7 +68,7 @@ impl CacheDirectory {
     }
 }
 
-fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey]) -> There<StoredNar> {
+fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey], listing: bool) -> There<RightNar> {
     let narinfo = source(root).and_then(|source| {
         let text = source.narinfo(info.store_path.hash_part()).map_err(|error| error.to_string())?;
         Ok(text.map(|text| (source, text)))
@@ -72,12 +89,17 @@ fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey]) -> There<Stor
             None => There::Damaged("its narinfo says something that no publisher has signed".to_owned()),
         };
     }
-    match is_content(&source, &there.url, there.compression, info.nar_hash, info.nar_size) {
-        Ok(true) => There::Right(StoredNar {
-            bytes: there.file_size.unwrap_or(info.nar_size),
-            url: there.url,
-            compression: there.compression,
-            sha256: there.file_hash,
+    let mut inspector = listing.then(|| NarInspector::new(info.nar_size));
+    let (hash, size) = (info.nar_hash, info.nar_size);
+    match is_content(&source, &there.url, there.compression, hash, size, inspector.as_mut()) {
+        Ok(true) => There::Right(RightNar {
+            nar: StoredNar {
+                bytes: there.file_size.unwrap_or(info.nar_size),
+                url: there.url,
+                compression: there.compression,
+                sha256: there.file_hash,
+            },
+            listing: inspector.map(list),
         }),
         Ok(false) => There::Damaged(format!("its narinfo is there, and {} is not", there.url)),
         Err(reason) => There::Damaged(reason),
@@ -89,13 +111,14 @@ fn source(root: &Path) -> Result<Source, String> {
     Source::open(&format!("file://{root}")).map_err(|error| error.to_string())
 }
 
-/// Whether there is a file at `url`; an error if it does not decompress to these bytes.
+/// Whether there is a file at `url`; an error if it does not decompress to these bytes. They are shown to `inspector`.
 fn is_content(
     source: &Source,
     url: &str,
     compression: Compression,
     sha256: Sha256,
     bytes: u64,
+    mut inspector: Option<&mut NarInspector>,
 ) -> Result<bool, String> {
     let failed = |error: io::Error| format!("{url}: {error}");
     let file = match source.open_file(url) {
@@ -111,7 +134,10 @@ fn is_content(
     loop {
         match checked.read(&mut piece) {
             Ok(0) => break,
-            Ok(_) => {}
+            Ok(count) => {
+                // What is no NAR shows when it is finished.
+                inspector.as_mut().map(|inspector| inspector.push(&piece[..count]));
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(failed(error)),
         }
@@ -124,7 +150,7 @@ mod tests {
     use std::fs;
 
     use bytes::Bytes;
-    use firn_nix_format::{PublisherSecretKey, StorePath};
+    use firn_nix_format::{NarNode, PublisherSecretKey, StorePath, nar};
     use firn_retrieval::ByteStream;
     use firn_transport::Environment;
     use futures::{StreamExt, stream};
@@ -168,12 +194,18 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let cache = CacheDirectory::open(&Environment::real(), &place.path().join("out")).await.unwrap();
         let stored = cache.add_nar(&info(nar), compression, stream_of(nar)).await.unwrap();
-        cache.add_narinfo(&info(nar), &stored).await.unwrap();
+        cache.add_narinfo(&info(nar), &stored, None).await.unwrap();
         (place, cache)
     }
 
     async fn look_at(cache: &CacheDirectory, nar: &'static [u8]) -> There<StoredNar> {
-        cache.look(&info(nar), &[key().public_key()]).await
+        match cache.look(&info(nar), &[key().public_key()], false).await {
+            There::Right(RightNar { nar, listing: None }) => There::Right(nar),
+            There::Right(right) => panic!("nobody asked for a listing: {right:?}"),
+            There::Damaged(why) => There::Damaged(why),
+            There::Other => There::Other,
+            There::Nothing => There::Nothing,
+        }
     }
 
     #[track_caller]
@@ -224,12 +256,31 @@ mod tests {
     async fn another_content_stays_only_where_a_publisher_has_signed_it() {
         let (_place, cache) = cache_with(b"one", NarCompression::None).await;
         assert_eq!(look_at(&cache, b"two").await, There::Other);
-        assert_damaged(&cache.look(&info(b"two"), &[]).await, "no publisher");
+        assert_damaged(&cache.look(&info(b"two"), &[], false).await, "no publisher");
         let narinfo = cache.root().join(format!("{}.narinfo", info(b"one").store_path.hash_part()));
         fs::write(&narinfo, "what?").unwrap();
         assert!(matches!(look_at(&cache, b"one").await, There::Damaged(_)));
         fs::remove_file(&narinfo).unwrap();
         assert_eq!(look_at(&cache, b"one").await, There::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_made_of_what_lies_there() {
+        let file = NarNode::Regular { contents: b"text".to_vec(), executable: false };
+        let bytes: &'static [u8] = nar::encode(&file).unwrap().leak();
+        let json = nar::inspect(bytes).unwrap().to_json().unwrap();
+        for compression in ALL {
+            let (_place, cache) = cache_with(bytes, compression).await;
+            let look = cache.look(&info(bytes), &[key().public_key()], true).await;
+            let There::Right(right) = look else { panic!("{look:?}") };
+            assert_eq!(right.listing, Some(NarListing::Json(json.clone())), "{compression:?}");
+        }
+        let (_place, cache) = cache_with(b"no nar", NarCompression::None).await;
+        let look = cache.look(&info(b"no nar"), &[key().public_key()], true).await;
+        assert!(
+            matches!(look, There::Right(RightNar { listing: Some(NarListing::NotText), .. })),
+            "{look:?}"
+        );
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! A binary cache in a directory, as Nix reads it by `file://`.
 //!
 //! Owns: where files lie in it, and who writes into it. Always holds: nothing is written outside of it, whatever URL a
-//! record names; a narinfo gets its name after its NAR, and both when their bytes are on disk; a file that another path
-//! relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that hash, and
+//! record names; a narinfo gets its name after its NAR and its listing, and all of them when their bytes are on disk; a
+//! file that another path relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that hash, and
 //! `nar/<store path hash>-<NarHash>.nar…` that of this path, and nothing else; one program writes at a time.
 //! Leaves to others: whether bytes are right (what is written was checked), what lies there already (`cache_check`).
 
@@ -140,23 +140,19 @@ impl CacheDirectory {
         self.environment.blocking(move || file.keep_first(&path).map(|kept| kept.is_ok())).await
     }
 
-    /// Adds `<hash>.narinfo`: what `info` says, with the place of a NAR that lies in the cache already.
+    /// Adds `<hash>.narinfo`: what `info` says, with the place of a NAR that lies in the cache already. Before it comes
+    /// `<hash>.ls`, the listing of the NAR as JSON, if it is given: what has a narinfo is not looked for again.
     pub(crate) async fn add_narinfo(
         &self,
         info: &PathInfo,
         nar: &StoredNar,
+        listing: Option<Vec<u8>>,
     ) -> Result<NarInfoOutcome, WriteError> {
         let _merging = self.narinfos.lock().await;
         let path = self.narinfo_path(info);
         let (root, info, nar) = (self.root.clone(), info.clone(), nar.clone());
-        self.environment.blocking(move || write_narinfo(&root, &path, &info, &nar)).await
-    }
-
-    /// Adds `<hash>.ls`, the listing of the NAR, as JSON.
-    pub(crate) async fn add_listing(&self, info: &PathInfo, json: Vec<u8>) -> Result<(), WriteError> {
-        let path = self.root.join(format!("{}.ls", info.store_path.hash_part()));
-        let root = self.root.clone();
-        self.environment.blocking(move || PartialFile::from_text(&root, &json)?.replace(&path)).await
+        let write = move || write_narinfo(&root, &path, &info, &nar, listing.as_deref());
+        self.environment.blocking(write).await
     }
 
     /// Takes the narinfo of this store path away: it names something that is not what it says.
@@ -284,14 +280,20 @@ fn write_narinfo(
     path: &Path,
     info: &PathInfo,
     nar: &StoredNar,
+    listing: Option<&[u8]>,
 ) -> Result<NarInfoOutcome, WriteError> {
     let there = fs::read(path).ok().and_then(|text| PathInfo::parse(&text).ok());
+    if there.as_ref().is_some_and(|there| there.fingerprint() != info.fingerprint()) {
+        return Ok(NarInfoOutcome::OtherStays);
+    }
+    if let Some(listing) = listing {
+        write_listing(root, &path.with_extension("ls"), listing)?;
+    }
     let (text, outcome) = match there {
         None => {
             let file = nar.sha256.map(|hash| (hash, nar.bytes));
             (info.to_narinfo(&nar.url, nar.compression.name(), file), NarInfoOutcome::Written)
         }
-        Some(there) if there.fingerprint() != info.fingerprint() => return Ok(NarInfoOutcome::OtherStays),
         Some(mut there) => {
             let fresh = info.signatures.iter().filter(|one| !there.signatures.contains(one));
             let fresh: Vec<_> = fresh.cloned().collect();
@@ -304,6 +306,14 @@ fn write_narinfo(
     };
     PartialFile::from_text(root, text.as_bytes())?.replace(path)?;
     Ok(outcome)
+}
+
+/// Writes a listing, unless it lies there already.
+fn write_listing(root: &Path, path: &Path, listing: &[u8]) -> Result<(), WriteError> {
+    let is_there = fs::symlink_metadata(path)
+        .is_ok_and(|there| there.is_file() && there.len() == listing.len() as u64)
+        && fs::read(path).is_ok_and(|there| there == listing);
+    if is_there { Ok(()) } else { PartialFile::from_text(root, listing)?.replace(path) }
 }
 
 #[cfg(test)]
@@ -385,7 +395,7 @@ mod tests {
         let add = async |info: &PathInfo| {
             let url = "nar/b.nar".to_owned();
             let nar = StoredNar { url, compression: Compression::None, bytes: 1, sha256: None };
-            cache.add_narinfo(info, &nar).await.unwrap()
+            cache.add_narinfo(info, &nar, None).await.unwrap()
         };
         assert_eq!(add(&signed("a")).await, NarInfoOutcome::Written);
         assert_eq!(add(&signed("b")).await, NarInfoOutcome::Merged);
@@ -397,6 +407,34 @@ mod tests {
         let there = PathInfo::parse(&fs::read(path).unwrap()).unwrap();
         let names: Vec<_> = there.signatures.iter().map(|signature| signature.key_name.as_str()).collect();
         assert_eq!((there.url.as_str(), names), ("nar/b.nar", vec!["a", "b"]));
+    }
+
+    #[tokio::test]
+    async fn a_listing_is_there_before_its_narinfo_and_belongs_to_it() {
+        let (_place, cache) = cache().await;
+        let info = info(1, "nar/a.nar", Compression::None);
+        let url = "nar/b.nar".to_owned();
+        let nar = StoredNar { url, compression: Compression::None, bytes: 1, sha256: None };
+        let add = async |info: &PathInfo, text: &str| {
+            cache.add_narinfo(info, &nar, Some(text.as_bytes().to_vec())).await
+        };
+        let narinfo = cache.narinfo_path(&info);
+        let listing = narinfo.with_extension("ls");
+        // Where a listing cannot be written there is no narinfo, so that the next export tries again.
+        fs::create_dir_all(listing.join("in the way")).unwrap();
+        assert!(add(&info, "tree").await.is_err());
+        assert!(!narinfo.exists());
+        fs::remove_dir_all(&listing).unwrap();
+        assert_eq!(add(&info, "tree").await.unwrap(), NarInfoOutcome::Written);
+        assert_eq!(fs::read_to_string(&listing).unwrap(), "tree");
+        for damaged in ["trxe", "", "longer than it was"] {
+            fs::write(&listing, damaged).unwrap();
+            assert_eq!(add(&info, "tree").await.unwrap(), NarInfoOutcome::Merged);
+            assert_eq!(fs::read_to_string(&listing).unwrap(), "tree");
+        }
+        let other = PathInfo { nar_hash: Sha256::of(b"other"), ..info };
+        assert_eq!(add(&other, "another tree").await.unwrap(), NarInfoOutcome::OtherStays);
+        assert_eq!(fs::read_to_string(&listing).unwrap(), "tree");
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Writing a binary cache from the archive.
 //!
 //! Owns: what is written, kept or replaced, and what is said of what cannot be written. Always holds: what is there and
-//! right is not fetched again; a narinfo names a NAR that lies complete beside it, so that whatever stops the export
-//! leaves a cache that is valid as far as it goes; memory is bounded however much is exported; "done" is said when
+//! right is not fetched again; a narinfo names a NAR that lies complete beside it, with its listing if that is wanted,
+//! so that whatever stops the export leaves a cache that is valid as far as it goes; memory is bounded however much is exported; "done" is said when
 //! everything is on disk.
 //! Leaves to others: finding paths (`path_search`), files (`object_writer`), reading (`firn-retrieval`).
 
@@ -53,7 +53,7 @@ enum Job {
 /// What became of it.
 enum Outcome {
     Path { written: Written, replaced: bool },
-    KeptPath,
+    KeptPath { note: Option<String> },
     Blob(Written),
     KeptBlob,
     Missing(Missing),
@@ -212,8 +212,9 @@ impl Export {
                     summary.others += 1;
                     Some(written)
                 }
-                Outcome::KeptPath => {
+                Outcome::KeptPath { note } => {
                     summary.kept += 1;
+                    note.into_iter().for_each(|note| summary.note(note));
                     None
                 }
                 Outcome::KeptBlob => None,
@@ -258,12 +259,11 @@ impl Export {
     /// None if another content of the path lies there.
     async fn path(&self, path: &FoundPath) -> Result<Option<Outcome>, WriteError> {
         let cache = self.writer.cache();
-        let replaced = match cache.look(&path.info, self.search.publishers()).await {
+        let replaced = match self.writer.look(&path.info, self.search.publishers()).await {
             There::Other => return Ok(None),
-            There::Right(nar) => {
-                // The archive may know signatures that were not there then.
-                cache.add_narinfo(&path.info, &nar).await?;
-                return Ok(Some(Outcome::KeptPath));
+            There::Right(there) => {
+                let note = self.writer.complete(&path.info, there).await?;
+                return Ok(Some(Outcome::KeptPath { note }));
             }
             There::Damaged(why) => {
                 tracing::warn!("{} is written anew: {why}", path.info.store_path);

@@ -1,17 +1,19 @@
 //! Writing archived objects into a binary cache.
 //!
 //! Owns: which form of an object becomes which file. Always holds: a NAR gets its name only after its NarHash was
-//! found right, a log after its hash; a listing is made from the very bytes that were written.
+//! found right, a log after its hash; a listing is made from the very bytes that were written, and is there when the
+//! narinfo is.
 //! Leaves to others: where files lie (`cache_directory`), which objects are wanted (`recovery`, `export`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use firn_bundle::{Blob, Encoding, RecordBody};
-use firn_nix_format::{NarInspector, PathInfo};
+use firn_nix_format::{NarInspector, PathInfo, PublisherKey};
 use firn_retrieval::{ByteStream, ObjectPlan, ReadError};
 use futures::StreamExt;
 
-use crate::cache_directory::{CacheDirectory, NarInfoOutcome};
+use crate::cache_check::{RightNar, There};
+use crate::cache_directory::{CacheDirectory, NarInfoOutcome, StoredNar};
 use crate::file_writer::WriteError;
 use crate::nar_encoder::NarCompression;
 
@@ -31,6 +33,15 @@ pub(crate) struct Written {
     pub(crate) bytes: u64,
     /// Something worth knowing that is no failure.
     pub(crate) note: Option<String>,
+}
+
+/// The listing of a NAR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NarListing {
+    /// As Nix writes it.
+    Json(Vec<u8>),
+    /// There is none: a name in the NAR is no text.
+    NotText,
 }
 
 /// Writes objects into a cache.
@@ -77,23 +88,46 @@ impl ObjectWriter {
             let compression = self.form.compression.unwrap_or(NarCompression::None);
             self.cache.add_nar(info, compression, stream).await?
         };
-        let outcome = self.cache.add_narinfo(info, &nar).await?;
-        let mut note = (outcome == NarInfoOutcome::OtherStays).then(|| {
-            format!(
+        let inspector = Arc::into_inner(listing).map(Mutex::into_inner);
+        let inspector = inspector.map(|inspector| inspector.unwrap_or_else(PoisonError::into_inner));
+        let listing = inspector.filter(|_| self.form.listings).map(list);
+        let note = self.add_narinfo(info, &nar, listing).await?;
+        Ok(Written { bytes: nar.bytes, note })
+    }
+
+    /// What lies in the cache of the store path of `info`; with its listing, if listings are wanted.
+    pub(crate) async fn look(&self, info: &PathInfo, publishers: &[PublisherKey]) -> There<RightNar> {
+        self.cache.look(info, publishers, self.form.listings).await
+    }
+
+    /// Completes what lies there, and is right: the archive may know signatures that were not there then, and a listing
+    /// may be wanted that was not then. Gives what is worth knowing.
+    pub(crate) async fn complete(
+        &self,
+        info: &PathInfo,
+        there: RightNar,
+    ) -> Result<Option<String>, WriteError> {
+        self.add_narinfo(info, &there.nar, there.listing).await
+    }
+
+    async fn add_narinfo(
+        &self,
+        info: &PathInfo,
+        nar: &StoredNar,
+        listing: Option<NarListing>,
+    ) -> Result<Option<String>, WriteError> {
+        let has_none = listing == Some(NarListing::NotText);
+        let json = match listing {
+            Some(NarListing::Json(json)) => Some(json),
+            Some(NarListing::NotText) | None => None,
+        };
+        Ok(match self.cache.add_narinfo(info, nar, json).await? {
+            NarInfoOutcome::OtherStays => Some(format!(
                 "{} was found with two contents: its narinfo names one, the NAR {} lies beside it",
                 info.store_path, info.nar_hash
-            )
-        });
-        if self.form.listings && note.is_none() {
-            let inspector = Arc::into_inner(listing).map(Mutex::into_inner);
-            let inspector = inspector.map(|inspector| inspector.unwrap_or_else(PoisonError::into_inner));
-            let listing = inspector.and_then(|inspector| inspector.finish().ok());
-            match listing.and_then(|listing| listing.to_json().ok()) {
-                Some(json) => self.cache.add_listing(info, json).await?,
-                None => note = Some(format!("{} has no listing: names in it are not text", info.store_path)),
-            }
-        }
-        Ok(Written { bytes: nar.bytes, note })
+            )),
+            _ => has_none.then(|| format!("{} has no listing: names in it are not text", info.store_path)),
+        })
     }
 
     async fn write_blob(&self, plan: &ObjectPlan, blob: &Blob) -> Result<Written, WriteError> {
@@ -126,6 +160,12 @@ impl ObjectWriter {
         };
         stream.map(look).boxed()
     }
+}
+
+/// The listing of a NAR that went by as a whole.
+pub(crate) fn list(inspector: NarInspector) -> NarListing {
+    let json = inspector.finish().ok().and_then(|listing| listing.to_json().ok());
+    json.map_or(NarListing::NotText, NarListing::Json)
 }
 
 /// Reads the object to its end: its hash is right, or there is an error.
