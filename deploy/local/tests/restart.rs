@@ -13,16 +13,19 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firn_nix_format::PathInfo;
 use support::fetch::path_infos;
 use support::fleet::Fleet;
-use support::{Running, demo_cache, demo_key, nix, program, wait_for};
+use support::{DEADLINE, Running, demo_cache, demo_key, nix, program, wait_for};
 
 const RUNS: usize = 3;
-// Whoever waits for longer than a restart has found a gateway that does not answer.
-const READ_WAIT: Duration = Duration::from_secs(100);
+// As long as a restart may take: whoever waits for longer has found a gateway that does not answer.
+const READ_WAIT: Duration = DEADLINE;
+// A gateway that ends waits for the first request of a connection for two seconds. A client of ours that got no turn for
+// so long between connecting and writing is late itself.
+const LATE_AFTER: Duration = Duration::from_secs(1);
 
 #[test]
 fn clients_notice_nothing_of_a_gateway_that_is_started_again() {
@@ -42,7 +45,7 @@ fn clients_notice_nothing_of_a_gateway_that_is_started_again() {
         Client { pause: Duration::from_millis(5), keeps_alive: false },
     ];
     let answered: Vec<AtomicUsize> = clients.iter().map(|_| AtomicUsize::new(0)).collect();
-    let (copied, asked_again) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (copied, again) = (AtomicUsize::new(0), AskedAgain::default());
     let failures = Mutex::new(Vec::new());
     let ended = AtomicBool::new(false);
     let mut last = None;
@@ -50,10 +53,10 @@ fn clients_notice_nothing_of_a_gateway_that_is_started_again() {
         // Whatever fails below: the threads end, and the scope with them.
         let ending = EndsWhenDropped(&ended);
         for (client, answered) in clients.iter().zip(&answered) {
-            let (published, failures, asked_again, ended) = (&published, &failures, &asked_again, &ended);
+            let (published, failures, again, ended) = (&published, &failures, &again, &ended);
             scope.spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
-                    if let Err(error) = client.read_on(address, published, answered, asked_again, ended) {
+                    if let Err(error) = client.read_on(address, published, answered, again, ended) {
                         failures.lock().unwrap().push(format!("{client:?}: {error}"));
                     }
                 }
@@ -81,9 +84,10 @@ fn clients_notice_nothing_of_a_gateway_that_is_started_again() {
     });
     let requests: usize = counts(&answered).iter().sum();
     let failures = failures.into_inner().unwrap();
-    let [copied, asked_again] = [copied, asked_again].map(AtomicUsize::into_inner);
+    let [copied, reused, late] = [copied, again.reused, again.late].map(AtomicUsize::into_inner);
     println!(
-        "{runs} restarts, {requests} requests, {asked_again} of them on a second connection, {copied} copies by Nix"
+        "{runs} restarts, {requests} requests, {reused} of them on a second connection and {late} by clients that were \
+         late, {copied} copies by Nix"
     );
     assert!(failures.is_empty(), "{} of {requests} requests failed: {failures:#?}", failures.len());
     assert_eq!(last.unwrap().terminate(), Some(0));
@@ -127,10 +131,20 @@ impl Drop for EndsWhenDropped<'_> {
     }
 }
 
+/// Requests that were sent on another connection because theirs ended before the first byte of an answer.
+#[derive(Debug, Default)]
+struct AskedAgain {
+    /// It had been used before.
+    reused: AtomicUsize,
+    /// It was new, and the client late.
+    late: AtomicUsize,
+}
+
 /// A client that tries next to nothing twice: it goes on using its connection until an answer says that it was the last one.
 ///
 /// Only a connection that was used before and ends before the first byte of an answer is replaced, as HTTP/1.1 has it and
-/// every client does: a server may close what has been idle, and the request may be on its way then.
+/// every client does: a server may close what has been idle, and the request may be on its way then. So it may close a new
+/// one on which nothing comes for long, for which a machine must be too busy to let a client write.
 #[derive(Debug)]
 struct Client {
     pause: Duration,
@@ -144,10 +158,10 @@ impl Client {
         address: SocketAddr,
         published: &BTreeMap<String, PathInfo>,
         answered: &AtomicUsize,
-        asked_again: &AtomicUsize,
+        again: &AskedAgain,
         ended: &AtomicBool,
     ) -> Result<(), Failure> {
-        let mut connection = None;
+        let mut connection: Option<Connection> = None;
         for (hash, info) in published.iter().cycle() {
             let nar = format!("/nar/{hash}-{}.nar", info.nar_hash.to_base32());
             let absent: String = hash.chars().rev().collect();
@@ -156,22 +170,22 @@ impl Client {
                 if ended.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let reused = connection.take();
-                let (mut stream, is_reused) = match reused {
-                    Some(stream) => (stream, true),
-                    None => (connect(address)?, false),
+                let goes_on = loop {
+                    let mut asked = match connection.take() {
+                        Some(connection) => connection,
+                        None => Connection::open(address)?,
+                    };
+                    let reused = asked.is_used;
+                    let counter = match asked.ask(&path, status) {
+                        Ok(true) if self.keeps_alive => break Some(asked),
+                        Ok(_) => break None,
+                        Err(Failure::Unanswered { .. }) if reused => &again.reused,
+                        Err(Failure::Unanswered { after, .. }) if after > LATE_AFTER => &again.late,
+                        Err(failure) => return Err(failure),
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
                 };
-                let goes_on = match ask(&mut stream, &path, status) {
-                    Err(Failure::Unanswered(_)) if is_reused => {
-                        asked_again.fetch_add(1, Ordering::Relaxed);
-                        stream = connect(address)?;
-                        ask(&mut stream, &path, status)
-                    }
-                    answer => answer,
-                };
-                if goes_on? && self.keeps_alive {
-                    connection = Some(stream);
-                }
+                connection = goes_on;
                 answered.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(self.pause);
             }
@@ -180,19 +194,19 @@ impl Client {
     }
 }
 
-fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(READ_WAIT))?;
-    stream.set_nodelay(true)?;
-    Ok(BufReader::new(stream))
+/// A connection to the gateway.
+struct Connection {
+    stream: BufReader<TcpStream>,
+    opened: Instant,
+    is_used: bool,
 }
 
 /// Why a request was not answered as it should have been.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// The connection ended before the first byte.
-    #[error("there was no answer: {0}")]
-    Unanswered(io::Error),
+    #[error("there was no answer: {error} (it was asked {after:?} after the connection was opened)")]
+    Unanswered { error: io::Error, after: Duration },
     /// Anything else, as a sentence.
     #[error("{0}")]
     Wrong(String),
@@ -204,33 +218,50 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// One request, whose answer has `status` and comes whole; whether the connection takes another one.
-fn ask(stream: &mut BufReader<TcpStream>, path: &str, status: u16) -> Result<bool, Failure> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: cache\r\n\r\n");
-    stream.get_mut().write_all(request.as_bytes()).map_err(Failure::Unanswered)?;
-    if stream.fill_buf().map_err(Failure::Unanswered)?.is_empty() {
-        return Err(Failure::Unanswered(io::ErrorKind::UnexpectedEof.into()));
+impl Connection {
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let opened = Instant::now();
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(READ_WAIT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), opened, is_used: false })
     }
-    let (mut head, mut bytes, mut goes_on) = (String::new(), 0, true);
-    while !head.ends_with("\r\n\r\n") {
-        let begin = head.len();
-        if stream.read_line(&mut head)? == 0 {
-            return Err(Failure::Wrong(format!("{path}: the connection ended after {head:?}")));
+
+    /// One request, whose answer has `status` and comes whole; whether the connection takes another one.
+    fn ask(&mut self, path: &str, status: u16) -> Result<bool, Failure> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: cache\r\n\r\n");
+        let written = self.stream.get_mut().write_all(request.as_bytes());
+        let after = self.opened.elapsed();
+        let unanswered = |error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::from(error),
+            _ => Failure::Unanswered { error, after },
+        };
+        written.map_err(unanswered)?;
+        self.is_used = true;
+        if self.stream.fill_buf().map_err(unanswered)?.is_empty() {
+            return Err(unanswered(io::ErrorKind::UnexpectedEof.into()));
         }
-        match head[begin..].trim_end().split_once(": ") {
-            Some(("content-length", length)) => {
-                bytes = length.parse().map_err(|_| Failure::Wrong(format!("{path}: {head}")))?;
+        let (mut head, mut bytes, mut goes_on) = (String::new(), 0, true);
+        while !head.ends_with("\r\n\r\n") {
+            let begin = head.len();
+            if self.stream.read_line(&mut head)? == 0 {
+                return Err(Failure::Wrong(format!("{path}: the connection ended after {head:?}")));
             }
-            Some(("connection", "close")) => goes_on = false,
-            _ => {}
+            match head[begin..].trim_end().split_once(": ") {
+                Some(("content-length", length)) => {
+                    bytes = length.parse().map_err(|_| Failure::Wrong(format!("{path}: {head}")))?;
+                }
+                Some(("connection", "close")) => goes_on = false,
+                _ => {}
+            }
         }
+        if !head.starts_with(&format!("HTTP/1.1 {status} ")) {
+            return Err(Failure::Wrong(format!("{path}: {head}")));
+        }
+        let came = io::copy(&mut (&mut self.stream).take(bytes), &mut io::sink())?;
+        if came < bytes {
+            return Err(Failure::Wrong(format!("{path}: {came} of {bytes} bytes came")));
+        }
+        Ok(goes_on)
     }
-    if !head.starts_with(&format!("HTTP/1.1 {status} ")) {
-        return Err(Failure::Wrong(format!("{path}: {head}")));
-    }
-    let came = io::copy(&mut stream.take(bytes), &mut io::sink())?;
-    if came < bytes {
-        return Err(Failure::Wrong(format!("{path}: {came} of {bytes} bytes came")));
-    }
-    Ok(goes_on)
 }
