@@ -18,6 +18,9 @@ const PATHS: u64 = 200;
 /// 200 events are 12 units of 16, hence filters of 128 and 64 events, and 8 events behind them.
 const FILTER_UNIT: &str = "16";
 const COVERED: u64 = 192;
+/// Whoever answers first, and all three together, four times over where they are behind. On a machine that does nothing
+/// else two questions settle a stranger.
+const QUESTIONS_MAX: u64 = 4 * (3 + 3);
 
 type Hash = [u8; 20];
 
@@ -71,6 +74,23 @@ fn narinfo(hash: &Hash) -> String {
 
 fn ask(address: &str, hashes: &[Hash]) -> Vec<Head> {
     heads(address, hashes.iter().map(narinfo))
+}
+
+/// Asks until coordinators have settled every question, and says how often one had to be asked again: whoever gets no
+/// turn for three seconds on a busy machine is taken for one that is away.
+fn settled(address: &str, hashes: &[Hash]) -> (Vec<Head>, u64) {
+    let (mut answers, mut again) = (ask(address, hashes), 0);
+    wait_for("coordinators have settled every question", || {
+        let is_open = |at: &usize| answers[*at].header("firn-unreadable").is_some();
+        let open: Vec<usize> = (0..answers.len()).filter(is_open).collect();
+        let hashes: Vec<Hash> = open.iter().map(|at| hashes[*at]).collect();
+        again += open.len() as u64;
+        for (at, answer) in open.iter().zip(ask(address, &hashes)) {
+            answers[*at] = answer;
+        }
+        open.is_empty().then_some(())
+    });
+    (answers, again)
 }
 
 /// Messages that left the gateway after the first `skip`.
@@ -130,7 +150,7 @@ fn no_hash_of_an_absent_path_leaves_the_gateway() {
     assert!(before > 0, "what leaves is written down");
 
     let asked = absent(100_000);
-    let answers = ask(&address, &asked);
+    let (answers, again) = settled(&address, &asked);
     assert_eq!(answers.len(), asked.len());
     for answer in &answers {
         assert_eq!((answer.status, answer.header("firn-unreadable")), (404, None), "{answer:?}");
@@ -141,8 +161,8 @@ fn no_hash_of_an_absent_path_leaves_the_gateway() {
     assert!((400..1300).contains(&strangers), "{strangers} of 100,000");
     let kinds = kinds(&sent(&running, before), &asked);
     let ranges = u64::try_from(kinds["index range"]).unwrap();
-    // Two tell of each stranger; one that is slow may be asked again, and a third as well.
-    assert!(ranges >= 2 && ranges <= 16 * strangers, "{kinds:?} for {strangers} strangers");
+    let most = QUESTIONS_MAX * (strangers + again);
+    assert!((2..=most).contains(&ranges), "{kinds:?} for {strangers} strangers, {again} asked again");
 
     // Who comes again asks nobody.
     let before = sent(&running, 0).len();
@@ -168,13 +188,13 @@ fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
         (get(&format!("http://{none}/readyz")).status == 200).then_some(())
     });
     let before = sent(&without, 0).len();
-    for answer in ask(&none, &asked[..100]) {
-        assert_eq!((answer.status, answer.header("firn-unreadable")), (404, None), "{answer:?}");
-    }
+    let (answers, again) = settled(&none, &asked[..100]);
+    assert!(answers.iter().all(|answer| answer.status == 404), "{answers:?}");
     assert_eq!((metric(&none, "filters"), metric(&none, "strangers_total")), (0, 100));
     let kinds = kinds(&sent(&without, before), &asked);
-    assert!((100..=1600).contains(&kinds["index range"]), "{kinds:?}");
-    assert_eq!(ask(&none, &[visible])[0].status, 200);
+    let ranges = u64::try_from(kinds["index range"]).unwrap();
+    assert!((100..=QUESTIONS_MAX * (100 + again)).contains(&ranges), "{kinds:?}, {again} asked again");
+    assert_eq!(settled(&none, &[visible]).0[0].status, 200);
 
     // A mirror gives what coordinators would: filters are fetched from no coordinator.
     let mirrored = self::address();
@@ -185,7 +205,7 @@ fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
     assert!(!sent(&from_mirror, 0).iter().any(is_piece));
     assert!(sent(&running, 0).iter().any(is_piece), "who has no mirror asks coordinators");
     assert!(ask(&mirrored, &asked[..100]).iter().all(|answer| answer.status == 404));
-    assert_eq!(ask(&mirrored, &[visible])[0].status, 200);
+    assert_eq!(settled(&mirrored, &[visible]).0[0].status, 200);
     assert_eq!(from_mirror.terminate(), Some(0));
 
     let retry = ["--filter", "none", "--when-unreadable", "retry"];

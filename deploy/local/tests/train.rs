@@ -16,9 +16,11 @@ use support::fetch::{get, try_get};
 use support::local::Local;
 use support::{Running, command, nix, tcp_port, wait_for};
 
-/// A build that takes so much longer than without any gateway waits for a network. What it does take is printed, and at
-/// most 5 s are promised: on a machine that does nothing else.
+/// A build that takes so much longer than several without any gateway waits for a network. What it does take is printed,
+/// and at most 5 s are promised: on a machine that does nothing else.
 const SLOWER_MAX: Duration = Duration::from_secs(60);
+/// A machine that is busy with other things needs so many times as long from one build to the next.
+const BUSY_TIMES: u32 = 4;
 
 /// An archive that was there once, and a gateway's cache directory from that time.
 fn left_behind() -> (tempfile::TempDir, Local) {
@@ -89,7 +91,7 @@ fn private_builds_go_on_where_no_coordinator_is_reached() {
             let name = format!("{kind}-{dropped}");
             let with = builds_in(&name, place.path(), || Some(gateway(&local, options)));
             eprintln!("{name}: {with:?}, alone: {alone:?}");
-            assert!(with <= alone + SLOWER_MAX, "{name}: {with:?} instead of {alone:?}");
+            assert!(with <= alone * BUSY_TIMES + SLOWER_MAX, "{name}: {with:?} instead of {alone:?}");
         }
     }
 }
