@@ -57,11 +57,27 @@ in
           example = "https://cache.example.org/archive.firn";
           description = "The descriptor of the archive: a file or a URL.";
         };
+        options.cache-dir = lib.mkOption {
+          type = lib.types.str;
+          default = "/var/cache/firn-gateway";
+          description = ''
+            Where filters, the end of the feed and what was read are kept. The gateway may write to the default and to
+            `/var/lib/firn-gateway` alone: any other directory, also that of a `request-log`, has to belong to its user
+            and stand in `systemd.services.firn-gateway.serviceConfig.ReadWritePaths`.
+          '';
+        };
       };
     };
   };
 
   config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = !(cfg.settings ? listen);
+        message = "services.firn.gateway.settings.listen has no effect: systemd holds the port, set services.firn.gateway.listen";
+      }
+    ];
+
     users.users.firn-gateway = {
       isSystemUser = true;
       group = "firn-gateway";
@@ -91,7 +107,6 @@ in
         "firn-gateway.socket"
       ];
       environment = {
-        FIRN_CACHE_DIR = "/var/cache/firn-gateway";
         XDG_STATE_HOME = "/var/lib/firn-gateway";
       };
       serviceConfig = {
