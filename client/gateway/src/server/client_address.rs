@@ -76,8 +76,8 @@ impl Asking {
 
 /// Who asks, if the request came from `peer` with `headers`: the last in the row that no believed proxy stands for.
 ///
-/// Where both headers tell of the row and disagree, one of them is the client's invention: then it is unclear, as it is where
-/// they name nobody. A proxy that sends neither speaks for itself.
+/// Where both headers tell of the row and disagree, one of them is the client's invention: then it is unclear, as it is
+/// where they name nobody. A proxy that sends neither speaks for itself.
 pub(super) fn asking(proxies: &[AddressRange], peer: IpAddr, headers: &HeaderMap) -> Asking {
     let peer = peer.to_canonical();
     let is_proxy = |address: IpAddr| proxies.iter().any(|range| range.contains(address));

@@ -1,7 +1,8 @@
 //! What each client takes of the server: its connections and its requests.
 //!
 //! Owns: who counts as one client. Always holds: the table is bounded, and a client with open connections does not fall out
-//! of it; clients of this machine are not limited, others behind a proxy on it are. Leaves to others: which address asks (`client_address`), refusing.
+//! of it; clients of this machine are not limited, others behind a proxy on it are. Leaves to others: which address asks
+//! (`client_address`), refusing.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
