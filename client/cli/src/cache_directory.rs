@@ -132,10 +132,10 @@ impl CacheDirectory {
         url: &str,
         stream: ByteStream,
     ) -> Result<bool, WriteError> {
-        let path = self.root.join(url);
         if !is_usable_blob_url(kind, url) {
-            return Err(WriteError::disk(&path, io::Error::other("no object of its kind has such a URL")));
+            return Err(WriteError::Refused { url: url.to_owned() });
         }
+        let path = self.root.join(url);
         let file = self.partial(&path, stream, NarCompression::None).await?;
         self.environment.blocking(move || file.keep_first(&path).map(|kept| kept.is_ok())).await
     }
@@ -378,7 +378,8 @@ mod tests {
             assert_eq!(stored.url, own_url(&hostile, Compression::Xz));
         }
         for url in ["../log/x", "nix-cache-info", "nar/x", "log/../../x", "log"] {
-            assert!(cache.add_blob(KeyKind::BuildLog, url, bytes("x")).await.is_err(), "{url}");
+            let error = cache.add_blob(KeyKind::BuildLog, url, bytes("x")).await.unwrap_err();
+            assert!(matches!(&error, WriteError::Refused { url: own } if own == url), "{error}");
         }
         assert!(cache.add_blob(KeyKind::BuildLog, "log/x.drv", bytes("x")).await.unwrap());
         assert!(!cache.add_blob(KeyKind::BuildLog, "log/x.drv", bytes("y")).await.unwrap());

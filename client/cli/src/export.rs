@@ -22,7 +22,7 @@ use crate::export_summary::ExportSummary;
 use crate::feed_keys::FeedKeys;
 use crate::file_writer::WriteError;
 use crate::object_writer::{NarForm, ObjectWriter, Written};
-use crate::path_search::{Missing, MissingState, PathSearch, unreadable};
+use crate::path_search::{Missing, MissingState, PathSearch, unreadable, unwritable};
 use crate::progress::Progress;
 use crate::record_finder::{FoundPath, FoundRecord};
 use crate::store_path_argument::StorePathArgument;
@@ -242,15 +242,14 @@ impl Export {
                 (name, outcome)
             }
         };
-        let missing = |state, reason| Ok(Outcome::Missing(Missing { path: name.clone(), state, reason }));
+        let missing = |(state, reason)| Ok(Outcome::Missing(Missing { path: name.clone(), state, reason }));
         match outcome {
             Err(error) if error.concerns_all() => Err(error),
-            Err(WriteError::Read(error)) => missing(MissingState::Unreadable, unreadable(&error)),
-            Err(error) => missing(MissingState::Unreadable, error.to_string()),
+            Err(error) => missing(why_missing(&error)),
             Ok(None) => {
                 let reason =
                     "the directory has another content of it, which a publisher signed, too: it stays";
-                missing(MissingState::Different, reason.to_owned())
+                missing((MissingState::Different, reason.to_owned()))
             }
             Ok(Some(outcome)) => Ok(outcome),
         }
@@ -305,6 +304,40 @@ impl Export {
     }
 }
 
+/// In what way something is missing that was not written for this reason, and what is to be done.
+fn why_missing(error: &WriteError) -> (MissingState, String) {
+    match error {
+        WriteError::Read(error) => (MissingState::Unreadable, unreadable(error)),
+        WriteError::Disk { .. } => (MissingState::Unwritable, unwritable(error)),
+        WriteError::Refused { .. } => {
+            (MissingState::Refused, format!("{error}; whoever published it may do so with another URL"))
+        }
+    }
+}
+
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn whose_fault_it_is_that_something_is_missing_is_told_apart() {
+        let read = ReadError::NoDirectory { cause: "all are away".to_owned() };
+        let disk = WriteError::disk(Path::new("/out/nar/x"), io::ErrorKind::IsADirectory.into());
+        let refused = WriteError::Refused { url: "log/../x".to_owned() };
+        for (error, state, words) in [
+            (WriteError::Read(read), MissingState::Unreadable, "cannot be read now"),
+            (disk, MissingState::Unwritable, "cannot write /out/nar/x: is a directory; see to that"),
+            (refused, MissingState::Refused, "its URL log/../x is none"),
+        ] {
+            let (told, reason) = why_missing(&error);
+            assert_eq!(told, state);
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
 }

@@ -33,6 +33,12 @@ pub(crate) enum WriteError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The URL is none that an object of its kind may have, whoever published it so.
+    #[error("its URL {url} is none for an object of its kind, so it is not written")]
+    Refused {
+        /// The URL.
+        url: String,
+    },
 }
 
 impl WriteError {

@@ -5,6 +5,7 @@
 //! Leaves to others: reading contents.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use firn_base::{Location, ObjectKey};
 use firn_client::publisher_keys;
@@ -32,6 +33,10 @@ pub(crate) enum MissingState {
     Unreadable,
     /// Where it should be written lies another content of it.
     Different,
+    /// The archive gave it, and it could not be written.
+    Unwritable,
+    /// It has a URL that a cache must not have, and was not written.
+    Refused,
 }
 
 /// A path that was asked for, or is referred to, and is not there.
@@ -154,6 +159,11 @@ impl PathSearch {
     }
 }
 
+/// That it was read and cannot be written, as a sentence.
+pub(crate) fn unwritable(error: &impl Display) -> String {
+    format!("{error}; see to that, then run the command again: it goes on where it is")
+}
+
 /// That it is archived and cannot be read, as a sentence.
 pub(crate) fn unreadable(error: &ReadError) -> String {
     format!("it is archived and cannot be read now: {error}")
@@ -172,8 +182,11 @@ mod tests {
             MissingState::Untrusted,
             MissingState::Unreadable,
             MissingState::Different,
+            MissingState::Unwritable,
+            MissingState::Refused,
         ];
         let others = others.map(state);
-        assert_eq!(others, [r#""withdrawn""#, r#""untrusted""#, r#""unreadable""#, r#""different""#]);
+        let names = ["withdrawn", "untrusted", "unreadable", "different", "unwritable", "refused"];
+        assert_eq!(others, names.map(|name| format!("\"{name}\"")));
     }
 }

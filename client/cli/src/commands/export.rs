@@ -25,7 +25,8 @@ use crate::store_path_argument::StorePathArgument;
 ///
 /// Narinfos say what was signed, every NAR was hashed, logs lie beside. What lies in DIR already and is right is not
 /// fetched again, what is damaged is replaced: run it again after an interruption. Everything that was asked for and is
-/// not there (not archived, withdrawn, not signed by a trusted key, unreadable now) is named and makes the exit code 1.
+/// not there (not archived, withdrawn, not signed by a trusted key, unreadable now, not to be written) is named and makes
+/// the exit code 1.
 #[derive(Debug, Args)]
 pub(crate) struct ExportOptions {
     /// Store paths: whole, by base name, or by their hash of 32 characters

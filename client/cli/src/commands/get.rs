@@ -14,7 +14,7 @@ use crate::commands::export::{NarFlags, show};
 use crate::commands::trusted_keys;
 use crate::export::Export;
 use crate::output::{print, print_json};
-use crate::path_search::{Missing, MissingState, PathSearch, unreadable};
+use crate::path_search::{Missing, MissingState, PathSearch, unreadable, unwritable};
 use crate::progress::{Progress, Unit};
 use crate::record_finder::{FoundPath, RecordFinder};
 use crate::session::Session;
@@ -139,11 +139,10 @@ async fn unpack_all(
                 });
             }
             Err(error) => {
-                let reason = match error {
-                    UnpackError::Read(error) => unreadable(&error),
-                    error => error.to_string(),
+                let (state, reason) = match error {
+                    UnpackError::Read(error) => (MissingState::Unreadable, unreadable(&error)),
+                    error => (MissingState::Unwritable, unwritable(&error)),
                 };
-                let state = MissingState::Unreadable;
                 summary.missing.push(Missing { path: store_path, state, reason });
             }
         }
