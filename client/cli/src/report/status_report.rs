@@ -571,7 +571,8 @@ pub(crate) mod tests {
                 r#""repair_wait":{{"reason":"fleet_vanished","until":1795387509001,"sentence":"{sentence}"}},"#,
                 r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"#,
                 r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
-                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[],"clocks_apart":[]}}"#
+                r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[],"clocks_apart":[],"#,
+                r#""purges":{{"under_way":0,"to_repack":0,"holders":0,"waiting":0}}}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),
