@@ -91,11 +91,10 @@ async fn a_peer_that_does_not_answer_is_left_alone_for_a_while() {
     // Somebody else answers there: an error that comes quickly.
     let error = pool.get(node(3), &to).await.unwrap_err();
     assert!(matches!(error, ConnectError::WrongIdentity { .. }));
-    // Nobody answers there any more, which only a further attempt would notice.
-    server.close().await;
-    drop(server);
+    let begun = Instant::now();
     let error = pool.get(node(3), &to).await.unwrap_err();
-    assert!(matches!(error, ConnectError::WrongIdentity { .. }), "{error}");
+    assert!(matches!(error, ConnectError::WrongIdentity { .. }));
+    assert!(begun.elapsed() < Duration::from_secs(1));
     // Another address is another chance.
     let third = endpoint_at(3, world::LOOPBACK, EndpointOptions::default()).await;
     let connection = pool.get(node(3), &address(&third)).await.unwrap();
