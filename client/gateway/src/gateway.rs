@@ -1,8 +1,8 @@
 //! Starting and stopping a gateway.
 //!
 //! Owns: its tasks. Always holds: the port is taken before anything else and opened only when absence can be
-//! decided (or, where misses are allowed, after a wait), and ranks of publishers were heard or waited for; dropping what `start` gave ends everything. Leaves to
-//! others: what the tasks do.
+//! decided (or, where misses are allowed, after a wait), and ranks of publishers were heard or waited for; dropping
+//! what `start` gave ends everything. Leaves to others: what the tasks do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
