@@ -5,6 +5,7 @@
 //! so. Leaves to others: what is proposed (`driver`), carrying messages in (`serve`).
 
 mod changing;
+mod yielding;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,7 +195,9 @@ impl Consensus {
             applied_changes,
             late_digests,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        tokio::spawn(yielding::run(Arc::downgrade(&inner), timing));
+        Ok(Self { inner })
     }
 
     /// Has a command committed and applied, if this member leads.

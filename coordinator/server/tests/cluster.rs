@@ -121,6 +121,28 @@ async fn a_leader_without_a_majority_refuses_writes_and_a_majority_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_left_alone_with_an_entry_that_nobody_has_leads_again_with_one_other() {
+    let mut cluster = Cluster::start(3, timing()).await;
+    cluster.write(add_uploader(1)).await;
+    let leader = cluster.leader().await;
+    let others: Vec<_> = cluster.running().into_iter().filter(|number| *number != leader).collect();
+    for number in &others {
+        cluster.kill(*number, false).await;
+    }
+    let alone = cluster.consensus(leader).clone();
+    let before = alone.status().last_entry;
+    let proposing = tokio::spawn(async move { alone.propose(add_uploader(2)).await });
+    cluster.wait(leader, |status| status.last_entry > before).await;
+    // The other one has the shorter log: it is not elected, and needs this one's vote.
+    cluster.wait(leader, |status| !status.is_leader).await;
+    assert!(proposing.await.unwrap().is_err(), "nobody else has it on disk");
+    cluster.run(others[0]).await;
+    assert_eq!(cluster.leader().await, leader);
+    assert_eq!(cluster.write(add_uploader(3)).await, CommandOutcome::Applied);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_disk_fails_stops_and_the_others_go_on() {
     let mut cluster = Cluster::start(3, timing()).await;
     cluster.write(add_uploader(1)).await;

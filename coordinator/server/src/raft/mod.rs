@@ -43,7 +43,7 @@ pub(crate) use network::Network;
 pub(crate) use refounding::refound;
 pub(crate) use state_machine::{StateMachine, read_position};
 pub use timing::{ROUND_TRIP_MAX, Timing};
-pub(crate) use types::{Member, Metrics, Raft};
+pub(crate) use types::{Member, Metrics, Raft, Vote};
 
 #[cfg(test)]
 mod suite_tests;

@@ -45,7 +45,7 @@ impl fmt::Display for Member {
 pub(crate) type Raft = openraft::Raft<TypeConfig>;
 pub(super) type LogEntry = openraft::Entry<TypeConfig>;
 pub(super) type LogId = openraft::LogId<u64>;
-pub(super) type Vote = openraft::Vote<u64>;
+pub(crate) type Vote = openraft::Vote<u64>;
 pub(super) type StoredMembership = openraft::StoredMembership<u64, Member>;
 pub(super) type SnapshotMeta = openraft::SnapshotMeta<u64, Member>;
 pub(super) type Snapshot = openraft::Snapshot<TypeConfig>;
