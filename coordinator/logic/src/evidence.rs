@@ -9,6 +9,7 @@
 //! (inventories).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use firn_base::{ArchiveId, BundleId, NodeId, PublicKey, ShardIndex};
 use firn_wire::{
@@ -21,6 +22,8 @@ use crate::headers::CodedBundle;
 
 /// Bundles without a certificate that are kept in memory at most: strangers may show any number.
 const UNCERTIFIED_MAX: usize = 1 << 20;
+/// Nodes that nobody names and that have shown everything: how many is told, no more.
+const STRANGERS_SHOWN_MAX: usize = 1 << 16;
 /// Nodes of whose refused words one is kept.
 const REFUSED_MAX: usize = 4_096;
 
@@ -91,6 +94,8 @@ pub struct Evidence<B> {
     uncertified: BTreeSet<BundleId>,
     refused: BTreeMap<NodeId, (u64, EvidenceError)>,
     shown: BTreeSet<NodeId>,
+    named: Arc<BTreeSet<NodeId>>,
+    news: u64,
     shards: u64,
 }
 
@@ -99,7 +104,7 @@ pub struct Evidence<B> {
 pub struct EvidenceCounts {
     /// Nodes that have shown all they have.
     pub nodes: u64,
-    /// Nodes that the ledger names and that are not among them.
+    /// Nodes that a ledger or a backup names and that are not among them.
     pub awaited: u64,
     /// Entries of the ledger.
     pub ledger: u64,
@@ -128,6 +133,8 @@ impl<B: EvidenceBook> Evidence<B> {
             uncertified: BTreeSet::new(),
             refused: BTreeMap::new(),
             shown: BTreeSet::new(),
+            named: Arc::default(),
+            news: 0,
             shards: 0,
         }
     }
@@ -144,7 +151,10 @@ impl<B: EvidenceBook> Evidence<B> {
         for signed in rosters {
             match VerifiedRoster::open(signed, self.archive) {
                 // Only the archive's key makes them, so there are few.
-                Ok(roster) if !self.rosters.contains(&roster) => self.rosters.push(roster),
+                Ok(roster) if !self.rosters.contains(&roster) => {
+                    self.rosters.push(roster);
+                    self.note_news();
+                }
                 Ok(_) => {}
                 Err(_) => self.refuse(node, EvidenceError::Roster),
             }
@@ -178,8 +188,38 @@ impl<B: EvidenceBook> Evidence<B> {
         if (position.is_some() && is_later) || (position.is_none() && entries.len() > self.ledger.len()) {
             self.ledger = entries;
             self.ledger_generation = generation.max(self.ledger_generation);
+            self.note_named();
+            self.note_news();
         }
         position.map_or(Ok(()), |position| Err(EvidenceError::Fork { position }))
+    }
+
+    /// Nodes that a backup knows, which are named beside those of the ledger.
+    pub fn name_nodes(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        Arc::make_mut(&mut self.named).extend(nodes);
+    }
+
+    fn note_named(&mut self) {
+        let named = self.ledger.iter().filter_map(|entry| match &entry.act {
+            LedgerAct::UseToken { node, .. } => Some(NodeId::from(*node)),
+            _ => None,
+        });
+        Arc::make_mut(&mut self.named).extend(named);
+    }
+
+    /// Nodes that a ledger which was believed, or a backup, names.
+    pub fn named(&self) -> Arc<BTreeSet<NodeId>> {
+        Arc::clone(&self.named)
+    }
+
+    /// How often something was shown that was not known and counts: a roster, more of a ledger, a bundle with a certificate,
+    /// enough shards of one, all of what a named node has. Nobody can say any of it twice, or invent it.
+    pub const fn news(&self) -> u64 {
+        self.news
+    }
+
+    const fn note_news(&mut self) {
+        self.news = self.news.saturating_add(1);
     }
 
     /// `node` names a bundle of which it holds shards. Says whether it is to show the rest of it. If not, somebody else has
@@ -270,11 +310,13 @@ impl<B: EvidenceBook> Evidence<B> {
         let has_news = coding.learn(claim, &indexes) || is_new;
         if is_new && self.book.codings_of(name.bundle)?.is_empty() {
             self.certified = self.certified.saturating_add(1);
+            self.note_news();
             self.uncertified.remove(&name.bundle);
         }
         // A bundle that was coded anew is readable once, by whichever coding came to be first.
         if !was_readable && coding.is_readable() && !self.is_readable(name.bundle)? {
             self.readable = self.readable.saturating_add(1);
+            self.note_news();
         }
         self.book.add(Showing {
             name,
@@ -334,7 +376,13 @@ impl<B: EvidenceBook> Evidence<B> {
 
     /// `node` has shown everything.
     pub fn all_shown(&mut self, node: NodeId) {
-        self.shown.insert(node);
+        if self.named.contains(&node) {
+            if self.shown.insert(node) {
+                self.note_news();
+            }
+        } else if self.shown.len() < STRANGERS_SHOWN_MAX {
+            self.shown.insert(node);
+        }
     }
 
     fn refuse(&mut self, node: NodeId, error: EvidenceError) {
@@ -359,14 +407,9 @@ impl<B: EvidenceBook> Evidence<B> {
     /// How much there is.
     pub fn counts(&self) -> EvidenceCounts {
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let named = self.ledger.iter().filter_map(|entry| match &entry.act {
-            LedgerAct::UseToken { node, .. } => Some(NodeId::from(*node)),
-            _ => None,
-        });
-        let awaited = named.filter(|node| !self.shown.contains(node)).collect::<BTreeSet<_>>();
         EvidenceCounts {
             nodes: count(self.shown.len()),
-            awaited: count(awaited.len()),
+            awaited: count(self.named.difference(&self.shown).count()),
             ledger: count(self.ledger.len()),
             certified: self.certified,
             readable: self.readable,

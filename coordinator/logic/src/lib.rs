@@ -41,6 +41,7 @@ mod kin;
 mod layer;
 mod layout;
 mod ledger_position;
+mod listening;
 mod losses;
 mod member_change;
 mod memory;
@@ -112,6 +113,7 @@ pub use inventory::{
     replaced_file_bytes,
 };
 pub use ledger_position::ledger_position;
+pub use listening::{Listening, ListeningFacts, ListeningPlan, TurnEnd};
 pub use losses::LossWatch;
 pub use member_change::{
     CAUGHT_UP_ENTRIES, MEMBERS_MAX, MemberFacts, MemberPlan, MemberRefusal, RosterRefusal, check_next_roster,

@@ -5,15 +5,17 @@
 //! Leaves to others: what is believed (`coordinator/logic`), its rows (`evidence_store`), asking nodes and restoring
 //! (`driver`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, BundleId, NodeId, Timestamp};
-use firn_coordinator_logic::{CommitOrder, Evidence, Facts};
+use firn_coordinator_logic::{CommitOrder, Evidence, Facts, Listening};
 use firn_wire::{
     RebuildProgress, RebuildStage, RefusalKind, RefusedRequest, RejectReason, Unrestored, VerifiedRoster,
 };
+use tokio::sync::oneshot;
 
 use crate::evidence_store::{EvidencePlace, StoreBook};
 use crate::raft::StateFacts;
@@ -67,13 +69,11 @@ pub(crate) struct UnderWay {
     pub(crate) stage: RebuildStage,
     /// Its operator waits no longer.
     pub(crate) finish: bool,
-    /// By which connection each node was asked last.
-    pub(crate) asked: BTreeMap<NodeId, usize>,
-    pub(crate) asking: BTreeSet<NodeId>,
-    /// When nodes that broke off are asked again.
-    pub(crate) again: BTreeMap<NodeId, Timestamp>,
-    /// When something new was shown, or the stage began.
-    pub(crate) news_at: Timestamp,
+    pub(crate) listening: Listening,
+    /// Nodes that are being asked: whose sender goes is asked no further.
+    pub(crate) asking: BTreeMap<NodeId, oneshot::Sender<Infallible>>,
+    /// When the stage began.
+    pub(crate) entered_at: Timestamp,
     /// The history is told again up to here.
     pub(crate) restored: Option<CommitOrder>,
     /// How many bundles were not restored.
@@ -88,7 +88,8 @@ impl UnderWay {
     /// Goes over to a stage.
     pub(crate) fn enter(&mut self, stage: RebuildStage, now: Timestamp) {
         tracing::info!(%stage, "the rebuild goes on");
-        (self.stage, self.news_at, self.finish) = (stage, now, false);
+        (self.stage, self.entered_at, self.finish) = (stage, now, false);
+        self.asking.clear();
     }
 
     /// A bundle does not come back.
@@ -102,9 +103,9 @@ impl UnderWay {
         }
     }
 
-    /// Whether nothing new has come for `quiet`.
-    pub(crate) fn is_quiet(&self, quiet: Duration, now: Timestamp) -> bool {
-        now.since(self.news_at) >= quiet
+    /// Whether the stage has lasted for so long.
+    pub(crate) fn has_lasted(&self, duration: Duration, now: Timestamp) -> bool {
+        now.since(self.entered_at) >= duration
     }
 }
 
@@ -123,22 +124,25 @@ impl Rebuild {
         self.lock().is_some()
     }
 
-    /// Begins to listen. What came of an earlier one is forgotten. Blocks on the disk.
+    /// Begins to listen; `known_nodes` are those of the state that it begins with. What came of an earlier one is forgotten.
+    /// Blocks on the disk.
     pub(crate) fn begin(
         &self,
         (archive, roster): (ArchiveId, &VerifiedRoster),
+        known_nodes: impl IntoIterator<Item = NodeId>,
         now: Timestamp,
     ) -> Result<(), StorageError> {
         let book = self.options.evidence.begin()?;
         let rosters = self.options.rosters.iter().chain(std::iter::once(roster)).cloned();
+        let mut evidence = Evidence::new(rosters, archive, book);
+        evidence.name_nodes(known_nodes);
         let under_way = UnderWay {
-            evidence: Arc::new(Mutex::new(Evidence::new(rosters, archive, book))),
+            evidence: Arc::new(Mutex::new(evidence)),
             stage: RebuildStage::Listening,
             finish: false,
-            asked: BTreeMap::new(),
-            asking: BTreeSet::new(),
-            again: BTreeMap::new(),
-            news_at: now,
+            listening: Listening::new(now),
+            asking: BTreeMap::new(),
+            entered_at: now,
             restored: None,
             unrestored_count: 0,
             unrestored: BTreeMap::new(),

@@ -344,3 +344,55 @@ fn what_has_no_certificate_is_counted_by_its_name() {
     assert!(!is_asked(&mut evidence, 6, name_of(&bare)));
     assert_eq!((evidence.counts().uncertified, evidence.counts().certified), (0, 1));
 }
+
+/// Whether something is new to what was shown before.
+fn is_news(evidence: &mut Shown, show: impl FnOnce(&mut Shown)) -> bool {
+    let before = evidence.news();
+    show(evidence);
+    evidence.news() != before
+}
+
+#[test]
+fn what_was_shown_before_is_no_news_whoever_says_it_again_and_neither_is_what_does_not_count() {
+    let archive = eventful();
+    let mut evidence = evidence();
+    let ledger = archive.ledger();
+    let governance = |node: u32, entries: &[LedgerEntry]| {
+        let (heads, entries) = (heads(&[1, 2], entries), entries.to_vec());
+        move |evidence: &mut Shown| evidence.show_governance(node_id(node), &[], &heads, entries)
+    };
+    assert!(is_news(&mut evidence, governance(1, &ledger[..2])));
+    assert!(is_news(&mut evidence, governance(2, &ledger)), "more of the ledger");
+    assert!(!is_news(&mut evidence, governance(3, &ledger)));
+    assert!(!is_news(&mut evidence, governance(1, &ledger[..2])));
+    let bundle = |node: u32, kept: &KeptBundle| {
+        let kept = kept.clone();
+        move |evidence: &mut Shown| show(evidence, node_id(node), kept)
+    };
+    assert!(is_news(&mut evidence, bundle(1, &archive.kept(1, &[0]))));
+    assert!(!is_news(&mut evidence, bundle(1, &archive.kept(1, &[0]))), "it shows it again");
+    assert!(!is_news(&mut evidence, bundle(2, &archive.kept(1, &[0]))), "the same shard once more");
+    assert!(is_news(&mut evidence, bundle(2, &archive.kept(1, &[1]))), "two shards are enough");
+    assert!(!is_news(&mut evidence, bundle(3, &archive.kept(1, &[2]))), "a third one changes nothing");
+    let bare = KeptBundle { certificate: Vec::new(), ..archive.kept(2, &[0]) };
+    assert!(!is_news(&mut evidence, bundle(9, &bare)), "anybody may invent it");
+    let unsigned = KeptBundle { certificate: sealed(&[1], &archive.certificate(2)), ..archive.kept(2, &[0]) };
+    assert!(!is_news(&mut evidence, bundle(9, &unsigned)));
+    let name = name_of(&archive.kept(1, &[0]));
+    assert!(!is_news(&mut evidence, |evidence| assert!(!is_asked(evidence, 9, name))));
+}
+
+#[test]
+fn that_a_named_node_has_shown_everything_is_news_once_and_that_a_stranger_has_is_none() {
+    let archive = Archive::of(3);
+    let mut evidence = evidence();
+    let (ledger, backup) = (archive.ledger(), node_id(7));
+    evidence.show_governance(node_id(1), &[], &heads(&[1, 2], &ledger), ledger);
+    evidence.name_nodes([backup]);
+    let named: BTreeSet<_> = [0, 1, 2, 7].map(node_id).into();
+    assert_eq!((*evidence.named()).clone(), named);
+    for (node, expected) in [(1, true), (1, false), (9, false), (7, true), (2, true)] {
+        assert_eq!(is_news(&mut evidence, |evidence| evidence.all_shown(node_id(node))), expected, "{node}");
+    }
+    assert_eq!((evidence.counts().nodes, evidence.counts().awaited), (4, 1));
+}

@@ -14,6 +14,7 @@ mod filters;
 mod health;
 mod ledger;
 mod lines;
+mod listening;
 mod losses;
 mod member_changes;
 mod moves;

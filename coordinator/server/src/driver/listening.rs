@@ -2,21 +2,25 @@
 //!
 //! Owns: in which order it is asked, and bounds of what it says. Always holds: a node names what it has, and is asked for the
 //! rest of what nobody has shown yet: what 40 nodes hold crosses the network once. Nodes that are asked at one time begin at
-//! different places, else each of them would be the first. Leaves to others: what is believed (`Evidence`), when a node is
-//! asked (`rebuilding`).
+//! different places, else each of them would be the first. Leaves to others: what is believed and new (`Evidence`), when a
+//! node is asked and for how long (`rebuilding`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{CodingId, NodeId};
+use firn_coordinator_logic::Evidence;
 use firn_transport::Connection;
 use firn_wire::{
     CONTROL_BYTES_MAX, KEPT_NAMES_PER_PAGE_MAX, KEPT_PER_REQUEST_MAX, KeptGovernance, KeptName, NodeReply,
     NodeRequest,
 };
 
-use crate::rebuild::{SharedEvidence, lock_evidence};
+use crate::evidence_store::StoreBook;
+use crate::rebuild::{SharedEvidence, UnderWay, lock_evidence};
 use crate::shared::Shared;
+use crate::storage::StorageError;
 
 const PAGE_WITHIN: Duration = Duration::from_secs(60);
 /// Entries of a ledger that a node may show: a hundred a day for 27 years.
@@ -39,7 +43,8 @@ pub(super) async fn ask_node(
     // Both are hashes: no two nodes begin at one place.
     let begin = CodingId::from_bytes(*node.as_bytes());
     listener.ask_bundles(Some(begin), None).await?;
-    listener.ask_bundles(None, Some(begin)).await
+    listener.ask_bundles(None, Some(begin)).await?;
+    listener.weigh(move |evidence| evidence.all_shown(node)).await
 }
 
 struct Listener<'a> {
@@ -75,10 +80,29 @@ impl Listener<'_> {
             governance.entries.extend(page.entries);
         }
         let KeptGovernance { rosters, heads, entries, .. } = governance;
-        let (evidence, node) = (self.evidence.clone(), self.node);
-        let show = move || lock_evidence(&evidence).show_governance(node, &rosters, &heads, entries);
-        self.shared.environment.blocking(show).await;
-        Ok(())
+        let node = self.node;
+        self.weigh(move |evidence| evidence.show_governance(node, &rosters, &heads, entries)).await
+    }
+
+    /// Has something weighed that the node has shown, off the async threads; what was new in it puts off the end of listening.
+    async fn weigh<T: Send + 'static>(
+        &self,
+        weigh: impl FnOnce(&mut Evidence<StoreBook>) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let evidence = Arc::clone(self.evidence);
+        let look = move || {
+            let mut evidence = lock_evidence(&evidence);
+            let before = evidence.news();
+            let weighed = weigh(&mut evidence);
+            (weighed, (evidence.news() != before).then(|| evidence.named()))
+        };
+        let (weighed, news) = self.shared.environment.blocking(look).await;
+        if let Some(named) = news {
+            let now = self.shared.environment.now();
+            let heard = |under_way: &mut UnderWay| under_way.listening.hear_news(self.node, &named, now);
+            self.shared.rebuild.with(heard).map_err(|refusal| refusal.to_string())?;
+        }
+        Ok(weighed)
     }
 
     /// Asks for bundles whose codings lie behind `after`, up to `until`.
@@ -112,19 +136,18 @@ impl Listener<'_> {
 
     /// Weighs names; gives the codings of which the rest is to be shown.
     async fn name(&self, names: Vec<KeptName>) -> Result<Vec<CodingId>, String> {
-        let (evidence, node) = (self.evidence.clone(), self.node);
-        let weigh = move || {
+        let node = self.node;
+        let weigh = move |evidence: &mut Evidence<StoreBook>| -> Result<Vec<CodingId>, StorageError> {
             let mut unknown = BTreeSet::new();
             for name in names {
                 let coding = name.coding;
-                if lock_evidence(&evidence).name_bundle(node, name)? {
+                if evidence.name_bundle(node, name)? {
                     unknown.insert(coding);
                 }
             }
             Ok(unknown.into_iter().collect())
         };
-        let weighed: Result<_, crate::storage::StorageError> = self.shared.environment.blocking(weigh).await;
-        weighed.map_err(|error| error.to_string())
+        self.weigh(weigh).await?.map_err(|error| error.to_string())
     }
 
     /// Asks for all of `codings`, a page at a time.
@@ -140,12 +163,12 @@ impl Listener<'_> {
             if looked_at == 0 || looked_at > asked.len() || bundles.len() > looked_at {
                 return Err(unfit());
             }
-            let (evidence, node) = (self.evidence.clone(), self.node);
-            let show = move || {
-                lock_evidence(&evidence).not_shown(node, looked_at - bundles.len());
-                bundles.into_iter().try_for_each(|bundle| lock_evidence(&evidence).show_bundle(node, bundle))
+            let node = self.node;
+            let show = move |evidence: &mut Evidence<StoreBook>| {
+                evidence.not_shown(node, looked_at - bundles.len());
+                bundles.into_iter().try_for_each(|bundle| evidence.show_bundle(node, bundle))
             };
-            self.shared.environment.blocking(show).await.map_err(|error| error.to_string())?;
+            self.weigh(show).await?.map_err(|error| error.to_string())?;
             rest = &rest[looked_at..];
         }
         Ok(())

@@ -3,24 +3,22 @@
 //! Nodes show rosters, ledgers and bundles; once nothing new comes, or the operator says so, the history is told again in
 //! its order; then inventories bring the placements, each shard with its proof, and the archive is in service.
 //! Always holds: nothing is deleted, repaired or moved meanwhile; each step is committed before the next, so that another
-//! leader goes on from there. Leaves to others: asking one node (`listening`), telling the history (`restoring`), what is believed (`Evidence`), what
-//! commands do (`apply`).
+//! leader goes on from there. Leaves to others: whose turn it is and when enough was heard (`Listening`), asking one node
+//! (`listening`), telling the history (`restoring`), what is believed (`Evidence`), what commands do (`apply`).
 
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
-use firn_coordinator_logic::{Facts, FleetWatch, Scan};
+use firn_coordinator_logic::{Facts, FleetWatch, ListeningFacts, Scan, TurnEnd};
+use firn_transport::Connection;
 use firn_wire::{Command, RebuildStage, RefusalKind, RefusedRequest, SurplusCopy};
+use tokio::sync::oneshot;
 
 use super::listening::ask_node;
 use super::restoring::restore;
-use crate::rebuild::lock_evidence;
+use crate::rebuild::{SharedEvidence, lock_evidence};
 use crate::shared::{Shared, disk, malformed};
 
-/// Nodes that are asked at once: a page of each is in memory on its way.
-const ASKED_AT_ONCE: usize = 16;
-/// A node that broke off is asked again after this.
-const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Reservations and surplus copies that one command forgets.
 const FORGOTTEN_MAX: usize = 1_024;
 
@@ -32,11 +30,10 @@ pub(super) async fn step(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
     match shared.rebuild.with(|under_way| under_way.stage)? {
         RebuildStage::Listening => {
             forget_uncounted(shared).await?;
-            ask(shared)?;
-            let (now, quiet) = (shared.environment.now(), shared.rebuild.quiet());
+            let has_ended = listen(shared).await?;
+            let now = shared.environment.now();
             shared.rebuild.with(|under_way| {
-                let is_quiet = under_way.asking.is_empty() && under_way.is_quiet(quiet, now);
-                if under_way.finish || is_quiet {
+                if under_way.finish || has_ended {
                     under_way.enter(RebuildStage::Restoring, now);
                 }
             })
@@ -50,7 +47,10 @@ pub(super) async fn step(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
 async fn begin(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
     let (roster, now, inner) =
         (shared.standing.in_force().roster.clone(), shared.environment.now(), Arc::clone(shared));
-    let begun = shared.environment.blocking(move || inner.rebuild.begin((inner.archive, &roster), now));
+    let known = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let known = known.into_iter().map(|node| node.id);
+    let begun =
+        shared.environment.blocking(move || inner.rebuild.begin((inner.archive, &roster), known, now));
     begun.await.map_err(|error| disk(&error))?;
     // Of bundles that come back now nothing is placed: nodes that were heard before show their inventories again.
     shared.soft().fleet = FleetWatch::new(now);
@@ -77,46 +77,63 @@ async fn forget_uncounted(shared: &Shared) -> Result<(), RefusedRequest> {
     }
 }
 
-/// Asks nodes that have come since, or have come again.
-fn ask(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
-    let now = shared.environment.now();
-    for (node, connection) in shared.links.all() {
-        let number = connection.number();
-        let begins = shared.rebuild.with(|under_way| {
-            let is_new = under_way.asked.get(&node) != Some(&number);
-            let is_again = under_way.again.get(&node).is_some_and(|at| *at <= now);
-            let is_asked = under_way.asking.contains(&node) || under_way.asking.len() >= ASKED_AT_ONCE;
-            if (!is_new && !is_again) || is_asked {
-                return None;
-            }
-            under_way.again.remove(&node);
-            under_way.asked.insert(node, number);
-            under_way.asking.insert(node);
-            Some(Arc::clone(&under_way.evidence))
-        })?;
-        if let Some(evidence) = begins {
-            let shared = Arc::clone(shared);
-            tokio::spawn(async move {
-                let asked = ask_node(&shared, &evidence, node, &connection).await;
-                match &asked {
-                    Ok(()) => lock_evidence(&evidence).all_shown(node),
-                    Err(sentence) => {
-                        tracing::warn!(node = node.short(), sentence, "a node has not shown all it has");
-                    }
-                }
-                let now = shared.environment.now();
-                // Where none is under way any more, nobody waits for it.
-                let _ = shared.rebuild.with(|under_way| {
-                    under_way.asking.remove(&node);
-                    under_way.news_at = now;
-                    if asked.is_err() {
-                        under_way.again.insert(node, now.after(AGAIN_AFTER));
-                    }
-                });
-            });
+/// Begins and ends turns of nodes; says whether enough was heard.
+async fn listen(shared: &Arc<Shared>) -> Result<bool, RefusedRequest> {
+    let evidence = shared.rebuild.with(|under_way| Arc::clone(&under_way.evidence))?;
+    let shown = Arc::clone(&evidence);
+    let named = shared.environment.blocking(move || lock_evidence(&shown).named()).await;
+    let links = shared.links.all();
+    let connected = links.iter().map(|(node, connection)| (*node, connection.number())).collect();
+    let facts = ListeningFacts {
+        now: shared.environment.now(),
+        quiet: shared.rebuild.quiet(),
+        connected: &connected,
+        named: &named,
+    };
+    let (seed, mut begun) = (shared.environment.seed(), Vec::new());
+    let has_ended = shared.rebuild.with(|under_way| {
+        let plan = under_way.listening.plan(&facts, seed);
+        under_way.asking.retain(|node, _| !plan.break_off.contains(node));
+        for node in plan.ask {
+            let (asking, ended) = oneshot::channel();
+            under_way.asking.insert(node, asking);
+            begun.push((node, ended));
+        }
+        plan.has_ended
+    })?;
+    for (node, ended) in begun {
+        if let Some((_, connection)) = links.iter().find(|(connected, _)| *connected == node) {
+            let turn = take_turn(Arc::clone(shared), Arc::clone(&evidence), connection.clone(), ended);
+            tokio::spawn(turn);
         }
     }
-    Ok(())
+    Ok(has_ended)
+}
+
+/// A node's turn, until it has shown everything, breaks off, or is asked no further.
+async fn take_turn(
+    shared: Arc<Shared>,
+    evidence: SharedEvidence,
+    connection: Connection,
+    ended: oneshot::Receiver<Infallible>,
+) {
+    let node = connection.peer_node();
+    let asked = tokio::select! {
+        asked = ask_node(&shared, &evidence, node, &connection) => asked,
+        _ = ended => Err("its turn has ended, or nobody waits for it any more".to_owned()),
+    };
+    if let Err(sentence) = &asked {
+        tracing::warn!(node = node.short(), sentence, "a node has not shown all it has");
+    }
+    let now = shared.environment.now();
+    // Where none is under way any more, nobody waits for it; a later one has turns of its own.
+    let _ = shared.rebuild.with(|under_way| {
+        if Arc::ptr_eq(&under_way.evidence, &evidence) {
+            under_way.asking.remove(&node);
+            let end = if asked.is_ok() { TurnEnd::Complete } else { TurnEnd::BrokenOff };
+            under_way.listening.end_turn(node, end, now);
+        }
+    });
 }
 
 /// Waits for the inventories of the nodes that are there, then ends the rebuild.
@@ -126,7 +143,7 @@ async fn place(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
         connected.filter(|node| !node.is_reachable()).count()
     })?;
     let (now, quiet) = (shared.environment.now(), shared.rebuild.quiet());
-    let waits = shared.rebuild.with(|under_way| !under_way.finish && !under_way.is_quiet(quiet, now))?;
+    let waits = shared.rebuild.with(|under_way| !under_way.finish && !under_way.has_lasted(quiet, now))?;
     if awaited > 0 && waits {
         return Ok(());
     }
