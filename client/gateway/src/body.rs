@@ -42,7 +42,7 @@ struct Streaming {
 
 enum Source {
     Object(ByteStream),
-    Frame(FrameStream),
+    Frames(FrameStream),
 }
 
 /// A body was broken off: what was sent of it must not be taken for the whole.
@@ -83,10 +83,15 @@ impl GatewayBody {
         Self(Kind::Stream(Streaming { source, left: Some(bytes), name, route, core, turn: None }))
     }
 
-    /// A compressed NAR, as long as it turns out to be.
-    pub(crate) fn frame(source: FrameStream, name: String, core: Arc<GatewayCore>) -> Self {
-        let source = Source::Frame(source);
-        Self(Kind::Stream(Streaming { source, left: None, name, route: RouteKind::Nar, core, turn: None }))
+    /// Of a compressed NAR `bytes` bytes, or all if nobody knows how many they are.
+    pub(crate) fn frames(
+        source: FrameStream,
+        bytes: Option<u64>,
+        name: String,
+        core: Arc<GatewayCore>,
+    ) -> Self {
+        let source = Source::Frames(source);
+        Self(Kind::Stream(Streaming { source, left: bytes, name, route: RouteKind::Nar, core, turn: None }))
     }
 
     /// The same, which keeps its turn until it has ended.
@@ -131,7 +136,7 @@ impl Source {
             Self::Object(stream) => stream
                 .poll_next_unpin(context)
                 .map(|next| next.map(|piece| piece.map_err(|error| error.to_string()))),
-            Self::Frame(stream) => stream
+            Self::Frames(stream) => stream
                 .poll_next_unpin(context)
                 .map(|next| next.map(|piece| piece.map_err(|error| error.to_string()))),
         }

@@ -1,8 +1,9 @@
-//! A NAR as one zstd frame, made while it is served.
+//! A NAR as zstd frames, made while they are served.
 //!
-//! Always holds: the same NAR gives the same bytes, however it arrives in pieces (a changed encoder changes
-//! [`FORM`]); the frame ends only after the whole NAR came without an error, so that what was broken off is no frame;
-//! compressing keeps no thread of the runtime busy. Leaves to others: reading and checking the NAR.
+//! Always holds: the same NAR gives the same bytes, however it arrives in pieces and with whichever frame one begins (a
+//! changed encoder changes [`FORM`]); a last frame ends only after its NAR came without an error, and none before it ends
+//! in a piece of its own, so that what was broken off is not whole; compressing keeps no thread of the runtime busy.
+//! Leaves to others: reading and checking the NAR, what is known of frames (`frame_book`).
 
 use std::io::{self, Write};
 
@@ -14,8 +15,10 @@ use futures::future::join;
 use futures::stream::{self, BoxStream};
 use zstd::stream::write::Encoder;
 
+use crate::frame_lengths::{FRAME_BYTES, FrameDiffers};
+
 /// Names these parameters together with what the library makes of them: part of the ETag.
-pub(crate) const FORM: &str = "zst1";
+pub(crate) const FORM: &str = "zst2";
 
 // 217 MB/s on one core, and a third smaller than what level 1 makes: more costs more time than a line of 1 Gbit/s saves.
 const LEVEL: i32 = 3;
@@ -32,68 +35,185 @@ pub(crate) enum CompressError {
     /// It is longer or shorter than announced, or memory is short.
     #[error("it cannot be compressed: {0}")]
     Encode(#[from] io::Error),
+    /// It is not what was compressed before, or not compressed in the same way.
+    #[error("it is compressed into other bytes than before: {0}")]
+    Differs(#[from] FrameDiffers),
 }
 
-/// A frame on its way.
+/// Frames on their way.
 pub(crate) type FrameStream = BoxStream<'static, Result<Bytes, CompressError>>;
 
-/// Compresses the NAR that `nar` gives, all of whose `bytes` bytes.
+/// Hears the length of each frame once it is made.
+pub(crate) type Heard = Box<dyn FnMut(u32) -> Result<(), FrameDiffers> + Send>;
+
+/// Compresses the part of a NAR that `nar` gives, all of whose `bytes` bytes, which begin with a frame.
 ///
 /// # Errors
 /// There is no memory for an encoder.
-pub(crate) fn compressed(nar: ByteStream, bytes: u64, environment: Environment) -> io::Result<FrameStream> {
-    let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
-    encoder.window_log(WINDOW_LOG)?;
-    encoder.include_checksum(true)?;
-    // The frame says how long the NAR is, and the encoder refuses to end one of another length.
-    encoder.set_pledged_src_size(Some(bytes))?;
-    let state = Some(State { encoder, nar, ahead: None });
+pub(crate) fn compressed(
+    nar: ByteStream,
+    bytes: u64,
+    environment: Environment,
+    heard: Heard,
+) -> io::Result<FrameStream> {
+    let state = Some(State { maker: FrameMaker::new(bytes)?, nar, ahead: None, heard });
     Ok(stream::try_unfold(state, move |state| next_piece(state, environment.clone())).boxed())
 }
 
+/// The `bytes` bytes of `frames` behind the first `skipped`.
+pub(crate) fn cut(frames: FrameStream, skipped: u64, bytes: u64) -> FrameStream {
+    stream::try_unfold((frames, skipped, bytes), async move |(mut frames, mut skipped, left)| {
+        if left == 0 {
+            return Ok(None);
+        }
+        while let Some(mut piece) = frames.next().await.transpose()? {
+            let passed = usize::try_from(skipped).unwrap_or(usize::MAX).min(piece.len());
+            skipped -= passed as u64;
+            drop(piece.split_to(passed));
+            piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            if !piece.is_empty() {
+                let left = left - piece.len() as u64;
+                return Ok(Some((piece, (frames, skipped, left))));
+            }
+        }
+        Ok(None)
+    })
+    .boxed()
+}
+
 struct State {
-    encoder: Encoder<'static, Vec<u8>>,
+    maker: FrameMaker,
     nar: ByteStream,
     /// What comes next, if it was read already.
     ahead: Option<Option<Result<Bytes, ReadError>>>,
+    heard: Heard,
 }
 
-/// The next bytes of the frame, and what is left; nothing is left behind its end.
+/// One frame after the other.
+struct FrameMaker {
+    encoder: Encoder<'static, Vec<u8>>,
+    /// Bytes of the NAR that the frame under way lacks, and that there are behind it.
+    lacking: u64,
+    behind: u64,
+    /// Bytes of the frame under way that were taken out.
+    taken: u64,
+    /// Where in the encoder's bytes the frame under way begins.
+    begin: usize,
+    /// Lengths of frames that nobody heard yet.
+    ended: Vec<u32>,
+}
+
+/// An encoder of the next frame of `bytes`, behind those that are in `made`.
+fn encoder(made: Vec<u8>, bytes: u64) -> io::Result<Encoder<'static, Vec<u8>>> {
+    let mut encoder = Encoder::new(made, LEVEL)?;
+    encoder.window_log(WINDOW_LOG)?;
+    encoder.include_checksum(true)?;
+    // The frame says how long its part of the NAR is, and the encoder refuses to end one of another length.
+    encoder.set_pledged_src_size(Some(bytes))?;
+    Ok(encoder)
+}
+
+impl FrameMaker {
+    fn new(bytes: u64) -> io::Result<Self> {
+        let lacking = bytes.min(FRAME_BYTES);
+        let encoder = encoder(Vec::new(), lacking)?;
+        Ok(Self { encoder, lacking, behind: bytes - lacking, taken: 0, begin: 0, ended: Vec::new() })
+    }
+
+    fn push(mut self, mut piece: Bytes) -> io::Result<Self> {
+        while !piece.is_empty() {
+            if self.lacking == 0 && self.behind > 0 {
+                self = self.next_frame()?;
+            }
+            let here = usize::try_from(self.lacking).unwrap_or(usize::MAX).min(piece.len());
+            // Of what is too much the encoder says so at the end.
+            let here = if self.lacking == 0 { piece.len() } else { here };
+            self.encoder.write_all(&piece.split_to(here))?;
+            self.lacking = self.lacking.saturating_sub(here as u64);
+        }
+        Ok(self)
+    }
+
+    fn next_frame(mut self) -> io::Result<Self> {
+        let made = self.encoder.finish()?;
+        self.ended.push(length(self.taken, made.len() - self.begin)?);
+        let lacking = self.behind.min(FRAME_BYTES);
+        let begin = made.len();
+        let encoder = encoder(made, lacking)?;
+        let behind = self.behind - lacking;
+        Ok(Self { encoder, lacking, behind, taken: 0, begin, ended: self.ended })
+    }
+
+    /// What was made, but for a frame's end as long as nothing follows it.
+    fn take(&mut self) -> Vec<u8> {
+        let made = self.encoder.get_mut();
+        if made.len() == self.begin {
+            return Vec::new();
+        }
+        self.taken += (made.len() - self.begin) as u64;
+        self.begin = 0;
+        std::mem::take(made)
+    }
+
+    fn finish(mut self) -> io::Result<(Vec<u8>, Vec<u32>)> {
+        if self.behind > 0 {
+            return Err(io::Error::other("whole frames of it are missing"));
+        }
+        let made = self.encoder.finish()?;
+        self.ended.push(length(self.taken, made.len() - self.begin)?);
+        Ok((made, self.ended))
+    }
+}
+
+fn length(taken: u64, rest: usize) -> io::Result<u32> {
+    u32::try_from(taken + rest as u64).map_err(io::Error::other)
+}
+
+/// The next bytes of the frames, and what is left; nothing is left behind the end of the last one.
 async fn next_piece(
     state: Option<State>,
     environment: Environment,
 ) -> Result<Option<(Bytes, Option<State>)>, CompressError> {
-    let Some(State { mut encoder, mut nar, mut ahead }) = state else { return Ok(None) };
+    let Some(State { mut maker, mut nar, mut ahead, mut heard }) = state else { return Ok(None) };
     loop {
         let piece = match ahead.take() {
             Some(piece) => piece,
             None => nar.next().await,
         };
         let Some(piece) = piece.transpose()? else {
-            let end = environment.blocking(move || encoder.finish()).await?;
+            let (end, ended) = environment.blocking(move || maker.finish()).await?;
+            ended.into_iter().try_for_each(heard)?;
             return Ok(Some((end.into(), None)));
         };
         let work = move || {
-            encoder.write_all(&piece)?;
-            let made = std::mem::take(encoder.get_mut());
-            Ok::<_, io::Error>((encoder, made))
+            let mut maker = maker.push(piece)?;
+            let made = maker.take();
+            Ok::<_, io::Error>((maker, made))
         };
         // Reading goes on meanwhile.
         let (compressed, next) = join(environment.blocking(work), nar.next()).await;
         ahead = Some(next);
         let made;
-        (encoder, made) = compressed?;
+        (maker, made) = compressed?;
+        maker.ended.drain(..).try_for_each(&mut heard)?;
         if !made.is_empty() {
-            return Ok(Some((made.into(), Some(State { encoder, nar, ahead }))));
+            return Ok(Some((made.into(), Some(State { maker, nar, ahead, heard }))));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use futures::TryStreamExt;
 
     use super::*;
+
+    const FRAME: usize = 16 << 20;
+    const _: () = assert!(FRAME as u64 == FRAME_BYTES);
+    // Two frames and a bit.
+    const LARGE: usize = 2 * FRAME + 300_000;
 
     /// Text that compresses a little, in which nothing repeats exactly.
     fn nar(bytes: usize) -> Vec<u8> {
@@ -102,46 +222,77 @@ mod tests {
         noise.iter().map(|byte| b'a' + byte % 16).collect()
     }
 
-    async fn frame_of(nar: &[u8], piece: usize, bytes: u64) -> Result<Vec<u8>, CompressError> {
+    /// What `nar` is compressed into when it comes in such pieces, and the lengths of its frames.
+    async fn frames_of(nar: &[u8], piece: usize, bytes: u64) -> Result<(Vec<u8>, Vec<u32>), CompressError> {
         let pieces: Vec<_> = nar.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-        let made = compressed(stream::iter(pieces).boxed(), bytes, Environment::real())?;
-        Ok(made.try_collect::<Vec<_>>().await?.concat())
+        let lengths = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&lengths);
+        let heard = move |length| {
+            told.lock().unwrap().push(length);
+            Ok(())
+        };
+        let made = compressed(stream::iter(pieces).boxed(), bytes, Environment::real(), Box::new(heard))?;
+        let made = made.try_collect::<Vec<_>>().await?.concat();
+        let lengths = lengths.lock().unwrap().clone();
+        Ok((made, lengths))
     }
 
     #[tokio::test]
-    async fn the_pieces_that_a_nar_comes_in_do_not_show_in_its_frame() {
-        let nar = nar(3_000_000);
-        let frame = frame_of(&nar, 3_000_000, 3_000_000).await.unwrap();
-        assert!(zstd::stream::decode_all(&frame[..]).unwrap() == nar);
-        for piece in [1000, 99_999, 1 << 20] {
-            assert!(frame_of(&nar, piece, 3_000_000).await.unwrap() == frame, "pieces of {piece}");
+    async fn the_pieces_that_a_nar_comes_in_do_not_show_in_its_frames() {
+        let nar = nar(LARGE);
+        let (made, lengths) = frames_of(&nar, LARGE, LARGE as u64).await.unwrap();
+        assert!(zstd::stream::decode_all(&made[..]).unwrap() == nar);
+        assert_eq!(lengths.len(), 3);
+        for piece in [99_999, 1 << 20, FRAME] {
+            let again = frames_of(&nar, piece, LARGE as u64).await.unwrap();
+            assert!(again.0 == made && again.1 == lengths, "pieces of {piece}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_begins_with_a_later_frame_makes_the_same_bytes() {
+        let nar = nar(LARGE);
+        let (made, lengths) = frames_of(&nar, 1 << 20, LARGE as u64).await.unwrap();
+        let mut start = 0;
+        for (frame, length) in lengths.iter().enumerate() {
+            let part = &nar[frame * FRAME..];
+            let (rest, of_rest) = frames_of(part, 70_000, part.len() as u64).await.unwrap();
+            assert!(rest == made[start..] && of_rest == lengths[frame..], "frame {frame}");
+            start += usize::try_from(*length).unwrap();
+        }
+        assert_eq!(start, made.len());
     }
 
     #[tokio::test]
     async fn a_form_has_these_bytes_for_ever() {
-        let frame = frame_of(&nar(300_000), 50_000, 300_000).await.unwrap();
-        let digest = blake3::hash(&frame).to_hex();
+        let (made, lengths) = frames_of(&nar(LARGE), 50_000, LARGE as u64).await.unwrap();
+        let digest = blake3::hash(&made).to_hex();
         // Other bytes need another name: caches may hold half of a file that is made of these.
-        assert_eq!((FORM, frame.len(), &digest[..16]), ("zst1", 154_325, "b36395503b5971c9"));
+        assert_eq!(
+            (FORM, &lengths[..], &digest[..16]),
+            ("zst2", &[8_728_695, 8_727_023, 153_929][..], "ffff2b001869f168")
+        );
     }
 
     #[tokio::test]
     async fn a_nar_of_another_length_than_announced_ends_in_an_error() {
-        let nar = nar(300_000);
-        for announced in [299_999, 300_001] {
-            let error = frame_of(&nar, 100_000, announced).await.unwrap_err();
-            assert!(matches!(error, CompressError::Encode(_)), "{error}");
+        for bytes in [300_000, FRAME, LARGE] {
+            let nar = nar(bytes);
+            for announced in [bytes as u64 - 1, bytes as u64 + 1, (bytes + FRAME) as u64] {
+                let error = frames_of(&nar, 100_000, announced).await.unwrap_err();
+                assert!(matches!(error, CompressError::Encode(_)), "{error}");
+            }
         }
     }
 
-    #[tokio::test]
-    async fn a_nar_that_breaks_off_gives_no_whole_frame() {
-        let nar = nar(3_000_000);
+    /// What is made of `nar` before it breaks off.
+    async fn made_before_failure(nar: &[u8], announced: u64) -> Vec<u8> {
         let failure = ReadError::UnknownBundle { bundle: firn_base::BundleId::from_bytes([1; 32]) };
-        let pieces = [Ok(Bytes::from(nar)), Err(failure)];
-        let mut made = compressed(stream::iter(pieces).boxed(), 4_000_000, Environment::real()).unwrap();
-        let mut sent = Vec::new();
+        let pieces = nar.chunks(1 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+        let pieces: Vec<_> = pieces.chain([Err(failure)]).collect();
+        let heard = Box::new(|_| Ok(()));
+        let made = compressed(stream::iter(pieces).boxed(), announced, Environment::real(), heard);
+        let (mut made, mut sent) = (made.unwrap(), Vec::new());
         let error = loop {
             match made.next().await.expect("the error comes before the end") {
                 Ok(piece) => sent.extend_from_slice(&piece),
@@ -149,6 +300,38 @@ mod tests {
             }
         };
         assert!(matches!(error, CompressError::Read(_)), "{error}");
-        assert!(!sent.is_empty() && zstd::stream::decode_all(&sent[..]).is_err());
+        sent
+    }
+
+    #[tokio::test]
+    async fn a_nar_that_breaks_off_gives_nothing_that_looks_whole() {
+        // Amid a frame, at its end, and so little behind it that nothing of the next one was made.
+        for bytes in [3_000_000, FRAME, FRAME + 10] {
+            let sent = made_before_failure(&nar(bytes), 2 * FRAME as u64).await;
+            assert!(!sent.is_empty() && zstd::stream::decode_all(&sent[..]).is_err(), "{bytes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_has_the_bytes_that_are_wanted() {
+        let whole: Vec<u8> = (0..100).collect();
+        for (skipped, bytes) in [(0, 100), (0, 1), (9, 2), (10, 10), (99, 1), (50, 0)] {
+            let pieces: Vec<_> = whole.chunks(10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let cut = cut(stream::iter(pieces).boxed(), skipped as u64, bytes as u64)
+                .try_collect::<Vec<_>>()
+                .await
+                .unwrap();
+            assert_eq!(cut.concat(), whole[skipped..skipped + bytes], "{bytes} behind {skipped}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_is_not_as_long_as_before_ends_the_stream() {
+        let mut lengths = crate::frame_lengths::FrameLengths::default();
+        lengths.learn(0, 7).unwrap();
+        let heard = Box::new(move |length| lengths.learn(0, length).map(drop));
+        let nar = stream::iter([Ok(Bytes::from(nar(1000)))]).boxed();
+        let mut made = compressed(nar, 1000, Environment::real(), heard).unwrap();
+        assert!(matches!(made.next().await, Some(Err(CompressError::Differs(_)))));
     }
 }

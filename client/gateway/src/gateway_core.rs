@@ -29,6 +29,7 @@ use crate::closure_walk::ClosureWalk;
 use crate::coordinators::{Governance, KeyIndex};
 use crate::disk_cache::DiskCache;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
+use crate::frame_book::FrameBook;
 use crate::key_ranges::KeyRanges;
 use crate::key_view::KeyView;
 use crate::metrics::Metrics;
@@ -74,6 +75,7 @@ pub struct GatewayCore {
     pub(crate) reach: Arc<Reach>,
     pub(crate) keeper: Arc<KeeperCounts>,
     pub(crate) filter_lists: Arc<FilterLists>,
+    pub(crate) frames: FrameBook,
     pub(crate) disk: Option<DiskParts>,
     environment: Environment,
     index: Arc<dyn KeyIndex>,
@@ -143,6 +145,7 @@ impl GatewayCore {
             reach,
             keeper: Arc::default(),
             filter_lists: Arc::default(),
+            frames: FrameBook::default(),
             disk: None,
             environment: parts.environment,
             index: parts.index,

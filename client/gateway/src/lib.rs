@@ -28,6 +28,8 @@ mod filter_chain;
 mod filter_files;
 mod filter_keeper;
 mod filter_mirror;
+mod frame_book;
+mod frame_lengths;
 mod gateway;
 mod gateway_core;
 mod governance_file;

@@ -1,8 +1,10 @@
 //! What entries of the cache are called.
 
 use firn_base::{ArchiveId, BundleId};
+use firn_nix_format::Sha256;
 
 use super::admission::Name;
+use crate::compressed_nar::FORM;
 
 /// What an entry is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) enum CacheKey {
     Nodes,
     /// The right to read, as a coordinator signed it.
     Pass,
+    /// How long the frames of the NAR with this hash are, in today's form.
+    Frames(Sha256),
 }
 
 impl CacheKey {
@@ -42,6 +46,11 @@ impl CacheKey {
             }
             Self::Nodes => key.push(2),
             Self::Pass => key.push(3),
+            Self::Frames(nar_hash) => {
+                key.push(4);
+                key.extend_from_slice(FORM.as_bytes());
+                key.extend_from_slice(nar_hash.as_bytes());
+            }
         }
         let mut name = [0; 16];
         name.copy_from_slice(&blake3::hash(&key).as_bytes()[..16]);

@@ -6,8 +6,8 @@ use firn_base::FilterId;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
-use super::objects::{content_range, etag, header};
-use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_LISTS, CACHE_MISS, NO_STORE, OCTETS, Router, TEXT};
+use super::objects::{behind_the_end, content_range, etag};
+use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_LISTS, CACHE_MISS, OCTETS, Router, TEXT};
 use crate::body::GatewayBody;
 use crate::range_header::Wanted;
 
@@ -34,11 +34,7 @@ impl Router {
         let (status, range) = match asked.part(length, &etag) {
             Wanted::Whole => (StatusCode::OK, 0..length),
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Wanted::Nothing => {
-                let sentence = format!("the range lies behind the end: there are {length} bytes");
-                let refusal = Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), NO_STORE);
-                return refusal.with(CONTENT_RANGE, header(format!("bytes */{length}")));
-            }
+            Wanted::Nothing => return behind_the_end(length),
         };
         // Within the bytes, which are in memory.
         let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(bytes.len()));

@@ -5,6 +5,7 @@
 //! sockets (`server`), finding things (`core`).
 
 mod answer;
+mod compressed;
 mod filters;
 mod objects;
 mod page;

@@ -1,6 +1,6 @@
 //! NARs, listings, logs, realisations, debuginfo links.
 //!
-//! Always holds: Content-Length, where there is one, is that of the decompressed object; a range is answered only for the version
+//! Always holds: Content-Length is that of the decompressed object; a range is answered only for the version
 //! that the client knows (If-Range). Leaves to others: reading, checking.
 
 use std::ops::Range;
@@ -14,9 +14,8 @@ use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, RANGE,
 };
 
-use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT, ZSTD};
+use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
-use crate::compressed_nar::{FORM, compressed};
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, wanted};
@@ -35,37 +34,6 @@ impl Router {
         let kind = Kind { route: RouteKind::Nar, content_type: NAR, cache: CACHE_FOR_EVER };
         match self.core.nar(hash, nar_hash).await {
             Ok(nar) => self.object(key, nar, asked, kind, || self.core.nar(hash, nar_hash)).await,
-            Err(error) => self.refusal(&key, error),
-        }
-    }
-
-    /// The NAR as a zstd frame that is made on the way: its length is not known, and no part of it can be had alone.
-    pub(super) async fn compressed_nar(&self, hash: [u8; 20], nar_hash: Sha256, asked: Asked<'_>) -> Answer {
-        let key = ObjectKey::store_path(hash);
-        let nar = match self.core.nar(hash, nar_hash).await {
-            Ok(nar) => nar,
-            Err(error) => return self.refusal(&key, error),
-        };
-        let (bytes, etag) = (nar.bytes(), etag(&format!("{}.{FORM}", nar_hash.to_base32())));
-        let finish = |answer: Answer| self.at_position(answer.tagged(etag.clone(), CACHE_FOR_EVER));
-        if asked.has(&etag) {
-            return finish(Answer::new(StatusCode::NOT_MODIFIED));
-        }
-        let answer = Answer::new(StatusCode::OK).with(CONTENT_TYPE, ZSTD);
-        if asked.head {
-            return finish(answer);
-        }
-        let turn = asked.turn().await;
-        let stream = self.stream(&key, nar, 0..bytes, || self.core.nar(hash, nar_hash)).await;
-        let frame = stream.and_then(|stream| {
-            compressed(stream, bytes, self.core.environment().clone())
-                .map_err(|error| ServeError::unreadable(&error))
-        });
-        match frame {
-            Ok(frame) => {
-                let body = GatewayBody::frame(frame, key.to_string(), self.core.clone());
-                finish(answer.body(body.in_turn(turn)))
-            }
             Err(error) => self.refusal(&key, error),
         }
     }
@@ -136,13 +104,7 @@ impl Router {
         let (status, range) = match asked.part(bytes, &etag) {
             Wanted::Whole => (StatusCode::OK, 0..bytes),
             Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-            Wanted::Nothing => {
-                let sentence = format!("the range lies behind the end: there are {bytes} bytes");
-                let refusal =
-                    Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), super::NO_STORE);
-                let refusal = refusal.with(CONTENT_RANGE, header(format!("bytes */{bytes}")));
-                return self.at_position(refusal);
-            }
+            Wanted::Nothing => return self.at_position(behind_the_end(bytes)),
         };
         let mut answer = Answer::new(status)
             .with(CONTENT_TYPE, kind.content_type.clone())
@@ -165,7 +127,7 @@ impl Router {
     }
 
     /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before.
-    async fn stream<Again: Future<Output = Result<OpenObject, ServeError>>>(
+    pub(super) async fn stream<Again: Future<Output = Result<OpenObject, ServeError>>>(
         &self,
         key: &ObjectKey,
         object: OpenObject,
@@ -191,6 +153,12 @@ impl Asked<'_> {
     }
 }
 
+pub(super) fn behind_the_end(bytes: u64) -> Answer {
+    let sentence = format!("the range lies behind the end: there are {bytes} bytes");
+    Answer::sentence(StatusCode::RANGE_NOT_SATISFIABLE, sentence.into(), super::NO_STORE)
+        .with(CONTENT_RANGE, header(format!("bytes */{bytes}")))
+}
+
 pub(super) fn content_range(range: &Range<u64>, bytes: u64) -> HeaderValue {
     // Nobody asks for the empty range of an empty object: that is no part.
     header(format!("bytes {}-{}/{bytes}", range.start, range.end.saturating_sub(1)))
@@ -200,6 +168,6 @@ pub(super) fn etag(tag: &str) -> HeaderValue {
     header(format!("\"{tag}\""))
 }
 
-pub(super) fn header(text: String) -> HeaderValue {
+fn header(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("digits and letters stand in any header")
 }
