@@ -1,10 +1,11 @@
 //! The content of an object as a stream: frames fetched ahead, chunks cut and checked, hash parts restored.
 //!
 //! Always holds: pieces come in order; frames fetched ahead take no more memory than the budget gives, each in a
-//! task that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), the object's own hash
-//! (`verified_stream`).
+//! task that ends with the stream. Leaves to others: which chunks lie where (`visit_planner`), their hashes
+//! (`checked_frame`), the object's own hash (`verified_stream`).
 
 use std::future::Future;
+use std::iter;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,16 +16,21 @@ use firn_base::{BundleId, ObjectKey};
 use firn_bundle::{ChunkList, PATCH_BYTES, PATCH_PLACEHOLDER, Patch};
 use firn_transport::Environment;
 use futures::TryFutureExt;
+use futures::future::{Either, ready};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::task::JoinHandle;
 
 use crate::ahead_budget::StreamBudget;
+use crate::checked_frame::CheckedFrame;
 use crate::frame_reader::FrameReader;
 use crate::visit_planner::{Visit, VisitPlanner};
 use crate::{ByteStream, ManifestReader, ReadError};
 
 // Pieces cut out of a frame keep all of it in memory; below this share of it they are copied.
 const SLICE_SHARE: usize = 4;
+
+// What lies between two hash parts is not copied with them if it is longer: then the copy costs more than the piece.
+const COPY_BYTES_MAX: u64 = 16 << 10;
 
 // Tasks of one stream, where frames are tiny.
 const VISITS_AHEAD_MAX: usize = 32;
@@ -42,22 +48,24 @@ pub(crate) struct ContentSource {
     pub(crate) environment: Environment,
 }
 
-/// The bytes `range` of the content; the caller has checked the range. Frames fetched ahead, stored and
-/// decompressed, take what `budget` gives.
-pub(crate) fn content_stream(
-    source: Arc<ContentSource>,
-    range: Range<u64>,
-    budget: StreamBudget,
-) -> ByteStream {
-    let planner = VisitPlanner::new(Arc::clone(&source), range);
-    let visits = stream::try_unfold((planner, source), move |(mut planner, source)| {
+/// The bytes that `planner` plans; the caller has checked their range. Frames fetched ahead, stored and decompressed,
+/// take what `budget` gives.
+pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> ByteStream {
+    let visits = stream::try_unfold(planner, move |mut planner| {
         let budget = budget.clone();
         async move {
             let Some(visit) = planner.next().await? else { return Ok(None) };
+            let source = Arc::clone(planner.source());
             // Shares are given out in the order of the object, so that the first one waited for has its own.
             let share = budget.share(source.frames.weight(visit.bundle, visit.frame).await?).await;
-            let task = Task::spawn(read_visit(Arc::clone(&source), visit));
-            Ok(Some((task.map_ok(move |pieces| (pieces, share)), (planner, source))))
+            let pieces = match source.frames.remembered(visit.bundle, visit.frame) {
+                // There is nothing to fetch or hash: changing threads costs more than what is left to do.
+                Some(frame) if frame.are_right(visit.chunks()) => {
+                    Either::Left(ready(cut_visit(&source, &visit, &frame)))
+                }
+                _ => Either::Right(Task::spawn(read_visit(source, visit))),
+            };
+            Ok(Some((pieces.map_ok(move |pieces| (pieces, share)), planner)))
         }
     });
     visits
@@ -88,21 +96,22 @@ async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Byte
     cut
 }
 
-/// Checks the chunks of a visit and cuts the wanted bytes out of its frame.
-fn cut_visit(source: &ContentSource, visit: &Visit, frame: &Bytes) -> Result<Vec<Bytes>, ReadError> {
+/// Cuts the wanted bytes of a visit out of its frame; chunks that nobody has checked yet are.
+fn cut_visit(source: &ContentSource, visit: &Visit, frame: &CheckedFrame) -> Result<Vec<Bytes>, ReadError> {
     // Stretches of the frame that lie one behind the other in the object too.
     let mut stretches: Vec<Range<usize>> = Vec::new();
     for cut in &visit.cuts {
-        let chunk = cut.entry.cut(frame).map_err(|error| ReadError::damaged(visit.bundle, error))?;
+        let chunk = frame.place(&cut.entry).map_err(|error| ReadError::damaged(visit.bundle, error))?;
         // Within the chunk, which lies within the frame.
         let place = |offset: u32| usize::try_from(offset).expect("a chunk fits in memory");
-        let start = place(cut.entry.offset);
-        let wanted = start + place(cut.wanted.start)..start + place(cut.wanted.end).min(chunk.len());
+        let wanted =
+            chunk.start + place(cut.wanted.start)..(chunk.start + place(cut.wanted.end)).min(chunk.end);
         match stretches.last_mut() {
             Some(last) if last.end == wanted.start => last.end = wanted.end,
             _ => stretches.push(wanted),
         }
     }
+    let frame = frame.bytes();
     let wanted: usize = stretches.iter().map(ExactSizeIterator::len).sum();
     let copy_all = wanted.saturating_mul(SLICE_SHARE) < frame.len();
     let mut position = visit.position;
@@ -110,18 +119,39 @@ fn cut_visit(source: &ContentSource, visit: &Visit, frame: &Bytes) -> Result<Vec
     for stretch in stretches {
         let end = position.saturating_add(stretch.len() as u64);
         let patches = overlapping(source.list.patches(), position..end);
-        let piece = if patches.is_empty() && !copy_all {
-            frame.slice(stretch)
-        } else {
-            let mut piece = frame[stretch].to_vec();
-            restore(patches, &source.hash_parts, position, &mut piece)
+        let copied =
+            if copy_all { iter::once(position..end).collect() } else { around(patches, position..end) };
+        let mut rest = frame.slice(stretch);
+        // Both are within the stretch.
+        let index = |value: u64| usize::try_from(value).expect("a piece fits in memory");
+        for copied in copied {
+            let before = rest.split_to(index(copied.start - position));
+            let mut piece = rest.split_to(index(copied.end - copied.start)).to_vec();
+            restore(overlapping(patches, copied.clone()), &source.hash_parts, copied.start, &mut piece)
                 .map_err(|what| ReadError::WrongObject { key: source.key, what })?;
-            Bytes::from(piece)
-        };
-        pieces.push(piece);
+            pieces.extend([before, Bytes::from(piece)].into_iter().filter(|piece| !piece.is_empty()));
+            position = copied.end;
+        }
+        if !rest.is_empty() {
+            pieces.push(rest);
+        }
         position = end;
     }
     Ok(pieces)
+}
+
+/// What of `range` has to be copied, so that these patches can be written into it.
+fn around(patches: &[Patch], range: Range<u64>) -> Vec<Range<u64>> {
+    let mut copied: Vec<Range<u64>> = Vec::new();
+    for patch in patches {
+        let start = patch.offset.max(range.start);
+        let end = patch.offset.saturating_add(PATCH_BYTES).min(range.end);
+        match copied.last_mut() {
+            Some(last) if start.saturating_sub(last.end) <= COPY_BYTES_MAX => last.end = end,
+            _ => copied.push(start..end),
+        }
+    }
+    copied
 }
 
 /// The patches that touch `range`.

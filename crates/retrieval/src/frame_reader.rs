@@ -1,7 +1,7 @@
 //! Frames, fetched and decompressed once for all who want a chunk of them.
 //!
 //! Owns: the cache of decompressed frames. Always holds: memory is bounded; a frame under way is fetched once,
-//! so neighbouring small objects cost one read. Leaves to others: chunk hashes (checked at every cut).
+//! so neighbouring small objects cost one read. Leaves to others: chunk hashes (`checked_frame`).
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use firn_bundle::decompress_frame;
 use firn_transport::Environment;
 use futures::FutureExt;
 
+use crate::checked_frame::CheckedFrame;
 use crate::single_flight::SingleFlight;
 use crate::weighted_cache::WeightedCache;
 use crate::{ManifestReader, ReadError};
@@ -22,8 +23,8 @@ type FrameName = (BundleId, u32);
 pub(crate) struct FrameReader {
     manifests: ManifestReader,
     environment: Environment,
-    frames: WeightedCache<FrameName, Bytes>,
-    flights: SingleFlight<FrameName, Result<Bytes, ReadError>>,
+    frames: WeightedCache<FrameName, Arc<CheckedFrame>>,
+    flights: SingleFlight<FrameName, Result<Arc<CheckedFrame>, ReadError>>,
 }
 
 impl FrameReader {
@@ -37,15 +38,23 @@ impl FrameReader {
         Ok(entry.stored_bytes.saturating_add(entry.raw_bytes))
     }
 
-    /// The raw frame. Chunks cut out of it are not checked yet.
-    pub(crate) async fn frame(self: &Arc<Self>, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
-        let name = (bundle, number);
-        if let Some(frame) = self.frames.get(&name) {
+    /// The raw frame, if it is in memory.
+    pub(crate) fn remembered(&self, bundle: BundleId, number: u32) -> Option<Arc<CheckedFrame>> {
+        self.frames.get(&(bundle, number))
+    }
+
+    /// The raw frame. Chunks cut out of it are not all checked yet.
+    pub(crate) async fn frame(
+        self: &Arc<Self>,
+        bundle: BundleId,
+        number: u32,
+    ) -> Result<Arc<CheckedFrame>, ReadError> {
+        if let Some(frame) = self.remembered(bundle, number) {
             return Ok(frame);
         }
         let own = Arc::clone(self);
         let fetch = move || async move { own.fetch(bundle, number).await }.boxed();
-        self.flights.run(name, fetch).await
+        self.flights.run((bundle, number), fetch).await
     }
 
     /// A chunk of the frame is not what its hash says: what is remembered of the frame is forgotten.
@@ -56,7 +65,7 @@ impl FrameReader {
         }
     }
 
-    async fn fetch(&self, bundle: BundleId, number: u32) -> Result<Bytes, ReadError> {
+    async fn fetch(&self, bundle: BundleId, number: u32) -> Result<Arc<CheckedFrame>, ReadError> {
         let entry = self.manifests.frame_entry(bundle, number).await?;
         let stored = self.manifests.payloads().read(bundle, entry.payload_extent()).await?;
         let raw =
@@ -64,8 +73,8 @@ impl FrameReader {
                 self.manifests.payloads().doubt(bundle, entry.payload_extent());
                 ReadError::damaged(bundle, error)
             })?;
-        let raw = Bytes::from(raw);
-        self.frames.insert((bundle, number), raw.clone(), raw.len());
-        Ok(raw)
+        let frame = Arc::new(CheckedFrame::new(Bytes::from(raw)));
+        self.frames.insert((bundle, number), Arc::clone(&frame), frame.weight());
+        Ok(frame)
     }
 }

@@ -12,6 +12,7 @@
 
 mod ahead_budget;
 mod cached_directory;
+mod checked_frame;
 mod content_stream;
 mod decoded_stream;
 mod directory;
@@ -25,6 +26,7 @@ mod node_health;
 mod object;
 mod payload;
 mod piece_race;
+mod proven_recipes;
 mod race_plan;
 mod range;
 mod read_error;

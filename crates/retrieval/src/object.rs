@@ -1,8 +1,9 @@
 //! Objects: NARs, published files and logs, as streams of checked bytes.
 //!
 //! Owns: what of an object is checked against what. Always holds: every byte handed out lies in a chunk whose
-//! hash was checked; a whole read ends cleanly only if length and SHA-256 are those of the path info, and
-//! withholds its last piece until they are; memory is bounded whatever the object's size.
+//! hash was checked; a whole read ends cleanly only if length and SHA-256 are those of the path info, or its chunks
+//! those that gave this SHA-256 before, and withholds its last piece until they are; memory is bounded whatever the
+//! object's size.
 //! Leaves to others: chunks and frames (`content_stream`), signatures (publisher, coordinator, gateway).
 
 use std::ops::Range;
@@ -21,7 +22,9 @@ use crate::content_stream::{ContentSource, content_stream};
 use crate::decoded_stream::decoded_stream;
 use crate::frame_reader::FrameReader;
 use crate::payload::check_range;
+use crate::proven_recipes::ProvenRecipes;
 use crate::verified_stream::{Expected, cut_stream, verified_stream};
+use crate::visit_planner::VisitPlanner;
 use crate::{ManifestReader, ReadError};
 
 /// Checked bytes in order. After an error nothing follows; a stream without an error is complete.
@@ -52,6 +55,7 @@ pub struct ObjectReader {
     environment: Environment,
     frames: Arc<FrameReader>,
     ahead: AheadBudget,
+    proven: Arc<ProvenRecipes>,
 }
 
 /// An object that can be read: its record and its chunk list.
@@ -68,7 +72,7 @@ impl ObjectReader {
     pub fn new(manifests: ManifestReader, environment: Environment, options: ObjectOptions) -> Self {
         let frames = FrameReader::new(manifests.clone(), environment.clone(), options.frame_cache_bytes);
         let ahead = AheadBudget::new(options.bytes_ahead, options.all_bytes_ahead);
-        Self { manifests, environment, frames: Arc::new(frames), ahead }
+        Self { manifests, environment, frames: Arc::new(frames), ahead, proven: Arc::default() }
     }
 
     /// The manifests it reads.
@@ -145,7 +149,7 @@ impl ObjectPlan {
         }
         let file = self.checked_content(0..self.file_bytes(), self.file_bytes(), self.file_sha256());
         let decoded = decoded_stream(file, compression, self.record.key, self.reader.environment.clone());
-        let expected = Expected { key: self.record.key, bytes, sha256: Some(sha256) };
+        let expected = Expected { key: self.record.key, bytes, sha256: Some(sha256), recipe: None };
         if range == (0..bytes) {
             Ok(verified_stream(decoded, expected, self.reader.environment.clone()))
         } else {
@@ -190,14 +194,15 @@ impl ObjectPlan {
     }
 
     fn checked_content(&self, range: Range<u64>, bytes: u64, sha256: Option<Sha256>) -> ByteStream {
-        let whole = range == (0..bytes);
-        let content = content_stream(Arc::clone(&self.content), range, self.reader.ahead.stream());
-        if whole {
-            let expected = Expected { key: self.record.key, bytes, sha256 };
-            verified_stream(content, expected, self.reader.environment.clone())
-        } else {
-            content
+        let (source, ahead) = (Arc::clone(&self.content), self.reader.ahead.stream());
+        if range != (0..bytes) {
+            return content_stream(VisitPlanner::new(source, range, None), ahead);
         }
+        let recipe = sha256.map(|sha256| self.reader.proven.begin(&source, sha256));
+        let (recipe, writer) = recipe.unzip();
+        let content = content_stream(VisitPlanner::new(source, range, writer), ahead);
+        let expected = Expected { key: self.record.key, bytes, sha256, recipe };
+        verified_stream(content, expected, self.reader.environment.clone())
     }
 }
 

@@ -6,36 +6,53 @@ use bytes::Bytes;
 use firn_base::ObjectKey;
 use firn_nix_format::Sha256;
 use firn_transport::Environment;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
+use futures::{FutureExt, poll};
 use sha2::Digest;
 
+use crate::proven_recipes::RecipeCheck;
 use crate::{ByteStream, ReadError};
 
 // Shorter pieces are hashed where they are: a change of threads costs more.
 const HASH_ELSEWHERE_BYTES: usize = 64 << 10;
 
 /// What a whole stream must come to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) key: ObjectKey,
     pub(crate) bytes: u64,
     pub(crate) sha256: Option<Sha256>,
+    /// How it is made, where its hash depends on nothing else.
+    pub(crate) recipe: Option<RecipeCheck>,
 }
 
 struct Verification {
     inner: ByteStream,
     expected: Expected,
     environment: Environment,
-    hasher: sha2::Sha256,
+    hasher: Hasher,
     count: u64,
     // The piece before the next one: the last one is handed out only when all is well.
     held: Option<Bytes>,
     ended: bool,
 }
 
+/// Where hashing goes on.
+enum Hasher {
+    Here(sha2::Sha256),
+    /// While the piece before is sent.
+    Elsewhere(BoxFuture<'static, sha2::Sha256>),
+}
+
 impl Expected {
     fn wrong(&self, what: String) -> ReadError {
         ReadError::WrongObject { key: self.key, what }
+    }
+
+    /// Whether its bytes have to be hashed.
+    fn is_hashed(&self) -> bool {
+        self.sha256.is_some() && !self.recipe.as_ref().is_some_and(RecipeCheck::is_relied_on)
     }
 }
 
@@ -45,7 +62,7 @@ pub(crate) fn verified_stream(inner: ByteStream, expected: Expected, environment
         inner,
         expected,
         environment,
-        hasher: sha2::Sha256::new(),
+        hasher: Hasher::Here(sha2::Sha256::new()),
         count: 0,
         held: None,
         ended: false,
@@ -54,7 +71,7 @@ pub(crate) fn verified_stream(inner: ByteStream, expected: Expected, environment
         while !state.ended {
             let Some(piece) = state.inner.next().await.transpose()? else {
                 state.ended = true;
-                state.judge()?;
+                state.judge().await?;
                 break;
             };
             state.take(&piece).await?;
@@ -67,42 +84,66 @@ pub(crate) fn verified_stream(inner: ByteStream, expected: Expected, environment
     .boxed()
 }
 
+impl Hasher {
+    /// Waits until what was given has been hashed.
+    async fn back(&mut self) -> sha2::Sha256 {
+        match std::mem::replace(self, Self::Here(sha2::Sha256::new())) {
+            Self::Here(hasher) => hasher,
+            Self::Elsewhere(work) => work.await,
+        }
+    }
+}
+
 impl Verification {
     async fn take(&mut self, piece: &Bytes) -> Result<(), ReadError> {
         self.count = self.count.saturating_add(piece.len() as u64);
         if self.count > self.expected.bytes {
             return Err(self.expected.wrong(format!("it has more than {} bytes", self.expected.bytes)));
         }
-        if self.expected.sha256.is_none() {
+        if !self.expected.is_hashed() {
             return Ok(());
         }
+        let mut hasher = self.hasher.back().await;
         if piece.len() < HASH_ELSEWHERE_BYTES {
-            self.hasher.update(piece);
+            hasher.update(piece);
+            self.hasher = Hasher::Here(hasher);
             return Ok(());
         }
-        let (mut hasher, piece) = (std::mem::take(&mut self.hasher), piece.clone());
-        self.hasher = self
-            .environment
-            .blocking(move || {
+        let (environment, piece) = (self.environment.clone(), piece.clone());
+        let work = async move {
+            let update = move || {
                 hasher.update(&piece);
                 hasher
-            })
-            .await;
+            };
+            environment.blocking(update).await
+        };
+        let mut work = work.boxed();
+        // It begins now, and is waited for when it is needed.
+        self.hasher = match poll!(&mut work) {
+            std::task::Poll::Ready(hasher) => Hasher::Here(hasher),
+            std::task::Poll::Pending => Hasher::Elsewhere(work),
+        };
         Ok(())
     }
 
-    fn judge(&mut self) -> Result<(), ReadError> {
+    async fn judge(&mut self) -> Result<(), ReadError> {
         let Expected { bytes, sha256, .. } = self.expected;
         if self.count < bytes {
             return Err(self.expected.wrong(format!("it has {} instead of {bytes} bytes", self.count)));
         }
-        let actual = Sha256::from_bytes(std::mem::take(&mut self.hasher).finalize().into());
-        match sha256 {
-            Some(expected) if expected != actual => {
-                Err(self.expected.wrong(format!("its hash is {actual} instead of {expected}")))
-            }
-            _ => Ok(()),
+        let Some(sha256) = sha256 else { return Ok(()) };
+        if let Some(recipe) = self.expected.recipe.as_ref().filter(|recipe| recipe.is_relied_on()) {
+            let what = || format!("its chunks are others than those that gave {sha256} before");
+            return if recipe.holds() { Ok(()) } else { Err(self.expected.wrong(what())) };
         }
+        let actual = Sha256::from_bytes(self.hasher.back().await.finalize().into());
+        if actual != sha256 {
+            return Err(self.expected.wrong(format!("its hash is {actual} instead of {sha256}")));
+        }
+        if let Some(recipe) = &self.expected.recipe {
+            recipe.remember();
+        }
+        Ok(())
     }
 }
 

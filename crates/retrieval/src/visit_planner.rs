@@ -13,6 +13,7 @@ use firn_bundle::{ChunkEntry, ChunkRef, ChunkRun, ForeignChunk};
 
 use crate::ReadError;
 use crate::content_stream::ContentSource;
+use crate::proven_recipes::RecipeWriter;
 
 // The first look is short, for small objects; later ones read several pages at once, so that a range at the end
 // of a large object is found in few round trips.
@@ -30,6 +31,13 @@ pub(crate) struct Visit {
     /// Where in the object the first wanted byte lies.
     pub(crate) position: u64,
     pub(crate) cuts: Vec<Cut>,
+}
+
+impl Visit {
+    /// Its chunks.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = &ChunkEntry> {
+        self.cuts.iter().map(|cut| &cut.entry)
+    }
 }
 
 /// One chunk and which of its bytes are wanted.
@@ -50,10 +58,16 @@ pub(crate) struct VisitPlanner {
     found: VecDeque<(BundleId, ChunkEntry)>,
     // Where in the object the first of `found` begins.
     position: u64,
+    recipe: Option<RecipeWriter>,
 }
 
 impl VisitPlanner {
-    pub(crate) const fn new(source: Arc<ContentSource>, range: Range<u64>) -> Self {
+    /// `recipe` is told of every chunk, up to the end of the range.
+    pub(crate) const fn new(
+        source: Arc<ContentSource>,
+        range: Range<u64>,
+        recipe: Option<RecipeWriter>,
+    ) -> Self {
         Self {
             source,
             range,
@@ -62,7 +76,13 @@ impl VisitPlanner {
             look_ahead: LOOK_AHEAD_FIRST,
             found: VecDeque::new(),
             position: 0,
+            recipe,
         }
+    }
+
+    /// What it plans.
+    pub(crate) const fn source(&self) -> &Arc<ContentSource> {
+        &self.source
     }
 
     /// The next visit; none when the range is covered.
@@ -83,8 +103,7 @@ impl VisitPlanner {
                 return Err(self.wrong("its chunks have more bytes than it should"));
             }
             if end <= self.range.start {
-                self.found.pop_front();
-                self.position = end;
+                self.pass(&entry, end);
                 continue;
             }
             let fits = visit.as_ref().is_none_or(|visit| {
@@ -104,10 +123,21 @@ impl VisitPlanner {
                 .get_or_insert_with(|| Visit { bundle, frame, position: from, cuts: Vec::new() })
                 .cuts
                 .push(Cut { entry, wanted });
-            self.found.pop_front();
-            self.position = end;
+            self.pass(&entry, end);
+        }
+        if let Some(recipe) = &self.recipe {
+            recipe.end();
         }
         Ok(visit)
+    }
+
+    /// The first of those found is done with; the next one begins at `end`.
+    fn pass(&mut self, entry: &ChunkEntry, end: u64) {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.chunk(entry);
+        }
+        self.found.pop_front();
+        self.position = end;
     }
 
     /// Looks up more chunks of the next run.

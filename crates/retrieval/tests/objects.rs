@@ -7,22 +7,27 @@ mod common;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{
     MemoryReader, Packed, builder, chunks, info, inline, log_record, nar_record, noise, objects, pack,
 };
 use common::{pack_with, path};
-use firn_base::ObjectKey;
+use firn_base::{BundleId, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleBuilder, Encoding, NewRecord, PATCH_PLACEHOLDER, PartChunk, Patch,
+    BuildError, BuilderOptions, BundleBuilder, ContentHeader, Encoding, NewRecord, PATCH_PLACEHOLDER,
+    PartChunk, Patch,
 };
 use firn_nix_format::{Compression, Sha256};
 use firn_retrieval::{
-    ByteStream, ManifestOptions, ManifestReader, ObjectOptions, ObjectPlan, ObjectReader, ReadError,
+    ByteStream, ManifestOptions, ManifestReader, ObjectOptions, ObjectPlan, ObjectReader, PayloadReader,
+    ReadError,
 };
 use firn_transport::Environment;
-use futures::StreamExt;
+use futures::future::{BoxFuture, ready};
+use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 
 async fn open(reader: &ObjectReader, packed: &Packed, number: usize) -> ObjectPlan {
@@ -166,6 +171,58 @@ fn a_nar_of_another_hash_never_ends_cleanly() {
     });
 }
 
+/// A bundle that turns into another one of the same name.
+#[derive(Debug)]
+struct Turncoat {
+    before: Arc<MemoryReader>,
+    after: Packed,
+    turned: AtomicBool,
+}
+
+impl PayloadReader for Turncoat {
+    fn content(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+        if self.turned.load(Ordering::Relaxed) {
+            return ready(Ok(Arc::new(self.after.content.clone()))).boxed();
+        }
+        self.before.content(bundle)
+    }
+
+    fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        if self.turned.load(Ordering::Relaxed) {
+            let place = |offset: u64| usize::try_from(offset).unwrap();
+            let payload = &self.after.payload[place(range.start)..place(range.end)];
+            return ready(Ok(Bytes::copy_from_slice(payload))).boxed();
+        }
+        self.before.read(bundle, range)
+    }
+}
+
+#[test]
+fn a_nar_that_was_right_once_is_refused_when_it_is_made_of_other_chunks() {
+    let (nar, other) = (noise(5_000, 1), noise(5_000, 2));
+    let right = pack(&[(nar_record(1, &nar), nar.clone())]);
+    let wrong = pack(&[(nar_record(1, &nar), other)]);
+    block_on(async {
+        let before = MemoryReader::of(std::slice::from_ref(&right));
+        let payloads = Arc::new(Turncoat { before, after: wrong, turned: AtomicBool::new(false) });
+        let nothing = ManifestOptions { heads_bytes: 0, blocks_bytes: 0, tables_bytes: 0 };
+        let manifests = ManifestReader::new(Arc::clone(&payloads) as _, nothing);
+        let options = ObjectOptions { frame_cache_bytes: 0, ..ObjectOptions::default() };
+        let reader = ObjectReader::new(manifests, inline(), options);
+        for _ in 0..2 {
+            assert!(read(&open(&reader, &right, 0).await, None).await == nar);
+        }
+        payloads.turned.store(true, Ordering::Relaxed);
+        for reason in ["its chunks are others", "its hash is"] {
+            let (bytes, error) = drain(open(&reader, &right, 0).await.stream(None).unwrap()).await;
+            let error = error.unwrap().to_string();
+            assert!(bytes.is_empty() && error.contains(reason), "{error}");
+        }
+        payloads.turned.store(false, Ordering::Relaxed);
+        assert!(read(&open(&reader, &right, 0).await, None).await == nar);
+    });
+}
+
 #[test]
 fn a_small_nar_of_another_hash_gives_no_byte() {
     let (mut record, file) = verbatim(1, b"a few bytes", Compression::Zstd);
@@ -221,31 +278,36 @@ fn a_verbatim_file_that_is_longer_or_no_file_is_an_error() {
 
 #[test]
 fn hash_parts_are_restored_in_wholes_and_ranges() {
-    let reference = path(4, "reference");
-    let own = path(3, "package-3");
-    let mut packed_object = noise(300_000, 5);
-    let mut nar = packed_object.clone();
-    let mut patches = Vec::new();
-    for offset in (100..290_000).step_by(777) {
-        let number = u32::try_from(patches.len() % 2).unwrap();
-        let part = if number == 0 { own.hash_part() } else { reference.hash_part() };
-        packed_object[offset..offset + 32].copy_from_slice(&PATCH_PLACEHOLDER);
-        nar[offset..offset + 32].copy_from_slice(part.as_bytes());
-        patches.push(Patch { offset: offset as u64, reference: number });
-    }
-    let mut record = NewRecord::store_path(info(3, &nar, vec![reference]), Encoding::Chunked);
-    record.patches = patches;
-    let packed = pack(&[(record, packed_object)]);
-    block_on(async {
-        let reader = objects(MemoryReader::of(std::slice::from_ref(&packed)), inline());
-        let plan = open(&reader, &packed, 0).await;
-        assert!(read(&plan, None).await == nar);
-        for start in (0..290_000u64).step_by(13_131) {
-            let end = start + 5000;
-            let expected = &nar[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
-            assert!(read(&plan, Some(start..end)).await == expected);
+    for distance in [777, 9_000, 40_000] {
+        let reference = path(4, "reference");
+        let own = path(3, "package-3");
+        let mut packed_object = noise(300_000, 5);
+        let mut nar = packed_object.clone();
+        let mut patches = Vec::new();
+        for offset in (100..290_000).step_by(distance) {
+            let number = u32::try_from(patches.len() % 2).unwrap();
+            let part = if number == 0 { own.hash_part() } else { reference.hash_part() };
+            packed_object[offset..offset + 32].copy_from_slice(&PATCH_PLACEHOLDER);
+            nar[offset..offset + 32].copy_from_slice(part.as_bytes());
+            patches.push(Patch { offset: offset as u64, reference: number });
         }
-    });
+        let mut record = NewRecord::store_path(info(3, &nar, vec![reference]), Encoding::Chunked);
+        record.patches = patches;
+        let packed = pack(&[(record, packed_object)]);
+        block_on(async {
+            let reader = objects(MemoryReader::of(std::slice::from_ref(&packed)), inline());
+            let plan = open(&reader, &packed, 0).await;
+            // The second time from memory, without checking again.
+            for _ in 0..2 {
+                assert!(read(&plan, None).await == nar);
+            }
+            for start in (0..290_000u64).step_by(13_131) {
+                let end = start + 5000;
+                let expected = &nar[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
+                assert!(read(&plan, Some(start..end)).await == expected);
+            }
+        });
+    }
 }
 
 #[test]

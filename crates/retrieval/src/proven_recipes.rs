@@ -1,0 +1,134 @@
+//! Which recipes were found to give what was promised: an object is hashed whole once, not at every reading.
+//!
+//! A recipe is all that decides the bytes of a content: lengths and hashes of its chunks in order, its patches and the
+//! hash parts that they put in. Always holds: a recipe is remembered only after bytes made by it had the SHA-256 that was
+//! promised; whoever relies on one ends in an error if the chunks were others; memory is bounded. Leaves to others:
+//! checking chunks (`checked_frame`), hashing (`verified_stream`).
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use firn_base::Digest;
+use firn_bundle::{ChunkEntry, ChunkRef};
+use firn_nix_format::Sha256;
+use lru::LruCache;
+
+use crate::content_stream::ContentSource;
+
+// Some 4 MB. An object that fell out is hashed whole once more.
+const RECIPES_MAX: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("it is not zero");
+
+/// What a content is called before its chunks are known.
+type Name = [u8; 32];
+
+/// The recipes that gave what was promised, those used last.
+#[derive(Debug)]
+pub(crate) struct ProvenRecipes {
+    recipes: Mutex<LruCache<Name, Digest>>,
+}
+
+/// One whole reading of a content, which is hashed or relies on a recipe.
+#[derive(Debug)]
+pub(crate) struct RecipeCheck {
+    proven: Arc<ProvenRecipes>,
+    name: Name,
+    relied_on: Option<Digest>,
+    found: Arc<OnceLock<Digest>>,
+}
+
+/// Writes down the recipe while chunks are planned.
+#[derive(Debug)]
+pub(crate) struct RecipeWriter {
+    hasher: Box<blake3::Hasher>,
+    found: Arc<OnceLock<Digest>>,
+}
+
+impl Default for ProvenRecipes {
+    fn default() -> Self {
+        Self { recipes: Mutex::new(LruCache::new(RECIPES_MAX)) }
+    }
+}
+
+impl ProvenRecipes {
+    /// Begins to read all of `content`, which is to have this SHA-256.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        content: &ContentSource,
+        sha256: Sha256,
+    ) -> (RecipeCheck, RecipeWriter) {
+        let name = name(content, sha256);
+        let relied_on = self.lock().get(&name).copied();
+        let found = Arc::<OnceLock<Digest>>::default();
+        let mut hasher = Box::<blake3::Hasher>::default();
+        hasher.update(&name);
+        let writer = RecipeWriter { hasher, found: Arc::clone(&found) };
+        (RecipeCheck { proven: Arc::clone(self), name, relied_on, found }, writer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<Name, Digest>> {
+        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RecipeWriter {
+    /// The next chunk of the content.
+    pub(crate) fn chunk(&mut self, entry: &ChunkEntry) {
+        self.hasher.update(&entry.length.to_le_bytes());
+        self.hasher.update(entry.hash.as_bytes());
+    }
+
+    /// There are no more chunks.
+    pub(crate) fn end(&self) {
+        let _ = self.found.set(Digest::from_bytes(*self.hasher.finalize().as_bytes()));
+    }
+}
+
+impl RecipeCheck {
+    /// Whether the bytes need not be hashed: chunks that were checked, of a recipe that was.
+    pub(crate) const fn is_relied_on(&self) -> bool {
+        self.relied_on.is_some()
+    }
+
+    /// Whether the chunks were those of the recipe that was relied on. If not it is forgotten.
+    pub(crate) fn holds(&self) -> bool {
+        let holds = self.relied_on.is_some() && self.relied_on.as_ref() == self.found.get();
+        if !holds {
+            self.proven.lock().pop(&self.name);
+        }
+        holds
+    }
+
+    /// The bytes had the SHA-256 that was promised.
+    pub(crate) fn remember(&self) {
+        if let Some(recipe) = self.found.get() {
+            self.proven.lock().put(self.name, *recipe);
+        }
+    }
+}
+
+/// All that is known of a content beforehand, so that different ones have different names.
+fn name(content: &ContentSource, sha256: Sha256) -> Name {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(content.bundle.as_bytes()).update(content.key.to_bytes().as_slice());
+    hasher.update(sha256.as_bytes()).update(&content.bytes.to_le_bytes());
+    let mut count = |count: usize| {
+        hasher.update(&(count as u64).to_le_bytes());
+    };
+    count(content.list.runs().len());
+    count(content.list.patches().len());
+    count(content.hash_parts.len());
+    for run in content.list.runs() {
+        let (kind, number) = match run.first {
+            ChunkRef::Own(number) => (0, number),
+            ChunkRef::Foreign(number) => (1, number),
+        };
+        hasher.update(&[kind]).update(&number.to_le_bytes()).update(&run.count.to_le_bytes());
+    }
+    for patch in content.list.patches() {
+        hasher.update(&patch.offset.to_le_bytes()).update(&patch.reference.to_le_bytes());
+    }
+    for part in &content.hash_parts {
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
