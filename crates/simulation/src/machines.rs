@@ -17,7 +17,8 @@ use firn_coordinator::{
     FilterOptions, Joined, StandingError, Timing, ask_peers,
 };
 use firn_storage_node::{
-    DeletionLimits, DiskFaults, MemoryDisk, ScrubPlan, StartNodeError, StorageNode, StorageNodeOptions,
+    DeletionLimits, DiskFaults, LineTerms, MemoryDisk, ScrubPlan, StartNodeError, StorageNode,
+    StorageNodeOptions,
 };
 use firn_transport::{Endpoint, EndpointOptions};
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, RefusalKind, RefusedRequest};
@@ -286,7 +287,7 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
         // Those who come later know it from the ledger.
         token: cast.succeeded().is_none().then(|| cast.token(number)),
         quota: Some(QUOTA),
-        max_upload: cast.max_upload(number),
+        terms: LineTerms { max_upload: cast.max_upload(number), ..LineTerms::default() },
         deletion_limits: DELETION_LIMITS,
         // Every shard within ten minutes, for the world is an hour old at most.
         scrub: ScrubPlan { period: Duration::from_secs(600), windows_per_day: 288 },

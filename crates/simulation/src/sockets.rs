@@ -34,7 +34,11 @@ impl SimulatedSockets {
 }
 
 impl Sockets for SimulatedSockets {
-    fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn AsyncUdpSocket>>> {
+    fn bind(
+        &self,
+        address: SocketAddr,
+        _queue_bytes: Option<usize>,
+    ) -> BoxFuture<'_, io::Result<Arc<dyn AsyncUdpSocket>>> {
         let (chance, loss_per_mille) = (self.chance.clone(), self.loss_per_mille);
         Box::pin(async move {
             let socket = Arc::new(UdpSocket::bind(address).await?);

@@ -6,11 +6,10 @@
 //! learn it at their next packet. Leaves to others: what peers may do, and when to dial again (`pool`).
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use firn_base::{NodeId, PublicKey};
+use firn_base::{BitRate, NodeId, PublicKey};
 use firn_wire::Identity;
 use quinn::{ClientConfig, ConnectionId, EndpointConfig, NoneTokenStore};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -29,6 +28,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 // Peers hear of a close at once where the line is good; one round trip to the far side of the world is 0.4 s.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+// The kernel counts a datagram as twice its size or more, and they come a dozen at a time.
+const QUEUE_BYTES_LEAST: usize = 64 << 10;
 
 // Finished handshakes that wait for `accept`. More newcomers wait in their handshake, within its bound.
 const ACCEPTED_MAX: usize = 64;
@@ -52,8 +54,6 @@ struct Inner {
     options: EndpointOptions,
     accepted: Mutex<mpsc::Receiver<Connection>>,
     listener: Option<AbortHandle>,
-    // Of an endpoint with a bound.
-    uploaded: Option<Arc<AtomicU64>>,
 }
 
 impl Endpoint {
@@ -95,11 +95,10 @@ impl Endpoint {
         let refuse_tls = |error: rustls::Error| BindError::Tls(error.to_string());
         let tls = TlsParty::new(environment, identity).map_err(refuse_tls)?;
         let (near, far) = (options.transport(true), options.transport(false));
-        let mut socket = environment.sockets().bind(listen).await.map_err(refuse)?;
-        let mut uploaded = None;
-        if let Some(rate) = options.max_upload {
-            let sent = Arc::clone(uploaded.insert(Arc::default()));
-            socket = Arc::new(PacedSocket::new(socket, rate, sent));
+        let received = options.line.as_ref().and_then(|line| line.rates().download).map(queue_bytes);
+        let mut socket = environment.sockets().bind(listen, received).await.map_err(refuse)?;
+        if let Some(line) = &options.line {
+            socket = Arc::new(PacedSocket::new(socket, Arc::clone(line)));
         }
         let config = endpoint_config(environment, identity, &options);
         let runtime = Arc::new(quinn::TokioRuntime);
@@ -118,30 +117,14 @@ impl Endpoint {
         let local_address = quic.local_addr().map_err(refuse)?;
         let (environment, public) = (environment.clone(), identity.public());
         let accepted = Mutex::new(receiver);
-        let inner = Inner {
-            environment,
-            quic,
-            local_address,
-            public,
-            tls,
-            near,
-            far,
-            options,
-            accepted,
-            listener,
-            uploaded,
-        };
+        let inner =
+            Inner { environment, quic, local_address, public, tls, near, far, options, accepted, listener };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The address it was bound to, with the port that was chosen.
     pub fn local_address(&self) -> SocketAddr {
         self.inner.local_address
-    }
-
-    /// Bytes sent so far, everything counted as its bound counts it; none for an endpoint without a bound.
-    pub fn uploaded_bytes(&self) -> Option<u64> {
-        self.inner.uploaded.as_ref().map(|bytes| bytes.load(Ordering::Relaxed))
     }
 
     /// The key it shows to peers.
@@ -235,6 +218,11 @@ impl Drop for Inner {
             listener.abort();
         }
     }
+}
+
+/// How much may wait for a line that goes at `rate`: a tenth of a second, so that signs of life come in time.
+fn queue_bytes(rate: BitRate) -> usize {
+    usize::try_from(rate.bytes_per_second / 10).unwrap_or(usize::MAX).max(QUEUE_BYTES_LEAST)
 }
 
 fn endpoint_config(

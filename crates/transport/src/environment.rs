@@ -26,8 +26,12 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
 /// Where UDP sockets and addresses come from.
 pub trait Sockets: Send + Sync + fmt::Debug {
-    /// Binds a UDP socket.
-    fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>>;
+    /// Binds a UDP socket. At most about `queue_bytes` of what was received wait in it; none: as many as it likes.
+    fn bind(
+        &self,
+        address: SocketAddr,
+        queue_bytes: Option<usize>,
+    ) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>>;
 
     /// Finds the address of `host:port`. May block.
     fn resolve(&self, address: &str) -> io::Result<SocketAddr>;

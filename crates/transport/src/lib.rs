@@ -16,6 +16,7 @@ mod error;
 mod identity_file;
 mod kept_ledger;
 mod ledger;
+mod line;
 mod listener;
 mod options;
 mod pace;
@@ -39,6 +40,7 @@ pub use identity_file::{
     IDENTITY_FILE, IdentityFileError, load_identity, load_or_create_identity, write_identity,
 };
 pub use ledger::{LedgerError, VerifiedLedger};
+pub use line::{Line, LineRates};
 pub use options::EndpointOptions;
 pub use pace::Pace;
 pub use pool::{CONNECTIONS_MAX, ConnectionPool};

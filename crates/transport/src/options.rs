@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::BitRate;
 use quinn::{MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use crate::Line;
 
 /// The bounds of an endpoint and its connections.
 #[derive(Debug, Clone)]
@@ -29,9 +30,8 @@ pub struct EndpointOptions {
     /// Bytes that the peer may send on all streams of a connection before they are read here; also the bytes
     /// kept here until the peer has acknowledged them.
     pub connection_window_bytes: u32,
-    /// How fast the endpoint sends at most, everything counted: data, handshakes, acknowledgements, headers. None: as
-    /// fast as it can.
-    pub max_upload: Option<BitRate>,
+    /// The line that it keeps to and that counts what goes over it. None: it goes as fast as it can, uncounted.
+    pub line: Option<Arc<Line>>,
     /// The largest datagram that is tried towards other machines.
     pub mtu_bytes: u16,
     /// The datagram used towards this machine itself, at most 6,550.
@@ -48,7 +48,7 @@ impl Default for EndpointOptions {
             handshakes_max: 256,
             stream_window_bytes: 8 << 20,
             connection_window_bytes: 16 << 20,
-            max_upload: None,
+            line: None,
             mtu_bytes: 1452,
             loopback_mtu_bytes: LOOPBACK_MTU_BYTES,
         }

@@ -4,6 +4,7 @@
 //! one credit of 10 ms allow, as long as everybody waits for his turn; what goes without waiting is made up for.
 //! Leaves to others: what goes where.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,27 +24,36 @@ const PIECE_BYTES_MOST: usize = 64 << 10;
 // No bytes keep a line busy for longer, and clocks do not overflow by it.
 const MOST_NANOS: u64 = 3_600_000_000_000;
 
+// The rate of what has no bound.
+const UNBOUNDED: u64 = u64::MAX;
+
 /// A rate, and when it leaves room for more. Shared by all who send.
 #[derive(Debug)]
 pub struct Pace {
-    rate: BitRate,
+    bytes_per_second: AtomicU64,
     free_at: Mutex<Instant>,
 }
 
 impl Pace {
-    /// A pace that leaves room now.
-    pub fn new(rate: BitRate) -> Self {
-        Self { rate, free_at: Mutex::new(Instant::now()) }
+    /// A pace that leaves room now; without a rate it always does.
+    pub fn new(rate: Option<BitRate>) -> Self {
+        Self { bytes_per_second: AtomicU64::new(figure(rate)), free_at: Mutex::new(Instant::now()) }
     }
 
-    /// The rate.
-    pub const fn rate(&self) -> BitRate {
-        self.rate
+    /// The rate; none without a bound.
+    pub fn rate(&self) -> Option<BitRate> {
+        let bytes_per_second = self.bytes_per_second();
+        (bytes_per_second != UNBOUNDED).then_some(BitRate { bytes_per_second })
+    }
+
+    /// Changes the rate for what goes from now on. Who waits already waits as long as he was told.
+    pub fn set_rate(&self, rate: Option<BitRate>) {
+        self.bytes_per_second.store(figure(rate), Ordering::Relaxed);
     }
 
     /// How many bytes to send at a time, so that whoever else waits gets a turn soon.
     pub fn piece(&self) -> usize {
-        let bytes = self.rate.bytes_per_second / PIECES_PER_SECOND;
+        let bytes = self.bytes_per_second() / PIECES_PER_SECOND;
         usize::try_from(bytes).unwrap_or(PIECE_BYTES_MOST).clamp(PIECE_BYTES_LEAST, PIECE_BYTES_MOST)
     }
 
@@ -61,12 +71,18 @@ impl Pace {
 
     /// The time to wait for; none if something may go at `now`.
     pub(crate) fn wait(&self, now: Instant) -> Option<Instant> {
+        if self.bytes_per_second() == UNBOUNDED {
+            return None;
+        }
         let free_at = *self.free_at();
         (free_at > now).then_some(free_at)
     }
 
     /// Notes that so many bytes went at `now`.
     pub(crate) fn sent(&self, bytes: u64, now: Instant) {
+        if self.bytes_per_second() == UNBOUNDED {
+            return;
+        }
         let mut free_at = self.free_at();
         *free_at = self.busy_until(*free_at, bytes, now);
     }
@@ -78,8 +94,12 @@ impl Pace {
 
     /// How long so many bytes take.
     fn takes(&self, bytes: u64) -> Duration {
-        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.bytes_per_second.max(1));
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second().max(1));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX).min(MOST_NANOS))
+    }
+
+    fn bytes_per_second(&self) -> u64 {
+        self.bytes_per_second.load(Ordering::Relaxed)
     }
 
     fn free_at(&self) -> MutexGuard<'_, Instant> {
@@ -87,12 +107,18 @@ impl Pace {
     }
 }
 
+fn figure(rate: Option<BitRate>) -> u64 {
+    rate.map_or(UNBOUNDED, |rate| rate.bytes_per_second)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pace(bytes_per_second: u64, now: Instant) -> Pace {
-        Pace { rate: BitRate { bytes_per_second }, free_at: Mutex::new(now) }
+        Pace { bytes_per_second: AtomicU64::new(bytes_per_second), free_at: Mutex::new(now) }
     }
 
     #[test]
@@ -109,6 +135,41 @@ mod tests {
             }
             let most = rate * 10 + rate / 100 + batch;
             assert!((rate * 10 * 99 / 100..=most).contains(&sent), "{rate}: {sent}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn over_any_ten_seconds_no_more_than_five_per_cent_above_the_rate_goes(
+            rate in 125_000u64..1_000_000_000,
+            // How much comes at once, in fractions of what a batch may be; and how long nobody wants to send.
+            batches in prop::collection::vec((1u64..=100, 0u64..3_000), 1..2_000),
+        ) {
+            let start = Instant::now();
+            let pace = pace(rate, start);
+            let mut now = start;
+            let mut went: Vec<(Instant, u64)> = Vec::new();
+            for (fraction, pause) in batches {
+                // Most want to send on at once; now and then somebody pauses.
+                if pause < 300 {
+                    now += Duration::from_millis(pause * 10);
+                }
+                now = pace.wait(now).map_or(now, |until| until + Duration::from_micros(pause));
+                // A batch is what goes within 5 ms, or one datagram.
+                let bytes = (rate / 200 * fraction / 100).max(1_500);
+                pace.sent(bytes, now);
+                went.push((now, bytes));
+            }
+            let most = rate * 10 * 105 / 100;
+            let (mut first, mut within) = (0, 0);
+            for (at, bytes) in &went {
+                within += bytes;
+                while went[first].0 + Duration::from_secs(10) <= *at {
+                    within -= went[first].1;
+                    first += 1;
+                }
+                prop_assert!(within <= most, "{} of at most {}", within, most);
+            }
         }
     }
 
@@ -147,9 +208,9 @@ mod tests {
         assert_eq!(pace(u64::MAX, now).takes(u64::MAX), Duration::from_secs(1));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn those_who_wait_take_turns_however_many_each_needs() {
-        let pace = Pace::new(BitRate { bytes_per_second: 1_000_000 });
+        let pace = Pace::new(Some(BitRate { bytes_per_second: 1_000_000 }));
         let order = Mutex::new(Vec::new());
         let sender = async |name: usize| {
             for _ in 0..6 {
@@ -167,9 +228,9 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn of_many_who_wait_each_gets_his_turn() {
-        let pace = std::sync::Arc::new(Pace::new(BitRate { bytes_per_second: 1_000_000 }));
+        let pace = std::sync::Arc::new(Pace::new(Some(BitRate { bytes_per_second: 1_000_000 })));
         let start = Instant::now();
         let tasks: Vec<_> = (0..6)
             .map(|_| {

@@ -1,17 +1,17 @@
-//! A UDP socket that sends no faster than it may.
+//! A UDP socket that sends and receives no faster than its line may go.
 //!
-//! Owns: waiting for the line. Always holds: every datagram counts, its IP and UDP headers included; whoever wants to
-//! send waits his turn among all others; nothing is dropped or queued here. What is sent without asking first, the
-//! answers to newcomers, is made up for by waiting.
-//! Leaves to others: what is sent (quinn), the rate (`pace`), what is received.
+//! Owns: waiting for the line. Always holds: every datagram counts; whoever wants to send waits his turn among all
+//! others; nothing is dropped or queued here. What is sent without asking first, the answers to newcomers, is made up
+//! for by waiting. What comes waits in the kernel's buffer, which is kept short for it: to senders this looks like a
+//! slow line with a short queue, and they go as fast as it goes.
+//! Leaves to others: what is sent (quinn), the rates and counts (`line`), the buffer (`endpoint`).
 
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::pace::Pace;
+use crate::Line;
 
 // A batch of datagrams that takes longer than 5 ms makes everybody else on the line wait.
 const BATCHES_PER_SECOND: u64 = 200;
@@ -30,29 +30,27 @@ const BATCHES_PER_SECOND: u64 = 200;
 // milliseconds, and the line's credit makes up for the pause if nobody else waits.
 const GIVE_WAY: Duration = Duration::from_millis(2);
 
-// Headers of UDP and IPv6. IPv4's are 20 bytes less: the line's owner is better served with too much.
-const HEADERS_BYTES: u64 = 8 + 40;
-
 // The usual datagram, for choosing how many make a batch.
 const DATAGRAM_BYTES: u64 = 1500;
 
-/// A socket with a pace.
+/// A socket that keeps to its line.
 pub(crate) struct PacedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
-    pace: Pace,
-    sent: Arc<AtomicU64>,
+    line: Arc<Line>,
+    // Until the line leaves room for what comes next. One task receives.
+    receiving: Mutex<Option<Pin<Box<Sleep>>>>,
 }
 
 impl PacedSocket {
-    /// `inner`, sending at most at `rate`. What it sends is added to `sent`.
-    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>, rate: BitRate, sent: Arc<AtomicU64>) -> Self {
-        Self { inner, pace: Pace::new(rate), sent }
+    /// `inner`, keeping to `line`.
+    pub(crate) fn new(inner: Arc<dyn AsyncUdpSocket>, line: Arc<Line>) -> Self {
+        Self { inner, line, receiving: Mutex::new(None) }
     }
 }
 
 impl fmt::Debug for PacedSocket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("PacedSocket").field("pace", &self.pace).finish_non_exhaustive()
+        formatter.debug_struct("PacedSocket").field("line", &self.line).finish_non_exhaustive()
     }
 }
 
@@ -65,10 +63,7 @@ impl AsyncUdpSocket for PacedSocket {
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         self.inner.try_send(transmit)?;
         let bytes = transmit.contents.len();
-        let datagrams = transmit.segment_size.map_or(1, |segment| bytes.div_ceil(segment.max(1)));
-        let bytes = bytes as u64 + datagrams as u64 * HEADERS_BYTES;
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
-        self.pace.sent(bytes, Instant::now());
+        self.line.up.note(bytes, transmit.segment_size.unwrap_or(bytes), Instant::now());
         Ok(())
     }
 
@@ -78,7 +73,25 @@ impl AsyncUdpSocket for PacedSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.inner.poll_recv(context, buffers, meta)
+        let mut waiting = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(waiting) = &mut *waiting {
+                ready!(waiting.as_mut().poll(context));
+            }
+            // What was sent meanwhile does not count here, but the rate may have changed.
+            *waiting = self.line.down.pace.wait(Instant::now()).map(|until| Box::pin(sleep_until(until)));
+            if waiting.is_none() {
+                break;
+            }
+        }
+        drop(waiting);
+        let most = batch(self.line.down.pace.rate()).min(buffers.len()).min(meta.len());
+        let received = ready!(self.inner.poll_recv(context, &mut buffers[..most], &mut meta[..most]))?;
+        let now = Instant::now();
+        for message in &meta[..received] {
+            self.line.down.note(message.len, message.stride, now);
+        }
+        Poll::Ready(Ok(received))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -86,7 +99,7 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments().min(batch(self.pace.rate()))
+        self.inner.max_transmit_segments().min(batch(self.line.up.pace.rate()))
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -124,7 +137,7 @@ impl UdpPoller for PacedPoller {
                 self.waiting = None;
             }
             // Others may have sent meanwhile.
-            let wait = self.socket.pace.wait(Instant::now());
+            let wait = self.socket.line.up.pace.wait(Instant::now());
             match wait {
                 Some(until) => {
                     let gives_way =
@@ -141,7 +154,8 @@ impl UdpPoller for PacedPoller {
 }
 
 /// How many datagrams fill a batch.
-fn batch(rate: BitRate) -> usize {
+fn batch(rate: Option<BitRate>) -> usize {
+    let Some(rate) = rate else { return usize::MAX };
     let datagrams = rate.bytes_per_second / BATCHES_PER_SECOND / DATAGRAM_BYTES;
     usize::try_from(datagrams).unwrap_or(usize::MAX).max(1)
 }
@@ -152,6 +166,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::LineRates;
 
     /// A socket that takes everything.
     #[derive(Debug)]
@@ -189,10 +204,14 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    fn line(upload: Option<BitRate>, download: Option<BitRate>) -> Arc<Line> {
+        Arc::new(Line::new(LineRates { upload, download }))
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_take_turns_at_a_line_that_is_never_free() {
-        let rate = BitRate { bytes_per_second: 1_000_000 };
-        let socket = Arc::new(PacedSocket::new(Arc::new(Nowhere), rate, Arc::default()));
+        let rate = Some(BitRate { bytes_per_second: 1_000_000 });
+        let socket = Arc::new(PacedSocket::new(Arc::new(Nowhere), line(rate, None)));
         let order = Arc::new(Mutex::new(Vec::new()));
         let connections: Vec<_> = (0..3)
             .map(|name| {
@@ -229,7 +248,7 @@ mod tests {
 
     #[test]
     fn batches_fit_the_rate_and_hold_a_datagram_at_least() {
-        let of = |bytes_per_second| batch(BitRate { bytes_per_second });
-        assert_eq!((of(0), of(1_250_000), of(125_000_000)), (1, 4, 416));
+        let of = |bytes_per_second| batch(Some(BitRate { bytes_per_second }));
+        assert_eq!((of(0), of(1_250_000), of(125_000_000), batch(None)), (1, 4, 416, usize::MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! The machine's own clock, sockets and entropy.
 //!
-//! Always holds: sockets ask for buffers of 4 MiB; names resolve to IPv4 first.
+//! Always holds: sockets ask for buffers of 4 MiB, but for those whose queue is to be short; names resolve to IPv4 first.
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -42,10 +42,17 @@ impl Entropy for OsEntropy {
 pub(crate) struct UdpSockets;
 
 impl Sockets for UdpSockets {
-    fn bind(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
+    fn bind(
+        &self,
+        address: SocketAddr,
+        queue_bytes: Option<usize>,
+    ) -> BoxFuture<'_, io::Result<Arc<dyn quinn::AsyncUdpSocket>>> {
         Box::pin(async move {
             let socket = UdpSocket::bind(address)?;
             enlarge_buffers(&socket);
+            if let Some(bytes) = queue_bytes.filter(|bytes| *bytes < SOCKET_BUFFER_BYTES) {
+                sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+            }
             quinn::TokioRuntime.wrap_udp_socket(socket)
         })
     }

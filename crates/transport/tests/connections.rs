@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::BitRate;
 use firn_transport::{
-    BindError, ConnectError, Connection, Endpoint, EndpointOptions, Environment, Handler, Stream,
-    StreamError, serve_connection,
+    BindError, ConnectError, Connection, Endpoint, EndpointOptions, Environment, Handler, Line, LineRates,
+    Stream, StreamError, serve_connection,
 };
 use tokio::time::{Instant, timeout};
 
@@ -256,10 +256,9 @@ async fn a_peer_that_breaks_off_its_streams_does_not_get_more_handlers() {
 
 #[tokio::test]
 async fn an_endpoint_with_a_bound_sends_all_of_it_and_no_faster() {
-    let bound = EndpointOptions {
-        max_upload: Some(BitRate { bytes_per_second: 4_000_000 }),
-        ..EndpointOptions::default()
-    };
+    let upload = Some(BitRate { bytes_per_second: 4_000_000 });
+    let line = Arc::new(Line::new(LineRates { upload, download: None }));
+    let bound = EndpointOptions { line: Some(Arc::clone(&line)), ..EndpointOptions::default() };
     let one = Endpoint::bind(&Environment::real(), &identity(1), LOOPBACK, bound).await.unwrap();
     let two = endpoint(2).await;
     let to = address(&two);
@@ -283,6 +282,44 @@ async fn an_endpoint_with_a_bound_sends_all_of_it_and_no_faster() {
         }
     }
     assert_eq!(received, 2_000_000);
+    assert!(line.sent_bytes() > 2_000_000 && line.received_bytes() > 0);
+    // Headers come on top, and 10 ms of it may have been saved up.
+    assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
+    for sent in sending {
+        drop(sent.await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_with_a_bound_on_downloading_takes_no_faster_and_all_of_it() {
+    let download = Some(BitRate { bytes_per_second: 4_000_000 });
+    let line = Arc::new(Line::new(LineRates { upload: None, download }));
+    let bound = EndpointOptions { line: Some(Arc::clone(&line)), ..EndpointOptions::default() };
+    let one = Endpoint::bind(&Environment::real(), &identity(1), LOOPBACK, bound).await.unwrap();
+    let two = endpoint(2).await;
+    let to = address(&two);
+    let (dialled, accepted) = tokio::join!(one.connect(node(2), &to), two.accept());
+    let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
+    let began = Instant::now();
+    let sending = (0..4).map(|_| {
+        let accepted = accepted.clone();
+        tokio::spawn(async move {
+            let mut stream = accepted.open().await.unwrap();
+            stream.send_bytes(Bytes::from(vec![7; 500_000])).await.unwrap();
+            stream.finish();
+            stream
+        })
+    });
+    let sending: Vec<_> = sending.collect();
+    let mut received = 0;
+    for _ in 0..4 {
+        let mut stream = dialled.accept().await.unwrap();
+        while let Some(piece) = stream.receive_bytes(64 << 10).await.unwrap() {
+            received += piece.len();
+        }
+    }
+    assert_eq!(received, 2_000_000);
+    assert!(line.received_bytes() > 2_000_000 && line.sent_bytes() > 0);
     // Headers come on top, and 10 ms of it may have been saved up.
     assert!(began.elapsed() >= Duration::from_millis(490), "{:?}", began.elapsed());
     for sent in sending {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use firn_base::{BitRate, ByteCount};
 use firn_storage_node::{
-    DataDirectory, DeletionLimits, ScrubPlan, StorageNode, StorageNodeOptions, serve_control,
+    DataDirectory, DeletionLimits, LineTerms, ScrubPlan, StorageNode, StorageNodeOptions, serve_control,
 };
 use firn_transport::Environment;
 use firn_wire::{Descriptor, JoinToken, Signed};
@@ -57,7 +57,7 @@ pub(crate) async fn start(role: StorageNodeRole) -> Result<impl Running, Failure
         descriptor: role.descriptor,
         token: role.token,
         quota: Some(role.quota),
-        max_upload: role.max_upload,
+        terms: LineTerms { max_upload: role.max_upload, ..LineTerms::default() },
         failure_domain: role.role.to_string(),
         listen: role.listen,
         advertise: None,

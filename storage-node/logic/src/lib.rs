@@ -8,6 +8,7 @@
 mod admission;
 mod archive_time;
 mod erasure;
+mod line_terms;
 mod orders;
 mod quota;
 mod refusals;
@@ -18,6 +19,7 @@ mod trash;
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
 pub use erasure::erased_bundles;
+pub use line_terms::LineTerms;
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
 pub use refusals::DeletionRefusals;

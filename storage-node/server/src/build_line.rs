@@ -21,8 +21,7 @@ const PEER_STALL_MAX: Duration = Duration::from_secs(60);
 /// The part of the line that repair has. Shared by all orders.
 #[derive(Debug)]
 pub(crate) struct BuildLine {
-    // None without a bound.
-    pace: Option<Pace>,
+    pace: Pace,
     is_whole: AtomicBool,
     sent: AtomicU64,
 }
@@ -37,11 +36,11 @@ impl BuildLine {
     /// The part of a line that uploads `max_upload` at most.
     pub(crate) fn new(max_upload: Option<BitRate>) -> Self {
         let part = |bytes_per_second: u64| u128::from(bytes_per_second) * u128::from(REPAIR_PER_CENT) / 100;
-        let pace = max_upload.map(|rate| {
+        let rate = max_upload.map(|rate| {
             let bytes_per_second = u64::try_from(part(rate.bytes_per_second)).unwrap_or(u64::MAX);
-            Pace::new(BitRate { bytes_per_second })
+            BitRate { bytes_per_second }
         });
-        Self { pace, is_whole: AtomicBool::new(false), sent: AtomicU64::new(0) }
+        Self { pace: Pace::new(rate), is_whole: AtomicBool::new(false), sent: AtomicU64::new(0) }
     }
 
     /// Says whether repair has the whole line from now on.
@@ -63,7 +62,8 @@ impl BuildLine {
         mut bytes: Bytes,
     ) -> Result<Result<(), StreamError>, Elapsed> {
         while !bytes.is_empty() {
-            let pace = self.pace.as_ref().filter(|_| !self.is_whole.load(Ordering::Relaxed));
+            let is_bounded = self.pace.rate().is_some() && !self.is_whole.load(Ordering::Relaxed);
+            let pace = is_bounded.then_some(&self.pace);
             let piece = bytes.split_to(pace.map_or(bytes.len(), Pace::piece).min(bytes.len()));
             if let Some(pace) = pace {
                 let _turn = lane.turn.lock().await;

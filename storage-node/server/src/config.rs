@@ -11,14 +11,14 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use firn_base::{BitRate, ByteCount, parse_duration};
 use firn_program::LogOptions;
-use firn_storage_node::ScrubPlan;
+use firn_storage_node::{LineTerms, ScrubPlan};
 use firn_wire::{Descriptor, JoinToken, Signed};
 
 const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
 // What a line at home does not miss.
 const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
 // Below it a block of 1 MiB does not come in time, and signs of life wait for it.
-const MAX_UPLOAD_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
+const RATE_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
 
 const SCRUB_EVERY_LEAST: Duration = Duration::from_secs(86_400);
 
@@ -68,6 +68,10 @@ pub(crate) struct Settings {
     /// Repairs that the node carries out take at most 30 % of it [default: 10Mbit/s]
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
     pub(crate) max_upload: Option<String>,
+
+    /// How fast the node downloads at most, everything counted; `unlimited` for as fast as it can [default: unlimited]
+    #[arg(long, value_name = "RATE", env = "FIRN_MAX_DOWNLOAD", global = true)]
+    pub(crate) max_download: Option<String>,
 
     /// Within which time every shard is read again, to find damage before somebody needs it: a share of them four times a
     /// day [default: 30d]
@@ -135,7 +139,7 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) archive: Option<String>,
     pub(crate) quota: Option<ByteCount>,
-    pub(crate) max_upload: Option<BitRate>,
+    pub(crate) terms: LineTerms,
     pub(crate) scrub: ScrubPlan,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) failure_domain: String,
@@ -155,7 +159,10 @@ impl Settings {
         let data_dir = self.data_dir()?;
         let quota = self.quota.as_deref().map(str::parse).transpose();
         let quota = quota.map_err(|error| format!("--quota: {error}"))?;
-        let max_upload = parse_max_upload(self.max_upload.as_deref())?;
+        let terms = LineTerms {
+            max_upload: parse_rate("--max-upload", self.max_upload.as_deref(), Some(MAX_UPLOAD_DEFAULT))?,
+            max_download: parse_rate("--max-download", self.max_download.as_deref(), None)?,
+        };
         let scrub = parse_scrub(self.scrub_every.as_deref())?;
         let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
         let http = self.http.as_deref().map(|text| parse_address("--http", text)).transpose()?;
@@ -174,18 +181,7 @@ impl Settings {
         }
         let token = self.token_file.as_deref().map(read_token).transpose()?;
         let (archive, advertise) = (self.archive, self.advertise);
-        Ok(Config {
-            data_dir,
-            archive,
-            quota,
-            max_upload,
-            scrub,
-            token,
-            failure_domain,
-            listen,
-            advertise,
-            http,
-        })
+        Ok(Config { data_dir, archive, quota, terms, scrub, token, failure_domain, listen, advertise, http })
     }
 }
 
@@ -211,15 +207,15 @@ fn parse_address(flag: &str, text: &str) -> Result<SocketAddr, String> {
 }
 
 /// None for no bound.
-fn parse_max_upload(text: Option<&str>) -> Result<Option<BitRate>, String> {
+fn parse_rate(flag: &str, text: Option<&str>, default: Option<BitRate>) -> Result<Option<BitRate>, String> {
     match text {
-        None => Ok(Some(MAX_UPLOAD_DEFAULT)),
+        None => Ok(default),
         Some("unlimited") => Ok(None),
         Some(text) => {
-            let rate: BitRate = text.parse().map_err(|error| format!("--max-upload: {error}"))?;
-            if rate.bytes_per_second < MAX_UPLOAD_LEAST.bytes_per_second {
+            let rate: BitRate = text.parse().map_err(|error| format!("{flag}: {error}"))?;
+            if rate.bytes_per_second < RATE_LEAST.bytes_per_second {
                 return Err(format!(
-                    "--max-upload: {rate} is too little to be of use to anybody: give at least {MAX_UPLOAD_LEAST}"
+                    "{flag}: {rate} is too little to be of use to anybody: give at least {RATE_LEAST}"
                 ));
             }
             Ok(Some(rate))
@@ -259,10 +255,15 @@ mod tests {
         Arguments::command().debug_assert();
         let config = settings().check("host").unwrap();
         assert_eq!((config.failure_domain.as_str(), config.quota), ("host", None));
-        assert_eq!(config.max_upload, Some(MAX_UPLOAD_DEFAULT));
-        let max_upload = |text: &str| Settings { max_upload: Some(text.into()), ..settings() }.check("host");
-        assert_eq!(max_upload("unlimited").unwrap().max_upload, None);
-        assert_eq!(max_upload("2MB/s").unwrap().max_upload, Some(BitRate { bytes_per_second: 2_000_000 }));
+        assert_eq!(config.terms, LineTerms { max_upload: Some(MAX_UPLOAD_DEFAULT), ..LineTerms::default() });
+        let rates = |up: &str, down: &str| {
+            let (max_upload, max_download) = (Some(up.into()), Some(down.into()));
+            Settings { max_upload, max_download, ..settings() }.check("host").unwrap().terms
+        };
+        assert_eq!(rates("unlimited", "unlimited"), LineTerms::default());
+        let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
+        let both = LineTerms { max_upload: rate(2_000_000), max_download: rate(500_000) };
+        assert_eq!(rates("2MB/s", "4Mbit/s"), both);
     }
 
     #[test]
@@ -275,6 +276,8 @@ mod tests {
         let max_upload = |text: &str| refusal(Settings { max_upload: Some(text.into()), ..settings() });
         assert!(max_upload("fast").starts_with("--max-upload: `fast`"));
         assert!(max_upload("8kbit/s").contains("give at least 1.0 Mbit/s"), "{}", max_upload("8kbit/s"));
+        let max_download = |text: &str| refusal(Settings { max_download: Some(text.into()), ..settings() });
+        assert!(max_download("1B/s").starts_with("--max-download: 8 bit/s is too little"));
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
         assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
     }

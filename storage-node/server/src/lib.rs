@@ -28,7 +28,7 @@ mod store;
 mod storing;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
-pub use firn_storage_node_logic::{DeletionLimits, ScrubPlan};
+pub use firn_storage_node_logic::{DeletionLimits, LineTerms, ScrubPlan};
 
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};

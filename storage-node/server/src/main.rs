@@ -111,11 +111,19 @@ fn print_report(report: &NodeReport) {
         bytes(report.quota_bytes),
         bytes(report.trash_bytes)
     );
-    let max_upload = report.max_upload_bytes_per_second;
-    let rate = max_upload.map(|bytes_per_second| BitRate { bytes_per_second }.to_string());
+    let rate = |bytes_per_second: Option<u64>| match bytes_per_second {
+        Some(bytes_per_second) => format!("at most {}", BitRate { bytes_per_second }),
+        None => "as fast as it can".to_owned(),
+    };
     println!(
-        "upload      {}",
-        rate.map_or_else(|| "as fast as it can".to_owned(), |rate| format!("at most {rate}"))
+        "upload      {}; {} since the start",
+        rate(report.max_upload_bytes_per_second),
+        bytes(report.uploaded_bytes)
+    );
+    println!(
+        "download    {}; {} since the start",
+        rate(report.max_download_bytes_per_second),
+        bytes(report.downloaded_bytes)
     );
     println!(
         "deleted     {} within a day; {} more would be, {} of that if nothing else may hold it",

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use firn_base::{BitRate, ByteCount, NodeId};
-use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, Membership, ScrubPlan};
+use firn_base::{ByteCount, NodeId};
+use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, LineTerms, Membership, ScrubPlan};
 use firn_transport::{
-    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
+    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, Line, LineRates,
+    serve,
 };
 use firn_wire::{
     ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
@@ -59,8 +60,8 @@ pub struct StorageNodeOptions {
     /// How many bytes it may have on its disk, everything included; none: [`QUOTA_DEFAULT`], and never more than
     /// half of what the disk has for it.
     pub quota: Option<ByteCount>,
-    /// How fast it uploads at most, everything counted; none: as fast as it can.
-    pub max_upload: Option<BitRate>,
+    /// What it is lent of its owner's line.
+    pub terms: LineTerms,
     /// How much it deletes within a day: the standard limits, but in tests.
     pub deletion_limits: DeletionLimits,
     /// When its shards are read again.
@@ -143,8 +144,10 @@ impl StorageNode {
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
         }
-        let max_upload = options.max_upload;
-        let endpoint_options = EndpointOptions { max_upload, ..EndpointOptions::default() };
+        let terms = options.terms;
+        let line = Arc::new(Line::new(LineRates { upload: terms.max_upload, download: terms.max_download }));
+        let endpoint_options =
+            EndpointOptions { line: Some(Arc::clone(&line)), ..EndpointOptions::default() };
         let endpoint =
             Endpoint::bind(&environment, &options.identity, options.listen, endpoint_options).await?;
         let pool = ConnectionPool::new(endpoint.clone());
@@ -166,8 +169,9 @@ impl StorageNode {
             archive,
             address,
             failure_domain: options.failure_domain,
-            max_upload,
-            build_line: BuildLine::new(max_upload),
+            terms,
+            line,
+            build_line: BuildLine::new(terms.max_upload),
             token: options.token,
             refusals: Mutex::new(DeletionRefusals::default()),
             store,

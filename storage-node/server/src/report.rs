@@ -41,8 +41,12 @@ pub struct NodeReport {
     pub quota_bytes: u64,
     /// How many bytes it uploads in a second at most; none without a bound.
     pub max_upload_bytes_per_second: Option<u64>,
-    /// Bytes sent since it was started, everything counted; none without a bound.
-    pub uploaded_bytes: Option<u64>,
+    /// How many bytes it downloads in a second at most; none without a bound.
+    pub max_download_bytes_per_second: Option<u64>,
+    /// Bytes sent since it was started, everything counted.
+    pub uploaded_bytes: u64,
+    /// Bytes received since it was started, everything counted.
+    pub downloaded_bytes: u64,
     /// Shards found damaged since it was started.
     pub damaged: u64,
     /// Shards that it has read again since it was started and that were whole.
@@ -142,8 +146,10 @@ impl NodeReport {
             deletion_room_unique_bytes: figures.deletion_room.unique.0,
             refused_deletions: shared.refusals().current(now),
             quota_bytes: figures.quota.0,
-            max_upload_bytes_per_second: shared.max_upload.map(|rate| rate.bytes_per_second),
-            uploaded_bytes: shared.pool.endpoint().uploaded_bytes(),
+            max_upload_bytes_per_second: shared.terms.max_upload.map(|rate| rate.bytes_per_second),
+            max_download_bytes_per_second: shared.terms.max_download.map(|rate| rate.bytes_per_second),
+            uploaded_bytes: shared.line.sent_bytes(),
+            downloaded_bytes: shared.line.received_bytes(),
             damaged: shared.store.losses(),
             scrubbed: scrub.whole,
             scrub_unread: scrub.unread,
@@ -217,6 +223,11 @@ impl NodeReport {
                 "The upload rate, 0 without a bound",
                 self.max_upload_bytes_per_second.unwrap_or_default(),
             ),
+            (
+                "max_download_bytes_per_second",
+                "The download rate, 0 without a bound",
+                self.max_download_bytes_per_second.unwrap_or_default(),
+            ),
             ("coordinators_connected", "Coordinators with a connection", connected),
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
             ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),
@@ -228,11 +239,8 @@ impl NodeReport {
             ),
         ];
         let counters = [
-            (
-                "uploaded_bytes_total",
-                "Bytes sent in all, 0 without a bound on uploading",
-                self.uploaded_bytes.unwrap_or_default(),
-            ),
+            ("uploaded_bytes_total", "Bytes sent in all", self.uploaded_bytes),
+            ("downloaded_bytes_total", "Bytes received in all", self.downloaded_bytes),
             ("damaged_shards_total", "Shards found damaged", self.damaged),
             ("scrubbed_shards_total", "Shards read again that were whole", self.scrubbed),
             ("scrub_unread_shards_total", "Shards that the disk did not give for it", self.scrub_unread),

@@ -81,7 +81,7 @@ async fn run(
         descriptor,
         token: config.token.clone(),
         quota: config.quota,
-        max_upload: config.max_upload,
+        terms: config.terms,
         failure_domain: config.failure_domain.clone(),
         listen: config.listen,
         advertise: config.advertise.clone(),

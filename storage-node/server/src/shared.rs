@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, BitRate, ByteCount, NodeId, Timestamp};
-use firn_storage_node_logic::{DeletionRefusals, Membership};
-use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
+use firn_base::{ArchiveId, ByteCount, NodeId, Timestamp};
+use firn_storage_node_logic::{DeletionRefusals, LineTerms, Membership};
+use firn_transport::{ConnectionPool, CoordinatorClient, Environment, Line};
 use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -48,7 +48,8 @@ pub(crate) struct Shared {
     pub(crate) archive: ArchiveId,
     pub(crate) address: String,
     pub(crate) failure_domain: String,
-    pub(crate) max_upload: Option<BitRate>,
+    pub(crate) terms: LineTerms,
+    pub(crate) line: Arc<Line>,
     // What goes out for builds, the node's own and others'.
     pub(crate) build_line: BuildLine,
     pub(crate) token: Option<Signed<JoinToken>>,
@@ -181,7 +182,7 @@ impl Shared {
             deletion_room: figures.deletion_room,
             refused_deletions: self.refusals().current(now),
             shards: figures.shards,
-            max_upload: self.max_upload,
+            max_upload: self.terms.max_upload,
             leaving: self.leaving.load(Ordering::Acquire),
             // A shard that was lost changes the inventory as a restart may.
             run: self.run.wrapping_add(self.store.losses()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::{BitRate, ByteCount, CodingId, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_retrieval::{ReadRangeError, read_range};
-use firn_storage_node::{DeletionLimits, MemoryDisk, ScrubPlan, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, LineTerms, MemoryDisk, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, NodeReply, NodeRequest, NodeState, OrderRank,
     Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
@@ -45,7 +45,8 @@ fn path_of(bundle: &CodedBundle, index: u8) -> String {
 async fn a_node_names_its_bound_on_uploading_to_coordinators_and_owner() {
     let world = World::new().await;
     let max_upload = Some(BitRate { bytes_per_second: 1_250_000 });
-    let options = StorageNodeOptions { max_upload, ..world.options(1, Arc::new(MemoryDisk::new())) };
+    let terms = LineTerms { max_upload, ..LineTerms::default() };
+    let options = StorageNodeOptions { terms, ..world.options(1, Arc::new(MemoryDisk::new())) };
     let node = world.start_with(options).await;
     assert_eq!(world.heard.lock().unwrap().joins[0].1.status.max_upload, max_upload);
     assert_eq!(node.handle().report().max_upload_bytes_per_second, Some(1_250_000));
@@ -97,8 +98,8 @@ async fn the_owner_may_have_every_shard_read_at_once() {
 async fn workers_of_builds_have_their_part_of_the_line_and_readers_the_rest() {
     let world = World::new().await;
     let rate = BitRate { bytes_per_second: 4_000_000 };
-    let options =
-        StorageNodeOptions { max_upload: Some(rate), ..world.options(1, Arc::new(MemoryDisk::new())) };
+    let terms = LineTerms { max_upload: Some(rate), ..LineTerms::default() };
+    let options = StorageNodeOptions { terms, ..world.options(1, Arc::new(MemoryDisk::new())) };
     let node = world.start_with(options).await;
     let bundle = CodedBundle::new(1, 1 << 20, 1);
     world.bring(&node, &bundle, 0).await.unwrap();
@@ -134,9 +135,10 @@ async fn workers_of_builds_have_their_part_of_the_line_and_readers_the_rest() {
 async fn a_node_that_is_drained_gives_builds_its_whole_line() {
     let world = World::new().await;
     let max_upload = Some(BitRate { bytes_per_second: 1_000_000 });
+    let terms = LineTerms { max_upload, ..LineTerms::default() };
     let start = async |seed| {
         let disk = Arc::new(MemoryDisk::new());
-        world.start_with(StorageNodeOptions { max_upload, ..world.options(seed, disk) }).await
+        world.start_with(StorageNodeOptions { terms, ..world.options(seed, disk) }).await
     };
     let (active, drained) = (start(1).await, start(2).await);
     let bundle = CodedBundle::new(1, 2 << 20, 1);

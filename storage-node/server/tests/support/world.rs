@@ -9,7 +9,7 @@ use bytes::Bytes;
 use firn_base::{
     ArchiveId, ByteCount, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
-use firn_storage_node::{DeletionLimits, Disk, ScrubPlan, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, Disk, LineTerms, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_transport::{
     Connection, ConnectionPool, Endpoint, EndpointOptions, Environment, Handler, Stream, StreamError,
     serve_connection,
@@ -184,7 +184,7 @@ impl World {
             descriptor: self.descriptor.clone(),
             token: Some(Signed::seal(&self.coordinator, self.archive, &token)),
             quota: Some(ByteCount(1 << 30)),
-            max_upload: None,
+            terms: LineTerms::default(),
             deletion_limits: DeletionLimits::STANDARD,
             scrub: ScrubPlan::STANDARD,
             failure_domain: format!("host-{seed}"),

@@ -1,7 +1,8 @@
 //! How near an endpoint with a bound comes to it: bytes on the line in windows of 10 s, and how long a small request
-//! takes beside them. Give it a network of its own, whose loopback interface then counts nothing else:
+//! takes beside them. The bound is on what it sends (`upload`) or on what it takes (`download`). Give it a network of its
+//! own, whose loopback interface then counts nothing else:
 //!
-//! `unshare -n sh -c 'ip link set lo up; exec cargo run --release -p firn-transport --example upload_rate -- 10Mbit/s'`
+//! `unshare -n sh -c 'ip link set lo up; exec cargo run --release -p firn-transport --example line_rate -- upload 10Mbit/s'`
 
 use std::error::Error;
 use std::fs;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::BitRate;
-use firn_transport::{Connection, Endpoint, EndpointOptions, Environment, Handler, Stream, serve};
+use firn_transport::{
+    Connection, Endpoint, EndpointOptions, Environment, Handler, Line, LineRates, Stream, serve,
+};
 use firn_wire::Identity;
 use tokio::time::{Instant, sleep_until};
 
@@ -53,22 +56,36 @@ fn sent() -> Result<u64, Failure> {
     Ok(sent.ok_or("this network has no loopback interface")?.parse()?)
 }
 
-async fn measure(rate: BitRate) -> Result<(), Failure> {
+async fn measure(direction: &str, rate: BitRate) -> Result<(), Failure> {
     let environment = Environment::real();
     // Datagrams as they are on other lines than loopback.
     let far = EndpointOptions { loopback_mtu_bytes: 1452, ..EndpointOptions::default() };
-    let bound = EndpointOptions { max_upload: Some(rate), ..far.clone() };
+    let rates = match direction {
+        "upload" => LineRates { upload: Some(rate), download: None },
+        "download" => LineRates { upload: None, download: Some(rate) },
+        _ => return Err("say upload or download, and a rate".into()),
+    };
+    let line = Arc::new(Line::new(rates));
+    let bound = EndpointOptions { line: Some(Arc::clone(&line)), ..far.clone() };
     let own = Identity::from_seed(&[99; 32]);
     let server = Endpoint::bind(&environment, &own, (Ipv4Addr::LOCALHOST, 0).into(), bound).await?;
     let address = server.local_address().to_string();
-    tokio::spawn(async move { serve(&server, Arc::new(Sender)).await });
+    let server_serves = server.clone();
+    tokio::spawn(async move { serve(&server_serves, Arc::new(Sender)).await });
     let mut clients = Vec::new();
     for reader in 0..=READERS {
         let identity = Identity::from_seed(&[reader; 32]);
         let client = Endpoint::bind_client(&environment, &identity, far.clone()).await?;
         let connection = client.connect(own.node_id(), &address).await?;
-        if reader > 0 {
+        if reader > 0 && direction == "upload" {
             tokio::spawn(read(connection.clone()));
+        } else if reader > 0 {
+            // The peer sends, and the endpoint with the bound reads.
+            let sender =
+                Endpoint::bind(&environment, &identity, (Ipv4Addr::LOCALHOST, 0).into(), far.clone()).await?;
+            let connection = server.connect(identity.node_id(), &sender.local_address().to_string()).await?;
+            tokio::spawn(async move { serve(&sender, Arc::new(Sender)).await });
+            tokio::spawn(read(connection));
         }
         clients.push((client, connection));
     }
@@ -77,6 +94,7 @@ async fn measure(rate: BitRate) -> Result<(), Failure> {
     sleep_until(begun).await;
     for _ in 0..WINDOWS {
         let before = sent()?;
+        let counted = [line.sent_bytes(), line.received_bytes()];
         let mut slowest = Duration::ZERO;
         while begun.elapsed() < WINDOW {
             let asked = Instant::now();
@@ -84,19 +102,25 @@ async fn measure(rate: BitRate) -> Result<(), Failure> {
             slowest = slowest.max(asked.elapsed());
             sleep_until(asked + Duration::from_millis(100)).await;
         }
-        let bytes_per_second = (sent()? - before) * 1000 / u64::try_from(begun.elapsed().as_millis())?;
+        let millis = u64::try_from(begun.elapsed().as_millis())?;
+        let bytes_per_second = (sent()? - before) * 1000 / millis;
+        let counted = [line.sent_bytes() - counted[0], line.received_bytes() - counted[1]];
+        let counted = counted.map(|bytes| BitRate { bytes_per_second: bytes * 1000 / millis });
         begun = Instant::now();
         println!(
-            "{READERS} readers, at most {rate}: {} on the line, acknowledgements included; the slowest of the small \
-             requests beside it took {slowest:.0?}",
+            "{READERS} peers, {direction} at most {rate}: {} on the line both ways, {} sent and {} received counted; the \
+             slowest of the small requests beside it took {slowest:.0?}",
             BitRate { bytes_per_second },
+            counted[0],
+            counted[1],
         );
     }
     Ok(())
 }
 
 fn main() -> Result<(), Failure> {
-    let text = std::env::args().nth(1).unwrap_or_else(|| "10Mbit/s".to_owned());
+    let direction = std::env::args().nth(1).unwrap_or_else(|| "upload".to_owned());
+    let text = std::env::args().nth(2).unwrap_or_else(|| "10Mbit/s".to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(measure(text.parse()?))
+    runtime.block_on(measure(&direction, text.parse()?))
 }
