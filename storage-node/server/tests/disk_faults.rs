@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_storage_node::{DiskFaults, MemoryDisk, ReadShardError, ShardName, ShardStore};
+use firn_bundle::decode_range_exact;
+use firn_storage_node::{Disk, DiskFaults, MemoryDisk, ReadShardError, ShardName, ShardStore};
 use firn_wire::DeleteReason;
 use support::CodedBundle;
 
@@ -133,4 +134,78 @@ fn a_read_that_fails_is_refused_without_giving_the_shard_up() {
     assert!(store.read(bundle.name(0), &(0..100), NOW).is_err());
     disk.set_faults(DiskFaults::default());
     assert!(store.read(bundle.name(0), &(0..100), NOW).is_ok());
+}
+
+/// What a node's disk holds, wherever a bit flips: shards, one of them in trash, and what the store keeps beside them.
+fn stocked() -> (MemoryDisk, Vec<(CodedBundle, u8)>) {
+    let disk = MemoryDisk::new();
+    let store = open(&disk);
+    let shards = [(CodedBundle::new(1, 50_000, 1), 0), (CodedBundle::new(2, 100_000, 4), 5)];
+    for (bundle, index) in &shards {
+        assert!(put(&store, bundle, *index));
+    }
+    let trashed = CodedBundle::new(3, 20_000, 1);
+    assert!(put(&store, &trashed, 0));
+    store.trash(trashed.name(0), DeleteReason::Surplus, NOW).unwrap();
+    (disk, shards.into())
+}
+
+/// Flips the bit that `seed` draws of all bits of all files; names the file.
+fn flip_a_bit(disk: &MemoryDisk, seed: u64) -> String {
+    let paths = disk.paths();
+    let files: Vec<(String, u64)> = paths
+        .into_iter()
+        .map(|path| {
+            let bytes = disk.open(&path).unwrap().bytes().unwrap();
+            (path, bytes)
+        })
+        .collect();
+    let drawn = blake3::hash(&seed.to_le_bytes());
+    let mut bit = u64::from_le_bytes(drawn.as_bytes()[..8].try_into().unwrap()) % (disk.used_bytes() * 8);
+    for (path, bytes) in files {
+        if bit < bytes * 8 {
+            assert!(disk.flip(&path, usize::try_from(bit / 8).unwrap(), 1 << (bit % 8)));
+            return path;
+        }
+        bit -= bytes * 8;
+    }
+    unreachable!("it is one of these bits");
+}
+
+#[test]
+fn a_bit_that_flips_anywhere_costs_its_own_shard_and_gives_nobody_a_wrong_byte() {
+    let mut refused = 0;
+    for seed in 0..1_000 {
+        let (disk, shards) = stocked();
+        // It flips while the node runs, or while it is off.
+        let running = (seed % 2 == 0).then(|| open(&disk));
+        let path = flip_a_bit(&disk, seed);
+        let store = running.unwrap_or_else(|| open(&disk));
+        for (bundle, index) in &shards {
+            let (name, bytes) = (bundle.name(*index), bundle.coding.shard_bytes());
+            let is_hurt = path.contains(&bundle.id().to_string());
+            // In pieces, as readers ask; what each of them gets is what they would believe.
+            for start in (0..bytes).step_by(16 << 10) {
+                let range = start..bytes.min(start + (16 << 10));
+                match store.read(name, &range, NOW) {
+                    Ok(proved) => {
+                        let root = bundle.header(*index).root();
+                        let read = decode_range_exact(root, bytes, &range, &proved).unwrap();
+                        let place = |offset: u64| usize::try_from(offset).unwrap();
+                        let right = &bundle.shard(*index)[place(range.start)..place(range.end)];
+                        assert!(read == right, "seed {seed}: {range:?} of {path}");
+                    }
+                    Err(ReadShardError::Damaged | ReadShardError::NotHere) => {
+                        assert!(is_hurt, "seed {seed}: {name} was refused for {path}");
+                        refused += 1;
+                    }
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+            }
+            assert_eq!(store.verify(name, NOW).is_err(), is_hurt, "seed {seed}: {path} is read as a whole");
+            assert_eq!(store.holds(name), !is_hurt, "seed {seed}: {path} is declared");
+        }
+        assert_eq!(store.used(), ByteCount(disk.used_bytes()), "seed {seed}");
+    }
+    assert!(refused > 500, "most bits are those of shards: {refused}");
 }
