@@ -330,6 +330,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         used: ByteCount(record.assigned_bytes),
         shards,
         max_upload: None,
+        rest: None,
         leaving: false,
         run: 1,
         erased_through: 0,

@@ -162,6 +162,7 @@ impl Node {
                 refused_deletions: 0,
                 shards: 0,
                 max_upload: None,
+                rest: None,
                 leaving: false,
                 run: 1,
                 erased_through: u64::MAX,

@@ -201,11 +201,17 @@ impl<'a> Builder<'a> {
         replaced: &[(ShardIndex, NodeNumber)],
     ) -> Result<Vec<(ShardIndex, NodeNumber)>, NotBuilt> {
         let k = usize::from(bundle.scheme.k());
+        let rests = |number| self.fleet.node(number).is_some_and(|node| node.online && node.rests);
+        // When it works again it gives one shard; now k others would be read for that.
+        if replaced.iter().any(|(_, holder)| rests(*holder)) {
+            return Err(NotBuilt::Busy);
+        }
         let mut online: Vec<_> = bundle
             .placements
             .iter()
             .filter_map(|copy| {
-                let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
+                let node =
+                    self.fleet.node(copy.1).filter(|node| node.online && node.counted && !node.rests)?;
                 let done_after = self.done_after(copy.1, bundle.shard_bytes);
                 Some((!replaced.contains(copy), done_after, !node.proved, self.load_of(copy.1), *copy))
             })

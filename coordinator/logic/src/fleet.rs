@@ -43,10 +43,12 @@ pub struct FleetNode {
     pub availability: Availability,
     /// How fast it uploads at most, by its own word; none if it names no bound.
     pub max_upload: Option<BitRate>,
+    /// It takes and builds nothing now and serves no build, by its own word; what it holds counts all the same.
+    pub rests: bool,
     /// Its quota.
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
-    /// room yet, and no more than it says itself.
+    /// room yet, and no more than it says itself; nothing while it rests.
     pub free_bytes: u64,
     /// The same once the trash that it has now makes room.
     pub free_within_a_day_bytes: u64,
@@ -93,6 +95,7 @@ impl FleetView {
             let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
             let status = seen.status;
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
+            let rests = status.is_some_and(|status| status.rest.is_some());
             let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable =
                 record.free_bytes().saturating_sub(coming.get(&number).copied().unwrap_or_default());
@@ -107,9 +110,10 @@ impl FleetView {
                 last_seen,
                 availability: record.availability,
                 max_upload: status.and_then(|status| status.max_upload),
+                rests,
                 quota_bytes: record.quota_bytes,
                 // Both: what is assigned may not have come yet, and trash is in no assignment.
-                free_bytes: own_word.min(assignable.saturating_sub(young_trash)),
+                free_bytes: if rests { 0 } else { own_word.min(assignable.saturating_sub(young_trash)) },
                 free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
                 deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),
                 erased_through: status.map_or(0, |status| status.erased_through),

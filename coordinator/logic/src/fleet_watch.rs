@@ -327,6 +327,7 @@ mod tests {
             refused_deletions: 0,
             shards: 0,
             max_upload: None,
+            rest: None,
             leaving: false,
             run,
             erased_through: 0,

@@ -22,6 +22,12 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// How many seconds the clocks on the walls are ahead of UTC at `at`.
+    fn utc_offset_seconds(&self, at: Timestamp) -> i32 {
+        let _ = at;
+        0
+    }
 }
 
 /// Where UDP sockets and addresses come from.

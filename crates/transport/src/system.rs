@@ -7,6 +7,7 @@ use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::sync::{Arc, Once};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{Offset, TimeZone};
 use firn_base::Timestamp;
 use quinn::Runtime;
 use rustix::net::sockopt;
@@ -24,6 +25,12 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn utc_offset_seconds(&self, at: Timestamp) -> i32 {
+        let millis = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
+        let local = chrono::Local.timestamp_millis_opt(millis).earliest();
+        local.map_or(0, |local| local.offset().fix().local_minus_utc())
     }
 }
 

@@ -88,6 +88,6 @@ pub use signed::{OpenError, Signed, Statement, Verified};
 pub use state_digests::{StateDifference, StateDigests};
 pub use statement::{DeleteOrder, JoinToken, OrderRank, Pass, PassPurpose, Receipt, Ticket};
 pub use status::{
-    ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeState, NodeStatus,
-    NodeSummary, SpareCount,
+    ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeRest, NodeState,
+    NodeStatus, NodeSummary, SpareCount,
 };

@@ -40,6 +40,27 @@ impl fmt::Display for NodeState {
     }
 }
 
+/// Why a node does nothing for a while but stay in touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeRest {
+    /// Its owner has paused it.
+    Paused,
+    /// The traffic that its owner lends for a month is used up.
+    TrafficSpent,
+    /// These are not the hours in which it works. It serves readers who find nobody else.
+    OutsideHours,
+}
+
+impl fmt::Display for NodeRest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Paused => "paused",
+            Self::TrafficSpent => "the month's traffic is used up",
+            Self::OutsideHours => "outside its hours",
+        })
+    }
+}
+
 /// What a node says of itself with every heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -60,6 +81,8 @@ pub struct NodeStatus {
     pub shards: u64,
     /// How fast it uploads at most; none if its owner set no bound.
     pub max_upload: Option<BitRate>,
+    /// Why it takes and builds nothing now; none if it works. What it holds counts all the same.
+    pub rest: Option<NodeRest>,
     /// Its owner wants it to leave.
     pub leaving: bool,
     /// Drawn at every start of the program: a new one means that the inventory may have changed.

@@ -1,6 +1,6 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
-//! Owns: the quota, the order of orders, the checks of passes, tickets and orders, archive time, the trash
+//! Owns: the quota, what is lent of a line and when, the order of orders, the checks of passes, tickets and orders, archive time, the trash
 //! rules and their allowances, when shards are read again, and the conversation with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
 //! Leaves to others: disks, sockets and keys (`storage-node/server`).
@@ -9,22 +9,28 @@ mod admission;
 mod archive_time;
 mod erasure;
 mod line_terms;
+mod local_time;
 mod orders;
 mod quota;
 mod refusals;
+mod rest;
 mod scrub;
 mod session;
+mod traffic_book;
 mod trash;
 
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
 pub use erasure::erased_bundles;
 pub use line_terms::LineTerms;
+pub use local_time::{ActiveHours, Date, LocalTime, ParseDateError, ParseHoursError};
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
 pub use refusals::DeletionRefusals;
+pub use rest::{PAUSE_MOST, Pains, REST_UPLOAD, Work, admit_work, pause_until, rest, upload_rate};
 pub use scrub::{ScrubGoal, ScrubPlan};
 pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
+pub use traffic_book::{KeptTraffic, ParseTrafficError, TrafficBook};
 pub use trash::{
     DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,
     trash_for_room,

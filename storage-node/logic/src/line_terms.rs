@@ -1,8 +1,10 @@
 //! What an owner lends of his line.
 //!
-//! Leaves to others: keeping to it (`transport`), what is counted.
+//! Leaves to others: keeping to it (`rest`, `transport`), what is counted.
 
-use firn_base::BitRate;
+use firn_base::{BitRate, ByteCount};
+
+use crate::local_time::ActiveHours;
 
 /// What an owner lends of his line; nothing set: all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,4 +13,8 @@ pub struct LineTerms {
     pub max_upload: Option<BitRate>,
     /// How fast it downloads at most, everything counted.
     pub max_download: Option<BitRate>,
+    /// How many bytes go over the line in a month of the calendar at most, both ways together.
+    pub monthly_traffic: Option<ByteCount>,
+    /// When the node works.
+    pub active_hours: Option<ActiveHours>,
 }

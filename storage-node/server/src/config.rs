@@ -20,6 +20,9 @@ const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
 // Below it a block of 1 MiB does not come in time, and signs of life wait for it.
 const RATE_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
 
+// Heartbeats to three coordinators take a tenth of it.
+const MONTHLY_TRAFFIC_LEAST: ByteCount = ByteCount(20_000_000_000);
+
 const SCRUB_EVERY_LEAST: Duration = Duration::from_secs(86_400);
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
@@ -73,6 +76,17 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_DOWNLOAD", global = true)]
     pub(crate) max_download: Option<String>,
 
+    /// How much goes over the node's line in a month of the calendar at most, both ways together and everything counted,
+    /// as 2TB. Once all but 3 GB of it is used up (nine tenths of less than 30 GB) the node only stays in touch until the next
+    /// month, which takes the rest [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "FIRN_MONTHLY_TRAFFIC", global = true)]
+    pub(crate) monthly_traffic: Option<String>,
+
+    /// The hours in which the node works, in the machine's time zone. Outside them it stays in touch, and serves only
+    /// readers who find nobody else, at 1 Mbit/s [default: always]
+    #[arg(long, value_name = "HH:MM-HH:MM", env = "FIRN_ACTIVE_HOURS", global = true)]
+    pub(crate) active_hours: Option<String>,
+
     /// Within which time every shard is read again, to find damage before somebody needs it: a share of them four times a
     /// day [default: 30d]
     #[arg(long, value_name = "DURATION", env = "FIRN_SCRUB_EVERY", global = true)]
@@ -117,6 +131,14 @@ pub(crate) enum Command {
     },
     /// Lets the running node read every shard again now, at half of its disk's time; damaged ones are made anew elsewhere
     Scrub,
+    /// Lets the running node do nothing but stay in touch: it takes, builds and serves nothing. What it holds goes on to
+    /// count as long as it runs
+    Pause {
+        /// For how long, as 12h or 10d; 14d at most
+        duration: String,
+    },
+    /// Ends a pause
+    Resume,
     /// Checks a shard file and prints what it holds
     Inspect {
         /// The file
@@ -162,6 +184,11 @@ impl Settings {
         let terms = LineTerms {
             max_upload: parse_rate("--max-upload", self.max_upload.as_deref(), Some(MAX_UPLOAD_DEFAULT))?,
             max_download: parse_rate("--max-download", self.max_download.as_deref(), None)?,
+            monthly_traffic: parse_monthly_traffic(self.monthly_traffic.as_deref())?,
+            active_hours: {
+                let hours = self.active_hours.as_deref().map(str::parse).transpose();
+                hours.map_err(|error| format!("--active-hours: {error}"))?
+            },
         };
         let scrub = parse_scrub(self.scrub_every.as_deref())?;
         let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
@@ -223,6 +250,17 @@ fn parse_rate(flag: &str, text: Option<&str>, default: Option<BitRate>) -> Resul
     }
 }
 
+fn parse_monthly_traffic(text: Option<&str>) -> Result<Option<ByteCount>, String> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes: ByteCount = text.parse().map_err(|error| format!("--monthly-traffic: {error}"))?;
+    if bytes < MONTHLY_TRAFFIC_LEAST {
+        return Err(format!(
+            "--monthly-traffic: {bytes} is too little to be of use to anybody: give at least {MONTHLY_TRAFFIC_LEAST}"
+        ));
+    }
+    Ok(Some(bytes))
+}
+
 fn parse_scrub(text: Option<&str>) -> Result<ScrubPlan, String> {
     let Some(text) = text else { return Ok(ScrubPlan::STANDARD) };
     let period = parse_duration(text).map_err(|error| format!("--scrub-every: {error}"))?;
@@ -262,7 +300,8 @@ mod tests {
         };
         assert_eq!(rates("unlimited", "unlimited"), LineTerms::default());
         let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
-        let both = LineTerms { max_upload: rate(2_000_000), max_download: rate(500_000) };
+        let both =
+            LineTerms { max_upload: rate(2_000_000), max_download: rate(500_000), ..LineTerms::default() };
         assert_eq!(rates("2MB/s", "4Mbit/s"), both);
     }
 
@@ -278,6 +317,11 @@ mod tests {
         assert!(max_upload("8kbit/s").contains("give at least 1.0 Mbit/s"), "{}", max_upload("8kbit/s"));
         let max_download = |text: &str| refusal(Settings { max_download: Some(text.into()), ..settings() });
         assert!(max_download("1B/s").starts_with("--max-download: 8 bit/s is too little"));
+        let monthly = |text: &str| refusal(Settings { monthly_traffic: Some(text.into()), ..settings() });
+        assert!(monthly("much").starts_with("--monthly-traffic: `much`"));
+        assert!(monthly("1GB").starts_with("--monthly-traffic: 1.0 GB is too little"));
+        let hours = refusal(Settings { active_hours: Some("nights".into()), ..settings() });
+        assert!(hours.starts_with("--active-hours: `nights`"));
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
         assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
     }

@@ -33,6 +33,13 @@ pub enum ControlRequest {
     Leave,
     /// Read every shard again.
     Scrub,
+    /// Do nothing but stay in touch.
+    Pause {
+        /// For how long.
+        seconds: u64,
+    },
+    /// End a pause.
+    Resume,
 }
 
 /// The answer.
@@ -51,6 +58,13 @@ pub enum ControlReply {
         /// How many.
         shards: u64,
     },
+    /// The node does nothing but stay in touch.
+    Paused {
+        /// Until when, in milliseconds since 1970.
+        until_millis: u64,
+    },
+    /// The node is not paused any more.
+    Resumed,
     /// Not done, and why.
     Failed(String),
 }
@@ -104,6 +118,16 @@ async fn answer(mut stream: UnixStream, handle: &NodeHandle) -> io::Result<()> {
             Err(error) => ControlReply::Failed(format!("the wish to leave cannot be written down: {error}")),
         },
         Ok(ControlRequest::Scrub) => ControlReply::Scrubbing { shards: handle.scrub() },
+        Ok(ControlRequest::Pause { seconds }) => match handle.pause(Duration::from_secs(seconds)).await {
+            Ok(until) => ControlReply::Paused { until_millis: until.as_millis() },
+            Err(sentence) => ControlReply::Failed(sentence),
+        },
+        Ok(ControlRequest::Resume) => match handle.resume().await {
+            Ok(()) => ControlReply::Resumed,
+            Err(error) => {
+                ControlReply::Failed(format!("the end of the pause cannot be written down: {error}"))
+            }
+        },
         Err(error) => ControlReply::Failed(format!("no such command: {error}")),
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;

@@ -15,6 +15,7 @@ mod certificates;
 mod control;
 mod data_directory;
 mod governance;
+mod lent;
 mod link;
 mod monitoring;
 mod node;
@@ -28,7 +29,7 @@ mod store;
 mod storing;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
-pub use firn_storage_node_logic::{DeletionLimits, LineTerms, ScrubPlan};
+pub use firn_storage_node_logic::{ActiveHours, DeletionLimits, LineTerms, ScrubPlan};
 
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};

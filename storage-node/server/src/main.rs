@@ -7,7 +7,7 @@ mod running;
 use std::path::Path;
 use std::process::ExitCode;
 
-use firn_base::BitRate;
+use firn_base::{BitRate, Timestamp, parse_duration};
 use firn_storage_node::{ControlError, ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
 
 use config::{Arguments, Command};
@@ -72,6 +72,15 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
                 _ => Err(failed(ControlError::NoAnswer)),
             }
         }
+        Some(Command::Pause { duration }) => {
+            let path = settings.data_dir().map_err(Failure::Usage)?;
+            let duration = parse_duration(&duration).map_err(|error| Failure::Usage(error.to_string()))?;
+            runtime.block_on(pause(&path, ControlRequest::Pause { seconds: duration.as_secs() }))
+        }
+        Some(Command::Resume) => {
+            let path = settings.data_dir().map_err(Failure::Usage)?;
+            runtime.block_on(pause(&path, ControlRequest::Resume))
+        }
         Some(Command::Leave { dry_run }) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
             runtime.block_on(leave(&path, dry_run))
@@ -98,6 +107,7 @@ async fn status(path: &Path, json: bool) -> Result<(), Failure> {
 
 fn print_report(report: &NodeReport) {
     let bytes = |bytes: u64| firn_base::ByteCount(bytes).to_string();
+    println!("{}", report.sentence());
     println!("node        {}", report.node);
     println!("archive     {}", report.archive);
     println!("address     {}", report.address);
@@ -125,6 +135,21 @@ fn print_report(report: &NodeReport) {
         rate(report.max_download_bytes_per_second),
         bytes(report.downloaded_bytes)
     );
+    let limit = report.monthly_traffic_bytes.map(|limit| format!(" of {}", bytes(limit)));
+    println!(
+        "traffic     {} today, {}{} this month",
+        bytes(report.traffic_today_bytes),
+        bytes(report.traffic_month_bytes),
+        limit.unwrap_or_default()
+    );
+    if let Some(hours) = &report.active_hours {
+        println!("hours       {hours}");
+    }
+    if let Some(rest) = &report.rest {
+        let until =
+            report.paused_until_millis.map(|millis| format!(" until {}", Timestamp::from_millis(millis)));
+        println!("rests       {rest}{}", until.unwrap_or_default());
+    }
     println!(
         "deleted     {} within a day; {} more would be, {} of that if nothing else may hold it",
         bytes(report.deleted_bytes),
@@ -179,6 +204,24 @@ async fn leave(path: &Path, dry_run: bool) -> Result<(), Failure> {
             Ok(())
         }
         ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),
-        ControlReply::Scrubbing { .. } => Err(failed(ControlError::NoAnswer)),
+        _ => Err(failed(ControlError::NoAnswer)),
+    }
+}
+
+async fn pause(path: &Path, request: ControlRequest) -> Result<(), Failure> {
+    match ask_control(path, request).await.map_err(failed)? {
+        ControlReply::Paused { until_millis } => {
+            let until = Timestamp::from_millis(until_millis);
+            println!(
+                "the node is paused until {until}, or until `resume`; it stays in touch and its shards go on to count, so let it run"
+            );
+            Ok(())
+        }
+        ControlReply::Resumed => {
+            println!("the node is not paused");
+            Ok(())
+        }
+        ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),
+        _ => Err(failed(ControlError::NoAnswer)),
     }
 }

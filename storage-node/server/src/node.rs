@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use firn_base::{ByteCount, NodeId};
-use firn_storage_node_logic::{DeletionLimits, DeletionRefusals, LineTerms, Membership, ScrubPlan};
+use firn_base::{ByteCount, NodeId, Timestamp};
+use firn_storage_node_logic::{
+    DeletionLimits, DeletionRefusals, LineTerms, Membership, ScrubPlan, pause_until,
+};
 use firn_transport::{
-    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, Line, LineRates,
-    serve,
+    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
 };
 use firn_wire::{
     ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
@@ -28,6 +29,7 @@ use crate::authority::Authority;
 use crate::build_line::BuildLine;
 use crate::certificates::{Certificates, keep_certificates};
 use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
+use crate::lent::{self, Lent};
 use crate::link::{adopt_descriptor, keep_links};
 use crate::report::NodeReport;
 use crate::scrub::{Scrub, keep_scrubbing};
@@ -144,10 +146,12 @@ impl StorageNode {
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
         }
-        let terms = options.terms;
-        let line = Arc::new(Line::new(LineRates { upload: terms.max_upload, download: terms.max_download }));
-        let endpoint_options =
-            EndpointOptions { line: Some(Arc::clone(&line)), ..EndpointOptions::default() };
+        let lent = {
+            let (disk, terms, inner) = (Arc::clone(&options.disk), options.terms, environment.clone());
+            environment.blocking(move || Lent::open(disk.as_ref(), &inner, terms)).await?
+        };
+        let line = Some(Arc::clone(&lent.line));
+        let endpoint_options = EndpointOptions { line, ..EndpointOptions::default() };
         let endpoint =
             Endpoint::bind(&environment, &options.identity, options.listen, endpoint_options).await?;
         let pool = ConnectionPool::new(endpoint.clone());
@@ -169,9 +173,8 @@ impl StorageNode {
             archive,
             address,
             failure_domain: options.failure_domain,
-            terms,
-            line,
-            build_line: BuildLine::new(terms.max_upload),
+            build_line: BuildLine::new(options.terms.max_upload),
+            lent,
             token: options.token,
             refusals: Mutex::new(DeletionRefusals::default()),
             store,
@@ -248,6 +251,7 @@ impl StorageNode {
     pub async fn shutdown(mut self) {
         self.tasks.shutdown().await;
         self.endpoint.close().await;
+        lent::close(&self.shared).await;
     }
 }
 
@@ -272,6 +276,20 @@ impl NodeHandle {
     pub fn scrub(&self) -> u64 {
         self.shared.scrub.ask();
         self.shared.store.shards()
+    }
+
+    /// Lets the node do nothing but stay in touch for `duration`, also across restarts. Gives when that ends.
+    pub async fn pause(&self, duration: Duration) -> Result<Timestamp, String> {
+        let shared = &self.shared;
+        let until = pause_until(shared.local_time(), duration)?;
+        let paused = shared.lent.pause(&shared.disk, &shared.environment, Some(until)).await;
+        paused.map_err(|error| format!("the pause cannot be written down: {error}"))?;
+        Ok(until)
+    }
+
+    /// Ends a pause.
+    pub async fn resume(&self) -> io::Result<()> {
+        self.shared.lent.pause(&self.shared.disk, &self.shared.environment, None).await
     }
 
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
@@ -337,6 +355,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     tasks.spawn(keep_links(Arc::clone(shared), shared.generation.subscribe()));
     tasks.spawn(keep_certificates(Arc::clone(shared)));
     tasks.spawn(keep_scrubbing(Arc::clone(shared)));
+    tasks.spawn(lent::keep_to_terms(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         loop {

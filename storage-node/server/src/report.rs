@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use firn_base::Timestamp;
+use firn_base::{ByteCount, Timestamp};
 use firn_wire::NodeState;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,18 @@ pub struct NodeReport {
     pub max_upload_bytes_per_second: Option<u64>,
     /// How many bytes it downloads in a second at most; none without a bound.
     pub max_download_bytes_per_second: Option<u64>,
+    /// How many bytes may go over its line in a month; none without a limit.
+    pub monthly_traffic_bytes: Option<u64>,
+    /// Bytes that went over its line today, both ways, everything counted.
+    pub traffic_today_bytes: u64,
+    /// Bytes that did so this month. After a kill it is up to what went before it too much, and never too little.
+    pub traffic_month_bytes: u64,
+    /// The hours of a day in which it works; none if it always does.
+    pub active_hours: Option<String>,
+    /// Why it does nothing now but stay in touch; none if it works.
+    pub rest: Option<String>,
+    /// Milliseconds since 1970 when its pause ends; none if it is not paused.
+    pub paused_until_millis: Option<u64>,
     /// Bytes sent since it was started, everything counted.
     pub uploaded_bytes: u64,
     /// Bytes received since it was started, everything counted.
@@ -131,6 +143,8 @@ impl NodeReport {
         let now = shared.local_time();
         let figures = shared.store.figures(now);
         let scrub = shared.scrub.counts();
+        let lent = &shared.lent;
+        let traffic = lent.figures();
         Self {
             node: shared.id().to_string(),
             archive: shared.archive.to_string(),
@@ -146,10 +160,16 @@ impl NodeReport {
             deletion_room_unique_bytes: figures.deletion_room.unique.0,
             refused_deletions: shared.refusals().current(now),
             quota_bytes: figures.quota.0,
-            max_upload_bytes_per_second: shared.terms.max_upload.map(|rate| rate.bytes_per_second),
-            max_download_bytes_per_second: shared.terms.max_download.map(|rate| rate.bytes_per_second),
-            uploaded_bytes: shared.line.sent_bytes(),
-            downloaded_bytes: shared.line.received_bytes(),
+            max_upload_bytes_per_second: lent.terms.max_upload.map(|rate| rate.bytes_per_second),
+            max_download_bytes_per_second: lent.terms.max_download.map(|rate| rate.bytes_per_second),
+            monthly_traffic_bytes: lent.terms.monthly_traffic.map(|bytes| bytes.0),
+            traffic_today_bytes: traffic.today.0,
+            traffic_month_bytes: traffic.this_month.0,
+            active_hours: lent.terms.active_hours.map(|hours| hours.to_string()),
+            rest: traffic.rest.map(|rest| rest.to_string()),
+            paused_until_millis: traffic.paused_until.map(Timestamp::as_millis),
+            uploaded_bytes: lent.line.sent_bytes(),
+            downloaded_bytes: lent.line.received_bytes(),
             damaged: shared.store.losses(),
             scrubbed: scrub.whole,
             scrub_unread: scrub.unread,
@@ -174,6 +194,27 @@ impl NodeReport {
                 deletions_refused: read(&counters.deletions_refused),
             },
         }
+    }
+
+    /// How the node is, in one sentence for its owner.
+    pub fn sentence(&self) -> String {
+        let bytes = |bytes| ByteCount(bytes).to_string();
+        let how = match (self.needs_attention().is_empty(), &self.rest, self.is_ready()) {
+            (false, _, _) => "This node needs attention".to_owned(),
+            (true, Some(rest), true) => format!("This node rests ({rest})"),
+            (true, None, true) => "This node is well".to_owned(),
+            (true, _, false) => "This node is not in touch with its archive".to_owned(),
+        };
+        let limit = self.monthly_traffic_bytes.map(|limit| format!(" of {}", bytes(limit)));
+        format!(
+            "{how}: it holds {} shards in {} of {}, and moved {} today and {}{} this month.",
+            self.shards,
+            bytes(self.used_bytes),
+            bytes(self.quota_bytes),
+            bytes(self.traffic_today_bytes),
+            bytes(self.traffic_month_bytes),
+            limit.unwrap_or_default(),
+        )
     }
 
     /// What its owner has to see to, a sentence each.
@@ -228,6 +269,14 @@ impl NodeReport {
                 "The download rate, 0 without a bound",
                 self.max_download_bytes_per_second.unwrap_or_default(),
             ),
+            (
+                "monthly_traffic_bytes",
+                "Bytes that may go over the line in a month, 0 without a limit",
+                self.monthly_traffic_bytes.unwrap_or_default(),
+            ),
+            ("traffic_day_bytes", "Bytes that went over the line today", self.traffic_today_bytes),
+            ("traffic_month_bytes", "Bytes that went over the line this month", self.traffic_month_bytes),
+            ("resting", "1 while the node does nothing but stay in touch", u64::from(self.rest.is_some())),
             ("coordinators_connected", "Coordinators with a connection", connected),
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
             ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),

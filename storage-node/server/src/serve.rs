@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::PublicKey;
+use firn_storage_node_logic::Work;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, KEPT_PER_REQUEST_MAX,
@@ -25,7 +26,7 @@ use crate::build_line::Lane;
 use crate::certificates::{name_bundles, show_bundles};
 use crate::governance::kept_rosters;
 use crate::recode;
-use crate::shared::{Shared, Work, count};
+use crate::shared::{Shared, count};
 use crate::store::{ShardName, TrashShardError};
 use crate::storing::{Admitted, admit_shard, refuse_read};
 
@@ -146,7 +147,7 @@ impl Server {
         page: impl FnOnce(&Shared) -> io::Result<NodeReply> + Send + 'static,
     ) -> Result<NodeReply, RefusedRequest> {
         self.check_coordinator(peer)?;
-        let _turn = self.shared.turns.take(Work::CoordinatorRead).await?;
+        let _turn = self.shared.turn(Work::CoordinatorRead).await?;
         let shared = Arc::clone(&self.shared);
         let shown = self.shared.environment.blocking(move || page(&shared)).await;
         shown.map_err(|error| disk_failed(&error))
@@ -179,7 +180,7 @@ impl Server {
             PassPurpose::Reading => Work::Read,
             PassPurpose::Building => Work::BuildRead,
         };
-        let turn = self.shared.turns.take(work).await?;
+        let turn = self.shared.turn(work).await?;
         let name = ShardName::new(request.coding, request.index);
         let range = request.offset..request.offset.saturating_add(request.bytes);
         let now = self.shared.local_time();
@@ -196,13 +197,21 @@ impl Server {
             drop(turn);
             return sent.map_err(|_| Failure::Peer)?.map_err(Failure::from);
         }
-        drop(turn);
+        let sparing = turn.sending();
         count(&counters.bytes_served, proof_bytes);
         let sent = async {
             stream.send(&reply).await?;
-            stream.send_bytes(proof).await
+            stream.send_bytes(proof).await?;
+            if sparing.is_some() {
+                stream.finish();
+                stream.drained().await?;
+            }
+            Ok(())
         };
-        timeout(READER_STALL_MAX, sent).await.map_err(|_| Failure::Peer)?.map_err(Failure::from)
+        timeout(READER_STALL_MAX, sent)
+            .await
+            .map_err(|_| Failure::Peer)?
+            .map_err(|_: StreamError| Failure::Peer)
     }
 
     async fn store(
@@ -211,7 +220,7 @@ impl Server {
         request: &StoreRequest,
         stream: &mut Stream,
     ) -> Result<Signed<Receipt>, Failure> {
-        let _turn = self.shared.turns.take(Work::Store).await?;
+        let _turn = self.shared.turn(Work::Store).await?;
         let mut incoming = match admit_shard(&self.shared, request, peer).await? {
             Admitted::Here(receipt) => return Ok(receipt),
             Admitted::Taking(incoming) => incoming,
@@ -252,7 +261,7 @@ impl Server {
     }
 
     async fn build(&self, peer: PublicKey, order: BuildOrder) -> Result<BuildReport, RefusedRequest> {
-        let _turn = self.shared.turns.take(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build).await?;
         let report = build(&self.shared, peer, order).await?;
         count(&self.shared.counters.builds, 1);
         count(&self.shared.counters.build_bytes_read, report.read.0);
@@ -265,14 +274,14 @@ impl Server {
         peer: PublicKey,
         order: RecodeOrder,
     ) -> Result<RecodeReport, RefusedRequest> {
-        let _turn = self.shared.turns.take(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build).await?;
         let report = recode::compute_roots(&self.shared, peer, order).await?;
         count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)
     }
 
     async fn decode(&self, peer: PublicKey, order: DecodeOrder) -> Result<DecodeReport, RefusedRequest> {
-        let _turn = self.shared.turns.take(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build).await?;
         let report = recode::decode(&self.shared, peer, order).await?;
         count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)

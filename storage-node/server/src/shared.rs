@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, ByteCount, NodeId, Timestamp};
-use firn_storage_node_logic::{DeletionRefusals, LineTerms, Membership};
-use firn_transport::{ConnectionPool, CoordinatorClient, Environment, Line};
+use firn_storage_node_logic::{DeletionRefusals, Membership, Pains, Work, admit_work};
+use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
 use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -16,6 +16,7 @@ use crate::authority::Authority;
 use crate::build_line::BuildLine;
 use crate::certificates::Certificates;
 use crate::governance::LedgerCopy;
+use crate::lent::Lent;
 use crate::scrub::Scrub;
 use crate::store::{Disk, ShardStore};
 
@@ -48,8 +49,7 @@ pub(crate) struct Shared {
     pub(crate) archive: ArchiveId,
     pub(crate) address: String,
     pub(crate) failure_domain: String,
-    pub(crate) terms: LineTerms,
-    pub(crate) line: Arc<Line>,
+    pub(crate) lent: Lent,
     // What goes out for builds, the node's own and others'.
     pub(crate) build_line: BuildLine,
     pub(crate) token: Option<Signed<JoinToken>>,
@@ -111,17 +111,21 @@ pub(crate) struct Turns {
     coordinator_reads: Arc<Semaphore>,
     builds: Arc<Semaphore>,
     build_reads: Arc<Semaphore>,
+    sparing: Arc<Semaphore>,
 }
 
-/// What a turn is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Work {
-    Store,
-    Read,
-    CoordinatorRead,
-    Build,
-    /// Serving the worker of a build.
-    BuildRead,
+/// A turn at some work; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    permit: OwnedSemaphorePermit,
+    pains: Pains,
+}
+
+impl Turn {
+    /// The work is done but for sending what came of it: the turn of whoever works sparingly lasts until that is taken.
+    pub(crate) fn sending(self) -> Option<OwnedSemaphorePermit> {
+        (self.pains == Pains::Sparing).then_some(self.permit)
+    }
 }
 
 impl Default for Turns {
@@ -133,13 +137,21 @@ impl Default for Turns {
             coordinator_reads: semaphore(COORDINATOR_READS_MAX),
             builds: semaphore(BUILDS_MAX),
             build_reads: semaphore(BUILD_READS_MAX),
+            sparing: semaphore(1),
         }
     }
 }
 
 impl Turns {
-    /// Waits for a turn, not for long.
-    pub(crate) async fn take(&self, work: Work) -> Result<OwnedSemaphorePermit, RefusedRequest> {
+    /// Waits for a turn, not for long; for one to work sparingly not at all.
+    async fn take(&self, work: Work, pains: Pains) -> Result<Turn, RefusedRequest> {
+        let busy = || {
+            RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
+        };
+        if pains == Pains::Sparing {
+            let permit = Arc::clone(&self.sparing).try_acquire_owned();
+            return permit.map(|permit| Turn { permit, pains }).map_err(|_| busy());
+        }
         let semaphore = match work {
             Work::Store => &self.stores,
             Work::Read => &self.reads,
@@ -149,9 +161,7 @@ impl Turns {
         };
         let wait = if work == Work::Build { BUILD_WAIT_MAX } else { TURN_WAIT_MAX };
         let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
-        permit.ok().and_then(Result::ok).ok_or_else(|| {
-            RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
-        })
+        permit.ok().and_then(Result::ok).map(|permit| Turn { permit, pains }).ok_or_else(busy)
     }
 }
 
@@ -170,6 +180,12 @@ impl Shared {
         self.started.elapsed()
     }
 
+    /// Waits for a turn at `work`, if the node does it now.
+    pub(crate) async fn turn(&self, work: Work) -> Result<Turn, RefusedRequest> {
+        let pains = admit_work(self.lent.rest(), work)?;
+        self.turns.take(work, pains).await
+    }
+
     /// What a heartbeat says.
     pub(crate) fn status(&self) -> NodeStatus {
         let now = self.local_time();
@@ -182,7 +198,8 @@ impl Shared {
             deletion_room: figures.deletion_room,
             refused_deletions: self.refusals().current(now),
             shards: figures.shards,
-            max_upload: self.terms.max_upload,
+            max_upload: self.lent.terms.max_upload,
+            rest: self.lent.rest(),
             leaving: self.leaving.load(Ordering::Acquire),
             // A shard that was lost changes the inventory as a restart may.
             run: self.run.wrapping_add(self.store.losses()),

@@ -8,33 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::{BitRate, ByteCount, CodingId, NodeId, PublicKey, ShardIndex, Timestamp};
-use firn_retrieval::{ReadRangeError, read_range};
-use firn_storage_node::{DeletionLimits, LineTerms, MemoryDisk, ScrubPlan, StorageNode, StorageNodeOptions};
+use firn_storage_node::{DeletionLimits, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, NodeReply, NodeRequest, NodeState, OrderRank,
     Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
 };
 use support::CodedBundle;
-use support::world::{World, later};
-
-async fn read(
-    world: &World,
-    node: &StorageNode,
-    bundle: &CodedBundle,
-    index: u8,
-    pass: Option<&Signed<Pass>>,
-) -> Result<Bytes, ReadRangeError> {
-    let connection = world.connect(node).await;
-    let bytes = bundle.coding.shard_bytes();
-    read_range(&connection, pass, &bundle.coding, ShardIndex(index), 0, bytes).await
-}
-
-fn refusal<T: std::fmt::Debug>(result: Result<T, ReadRangeError>) -> RefusalKind {
-    match result.unwrap_err() {
-        ReadRangeError::Refused { refused, .. } => refused.kind,
-        other => panic!("not refused: {other}"),
-    }
-}
+use support::world::{World, later, read, refusal};
 
 fn path_of(bundle: &CodedBundle, index: u8) -> String {
     let id = bundle.id().to_string();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use firn_base::{BitRate, ReservationId, ShardIndex};
 use firn_coordinator_logic::{BuildPlan, Facts, NodeNumber, plan_moves, plan_repairs};
-use firn_wire::{NodeState, NodeStatus, REPAIR_PER_CENT};
+use firn_wire::{NodeRest, NodeState, NodeStatus, REPAIR_PER_CENT};
 
 use crate::support::{Archive, BUDGET, status};
 
@@ -74,6 +74,27 @@ fn repair_takes_no_more_of_a_line_than_its_part_however_much_there_is_to_do() {
 }
 
 #[test]
+fn a_node_that_rests_is_neither_read_nor_given_anything_and_what_it_holds_counts() {
+    let mut archive = archive(60, std::iter::empty());
+    let durable =
+        |archive: &Archive| archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds.len());
+    for node in 1..10 {
+        let rest = Some(NodeRest::OutsideHours);
+        archive.watch.heard(archive.number(node), NodeStatus { rest, ..status(1) }, archive.now);
+    }
+    // Nothing is missing.
+    assert_eq!(durable(&archive), 0);
+    archive.set_state(0, NodeState::Lost);
+    let builds = archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds);
+    let rests = |number: NodeNumber| (1..10).any(|node| archive.number(node) == number);
+    assert!(builds.len() > 20, "{}", builds.len());
+    for build in &builds {
+        assert!(!rests(build.worker) && !build.sources.iter().any(|(_, node)| rests(*node)), "{build:?}");
+        assert!(!build.targets.iter().any(|(_, node)| rests(*node)), "{build:?}");
+    }
+}
+
+#[test]
 fn nodes_without_a_bound_are_read_where_the_others_have_enough_to_do() {
     let mut archive = archive(60, 0..15);
     archive.set_state(0, NodeState::Lost);
@@ -127,4 +148,16 @@ fn a_node_that_leaves_gives_its_whole_line() {
     let drained = moves(NodeState::Draining);
     // A minute ahead at 20 kB/s, and the build that begins in it.
     assert_eq!(drained as u64, RATE * 60 / SHARD_BYTES + 1);
+}
+
+#[test]
+fn a_node_that_leaves_is_relieved_once_it_works_again() {
+    let mut archive = archive(20, 0..30);
+    archive.set_state(0, NodeState::Draining);
+    let mut moves = |rest| {
+        archive.watch.heard(archive.number(0), NodeStatus { rest, ..status(1) }, archive.now);
+        archive.planning(|view| plan_moves(view, &BUDGET, [1; 32]).builds.len())
+    };
+    assert_eq!(moves(Some(NodeRest::Paused)), 0);
+    assert_eq!(moves(None), 20);
 }

@@ -311,6 +311,7 @@ pub(crate) fn status(run: u64) -> NodeStatus {
         refused_deletions: 0,
         shards: 0,
         max_upload: None,
+        rest: None,
         leaving: false,
         run,
         erased_through: 0,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use firn_base::{
     ArchiveId, ByteCount, CodingId, NodeId, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
+use firn_retrieval::{ReadRangeError, read_range};
 use firn_storage_node::{DeletionLimits, Disk, LineTerms, ScrubPlan, StorageNode, StorageNodeOptions};
 use firn_transport::{
     Connection, ConnectionPool, Endpoint, EndpointOptions, Environment, Handler, Stream, StreamError,
@@ -17,8 +18,8 @@ use firn_transport::{
 use firn_wire::{
     CONTROL_BYTES_MAX, Certificate, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor,
     HeartbeatReply, Identity, JoinRequest, JoinToken, LedgerHead, LedgerPage, NodeReply, NodeRequest,
-    NodeState, NodeStatus, OrderRank, Pass, PassPurpose, Receipt, RefusedRequest, Roster, Signed,
-    StoreRequest, Ticket,
+    NodeState, NodeStatus, OrderRank, Pass, PassPurpose, Receipt, RefusalKind, RefusedRequest, Roster,
+    Signed, StoreRequest, Ticket,
 };
 
 use super::CodedBundle;
@@ -212,13 +213,13 @@ impl World {
     }
 
     pub(crate) async fn wait(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
-        for _ in 0..400 {
+        for _ in 0..2400 {
             if done(self) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("waited for 10 s in vain: {what}");
+        panic!("waited for a minute in vain: {what}");
     }
 
     pub(crate) fn ticket(&self, node: NodeId, bearer: PublicKey, bundle: &CodedBundle, index: u8) -> Ticket {
@@ -309,4 +310,25 @@ impl World {
 
 pub(crate) fn later() -> Timestamp {
     Environment::real().now().after(Duration::from_secs(600))
+}
+
+/// Reads a shard as readers do.
+pub(crate) async fn read(
+    world: &World,
+    node: &StorageNode,
+    bundle: &CodedBundle,
+    index: u8,
+    pass: Option<&Signed<Pass>>,
+) -> Result<Bytes, ReadRangeError> {
+    let connection = world.connect(node).await;
+    let bytes = bundle.coding.shard_bytes();
+    read_range(&connection, pass, &bundle.coding, ShardIndex(index), 0, bytes).await
+}
+
+/// Why a read was refused.
+pub(crate) fn refusal<T: std::fmt::Debug>(result: Result<T, ReadRangeError>) -> RefusalKind {
+    match result.unwrap_err() {
+        ReadRangeError::Refused { refused, .. } => refused.kind,
+        other => panic!("not refused: {other}"),
+    }
 }

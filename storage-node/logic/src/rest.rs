@@ -1,0 +1,183 @@
+//! When a node works for the archive, and when it only stays in touch.
+//!
+//! Always holds: a node at rest heartbeats, deletes by order, and answers coordinators that look at what it holds, so that
+//! it stays counted; it takes no shards and builds none. Outside its hours it still serves readers, one at a time and
+//! slowly: those who have somebody else to read from go there. During a pause, and when the month's traffic is used
+//! up, it serves nobody.
+//! Leaves to others: keeping to a rate (`transport`), telling the coordinators (the session).
+
+use std::time::Duration;
+
+use firn_base::{BitRate, Timestamp};
+use firn_wire::{NodeRest, RefusalKind, RefusedRequest};
+
+use crate::line_terms::LineTerms;
+use crate::local_time::LocalTime;
+use crate::traffic_book::TrafficBook;
+
+/// How fast a node uploads outside its hours at most.
+pub const REST_UPLOAD: BitRate = BitRate { bytes_per_second: 125_000 };
+
+/// The longest pause. A node that is away for longer is better drained.
+pub const PAUSE_MOST: Duration = Duration::from_secs(14 * 86_400);
+
+/// What somebody wants of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// It shall take a shard.
+    Store,
+    /// A reader wants a range.
+    Read,
+    /// A coordinator looks at what it holds.
+    CoordinatorRead,
+    /// It shall build shards, or read to compute.
+    Build,
+    /// Whoever builds wants a range.
+    BuildRead,
+}
+
+/// How work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pains {
+    /// As always.
+    Usual,
+    /// One at a time, until its last byte is sent.
+    Sparing,
+}
+
+/// Whether a node rests, and why.
+pub fn rest(
+    terms: &LineTerms,
+    traffic: &TrafficBook,
+    paused_until: Option<Timestamp>,
+    now: Timestamp,
+    local: LocalTime,
+) -> Option<NodeRest> {
+    if paused_until.is_some_and(|until| now < until) {
+        Some(NodeRest::Paused)
+    } else if terms.monthly_traffic.is_some_and(|limit| traffic.has_spent(limit)) {
+        Some(NodeRest::TrafficSpent)
+    } else if terms.active_hours.is_some_and(|hours| !hours.contain(local.minute)) {
+        Some(NodeRest::OutsideHours)
+    } else {
+        None
+    }
+}
+
+/// How fast a node uploads at most.
+pub fn upload_rate(terms: &LineTerms, rest: Option<NodeRest>) -> Option<BitRate> {
+    match (rest, terms.max_upload) {
+        (Some(NodeRest::OutsideHours), Some(most)) => {
+            Some(BitRate { bytes_per_second: most.bytes_per_second.min(REST_UPLOAD.bytes_per_second) })
+        }
+        (Some(NodeRest::OutsideHours), None) => Some(REST_UPLOAD),
+        (_, most) => most,
+    }
+}
+
+/// Whether a node does `work`, and how.
+///
+/// # Errors
+///
+/// It rests: whoever asks is better served elsewhere.
+pub fn admit_work(rest: Option<NodeRest>, work: Work) -> Result<Pains, RefusedRequest> {
+    let sentence = match (rest, work) {
+        (None, _) | (Some(_), Work::CoordinatorRead) => return Ok(Pains::Usual),
+        (Some(NodeRest::OutsideHours), Work::Read) => return Ok(Pains::Sparing),
+        (Some(NodeRest::OutsideHours), _) => "these are not the hours in which this node works: ask another",
+        (Some(NodeRest::Paused), _) => "the owner of this node has paused it: ask another",
+        (Some(NodeRest::TrafficSpent), _) => "this node's traffic of the month is used up: ask another",
+    };
+    Err(RefusedRequest::new(RefusalKind::Unavailable, sentence))
+}
+
+/// When a pause that lasts for `duration` from `now` ends.
+///
+/// # Errors
+///
+/// It would last too long; the sentence is for the owner.
+pub fn pause_until(now: Timestamp, duration: Duration) -> Result<Timestamp, String> {
+    if duration > PAUSE_MOST {
+        let days = PAUSE_MOST.as_secs() / 86_400;
+        return Err(format!(
+            "a pause lasts {days} days at most: let a node that is needed for longer `leave`"
+        ));
+    }
+    Ok(now.after(duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_base::ByteCount;
+
+    use super::*;
+    use crate::local_time::Date;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_383_909_000);
+
+    fn at(hour: u16) -> LocalTime {
+        LocalTime { date: Date::FIRST, minute: hour * 60 }
+    }
+
+    fn book(bytes: u64) -> TrafficBook {
+        let mut book = TrafficBook::open(None, Date::FIRST);
+        book.add(bytes, Date::FIRST);
+        book
+    }
+
+    fn terms() -> LineTerms {
+        LineTerms {
+            monthly_traffic: Some(ByteCount(1000)),
+            active_hours: Some("22:00-07:00".parse().unwrap()),
+            ..LineTerms::default()
+        }
+    }
+
+    #[test]
+    fn a_node_rests_outside_its_hours_when_its_month_is_spent_and_while_it_is_paused() {
+        let rest = |bytes, pause, hour| rest(&terms(), &book(bytes), pause, NOW, at(hour));
+        let later = Some(NOW.after(Duration::from_millis(1)));
+        assert_eq!(rest(0, None, 23), None);
+        assert_eq!(rest(0, Some(NOW), 23), None);
+        assert_eq!(rest(0, None, 12), Some(NodeRest::OutsideHours));
+        assert_eq!(rest(1000, None, 12), Some(NodeRest::TrafficSpent));
+        assert_eq!(rest(1000, later, 12), Some(NodeRest::Paused));
+        assert_eq!(super::rest(&LineTerms::default(), &book(u64::MAX), None, NOW, at(12)), None);
+    }
+
+    #[test]
+    fn outside_its_hours_a_node_uploads_one_megabit_per_second_at_most() {
+        let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
+        for (most, outside) in [(None, 125_000), (rate(1_250_000), 125_000), (rate(100_000), 100_000)] {
+            let terms = LineTerms { max_upload: most, ..terms() };
+            assert_eq!(upload_rate(&terms, Some(NodeRest::OutsideHours)), rate(outside));
+            for rest in [None, Some(NodeRest::Paused), Some(NodeRest::TrafficSpent)] {
+                assert_eq!(upload_rate(&terms, rest), most);
+            }
+        }
+    }
+
+    #[test]
+    fn a_resting_node_stays_in_touch_and_reads_are_served_outside_hours_alone() {
+        use Work::{Build, BuildRead, CoordinatorRead, Read, Store};
+        for work in [Store, Read, CoordinatorRead, Build, BuildRead] {
+            assert_eq!(admit_work(None, work), Ok(Pains::Usual));
+        }
+        for rest in [NodeRest::Paused, NodeRest::TrafficSpent, NodeRest::OutsideHours] {
+            assert_eq!(admit_work(Some(rest), CoordinatorRead), Ok(Pains::Usual));
+            for work in [Store, Build, BuildRead] {
+                assert_eq!(admit_work(Some(rest), work).unwrap_err().kind, RefusalKind::Unavailable);
+            }
+        }
+        assert_eq!(admit_work(Some(NodeRest::OutsideHours), Read), Ok(Pains::Sparing));
+        for rest in [NodeRest::Paused, NodeRest::TrafficSpent] {
+            assert_eq!(admit_work(Some(rest), Read).unwrap_err().kind, RefusalKind::Unavailable);
+        }
+    }
+
+    #[test]
+    fn a_pause_lasts_two_weeks_at_most() {
+        assert_eq!(pause_until(NOW, PAUSE_MOST), Ok(NOW.after(PAUSE_MOST)));
+        assert!(pause_until(NOW, PAUSE_MOST + Duration::from_secs(1)).unwrap_err().contains("14 days"));
+    }
+}
