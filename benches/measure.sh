@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures the whole programs on this machine, beside nginx where there is a peer, and prints what
-# RESULTS.md records.
+# Measures the whole programs on this machine, and prints what RESULTS.md records. (A gateway beside nginx is measured by
+# `benches/gateway`.)
 #
 # usage: measure.sh DIRECTORY_OF_PROGRAMS [WORK_DIRECTORY]
-# Needs Nix, nginx, wrk and openssl besides what `make packages` installs (Debian: nginx-light wrk openssl).
+# Needs Nix and openssl besides what `make packages` installs.
 set -euo pipefail
 
 [ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -11,7 +11,7 @@ bin=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 work=${2:-$(mktemp -d)}
 mkdir -p "$work"
-archive_port=18484 gateway_port=18485 nginx_port=18486
+archive_port=18484 gateway_port=18485
 pids=()
 cleanup() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
@@ -73,47 +73,6 @@ measured_publish "a NAR of 1 GiB that nothing compresses" "$work/large/cache" $(
 gateway=$!; pids+=("$gateway")
 url=http://127.0.0.1:$gateway_port
 for _ in $(seq 100); do ! curl -sf -o /dev/null "$url/readyz" || break; sleep 0.1; done
-mkdir -p "$work/served/nar"
-for info in "$work"/source/cache/*.narinfo; do
-  name=$(basename "$info"); curl -sSf "$url/$name" > "$work/served/$name"
-done
-sed -n 's/^URL: //p' "$work"/served/*.narinfo | sort > "$work/nars"
-list() { sed "s|.*|url = \"$1/&\"\noutput = \"$2\"|" "$work/nars"; }
-measured_nars() { # NAME URL
-  list "$2" /dev/null > "$work/curl.list"
-  local s e; s=$(now); curl -sSf -K "$work/curl.list"; e=$(now)
-  row "$1, MB/s of NAR, one connection" "$(per "$nar_bytes" "$s" "$e")"
-}
-measured_nars "gateway cold" "$url"
-measured_nars "gateway warm" "$url"
-while read -r nar; do curl -sSf -o "$work/served/$nar" "$url/$nar"; done < "$work/nars"
-cat > "$work/nginx.conf" <<CONF
-daemon off; worker_processes auto; pid $work/nginx.pid; error_log $work/nginx.err;
-$( [ "$(id -u)" != 0 ] || echo "user root;")
-events { worker_connections 1024; }
-http { access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; open_file_cache max=10000;
-  client_body_temp_path $work/t1; proxy_temp_path $work/t2; fastcgi_temp_path $work/t3; uwsgi_temp_path $work/t4; scgi_temp_path $work/t5;
-  server { listen 127.0.0.1:$nginx_port; root $work/served; } }
-CONF
-nginx -c "$work/nginx.conf" -e "$work/nginx.err" & pids+=($!)
-sleep 0.5
-measured_nars "nginx, the same files" "http://127.0.0.1:$nginx_port"
-(cd "$work/served" && printf '/%s\n' *.narinfo) > "$work/list"
-cat > "$work/hits.lua" <<'LUA'
-local paths, i = {}, 0
-for line in io.lines(os.getenv("LIST")) do paths[#paths + 1] = line end
-function request() i = i % #paths + 1; return wrk.format("GET", paths[i]) end
-LUA
-cat > "$work/misses.lua" <<'LUA'
-local i = 0
-function request() i = i + 1; return wrk.format("GET", string.format("/%032d.narinfo", i % 100000)) end
-LUA
-rate() { LIST=$work/list wrk -t 2 -c 32 -d 5s -s "$2" "$1" | awk '/Requests\/sec/ {print $2}'; }
-row "narinfo hits/s, gateway warm" "$(rate "$url" "$work/hits.lua")"
-row "narinfo hits/s, nginx" "$(rate "http://127.0.0.1:$nginx_port" "$work/hits.lua")"
-row "narinfo misses/s, gateway" "$(rate "$url" "$work/misses.lua")"
-row "narinfo misses/s, nginx 404" "$(rate "http://127.0.0.1:$nginx_port" "$work/misses.lua")"
-row "gateway's peak memory before the large NAR" "$(peak "$gateway")"
 large=$(curl -sSf "$url/$(basename "$(head -n 1 "$work/large/paths.txt")" | cut -c1-32).narinfo" | sed -n 's/^URL: //p')
 s=$(now); curl -sSf -o /dev/null "$url/$large"; e=$(now)
 row "gateway, the NAR of 1 GiB, cold, MB/s" "$(per $((1 << 30)) "$s" "$e")"
