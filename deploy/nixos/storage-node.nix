@@ -68,6 +68,8 @@ in
         archive = "https://cache.example.org/archive.firn";
         quota = "500GB";
         max-upload = "20Mbit/s";
+        monthly-traffic = "2TB";
+        active-hours = "22:00-07:00";
       };
       type = lib.types.submodule {
         freeformType = format.type;

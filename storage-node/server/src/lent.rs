@@ -1,6 +1,6 @@
 //! What the node is lent of its owner's line, kept to: counting, hours, pauses.
 //!
-//! Always holds: the count is written before more goes than the disk counts for; a pause is on the disk before it is
+//! Always holds: the disk counts for more than has gone, but for what goes between two looks; a pause is on the disk before it is
 //! said to be; what coordinators and peers are told is what the last look found, at most a second ago.
 //! Leaves to others: when to rest and what is due (`storage-node/logic`), keeping to rates (`transport`).
 
@@ -166,8 +166,11 @@ pub(crate) async fn close(shared: &Shared) {
 async fn write(shared: &Shared, kept: KeptTraffic) -> io::Result<()> {
     let disk = Arc::clone(&shared.disk);
     let text = kept.to_text();
-    let written =
-        shared.environment.blocking(move || replace_small(disk.as_ref(), "", TRAFFIC_FILE, text.as_bytes()));
+    let written = shared.environment.blocking(move || {
+        // Where the disk was nothing is written.
+        disk.check_presence()?;
+        replace_small(disk.as_ref(), "", TRAFFIC_FILE, text.as_bytes())
+    });
     written.await?;
     shared.lent.state().book.written(&kept);
     Ok(())

@@ -47,7 +47,7 @@ fn spawn(place: &Path) -> Child {
 
 async fn status(place: &Path) -> NodeReport {
     let data = place.join("data");
-    for _ in 0..200 {
+    for _ in 0..1200 {
         let output = run(&["status", "--json", "--data-dir", data.to_str().unwrap()]);
         let report = serde_json::from_slice::<NodeReport>(&output.stdout).ok();
         if let Some(report) = report.filter(NodeReport::is_ready) {
@@ -162,6 +162,29 @@ async fn while_its_disk_is_gone_a_node_is_offline_and_then_it_is_back_with_all_s
     world.wait("the node is back", |world| world.inventories(node) > before).await;
     let report = status(place.path()).await;
     assert_eq!((report.shards, report.damaged), (3, 0));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_pauses_a_node_and_lets_it_go_on() {
+    let world = World::new().await;
+    let place = prepare(&world);
+    let mut child = spawn(place.path());
+    status(place.path()).await;
+    let data = place.path().join("data");
+    let ask = |words: &[&str]| run(&[words, &["--data-dir", data.to_str().unwrap()]].concat());
+    let first_line = || text(&ask(&["status"]).stdout).lines().next().unwrap().to_owned();
+    assert!(first_line().starts_with("This node is well: it holds 0 shards"), "{}", first_line());
+    assert_eq!(ask(&["pause", "soon"]).status.code(), Some(2));
+    let too_long = ask(&["pause", "15d"]);
+    assert_eq!(too_long.status.code(), Some(1));
+    assert!(text(&too_long.stderr).contains("14 days at most"), "{}", text(&too_long.stderr));
+    let paused = ask(&["pause", "10d"]);
+    assert!(paused.status.success() && text(&paused.stdout).starts_with("the node is paused until 2"));
+    assert!(first_line().starts_with("This node rests (paused): "), "{}", first_line());
+    assert_eq!(text(&ask(&["resume"]).stdout), "the node is not paused\n");
+    assert!(first_line().starts_with("This node is well"), "{}", first_line());
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -63,7 +63,11 @@ fn the_example_settings_are_good_and_a_wrong_key_or_value_is_refused() {
     let example = std::fs::read_to_string(deployed("systemd/storage-node.toml")).unwrap();
     let output = check(&example);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    for (wrong, told) in [("qouta = \"5GB\"", "`qouta`"), ("max-upload = \"fast\"", "--max-upload")] {
+    for (wrong, told) in [
+        ("qouta = \"5GB\"", "`qouta`"),
+        ("max-upload = \"fast\"", "--max-upload"),
+        ("active-hours = \"22\"", "--active-hours"),
+    ] {
         let output = check(wrong);
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains(told));
@@ -93,7 +97,8 @@ fn the_nixos_module_makes_the_service_and_checks_its_settings_when_it_is_built()
 fn the_nixos_module_hands_on_what_is_set() {
     let set = r#"
         enable = true; openFirewall = true; tokenFile = "/run/secrets/token"; dataDir = "/mnt/disk/firn";
-        settings = { archive = "a.firn"; listen = "0.0.0.0:5000"; quota = "500GB"; max-upload = "20Mbit/s"; };
+        settings = { archive = "a.firn"; listen = "0.0.0.0:5000"; quota = "500GB"; max-upload = "20Mbit/s";
+            max-download = "40Mbit/s"; monthly-traffic = "2TB"; active-hours = "22:00-07:00"; };
     "#;
     let Some(system) = evaluate(set) else { return };
     let (config, settings) = (&system["config"], system["settings"].as_str().unwrap());
@@ -103,7 +108,7 @@ fn the_nixos_module_hands_on_what_is_set() {
     assert_eq!(service["serviceConfig"]["ReadWritePaths"][0], "/mnt/disk/firn");
     assert_eq!(config["networking"]["firewall"]["allowedUDPPorts"][0], 5000);
     assert!(
-        settings.contains("quota = \"500GB\"") && settings.contains("max-upload = \"20Mbit/s\""),
+        settings.contains("quota = \"500GB\"") && settings.contains("active-hours = \"22:00-07:00\""),
         "{settings}"
     );
     assert!(check(settings).status.success());
