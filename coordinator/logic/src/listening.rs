@@ -2,8 +2,9 @@
 //!
 //! Owns: the turns of nodes that show what they have. Always holds: nodes that nobody names have half of the places at most,
 //! and strangers' names, which they make up as they like, decide nothing; every turn has an end; a node that broke off waits
-//! longer each time; and whatever nodes do, each that is named puts the end of listening off in its first three turns only,
-//! others never, so listening ends. Leaves to others: who is named and what was new (`Evidence`), asking a node (the shell).
+//! longer each time; listening does not end by itself before somebody is named, for until then members and strangers look
+//! alike; from then on, whatever nodes do, each that is named puts the end off in its first three turns only, others never,
+//! so listening ends. Leaves to others: who is named and what was new (`Evidence`), asking a node (the shell).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub struct ListeningPlan {
     pub ask: Vec<NodeId>,
     /// Nodes whose turn has lasted too long; they are named until somebody says that it has ended.
     pub break_off: Vec<NodeId>,
-    /// Enough was heard.
+    /// Enough was heard. Never while nobody is named.
     pub has_ended: bool,
 }
 
@@ -111,7 +112,9 @@ impl Listening {
             self.turns.insert(*node, Turns { taken, connection, last });
         }
         let is_quiet = facts.now.since(self.news_at) >= facts.quiet;
-        ListeningPlan { ask, break_off: self.overdue(facts), has_ended: is_quiet && !self.is_awaiting(facts) }
+        // Of thousands of strangers the first honest node may be drawn late: an empty history is nobody's.
+        let has_ended = !facts.named.is_empty() && is_quiet && !self.is_awaiting(facts);
+        ListeningPlan { ask, break_off: self.overdue(facts), has_ended }
     }
 
     /// In its turn `node` has shown something that was not known and is believed. It puts the end off if the node is named, or

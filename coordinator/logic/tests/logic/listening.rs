@@ -235,6 +235,20 @@ fn behaves(way: Way, asked_for: u64) -> (bool, Option<TurnEnd>) {
     }
 }
 
+#[test]
+fn listening_does_not_end_by_itself_before_anybody_is_named() {
+    let mut world = World::new();
+    world.connect([node_id(1)]);
+    for node in world.look().ask {
+        world.end(node, TurnEnd::BrokenOff);
+    }
+    world.connected.clear();
+    world.pass(100 * 3_600);
+    assert!(!world.look().has_ended);
+    world.named.insert(node_id(2));
+    assert!(world.look().has_ended);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -244,17 +258,24 @@ proptest! {
         ways in proptest::collection::vec(any_way(), 1..40),
         strangers in 0..40_u16,
         strangers_dawdle in any::<bool>(),
+        names_come_late in any::<bool>(),
     ) {
         let mut world = World::new();
         let named: Vec<NodeId> = (0..ways.len()).map(|number| node_id(u32::try_from(number).unwrap())).collect();
-        world.named = named.iter().copied().collect();
+        // The ledger comes first in an honest node's turn, and names them all.
+        let names_come_late = names_come_late && ways.iter().any(|way| matches!(way, Way::Honest(_)));
+        if !names_come_late {
+            world.named = named.iter().copied().collect();
+        }
         world.connect(named.clone());
         let way_of: BTreeMap<NodeId, Way> = named.iter().copied().zip(ways.iter().copied()).collect();
         let mut under_way: BTreeMap<NodeId, u64> = BTreeMap::new();
         let (mut heard, mut next_stranger) = (BTreeSet::new(), 0_u16);
         // Three turns of each in one of eight places, the waits between them, and an hour of quiet.
         let turns = 3 * 610 * u64::try_from(ways.len()).unwrap();
-        let end = world.now.after(Duration::from_secs(turns + 600 + 100) + QUIET);
+        // The lot draws one of at most 80 for one of eight places each minute.
+        let until_named = if names_come_late { 6 * 3_600 } else { 0 };
+        let end = world.now.after(Duration::from_secs(turns + 600 + 100 + until_named) + QUIET);
         loop {
             prop_assert!(world.now <= end, "listening does not end");
             let there = world.connected.keys().filter(|node| !world.named.contains(node)).count();
@@ -276,6 +297,9 @@ proptest! {
                     true => (false, Some(TurnEnd::BrokenOff)),
                     false => behaves(way_of.get(&node).copied().unwrap_or(stranger), asked_for),
                 };
+                if asked_for > 0 && matches!(way_of.get(&node), Some(Way::Honest(_))) {
+                    world.named = named.iter().copied().collect();
+                }
                 if has_news || !way_of.contains_key(&node) {
                     world.listening.hear_news(node, &world.named, world.now);
                 }
