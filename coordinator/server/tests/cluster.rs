@@ -9,7 +9,7 @@ use firn_coordinator::storage::{Fault, KeyValue};
 use firn_coordinator::{ProposeError, Timing};
 use firn_coordinator_logic::Facts;
 use firn_wire::{Command, CommandOutcome, Identity, LedgerAct, TimedCommand};
-use support::{Cluster, add_uploader, timing, uploaders};
+use support::{Cluster, PATIENCE, add_uploader, timing, uploaders};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_member_alone_leads_and_writes() {
@@ -122,7 +122,8 @@ async fn a_leader_without_a_majority_refuses_writes_and_a_majority_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_left_alone_with_an_entry_that_nobody_has_leads_again_with_one_other() {
-    let mut cluster = Cluster::start(3, timing()).await;
+    // It takes the command however long the others take to end.
+    let mut cluster = Cluster::start(3, Timing { write_gate: PATIENCE, ..timing() }).await;
     cluster.write(add_uploader(1)).await;
     let leader = cluster.leader().await;
     let others: Vec<_> = cluster.running().into_iter().filter(|number| *number != leader).collect();
