@@ -57,12 +57,11 @@ impl ProvenRecipes {
         sha256: Sha256,
     ) -> (RecipeCheck, RecipeWriter) {
         let name = name(content, sha256);
-        let relied_on = self.lock().get(&name).copied();
         let found = Arc::<OnceLock<Digest>>::default();
         let mut hasher = Box::<blake3::Hasher>::default();
         hasher.update(&name);
         let writer = RecipeWriter { hasher, found: Arc::clone(&found) };
-        (RecipeCheck { proven: Arc::clone(self), name, relied_on, found }, writer)
+        (RecipeCheck { proven: Arc::clone(self), name, relied_on: None, found }, writer)
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<Name, Digest>> {
@@ -84,8 +83,12 @@ impl RecipeWriter {
 }
 
 impl RecipeCheck {
-    /// Whether the bytes need not be hashed: chunks that were checked, of a recipe that was.
-    pub(crate) const fn is_relied_on(&self) -> bool {
+    /// Whether the bytes need not be hashed, or no longer: chunks that were checked, of a recipe that was, maybe by
+    /// another reading that began together with this one.
+    pub(crate) fn is_relied_on(&mut self) -> bool {
+        if self.relied_on.is_none() {
+            self.relied_on = self.proven.lock().get(&self.name).copied();
+        }
         self.relied_on.is_some()
     }
 

@@ -19,9 +19,6 @@ use firn_wire::{
 /// any caller's patience.
 pub const RANGE_STALL_MAX: Duration = Duration::from_secs(15);
 
-// What is taken from the stream at once.
-const PIECE_BYTES: usize = 256 << 10;
-
 /// Why a range was not read. All but [`Self::OutOfRange`] mean: ask another node, or rebuild.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadRangeError {
@@ -144,19 +141,20 @@ async fn read_one(
     };
     let answer = Answer::new(coding, index, offset, bytes)?;
     answer.check_length(node, announced)?;
-    let mut encoded = Vec::with_capacity(answer.encoded_bytes);
-    while encoded.len() < answer.encoded_bytes {
-        let wanted = (answer.encoded_bytes - encoded.len()).min(PIECE_BYTES);
-        let piece = tokio::time::timeout(RANGE_STALL_MAX, stream.receive_bytes(wanted))
+    // Bounded by the range that was asked for. The kernel gives pages of it as bytes arrive.
+    let mut encoded = vec![0; answer.encoded_bytes];
+    let mut missing = &mut encoded[..];
+    while !missing.is_empty() {
+        let received = tokio::time::timeout(RANGE_STALL_MAX, stream.receive_into(missing))
             .await
             .map_err(stalled)?
             .map_err(unreachable)?;
         // A node that finds its shard damaged while it sends can only break off.
-        let Some(piece) = piece else {
+        if received == 0 {
             let cause = "it broke off in the middle of a range".to_owned();
             return Err(ReadRangeError::Unreachable { node, cause });
-        };
-        encoded.extend_from_slice(&piece);
+        }
+        missing = &mut missing[received..];
     }
     answer.check(node, &encoded)
 }

@@ -51,8 +51,8 @@ impl Expected {
     }
 
     /// Whether its bytes have to be hashed.
-    fn is_hashed(&self) -> bool {
-        self.sha256.is_some() && !self.recipe.as_ref().is_some_and(RecipeCheck::is_relied_on)
+    fn is_hashed(&mut self) -> bool {
+        self.sha256.is_some() && !self.recipe.as_mut().is_some_and(RecipeCheck::is_relied_on)
     }
 }
 
@@ -132,9 +132,10 @@ impl Verification {
             return Err(self.expected.wrong(format!("it has {} instead of {bytes} bytes", self.count)));
         }
         let Some(sha256) = sha256 else { return Ok(()) };
-        if let Some(recipe) = self.expected.recipe.as_ref().filter(|recipe| recipe.is_relied_on()) {
+        if !self.expected.is_hashed() {
             let what = || format!("its chunks are others than those that gave {sha256} before");
-            return if recipe.holds() { Ok(()) } else { Err(self.expected.wrong(what())) };
+            let holds = self.expected.recipe.as_ref().is_some_and(RecipeCheck::holds);
+            return if holds { Ok(()) } else { Err(self.expected.wrong(what())) };
         }
         let actual = Sha256::from_bytes(self.hasher.back().await.finalize().into());
         if actual != sha256 {

@@ -106,6 +106,13 @@ impl Stream {
         }
     }
 
+    /// Puts the next raw bytes into `buffer`, which is not empty: as many as there are, and at least one; 0 at the end.
+    /// For a receiver that has the place for all of them already: they are copied once.
+    pub async fn receive_into(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
+        let read = self.receive.read(buffer).await.map_err(|error| self.read_error(error))?;
+        Ok(read.unwrap_or(0))
+    }
+
     /// Fills `buffer` with the next raw bytes.
     pub async fn receive_exact(&mut self, buffer: &mut [u8]) -> Result<(), StreamError> {
         match self.receive.read_exact(buffer).await {
