@@ -25,7 +25,8 @@ pub struct GatewayBody(Kind);
 enum Kind {
     Empty,
     Whole(Bytes),
-    Stream(Streaming),
+    /// Boxed, so that answers that are moved about for every request stay small.
+    Stream(Box<Streaming>),
 }
 
 struct Streaming {
@@ -80,7 +81,7 @@ impl GatewayBody {
         core: Arc<GatewayCore>,
     ) -> Self {
         let source = Source::Object(source);
-        Self(Kind::Stream(Streaming { source, left: Some(bytes), name, route, core, turn: None }))
+        Self::streaming(Streaming { source, left: Some(bytes), name, route, core, turn: None })
     }
 
     /// Of a compressed NAR `bytes` bytes, or all if nobody knows how many they are.
@@ -91,7 +92,11 @@ impl GatewayBody {
         core: Arc<GatewayCore>,
     ) -> Self {
         let source = Source::Frames(source);
-        Self(Kind::Stream(Streaming { source, left: bytes, name, route: RouteKind::Nar, core, turn: None }))
+        Self::streaming(Streaming { source, left: bytes, name, route: RouteKind::Nar, core, turn: None })
+    }
+
+    fn streaming(streaming: Streaming) -> Self {
+        Self(Kind::Stream(Box::new(streaming)))
     }
 
     /// The same, which keeps its turn until it has ended.

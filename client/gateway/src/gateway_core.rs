@@ -216,12 +216,17 @@ impl GatewayCore {
 
     /// Whether the publishers' ranks are known, from this life or an earlier one.
     pub(crate) fn knows_ranks(&self) -> bool {
-        self.known_governance().generation > 0
+        self.generation() > 0
     }
 
     /// Whether the publishers' ranks were heard in this life.
     pub(crate) fn heard_governance(&self) -> bool {
         self.known_governance().heard
+    }
+
+    /// How often ranks changed; 0 while none are known. Every request asks: nothing is cloned for it.
+    fn generation(&self) -> u64 {
+        self.governance.read().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     fn known_governance(&self) -> KnownGovernance {

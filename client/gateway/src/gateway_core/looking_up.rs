@@ -46,7 +46,7 @@ impl GatewayCore {
             Presence::Absent => return Err(ServeError::NotArchived(NOT_ARCHIVED)),
             Presence::Visible { as_of } | Presence::Unsettled { as_of } => as_of,
         };
-        let generation = self.known_governance().generation;
+        let generation = self.generation();
         let holds = |found: &Arc<Found>| found.position >= as_of && found.generation == generation;
         let Some(found) = self.found.get(key).filter(holds) else {
             return Ok(Remembered::Unknown(presence));

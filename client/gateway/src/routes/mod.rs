@@ -47,17 +47,17 @@ struct Asked<'a> {
     head: bool,
     uri: &'a Uri,
     headers: &'a HeaderMap,
-    over_tls: bool,
-    turns: Option<&'a Turns>,
+    arrival: Arrival<'a>,
 }
 
-/// Among the extensions of a request that came over TLS.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OverTls;
-
-/// Among the extensions of a request: what is read for its connection at once. Who gets none opens nothing.
-#[derive(Debug, Clone)]
-pub(crate) struct Turns(pub(crate) Arc<Semaphore>);
+/// How a request came. Told beside it: what is put into a request itself costs three allocations.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Arrival<'a> {
+    /// Over TLS.
+    pub(crate) over_tls: bool,
+    /// What is read for its connection at once: who gets no turn opens nothing. None if nobody has to wait.
+    pub(crate) turns: Option<&'a Arc<Semaphore>>,
+}
 
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";
 
@@ -103,19 +103,20 @@ impl Router {
 
     /// Answers one request. Its body, if it has one, is not read.
     pub async fn respond<B>(&self, request: Request<B>) -> Response<GatewayBody> {
-        let (_, response) = self.respond_as(request).await;
+        let (_, response) = self.respond_as(request, Arrival::default()).await;
         response
     }
 
     /// [`Self::respond`], and what kind of thing was asked for.
-    pub(crate) async fn respond_as<B>(&self, request: Request<B>) -> (RouteKind, Response<GatewayBody>) {
-        let (request, _) = request.into_parts();
-        let head = request.method == Method::HEAD;
-        let over_tls = request.extensions.get::<OverTls>().is_some();
-        let turns = request.extensions.get::<Turns>();
-        let asked = Asked { head, uri: &request.uri, headers: &request.headers, over_tls, turns };
-        let (route, answer) = if head || request.method == Method::GET {
-            let (base, target) = Target::parse(request.uri.path(), request.uri.query());
+    pub(crate) async fn respond_as<B>(
+        &self,
+        request: Request<B>,
+        arrival: Arrival<'_>,
+    ) -> (RouteKind, Response<GatewayBody>) {
+        let (head, uri) = (request.method() == Method::HEAD, request.uri());
+        let asked = Asked { head, uri, headers: request.headers(), arrival };
+        let (route, answer) = if head || request.method() == Method::GET {
+            let (base, target) = Target::parse(uri.path(), uri.query());
             self.answer(base, target, asked).await
         } else {
             let sentence = "only GET and HEAD are answered here";
@@ -230,8 +231,7 @@ impl Router {
     }
 
     fn refusal(&self, key: &ObjectKey, error: ServeError) -> Answer {
-        let sentence = error.to_string().into();
-        match error {
+        match &error {
             ServeError::NotArchived(sentence) => return self.missing(sentence),
             ServeError::Unreadable { cause, passing } => {
                 if !passing {
@@ -243,6 +243,7 @@ impl Router {
             // While the network is away every question may come to this: the follower of the feed says so once.
             ServeError::Unsettled { .. } => self.core.metrics.count_unsettled(),
         }
+        let sentence = error.to_string().into();
         self.at_position(match self.when_unreadable {
             WhenUnreadable::Retry => Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE)
                 .with(hyper::header::RETRY_AFTER, RETRY_AFTER),
@@ -259,9 +260,8 @@ impl Router {
 impl Asked<'_> {
     /// Waits until it is this request's turn to read an object; none if nobody has to wait.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let Turns(turns) = self.turns?;
         // It is never closed.
-        Arc::clone(turns).acquire_owned().await.ok()
+        Arc::clone(self.arrival.turns?).acquire_owned().await.ok()
     }
 
     /// Whether the client has the version `etag` already.

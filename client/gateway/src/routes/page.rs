@@ -81,7 +81,7 @@ impl Asked<'_> {
         // HTTP/2 has it in the URI.
         let host = self.uri.authority().map(Authority::as_str).or_else(|| text(HOST));
         let host = host.filter(|host| is_host(host))?;
-        let is_secure = self.over_tls || text(FORWARDED_PROTO) == Some("https");
+        let is_secure = self.arrival.over_tls || text(FORWARDED_PROTO) == Some("https");
         let scheme = if is_secure { "https" } else { "http" };
         Some(format!("{scheme}://{host}"))
     }

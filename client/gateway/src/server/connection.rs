@@ -37,7 +37,7 @@ use super::served_body::{Progress, ServedBody};
 use super::stall_guard::StallGuard;
 use super::stopped;
 use crate::metrics::RouteKind;
-use crate::routes::{OverTls, Router, Turns};
+use crate::routes::{Arrival, Router};
 
 // Requests of Nix have some 200 bytes of headers. This bounds what a stranger's head can take; answers are
 // buffered up to as much, so that small pieces share a write.
@@ -137,12 +137,12 @@ struct Served {
     peer: Peer,
     activity: Arc<Activity>,
     /// Objects that are read for bodies.
-    downloads: Turns,
+    downloads: Arc<Semaphore>,
 }
 
 impl Served {
     fn new(shared: Arc<Shared>, peer: Peer) -> Arc<Self> {
-        let downloads = Turns(Arc::new(Semaphore::new(DOWNLOADS_MAX)));
+        let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
         Arc::new(Self { shared, peer, activity: Arc::default(), downloads })
     }
 }
@@ -313,23 +313,17 @@ const LOOKS: u32 = 8;
 #[expect(clippy::cast_possible_truncation, reason = "32 KiB")]
 const HEAD_BYTES: u32 = HEAD_BYTES_MAX as u32;
 
-async fn answer(
-    mut request: Request<Incoming>,
-    served: Arc<Served>,
-) -> Result<Response<ServedBody>, Infallible> {
+async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<ServedBody>, Infallible> {
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
-    request.extensions_mut().insert(downloads.clone());
-    if shared.tls.is_some() {
-        request.extensions_mut().insert(OverTls);
-    }
+    let arrival = Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads) };
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
         let client = shared.asking(peer, request.headers()).address();
         PendingLine::begin(Arc::clone(log), &request, client)
     });
     let (kind, mut response) = match shared.refusal(peer, request.headers()) {
-        None => shared.router.respond_as(request).await,
+        None => shared.router.respond_as(request, arrival).await,
         Some(refusal) => {
             let response = refusal.response();
             let bytes = response.body().size_hint().exact().unwrap_or(0);
