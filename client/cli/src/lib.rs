@@ -26,6 +26,7 @@ mod record_finder;
 mod recovery;
 mod recovery_summary;
 mod report;
+mod runtime;
 mod service_manager;
 mod session;
 mod store_path_argument;
@@ -46,7 +47,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 pub fn main() -> ExitCode {
     let cli: Cli = firn_program::parse();
     cli.log.begin(!cli.command.serves());
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return firn_program::failed(&error),
     };
