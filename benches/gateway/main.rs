@@ -184,9 +184,13 @@ impl<'a> Bench<'a> {
                     connections,
                     lasts: Duration::from_secs(self.options.seconds),
                 };
-                let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
+                let [(ours, our_cpu), (theirs, their_cpu)] =
+                    [measured(&gateway, &load(&gateway))?, measured(&nginx, &load(&nginx))?];
                 let name = format!("{what}, {connections} connections");
                 compared(&format!("{name}, per second"), ours.per_second(), theirs.per_second(), 0);
+                let per_cpu = |seen: &Seen, cpu: Duration| seen.answers as f64 / cpu.as_secs_f64();
+                let (our_rate, their_rate) = (per_cpu(&ours, our_cpu), per_cpu(&theirs, their_cpu));
+                compared(&format!("{name}, per CPU second of the server"), our_rate, their_rate, 0);
                 for (within, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
                     let millis = |seen: &Seen| seen.within(per_mille).as_secs_f64() * 1e3;
                     compared(&format!("{name}, {within}, ms"), millis(&ours), millis(&theirs), 2);
@@ -208,9 +212,12 @@ impl<'a> Bench<'a> {
             lasts: Duration::ZERO,
         };
         let cold = self.gateway(ANYWHERE)?;
-        let from_nodes = run_sound(&once(cold.address, 1))?.megabytes_per_second();
+        let (from_nodes, cpu) = measured(&cold, &once(cold.address, 1))?;
+        let from_nodes_cpu = from_nodes.bytes as f64 / 1e6 / cpu.as_secs_f64();
+        let from_nodes = from_nodes.megabytes_per_second();
         let bare = stream::megabytes_per_second(closure::LARGE_BYTES as u64)?;
         compared("NAR from nodes, MB/s; beside it a bare QUIC stream", from_nodes, bare, 0);
+        row(&["NAR from nodes, MB per CPU second of the gateway", &format!("{from_nodes_cpu:.0}"), "", ""]);
         drop(cold);
 
         let (gateway, nginx) = (self.gateway(SERVER)?, self.nginx(SERVER)?);
@@ -219,9 +226,13 @@ impl<'a> Bench<'a> {
         for connections in [1, 4] {
             let lasts = Duration::from_secs(self.options.seconds);
             let load = |server: &Server| Load { lasts, ..once(server.address, connections) };
-            let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
-            let name = format!("NAR from memory, {connections} connections, MB/s");
-            compared(&name, ours.megabytes_per_second(), theirs.megabytes_per_second(), 0);
+            let [(ours, our_cpu), (theirs, their_cpu)] =
+                [measured(&gateway, &load(&gateway))?, measured(&nginx, &load(&nginx))?];
+            let name = format!("NAR from memory, {connections} connections, MB");
+            compared(&format!("{name}/s"), ours.megabytes_per_second(), theirs.megabytes_per_second(), 0);
+            let per_cpu = |seen: &Seen, cpu: Duration| seen.bytes as f64 / 1e6 / cpu.as_secs_f64();
+            let (our_rate, their_rate) = (per_cpu(&ours, our_cpu), per_cpu(&theirs, their_cpu));
+            compared(&format!("{name} per CPU second of the server"), our_rate, their_rate, 0);
         }
         drop(gateway);
         move_to(ANYWHERE)?;
@@ -327,6 +338,14 @@ fn run_sound(load: &Load<'_>) -> Result<Seen, Failure> {
                 .into())
         }
     }
+}
+
+/// [`run_sound`], and the processor time that the server took for it: what it could do if its clients, who share one core,
+/// were faster.
+fn measured(server: &Server, load: &Load<'_>) -> Result<(Seen, Duration), Failure> {
+    let before = server.process.cpu_time()?;
+    let seen = run_sound(load)?;
+    Ok((seen, server.process.cpu_time()?.saturating_sub(before)))
 }
 
 fn compared(what: &str, ours: f64, theirs: f64, digits: usize) {

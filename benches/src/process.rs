@@ -23,6 +23,10 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 const END_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
+// What Linux counts processor time by, whatever the kernel's own ticks are, and where in the figures behind a program's name.
+const TICK: Duration = Duration::from_millis(10);
+const CPU_TIME_BEGINS: usize = 11;
+
 impl Process {
     /// Starts `command`; what it says goes to the file `log`.
     pub fn start(mut command: Command, log: &Path) -> Result<Self, Failure> {
@@ -47,6 +51,14 @@ impl Process {
         self.child.id()
     }
 
+    /// Processor time that it and its children have taken so far, to a hundredth of a second.
+    pub fn cpu_time(&self) -> Result<Duration, Failure> {
+        let id = self.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"))?;
+        let ids = std::iter::once(Ok(id)).chain(children.split_whitespace().map(str::parse));
+        ids.map(|id| cpu_time(id?)).sum()
+    }
+
     /// A figure of its `/proc/PID/status` in KiB, such as `VmRSS` and `VmHWM`.
     pub fn memory_kib(&self, name: &str) -> Result<u64, Failure> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
@@ -66,6 +78,14 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn cpu_time(id: u32) -> Result<Duration, Failure> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // The name of the program may hold anything; what is counted from it on may not.
+    let (_, figures) = stat.rsplit_once(')').ok_or("a process without a name")?;
+    let ticks = figures.split_whitespace().skip(CPU_TIME_BEGINS).take(2);
+    Ok(TICK * ticks.map(str::parse::<u32>).sum::<Result<u32, _>>()?)
 }
 
 /// Runs `command` to its end, which must be a good one; gives its output.
