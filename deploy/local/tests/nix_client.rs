@@ -5,9 +5,14 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use firn_nix_format::PathInfo;
+use support::cache::{Cache, noise};
 use support::fetch::{get, path_infos};
 use support::local::Local;
 use support::nix::{self, Client};
@@ -110,6 +115,77 @@ fn nix_reads_everything_from_both_bases_in_both_compressions() {
     // On loopback nothing is compressed unless it is asked for.
     assert_nix_reads(&local.url, "none", &published, &key);
     assert_nix_reads(&format!("{}/plain", local.url), "none", &published, &key);
+}
+
+/// Takes one of those that are left, if any is.
+fn take_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+/// A line to the server at `address` that breaks as often as `breaks` says, each time amid a large answer. Gives where it
+/// begins, and what goes over it, head by head.
+fn bad_line(address: String, breaks: usize) -> (String, Arc<Mutex<Vec<String>>>) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, heads) = (format!("http://{}", port.local_addr().unwrap()), Arc::new(Mutex::new(Vec::new())));
+    let (asked, left) = (Arc::clone(&heads), Arc::new(AtomicUsize::new(breaks)));
+    std::thread::spawn(move || {
+        while let Ok((client, _)) = port.accept() {
+            let server = TcpStream::connect(&address).unwrap();
+            let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let asked = Arc::clone(&asked);
+            std::thread::spawn(move || {
+                let mut piece = [0; 16 << 10];
+                while let Ok(bytes @ 1..) = from_client.read(&mut piece) {
+                    asked.lock().unwrap().push(String::from_utf8_lossy(&piece[..bytes]).into_owned());
+                    if to_server.write_all(&piece[..bytes]).is_err() {
+                        break;
+                    }
+                }
+                drop(to_server.shutdown(std::net::Shutdown::Both));
+            });
+            let (left, mut from_server, mut to_client) = (Arc::clone(&left), server, client);
+            std::thread::spawn(move || {
+                let (mut piece, mut went) = ([0; 16 << 10], 0);
+                while let Ok(bytes @ 1..) = from_server.read(&mut piece) {
+                    went += bytes;
+                    if went > 3_000_000 && take_one(&left) {
+                        break;
+                    }
+                    if to_client.write_all(&piece[..bytes]).is_err() {
+                        break;
+                    }
+                }
+                drop(to_client.shutdown(std::net::Shutdown::Both));
+            });
+        }
+    });
+    (url, heads)
+}
+
+#[test]
+fn nix_goes_on_with_a_broken_download_where_it_was_compressed_or_not() {
+    if !nix::is_there() {
+        println!("there is no `nix` here: this test is skipped");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::new(place.path().join("cache"));
+    cache.add(cache.entry("large-1", &noise(20_000_000, 1)));
+    let key = cache.publisher();
+    let local = Local::up(&["--coordinators", "1", "--storage-nodes", "3", "--publisher", &key]);
+    local.firn(&["publish", cache.path().to_str().unwrap()]).success();
+    let (_gateway, url) = gateway(&local, &["--nar-compression=zstd"]);
+    for (base, name) in [("", ".nar.zst"), ("/plain", ".nar")] {
+        let (line, heads) = bad_line(url["http://".len()..].to_owned(), 3);
+        let root = place.path().join(name);
+        let client = Client { url: &format!("{line}{base}"), key: &key, root: &root, settings: "" };
+        let path = support::cache::store_path("large-1").to_string();
+        client.run("nix-store", &["-r", &path]).success();
+        client.run("nix", &["store", "verify", "--store", &client.store(), &path]).success();
+        let heads = heads.lock().unwrap().join("\n").to_lowercase();
+        let asked = heads.matches(&format!("{name} http/1.1")).count();
+        assert_eq!((asked, heads.matches("\nrange: bytes=").count()), (4, 3), "{heads}");
+    }
 }
 
 /// Realised by what it contains.
