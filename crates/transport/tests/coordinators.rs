@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use firn_wire::{
 };
 use tokio::time::Instant;
 
-use world::{LOOPBACK, address, endpoint, identity};
+use world::{CountedWay, LOOPBACK, address, endpoint, identity};
 
 const ARCHIVE_KEY: u8 = 100;
 const READER: u8 = 50;
@@ -37,13 +37,18 @@ type Answer = Box<dyn Fn(&Connection, &CoordinatorRequest) -> Option<Coordinator
 struct Fake {
     answer: Mutex<Answer>,
     hangs: AtomicBool,
+    /// Those who wait for an answer gave it up, so many times.
+    given_up: Arc<AtomicUsize>,
 }
 
 impl Handler for Fake {
     async fn handle(&self, connection: &Connection, mut stream: Stream) {
         let Ok(request) = stream.receive::<CoordinatorRequest>(COMMIT_BYTES_MAX).await else { return };
         if self.hangs.load(Ordering::Relaxed) {
-            return std::future::pending().await;
+            // Nothing is ever sent: what is awaited is that the other end lets go.
+            let _ = stream.drained().await;
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+            return;
         }
         let reply = (self.answer.lock().unwrap())(connection, &request);
         match reply {
@@ -79,7 +84,11 @@ async fn fleet(answers: Vec<Answer>) -> Fleet {
     for (number, answer) in (1..).zip(answers) {
         let (endpoint, fake) = (
             endpoint(number).await,
-            Arc::new(Fake { answer: Mutex::new(answer), hangs: AtomicBool::new(false) }),
+            Arc::new(Fake {
+                answer: Mutex::new(answer),
+                hangs: AtomicBool::new(false),
+                given_up: Arc::default(),
+            }),
         );
         entries.push(entry(number, address(&endpoint)));
         let (serving, handler) = (endpoint.clone(), fake.clone());
@@ -139,25 +148,51 @@ async fn an_election_is_waited_for() {
     assert!(fleet.client.nodes().await.unwrap().is_empty());
 }
 
+/// Answers each question with no nodes; counts the questions, and what `at_each` gives when one comes.
+fn counting(at_each: impl Fn() -> usize + Send + Sync + 'static) -> (Answer, Arc<Mutex<Vec<usize>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let count = Arc::clone(&seen);
+    let answer = move |_: &Connection, _: &CoordinatorRequest| {
+        count.lock().unwrap().push(at_each());
+        Some(CoordinatorReply::Nodes(Vec::new()))
+    };
+    (Box::new(answer), seen)
+}
+
 #[tokio::test]
-async fn a_coordinator_that_is_gone_costs_readers_less_than_its_turn() {
-    let fleet = fleet(vec![
-        answers(CoordinatorReply::Nodes(Vec::new())),
-        answers(CoordinatorReply::Nodes(Vec::new())),
-    ])
-    .await;
-    assert!(fleet.client.nodes().await.unwrap().is_empty());
-    // A reader of its own that finds the first one's port silent.
-    let silent = std::net::UdpSocket::bind(LOOPBACK).unwrap();
-    let entries =
-        vec![entry(1, silent.local_addr().unwrap().to_string()), entry(2, address(&fleet.endpoints[1]))];
-    let reader = world::endpoint_at(60, LOOPBACK, Default::default()).await;
+async fn a_coordinator_that_is_gone_is_dialled_once_for_all_readers() {
+    let (answer, asked) = counting(|| 0);
+    let fleet = fleet(vec![answer]).await;
+    let silent = CountedWay::nowhere().await;
+    let entries = vec![entry(2, silent.address.clone()), entry(1, address(&fleet.endpoints[0]))];
+    // It begins with the first of two.
+    let seed = (READER..200).find(|seed| identity(*seed).public().as_bytes()[0] % 2 == 0).unwrap();
+    let reader = world::endpoint_at(seed, LOOPBACK, Default::default()).await;
     let client = CoordinatorClient::new(ConnectionPool::new(reader), roster(entries, 1).verify().unwrap());
-    for _ in 0..3 {
-        let begun = Instant::now();
+    for questions in 1..4 {
         client.nodes().await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert_eq!(asked.lock().unwrap().len(), questions, "the one that is there is asked once for each");
     }
+    assert_eq!(silent.dials(), 1, "the one that is gone is not asked any more");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_says_nothing_is_not_waited_for_until_its_turn_is_over() {
+    let fleet = fleet(vec![answers(CoordinatorReply::Nodes(Vec::new())), refuses(RefusalKind::Disk)]).await;
+    let given_up = Arc::clone(&fleet.fakes[0].given_up);
+    let (answer, asked) = counting(move || given_up.load(Ordering::SeqCst));
+    // Both are connected.
+    fleet.client.nodes().await.unwrap();
+    *fleet.fakes[0].answer.lock().unwrap() = refuses(RefusalKind::Disk);
+    *fleet.fakes[1].answer.lock().unwrap() = answers(CoordinatorReply::Nodes(Vec::new()));
+    fleet.client.nodes().await.unwrap();
+    *fleet.fakes[0].answer.lock().unwrap() = answers(CoordinatorReply::Nodes(Vec::new()));
+    *fleet.fakes[1].answer.lock().unwrap() = refuses(RefusalKind::Disk);
+    fleet.client.nodes().await.unwrap();
+    fleet.fakes[0].hangs.store(true, Ordering::SeqCst);
+    *fleet.fakes[1].answer.lock().unwrap() = answer;
+    fleet.client.nodes().await.unwrap();
+    assert_eq!(*asked.lock().unwrap(), [0], "it is asked while the first one is still waited for");
 }
 
 #[tokio::test]
