@@ -123,7 +123,7 @@ pub(crate) enum Command {
     Id,
     /// Checks the settings, and starts nothing
     Check,
-    /// Shows the running node at a glance
+    /// Shows the running node at a glance. Ends with 1 if its owner has to see to something
     Status {
         /// Prints JSON
         #[arg(long)]

@@ -18,6 +18,8 @@ enum Failure {
     Usage(String),
     /// Exit code 1.
     Failed(String),
+    /// Exit code 1 too: everything is said, and the owner has to see to something.
+    Attention,
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             eprintln!("error: {sentence}");
             ExitCode::FAILURE
         }
+        Err(Failure::Attention) => ExitCode::FAILURE,
     }
 }
 
@@ -102,7 +105,7 @@ async fn status(path: &Path, json: bool) -> Result<(), Failure> {
     } else {
         print_report(&report);
     }
-    Ok(())
+    if report.needs_attention().is_empty() { Ok(()) } else { Err(Failure::Attention) }
 }
 
 fn print_report(report: &NodeReport) {
@@ -127,7 +130,7 @@ fn print_report(report: &NodeReport) {
     };
     println!(
         "upload      {}; {} since the start",
-        rate(report.max_upload_bytes_per_second),
+        rate(report.max_upload_now_bytes_per_second),
         bytes(report.uploaded_bytes)
     );
     println!(

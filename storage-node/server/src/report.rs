@@ -41,6 +41,8 @@ pub struct NodeReport {
     pub quota_bytes: u64,
     /// How many bytes it uploads in a second at most; none without a bound.
     pub max_upload_bytes_per_second: Option<u64>,
+    /// The same at this moment: outside its hours it is less.
+    pub max_upload_now_bytes_per_second: Option<u64>,
     /// How many bytes it downloads in a second at most; none without a bound.
     pub max_download_bytes_per_second: Option<u64>,
     /// How many bytes may go over its line in a month; none without a limit.
@@ -161,6 +163,7 @@ impl NodeReport {
             refused_deletions: shared.refusals().current(now),
             quota_bytes: figures.quota.0,
             max_upload_bytes_per_second: lent.terms.max_upload.map(|rate| rate.bytes_per_second),
+            max_upload_now_bytes_per_second: lent.line.rates().upload.map(|rate| rate.bytes_per_second),
             max_download_bytes_per_second: lent.terms.max_download.map(|rate| rate.bytes_per_second),
             monthly_traffic_bytes: lent.terms.monthly_traffic.map(|bytes| bytes.0),
             traffic_today_bytes: traffic.today.0,

@@ -185,6 +185,12 @@ async fn the_owner_pauses_a_node_and_lets_it_go_on() {
     assert!(first_line().starts_with("This node rests (paused): "), "{}", first_line());
     assert_eq!(text(&ask(&["resume"]).stdout), "the node is not paused\n");
     assert!(first_line().starts_with("This node is well"), "{}", first_line());
+    assert!(ask(&["status"]).status.success());
+    // A coordinator says that the archive counts on nothing here.
+    let node = status(place.path()).await.node.parse().unwrap();
+    world.heard.lock().unwrap().states.insert(node, firn_wire::NodeState::Lost);
+    world.wait("its owner is told", |_| ask(&["status"]).status.code() == Some(1)).await;
+    assert!(first_line().starts_with("This node needs attention"), "{}", first_line());
     child.kill().unwrap();
     child.wait().unwrap();
 }
