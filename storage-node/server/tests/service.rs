@@ -41,7 +41,7 @@ fn the_example_settings_are_good_and_a_wrong_key_or_value_is_refused() {
     ] {
         let output = check(wrong);
         assert_eq!(output.status.code(), Some(2));
-        assert!(service::told(&output).contains(said));
+        assert!(told(&output).contains(said));
     }
 }
 
