@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use firn_client::OpenArchiveError;
-use firn_gateway::StartError;
+use firn_gateway::{LocateError, StartError};
 use firn_retrieval::ReadError;
 use firn_transport::{AskError, IdentityFileError};
 
@@ -55,6 +55,9 @@ pub(crate) enum CommandError {
     /// The coordinators.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// The index.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
     /// Reading.
     #[error(transparent)]
     Read(#[from] ReadError),

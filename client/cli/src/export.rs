@@ -146,7 +146,7 @@ impl Export {
         summary: &mut ExportSummary,
     ) -> Result<Vec<Job>, AskError> {
         let mut places: Vec<(ObjectKey, Vec<Location>)> =
-            keys.iter().copied().zip(self.search.finder().locate(keys).await?).collect();
+            keys.iter().copied().zip(self.search.finder().locate_visible(keys).await?).collect();
         places.sort_by(|(_, one), (_, other)| one.cmp(other));
         let (paths, blobs): (Vec<_>, Vec<_>) =
             places.into_iter().partition(|(key, _)| key.kind() == KeyKind::StorePath);

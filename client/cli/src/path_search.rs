@@ -9,6 +9,7 @@ use std::fmt::Display;
 
 use firn_base::{Location, ObjectKey};
 use firn_client::publisher_keys;
+use firn_gateway::LocateError;
 use firn_nix_format::{PublisherKey, StorePath};
 use firn_retrieval::ReadError;
 use firn_transport::AskError;
@@ -86,7 +87,7 @@ impl PathSearch {
         &self,
         paths: &[StorePathArgument],
         closure: bool,
-    ) -> Result<(Vec<FoundPath>, Vec<Missing>), AskError> {
+    ) -> Result<(Vec<FoundPath>, Vec<Missing>), LocateError> {
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         let mut seen: BTreeSet<ObjectKey> = BTreeSet::new();
         // With the name of a path that refers to it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use firn_base::{BundleId, Location, ObjectKey};
 use firn_bundle::Record;
+use firn_gateway::{KeyLookup, LocateError};
 use firn_nix_format::{PathInfo, PublisherKey, accepted_by};
 use firn_retrieval::{Directory, ObjectReader, ReadError};
 use firn_transport::{AskError, CoordinatorClient};
@@ -40,6 +41,7 @@ pub(crate) struct FoundPath {
 pub(crate) struct RecordFinder {
     coordinators: CoordinatorClient,
     directory: Arc<dyn Directory>,
+    named: KeyLookup,
     objects: ObjectReader,
 }
 
@@ -54,7 +56,8 @@ impl RecordFinder {
         directory: Arc<dyn Directory>,
         objects: ObjectReader,
     ) -> Self {
-        Self { coordinators, directory, objects }
+        let named = KeyLookup::new(coordinators.clone(), Arc::clone(&directory));
+        Self { coordinators, directory, named, objects }
     }
 
     /// Reads objects.
@@ -62,13 +65,18 @@ impl RecordFinder {
         &self.objects
     }
 
-    /// Where each key lies, as one replica has it; nowhere for one that is not visible to it.
+    /// Where each key lies that something archived names, as one replica has it; nowhere for one that is not visible to it.
     pub(crate) async fn locate_once(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
         self.coordinators.lookup(keys).await
     }
 
-    /// Where each key lies; nowhere for one that is not visible.
-    pub(crate) async fn locate(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
+    /// Where each key lies that somebody names; nowhere for one that is not visible, of which nobody learns.
+    pub(crate) async fn locate(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, LocateError> {
+        self.named.locate(keys).await
+    }
+
+    /// Where each key lies that the feed told of; nowhere for one that is not visible any more.
+    pub(crate) async fn locate_visible(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, AskError> {
         let mut places = self.coordinators.lookup(keys).await?;
         for _ in 1..LOOKUP_TRIES {
             let missing: Vec<usize> = (0..keys.len()).filter(|own| places[*own].is_empty()).collect();

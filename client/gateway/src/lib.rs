@@ -33,6 +33,7 @@ mod frame_lengths;
 mod gateway;
 mod gateway_core;
 mod governance_file;
+mod key_lookup;
 mod key_ranges;
 mod key_view;
 mod metrics;
@@ -61,6 +62,7 @@ pub use coordinators::{
 pub use feed_tail::{FeedGap, FeedTail};
 pub use gateway::{ArchiveParts, Gateway, OpenGateway, RunningGateway, StartError};
 pub use gateway_core::{CoreParts, GatewayCore};
+pub use key_lookup::{KeyLookup, LocateError};
 pub use key_view::KeyView;
 pub use narinfo::{RenderedNarInfo, nar_url};
 pub use open_object::OpenObject;

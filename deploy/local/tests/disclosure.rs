@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Instant;
 
 use firn_base::{KeyPrefix, ObjectKey};
 use firn_nix_format::{PublisherSecretKey, nixbase32};
@@ -21,6 +22,10 @@ const COVERED: u64 = 192;
 /// Whoever answers first, and all three together, four times over where they are behind. On a machine that does nothing
 /// else two questions settle a stranger.
 const QUESTIONS_MAX: u64 = 4 * (3 + 3);
+
+/// What a gateway asks of its own accord, of each kind in a second: its shortest pause is a fifth of one, and there are three
+/// coordinators.
+const OWN_QUESTIONS_A_SECOND_MAX: u64 = 5 * 3;
 
 type Hash = [u8; 20];
 
@@ -139,6 +144,16 @@ fn kinds(messages: &[Vec<u8>], asked: &[Hash]) -> BTreeMap<&'static str, usize> 
     kinds
 }
 
+/// Nothing but ranges was asked because somebody asked for a path: the rest comes as often as time goes by, of which a busy
+/// machine takes more.
+#[track_caller]
+fn assert_rest_is_its_own(kinds: &BTreeMap<&'static str, usize>, since: Instant) {
+    let most = OWN_QUESTIONS_A_SECOND_MAX * (since.elapsed().as_secs() + 2);
+    for (kind, count) in kinds.iter().filter(|(kind, _)| **kind != "index range") {
+        assert!(u64::try_from(*count).unwrap() <= most, "{kind}: {count} of at most {most}");
+    }
+}
+
 #[test]
 fn no_hash_of_an_absent_path_leaves_the_gateway() {
     let local = archive();
@@ -146,7 +161,7 @@ fn no_hash_of_an_absent_path_leaves_the_gateway() {
     let running = gateway(&local, "full.log", &address, &[]);
     wait_for_filters(&address);
     // What was fetched at the start names filters; from now on nothing but questions of the feed is expected.
-    let before = sent(&running, 0).len();
+    let (before, since) = (sent(&running, 0).len(), Instant::now());
     assert!(before > 0, "what leaves is written down");
 
     let asked = absent(100_000);
@@ -163,12 +178,14 @@ fn no_hash_of_an_absent_path_leaves_the_gateway() {
     let ranges = u64::try_from(kinds["index range"]).unwrap();
     let most = QUESTIONS_MAX * (strangers + again);
     assert!((2..=most).contains(&ranges), "{kinds:?} for {strangers} strangers, {again} asked again");
+    assert_rest_is_its_own(&kinds, since);
 
     // Who comes again asks nobody.
-    let before = sent(&running, 0).len();
+    let (before, since) = (sent(&running, 0).len(), Instant::now());
     assert!(ask(&address, &asked).iter().all(|answer| answer.status == 404));
     let again = self::kinds(&sent(&running, before), &asked);
     assert!(!again.contains_key("index range"), "{again:?}");
+    assert_rest_is_its_own(&again, since);
 }
 
 #[test]
@@ -187,13 +204,14 @@ fn what_a_gateway_answers_without_a_network_is_what_it_holds() {
     wait_for("it has heard of the feed", || {
         (get(&format!("http://{none}/readyz")).status == 200).then_some(())
     });
-    let before = sent(&without, 0).len();
+    let (before, since) = (sent(&without, 0).len(), Instant::now());
     let (answers, again) = settled(&none, &asked[..100]);
     assert!(answers.iter().all(|answer| answer.status == 404), "{answers:?}");
     assert_eq!((metric(&none, "filters"), metric(&none, "strangers_total")), (0, 100));
     let kinds = kinds(&sent(&without, before), &asked);
     let ranges = u64::try_from(kinds["index range"]).unwrap();
     assert!((100..=QUESTIONS_MAX * (100 + again)).contains(&ranges), "{kinds:?}, {again} asked again");
+    assert_rest_is_its_own(&kinds, since);
     assert_eq!(settled(&none, &[visible]).0[0].status, 200);
 
     // A mirror gives what coordinators would: filters are fetched from no coordinator.
@@ -302,4 +320,36 @@ fn a_comparison_names_no_path_that_is_not_archived() {
     let words = ["compare", &url, "--paths", list.to_str().unwrap()];
     assert!(local.firn(&words).success().contains("archived"));
     assert!(local.firn(&["compare", &url]).failure(2).contains("--paths"));
+}
+
+#[test]
+fn who_gets_or_checks_paths_names_none_that_is_not_archived() {
+    let local = archive();
+    let private: Vec<String> =
+        (0..5).map(|number| store_path(&format!("private-{number}")).to_string()).collect();
+    let hashes: Vec<Hash> = (0..5).map(|number| *store_path(&format!("private-{number}")).hash()).collect();
+    let archived = store_path("archived-3").to_string();
+    let place = tempfile::tempdir().unwrap();
+    let output = place.path().join("cache");
+    let ways: [&[&str]; 4] = [
+        &["get", "--closure", "--output", output.to_str().unwrap()],
+        &["export", "--to", output.to_str().unwrap()],
+        &["path-info"],
+        &["verify"],
+    ];
+    for way in ways {
+        let mut program = command("firn", local.home());
+        program.arg("--config").arg(local.dir().join("firn.toml")).args(way).arg(&archived).args(&private);
+        let ended = support::finish(program.env("FIRN_LOG", "firn_transport::sent=trace"));
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        let messages = sent_in(&ended.stderr);
+        let mut ranges = 0;
+        for message in &messages {
+            let named = hashes.iter().find(|hash| message.windows(20).any(|part| part == &hash[..]));
+            assert_eq!(named, None, "{way:?}: {message:02x?} names a hash");
+            ranges += usize::from(matches!(decode(message), Ok(CoordinatorRequest::IndexRange(_))));
+        }
+        assert!(ranges > hashes.len(), "{way:?} settles {} paths by {ranges} ranges", hashes.len() + 1);
+    }
+    assert!(output.join(format!("{}.narinfo", store_path("archived-3").hash_part())).exists());
 }

@@ -75,13 +75,15 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
         };
         while let Some(keys) = next(&mut feed).await? {
             for keys in keys.chunks(KEYS_AT_ONCE) {
-                check_keys(&finder, keys, &mut summary, &progress).await?;
+                let places = finder.locate_visible(keys).await?;
+                check_keys(&finder, keys, places, &mut summary, &progress).await;
             }
         }
     } else {
         let keys: Vec<ObjectKey> = options.paths.iter().map(StorePathArgument::key).collect();
         progress.expect(u64::try_from(keys.len()).unwrap_or(u64::MAX));
-        check_keys(&finder, &keys, &mut summary, &progress).await?;
+        let places = finder.locate(&keys).await?;
+        check_keys(&finder, &keys, places, &mut summary, &progress).await;
     }
     drop(progress);
     summary.failures.sort();
@@ -97,11 +99,11 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
 async fn check_keys(
     finder: &RecordFinder,
     keys: &[ObjectKey],
+    places: Vec<Vec<Location>>,
     summary: &mut VerifySummary,
     progress: &Progress,
-) -> Result<(), CommandError> {
-    let mut places: Vec<(ObjectKey, Vec<Location>)> =
-        keys.iter().copied().zip(finder.locate(keys).await?).collect();
+) {
+    let mut places: Vec<(ObjectKey, Vec<Location>)> = keys.iter().copied().zip(places).collect();
     places.sort_by(|(_, one), (_, other)| one.cmp(other));
     let checks = places.into_iter().map(|(key, places)| async move {
         let checked = check(finder, &key, &places).await;
@@ -113,7 +115,6 @@ async fn check_keys(
         progress.add(1);
         progress.say(ByteCount(summary.bytes).to_string());
     }
-    Ok(())
 }
 
 /// What is wrong with an object, and its name as far as it is known.
