@@ -5,7 +5,7 @@
 #     settings.archive = "https://cache.example.org/archive.firn";
 #   };
 #
-# serves that archive at http://127.0.0.1:8080.
+# serves that archive at http://127.0.0.1:8080. The file `hardening.nix` lies beside this one.
 {
   config,
   lib,

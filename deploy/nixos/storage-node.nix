@@ -5,7 +5,7 @@
 #     settings.archive = "https://cache.example.org/archive.firn";
 #   };
 #
-# lends 50 GB (never more than half of what is free) at 10 Mbit/s to that archive.
+# lends 50 GB (never more than half of what is free) at 10 Mbit/s to that archive. The file `hardening.nix` lies beside this one.
 {
   config,
   lib,

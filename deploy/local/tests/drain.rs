@@ -92,8 +92,11 @@ fn a_drain_without_a_home_for_its_shards_says_so_and_ends_when_a_node_is_added()
     let data_dir = ["--data-dir".into(), local.role("storage-node-2").into_os_string()];
     wait_for("its owner is told", || {
         let status = ["status".into()].into_iter().chain(data_dir.clone());
-        let said = run(local.home(), "firn-storage-node", status).success();
-        (said.contains("\nattention   ") && said.contains("are yours to delete")).then_some(())
+        let said = run(local.home(), "firn-storage-node", status);
+        let is_told = said.stdout.contains("\nattention   ") && said.stdout.contains("are yours to delete");
+        // Whoever asks by a timer hears it by the code.
+        assert_eq!(said.code, Some(i32::from(is_told)), "{}{}", said.stdout, said.stderr);
+        is_told.then_some(())
     });
     the_books_are_what_lies_on_disk(&local);
     local.firn(&["verify", "--all"]).success();

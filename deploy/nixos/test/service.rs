@@ -53,8 +53,8 @@ pub(crate) fn assert_units_are_right(units: &[&str], program: &str) {
     assert_eq!(wrong, None, "{verified}");
 }
 
-/// The unit says of the service what `service`, an attribute set of a module, says, but for what is started and its
-/// environment.
+/// The unit says of the service what `service`, an attribute set of a module, says, but for what is started, where other
+/// programs lie, and the environment.
 pub(crate) fn assert_unit_says(unit: &str, service: &Value) {
     let unit = std::fs::read_to_string(deployed("systemd").join(unit)).unwrap();
     let in_module: Vec<String> = service["serviceConfig"]
@@ -65,12 +65,23 @@ pub(crate) fn assert_unit_says(unit: &str, service: &Value) {
         .collect();
     let section = unit.split("\n[Service]\n").nth(1).unwrap().split("[Install]").next().unwrap();
     let section = section.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let kept = |line: &&str| !line.starts_with("Exec") && !line.starts_with("Environment=");
-    let mut in_unit: Vec<&str> = section.filter(kept).collect();
-    let mut in_module: Vec<&str> = in_module.iter().map(String::as_str).filter(kept).collect();
+    let kept = |line: &&str| !line.starts_with("ExecStart") && !line.starts_with("Environment=");
+    let mut in_unit: Vec<String> = section.filter(kept).map(without_directory).collect();
+    let in_module = in_module.iter().map(String::as_str).filter(kept);
+    let mut in_module: Vec<String> = in_module.map(without_directory).collect();
     in_unit.sort_unstable();
     in_module.sort_unstable();
     assert_eq!(in_unit, in_module);
+}
+
+/// A line without the directory of the program that it runs, if it runs one.
+fn without_directory(line: &str) -> String {
+    let Some((key, command)) = line.split_once('=').filter(|(key, _)| key.starts_with("Exec")) else {
+        return line.to_owned();
+    };
+    let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
+    let name = program.rsplit('/').next().unwrap_or(program);
+    format!("{key}={name} {arguments}")
 }
 
 /// How a unit says what a module says.

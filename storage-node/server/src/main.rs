@@ -166,9 +166,6 @@ fn print_report(report: &NodeReport) {
         println!("damaged     {} shards since the start", report.damaged);
     }
     println!("scrubbed    {} shards since the start; {}", report.scrubbed, last_scrub(report));
-    if report.scrub_unread > 0 {
-        println!("unread      {} shards that the disk did not give: is it failing?", report.scrub_unread);
-    }
     println!("served      {} in {} ranges", bytes(report.done.bytes_served), report.done.ranges_served);
     println!("stored      {} in {} shards", bytes(report.done.bytes_stored), report.done.shards_stored);
     for link in &report.coordinators {

@@ -229,6 +229,12 @@ impl NodeReport {
                 self.refused_deletions
             ));
         }
+        if self.scrub_unread > 0 {
+            sentences.push(format!(
+                "shards that the disk did not give when they were read again: {}; is it failing?",
+                self.scrub_unread
+            ));
+        }
         if [NodeState::Gone, NodeState::Lost].iter().any(|removed| self.state == Some(removed.to_string())) {
             let sentence = "the archive counts on nothing here any more: the shards are yours to delete with the data directory; to come back, begin with an empty one and a new token";
             sentences.push(sentence.to_owned());
