@@ -24,12 +24,15 @@ pub struct OpenObject {
 }
 
 impl OpenObject {
-    /// The object that all of `variants` hold; none if there are none.
-    pub(crate) fn new(objects: ObjectReader, variants: Vec<Variant>) -> Option<Self> {
-        let (bytes, sha256) = match &variants.first()?.record.body {
+    /// The object that the first of `variants` holds, and those that promise as many bytes; none if there are none.
+    pub(crate) fn new(objects: ObjectReader, mut variants: Vec<Variant>) -> Option<Self> {
+        let promised = |variant: &Variant| match &variant.record.body {
             RecordBody::StorePath(info) => (info.nar_size, info.nar_hash),
             RecordBody::Blob(blob) => (blob.bytes, blob.sha256),
         };
+        let (bytes, sha256) = promised(variants.first()?);
+        // All of this object would else be a part of a longer one, whose hash nobody compares.
+        variants.retain(|variant| promised(variant) == (bytes, sha256));
         Some(Self { objects, variants, bytes, sha256 })
     }
 
