@@ -1,7 +1,7 @@
-//! How long the frames of one compressed NAR are.
+//! How long the frames of one compressed NAR are, and which bytes they have.
 //!
-//! Always holds: lengths are known from the first frame on, without a gap. Leaves to others: making frames
-//! (`compressed_nar`), remembering (`frame_book`).
+//! Always holds: there is one for every frame of the NAR. Leaves to others: making frames (`compressed_nar`), remembering
+//! (`frame_book`), whether the NAR is the right one.
 
 use std::ops::Range;
 
@@ -10,17 +10,25 @@ use std::ops::Range;
 // program of 100 MB these are 0.04 % larger than one frame, and frames of a quarter of that 0.2 %.
 pub(crate) const FRAME_BYTES: u64 = 16 << 20;
 
-/// Lengths of the first frames of a NAR, or of all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct FrameLengths(Vec<u32>);
+const DIGEST_BYTES: usize = 16;
+const SAVED_BYTES: usize = 4 + DIGEST_BYTES;
 
-/// A frame is not as long as it was made before.
+/// A frame that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MadeFrame {
+    bytes: u32,
+    digest: [u8; DIGEST_BYTES],
+}
+
+/// All frames of a NAR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameLengths(Vec<MadeFrame>);
+
+/// A frame is not the one that was made before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("frame {frame} has {length} bytes now and had {before} before")]
+#[error("frame {frame} has other bytes than before")]
 pub(crate) struct FrameDiffers {
     frame: usize,
-    length: u32,
-    before: u32,
 }
 
 /// Where a range of a compressed NAR is made from.
@@ -36,97 +44,115 @@ pub(crate) struct FrameRange {
     pub(crate) bytes: u64,
 }
 
+impl MadeFrame {
+    /// A frame of so many bytes, which have this BLAKE3.
+    pub(crate) fn new(bytes: u32, hash: &blake3::Hash) -> Self {
+        let mut digest = [0; DIGEST_BYTES];
+        digest.copy_from_slice(&hash.as_bytes()[..DIGEST_BYTES]);
+        Self { bytes, digest }
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.into()
+    }
+}
+
 impl FrameLengths {
-    /// Frames that are known.
-    pub(crate) fn known(&self) -> usize {
-        self.0.len()
+    /// Those of a NAR of `nar_bytes`, if they are as many as it has.
+    pub(crate) fn new(frames: Vec<MadeFrame>, nar_bytes: u64) -> Option<Self> {
+        (frames.len() as u64 == nar_bytes.div_ceil(FRAME_BYTES).max(1)).then_some(Self(frames))
     }
 
-    /// Bytes of the whole NAR compressed, if all frames of its `nar_bytes` are known.
-    pub(crate) fn total(&self, nar_bytes: u64) -> Option<u64> {
-        let frames = nar_bytes.div_ceil(FRAME_BYTES).max(1);
-        (self.0.len() as u64 == frames).then(|| self.0.iter().copied().map(u64::from).sum())
+    /// Bytes that they take in memory.
+    pub(crate) fn weight(&self) -> usize {
+        self.0.len() * SAVED_BYTES
     }
 
-    /// The NAR's byte at which the first frame begins that is not known.
-    pub(crate) const fn known_to(&self) -> u64 {
-        (self.0.len() as u64).saturating_mul(FRAME_BYTES)
+    /// Bytes of the whole NAR compressed.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.iter().map(MadeFrame::bytes).sum()
     }
 
-    /// Frame number `frame` has `length` bytes. Whether that was news; what is behind a gap is not kept.
-    pub(crate) fn learn(&mut self, frame: usize, length: u32) -> Result<bool, FrameDiffers> {
-        match self.0.get(frame) {
-            Some(before) if *before == length => Ok(false),
-            Some(before) => Err(FrameDiffers { frame, length, before: *before }),
-            None if frame == self.0.len() => {
-                self.0.push(length);
-                Ok(true)
-            }
-            None => Ok(false),
-        }
+    /// Whether frame number `frame` is this one.
+    pub(crate) fn check(&self, frame: usize, made: MadeFrame) -> Result<(), FrameDiffers> {
+        if self.0.get(frame) == Some(&made) { Ok(()) } else { Err(FrameDiffers { frame }) }
     }
 
     /// Which frames hold `wanted`, a range within [`Self::total`] that is not empty.
     pub(crate) fn range(&self, wanted: Range<u64>, nar_bytes: u64) -> FrameRange {
         let (mut first, mut skipped) = (0, wanted.start);
-        while let Some(length) = self.0.get(first).copied().map(u64::from).filter(|length| *length <= skipped)
-        {
+        while let Some(length) = self.0.get(first).map(MadeFrame::bytes).filter(|length| *length <= skipped) {
             skipped -= length;
             first += 1;
         }
         let bytes = wanted.end.saturating_sub(wanted.start);
         let (mut behind, mut made) = (first, 0);
         while made < skipped.saturating_add(bytes)
-            && let Some(length) = self.0.get(behind)
+            && let Some(frame) = self.0.get(behind)
         {
-            made += u64::from(*length);
+            made += frame.bytes();
             behind += 1;
         }
         let start = |frame: usize| (frame as u64).saturating_mul(FRAME_BYTES).min(nar_bytes);
         FrameRange { first, nar: start(first)..start(behind), skipped, bytes }
     }
 
-    /// As the disk keeps them: 4 bytes each, little-endian.
+    /// As the disk keeps them: the length of each, little-endian, and the first half of its BLAKE3.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|length| length.to_le_bytes()).collect()
+        self.0.iter().flat_map(|frame| frame.bytes.to_le_bytes().into_iter().chain(frame.digest)).collect()
     }
 
-    /// What the disk kept.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (lengths, rest) = bytes.as_chunks::<4>();
-        rest.is_empty().then(|| Self(lengths.iter().copied().map(u32::from_le_bytes).collect()))
+    /// What the disk kept of a NAR of `nar_bytes`.
+    pub(crate) fn from_bytes(bytes: &[u8], nar_bytes: u64) -> Option<Self> {
+        let (frames, rest) = bytes.as_chunks::<SAVED_BYTES>();
+        let frame = |saved: &[u8; SAVED_BYTES]| {
+            let (length, digest) = saved.split_first_chunk::<4>()?;
+            Some(MadeFrame { bytes: u32::from_le_bytes(*length), digest: digest.try_into().ok()? })
+        };
+        Self::new(frames.iter().map(frame).collect::<Option<_>>()?, nar_bytes).filter(|_| rest.is_empty())
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
+    /// Frames of these lengths.
+    pub(crate) fn frames(lengths: &[u32]) -> Vec<MadeFrame> {
+        lengths.iter().map(|length| MadeFrame::new(*length, &blake3::hash(&length.to_le_bytes()))).collect()
+    }
+
     #[test]
-    fn the_length_is_known_once_all_frames_are() {
-        let mut lengths = FrameLengths::default();
-        assert_eq!(lengths.total(40 * MIB), None);
-        assert_eq!(lengths.learn(1, 7), Ok(false), "the one before is not known");
-        for (frame, length) in [(0, 5), (1, 6), (2, 7)] {
-            assert_eq!(lengths.known_to(), frame as u64 * FRAME_BYTES);
-            assert_eq!(lengths.learn(frame, length), Ok(true));
+    fn a_nar_has_as_many_frames_as_its_bytes_fill() {
+        let lengths = FrameLengths::new(frames(&[5, 6, 7]), 40 * MIB).unwrap();
+        assert_eq!(lengths.total(), 18);
+        assert_eq!(FrameLengths::from_bytes(&lengths.to_bytes(), 40 * MIB), Some(lengths.clone()));
+        for other in [0, 30 * MIB, 50 * MIB] {
+            assert_eq!(FrameLengths::new(frames(&[5, 6, 7]), other), None);
+            assert_eq!(FrameLengths::from_bytes(&lengths.to_bytes(), other), None);
         }
-        assert_eq!((lengths.total(40 * MIB), lengths.total(50 * MIB)), (Some(18), None));
-        assert_eq!(lengths.learn(2, 7), Ok(false));
-        assert_eq!(lengths.learn(2, 8), Err(FrameDiffers { frame: 2, length: 8, before: 7 }));
-        assert_eq!(FrameLengths::from_bytes(&lengths.to_bytes()), Some(lengths));
-        assert_eq!(FrameLengths::from_bytes(&[1, 2, 3]), None);
+        assert_eq!(FrameLengths::from_bytes(&[&lengths.to_bytes()[..], &[1]].concat(), 40 * MIB), None);
+        assert_eq!(FrameLengths::from_bytes(&[], 0), None);
+    }
+
+    #[test]
+    fn a_frame_of_the_same_length_with_other_bytes_is_another() {
+        let lengths = FrameLengths::new(frames(&[5, 6, 7]), 40 * MIB).unwrap();
+        assert_eq!(lengths.check(1, frames(&[6])[0]), Ok(()));
+        let other = MadeFrame::new(6, &blake3::hash(b"other"));
+        assert_eq!(lengths.check(1, other), Err(FrameDiffers { frame: 1 }));
+        assert_eq!(lengths.check(3, other), Err(FrameDiffers { frame: 3 }));
     }
 
     #[test]
     fn an_empty_object_is_one_frame() {
-        let mut lengths = FrameLengths::default();
-        lengths.learn(0, 13).unwrap();
-        assert_eq!(lengths.total(0), Some(13));
+        let lengths = FrameLengths::new(frames(&[13]), 0).unwrap();
+        assert_eq!(lengths.total(), 13);
         assert_eq!(lengths.range(2..13, 0), FrameRange { first: 0, nar: 0..0, skipped: 2, bytes: 11 });
     }
 
@@ -137,19 +163,19 @@ mod tests {
             (from, to) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
             last in 1..=FRAME_BYTES,
         ) {
-            let lengths = FrameLengths(parts.clone());
             let nar_bytes = (parts.len() as u64 - 1) * FRAME_BYTES + last;
-            let total = lengths.total(nar_bytes).unwrap();
+            let lengths = FrameLengths::new(frames(&parts), nar_bytes).unwrap();
+            let total = lengths.total();
             // The number of its frame, for each byte of the whole.
             let numbered = (0u64..).zip(&parts).flat_map(|(frame, length)| (0..*length).map(move |_| frame));
-            let frames: Vec<_> = numbered.collect();
-            prop_assert_eq!(total, frames.len() as u64);
-            let (from, to) = (from.index(frames.len()), to.index(frames.len()));
+            let numbers: Vec<_> = numbered.collect();
+            prop_assert_eq!(total, numbers.len() as u64);
+            let (from, to) = (from.index(numbers.len()), to.index(numbers.len()));
             let (from, to) = (from.min(to), from.max(to));
             let wanted = from as u64..to as u64 + 1;
             let range = lengths.range(wanted.clone(), nar_bytes);
-            prop_assert_eq!(range.first as u64, frames[from]);
-            prop_assert_eq!(range.nar, frames[from] * FRAME_BYTES..((frames[to] + 1) * FRAME_BYTES).min(nar_bytes));
+            prop_assert_eq!(range.first as u64, numbers[from]);
+            prop_assert_eq!(range.nar, numbers[from] * FRAME_BYTES..((numbers[to] + 1) * FRAME_BYTES).min(nar_bytes));
             let before: u64 = parts[..range.first].iter().copied().map(u64::from).sum();
             prop_assert_eq!((before + range.skipped, range.bytes), (wanted.start, wanted.end - wanted.start));
         }

@@ -34,6 +34,12 @@ pub(crate) fn wanted(header: Option<&str>, bytes: u64) -> Wanted {
     if range.start < range.end { Wanted::Part(range) } else { Wanted::Nothing }
 }
 
+/// Whether the range counts from the end, so that the length has to be known to find where it begins.
+pub(crate) fn counts_from_end(header: Option<&str>) -> bool {
+    let spec = header.and_then(|header| header.trim().strip_prefix("bytes="));
+    spec.is_some_and(|spec| spec.trim().starts_with('-'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +65,14 @@ mod tests {
             assert_eq!(wanted(Some(header), 100), Wanted::Nothing, "{header}");
         }
         assert_eq!(wanted(Some("bytes=0-"), 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn only_a_range_without_a_first_byte_counts_from_the_end() {
+        assert!(counts_from_end(Some("bytes=-5")) && counts_from_end(Some("bytes= -5")));
+        for header in [None, Some("bytes=5-"), Some("bytes=0-5"), Some("lines=-5")] {
+            assert!(!counts_from_end(header), "{header:?}");
+        }
     }
 
     #[test]

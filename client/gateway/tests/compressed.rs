@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use firn_gateway::{Router, WhenUnreadable};
+use firn_nix_format::Sha256;
+use futures::future::select_all;
 use http_body_util::BodyExt;
 use hyper::{Response, StatusCode};
-use support::{ArchiveMaker, ask, body, get, header, nar_of, nar_path, one_path, path_info, router};
+use support::{
+    ArchiveMaker, ask, body, get, hash_part, header, nar_of, nar_path, one_path, path_info, router,
+};
 
 type Body = firn_gateway::GatewayBody;
 
@@ -92,9 +96,11 @@ async fn a_range_is_exactly_those_bytes_of_all_frames() {
 
 #[tokio::test]
 async fn a_download_that_broke_off_before_the_length_was_known_goes_on_where_it_was() {
-    let (router, path, nar) = served(LARGE);
     for at in [1, 20_000_000] {
-        let mut received = beginning(get(&router, &path).await, at).await;
+        let (router, path, nar) = served(LARGE);
+        let answer = get(&router, &path).await;
+        assert_eq!((answer.status(), header(&answer, "content-length")), (StatusCode::OK, String::new()));
+        let mut received = beginning(answer, at).await;
         let answer = part(&router, &path, &format!("bytes={at}-")).await;
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
         received.extend_from_slice(&body(answer).await);
@@ -130,6 +136,108 @@ async fn a_range_reads_no_more_of_the_nar_than_its_frames() {
 }
 
 #[tokio::test]
+async fn the_last_bytes_of_what_nobody_made_yet_are_answered_with_all_of_it() {
+    let (router, path, nar) = served(1000);
+    let answer = part(&router, &path, "bytes=-5").await;
+    assert_eq!((answer.status(), header(&answer, "content-length")), (StatusCode::OK, String::new()));
+    let whole = body(answer).await;
+    assert!(zstd::stream::decode_all(&whole[..]).unwrap() == nar);
+    let answer = part(&router, &path, "bytes=-5").await;
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    assert!(body(answer).await == whole[whole.len() - 5..]);
+}
+
+/// What a client has who reads to the end, if it comes.
+async fn ended_cleanly(answer: Response<Body>) -> Option<Vec<u8>> {
+    let body = answer.into_body().collect().await.ok()?;
+    Some(body.to_bytes().to_vec())
+}
+
+/// The same NAR but for one byte of its third frame, whose length does not change by that.
+fn wrong(nar: &[u8]) -> Vec<u8> {
+    let mut wrong = nar.to_vec();
+    wrong[34 << 20] ^= 1;
+    wrong
+}
+
+#[tokio::test]
+async fn a_path_with_another_nar_than_its_hash_says_tells_nothing_of_the_path_with_the_right_one() {
+    let nar = nar_of(LARGE);
+    let mut larger = path_info(3, &nar);
+    larger.nar_size += 20 << 20;
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    maker.path(&path_info(2, &nar), &nar_of(LARGE + 1)[..nar.len()]);
+    maker.path(&larger, &[&nar[..], &vec![7; 20 << 20]].concat());
+    maker.seal();
+    let archive = Arc::new(maker.finish());
+    let router = support::router(&archive, WhenUnreadable::Retry);
+    let path = |number| format!("/nar/{}-{}.nar.zst", hash_part(number), Sha256::of(&nar).to_base32());
+    for wrong in [2, 3] {
+        assert_eq!(ended_cleanly(get(&router, &path(wrong)).await).await, None);
+        let refused = part(&router, &path(wrong), "bytes=9-").await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let first = beginning(get(&router, &path(1)).await, 20_000_000).await;
+    let rest = body(part(&router, &path(1), "bytes=20000000-").await).await;
+    assert!(zstd::stream::decode_all(&[&first[..], &rest].concat()[..]).unwrap() == nar);
+}
+
+#[tokio::test]
+async fn a_part_of_another_nar_under_the_right_name_never_comes_to_its_end() {
+    let nar = nar_of(LARGE);
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    let right = maker.seal();
+    maker.path(&path_info(1, &nar), &wrong(&nar));
+    let wrong = maker.seal();
+    let archive = Arc::new(maker.finish());
+    archive.erase(wrong);
+    let router = support::forgetful_router(&archive);
+    let path = format!("{}.zst", nar_path(&nar));
+    let whole = body(get(&router, &path).await).await;
+    archive.erase(right);
+    let answer = part(&router, &path, "bytes=20000000-").await;
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(ended_cleanly(answer).await, None, "a byte of it is another");
+    // What is there is not the right one, so nobody learns how long that is.
+    let answer = part(&router, &path, "bytes=20000000-").await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    archive.erase(wrong);
+    let answer = part(&router, &path, "bytes=20000000-").await;
+    assert!(body(answer).await == whole[20_000_000..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_part_of_a_large_nar_while_four_others_are_measured_is_told_when_to_come_again() {
+    let nar = nar_of(17 << 20);
+    let mut maker = ArchiveMaker::default();
+    (1..6).for_each(|number| maker.path(&path_info(number, &nar), &nar));
+    maker.seal();
+    let archive = Arc::new(maker.finish());
+    let router = support::router(&archive, WhenUnreadable::Miss);
+    let path = |number| format!("/nar/{}-{}.nar.zst", hash_part(number), Sha256::of(&nar).to_base32());
+    for number in 1..6 {
+        assert_eq!(ask(&router, "HEAD", &path(number), &[]).await.status(), StatusCode::OK);
+    }
+    archive.nodes_silent.store(true, Ordering::Relaxed);
+    let asked = (1..6).map(|number| {
+        let (router, path) = (router.clone(), path(number));
+        Box::pin(async move { part(&router, &path, "bytes=9-").await })
+    });
+    let (answer, _, others) = select_all(asked).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&answer, "retry-after"), "10");
+    archive.nodes_silent.store(false, Ordering::Relaxed);
+    // They leave, and their places are free.
+    drop(others);
+    for number in 1..6 {
+        let answer = part(&router, &path(number), "bytes=9-").await;
+        assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    }
+}
+
+#[tokio::test]
 async fn a_range_of_other_frames_is_all_of_ours() {
     let (router, path, nar) = served(1000);
     let headers = [("range", "bytes=5-"), ("if-range", "\"of another form\"")];
@@ -147,9 +255,10 @@ async fn a_range_of_what_cannot_be_read_is_refused_until_it_can() {
     let router = support::router(&archive, WhenUnreadable::Retry);
     get(&router, &path).await;
     archive.nodes_away.store(true, Ordering::Relaxed);
-    assert_eq!(part(&router, &path, "bytes=-9").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let last = format!("bytes={}-", whole.len() - 9);
+    assert_eq!(part(&router, &path, &last).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     archive.nodes_away.store(false, Ordering::Relaxed);
-    assert!(body(part(&router, &path, "bytes=-9").await).await == whole[whole.len() - 9..]);
+    assert!(body(part(&router, &path, &last).await).await == whole[whole.len() - 9..]);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! What entries of the cache are called.
 
 use firn_base::{ArchiveId, BundleId};
-use firn_nix_format::Sha256;
 
 use super::admission::Name;
 use crate::compressed_nar::FORM;
+use crate::frame_book::NarName;
 
 /// What an entry is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) enum CacheKey {
     Nodes,
     /// The right to read, as a coordinator signed it.
     Pass,
-    /// How long the frames of the NAR with this hash are, in today's form.
-    Frames(Sha256),
+    /// How long the frames of this NAR are, in today's form.
+    Frames(NarName),
 }
 
 impl CacheKey {
@@ -46,10 +46,12 @@ impl CacheKey {
             }
             Self::Nodes => key.push(2),
             Self::Pass => key.push(3),
-            Self::Frames(nar_hash) => {
+            Self::Frames(nar) => {
                 key.push(4);
                 key.extend_from_slice(FORM.as_bytes());
-                key.extend_from_slice(nar_hash.as_bytes());
+                key.extend_from_slice(&nar.path);
+                key.extend_from_slice(nar.sha256.as_bytes());
+                key.extend_from_slice(&nar.bytes.to_le_bytes());
             }
         }
         let mut name = [0; 16];

@@ -1,8 +1,9 @@
 //! NARs as zstd frames, which are made on the way.
 //!
-//! Always holds: a part has the bytes that the whole has, since the same NAR gives the same frames; how long the whole is
-//! is told where all its frames were made before, and found out for whoever asks for a part. Leaves to others: making
-//! frames (`compressed_nar`), remembering their lengths (`frame_book`).
+//! Always holds: a part has the bytes that the whole has, since the same NAR gives the same frames, and it breaks off before
+//! the end of a frame that is another; how long the whole is is told where all its frames were made before of a NAR that was
+//! right to the end, and found out for whoever asks for a part. Leaves to others: making frames (`compressed_nar`),
+//! remembering their lengths (`frame_book`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,24 +12,32 @@ use firn_base::ObjectKey;
 use firn_nix_format::Sha256;
 use futures::TryStreamExt;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 
 use super::objects::{behind_the_end, content_range, etag};
-use super::{Answer, Asked, CACHE_FOR_EVER, Router, ZSTD};
+use super::{Answer, Asked, CACHE_FOR_EVER, NO_STORE, Router, ZSTD};
 use crate::body::GatewayBody;
-use crate::compressed_nar::{FORM, FrameStream, compressed, cut};
+use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
-use crate::frame_lengths::FrameLengths;
+use crate::frame_book::{NarName, Unmeasured};
+use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
+use crate::gateway_core::GatewayCore;
 use crate::open_object::OpenObject;
 use crate::range_header::Wanted;
 use crate::serve_error::ServeError;
 
-/// One NAR of one store path.
-#[derive(Debug, Clone, Copy)]
-struct Named {
-    hash: [u8; 20],
-    nar_hash: Sha256,
-    bytes: u64,
+const CHANGED: &str = "its path info gives another length now";
+
+/// Follows the making of frames.
+struct Follower {
+    core: Arc<GatewayCore>,
+    nar: NarName,
+    /// What was made before.
+    known: Option<Arc<FrameLengths>>,
+    /// The number of the next frame.
+    next: usize,
+    /// All frames that were made, if they are those of the whole NAR.
+    all: Option<Vec<MadeFrame>>,
 }
 
 impl Router {
@@ -38,7 +47,7 @@ impl Router {
             Ok(nar) => nar,
             Err(error) => return self.refusal(&key, error),
         };
-        let named = Named { hash, nar_hash, bytes: nar.bytes() };
+        let named = NarName { path: hash, sha256: nar_hash, bytes: nar.bytes() };
         let etag = etag(&format!("{}.{FORM}", nar_hash.to_base32()));
         let finish = |answer: Answer| {
             let answer = answer.tagged(etag.clone(), CACHE_FOR_EVER);
@@ -47,17 +56,25 @@ impl Router {
         if asked.has(&etag) {
             return finish(Answer::new(StatusCode::NOT_MODIFIED));
         }
-        let mut lengths = self.core.frames.lengths(nar_hash, named.bytes, self.disk()).await;
-        // All from the first byte on needs nobody to know where the last one is.
-        let wants_part = matches!(asked.part(u64::MAX, &etag), Wanted::Part(part) if part != (0..u64::MAX));
+        let mut lengths = self.core.frames.lengths(named, self.disk()).await;
+        // All from the first byte on needs nobody to know where the last one is. A few last bytes are not worth that the
+        // whole is made for them: whoever asks for them is given that.
+        let wants_part = matches!(asked.part(u64::MAX, &etag), Wanted::Part(part) if part != (0..u64::MAX))
+            && !asked.counts_from_end();
         let turn = if asked.head { None } else { asked.turn().await };
-        if wants_part && lengths.total(named.bytes).is_none() {
-            lengths = match self.measured(named, nar.clone()).await {
-                Ok(lengths) => lengths,
-                Err(error) => return self.refusal(&key, error),
+        if wants_part && lengths.is_none() {
+            let measuring = self.clone().measure(named, nar.clone());
+            lengths = match self.core.frames.measured(named, measuring).await {
+                Ok(lengths) => Some(lengths),
+                Err(Unmeasured::Unread(error)) => return self.refusal(&key, error),
+                Err(busy @ Unmeasured::Busy) => {
+                    let sentence = busy.to_string().into();
+                    let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE);
+                    return self.at_position(refusal.with(RETRY_AFTER, super::RETRY_AFTER));
+                }
             };
         }
-        let total = lengths.total(named.bytes);
+        let total = lengths.as_deref().map(FrameLengths::total);
         let (status, part) = match total.map(|total| asked.part(total, &etag)) {
             None | Some(Wanted::Whole) => (StatusCode::OK, None),
             Some(Wanted::Part(part)) => (StatusCode::PARTIAL_CONTENT, Some(part)),
@@ -72,13 +89,13 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
-            let frames = match part {
-                Some(part) => {
-                    let range = lengths.range(part, named.bytes);
-                    let frames = self.frames(named, nar, range.first, range.nar).await;
+            let range = part.zip(lengths.as_ref()).map(|(part, lengths)| lengths.range(part, named.bytes));
+            let frames = match range {
+                Some(range) => {
+                    let frames = self.frames(named, nar, range.first, range.nar, lengths).await;
                     frames.map(|frames| cut(frames, range.skipped, range.bytes))
                 }
-                None => self.frames(named, nar, 0, 0..named.bytes).await,
+                None => self.frames(named, nar, 0, 0..named.bytes, lengths).await,
             };
             let frames = match frames {
                 Ok(frames) => frames,
@@ -90,48 +107,67 @@ impl Router {
         finish(answer)
     }
 
-    /// The lengths of all frames, of which those that are not known are made for it.
-    async fn measured(&self, named: Named, nar: OpenObject) -> Result<Arc<FrameLengths>, ServeError> {
-        let _turn = self.core.frames.turn().await;
-        let lengths = async || self.core.frames.lengths(named.nar_hash, named.bytes, self.disk()).await;
-        // Somebody else may have made them meanwhile.
-        let known = lengths().await;
-        if known.total(named.bytes).is_some() {
+    /// Makes all frames for their lengths.
+    async fn measure(self, named: NarName, nar: OpenObject) -> Result<Arc<FrameLengths>, ServeError> {
+        // Somebody may have downloaded all of it meanwhile.
+        if let Some(known) = self.core.frames.lengths(named, self.disk()).await {
             return Ok(known);
         }
-        let unknown = known.known_to()..named.bytes;
-        let frames = self.frames(named, nar, known.known(), unknown).await?;
+        let frames = self.frames(named, nar, 0, 0..named.bytes, None).await?;
         frames.try_for_each(async |_| Ok(())).await.map_err(|error| ServeError::unreadable(&error))?;
-        let measured = lengths().await;
-        match measured.total(named.bytes) {
-            Some(_) => Ok(measured),
-            None => Err(ServeError::unreadable(&"how long it is was forgotten while it was found out")),
-        }
+        let measured = self.core.frames.lengths(named, self.disk()).await;
+        measured.ok_or_else(|| ServeError::unreadable(&"how long it is was forgotten while it was found out"))
     }
 
-    /// The frames from number `first` on, which have the bytes `range` of the NAR.
+    /// The frames from number `first` on, which have the bytes `range` of the NAR and are those of `known`.
     async fn frames(
         &self,
-        named: Named,
+        named: NarName,
         nar: OpenObject,
         first: usize,
         range: Range<u64>,
+        known: Option<Arc<FrameLengths>>,
     ) -> Result<FrameStream, ServeError> {
-        let Named { hash, nar_hash, bytes } = named;
-        let key = ObjectKey::store_path(hash);
-        let stream = self.stream(&key, nar, range.clone(), || self.core.nar(hash, nar_hash)).await?;
-        let (core, mut frame) = (Arc::clone(&self.core), first);
-        let heard = move |length| {
-            let disk = core.disk.as_ref().map(|disk| &disk.cache);
-            core.frames.learn(nar_hash, bytes, (frame, length), disk)?;
-            frame += 1;
-            Ok(())
+        let key = ObjectKey::store_path(named.path);
+        let again = async || {
+            let nar = self.core.nar(named.path, named.sha256).await?;
+            // All of this one would be a part of that, which nobody compares with what was signed.
+            if nar.bytes() == named.bytes { Ok(nar) } else { Err(ServeError::unreadable(&CHANGED)) }
         };
-        compressed(stream, range.end - range.start, self.core.environment().clone(), Box::new(heard))
+        let stream = self.stream(&key, nar, range.clone(), again).await?;
+        let all = (range == (0..named.bytes)).then(Vec::new);
+        let follower = Follower { core: Arc::clone(&self.core), nar: named, known, next: first, all };
+        let environment = self.core.environment().clone();
+        compressed(stream, range.end - range.start, environment, Box::new(follower))
             .map_err(|error| ServeError::unreadable(&error))
     }
 
     fn disk(&self) -> Option<&DiskCache> {
         self.core.disk.as_ref().map(|disk| &disk.cache)
+    }
+}
+
+impl FrameListener for Follower {
+    fn made(&mut self, frame: MadeFrame) -> Result<(), FrameDiffers> {
+        if let Some(known) = &self.known
+            && let Err(error) = known.check(self.next, frame)
+        {
+            let disk = self.core.disk.as_ref().map(|disk| &disk.cache);
+            self.core.frames.forget(self.nar, disk);
+            return Err(error);
+        }
+        self.next += 1;
+        if let Some(all) = &mut self.all {
+            all.push(frame);
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self) {
+        let lengths = self.all.take().and_then(|all| FrameLengths::new(all, self.nar.bytes));
+        if let Some(lengths) = lengths {
+            let disk = self.core.disk.as_ref().map(|disk| &disk.cache);
+            self.core.frames.learn(self.nar, lengths, disk);
+        }
     }
 }

@@ -11,14 +11,14 @@ use firn_nix_format::{BuildId, RealisationUrl, Sha256};
 use firn_retrieval::ByteStream;
 use hyper::StatusCode;
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE,
 };
 
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
-use crate::range_header::{Wanted, wanted};
+use crate::range_header::{Wanted, counts_from_end, wanted};
 use crate::serve_error::ServeError;
 
 /// What sets one kind of object apart from another.
@@ -147,9 +147,17 @@ impl Router {
 impl Asked<'_> {
     /// The part of an object of `bytes` that is asked for. Ranges have a meaning for GET alone.
     pub(super) fn part(&self, bytes: u64, etag: &HeaderValue) -> Wanted {
-        let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
         let other_version = self.headers.get(IF_RANGE).is_some_and(|known| known != etag);
-        if self.head || other_version { Wanted::Whole } else { wanted(text(RANGE), bytes) }
+        if self.head || other_version { Wanted::Whole } else { wanted(self.range(), bytes) }
+    }
+
+    /// Whether a part is asked for that counts from the end.
+    pub(super) fn counts_from_end(&self) -> bool {
+        counts_from_end(self.range())
+    }
+
+    fn range(&self) -> Option<&str> {
+        self.headers.get(RANGE).and_then(|value| value.to_str().ok())
     }
 }
 

@@ -290,8 +290,19 @@ pub(crate) fn compressing_router(
     Router::new(Arc::new(core(archive)), when_unreadable, nar_compression, None)
 }
 
+/// A router that reads anew whatever is asked for.
+pub(crate) fn forgetful_router(archive: &Arc<MemoryArchive>) -> Router {
+    let options = ObjectOptions { frame_cache_bytes: 0, ..ObjectOptions::default() };
+    let core = core_reading(archive, options);
+    Router::new(Arc::new(core), WhenUnreadable::Retry, NarCompression::None, None)
+}
+
 /// What such a router answers from.
 pub(crate) fn core(archive: &Arc<MemoryArchive>) -> GatewayCore {
+    core_reading(archive, ObjectOptions::default())
+}
+
+fn core_reading(archive: &Arc<MemoryArchive>, options: ObjectOptions) -> GatewayCore {
     let mut tail = FeedTail::at(0);
     let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
     tail.apply(0, &events).unwrap();
@@ -301,7 +312,7 @@ pub(crate) fn core(archive: &Arc<MemoryArchive>) -> GatewayCore {
     GatewayCore::new(CoreParts {
         environment: environment.clone(),
         index: Arc::clone(archive) as Arc<dyn KeyIndex>,
-        objects: ObjectReader::new(manifests, environment, ObjectOptions::default()),
+        objects: ObjectReader::new(manifests, environment, options),
         view: Some(tail.into()),
         tail_keys_max: 1 << 20,
         range_cache_bytes: 1 << 20,
