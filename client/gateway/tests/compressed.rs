@@ -208,6 +208,34 @@ async fn a_part_of_another_nar_under_the_right_name_never_comes_to_its_end() {
     assert!(body(answer).await == whole[20_000_000..]);
 }
 
+#[tokio::test]
+async fn the_beginning_of_a_longer_nar_is_not_taken_for_one_whose_hash_it_claims() {
+    let nar = nar_of(1000);
+    let longer = nar_of(100_000);
+    let mut claim = path_info(1, &longer);
+    claim.nar_hash = Sha256::of(&nar);
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info(1, &nar), &nar);
+    let right = maker.seal();
+    maker.path(&claim, &longer);
+    let wrong = maker.seal();
+    let archive = Arc::new(maker.finish());
+    for form in ["", ".zst"] {
+        let router = support::forgetful_router(&archive);
+        let path = format!("{}{form}", nar_path(&nar));
+        archive.erase(wrong);
+        let whole = body(get(&router, &path).await).await;
+        archive.erase(right);
+        let answer = get(&router, &path).await;
+        let sent = if answer.status().is_success() { ended_cleanly(answer).await } else { None };
+        assert!(sent.is_none(), "{form}");
+        archive.erase(wrong);
+        // Refused once more: the right one has another length than what was found before.
+        assert_eq!(get(&router, &path).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(ended_cleanly(get(&router, &path).await).await.unwrap() == whole, "{form}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_a_part_of_a_large_nar_while_four_others_are_measured_is_told_when_to_come_again() {
     let nar = nar_of(17 << 20);
