@@ -53,7 +53,7 @@ pub fn rest(
     now: Timestamp,
     local: LocalTime,
 ) -> Option<NodeRest> {
-    if paused_until.is_some_and(|until| now < until) {
+    if paused_until.is_some_and(|until| is_paused(until, now)) {
         Some(NodeRest::Paused)
     } else if terms.monthly_traffic.is_some_and(|limit| traffic.has_spent(limit)) {
         Some(NodeRest::TrafficSpent)
@@ -62,6 +62,13 @@ pub fn rest(
     } else {
         None
     }
+}
+
+/// Whether a node that was told to pause until then is paused. An end that is further away than any pause lasts was given
+/// by another clock than the one that shows `now`: whichever of both is wrong, it will not be for long, or the pause would
+/// last for years.
+fn is_paused(until: Timestamp, now: Timestamp) -> bool {
+    now < until && until.since(now) <= PAUSE_MOST
 }
 
 /// How fast a node uploads at most.
@@ -142,6 +149,10 @@ mod tests {
         assert_eq!(rest(0, None, 12), Some(NodeRest::OutsideHours));
         assert_eq!(rest(1000, None, 12), Some(NodeRest::TrafficSpent));
         assert_eq!(rest(1000, later, 12), Some(NodeRest::Paused));
+        // A pause of the longest kind, and an end that only a wrong clock can have given.
+        let longest = NOW.after(PAUSE_MOST);
+        assert_eq!(rest(0, Some(longest), 23), Some(NodeRest::Paused));
+        assert_eq!(rest(0, Some(longest.after(Duration::from_millis(1))), 23), None);
         assert_eq!(super::rest(&LineTerms::default(), &book(u64::MAX), None, NOW, at(12)), None);
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Always holds: what is on the disk is never less than what went, but for what goes between two looks: the disk says how
 //! much ahead of itself it counts, and a node that was killed begins with all of that. So a count costs a write for each
-//! 256 MiB on a busy line and no byte of a month is forgotten; what a kill adds is at most what a run had moved before,
-//! or 1 MiB. A month begins with the calendar's; a clock that goes backwards gives no bytes back.
+//! 256 MiB on a busy line; what a kill adds is at most what a run had moved before, or 1 MiB. Whatever the clock does, what
+//! was counted for a month is there when the clock shows that month again, unless it has shown six others since.
 //! Leaves to others: counting datagrams, the disk, the calendar.
 
 use std::str::FromStr;
@@ -13,6 +13,10 @@ use firn_base::ByteCount;
 use crate::local_time::Date;
 
 const MAGIC: &str = "firn-traffic 1";
+
+// The one that the clock shows, and those that it showed last: a machine without a clock of its own starts in 1970, and
+// others jump.
+const MONTHS_MOST: usize = 6;
 
 const AHEAD_BYTES_LEAST: u64 = 1 << 20;
 // Two seconds of a line of 1 Gbit/s.
@@ -26,107 +30,121 @@ const IN_TOUCH_PART: u64 = 10;
 /// How much went over a node's line today and this month, both ways together.
 #[derive(Debug, Clone)]
 pub struct TrafficBook {
-    date: Date,
-    day_bytes: u64,
-    month_bytes: u64,
+    kept: KeptTraffic,
     run_bytes: u64,
-    // What the disk counts for this month; nothing if it is of another one, or not known.
+    // What the disk counts for this month; nothing if that is not known.
     kept_month_bytes: Option<u64>,
 }
 
 /// What is kept on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptTraffic {
     date: Date,
     day_bytes: u64,
     month_bytes: u64,
     // Counted beyond that, whether it went or not.
     ahead_bytes: u64,
+    // Other months that the clock showed, the last one first, with what went in them.
+    others: Vec<(Month, u64)>,
 }
+
+/// Year and month.
+type Month = (u64, u8);
 
 impl TrafficBook {
     /// Goes on with what is on the disk, if there is something.
     pub fn open(kept: Option<KeptTraffic>, today: Date) -> Self {
-        let mut book =
-            Self { date: today, day_bytes: 0, month_bytes: 0, run_bytes: 0, kept_month_bytes: None };
-        if let Some(kept) = kept {
-            book.date = kept.date;
-            book.day_bytes = kept.day_bytes.saturating_add(kept.ahead_bytes);
-            book.month_bytes = kept.month_bytes.saturating_add(kept.ahead_bytes);
-            book.kept_month_bytes = Some(book.month_bytes);
-            book.turn_to(today);
-        }
+        let Some(mut kept) = kept else {
+            let others = Vec::new();
+            let kept = KeptTraffic { date: today, day_bytes: 0, month_bytes: 0, ahead_bytes: 0, others };
+            return Self { kept, run_bytes: 0, kept_month_bytes: None };
+        };
+        let ahead_bytes = std::mem::take(&mut kept.ahead_bytes);
+        kept.day_bytes = kept.day_bytes.saturating_add(ahead_bytes);
+        kept.month_bytes = kept.month_bytes.saturating_add(ahead_bytes);
+        let kept_month_bytes = Some(kept.month_bytes);
+        let mut book = Self { kept, run_bytes: 0, kept_month_bytes };
+        book.turn_to(today);
         book
     }
 
     /// `bytes` more went, by `today`.
     pub fn add(&mut self, bytes: u64, today: Date) {
         self.turn_to(today);
-        for count in [&mut self.day_bytes, &mut self.month_bytes, &mut self.run_bytes] {
+        for count in [&mut self.kept.day_bytes, &mut self.kept.month_bytes, &mut self.run_bytes] {
             *count = count.saturating_add(bytes);
         }
     }
 
     /// Bytes of today.
     pub const fn today(&self) -> ByteCount {
-        ByteCount(self.day_bytes)
+        ByteCount(self.kept.day_bytes)
     }
 
     /// Bytes of this month.
     pub const fn this_month(&self) -> ByteCount {
-        ByteCount(self.month_bytes)
+        ByteCount(self.kept.month_bytes)
     }
 
     /// Whether a month of `limit` bytes is used up, but for what it takes to stay in touch.
     pub const fn has_spent(&self, limit: ByteCount) -> bool {
         let part = limit.0 / IN_TOUCH_PART;
         let in_touch = if part < IN_TOUCH_BYTES_MOST { part } else { IN_TOUCH_BYTES_MOST };
-        self.month_bytes >= limit.0 - in_touch
+        self.kept.month_bytes >= limit.0 - in_touch
     }
 
     /// What is to be written now, before more goes; none if the disk is far enough ahead.
     pub fn due(&self) -> Option<KeptTraffic> {
         let ahead_bytes = self.run_bytes.clamp(AHEAD_BYTES_LEAST, AHEAD_BYTES_MOST);
-        let room = self.kept_month_bytes.map_or(0, |kept| kept.saturating_sub(self.month_bytes));
+        let room = self.kept_month_bytes.map_or(0, |kept| kept.saturating_sub(self.kept.month_bytes));
         // Half is used up by the time of a look, not all.
         (room < ahead_bytes / 2).then(|| KeptTraffic { ahead_bytes, ..self.exact() })
     }
 
     /// What is to be written when nothing more goes.
-    pub const fn exact(&self) -> KeptTraffic {
-        KeptTraffic {
-            date: self.date,
-            day_bytes: self.day_bytes,
-            month_bytes: self.month_bytes,
-            ahead_bytes: 0,
-        }
+    pub fn exact(&self) -> KeptTraffic {
+        self.kept.clone()
     }
 
-    /// `kept` is on the disk.
-    pub const fn written(&mut self, kept: &KeptTraffic) {
-        self.kept_month_bytes = Some(kept.month_bytes.saturating_add(kept.ahead_bytes));
+    /// `kept` is on the disk. If another month has begun meanwhile, what the disk counts for that is not known.
+    pub fn written(&mut self, kept: &KeptTraffic) {
+        if kept.date.is_same_month(self.kept.date) {
+            self.kept_month_bytes = Some(kept.month_bytes.saturating_add(kept.ahead_bytes));
+        }
     }
 
     fn turn_to(&mut self, today: Date) {
-        if today == self.date {
+        let kept = &mut self.kept;
+        if today == kept.date {
             return;
         }
-        if today > self.date {
-            self.day_bytes = 0;
-            if !today.is_same_month(self.date) {
-                self.month_bytes = 0;
-                self.kept_month_bytes = None;
-            }
+        kept.day_bytes = 0;
+        if !today.is_same_month(kept.date) {
+            let known = kept.others.iter().position(|(month, _)| *month == month_of(today));
+            let month_bytes = known.map_or(0, |place| kept.others.remove(place).1);
+            kept.others.insert(0, (month_of(kept.date), kept.month_bytes));
+            kept.others.truncate(MONTHS_MOST - 1);
+            kept.month_bytes = month_bytes;
+            self.kept_month_bytes = None;
         }
-        self.date = today;
+        kept.date = today;
     }
+}
+
+const fn month_of(date: Date) -> Month {
+    (date.year, date.month)
 }
 
 impl KeptTraffic {
     /// The file's text.
     pub fn to_text(&self) -> String {
-        let Self { date, day_bytes, month_bytes, ahead_bytes } = self;
-        format!("{MAGIC}\ndate {date}\nday {day_bytes}\nmonth {month_bytes}\nahead {ahead_bytes}\n")
+        let Self { date, day_bytes, month_bytes, ahead_bytes, others } = self;
+        let mut text =
+            format!("{MAGIC}\ndate {date}\nday {day_bytes}\nmonth {month_bytes}\nahead {ahead_bytes}\n");
+        for ((year, month), bytes) in others {
+            text.push_str(&format!("other {year:04}-{month:02} {bytes}\n"));
+        }
+        text
     }
 }
 
@@ -147,10 +165,19 @@ impl FromStr for KeptTraffic {
             let date = value("date")?.parse().ok()?;
             let mut number = |name| value(name)?.parse().ok();
             let (day_bytes, month_bytes, ahead_bytes) = (number("day")?, number("month")?, number("ahead")?);
-            Some(Self { date, day_bytes, month_bytes, ahead_bytes })
+            let others = Vec::new();
+            Some(Self { date, day_bytes, month_bytes, ahead_bytes, others })
         })();
-        parsed.ok_or(ParseTrafficError)
+        let others = lines.map(parse_other).collect::<Option<Vec<_>>>();
+        let parsed = parsed.zip(others).map(|(kept, others)| Self { others, ..kept });
+        parsed.filter(|kept| kept.others.len() < MONTHS_MOST).ok_or(ParseTrafficError)
     }
+}
+
+fn parse_other(line: &str) -> Option<(Month, u64)> {
+    let (month, bytes) = line.strip_prefix("other ")?.split_once(' ')?;
+    let first: Date = format!("{month}-01").parse().ok()?;
+    Some((month_of(first), bytes.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -171,9 +198,36 @@ mod tests {
         assert_eq!((book.today(), book.this_month()), (ByteCount(7), ByteCount(12)));
         book.add(1, date(12, 1));
         assert_eq!((book.today(), book.this_month()), (ByteCount(1), ByteCount(1)));
-        // A clock that was wrong gives nothing back.
-        book.add(2, date(11, 3));
-        assert_eq!((book.today(), book.this_month()), (ByteCount(3), ByteCount(3)));
+    }
+
+    #[test]
+    fn a_month_goes_on_with_its_count_when_a_wrong_clock_is_right_again() {
+        let mut book = TrafficBook::open(None, date(11, 29));
+        book.add(12, date(11, 29));
+        // A machine without a clock of its own starts in 1970, time after time.
+        for start in 1..=9 {
+            book = TrafficBook::open(Some(book.exact()), Date::FIRST);
+            book.add(2, Date::FIRST);
+            assert_eq!(book.this_month(), ByteCount(2 * start));
+            book.add(1, date(11, 29));
+            assert_eq!(book.this_month(), ByteCount(12 + start));
+        }
+        // Ahead and back within a run.
+        book.add(5, date(12, 29));
+        book.add(0, date(11, 29));
+        assert_eq!(book.this_month(), ByteCount(21));
+        book.add(0, date(12, 1));
+        assert_eq!(book.this_month(), ByteCount(5));
+    }
+
+    #[test]
+    fn what_is_written_of_a_month_that_has_ended_meanwhile_says_nothing_of_the_new_one() {
+        let mut book = TrafficBook::open(None, date(11, 30));
+        book.add(200 << 20, date(11, 30));
+        let kept = book.due().unwrap();
+        book.add(1, date(12, 1));
+        book.written(&kept);
+        assert!(book.due().is_some());
     }
 
     #[test]
@@ -181,9 +235,9 @@ mod tests {
         let mut book = TrafficBook::open(None, date(11, 29));
         book.add(5_000_000, date(11, 29));
         let kept = book.exact();
-        let book = TrafficBook::open(Some(kept), date(11, 29));
+        let book = TrafficBook::open(Some(kept.clone()), date(11, 29));
         assert_eq!((book.today(), book.this_month()), (ByteCount(5_000_000), ByteCount(5_000_000)));
-        let book = TrafficBook::open(Some(kept), date(11, 30));
+        let book = TrafficBook::open(Some(kept.clone()), date(11, 30));
         assert_eq!((book.today(), book.this_month()), (ByteCount(0), ByteCount(5_000_000)));
         let book = TrafficBook::open(Some(kept), date(12, 1));
         assert_eq!((book.today(), book.this_month()), (ByteCount(0), ByteCount(0)));
@@ -202,10 +256,23 @@ mod tests {
 
     #[test]
     fn the_file_reads_as_it_was_written_and_nothing_else_does() {
-        let kept = KeptTraffic { date: date(2, 3), day_bytes: 4, month_bytes: 5, ahead_bytes: 6 };
+        let others = vec![((1970, 1), 7), ((2026, 1), 8)];
+        let kept = KeptTraffic {
+            date: date(2, 3),
+            day_bytes: 4,
+            month_bytes: 5,
+            ahead_bytes: 6,
+            others: Vec::new(),
+        };
         let text = "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth 5\nahead 6\n";
-        assert_eq!((kept.to_text().as_str(), text.parse()), (text, Ok(kept)));
-        for wrong in ["", "firn-traffic 2\n", "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth -5\nahead 6\n"] {
+        assert_eq!((kept.to_text().as_str(), text.parse()), (text, Ok(kept.clone())));
+        let kept = KeptTraffic { others, ..kept };
+        let with_others = format!("{text}other 1970-01 7\nother 2026-01 8\n");
+        assert_eq!((kept.to_text(), with_others.parse()), (with_others.clone(), Ok(kept)));
+        let too_many = format!("{text}{}", "other 1970-01 7\n".repeat(MONTHS_MOST));
+        let no_month = format!("{text}other 1970-13 7\n");
+        let negative = "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth -5\nahead 6\n";
+        for wrong in ["", "firn-traffic 2\n", negative, too_many.as_str(), no_month.as_str()] {
             assert_eq!(wrong.parse::<KeptTraffic>(), Err(ParseTrafficError));
         }
     }
@@ -229,7 +296,7 @@ mod tests {
                     writes += 1;
                 }
                 if killed {
-                    book = TrafficBook::open(disk, today);
+                    book = TrafficBook::open(disk.clone(), today);
                     kills += 1;
                 }
                 prop_assert!(book.this_month().0 >= went);
@@ -237,6 +304,39 @@ mod tests {
             prop_assert!(book.this_month().0 <= went + kills * AHEAD_BYTES_MOST);
             // From 1 MiB on each is for a third more after a start, and then for 128 MiB at least.
             prop_assert!(writes <= (kills + 1) * 24 + went / (128 << 20));
+        }
+
+        #[test]
+        fn whatever_the_clock_does_no_byte_of_the_last_months_is_forgotten(
+            // Bytes between two looks, the month that the clock shows, and whether the node is killed then.
+            looks in prop::collection::vec((0u64..64 << 20, 1..=12u8, prop::bool::weighted(0.1)), 1..300),
+        ) {
+            let mut book = TrafficBook::open(None, Date::FIRST);
+            let mut disk: Option<KeptTraffic> = None;
+            // Months as the clock showed them, the last one last, and what went in each.
+            let mut went = vec![(month_of(Date::FIRST), 0)];
+            for (bytes, month, killed) in looks {
+                let today = date(month, 1);
+                let known = went.iter().position(|(known, _)| *known == month_of(today));
+                let before = known.map_or(0, |place| went.remove(place).1);
+                went.push((month_of(today), before + bytes));
+                went.drain(..went.len().saturating_sub(MONTHS_MOST));
+                book.add(bytes, today);
+                if let Some(kept) = book.due() {
+                    // As the file has it.
+                    let kept: KeptTraffic = kept.to_text().parse().unwrap();
+                    book.written(&kept);
+                    disk = Some(kept);
+                }
+                if killed {
+                    book = TrafficBook::open(disk.clone(), today);
+                }
+                for ((_, month), bytes) in went.iter().filter(|(month, _)| month.0 == 2026) {
+                    let mut shown = book.clone();
+                    shown.add(0, date(*month, 1));
+                    prop_assert!(shown.this_month().0 >= *bytes, "{month}: {bytes}, {book:?}");
+                }
+            }
         }
     }
 }

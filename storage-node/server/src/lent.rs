@@ -1,7 +1,7 @@
 //! What the node is lent of its owner's line, kept to: counting, hours, pauses.
 //!
-//! Always holds: the disk counts for more than has gone, but for what goes between two looks; a pause is on the disk before it is
-//! said to be; what coordinators and peers are told is what the last look found, at most a second ago.
+//! Always holds: the disk counts for more than has gone, but for what goes between two looks, and while it cannot be
+//! written; a pause is on the disk before it is said to be, and until it is ended or another begins; what coordinators and peers are told is what the last look found, at most a second ago.
 //! Leaves to others: when to rest and what is due (`storage-node/logic`), keeping to rates (`transport`).
 
 use std::io;
@@ -9,12 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_storage_node_logic::{
-    KeptTraffic, LineTerms, LocalTime, PAUSE_MOST, TrafficBook, rest, upload_rate,
-};
+use firn_storage_node_logic::{KeptTraffic, LineTerms, LocalTime, TrafficBook, rest, upload_rate};
 use firn_transport::{Environment, Line, LineRates};
 use firn_wire::NodeRest;
-use tokio::time::{Instant, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::shared::Shared;
 use crate::store::{Disk, read_small, replace_small};
@@ -27,6 +26,8 @@ const FILE_BYTES_MAX: u64 = 4096;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 // A disk that does not write now may in a while; meanwhile the count goes on in memory.
 const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+// A write takes milliseconds, on a busy disk a second.
+const CLOSE_MOST: Duration = Duration::from_secs(10);
 
 /// What the node is lent.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub(crate) struct Lent {
     pub(crate) terms: LineTerms,
     pub(crate) line: Arc<Line>,
     state: Mutex<State>,
+    // Held while the count is written, with the number of the count that was written last: whoever gives up waiting for a
+    // write does not end it.
+    written: Arc<Mutex<u64>>,
 }
 
 #[derive(Debug)]
@@ -41,8 +45,11 @@ struct State {
     book: TrafficBook,
     // Of what the line counts, what is in the book.
     counted_bytes: u64,
+    // As it was told. Whether the node is paused each look finds anew: the clock may have been wrong.
     paused_until: Option<Timestamp>,
     rest: Option<NodeRest>,
+    // Counts that were to be written.
+    writes: u64,
 }
 
 /// How much has gone.
@@ -57,7 +64,10 @@ pub(crate) struct LentFigures {
 impl Lent {
     /// Goes on with what the disk says of traffic and pause.
     pub(crate) fn open(disk: &dyn Disk, environment: &Environment, terms: LineTerms) -> io::Result<Self> {
-        let (now, local) = times(environment);
+        Self::open_at(disk, times(environment), terms)
+    }
+
+    fn open_at(disk: &dyn Disk, (now, local): (Timestamp, LocalTime), terms: LineTerms) -> io::Result<Self> {
         let text = |name| -> io::Result<Option<String>> {
             let bytes = read_small(disk, name, FILE_BYTES_MAX)?;
             Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
@@ -67,15 +77,17 @@ impl Lent {
         if kept.is_some() && parsed.is_none() {
             tracing::warn!("the count of this month's traffic is damaged: it begins anew");
         }
-        // A clock that was set back must not make a pause last for years.
-        let paused_until = text(PAUSE_FILE)?
-            .and_then(|text| parse_pause(&text))
-            .map(|until| until.min(now.after(PAUSE_MOST)));
+        let pause = text(PAUSE_FILE)?;
+        let paused_until = pause.as_deref().and_then(parse_pause);
+        if pause.is_some() && paused_until.is_none() {
+            tracing::warn!("the file that says how long the node is paused is damaged: it is not paused");
+        }
         let book = TrafficBook::open(parsed, local.date);
         let rest = rest(&terms, &book, paused_until, now, local);
         let rates = LineRates { upload: upload_rate(&terms, rest), download: terms.max_download };
-        let state = State { book, counted_bytes: 0, paused_until, rest };
-        Ok(Self { terms, line: Arc::new(Line::new(rates)), state: Mutex::new(state) })
+        let state = State { book, counted_bytes: 0, paused_until, rest, writes: 0 };
+        let (line, state) = (Arc::new(Line::new(rates)), Mutex::new(state));
+        Ok(Self { terms, line, state, written: Arc::default() })
     }
 
     /// Why the node rests, if it does.
@@ -89,7 +101,7 @@ impl Lent {
         LentFigures {
             today: state.book.today(),
             this_month: state.book.this_month(),
-            paused_until: state.paused_until,
+            paused_until: state.paused_until.filter(|_| state.rest == Some(NodeRest::Paused)),
             rest: state.rest,
         }
     }
@@ -113,13 +125,15 @@ impl Lent {
 
     /// Counts what has gone, and rests or works from now on as terms and time say. Gives what is to be written.
     fn look(&self, environment: &Environment) -> Option<KeptTraffic> {
-        let (now, local) = times(environment);
+        self.look_at(times(environment))
+    }
+
+    fn look_at(&self, (now, local): (Timestamp, LocalTime)) -> Option<KeptTraffic> {
         let mut state = self.state();
         let counted_bytes = self.line.sent_bytes().saturating_add(self.line.received_bytes());
         let bytes = counted_bytes.saturating_sub(state.counted_bytes);
         state.counted_bytes = counted_bytes;
         state.book.add(bytes, local.date);
-        state.paused_until = state.paused_until.filter(|until| now < *until);
         let found = rest(&self.terms, &state.book, state.paused_until, now, local);
         if state.rest != found {
             state.rest = found;
@@ -142,37 +156,65 @@ impl Lent {
 /// Keeps to the terms for as long as the node runs.
 pub(crate) async fn keep_to_terms(shared: Arc<Shared>) {
     let mut not_before = Instant::now();
+    // At most one. A disk that takes long keeps nobody from looking.
+    let mut writes = JoinSet::new();
     loop {
-        if let Some(kept) = shared.lent.look(&shared.environment)
-            && not_before <= Instant::now()
-            && let Err(error) = write(&shared, kept).await
-        {
-            tracing::error!(%error, "the count of this month's traffic cannot be written");
+        let due = shared.lent.look(&shared.environment);
+        if let Some(Ok(Err(error))) = writes.try_join_next() {
+            not_written(&error);
             not_before = Instant::now() + WRITE_AGAIN_AFTER;
+        }
+        if let Some(kept) = due
+            && writes.is_empty()
+            && not_before <= Instant::now()
+        {
+            let shared = Arc::clone(&shared);
+            writes.spawn(async move { write(&shared, kept).await });
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-/// Writes how much has gone, when nothing more goes.
+/// Writes how much has gone, when nothing more goes. A disk that hangs is not waited for: it counts ahead.
 pub(crate) async fn close(shared: &Shared) {
     shared.lent.look(&shared.environment);
     let exact = shared.lent.state().book.exact();
-    if let Err(error) = write(shared, exact).await {
-        tracing::error!(%error, "the count of this month's traffic cannot be written");
+    match timeout(CLOSE_MOST, write(shared, exact)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => not_written(&error),
+        Err(_) => not_written(&io::ErrorKind::TimedOut.into()),
     }
+}
+
+fn not_written(error: &io::Error) {
+    tracing::error!(%error, "the count of this month's traffic cannot be written");
 }
 
 async fn write(shared: &Shared, kept: KeptTraffic) -> io::Result<()> {
     let disk = Arc::clone(&shared.disk);
     let text = kept.to_text();
-    let written = shared.environment.blocking(move || {
-        // Where the disk was nothing is written.
-        disk.check_presence()?;
-        replace_small(disk.as_ref(), "", TRAFFIC_FILE, text.as_bytes())
-    });
+    let number = {
+        let mut state = shared.lent.state();
+        state.writes += 1;
+        state.writes
+    };
+    let last = Arc::clone(&shared.lent.written);
+    let written = shared.environment.blocking(move || replace_count(disk.as_ref(), &last, number, &text));
     written.await?;
     shared.lent.state().book.written(&kept);
+    Ok(())
+}
+
+/// Writes a count, one at a time, and none in place of a later one.
+fn replace_count(disk: &dyn Disk, last: &Mutex<u64>, number: u64, text: &str) -> io::Result<()> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if number < *last {
+        return Ok(());
+    }
+    // Where the disk was nothing is written.
+    disk.check_presence()?;
+    replace_small(disk, "", TRAFFIC_FILE, text.as_bytes())?;
+    *last = number;
     Ok(())
 }
 
@@ -188,6 +230,8 @@ fn parse_pause(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use firn_storage_node_logic::PAUSE_MOST;
+
     use super::*;
     use crate::store::MemoryDisk;
 
@@ -206,12 +250,42 @@ mod tests {
     }
 
     #[test]
-    fn no_clock_makes_a_pause_last_longer_than_the_longest() {
+    fn an_end_that_only_a_wrong_clock_can_have_given_is_no_pause() {
         let disk = MemoryDisk::new();
-        let environment = Environment::real();
         replace_small(&disk, "", PAUSE_FILE, b"firn-pause 1\nuntil 18446744073709551615\n").unwrap();
-        let lent = Lent::open(&disk, &environment, LineTerms::default()).unwrap();
-        assert_eq!(lent.rest(), Some(NodeRest::Paused));
-        assert!(lent.figures().paused_until.unwrap() <= environment.now().after(PAUSE_MOST));
+        let lent = Lent::open(&disk, &Environment::real(), LineTerms::default()).unwrap();
+        assert_eq!((lent.rest(), lent.figures().paused_until), (None, None));
+    }
+
+    #[test]
+    fn a_pause_goes_on_when_a_wrong_clock_is_right_again() {
+        let disk = MemoryDisk::new();
+        let right = Timestamp::from_millis(1_795_383_909_000);
+        let until = right.after(PAUSE_MOST);
+        let text = format!("firn-pause 1\nuntil {}\n", until.as_millis());
+        replace_small(&disk, "", PAUSE_FILE, text.as_bytes()).unwrap();
+        let times = |now| (now, LocalTime::new(now, 0));
+        for wrong in [Timestamp::from_millis(0), until, right.after(PAUSE_MOST * 99)] {
+            let lent = Lent::open_at(&disk, times(wrong), LineTerms::default()).unwrap();
+            for _ in 0..2 {
+                assert_eq!((lent.rest(), lent.figures().paused_until), (None, None));
+                lent.look_at(times(right));
+                assert_eq!((lent.rest(), lent.figures().paused_until), (Some(NodeRest::Paused), Some(until)));
+                lent.look_at(times(wrong));
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_that_is_late_does_not_replace_a_later_one_nor_is_any_written_where_the_disk_was() {
+        let (disk, last) = (MemoryDisk::new(), Mutex::new(0));
+        let found = || read_small(&disk, TRAFFIC_FILE, FILE_BYTES_MAX).unwrap();
+        replace_count(&disk, &last, 2, "later").unwrap();
+        replace_count(&disk, &last, 1, "late").unwrap();
+        assert_eq!(found().as_deref(), Some(b"later".as_slice()));
+        disk.set_mounted(false);
+        assert!(replace_count(&disk, &last, 3, "nowhere").is_err());
+        disk.set_mounted(true);
+        assert_eq!(found().as_deref(), Some(b"later".as_slice()));
     }
 }
