@@ -2,7 +2,7 @@
 //!
 //! Always holds: a node at rest heartbeats, deletes by order, and answers coordinators that look at what it holds, so that
 //! it stays counted; it takes no shards and builds none. Outside its hours it still serves readers, one at a time and
-//! slowly: those who have somebody else to read from go there. During a pause, and when the month's traffic is used
+//! slowly: those who have somebody else to read from go there, and coordinators let only urgent builds read from it. During a pause, and when the month's traffic is used
 //! up, it serves nobody.
 //! Leaves to others: keeping to a rate (`transport`), telling the coordinators (the session).
 
@@ -90,7 +90,7 @@ pub fn upload_rate(terms: &LineTerms, rest: Option<NodeRest>) -> Option<BitRate>
 pub fn admit_work(rest: Option<NodeRest>, work: Work) -> Result<Pains, RefusedRequest> {
     let sentence = match (rest, work) {
         (None, _) | (Some(_), Work::CoordinatorRead) => return Ok(Pains::Usual),
-        (Some(NodeRest::OutsideHours), Work::Read) => return Ok(Pains::Sparing),
+        (Some(NodeRest::OutsideHours), Work::Read | Work::BuildRead) => return Ok(Pains::Sparing),
         (Some(NodeRest::OutsideHours), _) => "these are not the hours in which this node works: ask another",
         (Some(NodeRest::Paused), _) => "the owner of this node has paused it: ask another",
         (Some(NodeRest::TrafficSpent), _) => "this node's traffic of the month is used up: ask another",
@@ -176,13 +176,15 @@ mod tests {
         }
         for rest in [NodeRest::Paused, NodeRest::TrafficSpent, NodeRest::OutsideHours] {
             assert_eq!(admit_work(Some(rest), CoordinatorRead), Ok(Pains::Usual));
-            for work in [Store, Build, BuildRead] {
+            for work in [Store, Build] {
                 assert_eq!(admit_work(Some(rest), work).unwrap_err().kind, RefusalKind::Unavailable);
             }
         }
-        assert_eq!(admit_work(Some(NodeRest::OutsideHours), Read), Ok(Pains::Sparing));
-        for rest in [NodeRest::Paused, NodeRest::TrafficSpent] {
-            assert_eq!(admit_work(Some(rest), Read).unwrap_err().kind, RefusalKind::Unavailable);
+        for work in [Read, BuildRead] {
+            assert_eq!(admit_work(Some(NodeRest::OutsideHours), work), Ok(Pains::Sparing));
+            for rest in [NodeRest::Paused, NodeRest::TrafficSpent] {
+                assert_eq!(admit_work(Some(rest), work).unwrap_err().kind, RefusalKind::Unavailable);
+            }
         }
     }
 

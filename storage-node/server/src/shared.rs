@@ -41,6 +41,13 @@ const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
 // The leader waits minutes for a build, and gives a refused one to the next worker only after a while.
 const BUILD_WAIT_MAX: Duration = Duration::from_secs(60);
 
+// Outside its hours a node serves one reader at a time. A reader who fetches a path asks for several things at once, and
+// gives up after 15 s without a byte (`firn_retrieval::RANGE_STALL_MAX`).
+const SPARING_WAIT_MAX: Duration = Duration::from_secs(10);
+
+// As many as a reader asks for at once. Each waits with a request, not with a proof.
+const SPARING_WAITING_MAX: usize = 32;
+
 /// What all tasks of a running node share.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -112,6 +119,7 @@ pub(crate) struct Turns {
     builds: Arc<Semaphore>,
     build_reads: Arc<Semaphore>,
     sparing: Arc<Semaphore>,
+    sparing_waiting: Arc<Semaphore>,
 }
 
 /// A turn at some work; given back when dropped.
@@ -138,19 +146,21 @@ impl Default for Turns {
             builds: semaphore(BUILDS_MAX),
             build_reads: semaphore(BUILD_READS_MAX),
             sparing: semaphore(1),
+            sparing_waiting: semaphore(SPARING_WAITING_MAX),
         }
     }
 }
 
 impl Turns {
-    /// Waits for a turn, not for long; for one to work sparingly not at all.
+    /// Waits for a turn, not for long.
     async fn take(&self, work: Work, pains: Pains) -> Result<Turn, RefusedRequest> {
         let busy = || {
             RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
         };
         if pains == Pains::Sparing {
-            let permit = Arc::clone(&self.sparing).try_acquire_owned();
-            return permit.map(|permit| Turn { permit, pains }).map_err(|_| busy());
+            let _waiting = self.sparing_waiting.try_acquire().map_err(|_| busy())?;
+            let permit = timeout(SPARING_WAIT_MAX, Arc::clone(&self.sparing).acquire_owned()).await;
+            return permit.ok().and_then(Result::ok).map(|permit| Turn { permit, pains }).ok_or_else(busy);
         }
         let semaphore = match work {
             Work::Store => &self.stores,
@@ -250,4 +260,29 @@ impl Shared {
 /// Adds to a counter.
 pub(crate) fn count(counter: &AtomicU64, amount: u64) {
     counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_those_who_are_served_sparingly_one_has_a_turn_and_few_wait_for_theirs() {
+        let turns = Turns::default();
+        let take = || turns.take(Work::Read, Pains::Sparing);
+        let first = take().await.unwrap();
+        let mut waiting: Vec<_> = (0..SPARING_WAITING_MAX).map(|_| Box::pin(take())).collect();
+        assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        assert_eq!(take().await.unwrap_err().kind, RefusalKind::Unavailable);
+        drop(first);
+        let second = waiting.remove(0).now_or_never().unwrap().unwrap();
+        assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        // Its turn lasts until what it asked for is sent, too.
+        let sending = second.sending();
+        assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        drop((sending, waiting));
+        assert!(take().await.is_ok());
+    }
 }
