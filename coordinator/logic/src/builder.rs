@@ -11,7 +11,7 @@ use firn_base::ShardIndex;
 
 use crate::build_plan::{BuildCause, BuildPlan};
 use crate::catalogue::BundleView;
-use crate::fleet::FleetView;
+use crate::fleet::{FleetView, serves_readers};
 use crate::health::goal;
 use crate::index_set::IndexSet;
 use crate::placement::{Wanted, choose};
@@ -131,7 +131,7 @@ impl<'a> Builder<'a> {
         if self.is_spent() || (cause == BuildCause::Away && self.is_spent_on_away()) {
             return Err(NotBuilt::Busy);
         }
-        let sources = self.sources(bundle, replaced)?;
+        let sources = self.sources(bundle, replaced, cause)?;
         let targets: Vec<_> = shards.iter().copied().zip(chosen.iter().copied()).collect();
         let sends = targets.len() > 1;
         let is_busy = |node| self.is_loaded(node) || (sends && !self.has_line(node));
@@ -194,33 +194,38 @@ impl<'a> Builder<'a> {
     }
 
     /// Whom to read: for a move the copy itself where it is online, then k and a few more, those that are done first and
-    /// proved ones first.
+    /// proved ones first. Those that are outside their hours are read, slowly, only by what is urgent.
     fn sources(
         &self,
         bundle: &BundleView,
         replaced: &[(ShardIndex, NodeNumber)],
+        cause: BuildCause,
     ) -> Result<Vec<(ShardIndex, NodeNumber)>, NotBuilt> {
         let k = usize::from(bundle.scheme.k());
-        let rests = |number| self.fleet.node(number).is_some_and(|node| node.online && node.rests);
+        let rests = |number| self.fleet.node(number).is_some_and(|node| node.online && node.rests());
         // When it works again it gives one shard; now k others would be read for that.
         if replaced.iter().any(|(_, holder)| rests(*holder)) {
             return Err(NotBuilt::Busy);
         }
+        let may_be_read = |rest| cause == BuildCause::Urgent && serves_readers(rest);
         let mut online: Vec<_> = bundle
             .placements
             .iter()
             .filter_map(|copy| {
-                let node =
-                    self.fleet.node(copy.1).filter(|node| node.online && node.counted && !node.rests)?;
+                let node = self.fleet.node(copy.1).filter(|node| node.online && node.counted)?;
+                if !node.rest.is_none_or(may_be_read) {
+                    return None;
+                }
                 let done_after = self.done_after(copy.1, bundle.shard_bytes);
-                Some((!replaced.contains(copy), done_after, !node.proved, self.load_of(copy.1), *copy))
+                let is_copied = replaced.contains(copy);
+                Some((!is_copied, node.rests(), done_after, !node.proved, self.load_of(copy.1), *copy))
             })
             .collect();
         online.sort_unstable();
         let same_index = online.iter().filter(|(kept, ..)| !kept).count();
         let mut taken = IndexSet::default();
         let mut sources = Vec::new();
-        for (_, _, _, _, (index, holder)) in online {
+        for (.., (index, holder)) in online {
             if !taken.contains(index) && sources.len() < k + SPARE_SOURCES + same_index {
                 taken.insert(index);
                 sources.push((index, holder));

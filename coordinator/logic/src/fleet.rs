@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{Availability, BitRate, NodeId, Timestamp};
-use firn_wire::{Cap, DeletionRoom, NodeState};
+use firn_wire::{Cap, DeletionRoom, NodeRest, NodeState};
 
 use crate::brake::VANISHED_WINDOW;
 use crate::caps::Caps;
@@ -43,8 +43,8 @@ pub struct FleetNode {
     pub availability: Availability,
     /// How fast it uploads at most, by its own word; none if it names no bound.
     pub max_upload: Option<BitRate>,
-    /// It takes and builds nothing now and serves no build, by its own word; what it holds counts all the same.
-    pub rests: bool,
+    /// Why it takes and builds nothing now, by its own word; what it holds is durable all the same.
+    pub rest: Option<NodeRest>,
     /// Its quota.
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
@@ -60,9 +60,14 @@ pub struct FleetNode {
 }
 
 impl FleetNode {
-    /// Its shards count as online.
-    pub const fn is_reachable(&self) -> bool {
-        self.online && self.proved
+    /// Its shards count as online: whoever wants to can read them.
+    pub fn is_reachable(&self) -> bool {
+        self.online && self.proved && self.rest.is_none_or(serves_readers)
+    }
+
+    /// It takes and builds nothing now.
+    pub const fn rests(&self) -> bool {
+        self.rest.is_some()
     }
 }
 
@@ -95,7 +100,7 @@ impl FleetView {
             let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
             let status = seen.status;
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
-            let rests = status.is_some_and(|status| status.rest.is_some());
+            let rest = status.and_then(|status| status.rest);
             let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable =
                 record.free_bytes().saturating_sub(coming.get(&number).copied().unwrap_or_default());
@@ -110,10 +115,14 @@ impl FleetView {
                 last_seen,
                 availability: record.availability,
                 max_upload: status.and_then(|status| status.max_upload),
-                rests,
+                rest,
                 quota_bytes: record.quota_bytes,
                 // Both: what is assigned may not have come yet, and trash is in no assignment.
-                free_bytes: if rests { 0 } else { own_word.min(assignable.saturating_sub(young_trash)) },
+                free_bytes: if rest.is_some() {
+                    0
+                } else {
+                    own_word.min(assignable.saturating_sub(young_trash))
+                },
                 free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
                 deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),
                 erased_through: status.map_or(0, |status| status.erased_through),
@@ -232,6 +241,11 @@ impl FleetView {
             node.free_within_a_day_bytes = node.free_within_a_day_bytes.saturating_sub(bytes);
         }
     }
+}
+
+/// Whether a node that rests so answers readers: one that is paused, or whose traffic is used up, is away for them.
+pub(crate) fn serves_readers(rest: NodeRest) -> bool {
+    rest == NodeRest::OutsideHours
 }
 
 /// Whether a node may be given shards at all.

@@ -12,6 +12,7 @@ use firn_base::{AddressPrefix, CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp}
 use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus};
 
 use crate::address_table::AddressTable;
+use crate::fleet::serves_readers;
 use crate::state::{NodeNumber, NodeRecord};
 
 /// A node that was silent for longer is offline: five heartbeats of 2 s.
@@ -191,6 +192,12 @@ impl FleetWatch {
     /// Whether a node was heard within [`OFFLINE_AFTER`].
     pub fn is_online(&self, node: NodeNumber, now: Timestamp) -> bool {
         self.nodes.get(&node).is_some_and(|watched| watched.is_online(now))
+    }
+
+    /// Whether a node is online and answers readers, by its own word.
+    pub fn serves_readers(&self, node: NodeNumber, now: Timestamp) -> bool {
+        let rest = self.status(node).and_then(|status| status.rest);
+        self.is_online(node, now) && rest.is_none_or(serves_readers)
     }
 
     /// Whether a node's inventory was compared and sampled in this run.

@@ -1,8 +1,8 @@
 //! How well a bundle is: which of its shards are durable, online, missing.
 //!
 //! Owns: the counting of distinct shards, and what counts as urgent. Always holds: a second copy of an index
-//! counts zero; a shard counts as durable while its node is not lost, as online while its node is online and
-//! proved. Leaves to others: what is done about it (`repair`).
+//! counts zero; a shard counts as durable while its node is not lost, as online while its node is online, proved and
+//! serves readers: a node that is paused is away. Leaves to others: what is done about it (`repair`).
 
 use firn_base::{Scheme, ShardIndex};
 use firn_wire::Policy;
@@ -30,7 +30,7 @@ pub enum HealthClass {
 pub struct BundleHealth {
     /// Distinct shards on nodes not counted lost.
     pub durable: u8,
-    /// Distinct shards on nodes that are online and proved.
+    /// Distinct shards on nodes that are online, proved, and serve readers.
     pub online: u8,
     /// Indexes below n that are not durable, in order.
     pub missing: Vec<ShardIndex>,
@@ -47,13 +47,13 @@ pub struct BundleHealth {
 pub(crate) struct Presence {
     /// Distinct shards on nodes not counted lost.
     pub(crate) durable: IndexSet,
-    /// Distinct shards on nodes that are online and proved.
+    /// Distinct shards on nodes that are online, proved, and serve readers.
     pub(crate) online: IndexSet,
 }
 
 impl Presence {
-    /// Looks at every copy of a bundle's shards; `node` says whether a node counts, and whether it is online and
-    /// proved.
+    /// Looks at every copy of a bundle's shards; `node` says whether a node counts, and whether its shards can
+    /// be read.
     pub(crate) fn of(bundle: &BundleView, node: impl Fn(NodeNumber) -> (bool, bool)) -> Self {
         let mut presence = Self::default();
         for (index, holder) in &bundle.placements {

@@ -25,7 +25,7 @@ pub(crate) struct Nodes {
 pub(crate) struct NodeRole {
     /// They are durable.
     pub(crate) counts: bool,
-    /// They are online and proved.
+    /// They are online and proved, and readers are served.
     pub(crate) is_reachable: bool,
     pub(crate) is_draining: bool,
     /// It is of the archive no more.

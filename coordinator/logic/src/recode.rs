@@ -305,7 +305,7 @@ impl<'a> Planner<'a> {
         let k = bundle.scheme.k();
         let is_online = |number: NodeNumber| {
             let node = self.fleet.node(number);
-            node.is_some_and(|node| node.is_reachable() && node.counted && !node.rests)
+            node.is_some_and(|node| node.is_reachable() && node.counted && !node.rests())
                 && self.has_line(number)
         };
         let mut copies: Vec<_> = bundle
@@ -368,7 +368,7 @@ impl<'a> Planner<'a> {
 }
 
 fn works(node: &FleetNode) -> bool {
-    node.state == NodeState::Active && node.online && node.proved && !node.rests
+    node.state == NodeState::Active && node.online && node.proved && !node.rests()
 }
 
 /// The most that a shard file of the new coding may take.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use firn_base::{BitRate, ReservationId, ShardIndex};
-use firn_coordinator_logic::{BuildPlan, Facts, NodeNumber, plan_moves, plan_repairs};
+use firn_base::{BitRate, BundleNumber, ReservationId, ShardIndex};
+use firn_coordinator_logic::{
+    BuildCause, BuildPlan, Facts, HealthClass, HealthIndex, NodeNumber, classify, plan_moves, plan_repairs,
+};
 use firn_wire::{NodeRest, NodeState, NodeStatus, REPAIR_PER_CENT};
 
 use crate::support::{Archive, BUDGET, status};
@@ -160,4 +162,89 @@ fn a_node_that_leaves_is_relieved_once_it_works_again() {
     };
     assert_eq!(moves(Some(NodeRest::Paused)), 0);
     assert_eq!(moves(None), 20);
+}
+
+/// All nodes work but for the first `resting`.
+fn hear_resting(archive: &mut Archive, resting: u32, rest: NodeRest) {
+    archive.hear_all_but(&[]);
+    for node in 0..resting {
+        archive.watch.heard(archive.number(node), NodeStatus { rest: Some(rest), ..status(1) }, archive.now);
+    }
+}
+
+fn one_bundle() -> Archive {
+    let mut archive = Archive::of(24);
+    archive.publish(1, (4, 12), &(0..12).collect::<Vec<_>>());
+    archive
+}
+
+#[test]
+fn what_nobody_can_read_now_is_durable_but_not_online() {
+    let mut archive = one_bundle();
+    for (rest, online) in [(NodeRest::Paused, 3), (NodeRest::TrafficSpent, 3), (NodeRest::OutsideHours, 12)] {
+        hear_resting(&mut archive, 9, rest);
+        archive.planning(|view| {
+            let health = classify(view.catalogue.bundle(BundleNumber(0)).unwrap(), view.fleet);
+            assert_eq!((health.durable, health.online, health.class), (12, online, HealthClass::Full));
+            assert_eq!(health.unreadable, online < 4);
+            assert_eq!(plan_repairs(view, &BUDGET, [1; 32]).builds, []);
+            assert_eq!(plan_repairs(view, &BUDGET, [1; 32]).health.unreadable, u64::from(online < 4));
+        });
+        for node in 0..9 {
+            let reads = archive.watch.serves_readers(archive.number(node), archive.now);
+            assert_eq!(reads, rest == NodeRest::OutsideHours);
+        }
+    }
+}
+
+#[test]
+fn two_weeks_of_pauses_cost_nothing_but_for_bundles_that_few_others_hold() {
+    let after_two_weeks = |resting| {
+        let (mut archive, mut health) = (one_bundle(), HealthIndex::new());
+        let mut builds = Vec::new();
+        for _ in 0..14 * 24 {
+            archive.wait(3_600_000);
+            hear_resting(&mut archive, resting, NodeRest::Paused);
+            builds = archive.planning_with(&mut health, |view| plan_repairs(view, &BUDGET, [1; 32]).builds);
+            if !builds.is_empty() {
+                break;
+            }
+        }
+        builds
+    };
+    assert_eq!(after_two_weeks(4), []);
+    let builds = after_two_weeks(7);
+    assert!(!builds.is_empty());
+    for build in builds {
+        assert_eq!(build.cause, BuildCause::Away);
+        assert!(build.sources.iter().all(|(_, node)| node.0 >= 7), "{build:?}");
+    }
+}
+
+#[test]
+fn only_what_is_urgent_is_made_of_what_nodes_outside_their_hours_hold() {
+    let mut archive = one_bundle();
+    for node in 5..12 {
+        archive.set_state(node, NodeState::Lost);
+    }
+    let mut builds = |resting, rest| {
+        hear_resting(&mut archive, resting, rest);
+        archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds)
+    };
+    assert_eq!(builds(2, NodeRest::Paused), []);
+    let built = builds(2, NodeRest::OutsideHours);
+    assert_eq!((built.len(), built[0].cause), (1, BuildCause::Urgent));
+    // Those that work are read first, and none that rests works.
+    let sources: Vec<_> = built[0].sources.iter().map(|(_, node)| node.0 < 2).collect();
+    assert_eq!(sources, [false, false, false, true, true]);
+    assert!(built[0].worker.0 >= 12);
+    assert_eq!(builds(5, NodeRest::OutsideHours).len(), 1);
+    // One shard lost is not urgent.
+    let mut archive = one_bundle();
+    archive.set_state(11, NodeState::Lost);
+    let mut builds = |resting| {
+        hear_resting(&mut archive, resting, NodeRest::OutsideHours);
+        archive.planning(|view| plan_repairs(view, &BUDGET, [1; 32]).builds.len())
+    };
+    assert_eq!((builds(7), builds(8)), (1, 0));
 }

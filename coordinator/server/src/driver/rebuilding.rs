@@ -140,7 +140,7 @@ async fn take_turn(
 async fn place(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
     let awaited = shared.with_view(|view| {
         let connected = view.fleet.nodes().filter(|node| shared.links.get(node.id).is_some());
-        connected.filter(|node| !node.is_reachable()).count()
+        connected.filter(|node| !node.proved).count()
     })?;
     let (now, quiet) = (shared.environment.now(), shared.rebuild.quiet());
     let waits = shared.rebuild.with(|under_way| !under_way.finish && !under_way.has_lasted(quiet, now))?;

@@ -77,7 +77,7 @@ pub(super) fn nodes(shared: &Shared) -> Reply {
     let addresses = records.iter().filter(|record| record.is_member()).map(|record| NodeAddress {
         node: record.id,
         address: record.address.clone(),
-        online: soft.fleet.is_online(record.number, now),
+        online: soft.fleet.serves_readers(record.number, now),
     });
     Ok(CoordinatorReply::Nodes(addresses.collect()))
 }
