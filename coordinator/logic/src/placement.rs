@@ -36,6 +36,19 @@ pub enum PlacementError {
         /// Distinct shards that a commit needs.
         needed: usize,
     },
+    /// Enough have room, but too many of them rest.
+    #[error(
+        "only {found} failure domains take a shard now, a commit needs {needed}: {resting} more rest, \
+         paused, outside their hours or with their month's traffic used up: try again later"
+    )]
+    Resting {
+        /// Domains that take a shard.
+        found: usize,
+        /// Domains that would if their nodes did not rest.
+        resting: usize,
+        /// Distinct shards that a commit needs.
+        needed: usize,
+    },
     /// There are nodes enough, but they are full.
     #[error("only {found} failure domains have room for a shard, a commit needs {needed}: add nodes")]
     Full {
@@ -66,6 +79,10 @@ pub fn plan_placement(
     };
     let mut chosen = choose(fleet, &wanted, seed);
     if chosen.len() < needed {
+        let (found, resting) = (chosen.len(), count_resting(fleet, &wanted, &chosen));
+        if found + resting >= needed {
+            return Err(PlacementError::Resting { found, resting, needed });
+        }
         let without_room = choose(fleet, &Wanted { file_bytes: 0, ..wanted }, seed).len();
         return Err(if without_room < needed {
             PlacementError::TooFewDomains { found: without_room, needed }
@@ -76,6 +93,26 @@ pub fn plan_placement(
     // By whole per cent, and else as they were chosen: who is there a little more need not hold all data.
     chosen.sort_by_key(|node| Reverse(node.availability.per_cent()));
     Ok((0..request.scheme.n()).map(ShardIndex).zip(chosen.into_iter().map(|node| node.id)).collect())
+}
+
+/// How many nodes beside those that were chosen would take a shard if they did not rest.
+fn count_resting(fleet: &FleetView, wanted: &Wanted<'_>, chosen: &[&FleetNode]) -> usize {
+    let mut taken = Taken::new(fleet.caps(), wanted.n);
+    taken.begin_with(wanted.n, chosen.iter().copied());
+    let would_take = |node: &&FleetNode| {
+        node.online
+            && node.rests()
+            && node.free_within_a_day_bytes >= wanted.file_bytes
+            && !wanted.avoid.contains(&node.number)
+    };
+    let mut resting = 0;
+    for node in fleet.eligible().filter(would_take) {
+        if taken.leaves(&node.names) {
+            taken.take(&node.names);
+            resting += 1;
+        }
+    }
+    resting
 }
 
 /// What to choose nodes for.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use firn_base::{AddressHistory, Availability, ByteCount, Scheme, ShardIndex};
 use firn_coordinator_logic::{PlacementError, PlacementRequest, plan_placement};
-use firn_wire::{Command, NodeSighting, NodeState, NodeStatus, PlacementChange};
+use firn_wire::{Command, NodeRest, NodeSighting, NodeState, NodeStatus, PlacementChange};
 
 use crate::support::{Archive, QUOTA_BYTES, coding_id, node_id, status};
 
@@ -245,4 +245,31 @@ fn nodes_that_are_there_more_of_the_time_are_chosen_more_often_and_get_the_data_
     // Twice as likely each: of 12 draws without replacement from 20 at 2 and 40 at 1 about 5.6, at 1 each it were 4.
     let mean = chosen as f64 / f64::from(rounds);
     assert!((5.2..6.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn a_publisher_is_told_to_wait_where_nodes_rest_and_to_add_nodes_where_that_would_not_do() {
+    let mut archive = Archive::of(12);
+    let mut rest = |nodes: std::ops::Range<u32>| {
+        for node in nodes {
+            let rest = Some(NodeRest::OutsideHours);
+            archive.watch.heard(archive.number(node), NodeStatus { rest, ..status(1) }, archive.now);
+        }
+        plan(&archive, (4, 12), 1000)
+    };
+    assert_eq!(rest(0..4).unwrap().len(), 8);
+    assert_eq!(rest(4..6), Err(PlacementError::Resting { found: 6, resting: 6, needed: 8 }));
+    // Nobody has room for that, whether it rests or not.
+    assert!(matches!(
+        plan(&archive, (4, 12), QUOTA_BYTES + 1),
+        Err(PlacementError::Full { found: 0, needed: 8 })
+    ));
+    // All stand in the places of those that work.
+    let mut archive = Archive::of(6);
+    for node in 6..12 {
+        archive.join(node, &format!("domain-{}", node - 6));
+        let rest = Some(NodeRest::Paused);
+        archive.watch.heard(archive.number(node), NodeStatus { rest, ..status(1) }, archive.now);
+    }
+    assert_eq!(plan(&archive, (4, 12), 1000), Err(PlacementError::TooFewDomains { found: 6, needed: 8 }));
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use firn_base::{PublicKey, ReservationId, Scheme};
 use firn_coordinator_logic::{
-    CodedBundle, Facts, NodeRecord, PlacementRequest, ReservationRecord, choose_scheme, plan_placement,
+    CodedBundle, Facts, NodeRecord, PlacementError, PlacementRequest, ReservationRecord, choose_scheme,
+    plan_placement,
 };
 use firn_wire::{
     Command, CoordinatorReply, NodeAddress, OperatorRole, RefusalKind, RefusedRequest, ReservationGrant,
@@ -96,7 +97,14 @@ pub(super) async fn reserve(shared: &Shared, uploader: PublicKey, request: Reser
         let wanted = PlacementRequest { scheme, file_bytes: coded.file_bytes, avoid: &avoid };
         plan_placement(view.fleet, &wanted, seed)
     })?;
-    let assignments = planned.map_err(|error| RefusedRequest::new(RefusalKind::Full, error.to_string()))?;
+    let assignments = planned.map_err(|error| {
+        let kind = match error {
+            // They work again by themselves.
+            PlacementError::Resting { .. } => RefusalKind::Unavailable,
+            PlacementError::TooFewDomains { .. } | PlacementError::Full { .. } => RefusalKind::Full,
+        };
+        RefusedRequest::new(kind, error.to_string())
+    })?;
     let reservation = ReservationId::from_bytes(shared.environment.seed());
     let command = Command::Reserve {
         reservation,
