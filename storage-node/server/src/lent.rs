@@ -35,7 +35,7 @@ pub(crate) struct Lent {
     pub(crate) terms: LineTerms,
     pub(crate) line: Arc<Line>,
     state: Mutex<State>,
-    // Held while the count is written, with the number of the count that was written last: whoever gives up waiting for a
+    // Held while the count or a pause is written, with the number of the count that was written last: whoever gives up waiting for a
     // write does not end it.
     written: Arc<Mutex<u64>>,
 }
@@ -115,8 +115,13 @@ impl Lent {
     ) -> io::Result<()> {
         let on = Arc::clone(disk);
         let text = format!("{PAUSE_MAGIC}\nuntil {}\n", until.unwrap_or_default().as_millis());
-        let written =
-            environment.blocking(move || replace_small(on.as_ref(), "", PAUSE_FILE, text.as_bytes()));
+        let one_at_a_time = Arc::clone(&self.written);
+        let written = environment.blocking(move || {
+            let _held = one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+            // Where the disk was nothing is written.
+            on.check_presence()?;
+            replace_small(on.as_ref(), "", PAUSE_FILE, text.as_bytes())
+        });
         written.await?;
         self.state().paused_until = until;
         self.look(environment);
@@ -274,6 +279,20 @@ mod tests {
                 lent.look_at(times(wrong));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_cannot_be_written_is_none() {
+        let memory = MemoryDisk::new();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let environment = Environment::real();
+        let lent = Lent::open(&memory, &environment, LineTerms::default()).unwrap();
+        memory.set_mounted(false);
+        let until = Some(environment.now().after(Duration::from_secs(3600)));
+        assert!(lent.pause(&disk, &environment, until).await.is_err());
+        assert_eq!(lent.rest(), None);
+        memory.set_mounted(true);
+        assert_eq!(read_small(&memory, PAUSE_FILE, FILE_BYTES_MAX).unwrap(), None);
     }
 
     #[test]

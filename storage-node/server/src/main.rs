@@ -6,6 +6,7 @@ mod running;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use firn_base::{BitRate, Timestamp, parse_duration};
 use firn_storage_node::{ControlError, ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
@@ -25,6 +26,9 @@ enum Failure {
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
+
+// What hangs on a disk for longer would keep the program from ending; for the disk that is a kill.
+const DISK_AWAITED_AT_END: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match run(firn_program::parse()) {
@@ -49,7 +53,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     match arguments.command {
-        None => runtime.block_on(running::serve(settings.check(&host_name()).map_err(Failure::Usage)?)),
+        None => {
+            let config = settings.check(&host_name()).map_err(Failure::Usage)?;
+            let served = runtime.block_on(running::serve(config));
+            runtime.shutdown_timeout(DISK_AWAITED_AT_END);
+            served
+        }
         Some(Command::Inspect { .. }) => Ok(()),
         Some(Command::Check) => {
             settings.check(&host_name()).map_err(Failure::Usage)?;

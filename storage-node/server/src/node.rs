@@ -297,6 +297,7 @@ impl NodeHandle {
     pub async fn leave(&self) -> io::Result<u64> {
         let disk = Arc::clone(&self.shared.disk);
         let written = self.shared.environment.blocking(move || {
+            disk.check_presence()?;
             replace_small(disk.as_ref(), "", LEAVING_FILE, b"this node leaves its archive\n")
         });
         written.await?;
