@@ -13,7 +13,8 @@ pub struct LineTerms {
     pub max_upload: Option<BitRate>,
     /// How fast it downloads at most, everything counted.
     pub max_download: Option<BitRate>,
-    /// How many bytes go over the line in a month of the calendar at most, both ways together.
+    /// About how many bytes go over the line in a month of the calendar, both ways together: once they are nearly used up
+    /// the node only stays in touch, which is not bounded.
     pub monthly_traffic: Option<ByteCount>,
     /// When the node works.
     pub active_hours: Option<ActiveHours>,

@@ -76,9 +76,9 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_DOWNLOAD", global = true)]
     pub(crate) max_download: Option<String>,
 
-    /// How much goes over the node's line in a month of the calendar at most, both ways together and everything counted,
-    /// as 2TB. Once all but 3 GB of it is used up (nine tenths of less than 30 GB) the node only stays in touch until the next
-    /// month, which takes the rest [default: no limit]
+    /// About how much goes over the node's line in a month of the calendar, both ways together, as 2TB: all that it
+    /// exchanges with coordinators, nodes and readers counts, not what --archive fetches and --http serves. Once all but 3 GB of it is used up (nine tenths of less than 30 GB) the node only stays in touch until the next
+    /// month, which takes about the rest: heartbeats, and the requests that it refuses [default: no limit]
     #[arg(long, value_name = "SIZE", env = "FIRN_MONTHLY_TRAFFIC", global = true)]
     pub(crate) monthly_traffic: Option<String>,
 
