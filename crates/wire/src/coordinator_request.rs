@@ -207,7 +207,7 @@ pub struct NodeAddress {
     pub node: NodeId,
     /// Host and UDP port.
     pub address: String,
-    /// Whether the answering coordinator hears it now.
+    /// Whether the answering coordinator hears it now, and it does not say that it serves nobody.
     pub online: bool,
 }
 

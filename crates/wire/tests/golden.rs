@@ -11,19 +11,20 @@ use std::fmt::Write as _;
 
 use data_encoding::HEXLOWER;
 use firn_base::{
-    AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BundleId, BundleNumber, ByteCount,
-    CodingId, Country, Digest, FeedRange, FilterId, KeyPrefix, Location, NodeId, ObjectKey, Origin,
-    PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
+    AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BitRate, BundleId, BundleNumber,
+    ByteCount, CodingId, Country, Digest, FeedRange, FilterId, KeyPrefix, Location, NodeId, ObjectKey,
+    Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
     Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
-    CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, Descriptor,
-    DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexEntry,
-    IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry,
-    LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeSighting, OperatorRole,
-    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt,
-    RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster, ShardReport, Signed,
-    StateDigests, SurplusCopy, Ticket, TimedCommand, decode, encode,
+    CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, DeletionRoom,
+    Descriptor, DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity,
+    IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct,
+    LedgerEntry, LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeRest,
+    NodeSighting, NodeStatus, OperatorRole, OrderRank, Pass, PassPurpose, PlacementChange, Policy,
+    PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle,
+    RestoredBundle, Roster, ShardReport, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode,
+    encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -317,6 +318,24 @@ fn requests(lines: &mut Lines) {
     lines.add("lookup", &CoordinatorRequest::Lookup(vec![key]));
     lines.add("get-members", &CoordinatorRequest::GetMembers);
     lines.add("feed-request", &CoordinatorRequest::Feed { from: 5, wait_millis: 20_000 });
+    let status = NodeStatus {
+        address: "a:1".into(),
+        quota: ByteCount(1_000),
+        used: ByteCount(900),
+        young_trash: ByteCount(800),
+        deletion_room: DeletionRoom { all: ByteCount(20), unique: ByteCount(10) },
+        refused_deletions: 1,
+        shards: 300,
+        max_upload: Some(BitRate { bytes_per_second: 1_250_000 }),
+        rest: Some(NodeRest::OutsideHours),
+        leaving: true,
+        run: 7,
+        erased_through: 8,
+    };
+    lines.add("heartbeat", &CoordinatorRequest::Heartbeat(status));
+    for rest in [NodeRest::Paused, NodeRest::TrafficSpent] {
+        lines.add(&format!("rest-{rest:?}"), &rest);
+    }
     lines.add("state-digests-request", &CoordinatorRequest::StateDigests);
     let digest = |byte| Digest::from_bytes([byte; 32]);
     let digests = StateDigests { applied: 300, content: digest(1), governance: digest(2), rest: digest(3) };
