@@ -117,7 +117,8 @@ impl Archive {
     pub(crate) fn report(&self, role: &str) -> Result<Value, Failure> {
         let mut command = Command::new(self.programs.join("firn-storage-node"));
         // Code 1 says that its owner has to see to something: it has reported all the same.
-        let report = command.args(["status", "--json", "--data-dir"]).arg(self.directory.join(role)).output()?;
+        let report =
+            command.args(["status", "--json", "--data-dir"]).arg(self.directory.join(role)).output()?;
         let refused = || String::from_utf8_lossy(&report.stderr).into_owned();
         serde_json::from_slice(&report.stdout).map_err(|_| refused().into())
     }
