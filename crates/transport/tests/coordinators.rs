@@ -161,6 +161,7 @@ fn counting(at_each: impl Fn() -> usize + Send + Sync + 'static) -> (Answer, Arc
 
 #[tokio::test]
 async fn a_coordinator_that_is_gone_is_dialled_once_for_all_readers() {
+    const READERS: usize = 8;
     let (answer, asked) = counting(|| 0);
     let fleet = fleet(vec![answer]).await;
     let silent = CountedWay::nowhere().await;
@@ -168,12 +169,19 @@ async fn a_coordinator_that_is_gone_is_dialled_once_for_all_readers() {
     // It begins with the first of two.
     let seed = (READER..200).find(|seed| identity(*seed).public().as_bytes()[0].is_multiple_of(2)).unwrap();
     let reader = world::endpoint_at(seed, LOOPBACK, Default::default()).await;
-    let client = CoordinatorClient::new(ConnectionPool::new(reader), roster(entries, 1).verify().unwrap());
-    for questions in 1..4 {
-        client.nodes().await.unwrap();
-        assert_eq!(asked.lock().unwrap().len(), questions, "the one that is there is asked once for each");
-    }
-    assert_eq!(silent.dials(), 1, "the one that is gone is not asked any more");
+    let (pool, roster) = (ConnectionPool::new(reader), roster(entries, 1).verify().unwrap());
+    let readers = (0..READERS).map(|_| async {
+        // Each begins with the one that is gone: what another found out is not known to it.
+        CoordinatorClient::new(pool.clone(), roster.clone()).nodes().await.unwrap();
+        tokio::select! {
+            biased;
+            _ = pool.get(identity(2).node_id(), &silent.address) => panic!("it was waited for"),
+            () = std::future::ready(()) => {}
+        }
+    });
+    futures::future::join_all(readers).await;
+    assert_eq!(asked.lock().unwrap().len(), READERS, "the one that is there is asked once for each");
+    assert_eq!(silent.dials(), 1);
 }
 
 #[tokio::test]
