@@ -141,7 +141,8 @@ async fn read_one(
     };
     let answer = Answer::new(coding, index, offset, bytes)?;
     answer.check_length(node, announced)?;
-    // Bounded by the range that was asked for. The kernel gives pages of it as bytes arrive.
+    // Bounded by the range that was asked for, and taken at once: a node that then says nothing keeps it busy until it
+    // is given up. Only of memory that is fresh from the kernel do pages come as bytes arrive.
     let mut encoded = vec![0; answer.encoded_bytes];
     let mut missing = &mut encoded[..];
     while !missing.is_empty() {
