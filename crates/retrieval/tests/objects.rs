@@ -223,6 +223,54 @@ fn a_nar_that_was_right_once_is_refused_when_it_is_made_of_other_chunks() {
     });
 }
 
+/// `object` under the record of `nar`, in chunks of 1000 bytes, twenty to a frame.
+fn pack_many_chunks(nar: &[u8], object: &[u8]) -> Packed {
+    let options = BuilderOptions { frame_raw_bytes: 20_000, frame_level: 1, ..BuilderOptions::default() };
+    let (mut builder, mut payload) = (BundleBuilder::new(options), Vec::new());
+    builder.begin_object();
+    for chunk in object.chunks(1000) {
+        builder.push_chunk(chunk).unwrap();
+    }
+    builder.finish_object(nar_record(1, nar)).unwrap();
+    let sealed = builder.seal(&mut payload).unwrap();
+    Packed { content: sealed.content, payload, positions: sealed.positions }
+}
+
+#[test]
+fn readings_that_began_together_rely_on_the_first_that_was_right_and_not_for_other_chunks() {
+    let start = noise(400_000, 1);
+    let nar = [start.clone(), noise(400_000, 2)].concat();
+    let right = pack_many_chunks(&nar, &nar);
+    let wrong = pack_many_chunks(&nar, &[start, noise(400_000, 3)].concat());
+    block_on(async {
+        let before = MemoryReader::of(std::slice::from_ref(&right));
+        let payloads = Arc::new(Turncoat { before, after: wrong, turned: AtomicBool::new(false) });
+        let nothing = ManifestOptions { heads_bytes: 0, blocks_bytes: 0, tables_bytes: 0 };
+        let manifests = ManifestReader::new(Arc::clone(&payloads) as _, nothing);
+        // Each reads on only when its pieces are taken.
+        let options = ObjectOptions { bytes_ahead: 0, all_bytes_ahead: 0, frame_cache_bytes: 0 };
+        let reader = ObjectReader::new(manifests, inline(), options);
+        let mut readings = Vec::new();
+        for _ in 0..3 {
+            let mut stream = open(&reader, &right, 0).await.stream(None).unwrap();
+            let piece = stream.next().await.unwrap().unwrap();
+            assert!(piece.len() < 100_000 && piece == nar[..piece.len()]);
+            readings.push((piece.len(), stream));
+        }
+        let (begun, first) = readings.remove(0);
+        assert!(drain(first).await == (nar[begun..].to_vec(), None));
+        let (begun, good) = readings.remove(0);
+        assert!(drain(good).await == (nar[begun..].to_vec(), None));
+        payloads.turned.store(true, Ordering::Relaxed);
+        let (begun, turned) = readings.remove(0);
+        let (bytes, error) = drain(turned).await;
+        // Had it been hashed itself, its hash would be what is wrong.
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("its chunks are others"), "{error}");
+        assert!(begun + bytes.len() < nar.len());
+    });
+}
+
 #[test]
 fn a_small_nar_of_another_hash_gives_no_byte() {
     let (mut record, file) = verbatim(1, b"a few bytes", Compression::Zstd);
