@@ -1,9 +1,11 @@
 //! A decompressed frame, and which of its chunks were found right.
 //!
-//! Always holds: a chunk counts as right only if its hash was computed over these very bytes, which never change; what
-//! is remembered of a frame is bounded by its length. Leaves to others: what a wrong chunk means.
+//! Always holds: a chunk counts as right only if its hash was computed over these very bytes, which nobody writes to, and
+//! not for ever: memory can fail; what is remembered of a frame is bounded by its length. Leaves to others: what a wrong
+//! chunk means.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -13,18 +15,24 @@ use firn_bundle::{ChunkEntry, FrameError};
 // at every cut.
 const BYTES_PER_CHUNK: usize = 4 << 10;
 
+// A bit that turned over in memory is not served until the frame falls out of it. To hash at every 256th reading costs
+// 1/256 of hashing at each.
+const READINGS_PER_CHECK: u32 = 256;
+
 /// A frame as it is remembered.
 #[derive(Debug)]
 pub(crate) struct CheckedFrame {
     bytes: Bytes,
     /// By their places.
     right: Mutex<Vec<ChunkEntry>>,
+    /// How often it was read from memory.
+    readings: AtomicU32,
 }
 
 impl CheckedFrame {
     /// A frame of which nothing was checked.
     pub(crate) const fn new(bytes: Bytes) -> Self {
-        Self { bytes, right: Mutex::new(Vec::new()) }
+        Self { bytes, right: Mutex::new(Vec::new()), readings: AtomicU32::new(0) }
     }
 
     /// Its bytes.
@@ -37,9 +45,12 @@ impl CheckedFrame {
         self.bytes.len().saturating_add(self.right_max() * size_of::<ChunkEntry>())
     }
 
-    /// Whether all of these chunks were found right before.
+    /// Whether all of these chunks, which are to be read, were found right before. Now and then that is forgotten.
     pub(crate) fn are_right<'a>(&self, mut chunks: impl Iterator<Item = &'a ChunkEntry>) -> bool {
-        let right = self.right();
+        let mut right = self.right();
+        if self.readings.fetch_add(1, Ordering::Relaxed) % READINGS_PER_CHECK == READINGS_PER_CHECK - 1 {
+            right.clear();
+        }
         chunks.all(|chunk| find(&right, chunk).is_ok())
     }
 
@@ -108,6 +119,25 @@ mod tests {
             assert!(frame.place(&wrong).is_err() && frame.place(&wrong).is_err(), "{wrong:?}");
         }
         assert_eq!(frame.place(&right).unwrap(), 10..30);
+    }
+
+    #[test]
+    fn what_was_found_right_is_not_hashed_again_but_at_every_256th_reading() {
+        let mut bytes: Vec<u8> = (0..=255).collect();
+        let right = chunk(&bytes, 10, 20);
+        let frame = CheckedFrame::new(Bytes::from(bytes.clone()));
+        frame.place(&right).unwrap();
+        // One bit turns over in memory.
+        bytes[15] ^= 1;
+        let frame = CheckedFrame { bytes: Bytes::from(bytes), ..frame };
+        for _ in 1..256 {
+            assert!(frame.are_right([right].iter()));
+            assert_eq!(frame.place(&right).unwrap(), 10..30);
+        }
+        for _ in 0..2 {
+            assert!(!frame.are_right([right].iter()));
+            assert!(frame.place(&right).is_err());
+        }
     }
 
     #[test]
