@@ -8,7 +8,7 @@ mod changing;
 mod yielding;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey, Timestamp};
@@ -65,6 +65,7 @@ struct Inner {
     raft: Raft,
     members: MemberBook,
     network: Network,
+    log: Arc<dyn KeyValue>,
     state: Arc<dyn KeyValue>,
     // One change of the members at a time.
     changing: Mutex<()>,
@@ -136,6 +137,8 @@ pub struct ConsensusWatch {
     metrics: watch::Receiver<Metrics>,
     raft_id: u64,
     members: MemberBook,
+    // Of a member that has ended its stores may be opened anew.
+    stores: [Weak<dyn KeyValue>; 2],
 }
 
 impl Consensus {
@@ -178,13 +181,15 @@ impl Consensus {
             }
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
-        let inbound = Inbound::new(members.clone(), log, Arc::clone(&state), environment, install_gate);
+        let inbound =
+            Inbound::new(members.clone(), Arc::clone(&log), Arc::clone(&state), environment, install_gate);
         let changing = Mutex::default();
         let inner = Inner {
             raft_id,
             raft,
             members,
             network,
+            log,
             state,
             changing,
             inbound,
@@ -305,6 +310,7 @@ impl Consensus {
             metrics: self.inner.raft.metrics(),
             raft_id: self.inner.raft_id,
             members: self.inner.members.clone(),
+            stores: [&self.inner.log, &self.inner.state].map(Arc::downgrade),
         }
     }
 
@@ -355,9 +361,15 @@ impl ConsensusWatch {
             trimmed: metrics.purged.map_or(0, |log_id| log_id.index),
             failure: match self.members.is_removed() {
                 true => Some(REMOVED_SENTENCE.to_owned()),
-                false => metrics.running_state.as_ref().err().map(ToString::to_string),
+                false => metrics.running_state.as_ref().err().map(|error| self.why(error)),
             },
         }
+    }
+
+    /// Why the library has stopped. What fails next because a store failed may be what it says first.
+    fn why(&self, error: &impl ToString) -> String {
+        let failed = self.stores.iter().find_map(|store| store.upgrade()?.failure());
+        failed.map_or_else(|| error.to_string(), |failed| failed.to_string())
     }
 
     /// This member's number.

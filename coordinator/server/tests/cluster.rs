@@ -152,6 +152,8 @@ async fn a_member_whose_disk_fails_stops_and_the_others_go_on() {
     let failed = cluster.consensus(leader).propose(add_uploader(2)).await;
     assert!(failed.is_err(), "{failed:?}");
     cluster.wait(leader, |status| status.failure.is_some()).await;
+    let failure = cluster.consensus(leader).status().failure.unwrap();
+    assert!(failure.starts_with("the disk of the coordinator's store is full"), "{failure}");
     cluster.kill(leader, true).await;
     assert_eq!(cluster.write(add_uploader(3)).await, CommandOutcome::Applied);
     cluster.run(leader).await;

@@ -41,6 +41,10 @@ impl KeyValue for LyingDisk {
         self.0.write(batch, Durability::Buffered)
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.0.failure()
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         Ok(())
     }

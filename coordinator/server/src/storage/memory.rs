@@ -135,6 +135,15 @@ impl MemoryStage {
     }
 }
 
+impl Fault {
+    fn error(self) -> StorageError {
+        match self {
+            Self::Write | Self::Read => StorageError::Io("injected".into()),
+            Self::Full => StorageError::Full("injected".into()),
+        }
+    }
+}
+
 impl Disk {
     fn check(&mut self, writing: bool) -> Result<(), StorageError> {
         let Some((fault, calls)) = &mut self.fault else { return Ok(()) };
@@ -145,10 +154,7 @@ impl Disk {
             *calls = fewer;
             return Ok(());
         }
-        Err(match fault {
-            Fault::Write | Fault::Read => StorageError::Io("injected".into()),
-            Fault::Full => StorageError::Full("injected".into()),
-        })
+        Err(fault.error())
     }
 
     fn sync(&mut self) {
@@ -261,6 +267,11 @@ impl KeyValue for Memory {
             disk.sync();
         }
         Ok(())
+    }
+
+    fn failure(&self) -> Option<StorageError> {
+        let (fault, calls) = self.disk().fault?;
+        (calls == 0 && fault != Fault::Read).then(|| fault.error())
     }
 
     fn flush(&self) -> Result<(), StorageError> {

@@ -102,6 +102,9 @@ pub trait KeyValue: Read {
     /// Carries out a batch as a whole.
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StorageError>;
 
+    /// Why it takes no more writes: the first that failed. None while it takes them.
+    fn failure(&self) -> Option<StorageError>;
+
     /// Returns once everything written so far survives the loss of power.
     fn flush(&self) -> Result<(), StorageError>;
 

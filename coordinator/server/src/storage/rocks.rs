@@ -340,6 +340,10 @@ impl KeyValue for RocksDb {
         self.shared.current().write(&batch, &options)
     }
 
+    fn failure(&self) -> Option<StorageError> {
+        self.shared.current().failed.get().cloned()
+    }
+
     fn flush(&self) -> Result<(), StorageError> {
         self.shared.current().writing(|db| db.flush_wal(true))
     }
