@@ -80,7 +80,8 @@ impl Drop for Process {
     }
 }
 
-fn cpu_time(id: u32) -> Result<Duration, Failure> {
+/// Processor time that process `id` has taken so far, to a hundredth of a second.
+pub fn cpu_time(id: u32) -> Result<Duration, Failure> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
     // The name of the program may hold anything; what is counted from it on may not.
     let (_, figures) = stat.rsplit_once(')').ok_or("a process without a name")?;

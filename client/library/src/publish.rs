@@ -166,6 +166,7 @@ impl Publish<'_> {
     ) -> Result<(), PublishError> {
         let options = BuilderOptions {
             payload_bytes_max: self.options.bundle_bytes,
+            frame_raw_bytes: self.options.frame_bytes,
             frame_level: self.options.frame_level,
             ..BuilderOptions::default()
         };

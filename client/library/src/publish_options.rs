@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use firn_base::ByteCount;
-use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
+use firn_bundle::{BuilderOptions, Encoding, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{PublishSummary, UploadError, UploadPolicy};
 use firn_nix_format::PublisherKey;
 use firn_transport::{AskError, EndpointOptions};
@@ -37,6 +37,8 @@ pub struct PublishOptions {
     pub encoding: Encoding,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
+    /// Raw bytes at which a frame is closed: 4 MiB at most.
+    pub frame_bytes: u32,
     /// zstd level of frames.
     pub frame_level: i32,
     /// Where spool files lie; the system's directory for temporary files if not given.
@@ -101,6 +103,7 @@ impl PublishOptions {
             trusted_keys: None,
             encoding: Encoding::Chunked,
             bundle_bytes: PAYLOAD_BYTES_MAX,
+            frame_bytes: BuilderOptions::default().frame_raw_bytes,
             frame_level: FRAME_LEVEL,
             spool_dir: None,
             // Twice the cores: while one object waits for its disk or server, another is decompressed.

@@ -11,27 +11,27 @@ use firn_nix_format::{Compression, PathInfo, PublisherKey, PublisherSecretKey, S
 use crate::source::Source;
 
 /// A cache in a directory of its own.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     place: tempfile::TempDir,
     key: PublisherSecretKey,
     /// NARs by the base name of their path.
-    pub(super) nars: BTreeMap<String, Vec<u8>>,
+    pub(crate) nars: BTreeMap<String, Vec<u8>>,
 }
 
 /// A path on its way into a cache.
-pub(super) struct Entry {
-    pub(super) info: PathInfo,
-    pub(super) file: Vec<u8>,
+pub(crate) struct Entry {
+    pub(crate) info: PathInfo,
+    pub(crate) file: Vec<u8>,
 }
 
 /// Bytes that do not compress.
-pub(super) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut noise);
     noise
 }
 
-pub(super) fn compress(compression: Compression, contents: &[u8]) -> Vec<u8> {
+pub(crate) fn compress(compression: Compression, contents: &[u8]) -> Vec<u8> {
     match compression {
         Compression::None => contents.to_vec(),
         Compression::Xz => {
@@ -48,19 +48,19 @@ pub(super) fn compress(compression: Compression, contents: &[u8]) -> Vec<u8> {
     }
 }
 
-pub(super) fn store_path(name: &str) -> StorePath {
+pub(crate) fn store_path(name: &str) -> StorePath {
     let digest = blake3::hash(name.as_bytes());
     StorePath::from_parts(digest.as_bytes()[..20].try_into().unwrap(), name).unwrap()
 }
 
 /// The NAR of a directory with one file.
-pub(super) fn nar_of(contents: &[u8]) -> Vec<u8> {
+pub(crate) fn nar_of(contents: &[u8]) -> Vec<u8> {
     let file = NarNode::Regular { contents: contents.to_vec(), executable: false };
     encode(&NarNode::Directory([(b"file".to_vec(), file)].into())).unwrap()
 }
 
 impl Cache {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir(place.path().join("nar")).unwrap();
         fs::create_dir(place.path().join("log")).unwrap();
@@ -68,20 +68,20 @@ impl Cache {
         Self { place, key, nars: BTreeMap::new() }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.place.path()
     }
 
-    pub(super) fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         Source::open(self.path().to_str().unwrap()).unwrap()
     }
 
-    pub(super) fn publisher(&self) -> PublisherKey {
+    pub(crate) fn publisher(&self) -> PublisherKey {
         self.key.public_key()
     }
 
     /// A sound path, not written yet.
-    pub(super) fn entry(
+    pub(crate) fn entry(
         &self,
         name: &str,
         contents: &[u8],
@@ -109,29 +109,29 @@ impl Cache {
     }
 
     /// Signs and writes a path.
-    pub(super) fn add(&mut self, mut entry: Entry) {
+    pub(crate) fn add(&mut self, mut entry: Entry) {
         entry.info.signatures.push(self.key.sign(&entry.info));
         self.write(&entry);
     }
 
     /// Signs a path whose file is there already, and writes its narinfo.
-    pub(super) fn add_narinfo(&mut self, mut entry: Entry) {
+    pub(crate) fn add_narinfo(&mut self, mut entry: Entry) {
         entry.info.signatures.push(self.key.sign(&entry.info));
         self.write_narinfo(entry.info.store_path.hash_part(), &entry.info.to_string());
     }
 
     /// Writes a path as it is.
-    pub(super) fn write(&self, entry: &Entry) {
+    pub(crate) fn write(&self, entry: &Entry) {
         fs::write(self.path().join(&entry.info.url), &entry.file).unwrap();
         self.write_narinfo(entry.info.store_path.hash_part(), &entry.info.to_string());
     }
 
-    pub(super) fn write_narinfo(&self, hash_part: &str, text: &str) {
+    pub(crate) fn write_narinfo(&self, hash_part: &str, text: &str) {
         fs::write(self.path().join(format!("{hash_part}.narinfo")), text).unwrap();
     }
 
     /// Signs and writes a sound path, and remembers its NAR.
-    pub(super) fn add_path(
+    pub(crate) fn add_path(
         &mut self,
         name: &str,
         contents: &[u8],
@@ -143,12 +143,12 @@ impl Cache {
         self.add(entry);
     }
 
-    pub(super) fn file(&self, url: &str) -> PathBuf {
+    pub(crate) fn file(&self, url: &str) -> PathBuf {
         self.path().join(url)
     }
 
     /// Six sound paths in every compression, two of them with a shared library below.
-    pub(super) fn sound() -> Self {
+    pub(crate) fn sound() -> Self {
         let mut cache = Self::new();
         cache.add_path("libc-2.40", &noise(300_000, 1), Compression::Xz, &["libc-2.40"]);
         cache.add_path("hello-1.0", &noise(50_000, 2), Compression::Bzip2, &["libc-2.40"]);

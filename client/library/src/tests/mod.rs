@@ -5,7 +5,7 @@
 
 mod archive;
 mod bad_input;
-mod cache;
+pub(crate) mod cache;
 mod faults;
 mod large;
 mod pipeline;

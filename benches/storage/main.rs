@@ -1,0 +1,123 @@
+//! What the archive takes for real packages, beside one copy of their `.nar.xz` files.
+//!
+//! `cargo run --release -p firn-benches --example storage -- DIR` prints what RESULTS.md records. The corpora are made by
+//! `benches/storage/make-corpora.sh` in DIR, those that are not there yet (needs Nix and apt; some minutes and 3 GB; nothing
+//! outside of DIR is written, and a second run finds everything there). Each generation is published on its own, one behind
+//! the other, by the client library's own pipeline with all its checks and the coding 16/40; only the sending of shards is
+//! left out. `--variant` chooses what is measured, `--corpus` on what.
+
+mod corpus;
+mod reading;
+mod variant;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+use firn_benches::process::Failure;
+
+use crate::corpus::{CORPORA, Corpus};
+use crate::reading::Reading;
+use crate::variant::{Measured, Variant};
+
+/// Measures what packages take.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Where the corpora are, or are made
+    dir: PathBuf,
+    /// Only these corpora
+    #[arg(long, value_delimiter = ',')]
+    corpus: Vec<String>,
+    /// Only these variants
+    #[arg(long, value_delimiter = ',')]
+    variant: Vec<Variant>,
+    /// Raw bytes of a frame in the variant `publish`; what a publish does if not given
+    #[arg(long)]
+    frame_bytes: Option<u32>,
+    /// zstd level in the variant `publish`; what a publish does if not given
+    #[arg(long)]
+    frame_level: Option<i32>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let chosen: Vec<&str> = CORPORA
+        .into_iter()
+        .filter(|name| options.corpus.is_empty() || options.corpus.iter().any(|wanted| wanted == name))
+        .collect();
+    if chosen.is_empty() {
+        return Err(format!("the corpora are {}", CORPORA.join(", ")).into());
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("storage/make-corpora.sh");
+    // Its words go where ours do not: standard output is the table.
+    let made = Command::new("bash")
+        .arg(script)
+        .arg(&options.dir)
+        .args(&chosen)
+        .stdout(std::io::stderr())
+        .status()?;
+    if !made.success() {
+        return Err("the corpora were not made".into());
+    }
+    let variants = if options.variant.is_empty() { Variant::ALL.to_vec() } else { options.variant.clone() };
+    for name in chosen {
+        let corpus = Corpus::open(&options.dir.join(name))?;
+        println!(
+            "\n{name}: {} paths, {} MB of NARs, {} MB as .nar.xz\n",
+            corpus.paths.len(),
+            megabytes(corpus.nar_bytes()),
+            megabytes(corpus.xz_bytes())
+        );
+        println!("| {name} | MB | of .nar.xz |");
+        println!("| --- | --- | --- |");
+        row(".nar.xz, one copy", corpus.xz_bytes(), corpus.xz_bytes());
+        row(".nar.zst, level 19, one copy", corpus.zstd_bytes()?, corpus.xz_bytes());
+        for variant in &variants {
+            let measured = variant.measure(&corpus, options.frame_bytes, options.frame_level)?;
+            print_measured(variant.name(), &corpus, &measured)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_measured(name: &str, corpus: &Corpus, measured: &Measured) -> Result<(), Failure> {
+    let xz = corpus.xz_bytes();
+    row(&format!("{name}: frames"), measured.frame_bytes(), xz);
+    row(&format!("{name}: payload"), measured.payload_bytes(), xz);
+    row(&format!("{name}: stored 16/40, shard files"), measured.stored_bytes(), xz);
+    if let [.., before, last] = &measured.payload_by_generation()[..] {
+        let added = last - before;
+        row(
+            &format!("{name}: payload that the last generation added, of its own .nar.xz"),
+            added,
+            corpus.last_xz(),
+        );
+    }
+    let per_core = corpus.nar_bytes() as f64 / 1e6 / measured.cpu.as_secs_f64();
+    println!("| {name}: NAR MB per CPU second |  | {per_core:.1} |");
+    let reading = Reading::of(corpus, measured)?;
+    row(&format!("{name}: read beside its own for one cold path, 95 of 100"), reading.over_read(95), xz);
+    row(&format!("{name}: the same, the worst"), reading.over_read(100), xz);
+    println!("| {name}: bundles for one path, mean and most |  | {} |", reading.bundles_per_path());
+    println!("| {name}: bundles for one closure, mean and most |  | {} |", reading.bundles_per_closure());
+    println!("| {name}: bundles, dependencies |  | {} |", measured.bundles_and_dependencies());
+    Ok(())
+}
+
+fn row(what: &str, bytes: u64, of: u64) {
+    println!("| {what} | {} | {:.3} |", megabytes(bytes), bytes as f64 / of as f64);
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / 1e6)
+}

@@ -1,0 +1,110 @@
+//! Ways of storing a corpus, and what came of one.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use firn_base::Scheme;
+use firn_benches::process::{Failure, cpu_time};
+use firn_bundle::ShardFileHeader;
+use firn_client::{PaperArchive, PaperBundle, PublishEvents, PublishOptions};
+use firn_transport::Environment;
+
+use crate::corpus::Corpus;
+
+// A fleet of 60 failure domains and more.
+const K: u8 = 16;
+const N: u8 = 40;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Variant {
+    /// Each chunk compressed on its own
+    Chunks,
+    /// As a publish stores it
+    Publish,
+}
+
+/// What is in the archive.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    pub(crate) bundles: Vec<PaperBundle>,
+    pub(crate) cpu: Duration,
+    // Bundles there were behind each generation.
+    bundles_after: Vec<usize>,
+}
+
+impl Variant {
+    pub(crate) const ALL: [Self; 2] = [Self::Chunks, Self::Publish];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Chunks => "chunks alone",
+            Self::Publish => "publish",
+        }
+    }
+
+    /// Publishes the corpus into an archive of its own, generation by generation.
+    pub(crate) fn measure(
+        self,
+        corpus: &Corpus,
+        frame_bytes: Option<u32>,
+        frame_level: Option<i32>,
+    ) -> Result<Measured, Failure> {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let archive = PaperArchive::new(Scheme::new(K, N)?);
+        let environment = Environment::real();
+        let before = cpu_time(std::process::id())?;
+        let mut bundles_after = Vec::new();
+        for generation in &corpus.generations {
+            let mut options = PublishOptions::new(corpus.source()?);
+            options.paths = Some(corpus.hash_parts(*generation));
+            match self {
+                Self::Chunks => options.frame_bytes = 1,
+                Self::Publish => {
+                    options.frame_bytes = frame_bytes.unwrap_or(options.frame_bytes);
+                    options.frame_level = frame_level.unwrap_or(options.frame_level);
+                }
+            }
+            let publishers = vec![corpus.publisher.clone()];
+            let publish = archive.publish(publishers, &environment, options, PublishEvents::none());
+            let summary = runtime.block_on(publish)?;
+            if summary.exit_code() != 0 {
+                return Err(format!("not everything was published: {summary}").into());
+            }
+            bundles_after.push(archive.bundles().len());
+        }
+        let cpu = cpu_time(std::process::id())?.saturating_sub(before);
+        Ok(Measured { bundles: archive.bundles(), cpu, bundles_after })
+    }
+}
+
+impl Measured {
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        self.bundles.iter().map(|bundle| bundle.content.manifest_extent().start).sum()
+    }
+
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        self.bundles.iter().map(|bundle| bundle.content.payload_bytes()).sum()
+    }
+
+    /// What there was behind each generation.
+    pub(crate) fn payload_by_generation(&self) -> Vec<u64> {
+        let payload = |count: &usize| self.bundles[..*count].iter().map(|b| b.content.payload_bytes()).sum();
+        self.bundles_after.iter().map(payload).collect()
+    }
+
+    /// Bytes of all shard files.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.bundles.iter().map(|bundle| u64::from(N) * shard_file_bytes(bundle)).sum()
+    }
+
+    pub(crate) fn bundles_and_dependencies(&self) -> String {
+        let dependencies: usize = self.bundles.iter().map(|bundle| bundle.content.dependencies().len()).sum();
+        format!("{}, {dependencies}", self.bundles.len())
+    }
+}
+
+fn shard_file_bytes(bundle: &PaperBundle) -> u64 {
+    let header =
+        ShardFileHeader::new(bundle.content.clone(), bundle.coding.clone(), firn_base::ShardIndex(0));
+    header.expect("a committed bundle has shard files").layout().file_bytes
+}

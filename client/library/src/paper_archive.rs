@@ -1,0 +1,258 @@
+//! An archive on paper: it takes what a publish brings, and keeps the bundles in the publisher's own spool.
+//!
+//! Owns: what measurements and estimates publish into. Always holds: everything that a publish does is done, from reading the
+//! source to coding, restore check and commit, but for sending shards and keeping them; what was committed stays readable
+//! while the archive lives. Leaves to others: receipts that prove anything (its nodes sign without having stored).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use firn_base::{ArchiveId, BundleNumber, CodingId, ObjectKey, ReservationId, Scheme, ShardIndex, Timestamp};
+use firn_bundle::{CodingHeader, ContentHeader, Manifest, ReadAt};
+use firn_client_logic::{PublishSummary, SendFailure, ShardSend};
+use firn_nix_format::PublisherKey;
+use firn_transport::{BoxFuture, Committed, Environment};
+use firn_wire::{
+    CommitRequest, Identity, NodeAddress, OrderRank, Receipt, RefusalKind, RefusedRequest, ReservationGrant,
+    ReserveRequest, Signed, Ticket,
+};
+
+use crate::code::CodedBundle;
+use crate::destination::Destination;
+use crate::events::PublishEvents;
+use crate::publish::publish_into;
+use crate::publish_options::{PublishOptions, PublishStopped};
+use crate::spooled_bundle::SpooledBundle;
+
+const ARCHIVE: ArchiveId = ArchiveId::from_bytes([1; 32]);
+const RANK: OrderRank = OrderRank { generation: 1, epoch: 1 };
+
+/// An archive on paper. Clones are the same archive.
+#[derive(Debug, Clone)]
+pub struct PaperArchive {
+    inner: Arc<Inner>,
+}
+
+/// A bundle that was committed.
+#[derive(Clone)]
+pub struct PaperBundle {
+    /// What its payload is.
+    pub content: ContentHeader,
+    /// How it was coded.
+    pub coding: CodingHeader,
+    /// What lies in it.
+    pub manifest: Arc<Manifest>,
+    /// Its payload.
+    pub payload: Arc<dyn ReadAt + Send + Sync>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    scheme: Scheme,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reservations: BTreeMap<ReservationId, (ContentHeader, CodingHeader)>,
+    // Bundles of which a shard was brought.
+    brought: BTreeMap<CodingId, Arc<CodedBundle>>,
+    bundles: Vec<PaperBundle>,
+    keys: BTreeSet<ObjectKey>,
+}
+
+impl fmt::Debug for PaperBundle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PaperBundle").field("id", &self.content.bundle_id()).finish_non_exhaustive()
+    }
+}
+
+impl PaperArchive {
+    /// An empty archive that codes so.
+    pub fn new(scheme: Scheme) -> Self {
+        Self { inner: Arc::new(Inner { scheme, state: Mutex::default() }) }
+    }
+
+    /// Publishes what these publishers have signed.
+    ///
+    /// # Errors
+    /// As [`crate::publish()`].
+    pub async fn publish(
+        &self,
+        publishers: Vec<PublisherKey>,
+        environment: &Environment,
+        options: PublishOptions,
+        events: PublishEvents,
+    ) -> Result<PublishSummary, PublishStopped> {
+        let destination: Arc<dyn Destination> = Arc::<Inner>::clone(&self.inner);
+        publish_into(destination, publishers, environment, options, events).await
+    }
+
+    /// What was committed so far, in this order.
+    pub fn bundles(&self) -> Vec<PaperBundle> {
+        self.inner.state().bundles.clone()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grant(&self, request: &ReserveRequest) -> Result<ReservationGrant, RefusedRequest> {
+        let content = ContentHeader::parse(&request.content_header).map_err(malformed)?;
+        let coding = CodingHeader::parse(&request.coding_header).map_err(malformed)?;
+        coding.check_belongs_to(&content).map_err(malformed)?;
+        let reservation = ReservationId::from_bytes(*coding.coding_id().as_bytes());
+        let targets = (0..self.scheme.n()).map(ShardIndex).filter_map(|index| {
+            let node = node(index).node_id();
+            let ticket = Ticket {
+                node,
+                bearer: coordinator().public(),
+                reservation,
+                coding: coding.coding_id(),
+                index,
+                shard_bytes: coding.shard_bytes(),
+                root: coding.root(index)?,
+                expires: Timestamp::from_millis(u64::MAX),
+                rank: RANK,
+            };
+            let address = NodeAddress { node, address: index.to_string(), online: true };
+            Some((address, Signed::seal(&coordinator(), ARCHIVE, &ticket)))
+        });
+        let expires = Timestamp::from_millis(u64::MAX);
+        let grant =
+            ReservationGrant { reservation, scheme: self.scheme, expires, targets: targets.collect() };
+        self.state().reservations.insert(reservation, (content, coding));
+        Ok(grant)
+    }
+
+    fn take(&self, send: &ShardSend, bundle: Arc<CodedBundle>) -> Result<Signed<Receipt>, SendFailure> {
+        let ticket =
+            send.ticket.peek().map_err(|error| SendFailure { retry: false, sentence: error.to_string() })?;
+        let receipt = Receipt {
+            node: ticket.node,
+            reservation: ticket.reservation,
+            coding: ticket.coding,
+            index: ticket.index,
+            root: ticket.root,
+            rank: ticket.rank,
+        };
+        self.state().brought.insert(ticket.coding, bundle);
+        Ok(Signed::seal(&node(ticket.index), ARCHIVE, &receipt))
+    }
+
+    fn enter(&self, request: CommitRequest) -> Result<Committed, RefusedRequest> {
+        let mut state = self.state();
+        let (mut entered, mut visible) = (Vec::new(), 0);
+        for bundle in request.bundles {
+            let nothing = || RefusedRequest::new(RefusalKind::Expired, "nothing is reserved");
+            let (content, coding) = state.reservations.remove(&bundle.reservation).ok_or_else(nothing)?;
+            let payload = state.brought.remove(&coding.coding_id()).ok_or_else(nothing)?;
+            let payload: Arc<dyn ReadAt + Send + Sync> = Arc::<SpooledBundle>::clone(payload.bundle());
+            let manifest = Manifest::parse_whole(&content, bundle.manifest).map_err(malformed)?;
+            for located in manifest.records() {
+                visible += u64::from(state.keys.insert(located.map_err(malformed)?.record.key));
+            }
+            entered.push(PaperBundle { content, coding, manifest: Arc::new(manifest), payload });
+        }
+        let bundles = (0..).take(entered.len()).map(BundleNumber).collect();
+        state.bundles.extend(entered);
+        Ok(Committed { bundles, visible, held: Vec::new() })
+    }
+
+    fn has(&self, keys: &[ObjectKey]) -> Vec<bool> {
+        let state = self.state();
+        keys.iter().map(|key| state.keys.contains(key)).collect()
+    }
+}
+
+impl Destination for Inner {
+    fn presence(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move { Ok(self.has(&keys)) })
+    }
+
+    fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move { Ok(self.has(&keys)) })
+    }
+
+    fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {
+        Box::pin(async move { Ok(self.scheme) })
+    }
+
+    fn reserve(&self, request: ReserveRequest) -> BoxFuture<'_, Result<ReservationGrant, RefusedRequest>> {
+        Box::pin(async move { self.grant(&request) })
+    }
+
+    fn store<'a>(
+        &'a self,
+        send: &'a ShardSend,
+        bundle: Arc<CodedBundle>,
+    ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
+        Box::pin(async move { self.take(send, bundle) })
+    }
+
+    fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        Box::pin(async move { self.enter(request) })
+    }
+
+    fn late_receipts(&self, _: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn release(&self, _: Vec<ReservationId>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn coordinator() -> Identity {
+    Identity::from_seed(&[200; 32])
+}
+
+fn node(index: ShardIndex) -> Identity {
+    Identity::from_seed(&[index.0; 32])
+}
+
+fn malformed(error: impl fmt::Display) -> RefusedRequest {
+    RefusedRequest::new(RefusalKind::Malformed, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_bundle::BundleReader;
+
+    use super::*;
+    use crate::tests::cache::Cache;
+
+    #[tokio::test]
+    async fn what_was_published_on_paper_is_there_once_and_reads_as_it_was() {
+        let cache = Cache::sound();
+        let archive = PaperArchive::new(Scheme::new(16, 40).unwrap());
+        let (publishers, environment) = (vec![cache.publisher()], Environment::real());
+        for published in [cache.nars.len() as u64, 0] {
+            let options = PublishOptions::new(cache.source());
+            let summary = archive
+                .publish(publishers.clone(), &environment, options, PublishEvents::none())
+                .await
+                .unwrap();
+            assert_eq!((summary.paths_published, summary.exit_code()), (published, 0), "{summary}");
+        }
+        let [bundle] = &archive.bundles()[..] else { panic!("one bundle holds them all") };
+        assert_eq!((bundle.coding.k(), bundle.coding.bundle()), (16, bundle.content.bundle_id()));
+        let mut reader = BundleReader::new(Manifest::clone(&bundle.manifest), &*bundle.payload);
+        for located in bundle.manifest.records() {
+            let record = located.unwrap().record;
+            let mut nar = Vec::new();
+            let no_other = |_: &_| panic!("the bundle depends on no other");
+            reader
+                .restore(&record, no_other, |piece| {
+                    nar.extend_from_slice(piece);
+                    Ok(())
+                })
+                .unwrap();
+            let path = record.path_info().unwrap().store_path.base_name().to_owned();
+            assert!(cache.nars[&path] == nar, "{path} comes back as another");
+        }
+    }
+}
