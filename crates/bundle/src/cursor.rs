@@ -78,6 +78,13 @@ pub(crate) fn put_leb128(target: &mut Vec<u8>, mut value: u64) {
     target.push((value & 0x7f) as u8);
 }
 
+/// How many bytes `value` has as LEB128.
+pub(crate) fn leb128_bytes(value: u64) -> u64 {
+    // Zero has a byte too.
+    let bits = (u64::BITS - value.leading_zeros()).max(1);
+    bits.div_ceil(7).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +95,7 @@ mod tests {
             let mut bytes = Vec::new();
             put_leb128(&mut bytes, value);
             assert_eq!(Cursor::new(&bytes).leb128(), Ok(Some(value)));
+            assert_eq!(leb128_bytes(value), bytes.len() as u64);
         }
         assert_eq!(Cursor::new(&[0x80, 0]).leb128(), Ok(None));
         assert_eq!(Cursor::new(&[0xff; 10]).leb128(), Ok(None));

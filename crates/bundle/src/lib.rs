@@ -6,7 +6,7 @@
 //! anything is allocated for them and make no function panic.
 //! Leaves to others: the erasure code (`erasure`), files and connections (shells), signatures (`nix-format`).
 //!
-//! Packing: [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
+//! Packing: [`PatchFinder`] → [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
 //! [`CodingHeader`], [`ShardFileHeader`]; coding anew: [`PayloadTree`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
 //! [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`], [`ChunkEntry::cut`],
 //! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`].
@@ -21,12 +21,14 @@ mod coding_header;
 mod content_header;
 mod cursor;
 mod frame;
+mod hash_part_set;
 mod header_error;
 mod limits;
 mod manifest;
 mod manifest_error;
 mod manifest_header;
 mod patch;
+mod patch_finder;
 mod payload_tree;
 mod proof;
 mod record;
@@ -51,7 +53,7 @@ pub use frame::{
 pub use header_error::{HeaderError, HeaderKind};
 pub use limits::{
     BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX, CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX,
-    MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
+    MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PATCHES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
     SHARD_FILE_HEADER_BYTES_MAX,
 };
 pub use manifest::{LocatedRecord, Manifest};
@@ -61,12 +63,13 @@ pub use manifest_header::{
     ManifestHeader,
 };
 pub use patch::{PATCH_PLACEHOLDER, PatchApplier, PatchError};
+pub use patch_finder::PatchFinder;
 pub use payload_tree::{PayloadTree, PayloadTreeError};
 pub use proof::{
     ProofError, ReadAt, ReadWindow, covering_groups, decode_range, decode_range_exact, encode_range,
     encode_range_of_file, encoded_range_bytes,
 };
-pub use record::{Blob, Encoding, NewRecord, Record, RecordBody};
+pub use record::{Blob, Encoding, NewRecord, Record, RecordBody, hash_parts};
 pub use restore::{BundleReader, RestoreError};
 pub use sealed_bundle::{PartChunk, PartChunks, PushedChunk, RecordPosition, SealedBundle};
 pub use shard_file::{

@@ -21,6 +21,10 @@ pub const FRAME_RAW_BYTES_MAX: u32 = 4 << 20;
 /// Bytes of a chunk: four times what our chunker cuts, so that its parameters can grow.
 pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
 
+/// Reference patches of one object: a tree of 200,000 links into other paths has one for each. They are 4 MiB while it is
+/// packed; as part of its chunk list, with at most 15 bytes each, they leave half of what a reader takes to the chunks.
+pub const PATCHES_MAX: usize = 1 << 18;
+
 /// Raw bytes of a block of records: the largest path infos known are 484 kB.
 pub const BLOCK_RAW_BYTES_MAX: u32 = 1 << 20;
 

@@ -9,6 +9,7 @@ use firn_base::{KeyKind, ObjectKey};
 use firn_nix_format::{Compression, PathInfo, Sha256, StorePath};
 
 use crate::chunk_list::Patch;
+use crate::cursor::leb128_bytes;
 
 // A record's fields of fixed width are below 160 bytes; a block of its own adds 22.
 const RECORD_FIXED_BYTES_MAX: usize = 200;
@@ -72,6 +73,13 @@ impl NewRecord {
         }
     }
 
+    /// What the patches add to the manifest at most.
+    pub(crate) fn patches_bytes_bound(&self) -> u64 {
+        let distance = self.patches.last().map_or(0, |last| leb128_bytes(last.offset));
+        let number = self.body.path_info().map_or(0, |info| leb128_bytes(info.references.len() as u64));
+        (distance + number).saturating_mul(self.patches.len() as u64)
+    }
+
     /// What the record with its references adds to the manifest at most, but for its chunks and patches.
     pub fn bytes_bound(&self) -> u64 {
         let path = |path: &StorePath| 20 + 1 + path.name().len();
@@ -113,13 +121,20 @@ pub struct Record {
     pub body: RecordBody,
 }
 
+impl RecordBody {
+    /// The path info, if the object is a store path.
+    pub fn path_info(&self) -> Option<&PathInfo> {
+        match self {
+            Self::StorePath(info) => Some(info),
+            Self::Blob(_) => None,
+        }
+    }
+}
+
 impl Record {
     /// The path info, if the object is a store path.
     pub fn path_info(&self) -> Option<&PathInfo> {
-        match &self.body {
-            RecordBody::StorePath(info) => Some(info),
-            RecordBody::Blob(_) => None,
-        }
+        self.body.path_info()
     }
 
     /// What is known of the object, if it is no store path.
@@ -130,13 +145,17 @@ impl Record {
         }
     }
 
-    /// The hash parts that patches of this object number: its own, then those of its references.
+    /// The hash parts that patches of this object number: see [`hash_parts`].
     pub fn hash_parts(&self) -> Vec<[u8; 32]> {
-        let Some(info) = self.path_info() else { return Vec::new() };
-        let part =
-            |path: &StorePath| path.hash_part().as_bytes().try_into().expect("a hash part has 32 characters");
-        std::iter::once(&info.store_path).chain(&info.references).map(part).collect()
+        self.path_info().map(hash_parts).unwrap_or_default()
     }
+}
+
+/// The hash parts that patches of a store path number: its own, then those of its references in published order.
+pub fn hash_parts(info: &PathInfo) -> Vec<[u8; 32]> {
+    let part =
+        |path: &StorePath| path.hash_part().as_bytes().try_into().expect("a hash part has 32 characters");
+    std::iter::once(&info.store_path).chain(&info.references).map(part).collect()
 }
 
 /// Why `body`, kept as `encoding` in `content_bytes` bytes under `key`, contradicts itself; as a clause.

@@ -24,9 +24,6 @@ use crate::sealed_bundle::{PartChunk, PartChunks, SealedBundle};
 
 const LIST_COUNTS_BYTES: u64 = 8;
 
-// All patches of the test set have 7 kB for 250 MB: this is a hundred times as much.
-const CONTENT_PER_PATCH_BYTE: u64 = 256;
-
 // A path info has 2 kB on average.
 const SMALL_RECORD_BYTES: u64 = 16 << 10;
 
@@ -117,9 +114,6 @@ impl BundleBuilder {
     /// Whether an object of `content_bytes`, cut by our chunker, with this record might not fit, however badly it
     /// compresses: then seal first. An object that might not fit an empty builder either is begun in one all the
     /// same, and becomes parts and a head if [`BuildError::Full`] comes.
-    ///
-    /// Only an object with very many patches can still be refused in the end: abandon it, seal, and pack it into
-    /// the next bundle.
     pub fn would_exceed(&self, content_bytes: u64, record: &NewRecord) -> bool {
         let chunks = content_bytes / CHUNKER_MIN_BYTES as u64 + 1;
         let frames = content_bytes / u64::from(self.options.frame_raw_bytes) + 1;
@@ -127,7 +121,7 @@ impl BundleBuilder {
             .saturating_mul(CHUNK_ENTRY_BYTES as u64 + RUN_BYTES)
             // Frames are closed before they are full if the next chunk does not fit.
             .saturating_add(frames.saturating_mul(2 * FRAME_ENTRY_BYTES as u64))
-            .saturating_add(content_bytes / CONTENT_PER_PATCH_BYTE)
+            .saturating_add(record.patches_bytes_bound())
             .saturating_add(LIST_COUNTS_BYTES + record.bytes_bound());
         self.blocks.records() >= self.options.records_max
             || self.check_room(content_bytes, manifest_bytes).is_err()

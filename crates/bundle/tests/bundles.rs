@@ -241,6 +241,32 @@ fn patched_hash_parts_are_restored() {
 }
 
 #[test]
+fn patches_count_when_it_is_asked_whether_an_object_fits() {
+    // Nothing but placeholders, so that the patches are more than what is left of the content.
+    let object = PATCH_PLACEHOLDER.repeat(20_000);
+    let content_bytes = object.len() as u64;
+    let references = (0..200).map(|seed| path(seed, "reference")).collect();
+    let mut record = NewRecord::store_path(info(3, &object, references), Encoding::Chunked);
+    let options = |payload_bytes_max| BuilderOptions { payload_bytes_max, ..BuilderOptions::default() };
+    let bound = content_bytes + 40_000;
+    assert!(!BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record));
+    record.patches = (0..20_000).map(|number| Patch { offset: 32 * number, reference: 200 }).collect();
+    assert!(BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record));
+
+    // Where it is found to fit, it does.
+    let mut bound = bound;
+    while BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record) {
+        bound += 1000;
+    }
+    let mut builder = BundleBuilder::new(options(bound));
+    builder.begin_object();
+    for chunk in chunks(&object) {
+        builder.push_chunk(&chunk).unwrap();
+    }
+    builder.finish_object(record).unwrap();
+}
+
+#[test]
 fn many_records_fill_many_blocks_and_keep_their_places() {
     let mut builder = builder();
     let mut positions = Vec::new();

@@ -3,7 +3,7 @@
 //! Always holds: a text decodes to at most one array, and that array encodes to the same text.
 
 /// The 32 digits in the order of their values.
-const DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+pub const DIGITS: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// What [`VALUES`] holds for a byte that is no digit.
 const NO_DIGIT: u8 = 0xff;
