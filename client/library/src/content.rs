@@ -1,4 +1,4 @@
-//! The content of one object, cut into chunks, between being checked and being packed.
+//! The content of one object, patched and cut into chunks, between being checked and being packed.
 //!
 //! Always holds: small contents lie in memory, large ones in a spool file; memory is bounded whatever comes.
 //! Leaves to others: what the bytes are and whether they are right (`verify`).
@@ -7,7 +7,8 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 
-use firn_bundle::Chunker;
+use firn_bundle::{Chunker, Patch, PatchFinder, hash_parts};
+use firn_nix_format::PathInfo;
 
 use crate::spool::{SpoolDir, SpoolError};
 
@@ -19,13 +20,14 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Takes an object's bytes.
 #[derive(Debug)]
 pub(crate) struct ContentWriter {
-    spool: SpoolDir,
-    chunker: Chunker,
+    finder: Option<PatchFinder>,
     kept: Kept,
 }
 
 #[derive(Debug)]
 struct Kept {
+    spool: SpoolDir,
+    chunker: Chunker,
     lengths: Vec<u32>,
     bytes: u64,
     place: Place<BufWriter<File>>,
@@ -42,6 +44,7 @@ enum Place<F> {
 pub(crate) struct Content {
     lengths: Vec<u32>,
     bytes: u64,
+    patches: Vec<Patch>,
     place: Place<File>,
 }
 
@@ -56,43 +59,59 @@ pub(crate) struct ContentReader {
 }
 
 impl ContentWriter {
-    /// For an object of about `expected` bytes.
+    /// For an object of about `expected` bytes that is kept as it is.
     pub(crate) fn new(spool: &SpoolDir, expected: u64) -> Result<Self, SpoolError> {
         let place = match usize::try_from(expected) {
             Ok(bytes) if expected <= MEMORY_BYTES_MAX => Place::Memory(Vec::with_capacity(bytes)),
             _ => Place::File(BufWriter::with_capacity(BUFFER_BYTES, spool.file()?)),
         };
-        let kept = Kept { lengths: Vec::new(), bytes: 0, place };
-        Ok(Self { spool: spool.clone(), chunker: Chunker::new(), kept })
+        let (spool, chunker, lengths) = (spool.clone(), Chunker::new(), Vec::new());
+        Ok(Self { finder: None, kept: Kept { spool, chunker, lengths, bytes: 0, place } })
+    }
+
+    /// For the NAR of `info`, which is kept with its hash parts replaced.
+    pub(crate) fn patched(spool: &SpoolDir, info: &PathInfo) -> Result<Self, SpoolError> {
+        Ok(Self { finder: Some(PatchFinder::new(&hash_parts(info))), ..Self::new(spool, info.nar_size)? })
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        let (kept, spool) = (&mut self.kept, &self.spool);
-        let Ok(()) = self.chunker.push(bytes, |chunk| kept.cut(chunk));
-        kept.keep(bytes, spool)
+        let kept = &mut self.kept;
+        match &mut self.finder {
+            Some(finder) => finder.push(bytes, |patched| kept.push(patched)),
+            None => kept.push(bytes),
+        }
     }
 
     pub(crate) fn finish(mut self) -> Result<Content, SpoolError> {
         let kept = &mut self.kept;
-        let Ok(()) = self.chunker.finish(|chunk| kept.cut(chunk));
-        let place = match self.kept.place {
+        let finished = self.finder.map(|finder| finder.finish(|patched| kept.push(patched)));
+        let patches = finished.transpose()?.unwrap_or_default();
+        self.kept.finish(patches)
+    }
+}
+
+impl Kept {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let lengths = &mut self.lengths;
+        let Ok(()) = self.chunker.push(bytes, |chunk| note(lengths, chunk));
+        self.keep(bytes)
+    }
+
+    fn finish(mut self, patches: Vec<Patch>) -> Result<Content, SpoolError> {
+        let lengths = &mut self.lengths;
+        let Ok(()) = self.chunker.finish(|chunk| note(lengths, chunk));
+        let place = match self.place {
             Place::Memory(bytes) => Place::Memory(bytes),
             Place::File(file) => {
                 let file = file.into_inner().map_err(|error| self.spool.failed(error.into_error()))?;
                 Place::File(file)
             }
         };
-        Ok(Content { lengths: self.kept.lengths, bytes: self.kept.bytes, place })
-    }
-}
-
-impl Kept {
-    fn cut(&mut self, chunk: &[u8]) -> Result<(), Infallible> {
-        self.lengths.push(u32::try_from(chunk.len()).expect("the chunker cuts at 256 KiB"));
-        Ok(())
+        Ok(Content { lengths: self.lengths, bytes: self.bytes, patches, place })
     }
 
-    fn keep(&mut self, bytes: &[u8], spool: &SpoolDir) -> Result<(), SpoolError> {
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let spool = &self.spool;
         self.bytes += bytes.len() as u64;
         if let Place::Memory(memory) = &mut self.place {
             if self.bytes <= MEMORY_BYTES_MAX {
@@ -111,10 +130,20 @@ impl Kept {
     }
 }
 
+fn note(lengths: &mut Vec<u32>, chunk: &[u8]) -> Result<(), Infallible> {
+    lengths.push(u32::try_from(chunk.len()).expect("the chunker cuts at 256 KiB"));
+    Ok(())
+}
+
 impl Content {
     /// Its bytes.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The hash parts that were replaced: the record that is packed with the content must have them.
+    pub(crate) fn take_patches(&mut self) -> Vec<Patch> {
+        std::mem::take(&mut self.patches)
     }
 
     /// The chunks from the first on.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleRole, ChunkRef, Manifest, ManifestError, NewRecord, Record,
+    BuildError, BuilderOptions, BundleRole, ChunkRef, Encoding, Manifest, ManifestError, NewRecord, Record,
 };
 use firn_client_logic::{UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
@@ -204,20 +204,24 @@ impl Repack<'_> {
         let environment = self.archive.environment();
         let plan = self.objects.open(self.options.bundle, Arc::clone(record)).await?;
         let mut stream = plan.stream_file(None)?;
-        let mut content = ContentWriter::new(&self.spool, record.content_bytes)?;
+        let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
+            Some(info) => ContentWriter::patched(&self.spool, info)?,
+            None => ContentWriter::new(&self.spool, record.content_bytes)?,
+        };
         while let Some(piece) = stream.next().await {
             let piece = piece?;
             content = environment.blocking(move || content.push(&piece).map(|()| content)).await?;
         }
+        let mut content = content.finish()?;
         let record = NewRecord {
             key: record.key,
             encoding: record.encoding,
             recipe: record.recipe,
-            // The content is read with its patches written out.
-            patches: Vec::new(),
+            // The content is read with its patches written out: they are found anew.
+            patches: content.take_patches(),
             body: record.body.clone(),
         };
-        Ok(VerifiedObject { record, content: content.finish()?, source_bytes: 0 })
+        Ok(VerifiedObject { record, content, source_bytes: 0 })
     }
 
     /// Bytes of chunks of what is left out that the new bundles hold all the same.

@@ -179,8 +179,8 @@ impl Read for ObjectReader<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use firn_bundle::{Blob, BuilderOptions, NewRecord};
-    use firn_nix_format::Compression;
+    use firn_bundle::{Blob, BuilderOptions, NewRecord, PATCH_PLACEHOLDER, Patch};
+    use firn_nix_format::{Compression, PathInfo, StorePath};
     use firn_transport::Environment;
 
     use super::*;
@@ -196,14 +196,18 @@ mod tests {
     }
 
     async fn packed(bytes: &[u8], sha256: Sha256) -> BundleSet {
+        let (url, compression) = ("log/x".to_owned(), Compression::None);
+        let blob = Blob { url, compression, bytes: bytes.len() as u64, sha256 };
+        packed_as(NewRecord::blob(firn_base::ObjectKey::build_log([1; 20]), blob, Encoding::Chunked), bytes)
+            .await
+    }
+
+    async fn packed_as(record: NewRecord, bytes: &[u8]) -> BundleSet {
         let spool = SpoolDir::open(None).unwrap();
         let options = BuilderOptions { payload_bytes_max: 4 << 20, ..BuilderOptions::default() };
         let mut packer = Packer::new(Environment::real(), spool.clone(), options, 2);
         let mut content = ContentWriter::new(&spool, 0).unwrap();
         content.push(bytes).unwrap();
-        let (url, compression) = ("log/x".to_owned(), Compression::None);
-        let blob = Blob { url, compression, bytes: bytes.len() as u64, sha256 };
-        let record = NewRecord::blob(firn_base::ObjectKey::build_log([1; 20]), blob, Encoding::Chunked);
         let object = VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 0 };
         let mut pushed = packer.push(object).await.unwrap();
         assert!(pushed.refused.is_none());
@@ -236,6 +240,44 @@ mod tests {
     async fn an_object_of_another_hash_does_not_pass() {
         let set = packed(b"one", Sha256::of(b"another")).await;
         assert!(matches!(check_restores(&set), Err(RestoreCheckError::Object(_))));
+    }
+
+    #[tokio::test]
+    async fn a_patch_that_writes_another_hash_or_belongs_nowhere_does_not_pass() {
+        let path = |seed, name| StorePath::from_parts([seed; 20], name).unwrap();
+        let (own, reference) = (path(1, "own"), path(2, "reference"));
+        let nar = [noise(300_000), reference.hash_part().into(), noise(10), own.hash_part().into()].concat();
+        let mut patched = nar.clone();
+        let offsets = [300_000, 300_042];
+        for offset in offsets {
+            patched[offset..offset + PATCH_PLACEHOLDER.len()].copy_from_slice(&PATCH_PLACEHOLDER);
+        }
+        let info = PathInfo {
+            store_path: own,
+            url: "nar/1.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: None,
+            file_size: None,
+            nar_hash: Sha256::of(&nar),
+            nar_size: nar.len() as u64,
+            references: vec![reference],
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        };
+        let check = async |numbers: &[u32], shift: u64| {
+            let mut record = NewRecord::store_path(info.clone(), Encoding::Chunked);
+            let patches = offsets.iter().zip(numbers);
+            record.patches = patches
+                .map(|(offset, reference)| Patch { offset: *offset as u64 - shift, reference: *reference })
+                .collect();
+            check_restores(&packed_as(record, &patched).await)
+        };
+        assert!(check(&[1, 0], 0).await.is_ok());
+        assert!(matches!(check(&[0, 1], 0).await, Err(RestoreCheckError::Object(_))));
+        assert!(matches!(check(&[1], 0).await, Err(RestoreCheckError::Object(_))));
+        assert!(matches!(check(&[1, 0], 1).await, Err(RestoreCheckError::Patch(_))));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
-//! Owns: decompressing, hashing, validating and chunking in one pass. Always holds: a verified path is a
+//! Owns: decompressing, hashing, validating, patching and chunking in one pass. Always holds: a verified path is a
 //! well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
 //! stated; whatever the source sends, no more is read than it may have and memory is bounded.
 //! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
@@ -165,12 +165,13 @@ pub(crate) fn verify_path(
             return Err(VerifyError::FileHash { stated, found });
         }
     }
-    let content = match (chunked, state.keep) {
+    let mut content = match (chunked, state.keep) {
         (Some(chunked), _) => chunked,
         (None, Some(keep)) => keep.finish()?,
         (None, None) => unreachable!("one of the two encodings keeps the content"),
     };
-    let record = NewRecord::store_path(info.clone(), encoding);
+    let mut record = NewRecord::store_path(info.clone(), encoding);
+    record.patches = content.take_patches();
     Ok(VerifiedObject { record, content, source_bytes: state.read })
 }
 
@@ -186,7 +187,7 @@ fn decode(
         None => VerifyError::Read { url: info.url.clone(), cause: error.to_string() },
     };
     let mut keep = match encoding {
-        Encoding::Chunked => Some(ContentWriter::new(spool, info.nar_size)?),
+        Encoding::Chunked => Some(ContentWriter::patched(spool, info)?),
         Encoding::Verbatim => None,
     };
     let buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);

@@ -136,6 +136,13 @@ impl TestArchive {
         self.state().entries[&key].1.clone()
     }
 
+    /// How many patches an object has.
+    pub(super) fn patches(&self, key: ObjectKey) -> usize {
+        let state = self.state();
+        let (bundle, record) = &state.entries[&key];
+        state.bundles[bundle].manifest.chunk_list(record).unwrap().patches().len()
+    }
+
     /// Gives `sink` an object's content, rebuilt from the last k shards that there are: mostly parity.
     pub(super) fn restore_into(&self, key: ObjectKey, sink: impl FnMut(&[u8]) -> io::Result<()>) {
         let state = self.state();

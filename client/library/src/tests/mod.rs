@@ -8,5 +8,6 @@ mod bad_input;
 pub(crate) mod cache;
 mod faults;
 mod large;
+mod patches;
 mod pipeline;
 mod transfer;
