@@ -169,7 +169,7 @@ impl Generator {
                 true => vec![Self::key(behind + WAITING.min(self.keys - behind - 1))],
                 false => Vec::new(),
             };
-            IndexEntry { key: Self::key(number), block, entry, waits }
+            IndexEntry { key: Self::key(number), block, entry, waits, features: Vec::new() }
         });
         let commit = BundleCommit {
             reservation: Self::reservation(bundle),

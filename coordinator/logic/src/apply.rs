@@ -6,6 +6,7 @@
 
 mod account;
 mod commit;
+mod features;
 mod govern;
 mod nodes;
 mod placements;

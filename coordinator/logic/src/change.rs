@@ -12,8 +12,8 @@ use firn_base::{
 use firn_wire::{LedgerEntry, OperatorEntry, Policy};
 
 use crate::state::{
-    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
-    ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
+    PurgeRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 /// One write. In key-value terms: table, key → value.
@@ -92,6 +92,8 @@ pub enum Change {
     PutPurge(PurgeRecord),
     /// erasures: bundle number → record.
     PutErasure(ErasureRecord),
+    /// features: feature → places.
+    PutFeature(FeatureRecord),
     /// feed: position → record, and with it the index: a visible or moved key → the position; a withdrawn one is removed.
     PutFeed(u64, FeedRecord),
 }

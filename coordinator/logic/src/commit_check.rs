@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use firn_base::{NodeId, ObjectKey, ReservationId, ShardIndex};
+use firn_base::{Feature, NodeId, ObjectKey, ReservationId, ShardIndex};
 use firn_wire::{BundleCommit, Command, IndexEntry};
 
 use crate::facts::Facts;
@@ -23,6 +23,8 @@ pub struct RecordSummary {
     pub entry: u16,
     /// References.
     pub references: Vec<ObjectKey>,
+    /// By what objects like it are found.
+    pub features: Vec<Feature>,
 }
 
 /// One bundle of a commit whose manifest and receipts were checked.
@@ -87,6 +89,7 @@ pub fn plan_entries<F: Facts>(
         block: record.block,
         entry: record.entry,
         waits,
+        features: record.features.clone(),
     });
     Ok((entries.collect(), taken.into_iter().collect()))
 }

@@ -9,7 +9,7 @@
 //!   from them in another order has the same.
 //! - *governance*: the ledger, used tokens, the policy.
 //! - *rest*: everything else, by number and to the last field: nodes, placements, reservations, surplus copies, which
-//!   place of a key is the first, counters, and with them the feed, whose digest is chained as the ledger's is.
+//!   place of a key is the first, features (which depend on the order of commits), counters, and with them the feed, whose digest is chained as the ledger's is.
 //!
 //! Always holds: [`advance`] over any changes gives what [`full_digest`] of the changed state gives; equal log position
 //! means equal digest (invariant 7). Tables of names, of waiters and of reservations by coding repeat what records say and

@@ -5,13 +5,13 @@
 //! equally, lists in the documented order. Leaves to others: where the records lie (the shell, `memory`).
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
-    TokenId,
+    BundleId, BundleNumber, CodingId, Feature, Location, NodeId, ObjectKey, PublicKey, ReservationId,
+    ShardIndex, TokenId,
 };
 use firn_wire::{FeedEvent, LedgerEntry, LedgerState, OperatorEntry, Policy};
 
 use crate::state::{
-    BundleRecord, Counters, ErasureRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
+    BundleRecord, Counters, ErasureRecord, FeatureRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
     ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
@@ -60,6 +60,8 @@ pub trait Facts {
     fn purge(&self, key: ObjectKey) -> Result<Option<PurgeRecord>, Self::Error>;
     /// A bundle in whose place others are.
     fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Self::Error>;
+    /// Places of the records that had a feature last, the latest first; empty if none had it.
+    fn similar(&self, feature: Feature) -> Result<Vec<Location>, Self::Error>;
     /// Whether a join token was used.
     fn is_token_used(&self, token: TokenId) -> Result<bool, Self::Error>;
     /// An operator, as the ledger says it is now.
@@ -155,6 +157,9 @@ pub trait Scan: Facts {
     fn purges_after(&self, after: Option<ObjectKey>, limit: usize) -> Result<Vec<PurgeRecord>, Self::Error>;
     /// Erasures from a bundle's number on.
     fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, Self::Error>;
+    /// Features in order.
+    fn features_after(&self, after: Option<Feature>, limit: usize)
+    -> Result<Vec<FeatureRecord>, Self::Error>;
     /// Used join tokens in order.
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Self::Error>;
     /// The ledger from a position on.

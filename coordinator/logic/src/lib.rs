@@ -67,6 +67,7 @@ mod reserve_room;
 mod rights;
 mod second_codings;
 mod shares;
+mod similar;
 mod spare_homes;
 mod standing;
 mod state;
@@ -140,9 +141,11 @@ pub use report_book::ReportBook;
 pub use reserve_room::{Reserve, ReserveError};
 pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;
+pub use similar::find_similar;
 pub use state::{
-    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeedRecord, HeldRecord, NodeNumber,
-    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord,
+    NodeNumber, NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord,
+    WithdrawnRecord,
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};

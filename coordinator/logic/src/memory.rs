@@ -8,16 +8,16 @@ use std::convert::Infallible;
 use std::ops::Bound;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
-    TokenId,
+    BundleId, BundleNumber, CodingId, Feature, Location, NodeId, ObjectKey, PublicKey, ReservationId,
+    ShardIndex, TokenId,
 };
 use firn_wire::{FeedEvent, LedgerEntry, OperatorEntry, Policy};
 
 use crate::change::Change;
 use crate::facts::{Facts, Scan};
 use crate::state::{
-    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
-    ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
+    PurgeRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 /// The whole state in memory.
@@ -40,6 +40,7 @@ pub struct MemoryState {
     withdrawn: BTreeMap<ObjectKey, WithdrawnRecord>,
     purges: BTreeMap<ObjectKey, PurgeRecord>,
     erasures: BTreeMap<BundleNumber, ErasureRecord>,
+    features: BTreeMap<Feature, Vec<Location>>,
     used_tokens: BTreeSet<TokenId>,
     operators: BTreeMap<PublicKey, OperatorEntry>,
     policy: Option<Policy>,
@@ -89,6 +90,7 @@ impl MemoryState {
             Change::RemoveWithdrawn(key) => drop(self.withdrawn.remove(&key)),
             Change::PutPurge(record) => put(&mut self.purges, record.key, record),
             Change::PutErasure(record) => put(&mut self.erasures, record.bundle, record),
+            Change::PutFeature(record) => put(&mut self.features, record.feature, record.places),
             Change::PutUsedToken(token) => include(&mut self.used_tokens, token),
             Change::PutOperator(key, entry) => put(&mut self.operators, key, entry),
             Change::RemoveOperator(key) => drop(self.operators.remove(&key)),
@@ -219,6 +221,10 @@ impl Facts for MemoryState {
         Ok(self.erasures.get(&bundle).cloned())
     }
 
+    fn similar(&self, feature: Feature) -> Result<Vec<Location>, Infallible> {
+        Ok(self.features.get(&feature).cloned().unwrap_or_default())
+    }
+
     fn operator(&self, key: PublicKey) -> Result<Option<OperatorEntry>, Infallible> {
         Ok(self.operators.get(&key).cloned())
     }
@@ -300,6 +306,14 @@ impl Scan for MemoryState {
 
     fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, Infallible> {
         Ok(self.erasures.range(from..).take(limit).map(|(_, record)| record.clone()).collect())
+    }
+
+    fn features_after(&self, after: Option<Feature>, limit: usize) -> Result<Vec<FeatureRecord>, Infallible> {
+        let record = |(feature, places): (&Feature, &Vec<Location>)| FeatureRecord {
+            feature: *feature,
+            places: places.clone(),
+        };
+        Ok(self.features.range(from_after(after)).take(limit).map(record).collect())
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, Infallible> {

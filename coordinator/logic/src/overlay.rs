@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Location, NodeId, ObjectKey, PublicKey, ReservationId, ShardIndex,
-    TokenId,
+    BundleId, BundleNumber, CodingId, Feature, Location, NodeId, ObjectKey, PublicKey, ReservationId,
+    ShardIndex, TokenId,
 };
 use firn_wire::{Actor, LedgerEntry, OperatorEntry, Policy};
 
@@ -16,8 +16,8 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::layer::Layer;
 use crate::state::{
-    BundleRecord, Counters, ErasureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord, PurgeRecord,
-    ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
+    PurgeRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 type KeyedPlace = (ObjectKey, Location);
@@ -47,6 +47,7 @@ pub struct Overlay<'facts, F> {
     withdrawn: Layer<ObjectKey, WithdrawnRecord>,
     purges: Layer<ObjectKey, PurgeRecord>,
     erasures: Layer<BundleNumber, ErasureRecord>,
+    features: Layer<Feature, Vec<Location>>,
     used_tokens: Layer<TokenId, ()>,
     operators: Layer<PublicKey, OperatorEntry>,
     policy: Option<Policy>,
@@ -79,6 +80,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             withdrawn: Layer::default(),
             purges: Layer::default(),
             erasures: Layer::default(),
+            features: Layer::default(),
             used_tokens: Layer::default(),
             operators: Layer::default(),
             policy: None,
@@ -98,7 +100,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         if self.counters != self.counters_before {
             all.push(Change::PutCounters(self.counters));
         }
-        // Node, bundle and coding records and names are never removed, nor are purges and erasures.
+        // Node, bundle and coding records and names are never removed, nor are purges, erasures and features.
         all.extend(self.nodes.into_writes().filter_map(|(_, record)| record.map(Change::PutNode)));
         all.extend(self.node_names.into_writes().filter_map(|(id, to)| to.map(|n| Change::NameNode(id, n))));
         all.extend(self.bundles.into_writes().filter_map(|(_, record)| record.map(Change::PutBundle)));
@@ -139,6 +141,9 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
         );
         all.extend(self.purges.into_writes().filter_map(|(_, record)| record.map(Change::PutPurge)));
         all.extend(self.erasures.into_writes().filter_map(|(_, record)| record.map(Change::PutErasure)));
+        all.extend(self.features.into_writes().filter_map(|(feature, places)| {
+            places.map(|places| Change::PutFeature(FeatureRecord { feature, places }))
+        }));
         all.extend(self.used_tokens.into_writes().map(|(token, _)| Change::PutUsedToken(token)));
         all.extend(self.operators.into_writes().map(|(key, entry)| match entry {
             Some(entry) => Change::PutOperator(key, entry),
@@ -182,6 +187,7 @@ impl<'facts, F: Facts> Overlay<'facts, F> {
             Change::RemoveWithdrawn(key) => self.withdrawn.remove(key),
             Change::PutPurge(record) => self.purges.put(record.key, record),
             Change::PutErasure(record) => self.erasures.put(record.bundle, record),
+            Change::PutFeature(FeatureRecord { feature, places }) => self.features.put(feature, places),
             Change::PutUsedToken(token) => self.used_tokens.put(token, ()),
             Change::PutOperator(key, entry) => self.operators.put(key, entry),
             Change::RemoveOperator(key) => self.operators.remove(key),
@@ -308,6 +314,11 @@ impl<F: Facts> Facts for Overlay<'_, F> {
 
     fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, F::Error> {
         self.erasures.get(&bundle, || self.facts.erasure(bundle))
+    }
+
+    fn similar(&self, feature: Feature) -> Result<Vec<Location>, F::Error> {
+        let base = || self.facts.similar(feature).map(Some);
+        Ok(self.features.get(&feature, base)?.unwrap_or_default())
     }
 
     fn is_token_used(&self, token: TokenId) -> Result<bool, F::Error> {

@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use firn_base::{
-    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Digest, Location, NodeId,
-    ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
+    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Digest, Feature, Location,
+    NodeId, ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use firn_wire::{FeedEvent, LedgerHead, NodePlace, NodeState};
 
@@ -290,6 +290,15 @@ pub struct PurgeRecord {
     /// When that was last asked for.
     pub since: Timestamp,
     /// Places of its records in bundles that nothing has taken the place of yet.
+    pub places: Vec<Location>,
+}
+
+/// Which records had a feature last. It only helps uploaders to find what is similar: nothing depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureRecord {
+    /// The feature.
+    pub feature: Feature,
+    /// Their places, the latest first; at least one, at most [`firn_wire::SIMILAR_RECORDS_MAX`].
     pub places: Vec<Location>,
 }
 

@@ -155,6 +155,7 @@ impl Service {
             CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
             CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),
+            CoordinatorRequest::Similar(features) => reads::similar(shared, &features),
             CoordinatorRequest::Bundles(names) => reads::bundles(shared, &names),
             CoordinatorRequest::GetCertificates(codings) => {
                 certificates::certificates(shared, client, &codings)
@@ -295,6 +296,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
     match request {
         CoordinatorRequest::Presence(_)
         | CoordinatorRequest::Lookup(_)
+        | CoordinatorRequest::Similar(_)
         | CoordinatorRequest::Bundles(_)
         | CoordinatorRequest::Feed { .. }
         | CoordinatorRequest::ListFilters

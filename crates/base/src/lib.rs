@@ -7,6 +7,7 @@
 mod address;
 mod address_history;
 mod availability;
+mod feature;
 mod feed_range;
 mod identifier;
 mod key_prefix;
@@ -18,6 +19,7 @@ mod timestamp;
 pub use address::{AddressPrefix, AsNumber, Country, CountryError, Origin};
 pub use address_history::{AddressHistory, AddressHistoryError};
 pub use availability::Availability;
+pub use feature::{FEATURE_BYTES, Feature};
 pub use feed_range::FeedRange;
 pub use identifier::{
     ArchiveId, BundleId, BundleNumber, CodingId, Digest, FilterId, ManifestRoot, NodeId,

@@ -23,6 +23,7 @@ mod cursor;
 mod frame;
 mod hash_part_set;
 mod header_error;
+mod likeness;
 mod limits;
 mod manifest;
 mod manifest_error;
@@ -51,6 +52,7 @@ pub use frame::{
     Codec, CompressedFrame, FrameEntry, FrameError, PendingFrame, compress_frame, decompress_frame,
 };
 pub use header_error::{HeaderError, HeaderKind};
+pub use likeness::{FEATURES_PER_RECORD_MAX, FeatureSampler, name_feature};
 pub use limits::{
     BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX, CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX,
     MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PATCHES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,

@@ -126,6 +126,7 @@ impl Pace {
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Presence(_)
             | CoordinatorRequest::Lookup(_)
+            | CoordinatorRequest::Similar(_)
             | CoordinatorRequest::Bundles(_)
             | CoordinatorRequest::Nodes
             | CoordinatorRequest::Status

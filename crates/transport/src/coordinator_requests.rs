@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleNumber, CodingId, FilterId, Location, ObjectKey, ReservationId, Scheme, ShardIndex};
+use firn_base::{
+    BundleNumber, CodingId, Feature, FilterId, Location, ObjectKey, ReservationId, Scheme, ShardIndex,
+};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
-    CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor, FeedBatch,
-    FilterList, HeartbeatReply, HeldPath, IndexRangePage, IndexRangeRequest, JoinRequest,
-    KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass, Receipt, ReservationGrant,
-    ReserveRequest, Signed, VerifiedRoster,
+    CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
+    FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
+    IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
+    Receipt, ReservationGrant, ReserveRequest, Signed, SimilarRecord, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -75,6 +77,16 @@ impl CoordinatorClient {
         for part in keys.chunks(KEYS_PER_REQUEST_MAX) {
             let reply = self.ask(&Request::Lookup(part.to_vec())).await?;
             answers.extend(expect!(reply, Reply::Lookup(answers) => answers)?);
+        }
+        Ok(answers)
+    }
+
+    /// For each feature the archived objects that had it last, the latest first. A hint: nothing about them is proved.
+    pub async fn similar(&self, features: &[Feature]) -> Result<Vec<Vec<SimilarRecord>>, AskError> {
+        let mut answers = Vec::with_capacity(features.len());
+        for part in features.chunks(FEATURES_PER_REQUEST_MAX) {
+            let reply = self.ask(&Request::Similar(part.to_vec())).await?;
+            answers.extend(expect!(reply, Reply::Similar(answers) => answers)?);
         }
         Ok(answers)
     }

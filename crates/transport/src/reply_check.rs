@@ -6,7 +6,7 @@
 use firn_base::{ArchiveId, PublicKey};
 use firn_wire::{
     AdminReply, CoordinatorReply, CoordinatorRequest, FILTER_PIECE_BYTES_MAX, FeedBatch, ReservationGrant,
-    Signed, Statement, VerifiedRoster,
+    SIMILAR_RECORDS_MAX, Signed, Statement, VerifiedRoster,
 };
 
 /// Checks `reply` to `request`; the error is what is wrong with it.
@@ -20,6 +20,13 @@ pub(crate) fn check_reply(
     match (request, reply) {
         (Request::Presence(keys), Reply::Presence(answers)) => check_count(keys.len(), answers.len()),
         (Request::Lookup(keys), Reply::Lookup(answers)) => check_count(keys.len(), answers.len()),
+        (Request::Similar(features), Reply::Similar(answers)) => {
+            let fits = answers.iter().all(|records| records.len() <= SIMILAR_RECORDS_MAX);
+            if !fits {
+                return Err("it names too many objects for a feature".into());
+            }
+            check_count(features.len(), answers.len())
+        }
         (Request::Bundles(names), Reply::Bundles(answers)) => check_count(names.len(), answers.len()),
         (Request::GetPass, Reply::Pass(pass)) => {
             let pass = open(roster, pass)?;

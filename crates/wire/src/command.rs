@@ -1,8 +1,8 @@
 //! The commands of the coordinators' log. The leader decides; a command carries the decision and its time.
 
 use firn_base::{
-    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, NodeId, ObjectKey, Origin,
-    PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
+    AddressHistory, AddressPrefix, Availability, BundleId, BundleNumber, CodingId, Feature, NodeId,
+    ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, Timestamp, TokenId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -231,6 +231,8 @@ pub struct IndexEntry {
     /// References that the leader did not see visible and that do not become visible by themselves with this
     /// commit: outside keys, and keys of the same commit that wait themselves.
     pub waits: Vec<ObjectKey>,
+    /// By what objects like it are found.
+    pub features: Vec<Feature>,
 }
 
 /// What became of one shard on one node.

@@ -1,18 +1,22 @@
 //! What is asked of a coordinator: by nodes, uploaders, readers, operators and other coordinators.
 
 use firn_base::{
-    AddressPrefix, BundleId, BundleNumber, CodingId, FilterId, KEY_BYTES, Location, NodeId, ObjectKey,
-    PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
+    AddressPrefix, BundleId, BundleNumber, CodingId, Feature, FilterId, KEY_BYTES, Location, NodeId,
+    ObjectKey, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, Descriptor, FeedBatch, FilterList,
     HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState,
-    NodeStatus, NodeSummary, Pass, Receipt, Replaced, Signed, StateDigests, Ticket,
+    NodeStatus, NodeSummary, Pass, Receipt, RecordPlace, Replaced, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
+// Of an answer: an id, a place of up to six bytes, and the length of each list.
+const _: () = assert!(
+    crate::FEATURES_PER_REQUEST_MAX * (1 + crate::SIMILAR_RECORDS_MAX * 38) < crate::CONTROL_BYTES_MAX
+);
 
 /// A request on a stream of its own. Every coordinator answers; writes are forwarded to the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +115,17 @@ pub enum CoordinatorRequest {
     GetCertificates(Vec<CodingId>),
     /// A node sent what the root of its shard does not prove.
     ReportShard(ShardReport),
+    /// Which archived objects have these features.
+    Similar(Vec<Feature>),
+}
+
+/// Where a record lies, by the id of its bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SimilarRecord {
+    /// Its bundle.
+    pub bundle: BundleId,
+    /// Its place there.
+    pub place: RecordPlace,
 }
 
 /// What a reader was sent something wrong of. It is no proof: whoever is told looks for itself.
@@ -378,4 +393,6 @@ pub enum CoordinatorReply {
     Certificates(Vec<Option<Signed<Certificate>>>),
     /// The report was heard.
     ReportTaken,
+    /// For each feature the objects that had it last, the latest first, at most [`crate::SIMILAR_RECORDS_MAX`].
+    Similar(Vec<Vec<SimilarRecord>>),
 }

@@ -51,7 +51,7 @@ pub use command::{
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,
     JoinRequest, NodeAddress, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, ShardCopies,
-    ShardReport, UploadedBundle,
+    ShardReport, SimilarRecord, UploadedBundle,
 };
 pub use deletion::{DeleteReason, DeletionRoom};
 pub use descriptor::{CoordinatorEntry, Descriptor, DescriptorError, Roster, VerifiedRoster};
@@ -66,9 +66,9 @@ pub use ledger::{
 };
 pub use limits::{
     ACTS_PER_REQUEST_MAX, ADDRESS_BYTES_MAX, BUNDLES_PER_REQUEST_MAX, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX,
-    FEED_EVENTS_MAX, FILTER_BYTES_BASE, FILTER_BYTES_PER_EVENT_MAX, FILTER_PIECE_BYTES_MAX, FILTERS_MAX,
-    INDEX_RANGE_KEYS_MAX, INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX, NAME_BYTES_MAX, RANGE_BYTES_MAX,
-    REPAIR_PER_CENT,
+    FEATURES_PER_REQUEST_MAX, FEED_EVENTS_MAX, FILTER_BYTES_BASE, FILTER_BYTES_PER_EVENT_MAX,
+    FILTER_PIECE_BYTES_MAX, FILTERS_MAX, INDEX_RANGE_KEYS_MAX, INVENTORY_SHARDS_MAX, KEYS_PER_REQUEST_MAX,
+    NAME_BYTES_MAX, RANGE_BYTES_MAX, REPAIR_PER_CENT, SIMILAR_RECORDS_MAX,
 };
 pub use membership::{MemberChange, MemberList, MemberStep, MembersInForce, RosterDraft, RosterGap};
 pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, encode_as};

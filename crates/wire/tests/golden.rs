@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 use data_encoding::HEXLOWER;
 use firn_base::{
     AddressHistory, AddressPrefix, ArchiveId, AsNumber, Availability, BitRate, BundleId, BundleNumber,
-    ByteCount, CodingId, Country, Digest, FeedRange, FilterId, KeyPrefix, Location, NodeId, ObjectKey,
-    Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
+    ByteCount, CodingId, Country, Digest, Feature, FeedRange, FilterId, KeyPrefix, Location, NodeId,
+    ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
     Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
@@ -23,8 +23,8 @@ use firn_wire::{
     LedgerEntry, LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeRest,
     NodeSighting, NodeStatus, OperatorRole, OrderRank, Pass, PassPurpose, PlacementChange, Policy,
     PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle,
-    RestoredBundle, Roster, ShardReport, Signed, StateDigests, SurplusCopy, Ticket, TimedCommand, decode,
-    encode,
+    RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket,
+    TimedCommand, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -206,7 +206,8 @@ fn all_commands() -> Vec<Command> {
     let (node, coding, index) = (NodeId::from_bytes([1; 32]), CodingId::from_bytes([2; 32]), ShardIndex(3));
     let reservation = ReservationId::from_bytes([4; 32]);
     let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
-    let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
+    let feature = Feature::from_bytes([11; 8]);
+    let entries = vec![IndexEntry { key, block: 7, entry: 8, waits, features: vec![feature] }];
     let place = |block, entry| RecordPlace { block, entry };
     let origin = Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() });
     vec![
@@ -294,7 +295,12 @@ fn all_commands() -> Vec<Command> {
             replacements: vec![ReplacementBundle {
                 reservation,
                 receipts: vec![(index, node)],
-                records: vec![MovedRecord { key, from: place(13, 14), to: place(15, 16) }],
+                records: vec![MovedRecord {
+                    key,
+                    from: place(13, 14),
+                    to: place(15, 16),
+                    features: vec![feature],
+                }],
             }],
         },
         Command::EraseBundle {
@@ -409,6 +415,11 @@ fn filters(lines: &mut Lines, key: ObjectKey) {
     let report = ShardReport { node, coding, index: ShardIndex(3), offset: 1 << 20, bytes: 65_536 };
     lines.add("shard-report", &CoordinatorRequest::ReportShard(report));
     lines.add("shard-report-taken", &CoordinatorReply::ReportTaken);
+    let feature = Feature::from_bytes([8; 8]);
+    lines.add("similar-request", &CoordinatorRequest::Similar(vec![feature]));
+    let place = RecordPlace { block: 300, entry: 2 };
+    let similar = SimilarRecord { bundle: BundleId::from_bytes([9; 32]), place };
+    lines.add("similar", &CoordinatorReply::Similar(vec![vec![similar], Vec::new()]));
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

@@ -11,7 +11,7 @@ use super::StateDigest;
 use super::fact::Entry;
 use crate::change::Change;
 use crate::facts::Facts;
-use crate::state::{FeedRecord, WithdrawnRecord};
+use crate::state::{FeatureRecord, FeedRecord, WithdrawnRecord};
 
 /// Takes `changes` into `digest`, which is that of `facts`: the state before them. A record is changed at most once, and
 /// the feed in order, as [`crate::Overlay::into_changes`] gives them.
@@ -89,6 +89,12 @@ impl<F: Facts> Advance<'_, F> {
             Change::PutErasure(record) => {
                 let before = facts.erasure(record.bundle)?;
                 self.turn(before.as_ref().map(Entry::Erasure), Some(Entry::Erasure(record)));
+            }
+            Change::PutFeature(record) => {
+                let places = facts.similar(record.feature)?;
+                let before = FeatureRecord { feature: record.feature, places };
+                let before = (!before.places.is_empty()).then_some(&before);
+                self.turn(before.map(Entry::Feature), Some(Entry::Feature(record)));
             }
             Change::PutUsedToken(token) if !facts.is_token_used(*token)? => {
                 self.turn(None, Some(Entry::UsedToken(*token)));

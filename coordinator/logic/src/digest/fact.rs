@@ -9,8 +9,8 @@ use firn_wire::{DomainRule, LedgerEntry, LedgerHead, Policy};
 
 use super::set_sum::{SUM_BYTES, Stretched};
 use crate::state::{
-    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber, NodeRecord,
-    NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
+    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, HeldRecord, NodeNumber,
+    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 
 // Sets these hashes apart from all others of the archive.
@@ -41,6 +41,7 @@ pub(super) enum Entry<'a> {
     Withdrawn(&'a WithdrawnRecord, &'a [BundleId]),
     Purge(&'a PurgeRecord),
     Erasure(&'a ErasureRecord),
+    Feature(&'a FeatureRecord),
     UsedToken(TokenId),
     Policy(&'a Policy),
     Ledger(&'a LedgerEntry),
@@ -135,6 +136,7 @@ impl Entry<'_> {
             }
             Self::Purge(record) => visit(Part::Rest, purge(record)),
             Self::Erasure(record) => visit(Part::Rest, erasure(record)),
+            Self::Feature(record) => visit(Part::Rest, feature(record)),
             Self::UsedToken(token) => visit(Part::Governance, Fact::new("token").bytes(token.as_bytes())),
             Self::Policy(record) => visit(Part::Governance, policy(record)),
             // The digest covers all of an entry, its position included.
@@ -306,6 +308,12 @@ fn erasure(record: &ErasureRecord) -> Fact {
             list(list(fact.number(1_u8).number(*position), holders), waiting)
         }
     }
+}
+
+fn feature(record: &FeatureRecord) -> Fact {
+    let FeatureRecord { feature, places } = record;
+    let fact = Fact::new("feature").bytes(feature.as_bytes()).number(places.len() as u64);
+    places.iter().fold(fact, |fact, location| fact.number(location.bundle.0).place(*location))
 }
 
 fn policy(record: &Policy) -> Fact {

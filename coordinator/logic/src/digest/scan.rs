@@ -73,6 +73,11 @@ pub fn full_digest<S: Scan>(state: &S) -> Result<StateDigest, S::Error> {
         |record| digest.add(&Entry::Erasure(&record)),
     )?;
     pages(
+        |after| state.features_after(after, PAGE),
+        |record| record.feature,
+        |record| digest.add(&Entry::Feature(&record)),
+    )?;
+    pages(
         |after| state.used_tokens_after(after, PAGE),
         |token| *token,
         |token| digest.add(&Entry::UsedToken(token)),

@@ -4,7 +4,7 @@ use firn_base::BundleNumber;
 use firn_coordinator_logic::{CheckedBundle, Facts, RecordSummary, Scan, plan_commit};
 use firn_wire::{Command, CommandOutcome, FeedEvent, NodeState, RejectReason};
 
-use crate::support::{Archive, commit_of, entry, headers, key, reservation_id};
+use crate::support::{Archive, commit_of, entry, feature, headers, key, reservation_id};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -147,7 +147,13 @@ fn no_publisher_delays_anothers_path() {
 
 fn record(name: u8, references: &[u8]) -> RecordSummary {
     let references = references.iter().copied().map(key).collect();
-    RecordSummary { key: key(name), block: 0, entry: u16::from(name), references }
+    RecordSummary {
+        key: key(name),
+        block: 0,
+        entry: u16::from(name),
+        references,
+        features: vec![feature(name)],
+    }
 }
 
 fn waits_planned(archive: &Archive, records: Vec<RecordSummary>, externals: &[u8]) -> Vec<Vec<u8>> {

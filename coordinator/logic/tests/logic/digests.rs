@@ -2,12 +2,13 @@
 
 use firn_base::{
     AddressHistory, AddressPrefix, AsNumber, Availability, BundleId, BundleNumber, CodingId, Country, Digest,
-    Location, NodeId, ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp, TokenId,
+    Feature, Location, NodeId, ObjectKey, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
+    TokenId,
 };
 use firn_coordinator_logic::{
-    BundleRecord, Change, CodingRecord, Counters, FeedRecord, HeldRecord, MemoryState, NodeNumber,
-    NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord, WithdrawnRecord,
-    advance, full_digest,
+    BundleRecord, Change, CodingRecord, Counters, FeatureRecord, FeedRecord, HeldRecord, MemoryState,
+    NodeNumber, NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord,
+    WithdrawnRecord, advance, full_digest,
 };
 use firn_wire::{
     Actor, Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests,
@@ -242,6 +243,10 @@ fn every_field_of_what_keys_are_is_covered() {
     let withdrawn = |name, places: &[Location]| {
         Change::PutWithdrawn(WithdrawnRecord { key: key(name), places: places.to_vec() })
     };
+    let featured = |name, places: &[Location]| {
+        let feature = Feature::from_bytes([name; 8]);
+        Change::PutFeature(FeatureRecord { feature, places: places.to_vec() })
+    };
     let changed = vec![
         with(&[Change::PutFeed(0, visible(1, place(1, 0, 0)))]),
         with(&[Change::PutFeed(0, visible(2, place(1, 0, 0)))]),
@@ -268,6 +273,13 @@ fn every_field_of_what_keys_are_is_covered() {
         with(&[withdrawn(1, &[place(1, 0, 1)])]),
         with(&[withdrawn(1, &[place(1, 0, 0), place(2, 0, 0)])]),
         with(&[withdrawn(1, &[place(2, 0, 0), place(1, 0, 0)])]),
+        with(&[featured(1, &[place(1, 0, 0)])]),
+        with(&[featured(2, &[place(1, 0, 0)])]),
+        with(&[featured(1, &[place(2, 0, 0)])]),
+        with(&[featured(1, &[place(1, 1, 0)])]),
+        with(&[featured(1, &[place(1, 0, 1)])]),
+        with(&[featured(1, &[place(1, 0, 0), place(2, 0, 0)])]),
+        with(&[featured(1, &[place(2, 0, 0), place(1, 0, 0)])]),
         with(&[Change::PutUsedToken(TokenId::from_bytes([1; 32]))]),
         with(&[Change::PutUsedToken(TokenId::from_bytes([2; 32]))]),
     ];
@@ -384,7 +396,7 @@ fn the_digest_of_a_small_state_is_pinned() {
         [
             "af017fd87e09590e25ab3d8a3c6c941c9a630046ba513f7b1cc4abb82100868b",
             "de14a42ad57a0a638bc6c5d03b666f2f1a61172524c102c6a4efda44a06976e5",
-            "ff64621becf74f441464e03e9cac6286747500e7d70a32e49964730cbed1be81",
+            "e57cd9d7b80f1d82b6c130bd9f73826cf6b8588780243b8125d07f39a04c95ac",
         ]
         .map(String::from),
         "replicas of different versions would no longer agree"

@@ -10,6 +10,7 @@ mod commits;
 mod digests;
 mod drains;
 mod evidence;
+mod features;
 mod filters;
 mod health;
 mod ledger;

@@ -11,14 +11,13 @@ use firn_coordinator_logic::{
     bundles_since, full_digest, plan_purging, plan_replacement, purge_progress, purge_summary,
 };
 use firn_wire::{
-    Command, CommandOutcome, FeedEvent, LedgerAct, MovedRecord, NeededBundle, NodeStatus, PlacementChange,
-    PurgeProgress, PurgeSummary, RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy,
-    TimedCommand,
+    Command, CommandOutcome, FeedEvent, LedgerAct, NeededBundle, NodeStatus, PlacementChange, PurgeProgress,
+    PurgeSummary, RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy, TimedCommand,
 };
 
 use crate::support::{
-    Archive, PAYLOAD_BYTES, bundle_id, coding_id, commit_of, entry, headers, key, node_id, reservation_id,
-    root, status,
+    Archive, PAYLOAD_BYTES, at, bundle_id, coding_id, commit_of, entry, feature, headers, key, moved,
+    node_id, reservation_id, root, status,
 };
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
@@ -52,13 +51,8 @@ fn reinstate(archive: &mut Archive, name: u8) -> CommandOutcome {
     run(archive, Command::Govern(LedgerAct::Reinstate { key: key(name), reason: "all is well".into() }))
 }
 
-const fn at(entry: u8) -> RecordPlace {
-    RecordPlace { block: 0, entry: entry as u16 }
-}
-
 /// Records of `names` come into bundle `tag`, in which each lies ten entries behind where it lay.
 fn replacement(tag: u8, names: &[u8]) -> ReplacementBundle {
-    let moved = |name: &u8| MovedRecord { key: key(*name), from: at(*name), to: at(*name + 10) };
     let commit = commit_of(tag, &FOUR, Vec::new());
     let (reservation, receipts) = (commit.reservation, commit.receipts);
     ReplacementBundle { reservation, receipts, records: names.iter().map(moved).collect() }
@@ -253,7 +247,13 @@ fn what_is_purged_while_it_is_packed_anew_has_to_be_packed_once_more() {
 #[test]
 fn a_plan_of_replacement_names_every_record_and_none_that_is_unwanted() {
     use firn_coordinator_logic::{CheckedBundle, RecordSummary, ReplacementError};
-    let record = RecordSummary { key: key(1), block: 0, entry: 11, references: Vec::new() };
+    let record = RecordSummary {
+        key: key(1),
+        block: 0,
+        entry: 11,
+        references: Vec::new(),
+        features: vec![feature(1)],
+    };
     let checked = || {
         vec![CheckedBundle {
             reservation: reservation_id(7),
@@ -266,7 +266,7 @@ fn a_plan_of_replacement_names_every_record_and_none_that_is_unwanted() {
     let plan = plan_replacement(&replaced(vec![vec![at(1)]]), unwanted(), checked());
     let Ok(Command::ReplaceBundle { left_out, replacements, .. }) = plan else { panic!("{plan:?}") };
     assert_eq!(left_out, unwanted());
-    assert_eq!(replacements[0].records, [MovedRecord { key: key(1), from: at(1), to: at(11) }]);
+    assert_eq!(replacements[0].records, [moved(&1)]);
     for (from, error) in [
         (vec![], ReplacementError::Places),
         (vec![vec![]], ReplacementError::Places),

@@ -10,7 +10,7 @@ use firn_wire::{
     LedgerHead, RestoredBundle, Roster, Signed, VerifiedRoster,
 };
 
-use crate::support::{Archive, bundle_id, commit_of, entry, key, uploader};
+use crate::support::{Archive, bundle_id, commit_of, entry, feature, key, uploader};
 
 pub(crate) fn archive_key() -> Identity {
     Identity::from_seed(&[200; 32])
@@ -204,7 +204,13 @@ pub(crate) fn manifests(bundle: &CertifiedBundle) -> Vec<RecordSummary> {
         4 | 5 => vec![key(1)],
         _ => Vec::new(),
     };
-    vec![RecordSummary { key: key(tag), block: 0, entry: tag.into(), references }]
+    vec![RecordSummary {
+        key: key(tag),
+        block: 0,
+        entry: tag.into(),
+        references,
+        features: vec![feature(tag)],
+    }]
 }
 
 pub(crate) fn withdraw(name: u8) -> LedgerAct {

@@ -1,16 +1,12 @@
 //! An archive from which bundles were erased for purges is told again: equal digests, and what stayed readable is readable.
 
 use firn_coordinator_logic::{CertifiedBundle, Facts, MemoryState, RecordSummary};
-use firn_wire::{Command, CommandOutcome, LedgerAct, MovedRecord, RecordPlace, ReplacementBundle};
+use firn_wire::{Command, CommandOutcome, LedgerAct, ReplacementBundle};
 
 use crate::rebuild_support::{evidence, heads, in_order, show, withdraw};
-use crate::support::{Archive, bundle_id, commit_of, entry, key, node_id, uploader};
+use crate::support::{Archive, at, bundle_id, commit_of, entry, feature, key, moved, node_id, uploader};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
-
-const fn at(entry: u8) -> RecordPlace {
-    RecordPlace { block: 0, entry: entry as u16 }
-}
 
 impl Archive {
     fn is_applied(&mut self, command: Command) {
@@ -22,7 +18,6 @@ impl Archive {
         self.govern(withdraw(name));
         self.govern(LedgerAct::Purge { key: key(name), reason: "court".into() });
         self.is_applied_reserve(new);
-        let moved = |name: &u8| MovedRecord { key: key(*name), from: at(*name), to: at(*name + 10) };
         let commit = commit_of(new, &FOUR, Vec::new());
         let replacement = ReplacementBundle {
             reservation: commit.reservation,
@@ -66,6 +61,7 @@ fn manifests(bundle: &CertifiedBundle) -> Vec<RecordSummary> {
         block: 0,
         entry: entry.into(),
         references: references.iter().copied().map(key).collect(),
+        features: vec![feature(name)],
     };
     let tag = [3, 7, 9].into_iter().find(|tag| bundle_id(*tag) == bundle.certificate.bundle).unwrap();
     match tag {

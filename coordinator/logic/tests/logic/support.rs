@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use firn_base::{
-    AddressPrefix, BundleId, ByteCount, CodingId, ManifestRoot, NodeId, ObjectKey, Origin, PayloadRoot,
-    PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId, shard_bytes,
+    AddressPrefix, BundleId, ByteCount, CodingId, Feature, ManifestRoot, NodeId, ObjectKey, Origin,
+    PayloadRoot, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
@@ -12,8 +12,8 @@ use firn_coordinator_logic::{
     NodeNumber, NodeRecord, Orders, PlanningBudget, PlanningView, Scan, apply,
 };
 use firn_wire::{
-    BundleCommit, Command, CommandOutcome, DeletionRoom, IndexEntry, NodePlace, NodeState, NodeStatus,
-    PlacementChange, TimedCommand,
+    BundleCommit, Command, CommandOutcome, DeletionRoom, IndexEntry, MovedRecord, NodePlace, NodeState,
+    NodeStatus, PlacementChange, RecordPlace, TimedCommand,
 };
 
 pub(crate) const PAYLOAD_BYTES: u64 = 100_000;
@@ -37,9 +37,23 @@ pub(crate) fn key(name: u8) -> ObjectKey {
     ObjectKey::store_path([name; 20])
 }
 
+/// One that half of all names have.
+pub(crate) fn feature(name: u8) -> Feature {
+    Feature::from_bytes([name % 2; 8])
+}
+
 pub(crate) fn entry(name: u8, waits: &[u8]) -> IndexEntry {
     let waits = waits.iter().copied().map(key).collect();
-    IndexEntry { key: key(name), block: 0, entry: u16::from(name), waits }
+    IndexEntry { key: key(name), block: 0, entry: u16::from(name), waits, features: vec![feature(name)] }
+}
+
+pub(crate) const fn at(entry: u8) -> RecordPlace {
+    RecordPlace { block: 0, entry: entry as u16 }
+}
+
+/// The record of [`entry`] on its way to the place ten entries behind.
+pub(crate) fn moved(name: &u8) -> MovedRecord {
+    MovedRecord { key: key(*name), from: at(*name), to: at(*name + 10), features: vec![feature(*name)] }
 }
 
 pub(crate) fn reservation_id(tag: u8) -> ReservationId {

@@ -232,7 +232,7 @@ async fn read_records(
         let manifest = Manifest::parse_whole(&content, bytes).map_err(|error| error.to_string())?;
         let records = manifest.records().map(|located| {
             let located = located.map_err(|error| error.to_string())?;
-            check_record(&located, &publishers).map_err(|refusal| refusal.to_string())
+            check_record(&manifest, &located, &publishers).map_err(|refusal| refusal.to_string())
         });
         records.collect::<Result<Vec<RecordSummary>, String>>()
     });

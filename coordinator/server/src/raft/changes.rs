@@ -87,6 +87,9 @@ fn put(batch: &mut Batch, change: &Change) {
         Change::PutOperator(key, entry) => batch.put(Table::Operators, *key.as_bytes(), entry.to_bytes()),
         Change::RemoveOperator(key) => batch.delete(Table::Operators, *key.as_bytes()),
         Change::PutUsedToken(token) => batch.put(Table::UsedTokens, *token.as_bytes(), NOTHING),
+        Change::PutFeature(record) => {
+            batch.put(Table::Features, *record.feature.as_bytes(), keys::locations(&record.places));
+        }
         Change::PutLedger(entry) => {
             batch.put(Table::Ledger, keys::position(entry.position), entry.to_bytes());
         }

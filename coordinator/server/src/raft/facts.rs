@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use firn_base::{
-    BundleId, BundleNumber, CodingId, Digest, KeyPrefix, Location, NodeId, ObjectKey, PublicKey,
+    BundleId, BundleNumber, CodingId, Digest, Feature, KeyPrefix, Location, NodeId, ObjectKey, PublicKey,
     ReservationId, ShardIndex, TokenId,
 };
 use firn_coordinator_logic::{
-    BundleRecord, Counters, ErasureRecord, Facts, FeedRecord, HeldRecord, NodeNumber, NodeRecord,
-    PurgeRecord, ReservationRecord, Scan, StateDigest, SurplusRecord, WithdrawnRecord,
+    BundleRecord, Counters, ErasureRecord, Facts, FeatureRecord, FeedRecord, HeldRecord, NodeNumber,
+    NodeRecord, PurgeRecord, ReservationRecord, Scan, StateDigest, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{FeedEvent, LedgerEntry, OperatorEntry, Policy};
 
@@ -219,6 +219,11 @@ impl Facts for StateFacts {
         self.record(Table::Erasures, &keys::bundle(bundle))
     }
 
+    fn similar(&self, feature: Feature) -> Result<Vec<Location>, StorageError> {
+        let found = self.store.get(Table::Features, feature.as_bytes())?;
+        found.map_or(Ok(Vec::new()), |bytes| keys::read_locations(Table::Features.name(), &bytes))
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, StorageError> {
         self.has(Table::UsedTokens, token.as_bytes())
     }
@@ -314,6 +319,23 @@ impl Scan for StateFacts {
 
     fn erasures_from(&self, from: BundleNumber, limit: usize) -> Result<Vec<ErasureRecord>, StorageError> {
         self.records(Table::Erasures, &KeyRange::starting_at(keys::bundle(from)), limit)
+    }
+
+    fn features_after(
+        &self,
+        after: Option<Feature>,
+        limit: usize,
+    ) -> Result<Vec<FeatureRecord>, StorageError> {
+        let range = page_after(after.map(|feature| feature.as_bytes().to_vec()));
+        let entries = self.entries(Table::Features, &range, limit)?;
+        let read = |(key, value): &Entry| {
+            let table = Table::Features.name();
+            let mut reader = Reader::bare(table, key);
+            let feature = Feature::from_bytes(reader.array()?);
+            reader.finish()?;
+            Ok(FeatureRecord { feature, places: keys::read_locations(table, value)? })
+        };
+        entries.iter().map(read).collect()
     }
 
     fn used_tokens_after(&self, after: Option<TokenId>, limit: usize) -> Result<Vec<TokenId>, StorageError> {

@@ -55,7 +55,7 @@ impl Chance {
     }
 
     fn change(&mut self) -> Change {
-        match self.below(30) {
+        match self.below(31) {
             0 => Change::PutCounters(self.counters()),
             1 | 2 => Change::PutNode(self.node()),
             3 => Change::NameNode(NodeId::from_bytes(self.id()), NodeNumber(self.number())),
@@ -91,6 +91,10 @@ impl Chance {
             }),
             27 => Change::PutErasure(self.erasure()),
             24 => Change::PutUsedToken(TokenId::from_bytes(self.id())),
+            29 => Change::PutFeature(FeatureRecord {
+                feature: Feature::from_bytes([self.small(); 8]),
+                places: (0..=self.below(4)).map(|_| self.location()).collect(),
+            }),
             28 if self.below(3) == 0 => Change::RemoveOperator(PublicKey::from_bytes(self.id())),
             28 => Change::PutOperator(
                 PublicKey::from_bytes(self.id()),
@@ -267,6 +271,9 @@ where
         all.push(format!("{:?}", facts.reservation(ReservationId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.reservations_of(CodingId::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.is_token_used(TokenId::from_bytes(id)).unwrap()));
+        let feature = Feature::from_bytes([byte; 8]);
+        all.push(format!("{:?}", facts.similar(feature).unwrap()));
+        all.push(format!("{:?}", facts.features_after(Some(feature), 2).unwrap()));
         all.push(format!("{:?}", facts.operator(PublicKey::from_bytes(id)).unwrap()));
         all.push(format!("{:?}", facts.used_tokens_after(Some(TokenId::from_bytes(id)), 2).unwrap()));
         all.push(format!("{:?}", facts.reservations_after(Some(ReservationId::from_bytes(id)), 2).unwrap()));
@@ -288,6 +295,7 @@ where
             all.push(format!("{:?}", facts.held_after(Some((key, place)), 3).unwrap()));
         }
     }
+    all.push(format!("{:?}", facts.features_after(None, 100).unwrap()));
     all.push(format!("{:?}", facts.keys_after(None, 100).unwrap()));
     all.push(format!("{:?}", facts.variants_after(None, 100).unwrap()));
     all.push(format!("{:?}", facts.held_after(None, 0).unwrap()));

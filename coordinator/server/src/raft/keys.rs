@@ -41,6 +41,11 @@ pub(super) fn location(location: Location) -> [u8; LOCATION_BYTES] {
     bytes
 }
 
+/// Locations one behind the other, without their number: they are all of a value.
+pub(super) fn locations(locations: &[Location]) -> Vec<u8> {
+    locations.iter().flat_map(|place| location(*place)).collect()
+}
+
 pub(super) fn placed(key: ObjectKey, place: Location) -> Vec<u8> {
     [key.to_bytes().as_slice(), &location(place)].concat()
 }
@@ -66,6 +71,15 @@ pub(super) fn read_location(reader: &mut Reader<'_>) -> Result<Location, Storage
     Ok(Location { bundle, block, entry })
 }
 
+/// Reads what [`locations`] wrote.
+pub(super) fn read_locations(table: &'static str, bytes: &[u8]) -> Result<Vec<Location>, StorageError> {
+    let (places, rest) = bytes.as_chunks::<LOCATION_BYTES>();
+    if !rest.is_empty() || places.is_empty() {
+        return Err(Reader::bare(table, bytes).damaged());
+    }
+    places.iter().map(|place| read_location(&mut Reader::bare(table, place))).collect()
+}
+
 /// The key that comes right behind `key`.
 pub(super) fn behind(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
@@ -74,6 +88,16 @@ pub(super) fn behind(key: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_of_a_feature_are_eight_bytes_each_and_at_least_one() {
+        let place = |number| Location { bundle: BundleNumber(number), block: 2, entry: 3 };
+        let bytes = locations(&[place(9), place(1)]);
+        assert_eq!(bytes, [0, 0, 0, 9, 0, 2, 0, 3, 0, 0, 0, 1, 0, 2, 0, 3]);
+        assert_eq!(read_locations("features", &bytes).unwrap(), [place(9), place(1)]);
+        assert!(read_locations("features", &bytes[1..]).is_err());
+        assert!(read_locations("features", &[]).is_err());
+    }
 
     #[test]
     fn locations_sort_as_their_bytes_do() {

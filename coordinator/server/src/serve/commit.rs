@@ -8,8 +8,11 @@
 
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, PublicKey, ReservationId};
-use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody};
+use firn_base::{Feature, ObjectKey, PublicKey, ReservationId};
+use firn_bundle::{
+    BundleRole, ChunkRef, ContentHeader, FeatureSampler, LocatedRecord, Manifest, ManifestError, Record,
+    RecordBody, name_feature,
+};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord, plan_commit,
     plan_replacement,
@@ -169,7 +172,7 @@ fn check_uploads(
                     name_of(record)
                 )));
             }
-            records.push(check_record(&located, publishers)?);
+            records.push(check_record(&manifest, &located, publishers)?);
         }
         checked.push(CheckedBundle { reservation: reservation.id, receipts, records });
         manifests.push(manifest);
@@ -177,8 +180,9 @@ fn check_uploads(
     Ok(checked)
 }
 
-/// What counts of a record; refused where it is a store path that none of `publishers` signed.
+/// What counts of a record of `manifest`; refused where it is a store path that none of `publishers` signed.
 pub(crate) fn check_record(
+    manifest: &Manifest,
     located: &LocatedRecord,
     publishers: &[PublisherKey],
 ) -> Result<RecordSummary, RefusedRequest> {
@@ -195,7 +199,21 @@ pub(crate) fn check_record(
         }
     };
     let (block, entry) = (located.block, located.entry);
-    Ok(RecordSummary { key: located.record.key, block, entry, references })
+    let features = features_of(manifest, &located.record).map_err(|error| malformed(error.to_string()))?;
+    Ok(RecordSummary { key: located.record.key, block, entry, references, features })
+}
+
+/// By what objects like this one are found.
+fn features_of(manifest: &Manifest, record: &Record) -> Result<Vec<Feature>, ManifestError> {
+    let mut sampler = FeatureSampler::default();
+    for chunk in manifest.chunk_list(record)?.chunks() {
+        sampler.push(match chunk {
+            ChunkRef::Own(number) => manifest.chunk(number)?.hash,
+            ChunkRef::Foreign(number) => manifest.foreign(number)?.hash,
+        });
+    }
+    let name = record.path_info().map(|info| name_feature(&info.store_path));
+    Ok(name.into_iter().chain(sampler.finish()).collect())
 }
 
 fn name_of(record: &Record) -> String {

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use firn_base::ObjectKey;
-use firn_coordinator_logic::{Facts, Scan, bundle_info};
+use firn_base::{Feature, ObjectKey};
+use firn_coordinator_logic::{Facts, Scan, bundle_info, find_similar};
 use firn_wire::{
-    BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, CoordinatorReply, FEED_EVENTS_MAX, FeedBatch, HeldPath,
-    KEYS_PER_REQUEST_MAX, LedgerPage, NodeAddress, RefusedRequest, Signed,
+    BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, CoordinatorReply, FEATURES_PER_REQUEST_MAX,
+    FEED_EVENTS_MAX, FeedBatch, HeldPath, KEYS_PER_REQUEST_MAX, LedgerPage, NodeAddress, RefusedRequest,
+    Signed,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -50,6 +51,14 @@ pub(super) fn presence(shared: &Shared, keys: &[ObjectKey]) -> Reply {
 pub(super) fn lookup(shared: &Shared, keys: &[ObjectKey]) -> Reply {
     bounded(keys)?;
     Ok(CoordinatorReply::Lookup(shared.facts()?.lookup(keys).map_err(|error| disk(&error))?))
+}
+
+pub(super) fn similar(shared: &Shared, features: &[Feature]) -> Reply {
+    if features.len() > FEATURES_PER_REQUEST_MAX {
+        return Err(malformed(format!("ask for at most {FEATURES_PER_REQUEST_MAX} features at a time")));
+    }
+    let found = find_similar(&shared.facts()?, features).map_err(|error| disk(&error))?;
+    Ok(CoordinatorReply::Similar(found))
 }
 
 pub(super) fn bundles(shared: &Shared, names: &[BundleName]) -> Reply {

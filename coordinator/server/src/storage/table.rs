@@ -81,6 +81,8 @@ tables! {
     Erasures = 35 in State as "erasures";
     /// Operator's key → name and role.
     Operators = 36 in State as "operators";
+    /// Feature → places of the records that had it last.
+    Features = 37 in State as "features";
     /// Bundle id, coding id → headers.
     EvidenceHeaders = 48 in Evidence as "evidence-headers";
     /// Bundle id, coding id → what is known of the coding.
