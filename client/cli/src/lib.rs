@@ -29,6 +29,7 @@ mod report;
 mod runtime;
 mod service_manager;
 mod session;
+mod source_flags;
 mod store_path_argument;
 mod table;
 mod unpack;

@@ -10,6 +10,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use ureq::Agent;
+use ureq::config::ConfigBuilder;
+use ureq::http::Response;
+use ureq::typestate::AgentScope;
 
 const CONNECT_MAX: Duration = Duration::from_secs(20);
 
@@ -42,6 +45,12 @@ pub enum FetchError {
     /// The body is encoded for the way.
     #[error("the server sends it with the content encoding `{0}`, which is not read")]
     ContentEncoding(String),
+    /// The server sends us to another one.
+    #[error("the server leads to {0}, which is another one: a source is read from where it was said to be")]
+    Elsewhere(String),
+    /// The server sends us from one place to the next.
+    #[error("the server leads in circles")]
+    Circles,
     /// Anything between here and the server.
     #[error("{0}")]
     Way(#[from] ureq::Error),
@@ -49,6 +58,10 @@ pub enum FetchError {
 
 /// An agent whose every wait ends.
 pub fn agent() -> Agent {
+    config().build().into()
+}
+
+pub(crate) fn config() -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
@@ -57,8 +70,6 @@ pub fn agent() -> Agent {
         .timeout_recv_response(Some(RESPONSE_MAX))
         .timeout_per_read(Some(STALL_MAX))
         .timeout_per_write(Some(STALL_MAX))
-        .build()
-        .into()
 }
 
 /// The body at `url`; none if the server has nothing there.
@@ -79,7 +90,8 @@ pub fn get_range(agent: &Agent, url: &str, range: Range<u64>) -> Result<Option<F
     }
 }
 
-fn open(response: ureq::http::Response<ureq::Body>) -> Result<Fetched, FetchError> {
+/// The body of an answer.
+pub(crate) fn open(response: Response<ureq::Body>) -> Result<Fetched, FetchError> {
     let encoding = response.headers().get("content-encoding").and_then(|value| value.to_str().ok());
     if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(FetchError::ContentEncoding(encoding.chars().take(40).collect()));
@@ -89,13 +101,8 @@ fn open(response: ureq::http::Response<ureq::Body>) -> Result<Fetched, FetchErro
     Ok(Fetched { reader: Box::new(body.into_reader()), bytes })
 }
 
-/// Whether the server has something at `url`.
-pub(crate) fn head(agent: &Agent, url: &str) -> Result<bool, FetchError> {
-    is_there(agent.head(url).call()?.status().as_u16())
-}
-
 /// Nix's own rule: 403, 404 and 410 all mean that there is nothing.
-fn is_there(status: u16) -> Result<bool, FetchError> {
+pub(crate) fn is_there(status: u16) -> Result<bool, FetchError> {
     match status {
         200 => Ok(true),
         403 | 404 | 410 => Ok(false),

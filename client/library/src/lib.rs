@@ -43,6 +43,6 @@ pub use publish_options::{PublishError, PublishOptions, PublishStopped, publishe
 pub use repack::{RepackError, RepackOptions, Repacked, repack};
 pub use restore::RestoreCheckError;
 pub use ship::ShipError;
-pub use source::{Source, SourceError, SourceFile};
+pub use source::{Source, SourceError, SourceFile, SourceOptions};
 pub use spool::SpoolError;
 pub use verify::VerifyError;

@@ -13,7 +13,7 @@ use firn_client_logic::{PackingPath, packing_order};
 use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
 use firn_transport::Environment;
 use firn_wire::{KEYS_PER_REQUEST_MAX, RefusedRequest};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
@@ -195,18 +195,23 @@ impl Planner<'_> {
             .filter(|(key, _)| !in_archive.contains(key))
             .map(|(key, path)| (key, path.hash_part().to_owned()))
             .collect();
-        let source = self.source.clone();
-        let lacking = move || {
-            let mut externals = BTreeSet::new();
-            for (key, hash_part) in unknown {
-                // A narinfo that is there and was refused is no lack of the source.
-                if !source.has_narinfo(&hash_part)? {
-                    externals.insert(key);
+        let batches: Vec<Vec<_>> = unknown.chunks(BATCH_NARINFOS).map(<[_]>::to_vec).collect();
+        let lacking = |batch: Vec<(ObjectKey, String)>| {
+            let source = self.source.clone();
+            self.environment.blocking(move || {
+                let mut lacking = Vec::new();
+                for (key, hash_part) in batch {
+                    // A narinfo that is there and was refused is no lack of the source.
+                    if !source.has_narinfo(&hash_part)? {
+                        lacking.push(key);
+                    }
                 }
-            }
-            Ok::<_, SourceError>(externals)
+                Ok::<_, SourceError>(lacking)
+            })
         };
-        Ok(self.environment.blocking(lacking).await?)
+        let lacking: Vec<Vec<ObjectKey>> =
+            stream::iter(batches).map(lacking).buffered(self.jobs.max(1)).try_collect().await?;
+        Ok(lacking.into_iter().flatten().collect())
     }
 }
 

@@ -170,8 +170,7 @@ impl Publish<'_> {
             frame_level: self.options.frame_level,
             ..BuilderOptions::default()
         };
-        let threads = self.options.jobs.div_ceil(2);
-        let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, threads);
+        let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, self.options.threads);
         let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();
         let mut running = FuturesOrdered::new();
         let mut in_flight = 0;

@@ -45,6 +45,8 @@ pub struct PublishOptions {
     pub spool_dir: Option<PathBuf>,
     /// Objects read and checked side by side.
     pub jobs: usize,
+    /// Threads that compress frames.
+    pub threads: usize,
     /// Estimated memory of objects between their source and their bundle, beyond which no further one is begun.
     pub memory: ByteCount,
     /// Say what would be done, and do nothing.
@@ -97,6 +99,7 @@ impl PublishOptions {
     /// Everything in `source`, with the defaults.
     pub fn new(source: Source) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = source.side_by_side(cores);
         Self {
             source,
             paths: None,
@@ -106,8 +109,8 @@ impl PublishOptions {
             frame_bytes: BuilderOptions::default().frame_raw_bytes,
             frame_level: FRAME_LEVEL,
             spool_dir: None,
-            // Twice the cores: while one object waits for its disk or server, another is decompressed.
-            jobs: 2 * cores,
+            jobs,
+            threads: cores,
             memory: ByteCount(MEMORY_BYTES_MIN.max(MEMORY_BYTES_PER_CORE * cores as u64)),
             dry_run: false,
             policy: UploadPolicy::default(),

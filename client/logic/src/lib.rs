@@ -1,17 +1,24 @@
-//! What a publisher decides: in which order paths are packed, how an upload goes on, what a publish came to.
+//! What a publisher decides: what a source may lead to, in which order paths are packed, how an upload goes on, what a
+//! publish came to.
 //!
-//! Owns: the packing order, the upload as a state machine, the summary and its exit code. Always holds: no IO,
-//! no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
+//! Owns: the rules of HTTP sources, the packing order, the upload as a state machine, the summary and its exit code.
+//! Always holds: no IO, no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
 //! Leaves to others: reading sources, checking, coding and sending (the client library).
 
+mod address_rule;
+mod body_version;
 mod packing;
+mod retry_schedule;
 mod shard_progress;
 mod summary;
 mod upload;
 mod upload_policy;
 mod upload_step;
 
+pub use address_rule::AddressRule;
+pub use body_version::{BodyPart, BodyVersion};
 pub use packing::{PackingPath, packing_order};
+pub use retry_schedule::RetrySchedule;
 pub use shard_progress::SendFailure;
 pub use summary::{PublishSummary, RefusedPath, WaitingPath};
 pub use upload::Upload;

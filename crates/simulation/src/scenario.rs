@@ -151,6 +151,7 @@ async fn abandon_uploads(uploader: &Archive, cache: &Cache) -> Result<(), String
     for path in &cache.waves[WAVES] {
         let mut options = options_for(cache, std::slice::from_ref(path))?;
         options.jobs = 1;
+        options.threads = 1;
         let (stored, enough) = (AtomicU64::new(0), Arc::new(Notify::new()));
         let told = Arc::clone(&enough);
         let events = PublishEvents::new(move |event| {
@@ -195,6 +196,7 @@ pub(crate) async fn publish_wave(
     loop {
         let mut options = options_for(cache, paths)?;
         options.jobs = 2;
+        options.threads = 1;
         let told = Arc::clone(&stored);
         let events = PublishEvents::new(move |event| {
             if matches!(event, PublishEvent::ShardStored { .. }) {

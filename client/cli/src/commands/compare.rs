@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
-use firn_client::Source;
 use firn_gateway::{ArchiveParts, FilterChoice, Gateway, GatewayOptions};
 use firn_nix_format::nixbase32;
 use tokio::time::timeout;
@@ -17,6 +16,7 @@ use crate::output::{print, print_json};
 use crate::path_list::read_paths;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
+use crate::source_flags::SourceFlags;
 use crate::table::{Align, Table};
 
 /// Compare a binary cache with the archive.
@@ -26,8 +26,8 @@ use crate::table::{Align, Table};
 /// archived. Exit codes: 0 everything is archived, 1 something is missing, different or could not be read, 2 wrong usage.
 #[derive(Debug, Args)]
 pub(crate) struct CompareOptions {
-    /// A binary cache: a directory, file://… or http(s)://…
-    source: String,
+    #[command(flatten)]
+    source: SourceFlags,
     /// Compare only the store paths that this file names, one to a line; `-` reads standard input. URLs need it
     #[arg(long, value_name = "FILE")]
     paths: Option<PathBuf>,
@@ -54,7 +54,7 @@ const UNREAD_LINES_MAX: usize = 50;
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: CompareOptions) -> Result<Done, CommandError> {
     let failed = |error: firn_client::SourceError| CommandError::Failed(error.to_string());
-    let source = Source::open(&options.source).map_err(failed)?;
+    let source = options.source.open()?;
     if !source.is_local() && options.paths.is_none() {
         return Err(CommandError::Usage(format!(
             "{source} cannot be listed: name the paths to compare with --paths FILE"

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
-use firn_client::{
-    PublishEvent, PublishEvents, PublishOptions, PublishSummary, Source, publish, publisher_endpoint,
-};
+use firn_client::{PublishEvent, PublishEvents, PublishOptions, PublishSummary, publish, publisher_endpoint};
 use firn_transport::{Environment, load_identity};
 
 use crate::cli::CommonOptions;
@@ -20,6 +18,7 @@ use crate::path_list::read_lines;
 use crate::progress::{Progress, Unit};
 use crate::report::PublishReport;
 use crate::session::Session;
+use crate::source_flags::SourceFlags;
 
 /// Publish a binary cache into the archive.
 ///
@@ -28,8 +27,8 @@ use crate::session::Session;
 /// path that was refused, is listed and makes the exit code 1.
 #[derive(Debug, Args)]
 pub(crate) struct PublishFlags {
-    /// A binary cache: a directory, file://… or http(s)://…
-    source: String,
+    #[command(flatten)]
+    source: SourceFlags,
     /// Publish only what this file names, one to a line: store paths, realisations (`sha256:<hash>!out`, or their URL),
     /// debuginfo links (`debuginfo/<build id>`); `-` reads standard input. URLs need it
     #[arg(long, value_name = "FILE")]
@@ -108,12 +107,10 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
 }
 
 fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
-    let source = Source::open(&flags.source).map_err(|error| CommandError::Failed(error.to_string()))?;
-    let is_url = flags.source.starts_with("http://") || flags.source.starts_with("https://");
-    if is_url && flags.paths.is_none() {
+    let source = flags.source.open()?;
+    if !source.is_local() && flags.paths.is_none() {
         return Err(CommandError::Usage(format!(
-            "{} cannot be listed: name the paths to publish with --paths FILE",
-            flags.source
+            "{source} cannot be listed: name the paths to publish with --paths FILE"
         )));
     }
     if !(BUNDLE_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&flags.bundle_size.0) {

@@ -1,12 +1,17 @@
 //! Where a publish reads from: a binary cache in a directory or behind a URL.
 //!
 //! Owns: what can be asked of a source, and which of its files may be opened. Always holds: a file outside of
-//! the cache is never opened, whatever a narinfo or a symlink says; narinfos are at most 1 MiB; every wait for
-//! a server ends.
+//! the cache is never opened, whatever a narinfo, a symlink or a server says; narinfos are at most 1 MiB; every wait
+//! for a server ends.
 //! Leaves to others: whether what is read is genuine (`verify`, `plan`).
 
 mod directory;
+mod guarded_resolver;
 mod http;
+#[cfg(test)]
+mod http_tests;
+mod origin;
+mod resuming_body;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -31,7 +36,22 @@ pub struct Source {
 #[derive(Debug, Clone)]
 enum Place {
     Directory(Arc<DirectorySource>),
-    Http(Arc<HttpSource>),
+    Http(Arc<HttpSource>, usize),
+}
+
+// Of 16 files of 1 MB over a way of 100 ms each, one connection takes 3 s and 16 take 0.3; more are a burden to small
+// servers.
+const CONNECTIONS: usize = 16;
+
+/// How a source behind a URL is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// The user says that the host may lie at an address that is not public, although it has a name.
+    pub private: bool,
+    /// Connections to the server, at most.
+    pub connections: usize,
+    /// Spreads the pauses between tries: different for each uploader.
+    pub seed: u64,
 }
 
 /// A file of a source, open for reading.
@@ -54,6 +74,9 @@ pub enum SourceError {
     /// Neither a directory nor a URL that can be read.
     #[error("`{0}` is no source: give a directory, file:// or http(s)://")]
     UnknownScheme(String),
+    /// It begins like a URL.
+    #[error("`{0}` is no address of a binary cache: give http(s)://HOST/FOLDER")]
+    NoUrl(String),
     /// S3 is spoken by a later version.
     #[error(
         "s3:// sources cannot be read yet: give the bucket's https:// address, or copy it to a directory"
@@ -100,11 +123,30 @@ pub enum SourceError {
     },
 }
 
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self { private: false, connections: CONNECTIONS, seed: 0 }
+    }
+}
+
 impl Source {
-    /// The source that `text` names: a directory, `file://…` or `http(s)://…`.
+    /// The source that `text` names, with the defaults.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
     pub fn open(text: &str) -> Result<Self, SourceError> {
+        Self::open_with(text, &SourceOptions::default())
+    }
+
+    /// The source that `text` names: a directory, `file://…` or `http(s)://…`.
+    ///
+    /// # Errors
+    /// It names none, or a directory that cannot be read. Servers are not asked yet.
+    pub fn open_with(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
         let place = match text.split_once("://") {
-            Some(("http" | "https", _)) => Place::Http(Arc::new(HttpSource::new(text))),
+            Some(("http" | "https", _)) => {
+                Place::Http(Arc::new(HttpSource::new(text, options)?), options.connections)
+            }
             Some(("file", path)) => Place::Directory(Arc::new(DirectorySource::open(Path::new(path))?)),
             Some(("s3", _)) => return Err(SourceError::S3),
             Some(_) => return Err(SourceError::UnknownScheme(text.to_owned())),
@@ -117,7 +159,7 @@ impl Source {
     pub fn list(&self) -> Result<Vec<String>, SourceError> {
         match &self.place {
             Place::Directory(directory) => directory.list(),
-            Place::Http(http) => Err(SourceError::CannotList(http.address().to_owned())),
+            Place::Http(http, _) => Err(SourceError::CannotList(http.to_string())),
         }
     }
 
@@ -152,7 +194,7 @@ impl Source {
         let name = format!("{hash_part}.narinfo");
         match &self.place {
             Place::Directory(directory) => Ok(directory.has(&name)),
-            Place::Http(http) => http.has(&name),
+            Place::Http(http, _) => http.has(&name),
         }
     }
 
@@ -161,13 +203,22 @@ impl Source {
         matches!(self.place, Place::Directory(_))
     }
 
+    /// How many files to read side by side: what keeps `cores` busy of a disk, of a server all its connections.
+    pub(crate) const fn side_by_side(&self, cores: usize) -> usize {
+        match self.place {
+            // While one object waits for its disk, another is decompressed.
+            Place::Directory(_) => 2 * cores,
+            Place::Http(_, connections) => connections,
+        }
+    }
+
     /// Whether a local source has this file; of others nothing is known beforehand.
     pub(crate) fn has_file(&self, url: &str) -> bool {
         match &self.place {
             Place::Directory(directory) => {
                 firn_nix_format::check_cache_url(url).is_ok() && directory.has(url)
             }
-            Place::Http(_) => false,
+            Place::Http(..) => false,
         }
     }
 
@@ -176,7 +227,7 @@ impl Source {
         firn_nix_format::check_cache_url(url)?;
         match &self.place {
             Place::Directory(directory) => directory.open_file(url),
-            Place::Http(http) => http.open_file(url),
+            Place::Http(http, _) => http.open_file(url),
         }
     }
 }
@@ -185,7 +236,7 @@ impl fmt::Display for Source {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Directory(directory) => write!(formatter, "{}", directory.path().display()),
-            Place::Http(http) => formatter.write_str(http.address()),
+            Place::Http(http, _) => write!(formatter, "{http}"),
         }
     }
 }

@@ -1,0 +1,46 @@
+//! Which binary cache a command reads from, and how.
+//!
+//! Leaves to others: reading it (`firn-client`).
+
+use std::num::NonZeroU16;
+
+use clap::Args;
+use firn_client::{Source, SourceOptions};
+use firn_transport::Environment;
+
+use crate::command_error::CommandError;
+
+/// Flags of commands that read a binary cache.
+#[derive(Debug, Args)]
+pub(crate) struct SourceFlags {
+    /// A binary cache: a directory, file://… or http(s)://…
+    source: String,
+    /// The source lies in a private network although it has a name. Without it a name leads to public addresses only,
+    /// however it resolves; a source that is given by its address is read from there and nowhere else
+    #[arg(long, env = "FIRN_PRIVATE_SOURCE")]
+    private_source: bool,
+    /// Connections to a source behind a URL
+    #[arg(long, value_name = "N", default_value = "16", env = "FIRN_SOURCE_CONNECTIONS")]
+    source_connections: NonZeroU16,
+}
+
+impl SourceFlags {
+    /// Opens the source. Blocks for as long as a directory takes.
+    ///
+    /// # Errors
+    ///
+    /// There is no such source.
+    pub(crate) fn open(&self) -> Result<Source, CommandError> {
+        Source::open_with(&self.source, &self.options())
+            .map_err(|error| CommandError::Failed(error.to_string()))
+    }
+
+    /// How servers are spoken to.
+    pub(crate) fn options(&self) -> SourceOptions {
+        SourceOptions {
+            private: self.private_source,
+            connections: self.source_connections.get().into(),
+            seed: Environment::real().random_u64(),
+        }
+    }
+}

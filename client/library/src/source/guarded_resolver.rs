@@ -1,0 +1,113 @@
+//! Names of a source's host, resolved under a rule.
+//!
+//! Always holds: each connection goes to an address that was judged right before it, so that a name that resolves to
+//! something else at the next look leads nowhere. A proxy that the user's environment names is reached as it is; whom it
+//! asks is its own affair.
+//! Leaves to others: the rule (`firn-client-logic`).
+
+use std::io;
+
+use firn_client_logic::AddressRule;
+use ureq::Error;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// Resolves as the system does, and leaves out what the rule forbids.
+#[derive(Debug)]
+pub(super) struct GuardedResolver<R = DefaultResolver> {
+    rule: AddressRule,
+    inner: R,
+}
+
+impl GuardedResolver {
+    pub(super) fn new(rule: AddressRule) -> Self {
+        Self { rule, inner: DefaultResolver::default() }
+    }
+}
+
+impl<R: Resolver> Resolver for GuardedResolver<R> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let found = self.inner.resolve(uri, config, timeout)?;
+        let is_proxy = config.proxy().is_some_and(|proxy| proxy.uri().authority() == uri.authority());
+        if is_proxy {
+            return Ok(found);
+        }
+        let mut permitted = self.empty();
+        for address in found.iter().filter(|address| self.rule.permits(address.ip())) {
+            permitted.push(*address);
+        }
+        if let (true, Some(first)) = (permitted.is_empty(), found.iter().next()) {
+            let sentence = format!(
+                "{} lies at {}, which is no public address: if that is right, say so with --private-source",
+                uri.host().unwrap_or_default(),
+                first.ip()
+            );
+            return Err(Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, sentence)));
+        }
+        Ok(permitted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Gives one answer after the other.
+    #[derive(Debug)]
+    struct Rebinding(Vec<Vec<SocketAddr>>, AtomicUsize);
+
+    impl Resolver for Rebinding {
+        fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+            let mut found = self.empty();
+            self.0[self.1.fetch_add(1, Ordering::Relaxed)].iter().for_each(|address| found.push(*address));
+            Ok(found)
+        }
+    }
+
+    fn resolver(answers: &[&[&str]]) -> GuardedResolver<Rebinding> {
+        let parse = |addresses: &&[&str]| addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let inner = Rebinding(answers.iter().map(parse).collect(), AtomicUsize::new(0));
+        GuardedResolver { rule: AddressRule::Public, inner }
+    }
+
+    fn resolve(resolver: &impl Resolver, config: &Config, uri: &str) -> Result<Vec<String>, Error> {
+        let found = resolver.resolve(&uri.parse().unwrap(), config, NextTimeout::default())?;
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_at_the_next_look_leads_nowhere() {
+        let resolver = resolver(&[&["1.1.1.1:443"], &["169.254.169.254:443", "[::1]:443"]]);
+        let config = Config::default();
+        let again = || resolve(&resolver, &config, "https://cache.example.org/x");
+        assert_eq!(again().unwrap(), ["1.1.1.1:443"]);
+        let error = again().unwrap_err().to_string();
+        assert!(error.contains("169.254.169.254") && error.contains("--private-source"), "{error}");
+    }
+
+    #[test]
+    fn of_several_addresses_the_public_ones_are_used() {
+        let resolver = resolver(&[&["10.0.0.1:80", "1.1.1.1:80"]]);
+        let found = resolve(&resolver, &Config::default(), "http://cache.example.org/").unwrap();
+        assert_eq!(found, ["1.1.1.1:80"]);
+    }
+
+    #[test]
+    fn the_users_own_proxy_may_lie_anywhere_and_nothing_else_beside_it() {
+        let proxy = ureq::Proxy::new("http://10.0.0.1:3128").unwrap();
+        let config = ureq::Agent::config_builder().proxy(Some(proxy)).build();
+        let resolver = resolver(&[&["10.0.0.1:3128"], &["10.0.0.1:80"]]);
+        assert_eq!(resolve(&resolver, &config, "http://10.0.0.1:3128").unwrap(), ["10.0.0.1:3128"]);
+        assert!(resolve(&resolver, &config, "http://10.0.0.1/").is_err());
+    }
+}
