@@ -110,6 +110,8 @@ mod tests {
     fn every_command_of_the_manual_parses() {
         for words in [
             "publish /cache --paths - --uploader-key k --exclude *-doc --encoding verbatim --bundle-size 8MiB --dry-run",
+            "publish /cache --share 3/16 --order sources,releases,recent,rest --release-paths f --paths https://a.example/l.xz",
+            "publish http://cache.example --paths - --private-source --source-connections 4",
             "publish /cache --trusted-public-keys x:y --spool-dir /tmp --archive a",
             "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --cache-size 20GB --memory-cache 256MB --when-unreadable retry",
             "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o --compression xz --listings",
@@ -160,6 +162,9 @@ mod tests {
             "recover a",
             "bundle show tiny",
             "publish a --bundle-size many",
+            "publish a --share 0/16",
+            "publish a --order newest",
+            "publish a --source-connections 0",
         ] {
             let words: Vec<&str> = words.split_whitespace().collect();
             assert_eq!(parse(&words).unwrap_err().exit_code(), 2, "{words:?}");

@@ -11,7 +11,6 @@ mod cli;
 mod command_error;
 mod commands;
 mod comparison;
-mod exclusion;
 mod export;
 mod export_summary;
 mod feed_keys;

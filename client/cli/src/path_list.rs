@@ -1,49 +1,137 @@
-//! Lists of store paths in files.
+//! Lists of store paths: in files, on standard input or behind URLs, compressed or not.
+//!
+//! Always holds: compression is told by the first bytes, not by a name; what is unpacked is bounded.
+//! Leaves to others: what the lines mean.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+
+use firn_client::{Source, SourceOptions};
+use firn_nix_format::{Compression, decoder};
 
 use crate::command_error::CommandError;
 use crate::store_path_argument::StorePathArgument;
 
-/// The lines of `file` that hold something; `-` is standard input. Blocks.
-pub(crate) fn read_lines(file: &Path) -> Result<Vec<String>, CommandError> {
-    let failed = |source| CommandError::file("read", file, source);
-    let reader: Box<dyn BufRead> = if file.as_os_str() == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::new(std::fs::File::open(file).map_err(failed)?))
+/// Eleven million store paths. The plan of a publish takes some ten times as much memory: more is divided.
+const LIST_BYTES_MAX: u64 = 1 << 30;
+
+// A realisation's name is the longest there is.
+const LINE_BYTES_MAX: u64 = 4096;
+
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The lines of `list` that hold something; `-` is standard input, http(s)://… is fetched. Blocks.
+pub(crate) fn read_lines(list: &Path, options: &SourceOptions) -> Result<Vec<String>, CommandError> {
+    let failed = |source| CommandError::file("read", list, source);
+    let reader: Box<dyn Read + Send> = match list.to_str() {
+        Some("-") => Box::new(io::stdin()),
+        Some(url) if url.starts_with("http://") || url.starts_with("https://") => fetch(url, options)?,
+        _ => Box::new(std::fs::File::open(list).map_err(failed)?),
     };
-    let mut lines = Vec::new();
-    for line in reader.lines() {
-        let line = line.map_err(failed)?;
-        if !line.trim().is_empty() {
-            lines.push(line.trim().to_owned());
-        }
-    }
-    Ok(lines)
+    lines_of(reader, LIST_BYTES_MAX).map_err(failed)
 }
 
-/// The store paths that `file` names, one to a line. Blocks.
-pub(crate) fn read_paths(file: &Path) -> Result<Vec<StorePathArgument>, CommandError> {
+/// The store paths that `list` names, one to a line. Blocks.
+pub(crate) fn read_paths(
+    list: &Path,
+    options: &SourceOptions,
+) -> Result<Vec<StorePathArgument>, CommandError> {
     let parse = |line: String| {
-        line.parse().map_err(|error| CommandError::Usage(format!("--paths: `{line}`: {error}")))
+        line.parse().map_err(|error| CommandError::Usage(format!("{}: `{line}`: {error}", list.display())))
     };
-    read_lines(file)?.into_iter().map(parse).collect()
+    read_lines(list, options)?.into_iter().map(parse).collect()
+}
+
+fn fetch(url: &str, options: &SourceOptions) -> Result<Box<dyn Read + Send>, CommandError> {
+    let failed = |error: firn_client::SourceError| CommandError::Failed(error.to_string());
+    let missing = || CommandError::Failed(format!("there is no list at {url}"));
+    let (folder, name) = url.rsplit_once('/').ok_or_else(missing)?;
+    let source = Source::open_with(folder, options).map_err(failed)?;
+    let file = source.open_file(name).map_err(failed)?.ok_or_else(missing)?;
+    Ok(file.reader)
+}
+
+fn lines_of(mut reader: impl Read + Send, bytes_max: u64) -> io::Result<Vec<String>> {
+    let mut first = Vec::new();
+    reader.by_ref().take(6).read_to_end(&mut first)?;
+    let compression = match &first[..] {
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Compression::Xz,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+        [b'B', b'Z', b'h', ..] => Compression::Bzip2,
+        _ => Compression::None,
+    };
+    let whole = BufReader::with_capacity(BUFFER_BYTES, io::Cursor::new(first).chain(reader));
+    let mut text = BufReader::with_capacity(BUFFER_BYTES, decoder(compression, whole)?).take(bytes_max + 1);
+    let (mut lines, mut line) = (Vec::new(), Vec::new());
+    loop {
+        line.clear();
+        let count = text.by_ref().take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line)?;
+        if count as u64 > LINE_BYTES_MAX {
+            return Err(io::Error::other("a line has more than 4,096 bytes: is it a list of store paths?"));
+        }
+        if text.limit() == 0 {
+            return Err(io::Error::other("the list has more than 1 GiB of text: divide it"));
+        }
+        let Ok(words) = std::str::from_utf8(&line) else {
+            return Err(io::Error::other("it is no text: lists may be plain, xz, zstd or bzip2"));
+        };
+        if !words.trim().is_empty() {
+            lines.push(words.trim().to_owned());
+        }
+        if count == 0 {
+            return Ok(lines);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    fn options() -> SourceOptions {
+        SourceOptions::default()
+    }
 
     #[test]
     fn paths_are_the_lines_that_hold_something() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("paths");
-        std::fs::write(&file, "/nix/store/a\n\n  /nix/store/b \n").unwrap();
-        assert_eq!(read_lines(&file).unwrap(), ["/nix/store/a", "/nix/store/b"]);
-        let missing = read_lines(&place.path().join("none")).unwrap_err();
+        std::fs::write(&file, "/nix/store/a\n\n  /nix/store/b \r\n/nix/store/c").unwrap();
+        let lines = read_lines(&file, &options()).unwrap();
+        assert_eq!(lines, ["/nix/store/a", "/nix/store/b", "/nix/store/c"]);
+        let missing = read_lines(&place.path().join("none"), &options()).unwrap_err();
         assert!(missing.to_string().starts_with("cannot read "), "{missing}");
+    }
+
+    #[test]
+    fn compressed_lists_are_read_whatever_they_are_called() {
+        let text = b"/nix/store/a\n/nix/store/b\n";
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(text).unwrap();
+        for bytes in [text.to_vec(), xz.finish().unwrap(), zstd::encode_all(&text[..], 1).unwrap()] {
+            assert_eq!(lines_of(&bytes[..], 100).unwrap(), ["/nix/store/a", "/nix/store/b"]);
+        }
+        assert_eq!(lines_of(&b""[..], 100).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused_before_it_takes_memory() {
+        let sentence = |bytes: &[u8]| lines_of(bytes, u64::MAX - 1).unwrap_err().to_string();
+        assert!(sentence(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).contains("no text"), "gzip");
+        // A bomb of one line.
+        let zeros = zstd::encode_all(&vec![b'x'; 10_000_000][..], 1).unwrap();
+        assert!(sentence(&zeros).contains("a line has more"));
+        let mut cut = zstd::encode_all(&vec![b'\n'; 1_000_000][..], 1).unwrap();
+        cut.truncate(cut.len() / 2);
+        assert!(lines_of(&cut[..], LIST_BYTES_MAX).is_err(), "half a list is no list");
+    }
+
+    #[test]
+    fn a_list_that_never_ends_is_given_up() {
+        let endless = io::repeat(b'\n');
+        assert!(lines_of(endless, 10_000).unwrap_err().to_string().contains("divide it"));
     }
 
     #[test]
@@ -51,9 +139,9 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("paths");
         std::fs::write(&file, "4d20g8srpvv02vkiwrmz28g62m15n56b\n").unwrap();
-        assert_eq!(read_paths(&file).unwrap().len(), 1);
+        assert_eq!(read_paths(&file, &options()).unwrap().len(), 1);
         std::fs::write(&file, "4d20g8srpvv02vkiwrmz28g62m15n56b\nhello\n").unwrap();
-        let wrong = read_paths(&file).unwrap_err();
+        let wrong = read_paths(&file, &options()).unwrap_err();
         assert!(matches!(&wrong, CommandError::Usage(text) if text.contains("`hello`")), "{wrong}");
     }
 }

@@ -34,7 +34,10 @@ mod verify;
 pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use code::CodeError;
 pub use events::{PublishEvent, PublishEvents};
-pub use firn_client_logic::{PublishSummary, RefusedPath, UploadError, UploadPolicy, WaitingPath};
+pub use firn_client_logic::{
+    OrderClass, PublishOrder, PublishSummary, RefusedPath, Selection, Share, UploadError, UploadPolicy,
+    WaitingPath,
+};
 pub use pack::PackError;
 pub use paper_archive::{PaperArchive, PaperBundle};
 pub use plan::PlanError;

@@ -1,15 +1,16 @@
 //! What a publish is going to do: which paths are sound, signed by whom, and not archived yet.
 //!
-//! Owns: what the source has, reading and judging narinfos, presence, external references, the order of packing. Always holds: a
+//! Owns: what the source has, reading and judging narinfos, presence, external references. Always holds: a
 //! path of the plan carries a signature of an accepted publisher that holds; a reference counts as external
 //! only if neither source nor archive has it.
-//! Leaves to others: the NARs themselves (`verify`).
+//! Leaves to others: which paths are this uploader's and what comes first (`firn-client-logic`), the NARs themselves
+//! (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_base::{KeyKind, ObjectKey};
-use firn_client_logic::{PackingPath, packing_order};
+use firn_client_logic::{OrderFacts, PackingPath, PublishOrder, Selection, packing_order};
 use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
 use firn_transport::Environment;
 use firn_wire::{KEYS_PER_REQUEST_MAX, RefusedRequest};
@@ -73,6 +74,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) destination: &'a dyn Destination,
     /// Accepted publishers, the most preferred first.
     pub(crate) publishers: &'a [PublisherKey],
+    pub(crate) selection: &'a Selection,
+    pub(crate) order: &'a PublishOrder,
     /// Batches read side by side.
     pub(crate) jobs: usize,
 }
@@ -80,9 +83,15 @@ pub(crate) struct Planner<'a> {
 impl Planner<'_> {
     /// The plan for these names.
     pub(crate) async fn plan(&self, names: Names) -> Result<Plan, PlanError> {
-        let Names { narinfos, blobs } = names;
+        let Names { narinfos, mut blobs } = names;
+        blobs.retain(|blob| self.selection.takes_file(&blob.name()));
         let mut plan = Plan { read: narinfos.len() as u64, ..Plan::default() };
         let mut accepted = self.read_all(narinfos, &mut plan).await;
+        if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
+            // Also those that others take: links to them may be ours.
+            plan.owners = Arc::new(NarOwners::new(accepted.values()));
+        }
+        accepted.retain(|_, info| self.selection.takes_path(info.store_path.base_name()));
         for info in accepted.values() {
             for path in info.references.iter().chain([&info.store_path]) {
                 plan.names.entry(key_of(path)).or_insert_with(|| path.base_name().to_owned());
@@ -90,16 +99,13 @@ impl Planner<'_> {
         }
         let keys: Vec<ObjectKey> = accepted.keys().copied().collect();
         let archived = self.archived(&keys).await?;
-        if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
-            plan.owners = Arc::new(NarOwners::new(accepted.values()));
-        }
         let mut blobs: BTreeMap<_, _> = blobs.into_iter().map(|blob| (blob.key(), blob)).collect();
         blobs.extend(self.build_logs(&accepted, &archived).await);
         plan.blobs = self.lacking(blobs).await?;
         accepted.retain(|key, _| !archived.contains(key));
         plan.skipped = archived.len() as u64;
         plan.externals = self.externals(&accepted, &archived).await?;
-        plan.order = order(&accepted, &plan.blobs);
+        plan.order = order(&accepted, &plan.blobs, self.order);
         plan.paths = accepted;
         Ok(plan)
     }
@@ -231,12 +237,14 @@ impl Plan {
     }
 }
 
-/// What `paths` mean: store paths, base names, hash parts, or files that are no NARs; and what is none of these.
-pub(crate) fn names_of(paths: &[String]) -> (Names, Vec<(String, String)>) {
+/// What `paths` mean: store paths, base names, hash parts, or files that are no NARs; and what is none of these. Paths whose
+/// names say that others take them are left out.
+pub(crate) fn names_of(paths: &[String], selection: &Selection) -> (Names, Vec<(String, String)>) {
     let (mut narinfos, mut blobs, mut refused) = (BTreeSet::new(), Vec::new(), Vec::new());
     for path in paths.iter().map(|path| path.trim()).filter(|path| !path.is_empty()) {
         let parsed = StorePath::parse(path).or_else(|_| StorePath::from_base_name(path));
         match (parsed, BlobFile::named(path)) {
+            (Ok(path), _) if !selection.takes_path(path.base_name()) => {}
             (Ok(path), _) => drop(narinfos.insert(path.hash_part().to_owned())),
             (Err(_), _) if nixbase32::decode::<20>(path).is_ok() => drop(narinfos.insert(path.to_owned())),
             (Err(_), Some(blob)) => blobs.push(blob),
@@ -290,14 +298,29 @@ fn unsigned(info: &PathInfo, publishers: &[PublisherKey]) -> String {
     }
 }
 
-fn order(paths: &BTreeMap<ObjectKey, PathInfo>, blobs: &BTreeMap<ObjectKey, BlobFile>) -> Vec<ObjectKey> {
+fn order(
+    paths: &BTreeMap<ObjectKey, PathInfo>,
+    blobs: &BTreeMap<ObjectKey, BlobFile>,
+    order: &PublishOrder,
+) -> Vec<ObjectKey> {
     // By name, so that versions of one package come near each other where references leave the choice.
     let mut sorted: Vec<(&ObjectKey, &PathInfo)> = paths.iter().collect();
     sorted.sort_by_key(|(key, info)| (info.store_path.name(), **key));
+    let facts: Vec<OrderFacts<'_>> = sorted
+        .iter()
+        .map(|(key, info)| OrderFacts {
+            key: **key,
+            name: info.store_path.name(),
+            has_references: info.references.iter().any(|reference| *reference != info.store_path),
+            content_address: info.ca.as_deref(),
+        })
+        .collect();
     let packing: Vec<PackingPath> = sorted
         .into_iter()
-        .map(|(key, info)| PackingPath {
+        .zip(order.ranks(&facts))
+        .map(|((key, info), rank)| PackingPath {
             key: *key,
+            rank,
             references: info.references.iter().map(key_of).collect(),
             log: info.deriver.as_ref().map(log_key).filter(|log| blobs.contains_key(log)),
         })
@@ -328,8 +351,9 @@ mod tests {
         let paths =
             [format!("/nix/store/{hash}-tree"), format!("{hash}-tree"), hash.to_owned(), " ".to_owned()];
         let names = Names { narinfos: vec![hash.to_owned()], blobs: Vec::new() };
-        assert_eq!(names_of(&paths), (names, Vec::new()));
-        let (names, refused) = names_of(&["../../etc/passwd".to_owned()]);
+        let all = Selection::default();
+        assert_eq!(names_of(&paths, &all), (names, Vec::new()));
+        let (names, refused) = names_of(&["../../etc/passwd".to_owned()], &all);
         assert_eq!(names, Names::default());
         assert!(refused[0].1.contains("../../etc/passwd"), "{}", refused[0].1);
     }
@@ -339,7 +363,7 @@ mod tests {
         let id = format!("sha256:{}!out", "0a".repeat(32));
         let trace = "build-trace-v2/4d20g8srpvv02vkiwrmz28g62m15n56b-tree.drv/out.doi".to_owned();
         let link = format!("debuginfo/{}.debug", "ab".repeat(20));
-        let (names, refused) = names_of(&[id.clone(), trace.clone(), link.clone()]);
+        let (names, refused) = names_of(&[id.clone(), trace.clone(), link.clone()], &Selection::default());
         let called: Vec<String> = names.blobs.iter().map(BlobFile::name).collect();
         assert_eq!(called, [format!("realisations/{id}.doi"), trace, link]);
         assert!(refused.is_empty() && names.narinfos.is_empty());

@@ -96,6 +96,8 @@ impl Publish<'_> {
             source: &self.options.source,
             destination: &*self.destination,
             publishers: &publishers,
+            selection: &self.options.selection,
+            order: &self.options.order,
             jobs: self.options.jobs,
         };
         let mut plan = planner.plan(names).await?;
@@ -103,6 +105,8 @@ impl Publish<'_> {
             self.refuse(name, reason);
         }
         let nar_bytes = ByteCount(plan.paths.values().map(|info| info.nar_size).fold(0, u64::saturating_add));
+        let file_sizes = plan.paths.values().map(|info| info.file_size.unwrap_or(info.nar_size));
+        let file_bytes = ByteCount(file_sizes.fold(0, u64::saturating_add));
         let count = |kind| plan.blobs.keys().filter(|key| key.kind() == kind).count() as u64;
         let (paths, logs) = (plan.paths.len() as u64, count(KeyKind::BuildLog));
         let (read, skipped) = (plan.read, plan.skipped);
@@ -118,6 +122,7 @@ impl Publish<'_> {
                 summary.realisations_published = count(KeyKind::Realisation);
                 summary.debuginfo_published = count(KeyKind::DebugInfo);
                 summary.content = nar_bytes;
+                summary.source = file_bytes;
                 summary.externals = plan.externals.iter().map(|key| plan.name(key)).collect();
             });
             return Ok(());
@@ -143,7 +148,7 @@ impl Publish<'_> {
     /// What to look at.
     async fn names(&self) -> Result<Names, PublishError> {
         if let Some(paths) = &self.options.paths {
-            let (names, refused) = names_of(paths);
+            let (names, refused) = names_of(paths, &self.options.selection);
             for (name, reason) in refused {
                 self.refuse(name, reason);
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use firn_base::ByteCount;
 use firn_bundle::{BuilderOptions, Encoding, PAYLOAD_BYTES_MAX};
-use firn_client_logic::{PublishSummary, UploadError, UploadPolicy};
+use firn_client_logic::{PublishOrder, PublishSummary, Selection, UploadError, UploadPolicy};
 use firn_nix_format::PublisherKey;
 use firn_transport::{AskError, EndpointOptions};
 
@@ -31,6 +31,10 @@ pub struct PublishOptions {
     pub source: Source,
     /// Exactly these paths (store paths, base names or hash parts); everything in the source if not given.
     pub paths: Option<Vec<String>>,
+    /// What of it is this uploader's.
+    pub selection: Selection,
+    /// What comes first.
+    pub order: PublishOrder,
     /// Only what these keys have signed, of those that the archive accepts.
     pub trusted_keys: Option<Vec<PublisherKey>>,
     /// In which form NARs are kept.
@@ -103,6 +107,8 @@ impl PublishOptions {
         Self {
             source,
             paths: None,
+            selection: Selection::default(),
+            order: PublishOrder::default(),
             trusted_keys: None,
             encoding: Encoding::Chunked,
             bundle_bytes: PAYLOAD_BYTES_MAX,

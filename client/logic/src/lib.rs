@@ -1,14 +1,17 @@
-//! What a publisher decides: what a source may lead to, in which order paths are packed, how an upload goes on, what a
+//! What a publisher decides: what a source may lead to, which paths are its own, in which order paths are packed, how an upload goes on, what a
 //! publish came to.
 //!
-//! Owns: the rules of HTTP sources, the packing order, the upload as a state machine, the summary and its exit code.
+//! Owns: the rules of HTTP sources, the selection of paths and their order, the upload as a state machine, the summary and its exit code.
 //! Always holds: no IO, no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
 //! Leaves to others: reading sources, checking, coding and sending (the client library).
 
 mod address_rule;
 mod body_version;
+mod package_name;
 mod packing;
+mod publish_order;
 mod retry_schedule;
+mod selection;
 mod shard_progress;
 mod summary;
 mod upload;
@@ -17,8 +20,11 @@ mod upload_step;
 
 pub use address_rule::AddressRule;
 pub use body_version::{BodyPart, BodyVersion};
+pub use package_name::package_and_version;
 pub use packing::{PackingPath, packing_order};
+pub use publish_order::{OrderClass, OrderFacts, ParseOrderClassError, PublishOrder};
 pub use retry_schedule::RetrySchedule;
+pub use selection::{ParseShareError, Selection, Share};
 pub use shard_progress::SendFailure;
 pub use summary::{PublishSummary, RefusedPath, WaitingPath};
 pub use upload::Upload;

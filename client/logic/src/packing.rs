@@ -1,7 +1,7 @@
 //! The order in which paths are packed into bundles.
 //!
 //! Owns: which path comes behind which. Always holds: every path comes once; a path comes behind what it
-//! references, unless they reference each other in a circle; a build log comes right behind the first path that
+//! references, whatever their ranks, unless they reference each other in a circle; a build log comes right behind the first path that
 //! its derivation made; the same input gives the same order; nothing recurses.
 //! Leaves to others: where one bundle ends and the next begins (`pack` of the client library).
 
@@ -18,25 +18,33 @@ pub struct PackingPath {
     pub references: Vec<ObjectKey>,
     /// The build log of its derivation, if that is packed too.
     pub log: Option<ObjectKey>,
+    /// Paths of a smaller rank come first, with all that they need.
+    pub rank: u32,
 }
 
 /// The keys of all paths and logs, closures together and dependencies before dependents.
 ///
-/// A walk begins at each path that no other one references, in the order of `paths`: what is fetched together
-/// then mostly lies in one bundle, and a bundle that commits rarely has paths that wait for a later one.
+/// Rank by rank, a walk begins at each path that no other one of the rank references, in the order of `paths`: what is
+/// fetched together then mostly lies in one bundle, and a bundle that commits rarely has paths that wait for a later one.
 pub fn packing_order(paths: &[PackingPath]) -> Vec<ObjectKey> {
     let positions: BTreeMap<ObjectKey, usize> =
         paths.iter().enumerate().map(|(position, path)| (path.key, position)).collect();
-    let referenced: BTreeSet<ObjectKey> = paths
-        .iter()
-        .flat_map(|path| path.references.iter().filter(|reference| **reference != path.key))
-        .copied()
-        .collect();
-    let roots = paths.iter().filter(|path| !referenced.contains(&path.key));
+    let mut ranks: BTreeMap<u32, Vec<&PackingPath>> = BTreeMap::new();
+    for path in paths {
+        ranks.entry(path.rank).or_default().push(path);
+    }
     let mut walk = Walk { paths, positions, seen: BTreeSet::new(), order: Vec::new() };
-    // What no root leads to lies in a circle; those begin at their first path.
-    for path in roots.chain(paths) {
-        walk.visit(path.key);
+    for paths in ranks.values() {
+        let referenced: BTreeSet<ObjectKey> = paths
+            .iter()
+            .flat_map(|path| path.references.iter().filter(|reference| **reference != path.key))
+            .copied()
+            .collect();
+        let roots = paths.iter().filter(|path| !referenced.contains(&path.key));
+        // What no root leads to lies in a circle; those begin at their first path.
+        for path in roots.chain(paths) {
+            walk.visit(path.key);
+        }
     }
     walk.order
 }
@@ -94,7 +102,8 @@ mod tests {
     }
 
     fn path(number: usize, references: &[usize]) -> PackingPath {
-        PackingPath { key: key(number), references: references.iter().map(|r| key(*r)).collect(), log: None }
+        let references = references.iter().map(|r| key(*r)).collect();
+        PackingPath { key: key(number), references, log: None, rank: 0 }
     }
 
     fn places(order: &[ObjectKey]) -> BTreeMap<ObjectKey, usize> {
@@ -116,6 +125,20 @@ mod tests {
     }
 
     #[test]
+    fn a_smaller_rank_comes_first_with_all_that_it_needs() {
+        let ranked = |rank, path| PackingPath { rank, ..path };
+        let paths = [
+            ranked(1, path(1, &[0])),
+            ranked(0, path(2, &[3])),
+            path(3, &[2]),
+            ranked(1, path(4, &[3])),
+            path(5, &[0]),
+        ];
+        let paths = [&paths[..], &[ranked(2, path(0, &[]))]].concat();
+        assert_eq!(packing_order(&paths), [0, 5, 3, 2, 1, 4].map(key));
+    }
+
+    #[test]
     fn a_log_comes_once_behind_the_first_output_of_its_derivation() {
         let log = ObjectKey::build_log([7; 20]);
         let with_log = |number| PackingPath { log: Some(log), ..path(number, &[]) };
@@ -132,13 +155,16 @@ mod tests {
     proptest! {
         #[test]
         fn every_path_comes_once_and_behind_what_it_references_where_there_is_no_circle(
-            edges in prop::collection::vec(prop::collection::vec(0usize..40, 0..6), 0..40),
+            edges in prop::collection::vec((prop::collection::vec(0usize..40, 0..6), 0u32..3), 0..40),
         ) {
             // Edges to smaller numbers only: no circles.
             let paths: Vec<_> = edges
                 .iter()
                 .enumerate()
-                .map(|(n, to)| path(n, &to.iter().copied().filter(|r| *r <= n).collect::<Vec<_>>()))
+                .map(|(n, (to, rank))| {
+                    let below = to.iter().copied().filter(|r| *r <= n).collect::<Vec<_>>();
+                    PackingPath { rank: *rank, ..path(n, &below) }
+                })
                 .collect();
             let order = packing_order(&paths);
             let places = places(&order);
@@ -153,9 +179,10 @@ mod tests {
 
         #[test]
         fn every_path_comes_once_whatever_the_circles(
-            edges in prop::collection::vec(prop::collection::vec(0usize..50, 0..6), 0..40),
+            edges in prop::collection::vec((prop::collection::vec(0usize..50, 0..6), 0u32..3), 0..40),
         ) {
-            let paths: Vec<_> = edges.iter().enumerate().map(|(n, to)| path(n, to)).collect();
+            let paths: Vec<_> =
+                edges.iter().enumerate().map(|(n, (to, rank))| PackingPath { rank: *rank, ..path(n, to) }).collect();
             let order = packing_order(&paths);
             prop_assert_eq!(order.len(), paths.len());
             prop_assert_eq!(places(&order).len(), paths.len());

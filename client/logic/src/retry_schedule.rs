@@ -50,7 +50,7 @@ impl RetrySchedule {
 }
 
 /// A number in which every bit depends on every bit of both.
-fn mixed(seed: u64, failed: u32) -> u64 {
+pub(crate) fn mixed(seed: u64, failed: u32) -> u64 {
     let mut bits = seed ^ u64::from(failed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53_u64] {
         bits = (bits ^ (bits >> 33)).wrapping_mul(factor);

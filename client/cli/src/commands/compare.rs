@@ -28,8 +28,9 @@ use crate::table::{Align, Table};
 pub(crate) struct CompareOptions {
     #[command(flatten)]
     source: SourceFlags,
-    /// Compare only the store paths that this file names, one to a line; `-` reads standard input. URLs need it
-    #[arg(long, value_name = "FILE")]
+    /// Compare only the store paths that this file names, one to a line, plain or as xz, zstd or bzip2; `-` reads standard
+    /// input, an http(s) URL is fetched. Sources behind URLs need it
+    #[arg(long, value_name = "FILE|URL")]
     paths: Option<PathBuf>,
     /// List these paths, one to a line: the missing ones are what `firn publish --paths -` reads
     #[arg(long, value_enum)]
@@ -62,13 +63,13 @@ pub(crate) async fn run(common: &CommonOptions, options: CompareOptions) -> Resu
     }
     let session = Session::open(common).await?;
     let environment = session.archive().environment().clone();
-    let (listed, file) = (source.clone(), options.paths);
+    let (listed, file, reading) = (source.clone(), options.paths, options.source.options());
     let names = move || match file {
         None => listed.list().map_err(failed),
         Some(file) => {
             let hash =
                 |path: &crate::store_path_argument::StorePathArgument| nixbase32::encode(path.key().name());
-            Ok(read_paths(&file)?.iter().map(hash).collect())
+            Ok(read_paths(&file, &reading)?.iter().map(hash).collect())
         }
     };
     let names: Vec<String> = environment.blocking(names).await?;

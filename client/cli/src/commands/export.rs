@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use firn_client::publisher_keys;
+use firn_client::{SourceOptions, publisher_keys};
 use firn_nix_format::PublisherKey;
 
 use crate::cli::CommonOptions;
@@ -111,7 +111,7 @@ pub(crate) async fn run(common: &CommonOptions, options: ExportOptions) -> Resul
     } else {
         let mut paths = options.paths;
         if let Some(file) = options.path_file {
-            paths.extend(environment.blocking(move || read_paths(&file)).await?);
+            paths.extend(environment.blocking(move || read_paths(&file, &SourceOptions::default())).await?);
         }
         export.named(&paths, options.closure, &Progress::new("exporting", Unit::Bytes, 0)).await?
     };

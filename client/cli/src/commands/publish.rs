@@ -6,19 +6,22 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
-use firn_client::{PublishEvent, PublishEvents, PublishOptions, PublishSummary, publish, publisher_endpoint};
+use firn_client::{
+    OrderClass, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary, Selection, Share,
+    publish, publisher_endpoint,
+};
 use firn_transport::{Environment, load_identity};
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::commands::trusted_keys;
-use crate::exclusion::Exclusion;
 use crate::output::{print, print_json};
-use crate::path_list::read_lines;
+use crate::path_list::{read_lines, read_paths};
 use crate::progress::{Progress, Unit};
-use crate::report::PublishReport;
+use crate::report::{PublishReport, UploadEstimate};
 use crate::session::Session;
 use crate::source_flags::SourceFlags;
+use crate::store_path_argument::StorePathArgument;
 
 /// Publish a binary cache into the archive.
 ///
@@ -30,8 +33,9 @@ pub(crate) struct PublishFlags {
     #[command(flatten)]
     source: SourceFlags,
     /// Publish only what this file names, one to a line: store paths, realisations (`sha256:<hash>!out`, or their URL),
-    /// debuginfo links (`debuginfo/<build id>`); `-` reads standard input. URLs need it
-    #[arg(long, value_name = "FILE")]
+    /// debuginfo links (`debuginfo/<build id>`); plain or as xz, zstd or bzip2, as channels have it in store-paths.xz. `-`
+    /// reads standard input, an http(s) URL is fetched. Sources behind URLs need it
+    #[arg(long, value_name = "FILE|URL")]
     paths: Option<PathBuf>,
     /// The key file of an uploader of the archive (see `firn key`)
     #[arg(long, value_name = "FILE", env = "FIRN_UPLOADER_KEY")]
@@ -42,6 +46,17 @@ pub(crate) struct PublishFlags {
     /// Leave out store paths whose name fits this pattern (`*` any text, `?` any character); may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// Publish one of several equal parts, as in 3/16, so that many uploaders divide an import: each path is in exactly one
+    /// of 1/16 to 16/16, and all versions of a package are in the same. What a path needs of other parts it waits for
+    #[arg(long, value_name = "N/OF")]
+    share: Option<Share>,
+    /// What comes first: `sources` (what was fetched to be built from), `releases` (what --release-paths names), `recent` (the
+    /// newest version of each package), `rest`; each with all that it needs
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    order: Vec<OrderClass>,
+    /// The paths that `releases` means, as for --paths
+    #[arg(long, value_name = "FILE|URL")]
+    release_paths: Option<PathBuf>,
     /// `chunked` takes NARs apart so that equal parts are stored once; `verbatim` keeps the published files
     #[arg(long, value_enum, default_value = "chunked")]
     encoding: EncodingFlag,
@@ -70,22 +85,16 @@ const BUNDLE_BYTES_MIN: u64 = 1 << 20;
 pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<Done, CommandError> {
     let options = options(&flags)?;
     let environment = Environment::real();
-    let Some(key_file) = flags.uploader_key else {
+    let Some(key_file) = &flags.uploader_key else {
         return Err(CommandError::Usage(
             "who publishes? name the key file of an uploader with --uploader-key FILE (`firn key generate` makes one)"
                 .to_owned(),
         ));
     };
-    let identity = load_identity(&key_file)?;
+    let identity = load_identity(key_file)?;
     let session = Session::open_as(common, identity, publisher_endpoint(), &environment).await?;
-    let exclusion = Exclusion::new(&flags.exclude);
-    let source = options.source.clone();
-    let options = environment
-        .blocking(move || {
-            let paths = flags.paths.as_deref().map(read_lines).transpose()?;
-            exclusion.apply(&source, paths).map(|paths| PublishOptions { paths, ..options })
-        })
-        .await?;
+    let options = environment.blocking(move || with_lists(options, &flags)).await?;
+    let dry_run = options.dry_run;
     let published = {
         let progress = Arc::new(Progress::new("publishing", Unit::Bytes, 0));
         let teller = Teller { progress: Arc::clone(&progress) };
@@ -93,17 +102,32 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
     };
     let done = match published {
         Ok(summary) => {
-            show(common, &summary)?;
+            let estimate = if dry_run {
+                let status = session.status().await?;
+                UploadEstimate::new(&summary, &status)
+            } else {
+                None
+            };
+            show(common, &summary, estimate)?;
             Done::when(summary.is_complete())
         }
         Err(stopped) => {
             // What was done before stands.
-            show(common, &stopped.summary)?;
+            show(common, &stopped.summary, None)?;
             return Err(CommandError::Failed(stopped.to_string()));
         }
     };
     session.close().await;
     Ok(done)
+}
+
+/// The options with what the lists say that they name. Blocks.
+fn with_lists(options: PublishOptions, flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
+    let reading = flags.source.options();
+    let paths = flags.paths.as_deref().map(|list| read_lines(list, &reading)).transpose()?;
+    let releases = flags.release_paths.as_deref().map(|list| read_paths(list, &reading)).transpose()?;
+    let releases = releases.iter().flatten().map(StorePathArgument::key).collect();
+    Ok(PublishOptions { paths, order: PublishOrder { releases, ..options.order }, ..options })
 }
 
 fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
@@ -113,10 +137,18 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
             "{source} cannot be listed: name the paths to publish with --paths FILE"
         )));
     }
+    if flags.order.contains(&OrderClass::Releases) != flags.release_paths.is_some() {
+        return Err(CommandError::Usage(
+            "--order releases and --release-paths need each other: the one says when, the other what"
+                .to_owned(),
+        ));
+    }
     if !(BUNDLE_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&flags.bundle_size.0) {
         return Err(CommandError::Usage("--bundle-size lies between 1MiB and 256MiB".to_owned()));
     }
     Ok(PublishOptions {
+        selection: Selection { exclude: flags.exclude.clone(), share: flags.share },
+        order: PublishOrder { classes: flags.order.clone(), ..PublishOrder::default() },
         trusted_keys: trusted_keys(&flags.trusted_public_keys)?,
         encoding: match flags.encoding {
             EncodingFlag::Chunked => Encoding::Chunked,
@@ -129,8 +161,16 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
     })
 }
 
-fn show(common: &CommonOptions, summary: &PublishSummary) -> Result<(), CommandError> {
-    if common.json { print_json(&PublishReport::from(summary)) } else { print(&summary.to_string()) }
+fn show(
+    common: &CommonOptions,
+    summary: &PublishSummary,
+    estimate: Option<UploadEstimate>,
+) -> Result<(), CommandError> {
+    if common.json {
+        return print_json(&PublishReport::new(summary, estimate));
+    }
+    print(&summary.to_string())?;
+    estimate.map_or(Ok(()), |estimate| print(&estimate.to_string()))
 }
 
 /// Turns what a publish tells into progress.

@@ -13,7 +13,7 @@ mod status_report;
 
 pub(crate) use bundle_report::{BundleDetails, BundleReport, bundle_table};
 pub(crate) use node_report::{NodeReport, node_table};
-pub(crate) use publish_report::PublishReport;
+pub(crate) use publish_report::{PublishReport, UploadEstimate};
 pub(crate) use status_report::{SchemeReport, StatusReport};
 
 #[cfg(test)]

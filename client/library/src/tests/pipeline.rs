@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use firn_base::{KeyKind, ObjectKey};
 use firn_bundle::Encoding;
-use firn_client_logic::PublishSummary;
+use firn_client_logic::{PublishOrder, PublishSummary, Selection};
 use firn_nix_format::{BuildId, Compression, DebugInfoLink, PublisherSecretKey, Sha256};
 use firn_transport::{Blocking, Environment};
 
@@ -131,6 +131,54 @@ async fn only_the_paths_that_are_named_are_published_and_others_are_waited_for()
     assert_eq!(summary.waiting[0].waiting_for, [store_path("libc-2.40").base_name()]);
     assert_eq!((summary.exit_code(), summary.externals.len()), (1, 0), "the source has the reference");
     assert_eq!(publish(&archive, &cache).await.exit_code(), 0);
+}
+
+#[tokio::test]
+async fn shares_divide_a_cache_and_together_are_all_of_it() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let all: Vec<String> = cache.nars.keys().cloned().collect();
+    let (mut published, mut last) = (0, PublishSummary::default());
+    for share in ["1/3", "2/3", "3/3"] {
+        let selection = Selection { share: Some(share.parse().unwrap()), ..Selection::default() };
+        // Named or listed, the division is the same.
+        let named = Some(all.clone()).filter(|_| share == "2/3");
+        let options = PublishOptions { selection, paths: named, ..PublishOptions::new(cache.source()) };
+        last = publish_with(&archive, &cache, options).await.unwrap();
+        assert_eq!((last.paths_skipped, last.externals.len(), last.refused.len()), (0, 0, 0), "{last}");
+        published += last.paths_published;
+    }
+    assert_eq!((published, last.exit_code()), (6, 0), "{last}");
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn what_is_excluded_is_not_published_and_no_lack_of_the_source() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let selection = Selection { exclude: vec!["libc-*".to_owned(), "doc-?".to_owned()], share: None };
+    let options = PublishOptions { selection, ..PublishOptions::new(cache.source()) };
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.paths_published, summary.externals.len()), (4, 0), "{summary}");
+    assert_eq!(summary.waiting.len(), 2, "both programs wait for their library");
+}
+
+#[tokio::test]
+async fn what_comes_first_is_packed_first() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(1, 1));
+    let order =
+        PublishOrder { classes: vec!["releases".parse().unwrap()], releases: [key("hello-1.1")].into() };
+    let packed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::clone(&packed);
+    let events = PublishEvents::new(move |event| {
+        if let crate::events::PublishEvent::Packed { name, .. } = event {
+            told.lock().unwrap().push(name.clone());
+        }
+    });
+    let options = PublishOptions { order, ..PublishOptions::new(cache.source()) };
+    let publishers = vec![cache.publisher()];
+    publish_into(archive.clone(), publishers, &Environment::real(), options, events).await.unwrap();
+    let packed = packed.lock().unwrap();
+    let first = ["libc-2.40", "hello-1.1"].map(|name| store_path(name).base_name().to_owned());
+    assert_eq!((packed.len(), &packed[..2]), (6, &first[..]));
 }
 
 #[tokio::test]
