@@ -87,7 +87,11 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it runs until it is stopped.
     pub(crate) const fn serves(&self) -> bool {
-        matches!(self, Self::Gateway(_))
+        match self {
+            Self::Gateway(_) => true,
+            Self::Publish(flags) => flags.follows(),
+            _ => false,
+        }
     }
 }
 
@@ -112,6 +116,7 @@ mod tests {
             "publish /cache --paths - --uploader-key k --exclude *-doc --encoding verbatim --bundle-size 8MiB --dry-run",
             "publish /cache --share 3/16 --order sources,releases,recent,rest --release-paths f --paths https://a.example/l.xz",
             "publish http://cache.example --paths - --private-source --source-connections 4",
+            "publish /cache --watch 10m --http 127.0.0.1:9100",
             "publish /cache --trusted-public-keys x:y --spool-dir /tmp --archive a",
             "gateway --archive a --listen 127.0.0.1:0 --cache-dir d --cache-size 20GB --memory-cache 256MB --when-unreadable retry",
             "get 4d20g8srpvv02vkiwrmz28g62m15n56b-tree --closure --output o --compression xz --listings",
@@ -163,6 +168,8 @@ mod tests {
             "bundle show tiny",
             "publish a --bundle-size many",
             "publish a --share 0/16",
+            "publish a --watch 10m --dry-run",
+            "publish a --http 127.0.0.1:9100",
             "publish a --order newest",
             "publish a --source-connections 0",
         ] {

@@ -15,6 +15,7 @@ mod export;
 mod export_summary;
 mod feed_keys;
 mod file_writer;
+mod metrics_port;
 mod nar_encoder;
 mod object_writer;
 mod output;
@@ -32,6 +33,7 @@ mod source_flags;
 mod store_path_argument;
 mod table;
 mod unpack;
+mod watch;
 mod withdrawals;
 
 use std::process::ExitCode;

@@ -35,14 +35,14 @@ pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use code::CodeError;
 pub use events::{PublishEvent, PublishEvents};
 pub use firn_client_logic::{
-    OrderClass, PublishOrder, PublishSummary, RefusedPath, Selection, Share, UploadError, UploadPolicy,
-    WaitingPath,
+    Following, OrderClass, PublishOrder, PublishSummary, RefusedPath, RoundOutcome, Selection, Share,
+    UploadError, UploadPolicy, WaitingPath,
 };
 pub use pack::PackError;
 pub use paper_archive::{PaperArchive, PaperBundle};
 pub use plan::PlanError;
 pub use publish::publish;
-pub use publish_options::{PublishError, PublishOptions, PublishStopped, publisher_endpoint};
+pub use publish_options::{PublishError, PublishOptions, PublishStop, PublishStopped, publisher_endpoint};
 pub use repack::{RepackError, RepackOptions, Repacked, repack};
 pub use restore::RestoreCheckError;
 pub use ship::ShipError;

@@ -180,6 +180,9 @@ impl Publish<'_> {
         let mut running = FuturesOrdered::new();
         let mut in_flight = 0;
         loop {
+            if self.options.stop.is_asked() {
+                waiting.clear();
+            }
             while let Some(key) = waiting.front().copied() {
                 let cost = memory_of(plan, &key);
                 let room = running.len() < self.options.jobs && in_flight + cost <= self.options.memory.0;

@@ -1,6 +1,8 @@
 //! What a publish is told, and how it ends early.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use firn_base::ByteCount;
 use firn_bundle::{BuilderOptions, Encoding, PAYLOAD_BYTES_MAX};
@@ -57,6 +59,25 @@ pub struct PublishOptions {
     pub dry_run: bool,
     /// How patient uploads are.
     pub policy: UploadPolicy,
+    /// Asks it to end early.
+    pub stop: PublishStop,
+}
+
+/// Asks a publish to end early: no further object is begun, and what was begun is packed, sent and committed. Clones ask the
+/// same publish.
+#[derive(Debug, Clone, Default)]
+pub struct PublishStop(Arc<AtomicBool>);
+
+impl PublishStop {
+    /// Asks, for good.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a publish ended before its end.
@@ -120,6 +141,7 @@ impl PublishOptions {
             memory: ByteCount(MEMORY_BYTES_MIN.max(MEMORY_BYTES_PER_CORE * cores as u64)),
             dry_run: false,
             policy: UploadPolicy::default(),
+            stop: PublishStop::default(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod address_rule;
 mod body_version;
+mod following;
 mod package_name;
 mod packing;
 mod publish_order;
@@ -20,6 +21,7 @@ mod upload_step;
 
 pub use address_rule::AddressRule;
 pub use body_version::{BodyPart, BodyVersion};
+pub use following::{Following, RoundOutcome};
 pub use package_name::package_and_version;
 pub use packing::{PackingPath, packing_order};
 pub use publish_order::{OrderClass, OrderFacts, ParseOrderClassError, PublishOrder};

@@ -1,14 +1,16 @@
 //! `firn publish`: a binary cache into the archive.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
 use firn_client::{
     OrderClass, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary, Selection, Share,
-    publish, publisher_endpoint,
+    SourceError, publish, publisher_endpoint,
 };
 use firn_transport::{Environment, load_identity};
 
@@ -22,12 +24,13 @@ use crate::report::{PublishReport, UploadEstimate};
 use crate::session::Session;
 use crate::source_flags::SourceFlags;
 use crate::store_path_argument::StorePathArgument;
+use crate::watch::Watch;
 
 /// Publish a binary cache into the archive.
 ///
 /// Reads every narinfo of SOURCE, refuses what no publisher of the archive has signed, checks every hash, and
 /// skips what is archived already. Can be interrupted at any time and run again. What was refused, or waits for a
-/// path that was refused, is listed and makes the exit code 1.
+/// path that was refused, is listed and makes the exit code 1. With --watch it goes on until SIGTERM.
 #[derive(Debug, Args)]
 pub(crate) struct PublishFlags {
     #[command(flatten)]
@@ -66,9 +69,23 @@ pub(crate) struct PublishFlags {
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
+    /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are
+    /// committed then. Build logs that come later than their paths are found by the next start
+    #[arg(long, value_name = "DURATION", value_parser = firn_base::parse_duration, conflicts_with = "dry_run")]
+    watch: Option<Duration>,
+    /// Tell metrics at /metrics of this address and TCP port: how far the archive is behind the source, and more
+    #[arg(long, value_name = "ADDR", requires = "watch", env = "FIRN_HTTP")]
+    http: Option<SocketAddr>,
     /// Say what would be published, and publish nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+impl PublishFlags {
+    /// Whether it runs until it is stopped.
+    pub(crate) const fn follows(&self) -> bool {
+        self.watch.is_some()
+    }
 }
 
 /// See [`Encoding`].
@@ -93,7 +110,15 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
     };
     let identity = load_identity(key_file)?;
     let session = Session::open_as(common, identity, publisher_endpoint(), &environment).await?;
-    let options = environment.blocking(move || with_lists(options, &flags)).await?;
+    let (options, flags) =
+        environment.blocking(move || with_lists(options, &flags).map(|options| (options, flags))).await?;
+    if let Some(period) = flags.watch {
+        let (http, names) = (flags.http, names(&options, flags));
+        let watch = Watch { session: &session, environment, options, names, period, http };
+        let done = watch.run().await?;
+        session.close().await;
+        return Ok(done);
+    }
     let dry_run = options.dry_run;
     let published = {
         let progress = Arc::new(Progress::new("publishing", Unit::Bytes, 0));
@@ -124,10 +149,29 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
 /// The options with what the lists say that they name. Blocks.
 fn with_lists(options: PublishOptions, flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
     let reading = flags.source.options();
-    let paths = flags.paths.as_deref().map(|list| read_lines(list, &reading)).transpose()?;
+    // Who follows a list reads it in each round.
+    let list = flags.paths.as_deref().filter(|_| !flags.follows());
+    let paths = list.map(|list| read_lines(list, &reading)).transpose()?;
     let releases = flags.release_paths.as_deref().map(|list| read_paths(list, &reading)).transpose()?;
     let releases = releases.iter().flatten().map(StorePathArgument::key).collect();
     Ok(PublishOptions { paths, order: PublishOrder { releases, ..options.order }, ..options })
+}
+
+/// Names everything that there is to publish, each time anew.
+fn names(
+    options: &PublishOptions,
+    flags: PublishFlags,
+) -> Arc<dyn Fn() -> Result<Vec<String>, CommandError> + Send + Sync> {
+    let source = options.source.clone();
+    let failed = |error: SourceError| CommandError::Failed(error.to_string());
+    Arc::new(move || match &flags.paths {
+        Some(list) => read_lines(list, &flags.source.options()),
+        None => {
+            let mut names = source.list().map_err(failed)?;
+            names.extend(source.list_blobs().map_err(failed)?);
+            Ok(names)
+        }
+    })
 }
 
 fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
@@ -141,6 +185,11 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
         return Err(CommandError::Usage(
             "--order releases and --release-paths need each other: the one says when, the other what"
                 .to_owned(),
+        ));
+    }
+    if flags.follows() && flags.paths.as_deref() == Some(Path::new("-")) {
+        return Err(CommandError::Usage(
+            "standard input can be read once: --watch needs a list in a file, or behind a URL".to_owned(),
         ));
     }
     if !(BUNDLE_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&flags.bundle_size.0) {

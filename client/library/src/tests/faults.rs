@@ -5,11 +5,14 @@ use std::time::Duration;
 use firn_base::Scheme;
 use firn_client_logic::UploadPolicy;
 use firn_nix_format::Compression;
+use firn_transport::Environment;
 use firn_wire::RefusalKind;
 
 use super::archive::{Faults, TestArchive};
 use super::cache::{Cache, noise};
 use super::pipeline::{assert_restores, publish, publish_with};
+use crate::events::{PublishEvent, PublishEvents};
+use crate::publish::publish_into;
 use crate::publish_options::PublishOptions;
 
 fn hasty(cache: &Cache) -> PublishOptions {
@@ -145,4 +148,22 @@ async fn a_publish_may_be_dropped_at_any_time() {
     assert_eq!(publish(&archive, &cache).await.exit_code(), 0);
     assert_eq!(archive.keys().len(), 12);
     assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_asked_to_stop_commits_what_it_has_begun() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let options = PublishOptions { jobs: 1, ..PublishOptions::new(cache.source()) };
+    let stop = options.stop.clone();
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            stop.ask();
+        }
+    });
+    let publishers = vec![cache.publisher()];
+    let summary =
+        publish_into(archive.clone(), publishers, &Environment::real(), options, events).await.unwrap();
+    assert_eq!((summary.paths_published, summary.refused.len()), (1, 0), "{summary}");
+    let rest = publish(&archive, &cache).await;
+    assert_eq!((rest.paths_published, rest.paths_skipped, rest.exit_code()), (5, 1, 0), "{rest}");
 }
