@@ -4,8 +4,8 @@
 //! list of it. Leaves to others: proposing them.
 
 use firn_base::{
-    ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp,
-    TokenId, shard_bytes,
+    Feature, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex, ShardRoot,
+    Timestamp, TokenId, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_wire::{BundleCommit, Command, IndexEntry};
@@ -96,6 +96,19 @@ impl Generator {
         number / self.keys_per_bundle
     }
 
+    /// One path in six has a sampled chunk, one that no other has.
+    pub(crate) const SAMPLED_EVERY: u64 = 6;
+
+    /// By what a key is found: a name, which eight keys have, and for some a chunk.
+    pub(crate) fn features(&self, number: u64) -> Vec<Feature> {
+        let feature = |kind: &str, number: u64| {
+            let [a, b, c, d, e, f, g, h, ..] = bytes(kind, number);
+            Feature::from_bytes([a, b, c, d, e, f, g, h])
+        };
+        let chunk = number.is_multiple_of(Self::SAMPLED_EVERY).then(|| feature("chunk", number));
+        [feature("name", number % self.keys.div_ceil(8))].into_iter().chain(chunk).collect()
+    }
+
     fn content_header(bundle: u64) -> Result<ContentHeader, crate::Failure> {
         let payload = (PAYLOAD_BYTES + bundle % 65_536, PayloadRoot::from_bytes(bytes("payload", bundle)));
         let manifest = (MANIFEST_BYTES, ManifestRoot::from_bytes(bytes("manifest", bundle)));
@@ -169,7 +182,7 @@ impl Generator {
                 true => vec![Self::key(behind + WAITING.min(self.keys - behind - 1))],
                 false => Vec::new(),
             };
-            IndexEntry { key: Self::key(number), block, entry, waits, features: Vec::new() }
+            IndexEntry { key: Self::key(number), block, entry, waits, features: self.features(number) }
         });
         let commit = BundleCommit {
             reservation: Self::reservation(bundle),

@@ -9,7 +9,7 @@
 //!
 //! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
 //! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
-//! members (`members`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), filters
+//! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), filters
 //! (`feed_filters`), the machine (`machine`).
 
 mod bare;
@@ -20,6 +20,7 @@ mod generator;
 mod lookups;
 mod machine;
 mod members;
+mod similar;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -117,10 +118,15 @@ fn run(options: &Options) -> Result<(), Failure> {
     let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
     row("log's directory, bytes per key", &per_key(log, options.keys));
     row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
+    let facts = store.into_facts();
+    for (what, rate) in similar::measure(&generator, options.lookups, &facts)? {
+        row(&format!("features of {what}, 512 at a time, per CPU second"), &format!("{rate:.0}"));
+    }
     if options.no_digest {
-        drop(store);
+        drop(facts);
     } else {
-        let seconds = digesting::check(&store.into_facts())?.as_secs_f64();
+        let seconds = digesting::check(&facts)?.as_secs_f64();
+        drop(facts);
         row(
             "making the digest anew from the whole state, CPU s (it is the one that was kept)",
             &format!("{seconds:.1}"),

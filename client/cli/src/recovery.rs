@@ -179,8 +179,22 @@ impl Recovery {
         }
         Ok(match failures {
             0 => BundleOutcome::Restored,
-            _ => BundleOutcome::Failed(format!("{failures} of its {tried} objects could not be restored")),
+            _ => {
+                let absent = self.absent(content);
+                BundleOutcome::Failed(format!(
+                    "{failures} of its {tried} objects could not be restored{absent}"
+                ))
+            }
         })
+    }
+
+    /// Which bundles that this one uses chunks of were not found at all, as the end of a sentence.
+    fn absent(&self, content: &ContentHeader) -> String {
+        let found: BTreeSet<BundleId> = self.files.bundles().iter().map(|(id, ..)| *id).collect();
+        let absent = content.dependencies().iter().filter(|id| !found.contains(id));
+        absent
+            .map(|id| format!("; no shard file was found of bundle {}, whose chunks it uses", id.short()))
+            .collect()
     }
 
     /// The manifest, against its root.

@@ -4,14 +4,10 @@
 //! Leaves to others: descriptors and connections (`firn-client`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use firn_client::{Archive, ArchiveOptions};
-use firn_retrieval::{
-    CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, ManifestOptions, ManifestReader,
-    NodeSource, ObjectOptions, ObjectReader, SwarmOptions, SwarmReader,
-};
+use firn_retrieval::{ManifestOptions, ObjectOptions};
 use firn_transport::{AskError, EndpointOptions, Environment};
 use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorRequest, Identity};
 
@@ -61,16 +57,8 @@ impl Session {
 
     /// Reads records and objects.
     pub(crate) fn finder(&self) -> RecordFinder {
-        let environment = self.archive.environment().clone();
-        let coordinators = self.archive.coordinators().clone();
-        let source = Arc::new(CoordinatorSource::new(coordinators.clone()));
-        let directory: Arc<dyn Directory> =
-            Arc::new(CachedDirectory::new(source, environment.clone(), DirectoryOptions::default()));
-        let nodes = Arc::new(NodeSource::new(self.archive.pool().clone()));
-        let swarm = SwarmReader::new(Arc::clone(&directory), nodes, SwarmOptions::default());
-        let manifests = ManifestReader::new(Arc::new(swarm), ManifestOptions::default());
-        let objects = ObjectReader::new(manifests, environment, ObjectOptions::default());
-        RecordFinder::new(coordinators, directory, objects)
+        let (directory, objects) = self.archive.reader(ManifestOptions::default(), ObjectOptions::default());
+        RecordFinder::new(self.archive.coordinators().clone(), directory, objects)
     }
 
     /// The archive at a glance, by the leader if it answers: the others know no health.

@@ -8,9 +8,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use firn_base::ArchiveId;
 use firn_nix_format::{ParsePublisherKeyError, PublisherKey};
+use firn_retrieval::{
+    CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, ManifestOptions, ManifestReader,
+    NodeSource, ObjectOptions, ObjectReader, SwarmOptions, SwarmReader,
+};
 use firn_transport::{
     AskError, BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment,
     VerifiedLedger, write_synced,
@@ -134,6 +139,21 @@ impl Archive {
     /// Connections to coordinators and nodes.
     pub fn pool(&self) -> &ConnectionPool {
         self.coordinators.pool()
+    }
+
+    /// What reads the archive's objects, and the directory that it finds bundles and nodes by.
+    pub fn reader(
+        &self,
+        manifests: ManifestOptions,
+        objects: ObjectOptions,
+    ) -> (Arc<dyn Directory>, ObjectReader) {
+        let source = Arc::new(CoordinatorSource::new(self.coordinators.clone()));
+        let directory: Arc<dyn Directory> =
+            Arc::new(CachedDirectory::new(source, self.environment.clone(), DirectoryOptions::default()));
+        let nodes = Arc::new(NodeSource::new(self.pool().clone()));
+        let swarm = SwarmReader::new(Arc::clone(&directory), nodes, SwarmOptions::default());
+        let manifests = ManifestReader::new(Arc::new(swarm), manifests);
+        (directory, ObjectReader::new(manifests, self.environment.clone(), objects))
     }
 
     /// The archive's ledger, vouched for by a majority of its coordinators.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, ReservationId, Scheme};
+use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{AskError, BoxFuture, Committed};
 use firn_wire::{
     CommitRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, Signed,
+    SimilarRecord,
 };
 
 use crate::archive::Archive;
@@ -35,6 +36,13 @@ impl Destination for ArchiveDestination {
             let locations = self.0.coordinators().lookup(&keys).await.map_err(refused)?;
             Ok(locations.iter().map(|locations| !locations.is_empty()).collect())
         })
+    }
+
+    fn similar(
+        &self,
+        features: Vec<Feature>,
+    ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().similar(&features).await.map_err(refused) })
     }
 
     fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {

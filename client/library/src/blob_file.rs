@@ -159,7 +159,12 @@ impl BlobWriter {
         let sha256 = Sha256::from_bytes(self.hasher.finalize().into());
         let blob = Blob { url, compression: Compression::None, bytes: self.bytes, sha256 };
         let record = NewRecord::blob(key, blob, Encoding::Chunked);
-        Ok(VerifiedObject { record, content: self.content.finish()?, source_bytes: self.bytes })
+        Ok(VerifiedObject {
+            record,
+            content: self.content.finish()?,
+            source_bytes: self.bytes,
+            earlier: Vec::new(),
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 
+use firn_base::Digest;
 use firn_bundle::{Chunker, Patch, PatchFinder, hash_parts};
 use firn_nix_format::PathInfo;
 
@@ -29,6 +30,7 @@ struct Kept {
     spool: SpoolDir,
     chunker: Chunker,
     lengths: Vec<u32>,
+    hashes: Vec<Digest>,
     bytes: u64,
     place: Place<BufWriter<File>>,
 }
@@ -43,6 +45,7 @@ enum Place<F> {
 #[derive(Debug)]
 pub(crate) struct Content {
     lengths: Vec<u32>,
+    hashes: Vec<Digest>,
     bytes: u64,
     patches: Vec<Patch>,
     place: Place<File>,
@@ -65,8 +68,9 @@ impl ContentWriter {
             Ok(bytes) if expected <= MEMORY_BYTES_MAX => Place::Memory(Vec::with_capacity(bytes)),
             _ => Place::File(BufWriter::with_capacity(BUFFER_BYTES, spool.file()?)),
         };
-        let (spool, chunker, lengths) = (spool.clone(), Chunker::new(), Vec::new());
-        Ok(Self { finder: None, kept: Kept { spool, chunker, lengths, bytes: 0, place } })
+        let (spool, chunker) = (spool.clone(), Chunker::new());
+        let (lengths, hashes) = (Vec::new(), Vec::new());
+        Ok(Self { finder: None, kept: Kept { spool, chunker, lengths, hashes, bytes: 0, place } })
     }
 
     /// For the NAR of `info`, which is kept with its hash parts replaced.
@@ -92,14 +96,14 @@ impl ContentWriter {
 
 impl Kept {
     fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        let lengths = &mut self.lengths;
-        let Ok(()) = self.chunker.push(bytes, |chunk| note(lengths, chunk));
+        let (lengths, hashes) = (&mut self.lengths, &mut self.hashes);
+        let Ok(()) = self.chunker.push(bytes, |chunk| note(lengths, hashes, chunk));
         self.keep(bytes)
     }
 
     fn finish(mut self, patches: Vec<Patch>) -> Result<Content, SpoolError> {
-        let lengths = &mut self.lengths;
-        let Ok(()) = self.chunker.finish(|chunk| note(lengths, chunk));
+        let (lengths, hashes) = (&mut self.lengths, &mut self.hashes);
+        let Ok(()) = self.chunker.finish(|chunk| note(lengths, hashes, chunk));
         let place = match self.place {
             Place::Memory(bytes) => Place::Memory(bytes),
             Place::File(file) => {
@@ -107,7 +111,7 @@ impl Kept {
                 Place::File(file)
             }
         };
-        Ok(Content { lengths: self.lengths, bytes: self.bytes, patches, place })
+        Ok(Content { lengths: self.lengths, hashes: self.hashes, bytes: self.bytes, patches, place })
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
@@ -130,7 +134,9 @@ impl Kept {
     }
 }
 
-fn note(lengths: &mut Vec<u32>, chunk: &[u8]) -> Result<(), Infallible> {
+fn note(lengths: &mut Vec<u32>, hashes: &mut Vec<Digest>, chunk: &[u8]) -> Result<(), Infallible> {
+    // By which the archive is asked for it. The builder hashes it again: what it stores must be that.
+    hashes.push(Digest::from_bytes(*blake3::hash(chunk).as_bytes()));
     lengths.push(u32::try_from(chunk.len()).expect("the chunker cuts at 256 KiB"));
     Ok(())
 }
@@ -144,6 +150,11 @@ impl Content {
     /// The hash parts that were replaced: the record that is packed with the content must have them.
     pub(crate) fn take_patches(&mut self) -> Vec<Patch> {
         std::mem::take(&mut self.patches)
+    }
+
+    /// Hash and length of each chunk, from the first on.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (Digest, u32)> {
+        self.hashes.iter().copied().zip(self.lengths.iter().copied())
     }
 
     /// The chunks from the first on.

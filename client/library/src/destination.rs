@@ -6,10 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use firn_base::{ObjectKey, ReservationId, Scheme};
+use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{BoxFuture, Committed};
-use firn_wire::{CommitRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed};
+use firn_wire::{
+    CommitRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed, SimilarRecord,
+};
 
 use crate::code::CodedBundle;
 
@@ -20,6 +22,12 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
 
     /// Which keys can be read.
     fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>>;
+
+    /// For each feature the archived objects that had it last, the latest first.
+    fn similar(
+        &self,
+        features: Vec<Feature>,
+    ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>>;
 
     /// The scheme for new bundles.
     fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>>;

@@ -13,6 +13,7 @@ mod code;
 mod content;
 mod descriptor_source;
 mod destination;
+mod earlier;
 mod events;
 pub mod http_client;
 mod pack;

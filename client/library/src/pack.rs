@@ -5,23 +5,31 @@
 //! equal bundles.
 //! Leaves to others: the order of objects (`packing_order`), what a bundle is (`firn-bundle`), sending.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
+use firn_base::BundleId;
 use firn_bundle::{
     BuildError, BuilderOptions, BundleBuilder, CompressedFrame, NewRecord, PartChunks, PendingFrame,
-    compress_frame,
+    PushedChunk, compress_frame,
 };
+use firn_client_logic::{DependencyChoice, DependencyPlan};
 use firn_transport::Environment;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::content::ContentReader;
+use crate::earlier::EarlierChunk;
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, PackedObject, SpooledBundle};
 use crate::verify::VerifiedObject;
 
 const BUFFER_BYTES: usize = 256 << 10;
+
+// What is used of earlier bundles lies in the spool until the restore check. Of pure rebuilds this many bytes leave a bundle
+// of some ten megabytes; only an object that is larger by itself has more.
+const FOREIGN_BYTES_MAX: u64 = 2 << 30;
 
 /// What became of an object.
 #[derive(Debug)]
@@ -52,6 +60,7 @@ pub(crate) struct Packer {
     threads: usize,
     // A bundle with at least one record.
     open: Option<OpenBundle>,
+    choice: DependencyChoice,
     objects: Vec<PackedObject>,
 }
 
@@ -59,6 +68,9 @@ pub(crate) struct Packer {
 struct OpenBundle {
     builder: BundleBuilder,
     payload: BufWriter<File>,
+    // What is used of earlier bundles, in the order of the foreign chunk table.
+    foreign: Option<BufWriter<File>>,
+    foreign_bytes: u64,
 }
 
 /// An object on its way into bundles.
@@ -69,6 +81,7 @@ struct Passage {
     frames: Vec<PendingFrame>,
     // A chunk that the bundle before had no room for.
     unpushed: Option<Vec<u8>>,
+    spool: SpoolDir,
     // Whether the open bundle holds any of the object.
     touched: bool,
     parts: Vec<PartChunks>,
@@ -93,28 +106,41 @@ impl Packer {
         options: BuilderOptions,
         threads: usize,
     ) -> Self {
-        Self { environment, spool, options, threads, open: None, objects: Vec::new() }
+        let choice = DependencyChoice::new();
+        Self { environment, spool, options, threads, open: None, choice, objects: Vec::new() }
     }
 
     /// Packs one object.
     pub(crate) async fn push(&mut self, object: VerifiedObject) -> Result<Pushed, PackError> {
-        let VerifiedObject { record, content, source_bytes } = object;
+        let VerifiedObject { record, content, source_bytes, earlier } = object;
         let content_bytes = content.bytes();
         let packed = PackedObject { key: record.key, content_bytes, source_bytes };
         let mut sealed = Vec::new();
-        if self.open.as_ref().is_some_and(|open| open.builder.would_exceed(content_bytes, &record)) {
+        let mut usable = self.usable(&earlier);
+        let is_full = |open: &OpenBundle, usable: &Option<Vec<EarlierChunk>>| match usable {
+            None => true,
+            Some(usable) => !open.has_room(content_bytes, usable, &record),
+        };
+        if self.open.as_ref().is_some_and(|open| is_full(open, &usable)) {
             sealed.extend(self.finish().await?);
+            usable = self.usable(&earlier);
         }
         let mut open = match self.open.take() {
             Some(open) => open,
             None => OpenBundle::new(self.options, &self.spool)?,
         };
+        // What needs several bundles all the same stores all of it: a head depends on its parts alone.
+        let usable = usable.filter(|usable| open.has_room(content_bytes, usable, &record));
+        for (bundle, chunk) in usable.unwrap_or_default() {
+            open.builder.offer_foreign_chunk(bundle, chunk);
+        }
         open.builder.begin_object();
         let passage = Passage {
             open,
             content: content.into_reader(&self.spool)?,
             frames: Vec::new(),
             unpushed: None,
+            spool: self.spool.clone(),
             touched: false,
             parts: Vec::new(),
             part_bundles: Vec::new(),
@@ -133,6 +159,21 @@ impl Packer {
             sealed.push(BundleSet { bundles: passage.part_bundles, objects: last.objects });
         }
         Ok(Pushed { sealed, refused: None })
+    }
+
+    /// Which of an object's chunks that lie in earlier bundles the open bundle may use; none if it is to be sealed first.
+    fn usable(&mut self, earlier: &[EarlierChunk]) -> Option<Vec<EarlierChunk>> {
+        let mut found: BTreeMap<BundleId, u64> = BTreeMap::new();
+        for (bundle, chunk) in earlier {
+            *found.entry(*bundle).or_default() += u64::from(chunk.length);
+        }
+        let used = self.open.as_ref().map_or(&[][..], |open| open.builder.dependencies());
+        match self.choice.choose(used, &found) {
+            DependencyPlan::SealFirst => None,
+            DependencyPlan::Use(bundles) => {
+                Some(earlier.iter().filter(|(bundle, _)| bundles.contains(bundle)).copied().collect())
+            }
+        }
     }
 
     /// Seals what is open, if there is anything in it.
@@ -222,43 +263,68 @@ impl Packer {
 impl OpenBundle {
     fn new(options: BuilderOptions, spool: &SpoolDir) -> Result<Self, SpoolError> {
         let payload = BufWriter::with_capacity(BUFFER_BYTES, spool.file()?);
-        Ok(Self { builder: BundleBuilder::new(options), payload })
+        Ok(Self { builder: BundleBuilder::new(options), payload, foreign: None, foreign_bytes: 0 })
+    }
+
+    /// Whether an object fits, however badly what is new of it compresses.
+    fn has_room(&self, content_bytes: u64, usable: &[EarlierChunk], record: &NewRecord) -> bool {
+        let foreign: u64 = usable.iter().map(|(_, chunk)| u64::from(chunk.length)).sum();
+        let fits = self.foreign_bytes == 0 || self.foreign_bytes + foreign <= FOREIGN_BYTES_MAX;
+        fits && !self.builder.would_exceed(content_bytes, usable.iter().map(|(_, chunk)| *chunk), record)
+    }
+
+    /// Takes the next chunk of the open object.
+    fn push_chunk(&mut self, chunk: &[u8], spool: &SpoolDir) -> Result<(), PackError> {
+        match self.builder.push_chunk(chunk)? {
+            PushedChunk::Foreign => Ok(self.keep_foreign(chunk, spool)?),
+            PushedChunk::Stored | PushedChunk::Known => Ok(()),
+        }
+    }
+
+    /// Keeps a chunk that lies in an earlier bundle for the restore check.
+    fn keep_foreign(&mut self, chunk: &[u8], spool: &SpoolDir) -> Result<(), SpoolError> {
+        let file = match &mut self.foreign {
+            Some(file) => file,
+            None => self.foreign.insert(BufWriter::with_capacity(BUFFER_BYTES, spool.file()?)),
+        };
+        self.foreign_bytes += chunk.len() as u64;
+        file.write_all(chunk).map_err(|error| spool.failed(error))
     }
 
     fn seal(mut self, spool: &SpoolDir) -> Result<SpooledBundle, PackError> {
         let sealed = self.builder.seal(&mut self.payload)?;
-        Ok(SpooledBundle::new(sealed, self.payload, spool)?)
+        Ok(SpooledBundle::new(sealed, self.payload, self.foreign, spool)?)
     }
 
     fn seal_as_part(mut self, spool: &SpoolDir) -> Result<(SpooledBundle, PartChunks), PackError> {
         let (sealed, chunks) = self.builder.seal_as_part(&mut self.payload)?;
-        Ok((SpooledBundle::new(sealed, self.payload, spool)?, chunks))
+        Ok((SpooledBundle::new(sealed, self.payload, self.foreign, spool)?, chunks))
     }
 }
 
 impl Passage {
     /// Pushes chunks until so many frames are complete, the bundle is full, or the content ends.
     fn push_chunks(&mut self, frames_wanted: usize) -> Result<Progress, PackError> {
-        let builder = &mut self.open.builder;
+        let open = &mut self.open;
         if let Some(chunk) = self.unpushed.take() {
-            builder.push_chunk(&chunk)?;
+            open.push_chunk(&chunk, &self.spool)?;
             self.touched = true;
         }
         loop {
-            while let Some(frame) = builder.take_frame() {
+            while let Some(frame) = open.builder.take_frame() {
                 self.frames.push(frame);
             }
             if self.frames.len() >= frames_wanted {
                 return Ok(Progress::Frames);
             }
             let Some(chunk) = self.content.next_chunk()? else { return Ok(Progress::Whole) };
-            match builder.push_chunk(chunk) {
-                Ok(_) => self.touched = true,
-                Err(BuildError::Full) => {
+            match open.push_chunk(chunk, &self.spool) {
+                Ok(()) => self.touched = true,
+                Err(PackError::Build(BuildError::Full)) => {
                     self.unpushed = Some(chunk.to_vec());
                     return Ok(Progress::Full);
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -274,10 +340,11 @@ impl Passage {
         finished.map(|_| ())
     }
 
-    /// A bundle that holds other objects was found to have room, so only an object of its own fills one; and
-    /// without a chunk of it a part would be no progress.
-    const fn may_leave_a_part(&self) -> bool {
-        self.touched && self.open.builder.record_count() == 0
+    /// A bundle that holds other objects or uses earlier bundles was found to have room, so only an object of its own
+    /// fills one; and without a chunk of it a part would be no progress.
+    fn may_leave_a_part(&self) -> bool {
+        let builder = &self.open.builder;
+        self.touched && builder.record_count() == 0 && builder.dependencies().is_empty()
     }
 }
 
@@ -306,7 +373,7 @@ mod tests {
         };
         let key = firn_base::ObjectKey::build_log([name; 20]);
         let record = NewRecord::blob(key, blob, Encoding::Chunked);
-        VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 1 }
+        VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 1, earlier: Vec::new() }
     }
 
     fn packer(spool: &SpoolDir, bundle_bytes: u64) -> Packer {

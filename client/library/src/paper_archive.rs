@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use firn_base::{ArchiveId, BundleNumber, CodingId, ObjectKey, ReservationId, Scheme, ShardIndex, Timestamp};
+use firn_base::{
+    ArchiveId, BundleNumber, CodingId, Feature, ObjectKey, ReservationId, Scheme, ShardIndex, Timestamp,
+};
 use firn_bundle::{CodingHeader, ContentHeader, Manifest, ReadAt};
 use firn_client_logic::{PublishSummary, SendFailure, ShardSend};
 use firn_nix_format::PublisherKey;
 use firn_transport::{BoxFuture, Committed, Environment};
 use firn_wire::{
     CommitRequest, Identity, NodeAddress, OrderRank, Receipt, RefusalKind, RefusedRequest, ReservationGrant,
-    ReserveRequest, Signed, Ticket,
+    ReserveRequest, Signed, SimilarRecord, Ticket,
 };
 
 use crate::code::CodedBundle;
@@ -86,7 +88,7 @@ impl PaperArchive {
         events: PublishEvents,
     ) -> Result<PublishSummary, PublishStopped> {
         let destination: Arc<dyn Destination> = Arc::<Inner>::clone(&self.inner);
-        publish_into(destination, publishers, environment, options, events).await
+        publish_into(destination, None, publishers, environment, options, events).await
     }
 
     /// What was committed so far, in this order.
@@ -175,6 +177,13 @@ impl Destination for Inner {
 
     fn visible(&self, keys: Vec<ObjectKey>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
         Box::pin(async move { Ok(self.has(&keys)) })
+    }
+
+    fn similar(
+        &self,
+        features: Vec<Feature>,
+    ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>> {
+        Box::pin(async move { Ok(features.iter().map(|_| Vec::new()).collect()) })
     }
 
     fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {

@@ -13,8 +13,9 @@ use firn_base::{ByteCount, KeyKind, ObjectKey};
 use firn_bundle::BuilderOptions;
 use firn_client_logic::{PublishSummary, UploadOutcome, WaitingPath};
 use firn_nix_format::{Compression, PublisherKey};
+use firn_retrieval::ObjectReader;
 use firn_transport::{AskError, BoxFuture, Environment};
-use firn_wire::HeldPath;
+use firn_wire::{HeldPath, SimilarRecord};
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::{Semaphore, mpsc};
@@ -23,6 +24,7 @@ use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
 use crate::content::MEMORY_BYTES_MAX;
 use crate::destination::Destination;
+use crate::earlier::{EarlierChunks, FRAMES, MANIFESTS, NAMES_PER_REQUEST};
 use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
@@ -53,19 +55,22 @@ pub async fn publish(
     }
     let publishers = publisher_keys(&archive.ledger().await.map_err(stopped)?);
     let destination = Arc::new(ArchiveDestination(archive.clone()));
-    publish_into(destination, publishers, archive.environment(), options, events).await
+    let (_, objects) = archive.reader(MANIFESTS, FRAMES);
+    publish_into(destination, Some(objects), publishers, archive.environment(), options, events).await
 }
 
-/// Publishes into any destination whose accepted publishers are these.
+/// Publishes into any destination whose accepted publishers are these; what `objects` reads of it need not be stored again.
 pub(crate) async fn publish_into(
     destination: Arc<dyn Destination>,
+    objects: Option<ObjectReader>,
     publishers: Vec<PublisherKey>,
     environment: &Environment,
     options: PublishOptions,
     events: PublishEvents,
 ) -> Result<PublishSummary, PublishStopped> {
     let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
-    let publish = Publish { destination, environment, options, events, summary };
+    let earlier = objects.map(|objects| EarlierChunks::new(Arc::clone(&destination), objects));
+    let publish = Publish { destination, earlier, environment, options, events, summary };
     let outcome = publish.run(publishers).await;
     let mut summary = publish.summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     summary.sort();
@@ -77,6 +82,7 @@ pub(crate) async fn publish_into(
 
 struct Publish<'a> {
     destination: Arc<dyn Destination>,
+    earlier: Option<EarlierChunks>,
     environment: &'a Environment,
     options: PublishOptions,
     events: PublishEvents,
@@ -179,6 +185,8 @@ impl Publish<'_> {
         let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();
         let mut running = FuturesOrdered::new();
         let mut in_flight = 0;
+        // Archived objects of the names of what comes next.
+        let mut named: BTreeMap<ObjectKey, Vec<SimilarRecord>> = BTreeMap::new();
         loop {
             if self.options.stop.is_asked() {
                 waiting.clear();
@@ -189,9 +197,19 @@ impl Publish<'_> {
                 if !room && !running.is_empty() {
                     break;
                 }
+                if let (Some(earlier), Some(_), None) = (&self.earlier, plan.paths.get(&key), named.get(&key))
+                {
+                    let next = waiting.iter().filter_map(|key| Some((key, plan.paths.get(key)?)));
+                    named = earlier.by_name(next.take(NAMES_PER_REQUEST)).await;
+                }
                 waiting.pop_front();
                 in_flight += cost;
-                running.push_back(self.check(plan, spool, key, cost));
+                running.push_back(self.check(
+                    plan,
+                    spool,
+                    key,
+                    (cost, named.remove(&key).unwrap_or_default()),
+                ));
             }
             let Some((key, cost, checked)) = running.next().await else { break };
             match checked {
@@ -226,13 +244,14 @@ impl Publish<'_> {
         Ok(())
     }
 
-    /// Begins to read and check one object, at once and whether or not it is waited for.
+    /// Begins to read and check one object, and to look for what earlier ones have of it, at once and whether or not it is
+    /// waited for. `named` are the archived objects of its name.
     fn check(
         &self,
         plan: &Plan,
         spool: &SpoolDir,
         key: ObjectKey,
-        cost: u64,
+        (cost, named): (u64, Vec<SimilarRecord>),
     ) -> impl Future<Output = (ObjectKey, u64, Checked)> + use<> {
         let (source, spool, encoding) = (self.options.source.clone(), spool.clone(), self.options.encoding);
         let (info, blob) = (plan.paths.get(&key).cloned(), plan.blobs.get(&key).cloned());
@@ -243,7 +262,14 @@ impl Publish<'_> {
             (None, None) => Ok(None),
         };
         let environment = self.environment.clone();
-        let task = tokio::spawn(async move { environment.blocking(work).await });
+        let earlier = self.earlier.clone();
+        let task = tokio::spawn(async move {
+            let mut checked = environment.blocking(work).await;
+            if let (Some(earlier), Ok(Some(object))) = (earlier, &mut checked) {
+                object.earlier = earlier.find(&object.content, &named).await;
+            }
+            checked
+        });
         async move {
             match task.await {
                 Ok(checked) => (key, cost, checked),

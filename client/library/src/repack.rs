@@ -221,7 +221,7 @@ impl Repack<'_> {
             patches: content.take_patches(),
             body: record.body.clone(),
         };
-        Ok(VerifiedObject { record, content, source_bytes: 0 })
+        Ok(VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() })
     }
 
     /// Bytes of chunks of what is left out that the new bundles hold all the same.

@@ -1,15 +1,17 @@
 //! The restore check: no bundle is announced before every object in it was restored and its hash was seen.
 //!
 //! Owns: reading objects back out of the payloads that are about to be sent. Always holds: each object is read
-//! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew.
+//! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew. What it uses of
+//! earlier bundles comes from the spool and has the hash that the archive's own bytes had when they were read (`earlier`):
+//! they are the same bytes.
 //! Leaves to others: formats (`firn-bundle`).
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use firn_bundle::{
-    BundleReader, ChunkRef, Encoding, Manifest, ManifestError, PatchApplier, PatchError, Record, RecordBody,
-    RestoreError, verify_chunk,
+    BundleReader, BundleRole, ChunkRef, Encoding, Manifest, ManifestError, PatchApplier, PatchError, Record,
+    RecordBody, RestoreError, verify_chunk,
 };
 use firn_nix_format::{NarMismatch, Sha256, VerifyingReader, decoder};
 
@@ -45,17 +47,22 @@ pub enum RestoreCheckError {
     },
 }
 
-type Reader<'a> = BundleReader<&'a SpooledBundle>;
+/// A bundle's payload, and where its foreign chunks lie in the spool.
+struct Reader<'a> {
+    payload: BundleReader<&'a SpooledBundle>,
+    bundle: &'a SpooledBundle,
+    foreign: Vec<u64>,
+}
 
 /// Restores every object of `set` and compares its hash. Blocks.
 pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
     let mut readers: Vec<Reader<'_>> = set.bundles.iter().map(open).collect::<Result<_, _>>()?;
     let mut found = 0;
     for position in 0..readers.len() {
-        // A head depends on the parts before it; other bundles depend on nothing yet.
+        // A head depends on the parts before it, other bundles on what is archived.
         let (parts, rest) = readers.split_at_mut(position);
         let Some(own) = rest.first_mut() else { break };
-        let records: Result<Vec<_>, ManifestError> = own.manifest().records().collect();
+        let records: Result<Vec<_>, ManifestError> = own.payload.manifest().records().collect();
         for located in records? {
             check_object(own, parts, &located.record)?;
             found += 1;
@@ -72,7 +79,9 @@ fn open(bundle: &Arc<SpooledBundle>) -> Result<Reader<'_>, RestoreCheckError> {
     let mut manifest = vec![0; usize::try_from(content.manifest_bytes()).map_err(io::Error::other)?];
     bundle.read_padded(content.manifest_extent().start, &mut manifest)?;
     let manifest = Manifest::parse_whole(content, manifest)?;
-    Ok(BundleReader::new(manifest, bundle))
+    let lengths = manifest.foreign_chunks().iter().map(|chunk| u64::from(chunk.length));
+    let foreign = lengths.scan(0, |end, length| Some(std::mem::replace(end, *end + length))).collect();
+    Ok(Reader { payload: BundleReader::new(manifest, bundle), bundle, foreign })
 }
 
 fn check_object<'b>(
@@ -80,7 +89,7 @@ fn check_object<'b>(
     parts: &mut [Reader<'b>],
     record: &Record,
 ) -> Result<(), RestoreCheckError> {
-    let list = own.manifest().chunk_list(record)?;
+    let list = own.payload.manifest().chunk_list(record)?;
     let patches = PatchApplier::new(list.patches(), &record.hash_parts())?;
     let chunks: Vec<ChunkRef> = list.chunks().collect();
     let mut failure = None;
@@ -142,15 +151,19 @@ impl ObjectReader<'_, '_> {
         self.chunk.clear();
         self.read = 0;
         match chunk {
-            ChunkRef::Own(number) => self.chunk.extend_from_slice(self.own.chunk(number)?),
+            ChunkRef::Own(number) => self.chunk.extend_from_slice(self.own.payload.chunk(number)?),
             ChunkRef::Foreign(number) => {
-                let entry = *self.own.manifest().foreign(number)?;
-                let dependency = usize::from(entry.dependency);
-                let part = self.parts.get_mut(dependency);
-                let part = part.ok_or(RestoreError::ForeignLength { dependency: entry.dependency })?;
-                let bytes = part.chunk(entry.number)?;
-                verify_chunk(bytes, &entry.hash).map_err(RestoreError::from)?;
-                self.chunk.extend_from_slice(bytes);
+                let entry = *self.own.payload.manifest().foreign(number)?;
+                if self.own.payload.manifest().content().role() == BundleRole::Head {
+                    let part = self.parts.get_mut(usize::from(entry.dependency));
+                    let part = part.ok_or(RestoreError::ForeignLength { dependency: entry.dependency })?;
+                    self.chunk.extend_from_slice(part.payload.chunk(entry.number)?);
+                } else {
+                    self.chunk.resize(usize::try_from(entry.length).map_err(io::Error::other)?, 0);
+                    let offset = self.own.foreign.get(number as usize).copied().unwrap_or(u64::MAX);
+                    self.own.bundle.read_foreign(offset, &mut self.chunk)?;
+                }
+                verify_chunk(&self.chunk, &entry.hash).map_err(RestoreError::from)?;
             }
         }
         self.patches.apply(&mut self.chunk)?;
@@ -208,7 +221,8 @@ mod tests {
         let mut packer = Packer::new(Environment::real(), spool.clone(), options, 2);
         let mut content = ContentWriter::new(&spool, 0).unwrap();
         content.push(bytes).unwrap();
-        let object = VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 0 };
+        let content = content.finish().unwrap();
+        let object = VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() };
         let mut pushed = packer.push(object).await.unwrap();
         assert!(pushed.refused.is_none());
         match packer.finish().await.unwrap() {

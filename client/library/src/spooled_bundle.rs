@@ -17,6 +17,8 @@ use crate::spool::{SpoolDir, SpoolError};
 pub(crate) struct SpooledBundle {
     pub(crate) sealed: SealedBundle,
     payload: File,
+    // What is used of earlier bundles, as the foreign chunk table names it; none if that is nothing.
+    foreign: Option<File>,
 }
 
 /// Bundles that commit together: one, or the parts of an object and its head.
@@ -40,10 +42,18 @@ impl SpooledBundle {
     pub(crate) fn new(
         sealed: SealedBundle,
         payload: BufWriter<File>,
+        foreign: Option<BufWriter<File>>,
         spool: &SpoolDir,
     ) -> Result<Self, SpoolError> {
-        let payload = payload.into_inner().map_err(|error| spool.failed(error.into_error()))?;
-        Ok(Self { sealed, payload })
+        let whole =
+            |writer: BufWriter<File>| writer.into_inner().map_err(|error| spool.failed(error.into_error()));
+        Ok(Self { sealed, payload: whole(payload)?, foreign: foreign.map(whole).transpose()? })
+    }
+
+    /// Fills `buffer` with what is used of earlier bundles, from `offset` on: those chunks one behind the other.
+    pub(crate) fn read_foreign(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let foreign = self.foreign.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        FileExt::read_exact_at(foreign, buffer, offset)
     }
 
     /// Flips a bit of the payload.

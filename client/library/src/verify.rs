@@ -14,6 +14,7 @@ use firn_nix_format::{
 use sha2::Digest;
 
 use crate::content::{Content, ContentWriter};
+use crate::earlier::EarlierChunk;
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
 
@@ -27,6 +28,8 @@ pub(crate) struct VerifiedObject {
     pub(crate) content: Content,
     /// Bytes of its file in the source.
     pub(crate) source_bytes: u64,
+    /// Which of its chunks lie in earlier bundles, as far as anybody has looked.
+    pub(crate) earlier: Vec<EarlierChunk>,
 }
 
 /// Why an object is not published.
@@ -172,7 +175,7 @@ pub(crate) fn verify_path(
     };
     let mut record = NewRecord::store_path(info.clone(), encoding);
     record.patches = content.take_patches();
-    Ok(VerifiedObject { record, content, source_bytes: state.read })
+    Ok(VerifiedObject { record, content, source_bytes: state.read, earlier: Vec::new() })
 }
 
 /// Decompresses and checks; gives the NAR's chunks if they are what is kept.

@@ -1,12 +1,14 @@
-//! What a publisher decides: what a source may lead to, which paths are its own, in which order paths are packed, how an upload goes on, what a
-//! publish came to.
+//! What a publisher decides: what a source may lead to, which paths are its own, in which order paths are packed, how an
+//! upload goes on, what a publish came to.
 //!
-//! Owns: the rules of HTTP sources, the selection of paths and their order, the upload as a state machine, the summary and its exit code.
+//! Owns: the rules of HTTP sources, the selection of paths and their order, which earlier bundles are used, the upload as a
+//! state machine, the summary and its exit code.
 //! Always holds: no IO, no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
 //! Leaves to others: reading sources, checking, coding and sending (the client library).
 
 mod address_rule;
 mod body_version;
+mod dependency_choice;
 mod following;
 mod package_name;
 mod packing;
@@ -21,6 +23,7 @@ mod upload_step;
 
 pub use address_rule::AddressRule;
 pub use body_version::{BodyPart, BodyVersion};
+pub use dependency_choice::{DependencyChoice, DependencyPlan};
 pub use following::{Following, RoundOutcome};
 pub use package_name::package_and_version;
 pub use packing::{PackingPath, packing_order};

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 
 use firn_base::{BundleId, BundleNumber, Feature};
+use firn_bundle::ContentHeader;
 use firn_wire::{RecordPlace, SimilarRecord};
 
 use crate::facts::Facts;
 
 /// For each feature the records that had it last, the latest first. Left out is what lies in a bundle that others have taken
-/// the place of: it is about to be erased, and no bundle may come to depend on it.
+/// the place of, and what uses chunks of such a one: it is about to be erased, and no bundle may come to depend on it.
 pub fn find_similar<F: Facts>(facts: &F, features: &[Feature]) -> Result<Vec<Vec<SimilarRecord>>, F::Error> {
     let mut staying: BTreeMap<BundleNumber, Option<BundleId>> = BTreeMap::new();
     let mut all = Vec::with_capacity(features.len());
@@ -34,5 +35,13 @@ fn staying_bundle<F: Facts>(facts: &F, number: BundleNumber) -> Result<Option<Bu
     if facts.erasure(number)?.is_some() {
         return Ok(None);
     }
-    Ok(facts.bundle(number)?.map(|record| record.id))
+    let Some(record) = facts.bundle(number)? else { return Ok(None) };
+    let Ok(content) = ContentHeader::parse(&record.content_header) else { return Ok(None) };
+    for dependency in content.dependencies() {
+        let Some(number) = facts.bundle_number(*dependency)? else { return Ok(None) };
+        if facts.erasure(number)?.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(record.id))
 }

@@ -9,6 +9,11 @@ use std::collections::BTreeSet;
 use firn_base::{Digest, FEATURE_BYTES, Feature};
 use firn_nix_format::StorePath;
 
+use crate::chunk_entry::ChunkRef;
+use crate::manifest::Manifest;
+use crate::manifest_error::ManifestError;
+use crate::record::Record;
+
 /// The most features that one object has: its name, and [`SAMPLES_MAX`] chunks.
 pub const FEATURES_PER_RECORD_MAX: usize = 1 + SAMPLES_MAX;
 
@@ -33,6 +38,19 @@ pub fn name_feature(path: &StorePath) -> Feature {
     let output = version.rsplit_once('-').map(|(_, last)| last);
     let output = output.filter(|last| last.bytes().all(|byte| byte.is_ascii_alphabetic()));
     feature(NAME, &[package.as_bytes(), b"\0", output.unwrap_or_default().as_bytes()])
+}
+
+/// All features of an object of `manifest`.
+pub fn record_features(manifest: &Manifest, record: &Record) -> Result<Vec<Feature>, ManifestError> {
+    let mut sampler = FeatureSampler::default();
+    for chunk in manifest.chunk_list(record)?.chunks() {
+        sampler.push(match chunk {
+            ChunkRef::Own(number) => manifest.chunk(number)?.hash,
+            ChunkRef::Foreign(number) => manifest.foreign(number)?.hash,
+        });
+    }
+    let name = record.path_info().map(|info| name_feature(&info.store_path));
+    Ok(name.into_iter().chain(sampler.finish()).collect())
 }
 
 fn split_version(name: &str) -> (&str, &str) {

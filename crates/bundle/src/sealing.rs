@@ -6,7 +6,7 @@
 
 use std::io::Write;
 
-use firn_base::{ManifestRoot, PayloadRoot};
+use firn_base::{BundleId, ManifestRoot, PayloadRoot};
 
 use crate::block::PackError;
 use crate::build_error::BuildError;
@@ -84,6 +84,11 @@ impl BundleBuilder {
         Ok(())
     }
 
+    /// The bundles that this one depends on so far.
+    pub fn dependencies(&self) -> &[BundleId] {
+        &self.dependencies
+    }
+
     /// How many records were packed.
     pub const fn record_count(&self) -> u32 {
         self.blocks.records()
@@ -114,11 +119,22 @@ impl BundleBuilder {
     /// Whether an object of `content_bytes`, cut by our chunker, with this record might not fit, however badly it
     /// compresses: then seal first. An object that might not fit an empty builder either is begun in one all the
     /// same, and becomes parts and a head if [`BuildError::Full`] comes.
-    pub fn would_exceed(&self, content_bytes: u64, record: &NewRecord) -> bool {
+    ///
+    /// `foreign` are those of its chunks, once each, that were offered and will be used.
+    pub fn would_exceed(
+        &self,
+        content_bytes: u64,
+        foreign: impl Iterator<Item = PartChunk>,
+        record: &NewRecord,
+    ) -> bool {
+        let (foreign_chunks, foreign_bytes) = foreign
+            .fold((0_u64, 0_u64), |(chunks, bytes), chunk| (chunks + 1, bytes + u64::from(chunk.length)));
+        let content_bytes = content_bytes.saturating_sub(foreign_bytes);
         let chunks = content_bytes / CHUNKER_MIN_BYTES as u64 + 1;
         let frames = content_bytes / u64::from(self.options.frame_raw_bytes) + 1;
         let manifest_bytes = chunks
             .saturating_mul(CHUNK_ENTRY_BYTES as u64 + RUN_BYTES)
+            .saturating_add(foreign_chunks.saturating_mul(FOREIGN_ENTRY_BYTES as u64 + RUN_BYTES))
             // Frames are closed before they are full if the next chunk does not fit.
             .saturating_add(frames.saturating_mul(2 * FRAME_ENTRY_BYTES as u64))
             .saturating_add(record.patches_bytes_bound())

@@ -150,7 +150,7 @@ fn an_object_too_large_for_one_bundle_becomes_parts_and_a_head() {
         BuilderOptions { payload_bytes_max: 400_000, frame_raw_bytes: 100_000, ..BuilderOptions::default() };
     let object = noise(1_000_000, 5);
     let record = NewRecord::store_path(info(5, &object, vec![]), Encoding::Chunked);
-    assert!(BundleBuilder::new(options).would_exceed(1_000_000, &record));
+    assert!(BundleBuilder::new(options).would_exceed(1_000_000, std::iter::empty(), &record));
     let mut parts = Vec::new();
     let mut payloads = Vec::new();
     let mut builder = BundleBuilder::new(options);
@@ -249,13 +249,13 @@ fn patches_count_when_it_is_asked_whether_an_object_fits() {
     let mut record = NewRecord::store_path(info(3, &object, references), Encoding::Chunked);
     let options = |payload_bytes_max| BuilderOptions { payload_bytes_max, ..BuilderOptions::default() };
     let bound = content_bytes + 40_000;
-    assert!(!BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record));
+    assert!(!BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record));
     record.patches = (0..20_000).map(|number| Patch { offset: 32 * number, reference: 200 }).collect();
-    assert!(BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record));
+    assert!(BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record));
 
     // Where it is found to fit, it does.
     let mut bound = bound;
-    while BundleBuilder::new(options(bound)).would_exceed(content_bytes, &record) {
+    while BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record) {
         bound += 1000;
     }
     let mut builder = BundleBuilder::new(options(bound));

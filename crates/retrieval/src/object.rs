@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_base::BundleId;
-use firn_bundle::{ChunkList, Encoding, PATCH_BYTES, Record, RecordBody};
+use firn_bundle::{ChunkEntry, ChunkList, Encoding, PATCH_BYTES, Record, RecordBody};
 use firn_nix_format::{Compression, Sha256};
 use firn_transport::Environment;
 use futures::StreamExt;
@@ -78,6 +78,17 @@ impl ObjectReader {
     /// The manifests it reads.
     pub const fn manifests(&self) -> &ManifestReader {
         &self.manifests
+    }
+
+    /// Reads a chunk of a bundle, and checks that it is what its entry says.
+    pub async fn check_chunk(&self, bundle: BundleId, chunk: ChunkEntry) -> Result<(), ReadError> {
+        let frame = self.frames.frame(bundle, chunk.frame).await?;
+        let checked = self.environment.blocking(move || frame.place(&chunk).map(|_| ())).await;
+        if let Err(error) = checked {
+            self.frames.doubt(bundle, chunk.frame).await;
+            return Err(ReadError::damaged(bundle, error));
+        }
+        Ok(())
     }
 
     /// Makes ready to read the object of `record`, a record of `bundle`: fetches its chunk list.

@@ -7,16 +7,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use firn_base::{
-    ArchiveId, BundleId, BundleNumber, CodingId, KeyKind, NodeId, ObjectKey, ReservationId, Scheme,
+    ArchiveId, BundleId, BundleNumber, CodingId, Feature, KeyKind, NodeId, ObjectKey, ReservationId, Scheme,
     ShardIndex, Timestamp,
 };
-use firn_bundle::{BundleReader, CodingHeader, ContentHeader, Encoding, Manifest, Record, RestoreError};
+use firn_bundle::{
+    BundleReader, BundleRole, CodingHeader, ContentHeader, Encoding, Manifest, Record, RestoreError,
+    record_features,
+};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_erasure::Coder;
+use firn_retrieval::ObjectReader;
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RefusalKind, RefusedRequest,
-    ReservationGrant, ReserveRequest, Signed, Ticket,
+    CommitRequest, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RecordPlace, RefusalKind,
+    RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed, SimilarRecord, Ticket,
 };
 
 use crate::code::CodedBundle;
@@ -63,6 +67,7 @@ struct State {
     entries: BTreeMap<ObjectKey, (BundleId, Record)>,
     externals: BTreeSet<ObjectKey>,
     late: usize,
+    lying: bool,
     counter: u8,
 }
 
@@ -96,6 +101,7 @@ impl TestArchive {
             entries: BTreeMap::new(),
             externals: BTreeSet::new(),
             late: 0,
+            lying: false,
             counter: 0,
         };
         Arc::new(Self { place: tempfile::tempdir().unwrap(), state: Mutex::new(state) })
@@ -129,6 +135,43 @@ impl TestArchive {
 
     pub(super) fn late_receipts_seen(&self) -> usize {
         self.state().late
+    }
+
+    /// Committed bundles, in their order.
+    pub(super) fn bundles(&self) -> Vec<BundleId> {
+        self.state().commits.concat()
+    }
+
+    /// From now on nodes send other bytes than were committed.
+    pub(super) fn lie(&self) {
+        self.state().lying = true;
+    }
+
+    /// What reads the archive's objects.
+    pub(super) fn objects(self: &Arc<Self>) -> ObjectReader {
+        super::earlier::reader(self, self.state().lying)
+    }
+
+    pub(super) fn content_of(&self, bundle: BundleId) -> Option<ContentHeader> {
+        self.state().bundles.get(&bundle).map(|bundle| bundle.content.clone())
+    }
+
+    pub(super) fn payload_of(&self, bundle: BundleId) -> Vec<u8> {
+        self.payload(&self.state().bundles[&bundle])
+    }
+
+    fn content_with(&self, key: ObjectKey) -> ContentHeader {
+        let state = self.state();
+        state.bundles[&state.entries[&key].0].content.clone()
+    }
+
+    /// The bundles that the bundle of a key depends on.
+    pub(super) fn dependencies_of(&self, key: ObjectKey) -> Vec<BundleId> {
+        self.content_with(key).dependencies().to_vec()
+    }
+
+    pub(super) fn role_of(&self, key: ObjectKey) -> BundleRole {
+        self.content_with(key).role()
     }
 
     /// How the record of a key reads.
@@ -334,6 +377,20 @@ impl TestArchive {
 }
 
 impl State {
+    /// Records with a feature, those of the last commit first.
+    fn similar(&self, feature: Feature) -> Vec<SimilarRecord> {
+        let bundles = self.commits.iter().rev().flatten();
+        let records = bundles.flat_map(|bundle| {
+            let manifest = &self.bundles[bundle].manifest;
+            manifest.records().map(Result::unwrap).filter_map(move |located| {
+                let place = RecordPlace { block: located.block, entry: located.entry };
+                let features = record_features(manifest, &located.record).unwrap();
+                features.contains(&feature).then_some(SimilarRecord { bundle: *bundle, place })
+            })
+        });
+        records.take(SIMILAR_RECORDS_MAX).collect()
+    }
+
     fn references(&self, key: &ObjectKey) -> Vec<ObjectKey> {
         let Some((_, record)) = self.entries.get(key) else { return Vec::new() };
         let references = record.path_info().into_iter().flat_map(|info| &info.references);
@@ -377,6 +434,17 @@ impl Destination for TestArchive {
         Box::pin(async move {
             let state = self.state();
             Ok(keys.iter().map(|key| state.entries.contains_key(key) && state.is_visible(key)).collect())
+        })
+    }
+
+    fn similar(
+        &self,
+        features: Vec<Feature>,
+    ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>> {
+        Box::pin(async move {
+            self.check_silence()?;
+            let state = self.state();
+            Ok(features.iter().map(|feature| state.similar(*feature)).collect())
         })
     }
 

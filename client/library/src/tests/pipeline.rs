@@ -28,7 +28,15 @@ pub(super) async fn publish_with(
     options: PublishOptions,
 ) -> Result<PublishSummary, PublishStopped> {
     let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    publish_into(archive.clone(), publishers, &environment, options, PublishEvents::none()).await
+    publish_into(
+        archive.clone(),
+        Some(archive.objects()),
+        publishers,
+        &environment,
+        options,
+        PublishEvents::none(),
+    )
+    .await
 }
 
 pub(super) async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> PublishSummary {
@@ -101,8 +109,16 @@ async fn one_thread_that_runs_everything_inline_publishes_the_same() {
     );
     let options = PublishOptions { jobs: 1, ..PublishOptions::new(cache.source()) };
     let publishers = vec![cache.publisher()];
-    let summary =
-        publish_into(archive.clone(), publishers, &inline, options, PublishEvents::none()).await.unwrap();
+    let summary = publish_into(
+        archive.clone(),
+        Some(archive.objects()),
+        publishers,
+        &inline,
+        options,
+        PublishEvents::none(),
+    )
+    .await
+    .unwrap();
     assert_eq!((summary.paths_published, summary.exit_code()), (6, 0));
     assert_restores(&archive, &cache);
 }

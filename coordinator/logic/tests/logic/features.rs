@@ -7,7 +7,7 @@ use firn_wire::{
     TimedCommand,
 };
 
-use crate::support::{Archive, at, bundle_id, commit_of, entry, key, moved};
+use crate::support::{Archive, at, bundle_id, commit_of, entry, headers, key, moved};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -63,6 +63,12 @@ fn nothing_is_found_in_a_bundle_that_others_took_the_place_of_and_what_moved_is_
     ] {
         assert_eq!(archive.run(Command::Govern(act)), CommandOutcome::Applied);
     }
+    // A bundle that uses chunks of the first, and has a feature of its own.
+    archive.reserve_as(60, &headers(60, 2, vec![bundle_id(1)]), 4, &FOUR);
+    let dependent = commit_of(60, &FOUR, vec![with(50, &[90])]);
+    let commit = Command::Commit { bundles: vec![dependent], externals: Vec::new() };
+    assert!(matches!(archive.run(commit), CommandOutcome::Committed { .. }));
+    assert_eq!(found(&archive, 90).len(), 1);
     archive.reserve(7, (2, 4), &FOUR);
     let commit = commit_of(7, &FOUR, Vec::new());
     let replacement = ReplacementBundle {
@@ -82,6 +88,7 @@ fn nothing_is_found_in_a_bundle_that_others_took_the_place_of_and_what_moved_is_
     assert_eq!(archive.run(replace), CommandOutcome::Applied);
     assert_eq!(Ok(digest), full_digest(&archive.state));
     assert_eq!(found(&archive, 7), records(&[]));
+    assert_eq!(found(&archive, 90), records(&[]));
     assert_eq!(found(&archive, 1), records(&[(7, 11)]));
     assert_eq!(found(&archive, 0), records(&[(7, 12)]));
     // The next record that has it drops the place that leads nowhere.

@@ -8,11 +8,8 @@
 
 use std::sync::Arc;
 
-use firn_base::{Feature, ObjectKey, PublicKey, ReservationId};
-use firn_bundle::{
-    BundleRole, ChunkRef, ContentHeader, FeatureSampler, LocatedRecord, Manifest, ManifestError, Record,
-    RecordBody, name_feature,
-};
+use firn_base::{ObjectKey, PublicKey, ReservationId};
+use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody, record_features};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord, plan_commit,
     plan_replacement,
@@ -199,21 +196,9 @@ pub(crate) fn check_record(
         }
     };
     let (block, entry) = (located.block, located.entry);
-    let features = features_of(manifest, &located.record).map_err(|error| malformed(error.to_string()))?;
+    let features =
+        record_features(manifest, &located.record).map_err(|error| malformed(error.to_string()))?;
     Ok(RecordSummary { key: located.record.key, block, entry, references, features })
-}
-
-/// By what objects like this one are found.
-fn features_of(manifest: &Manifest, record: &Record) -> Result<Vec<Feature>, ManifestError> {
-    let mut sampler = FeatureSampler::default();
-    for chunk in manifest.chunk_list(record)?.chunks() {
-        sampler.push(match chunk {
-            ChunkRef::Own(number) => manifest.chunk(number)?.hash,
-            ChunkRef::Foreign(number) => manifest.foreign(number)?.hash,
-        });
-    }
-    let name = record.path_info().map(|info| name_feature(&info.store_path));
-    Ok(name.into_iter().chain(sampler.finish()).collect())
 }
 
 fn name_of(record: &Record) -> String {
