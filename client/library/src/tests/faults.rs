@@ -161,8 +161,16 @@ async fn a_publish_that_is_asked_to_stop_commits_what_it_has_begun() {
         }
     });
     let publishers = vec![cache.publisher()];
-    let summary =
-        publish_into(archive.clone(), publishers, &Environment::real(), options, events).await.unwrap();
+    let summary = publish_into(
+        archive.clone(),
+        Some(archive.objects()),
+        publishers,
+        &Environment::real(),
+        options,
+        events,
+    )
+    .await
+    .unwrap();
     assert_eq!((summary.paths_published, summary.refused.len()), (1, 0), "{summary}");
     let rest = publish(&archive, &cache).await;
     assert_eq!((rest.paths_published, rest.paths_skipped, rest.exit_code()), (5, 1, 0), "{rest}");

@@ -191,7 +191,9 @@ async fn what_comes_first_is_packed_first() {
     });
     let options = PublishOptions { order, ..PublishOptions::new(cache.source()) };
     let publishers = vec![cache.publisher()];
-    publish_into(archive.clone(), publishers, &Environment::real(), options, events).await.unwrap();
+    publish_into(archive.clone(), Some(archive.objects()), publishers, &Environment::real(), options, events)
+        .await
+        .unwrap();
     let packed = packed.lock().unwrap();
     let first = ["libc-2.40", "hello-1.1"].map(|name| store_path(name).base_name().to_owned());
     assert_eq!((packed.len(), &packed[..2]), (6, &first[..]));
