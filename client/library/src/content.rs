@@ -3,6 +3,7 @@
 //! Always holds: small contents lie in memory, large ones in a spool file; memory is bounded whatever comes.
 //! Leaves to others: what the bytes are and whether they are right (`verify`).
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
@@ -22,6 +23,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct ContentWriter {
     finder: Option<PatchFinder>,
+    pushed: u64,
     kept: Kept,
 }
 
@@ -32,6 +34,8 @@ struct Kept {
     lengths: Vec<u32>,
     hashes: Vec<Digest>,
     bytes: u64,
+    // Where borders are that what was kept does not reach yet: the finder holds bytes back.
+    borders: VecDeque<u64>,
     place: Place<BufWriter<File>>,
 }
 
@@ -68,9 +72,16 @@ impl ContentWriter {
             Ok(bytes) if expected <= MEMORY_BYTES_MAX => Place::Memory(Vec::with_capacity(bytes)),
             _ => Place::File(BufWriter::with_capacity(BUFFER_BYTES, spool.file()?)),
         };
-        let (spool, chunker) = (spool.clone(), Chunker::new());
-        let (lengths, hashes) = (Vec::new(), Vec::new());
-        Ok(Self { finder: None, kept: Kept { spool, chunker, lengths, hashes, bytes: 0, place } })
+        let kept = Kept {
+            spool: spool.clone(),
+            chunker: Chunker::new(),
+            lengths: Vec::new(),
+            hashes: Vec::new(),
+            bytes: 0,
+            borders: VecDeque::new(),
+            place,
+        };
+        Ok(Self { finder: None, pushed: 0, kept })
     }
 
     /// For the NAR of `info`, which is kept with its hash parts replaced.
@@ -78,7 +89,13 @@ impl ContentWriter {
         Ok(Self { finder: Some(PatchFinder::new(&hash_parts(info))), ..Self::new(spool, info.nar_size)? })
     }
 
+    /// Says that the next byte is the first of a large file: see [`Chunker::border`].
+    pub(crate) fn border(&mut self) {
+        self.kept.borders.push_back(self.pushed);
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.pushed += bytes.len() as u64;
         let kept = &mut self.kept;
         match &mut self.finder {
             Some(finder) => finder.push(bytes, |patched| kept.push(patched)),
@@ -95,7 +112,20 @@ impl ContentWriter {
 }
 
 impl Kept {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), SpoolError> {
+        while let Some(border) = self.borders.front() {
+            let before = usize::try_from(border - self.bytes).ok();
+            let Some((first, rest)) = before.and_then(|before| bytes.split_at_checked(before)) else { break };
+            self.borders.pop_front();
+            self.push_unbordered(first)?;
+            let (lengths, hashes) = (&mut self.lengths, &mut self.hashes);
+            let Ok(()) = self.chunker.border(|chunk| note(lengths, hashes, chunk));
+            bytes = rest;
+        }
+        self.push_unbordered(bytes)
+    }
+
+    fn push_unbordered(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
         let (lengths, hashes) = (&mut self.lengths, &mut self.hashes);
         let Ok(()) = self.chunker.push(bytes, |chunk| note(lengths, hashes, chunk));
         self.keep(bytes)

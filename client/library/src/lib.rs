@@ -16,6 +16,7 @@ mod destination;
 mod earlier;
 mod events;
 pub mod http_client;
+mod nar_writer;
 mod pack;
 mod paper_archive;
 mod plan;

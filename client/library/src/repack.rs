@@ -21,14 +21,15 @@ use tokio::sync::Semaphore;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::content::ContentWriter;
+use crate::content::{Content, ContentWriter};
 use crate::events::{PublishEvent, PublishEvents};
+use crate::nar_writer::NarWriter;
 use crate::pack::{PackError, Packer};
 use crate::publish_options::FRAME_LEVEL;
 use crate::ship::{ShipError, Shipping};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, SpooledBundle};
-use crate::verify::VerifiedObject;
+use crate::verify::{VerifiedObject, VerifyError};
 
 /// A bundle to pack anew.
 #[derive(Debug, Clone)]
@@ -67,6 +68,9 @@ pub enum RepackError {
     /// The spool failed.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// An object cannot be kept.
+    #[error(transparent)]
+    Keep(#[from] VerifyError),
     /// Packing failed.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -205,8 +209,8 @@ impl Repack<'_> {
         let plan = self.objects.open(self.options.bundle, Arc::clone(record)).await?;
         let mut stream = plan.stream_file(None)?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
-            Some(info) => ContentWriter::patched(&self.spool, info)?,
-            None => ContentWriter::new(&self.spool, record.content_bytes)?,
+            Some(info) => ObjectWriter::Nar(Box::new(NarWriter::new(&self.spool, info)?)),
+            None => ObjectWriter::File(Box::new(ContentWriter::new(&self.spool, record.content_bytes)?)),
         };
         while let Some(piece) = stream.next().await {
             let piece = piece?;
@@ -245,6 +249,28 @@ impl Repack<'_> {
             }
         }
         Ok(ByteCount(shared.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))))
+    }
+}
+
+/// Takes the bytes of an object as it is archived, and cuts them as they were cut when it was published.
+enum ObjectWriter {
+    Nar(Box<NarWriter>),
+    File(Box<ContentWriter>),
+}
+
+impl ObjectWriter {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
+        match self {
+            Self::Nar(writer) => writer.push(bytes),
+            Self::File(writer) => Ok(writer.push(bytes)?),
+        }
+    }
+
+    fn finish(self) -> Result<Content, VerifyError> {
+        match self {
+            Self::Nar(writer) => writer.finish(),
+            Self::File(writer) => Ok(writer.finish()?),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The restore check: no bundle is announced before every object in it was restored and its hash was seen.
 //!
 //! Owns: reading objects back out of the payloads that are about to be sent. Always holds: each object is read
-//! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew. What it uses of
-//! earlier bundles comes from the spool and has the hash that the archive's own bytes had when they were read (`earlier`):
-//! they are the same bytes.
+//! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew; where the
+//! published file is what is kept, so is its FileHash, if one was stated. What it uses of earlier bundles comes from the
+//! spool and has the hash that the archive's own bytes had when they were read (`earlier`): they are the same bytes.
 //! Leaves to others: formats (`firn-bundle`).
 
 use std::io::{self, BufReader, Read};
@@ -89,6 +89,34 @@ fn check_object<'b>(
     parts: &mut [Reader<'b>],
     record: &Record,
 ) -> Result<(), RestoreCheckError> {
+    match (&record.body, record.encoding) {
+        (RecordBody::StorePath(info), Encoding::Chunked) => {
+            with_object(own, parts, record, |object| read_to_end(object, info.nar_hash, info.nar_size))
+        }
+        (RecordBody::StorePath(info), Encoding::Verbatim) => {
+            if let Some(file_hash) = info.file_hash {
+                with_object(own, parts, record, |object| {
+                    read_to_end(object, file_hash, record.content_bytes)
+                })?;
+            }
+            with_object(own, parts, record, |object| {
+                let object = BufReader::with_capacity(PIECE_BYTES, object);
+                read_to_end(decoder(info.compression, object)?, info.nar_hash, info.nar_size)
+            })
+        }
+        (RecordBody::Blob(blob), _) => {
+            with_object(own, parts, record, |object| read_to_end(object, blob.sha256, blob.bytes))
+        }
+    }
+}
+
+/// Gives `read` the content of an object from its first byte on.
+fn with_object<'b>(
+    own: &mut Reader<'b>,
+    parts: &mut [Reader<'b>],
+    record: &Record,
+    read: impl FnOnce(ObjectReader<'_, 'b>) -> Result<(), RestoreCheckError>,
+) -> Result<(), RestoreCheckError> {
     let list = own.payload.manifest().chunk_list(record)?;
     let patches = PatchApplier::new(list.patches(), &record.hash_parts())?;
     let chunks: Vec<ChunkRef> = list.chunks().collect();
@@ -102,17 +130,7 @@ fn check_object<'b>(
         read: 0,
         failure: &mut failure,
     };
-    let outcome = match &record.body {
-        RecordBody::StorePath(info) => {
-            let object = BufReader::with_capacity(PIECE_BYTES, object);
-            let nar: Box<dyn Read> = match record.encoding {
-                Encoding::Chunked => Box::new(object),
-                Encoding::Verbatim => decoder(info.compression, object)?,
-            };
-            read_to_end(nar, info.nar_hash, info.nar_size)
-        }
-        RecordBody::Blob(blob) => read_to_end(object, blob.sha256, blob.bytes),
-    };
+    let outcome = read(object);
     // The reason behind an error that went through a decoder says more than the decoder.
     failure.map_or(outcome, Err)
 }
@@ -256,6 +274,34 @@ mod tests {
         assert!(matches!(check_restores(&set), Err(RestoreCheckError::Object(_))));
     }
 
+    fn info(store_path: StorePath, nar: &[u8], references: Vec<StorePath>) -> PathInfo {
+        PathInfo {
+            store_path,
+            url: "nar/1.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: None,
+            file_size: None,
+            nar_hash: Sha256::of(nar),
+            nar_size: nar.len() as u64,
+            references,
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_verbatim_file_of_another_hash_does_not_pass_even_if_its_nar_is_right() {
+        let nar = noise(300_000);
+        let mut info = info(StorePath::from_parts([1; 20], "own").unwrap(), &nar, Vec::new());
+        for (file_hash, passes) in [(None, true), (Some(&nar[..]), true), (Some(&b"another"[..]), false)] {
+            info.file_hash = file_hash.map(Sha256::of);
+            let set = packed_as(NewRecord::store_path(info.clone(), Encoding::Verbatim), &nar).await;
+            assert_eq!(check_restores(&set).is_ok(), passes);
+        }
+    }
+
     #[tokio::test]
     async fn a_patch_that_writes_another_hash_or_belongs_nowhere_does_not_pass() {
         let path = |seed, name| StorePath::from_parts([seed; 20], name).unwrap();
@@ -266,20 +312,7 @@ mod tests {
         for offset in offsets {
             patched[offset..offset + PATCH_PLACEHOLDER.len()].copy_from_slice(&PATCH_PLACEHOLDER);
         }
-        let info = PathInfo {
-            store_path: own,
-            url: "nar/1.nar".to_owned(),
-            compression: Compression::None,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(&nar),
-            nar_size: nar.len() as u64,
-            references: vec![reference],
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
-        };
+        let info = info(own, &nar, vec![reference]);
         let check = async |numbers: &[u32], shift: u64| {
             let mut record = NewRecord::store_path(info.clone(), Encoding::Chunked);
             let patches = offsets.iter().zip(numbers);

@@ -15,6 +15,7 @@ use sha2::Digest;
 
 use crate::content::{Content, ContentWriter};
 use crate::earlier::EarlierChunk;
+use crate::nar_writer::NarWriter;
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
 
@@ -189,14 +190,13 @@ fn decode(
         Some(mismatch) => VerifyError::Mismatch(mismatch),
         None => VerifyError::Read { url: info.url.clone(), cause: error.to_string() },
     };
-    let mut keep = match encoding {
-        Encoding::Chunked => Some(ContentWriter::patched(spool, info)?),
-        Encoding::Verbatim => None,
+    let mut target = match encoding {
+        Encoding::Chunked => Target::Kept(Box::new(NarWriter::new(spool, info)?)),
+        Encoding::Verbatim => Target::Inspected(Box::new(NarInspector::new(info.nar_size))),
     };
     let buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
     let decompressed = decoder(info.compression, buffered).map_err(failed)?;
     let mut nar = VerifyingReader::new(decompressed, info.nar_hash, info.nar_size);
-    let mut inspector = NarInspector::new(info.nar_size);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let count = match nar.read(&mut piece) {
@@ -205,14 +205,25 @@ fn decode(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(failed(error)),
         };
-        inspector.push(&piece[..count])?;
-        if let Some(keep) = &mut keep {
-            keep.push(&piece[..count])?;
+        match &mut target {
+            Target::Kept(writer) => writer.push(&piece[..count])?,
+            Target::Inspected(inspector) => inspector.push(&piece[..count])?,
         }
     }
     nar.finish()?;
-    inspector.finish()?;
-    Ok(keep.map(ContentWriter::finish).transpose()?)
+    match target {
+        Target::Kept(writer) => writer.finish().map(Some),
+        Target::Inspected(inspector) => {
+            inspector.finish()?;
+            Ok(None)
+        }
+    }
+}
+
+/// What becomes of a NAR's bytes: kept, or only looked at where the published file is what is kept.
+enum Target {
+    Kept(Box<NarWriter>),
+    Inspected(Box<NarInspector>),
 }
 
 /// The most that a file of a NAR may have where its FileSize is not stated: compression adds little at worst.

@@ -45,7 +45,10 @@ pub use build_error::BuildError;
 pub use builder::{BuilderOptions, BundleBuilder};
 pub use chunk_entry::{ChunkEntry, ChunkRef, ForeignChunk, verify_chunk};
 pub use chunk_list::{ChunkList, ChunkRun, PATCH_BYTES, Patch};
-pub use chunking::{CHUNKER_AVERAGE_BYTES, CHUNKER_MAX_BYTES, CHUNKER_MIN_BYTES, Chunker};
+pub use chunking::{
+    BEFORE_BORDER_BYTES_MIN, BORDERED_FILE_BYTES_MIN, CHUNKER_AVERAGE_BYTES, CHUNKER_MAX_BYTES,
+    CHUNKER_MIN_BYTES, Chunker,
+};
 pub use coding_header::{CODING_HEADER_BYTES_MAX, CodingHeader};
 pub use content_header::{BundleRole, CONTENT_HEADER_BYTES_MAX, ContentHeader};
 pub use frame::{

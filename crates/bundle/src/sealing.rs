@@ -12,7 +12,7 @@ use crate::block::PackError;
 use crate::build_error::BuildError;
 use crate::builder::{BundleBuilder, RUN_BYTES, count};
 use crate::chunk_entry::ChunkRef;
-use crate::chunking::{CHUNKER_MAX_BYTES, CHUNKER_MIN_BYTES};
+use crate::chunking::{BEFORE_BORDER_BYTES_MIN, CHUNKER_MAX_BYTES};
 use crate::content_header::{BundleRole, ContentHeader};
 use crate::frame::{CompressedFrame, FrameEntry, PendingFrame, compress_frame, lengths_agree};
 use crate::limits::MANIFEST_BYTES_MAX;
@@ -130,7 +130,8 @@ impl BundleBuilder {
         let (foreign_chunks, foreign_bytes) = foreign
             .fold((0_u64, 0_u64), |(chunks, bytes), chunk| (chunks + 1, bytes + u64::from(chunk.length)));
         let content_bytes = content_bytes.saturating_sub(foreign_bytes);
-        let chunks = content_bytes / CHUNKER_MIN_BYTES as u64 + 1;
+        // Those before borders are the shortest, and may be all that is left of it.
+        let chunks = content_bytes / BEFORE_BORDER_BYTES_MIN as u64 + 1;
         let frames = content_bytes / u64::from(self.options.frame_raw_bytes) + 1;
         let manifest_bytes = chunks
             .saturating_mul(CHUNK_ENTRY_BYTES as u64 + RUN_BYTES)

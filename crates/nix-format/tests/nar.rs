@@ -245,7 +245,41 @@ fn trees() -> impl Strategy<Value = NarNode> {
     })
 }
 
+/// Where the contents of files of at least `bytes_min` bytes begin, by a listing.
+fn files_of(node: &ListingNode, bytes_min: u64) -> Vec<u64> {
+    match node {
+        ListingNode::Regular { size, nar_offset, .. } if *size >= bytes_min => vec![*nar_offset],
+        ListingNode::Directory { entries } => {
+            entries.iter().flat_map(|(_, node)| files_of(node, bytes_min)).collect()
+        }
+        ListingNode::Regular { .. } | ListingNode::Symlink { .. } => Vec::new(),
+    }
+}
+
 proptest! {
+    #[test]
+    fn where_files_begin_is_told_whatever_the_pieces(
+        tree in trees(), bytes_min in 1..80_u64, sizes in proptest::collection::vec(1..200_usize, 1..8),
+    ) {
+        let nar = encode(&tree).unwrap();
+        let mut inspector = NarInspector::new(nar.len() as u64);
+        let (mut offset, mut found) = (0, Vec::new());
+        for size in sizes.iter().cycle() {
+            let mut piece = &nar[offset..nar.len().min(offset + size)];
+            if piece.is_empty() {
+                break;
+            }
+            offset += piece.len();
+            while let Some(taken) = inspector.push_to_file(piece, bytes_min).unwrap() {
+                piece = &piece[taken..];
+                found.push((offset - piece.len()) as u64);
+            }
+        }
+        let listing = inspector.finish().unwrap();
+        prop_assert_eq!(found, files_of(&listing.root, bytes_min));
+        prop_assert_eq!(listing, inspect(&nar).unwrap());
+    }
+
     #[test]
     fn a_tree_comes_back_from_its_nar_in_pieces_of_any_size(
         tree in trees(),

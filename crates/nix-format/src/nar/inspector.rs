@@ -111,10 +111,17 @@ impl NarInspector {
 
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), NarError> {
+        // No file is as long as that: all bytes are taken.
+        self.push_to_file(bytes, u64::MAX).map(|_| ())
+    }
+
+    /// Takes the next bytes up to where a file's contents begin, if they have at least `file_bytes_min` bytes: gives how
+    /// many it took then, and none if it took all.
+    pub fn push_to_file(&mut self, bytes: &[u8], file_bytes_min: u64) -> Result<Option<usize>, NarError> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        let taken = self.take_all(bytes);
+        let taken = self.take_to_file(bytes, file_bytes_min);
         if let Err(failure) = &taken {
             self.failure = Some(failure.clone());
         }
@@ -134,8 +141,9 @@ impl NarInspector {
         Ok(Listing { root })
     }
 
-    fn take_all(&mut self, mut bytes: &[u8]) -> Result<(), NarError> {
-        while !bytes.is_empty() {
+    fn take_to_file(&mut self, bytes: &[u8], file_bytes_min: u64) -> Result<Option<usize>, NarError> {
+        let mut taken = 0;
+        while taken < bytes.len() {
             if matches!(self.expect, Expect::Nothing) {
                 return Err(NarError::TrailingBytes { offset: self.offset });
             }
@@ -143,11 +151,19 @@ impl NarInspector {
             if left_of_nar == 0 {
                 return Err(NarError::BeyondNarSize { nar_size: self.nar_size });
             }
-            let piece = &bytes[..at_most(bytes.len(), left_of_nar)];
-            let count = self.take(piece)?;
-            bytes = &bytes[count..];
+            let piece = &bytes[taken..];
+            taken += self.take(&piece[..at_most(piece.len(), left_of_nar)])?;
+            if self.begins_file(file_bytes_min) {
+                return Ok(Some(taken));
+            }
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Whether the next byte is the first of the contents of a file of at least `bytes_min` bytes.
+    fn begins_file(&self, bytes_min: u64) -> bool {
+        let untouched = matches!(self.phase, Phase::Body { left } if left == self.token_length);
+        untouched && self.token_length >= bytes_min && matches!(self.expect, Expect::Contents { .. })
     }
 
     /// Takes at least one and at most all of `bytes`, within one phase of one token.
