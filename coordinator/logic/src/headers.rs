@@ -4,13 +4,15 @@
 //! Leaves to others: the formats themselves.
 
 use firn_base::{BundleId, CodingId, Scheme, ShardIndex, ShardRoot};
-use firn_bundle::{CodingHeader, ContentHeader, HeaderError, ShardFileHeader};
+use firn_bundle::{BundleRole, CodingHeader, ContentHeader, HeaderError, ShardFileHeader};
 
 /// A content header and a coding header that belong together, with n chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodedBundle {
     /// BLAKE3 of the content header.
     pub bundle: BundleId,
+    /// What its objects are to other bundles.
+    pub role: BundleRole,
     /// BLAKE3 of the coding header.
     pub coding: CodingId,
     /// k of the coding header and the n that was given.
@@ -51,10 +53,20 @@ impl CodedBundle {
         let coding = CodingHeader::parse(coding_header)?;
         let scheme = Scheme::new(coding.k(), n)?;
         let (payload_bytes, dependencies) = (content.payload_bytes(), content.dependencies().to_vec());
-        let (bundle, id) = (content.bundle_id(), coding.coding_id());
+        let (bundle, role, id) = (content.bundle_id(), content.role(), coding.coding_id());
         let (shard_bytes, roots) = (coding.shard_bytes(), coding.roots().to_vec());
         // Every shard of a coding has a file of the same length, so index 0 speaks for all.
         let file_bytes = ShardFileHeader::new(content, coding, ShardIndex(0))?.layout().file_bytes;
-        Ok(Self { bundle, coding: id, scheme, payload_bytes, shard_bytes, file_bytes, dependencies, roots })
+        Ok(Self {
+            bundle,
+            role,
+            coding: id,
+            scheme,
+            payload_bytes,
+            shard_bytes,
+            file_bytes,
+            dependencies,
+            roots,
+        })
     }
 }

@@ -92,7 +92,7 @@ impl UnderWay {
         self.asking.clear();
     }
 
-    /// A bundle does not come back.
+    /// A bundle does not come back, as it looks now.
     pub(crate) fn note_unrestored(&mut self, bundle: BundleId, reason: String) {
         if self.unrestored.contains_key(&bundle) {
             return;
@@ -100,6 +100,13 @@ impl UnderWay {
         self.unrestored_count = self.unrestored_count.saturating_add(1);
         if self.unrestored.len() < TOLD_MAX {
             self.unrestored.insert(bundle, reason);
+        }
+    }
+
+    /// A bundle came back, perhaps after it was missed.
+    pub(crate) fn note_restored(&mut self, bundle: BundleId) {
+        if self.unrestored.remove(&bundle).is_some() {
+            self.unrestored_count = self.unrestored_count.saturating_sub(1);
         }
     }
 

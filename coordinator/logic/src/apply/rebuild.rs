@@ -2,10 +2,11 @@
 //!
 //! Owns: the commands that only a rebuild uses. Always holds: none of them does anything unless a rebuild is under way;
 //! entries of the ledger follow on the last one or are refused; a bundle comes back with its keys and without placements,
-//! so that only proved shards count; nothing becomes surplus, so nothing is deleted for a rebuild.
+//! so that only proved shards count, and also where one is missing whose chunks it uses, but for a head without its parts; nothing becomes surplus, so nothing is deleted for a rebuild.
 //! Leaves to others: what is believed of what nodes show (`evidence`), placements (`placements`, by inventories).
 
 use firn_base::{Location, ReservationId};
+use firn_bundle::BundleRole;
 use firn_wire::{LedgerAct, LedgerEntry, RejectReason, RestoredBundle, SurplusCopy};
 
 use super::account::{drop_surplus, release};
@@ -73,7 +74,11 @@ pub(super) fn restore_bundle<F: Facts>(
     if let Err(reason) = check_places(&bundle.entries) {
         return Ok(Err(reason));
     }
-    if let Err(reason) = check_dependencies(state, &coded)? {
+    // Without a part nothing of a head can be read. Of another bundle, what needs the missing one fails by itself, and comes
+    // back with it.
+    if coded.role == BundleRole::Head
+        && let Err(reason) = check_dependencies(state, &coded)?
+    {
         return Ok(Err(reason));
     }
     let number = match take_number(state, &coded)? {

@@ -1,6 +1,7 @@
 //! An archive is told again from what its nodes show: equal digests, and nothing deleted or taken on meanwhile.
 
 use firn_base::{NodeId, ShardIndex, Timestamp, TokenId};
+use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{Facts, MemoryState, RecordSummary, Scan};
 use firn_wire::{
     Command, CommandOutcome, LedgerAct, LedgerEntry, PlacementChange, RejectReason, RestoredBundle,
@@ -11,7 +12,8 @@ use crate::rebuild_support::{
     Shown, codings, eventful, evidence, heads, in_order, manifests, restored, show, withdraw,
 };
 use crate::support::{
-    Archive, bundle_id, coding_id, commit_of, entry, headers, node_id, reservation_id, uploader,
+    Archive, bundle_id, coding_id, commit_of, entry, headers, headers_as, key, node_id, reservation_id,
+    uploader,
 };
 
 /// All bundles of `archive`, as two nodes show them, in any order.
@@ -144,21 +146,38 @@ fn nothing_is_taken_on_while_an_archive_is_rebuilt_and_nothing_restored_while_it
     );
 }
 
-#[test]
-fn a_bundle_that_depends_on_a_missing_one_does_not_come_back() {
-    let mut new = Archive::beginning(MemoryState::new(), Timestamp::from_millis(1));
-    let (content, coding) = headers(7, 2, vec![bundle_id(1)]);
-    let command = Command::RestoreBundle(Box::new(RestoredBundle {
-        content_header: content.to_bytes(),
-        coding_header: coding.to_bytes(),
+fn comes_back(archive: &mut Archive, headers: &(ContentHeader, CodingHeader), tag: u8) -> CommandOutcome {
+    archive.run(Command::RestoreBundle(Box::new(RestoredBundle {
+        content_header: headers.0.to_bytes(),
+        coding_header: headers.1.to_bytes(),
         n: 4,
         uploader: uploader(),
         committed_at: Timestamp::from_millis(1),
         ledger_entries: 0,
         externals: Vec::new(),
-        entries: Vec::new(),
-    }));
-    assert_eq!(new.run(command), CommandOutcome::Rejected(RejectReason::UnknownDependency));
+        entries: vec![entry(tag, &[])],
+    })))
+}
+
+#[test]
+fn a_head_does_not_come_back_without_its_parts() {
+    let mut new = Archive::beginning(MemoryState::new(), Timestamp::from_millis(1));
+    let head = headers(7, 2, vec![bundle_id(1)]);
+    let unknown = CommandOutcome::Rejected(RejectReason::UnknownDependency);
+    assert_eq!(comes_back(&mut new, &head, 7), unknown);
+    assert_eq!(comes_back(&mut new, &headers(1, 2, Vec::new()), 1), CommandOutcome::Applied);
+    assert_eq!(comes_back(&mut new, &head, 7), CommandOutcome::Applied);
+}
+
+#[test]
+fn an_ordinary_bundle_comes_back_before_and_without_one_whose_chunks_it_uses() {
+    let mut new = Archive::beginning(MemoryState::new(), Timestamp::from_millis(1));
+    let dependent = headers_as(BundleRole::Ordinary, 7, 2, vec![bundle_id(1)]);
+    assert_eq!(comes_back(&mut new, &dependent, 7), CommandOutcome::Applied);
+    let Ok(places) = new.state.locations(key(7));
+    assert_eq!(places.len(), 1, "its paths are archived, readable or not");
+    assert_eq!(comes_back(&mut new, &headers(1, 2, Vec::new()), 1), CommandOutcome::Applied);
+    assert_eq!(new.run(Command::EndRebuild), CommandOutcome::Applied);
 }
 
 #[test]

@@ -81,6 +81,16 @@ pub(crate) fn place(node: u32, origin: Option<Origin>) -> NodePlace {
 /// Headers of a bundle whose contents are told apart by `tag`.
 pub(crate) fn headers(tag: u8, k: u8, dependencies: Vec<BundleId>) -> (ContentHeader, CodingHeader) {
     let role = if dependencies.is_empty() { BundleRole::Ordinary } else { BundleRole::Head };
+    headers_as(role, tag, k, dependencies)
+}
+
+/// Headers of such a bundle that is this to its dependencies.
+pub(crate) fn headers_as(
+    role: BundleRole,
+    tag: u8,
+    k: u8,
+    dependencies: Vec<BundleId>,
+) -> (ContentHeader, CodingHeader) {
     let payload = (PAYLOAD_BYTES, PayloadRoot::from_bytes([tag; 32]));
     let manifest = (200, ManifestRoot::from_bytes([tag; 32]));
     let content = ContentHeader::new(role, payload, manifest, dependencies).unwrap();

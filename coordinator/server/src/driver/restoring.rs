@@ -151,7 +151,7 @@ impl Telling {
                 Err(reason) => Err(reason),
             };
             match came_of_it {
-                Ok(()) => return Ok(()),
+                Ok(()) => return self.shared.rebuild.with(|under_way| under_way.note_restored(id)),
                 Err(reason) => drop(failed.get_or_insert(reason)),
             }
             let Some(next) = codings.front() else { break };
@@ -193,6 +193,9 @@ impl Telling {
         mut records: Vec<RecordSummary>,
     ) -> Result<Result<(), String>, RefusedRequest> {
         let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
+        let id = certificate.bundle;
+        let dependencies = ContentHeader::parse(&content_header)
+            .map_or(Vec::new(), |content| content.dependencies().to_vec());
         self.purged.forget_in(&mut records, certificate.ledger_entries);
         let summaries: Vec<&RecordSummary> = records.iter().collect();
         let (entries, externals) = plan_entries(&self.shared.facts()?, &summaries, &certificate.externals)
@@ -208,9 +211,35 @@ impl Telling {
             entries,
         };
         Ok(match self.shared.propose(Command::RestoreBundle(Box::new(restored))).await? {
+            CommandOutcome::Rejected(RejectReason::UnknownDependency) => {
+                let parts = self.not_there(&dependencies)?;
+                let first =
+                    parts.first().map_or_else(String::new, |part| format!(", {part} the first of them"));
+                Err(format!("{} of the bundles that it is made of are missing{first}", parts.len()))
+            }
             CommandOutcome::Rejected(reason) => Err(reason.to_string()),
-            _ => Ok(()),
+            _ => {
+                for missing in self.not_there(&dependencies)? {
+                    let reason =
+                        format!("bundle {id}, which came back, cannot be read whole without its chunks");
+                    tracing::warn!(bundle = %missing, reason, "a bundle has not come back");
+                    self.shared.rebuild.with(|under_way| under_way.note_unrestored(missing, reason))?;
+                }
+                Ok(())
+            }
         })
+    }
+
+    /// Those of `bundles` that are not in the archive.
+    fn not_there(&self, bundles: &[BundleId]) -> Result<Vec<BundleId>, RefusedRequest> {
+        let facts = self.shared.facts()?;
+        let mut missing = Vec::new();
+        for bundle in bundles {
+            if facts.bundle_number(*bundle).map_err(|error| disk(&error))?.is_none() {
+                missing.push(*bundle);
+            }
+        }
+        Ok(missing)
     }
 }
 
