@@ -59,7 +59,8 @@ pub async fn publish(
     publish_into(destination, Some(objects), publishers, archive.environment(), options, events).await
 }
 
-/// Publishes into any destination whose accepted publishers are these; what `objects` reads of it need not be stored again.
+/// Publishes into any destination whose accepted publishers are these; what `objects` reads of it is not stored again if
+/// the options say so.
 pub(crate) async fn publish_into(
     destination: Arc<dyn Destination>,
     objects: Option<ObjectReader>,
@@ -69,6 +70,7 @@ pub(crate) async fn publish_into(
     events: PublishEvents,
 ) -> Result<PublishSummary, PublishStopped> {
     let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
+    let objects = objects.filter(|_| options.reuse_chunks);
     let earlier = objects.map(|objects| EarlierChunks::new(Arc::clone(&destination), objects));
     let publish = Publish { destination, earlier, environment, options, events, summary };
     let outcome = publish.run(publishers).await;

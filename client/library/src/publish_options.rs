@@ -41,6 +41,9 @@ pub struct PublishOptions {
     pub trusted_keys: Option<Vec<PublisherKey>>,
     /// In which form NARs are kept.
     pub encoding: Encoding,
+    /// Whether chunks of bundles that are archived already are used instead of being stored again. A bundle whose chunks are
+    /// used cannot be erased while the bundles that use them are there.
+    pub reuse_chunks: bool,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
     /// Raw bytes at which a frame is closed: 4 MiB at most.
@@ -132,6 +135,7 @@ impl PublishOptions {
             order: PublishOrder::default(),
             trusted_keys: None,
             encoding: Encoding::Chunked,
+            reuse_chunks: false,
             bundle_bytes: PAYLOAD_BYTES_MAX,
             frame_bytes: BuilderOptions::default().frame_raw_bytes,
             frame_level: FRAME_LEVEL,

@@ -27,7 +27,7 @@ fn generation(place: &Path, number: u64) -> Cache {
 }
 
 fn publish(local: &Local, cache: &Cache) -> Value {
-    local.json(&["publish", cache.path().to_str().unwrap()])
+    local.json(&["publish", "--reuse-chunks", cache.path().to_str().unwrap()])
 }
 
 fn path(local: &Local, verb: &str, name: &str) -> Ended {

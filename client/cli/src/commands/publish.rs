@@ -63,6 +63,11 @@ pub(crate) struct PublishFlags {
     /// `chunked` takes NARs apart so that equal parts are stored once; `verbatim` keeps the published files
     #[arg(long, value_enum, default_value = "chunked")]
     encoding: EncodingFlag,
+    /// Do not store again what bundles of the archive hold already: a rebuild of what is archived then takes few bytes. The
+    /// price: a path that is purged from a bundle which others use stays on the nodes, unserved, for as long as these are
+    /// archived
+    #[arg(long, env = "FIRN_REUSE_CHUNKS")]
+    reuse_chunks: bool,
     /// The largest payload of a bundle
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
     bundle_size: ByteCount,
@@ -203,6 +208,7 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
             EncodingFlag::Chunked => Encoding::Chunked,
             EncodingFlag::Verbatim => Encoding::Verbatim,
         },
+        reuse_chunks: flags.reuse_chunks,
         bundle_bytes: flags.bundle_size.0,
         spool_dir: flags.spool_dir.clone(),
         dry_run: flags.dry_run,

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_base::BundleId;
 use firn_bundle::{BundleRole, ContentHeader};
+use firn_client_logic::PublishSummary;
 use firn_nix_format::Compression;
 use firn_retrieval::{ManifestReader, ObjectReader, PayloadReader, ReadError};
 use firn_transport::{BoxFuture, Environment};
 
 use super::archive::TestArchive;
 use super::cache::{Cache, noise};
-use super::pipeline::{assert_restores, key, publish, publish_with};
+use super::pipeline::{assert_restores, key, publish_with};
 use crate::earlier::{FRAMES, MANIFESTS};
 use crate::publish_options::PublishOptions;
 
@@ -62,6 +63,15 @@ fn cache_of(paths: &[(&str, u64)]) -> Cache {
     cache
 }
 
+/// Options of a publish that uses what is archived.
+fn reusing(cache: &Cache) -> PublishOptions {
+    PublishOptions { reuse_chunks: true, ..PublishOptions::new(cache.source()) }
+}
+
+async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> PublishSummary {
+    publish_with(archive, cache, reusing(cache)).await.unwrap()
+}
+
 const FIRST: [(&str, u64); 3] = [("hello-1.0", 1), ("libfoo-2.3-dev", 2), ("vim-9.0", 100)];
 
 #[tokio::test]
@@ -81,6 +91,18 @@ async fn a_rebuild_under_the_same_names_stores_hardly_anything_and_comes_back() 
     assert!((100_000..130_000).contains(&summary.payload.0), "{}", summary.payload);
     assert_eq!(archive.dependencies_of(key("vim-9.2")), [first]);
     assert_restores(&archive, &third);
+}
+
+#[tokio::test]
+async fn nothing_comes_to_depend_on_what_is_archived_unless_the_uploader_says_so() {
+    let archive = TestArchive::new(4, 8);
+    publish(&archive, &cache_of(&FIRST)).await;
+    let second = cache_of(&[("hello-1.1", 1), ("vim-9.1", 100)]);
+    let options = PublishOptions::new(second.source());
+    let summary = publish_with(&archive, &second, options).await.unwrap();
+    assert!(summary.payload.0 > 4_100_000, "{}", summary.payload);
+    assert!(archive.dependencies_of(key("vim-9.1")).is_empty());
+    assert_restores(&archive, &second);
 }
 
 #[tokio::test]
@@ -109,8 +131,7 @@ async fn chunks_that_are_not_what_a_manifest_says_are_stored_anew() {
 #[tokio::test]
 async fn an_object_of_several_bundles_is_one_small_bundle_when_it_comes_again() {
     let archive = TestArchive::new(4, 8);
-    let options =
-        |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..PublishOptions::new(cache.source()) };
+    let options = |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..reusing(cache) };
     let first = cache_of(&[("vim-9.0", 100)]);
     publish_with(&archive, &first, options(&first)).await.unwrap();
     // A part, and a head with the end of the object.

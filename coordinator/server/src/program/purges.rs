@@ -138,7 +138,7 @@ fn sentences(purge: &PurgeProgress) -> Vec<String> {
     }
     for kept in &purge.kept {
         sentences.push(format!(
-            "bundle {} STAYS: {} other bundles use chunks of it; what they share with the path is not purged",
+            "bundle {} STAYS WHOLE on its nodes, the path in it too: {} other bundles use chunks of it",
             kept.bundle, kept.dependents
         ));
     }
