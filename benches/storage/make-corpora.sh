@@ -137,11 +137,10 @@ expression() { # NAME WORK GENERATIONS
       deps=base-1
       for wanted in $(cd "$top/debs" && dpkg-deb -f "$file" Pre-Depends Depends | sed 's/^[A-Z][A-Za-z-]*: //' | tr ',|' '\n' | awk '{print $1}' | sort -u); do
         wanted=${wanted%%:*}
-        case $known in *" $wanted "*) deps="$deps p\"$wanted\"" ;; esac
+        case $known in *" $wanted "*) deps="$deps p.\"${wanted//./_}\"" ;; esac
       done
-      # Attribute names with dots need quotes; Nix splits none of these.
-      deps=$(sed 's/p"\([^"]*\)"/p.\\"\1\\"/g; s/\\"/"/g' <<< "$deps")
-      echo "    p.\"$new\" = mk \"$(plain "$package")\" \"$(plain "$version")\" \"$file\" [ $deps ];"
+      # Nix passes over attributes whose names have dots.
+      echo "    p.\"${new//./_}\" = mk \"$(plain "$package")\" \"$(plain "$version")\" \"$file\" [ $deps ];"
       known="$known$new "
     done < "$work/versions"
     echo '  };'
