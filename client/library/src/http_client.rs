@@ -11,16 +11,25 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
-use ureq::http::Response;
+use ureq::http::{Response, Version};
 use ureq::typestate::AgentScope;
 
-const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// How long a server is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    pub(crate) connect: Duration,
+    /// A cache in front of slow storage may take its time to begin.
+    pub(crate) response: Duration,
+    /// A server that sends nothing for so long in the middle of a body has forgotten us.
+    pub(crate) stall: Duration,
+}
 
-// A cache in front of slow storage may take its time to begin.
-const RESPONSE_MAX: Duration = Duration::from_secs(60);
-
-// A server that sends nothing for so long in the middle of a body has forgotten us.
-const STALL_MAX: Duration = Duration::from_secs(60);
+impl Default for Waits {
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Self { connect: Duration::from_secs(20), response: minute, stall: minute }
+    }
+}
 
 /// A body under way.
 pub struct Fetched {
@@ -28,6 +37,8 @@ pub struct Fetched {
     pub reader: Box<dyn Read + Send>,
     /// How many bytes it has, if the server says it.
     pub bytes: Option<u64>,
+    /// Whether the server says where it ends, be it only at its end: else one that broke looks whole.
+    pub ends: bool,
 }
 
 impl fmt::Debug for Fetched {
@@ -45,12 +56,28 @@ pub enum FetchError {
     /// The body is encoded for the way.
     #[error("the server sends it with the content encoding `{0}`, which is not read")]
     ContentEncoding(String),
-    /// The server sends us to another one.
-    #[error("the server leads to {0}, which is another one: a source is read from where it was said to be")]
+    /// The server sends us out of its folder or to another one.
+    #[error(
+        "the server leads to {0}, which lies outside of the source: it is read from where it was said to be and below"
+    )]
     Elsewhere(String),
+    /// The server sends us away and does not say where.
+    #[error("the server leads elsewhere and does not say where")]
+    NoLocation,
     /// The server sends us from one place to the next.
     #[error("the server leads in circles")]
     Circles,
+    /// The server does not say where the body ends.
+    #[error(
+        "the server says neither its length nor its end, so that half of it could not be told from all of it"
+    )]
+    Endless,
+    /// The body broke.
+    #[error("{0}")]
+    Body(String),
+    /// The server is away, as other requests found out.
+    #[error("the server was given up: {0}")]
+    Away(String),
     /// Anything between here and the server.
     #[error("{0}")]
     Way(#[from] ureq::Error),
@@ -58,18 +85,18 @@ pub enum FetchError {
 
 /// An agent whose every wait ends.
 pub fn agent() -> Agent {
-    config().build().into()
+    config(Waits::default()).build().into()
 }
 
-pub(crate) fn config() -> ConfigBuilder<AgentScope> {
+pub(crate) fn config(waits: Waits) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(concat!("firn/", env!("CARGO_PKG_VERSION")))
         .accept_encoding("identity")
-        .timeout_connect(Some(CONNECT_MAX))
-        .timeout_recv_response(Some(RESPONSE_MAX))
-        .timeout_per_read(Some(STALL_MAX))
-        .timeout_per_write(Some(STALL_MAX))
+        .timeout_connect(Some(waits.connect))
+        .timeout_recv_response(Some(waits.response))
+        .timeout_per_read(Some(waits.stall))
+        .timeout_per_write(Some(waits.stall))
 }
 
 /// The body at `url`; none if the server has nothing there.
@@ -96,12 +123,17 @@ pub(crate) fn open(response: Response<ureq::Body>) -> Result<Fetched, FetchError
     if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(FetchError::ContentEncoding(encoding.chars().take(40).collect()));
     }
+    // HTTP/1.0 knows no chunks.
+    let chunked = response.version() >= Version::HTTP_11
+        && response.headers().get("transfer-encoding").and_then(|value| value.to_str().ok()).is_some_and(
+            |codings| codings.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("chunked")),
+        );
     let body = response.into_body();
     let bytes = body.content_length();
-    Ok(Fetched { reader: Box::new(body.into_reader()), bytes })
+    Ok(Fetched { reader: Box::new(body.into_reader()), bytes, ends: chunked || bytes.is_some() })
 }
 
-/// Nix's own rule: 403, 404 and 410 all mean that there is nothing.
+/// Nix's own rule: 403, 404 and 410 all mean that there is nothing. (Sources look closer at 403.)
 pub(crate) fn is_there(status: u16) -> Result<bool, FetchError> {
     match status {
         200 => Ok(true),

@@ -20,7 +20,7 @@ use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
 use crate::source::{Source, SourceError};
 
-// Narinfos read in one go of blocking work.
+// Narinfos read in one go of blocking work, at most.
 const BATCH_NARINFOS: usize = 32;
 
 /// What a publish is going to do.
@@ -50,6 +50,12 @@ pub enum PlanError {
     /// The source cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// Whether a reference is external depends on the source, and it does not say.
+    #[error(
+        "whether the source has all references could not be found out: {0}; nothing was published, and running the same \
+         again asks again"
+    )]
+    Reference(SourceError),
     /// The source is empty.
     #[error("there is no narinfo in {0}: is it a binary cache?")]
     NothingThere(String),
@@ -86,7 +92,7 @@ impl Planner<'_> {
         let Names { narinfos, mut blobs } = names;
         blobs.retain(|blob| self.selection.takes_file(&blob.name()));
         let mut plan = Plan { read: narinfos.len() as u64, ..Plan::default() };
-        let mut accepted = self.read_all(narinfos, &mut plan).await;
+        let mut accepted = self.read_all(narinfos, &mut plan).await?;
         if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
             // Also those that others take: links to them may be ours.
             plan.owners = Arc::new(NarOwners::new(accepted.values()));
@@ -110,22 +116,26 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    async fn read_all(&self, names: Vec<String>, plan: &mut Plan) -> BTreeMap<ObjectKey, PathInfo> {
-        let batches: Vec<Vec<String>> = names.chunks(BATCH_NARINFOS).map(<[String]>::to_vec).collect();
+    async fn read_all(
+        &self,
+        names: Vec<String>,
+        plan: &mut Plan,
+    ) -> Result<BTreeMap<ObjectKey, PathInfo>, PlanError> {
         let read = |batch: Vec<String>| {
             let (source, publishers) = (self.source.clone(), self.publishers.to_vec());
             self.environment.blocking(move || {
-                let read = batch.into_iter().map(|name| {
-                    let info = read_narinfo(&source, &publishers, &name);
-                    (name, info)
+                let read = batch.into_iter().map(|name| match read_narinfo(&source, &publishers, &name) {
+                    Err(Unread::Away(error)) => Err(error),
+                    Err(Unread::Refused(path, reason)) => Ok((name, Err((path, reason)))),
+                    Ok(info) => Ok((name, Ok(info))),
                 });
-                read.collect::<Vec<_>>()
+                read.collect::<Result<Vec<_>, SourceError>>()
             })
         };
         let mut accepted = BTreeMap::new();
-        let mut batches = stream::iter(batches).map(read).buffered(self.jobs.max(1));
+        let mut batches = stream::iter(batches(&names, self.jobs)).map(read).buffered(self.jobs.max(1));
         while let Some(batch) = batches.next().await {
-            for (name, info) in batch {
+            for (name, info) in batch? {
                 match info {
                     Ok(info) => {
                         accepted.insert(key_of(&info.store_path), info);
@@ -137,7 +147,7 @@ impl Planner<'_> {
                 }
             }
         }
-        accepted
+        Ok(accepted)
     }
 
     async fn archived(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
@@ -201,7 +211,6 @@ impl Planner<'_> {
             .filter(|(key, _)| !in_archive.contains(key))
             .map(|(key, path)| (key, path.hash_part().to_owned()))
             .collect();
-        let batches: Vec<Vec<_>> = unknown.chunks(BATCH_NARINFOS).map(<[_]>::to_vec).collect();
         let lacking = |batch: Vec<(ObjectKey, String)>| {
             let source = self.source.clone();
             self.environment.blocking(move || {
@@ -215,8 +224,12 @@ impl Planner<'_> {
                 Ok::<_, SourceError>(lacking)
             })
         };
-        let lacking: Vec<Vec<ObjectKey>> =
-            stream::iter(batches).map(lacking).buffered(self.jobs.max(1)).try_collect().await?;
+        let lacking: Vec<Vec<ObjectKey>> = stream::iter(batches(&unknown, self.jobs))
+            .map(lacking)
+            .buffered(self.jobs.max(1))
+            .try_collect()
+            .await
+            .map_err(|error| if error.is_away() { error.into() } else { PlanError::Reference(error) })?;
         Ok(lacking.into_iter().flatten().collect())
     }
 }
@@ -261,26 +274,38 @@ pub(crate) fn all_names(source: &Source) -> Result<Names, SourceError> {
     Ok(names)
 }
 
-/// Reads one narinfo. A refusal names the path where that is known.
-fn read_narinfo(
-    source: &Source,
-    publishers: &[PublisherKey],
-    name: &str,
-) -> Result<PathInfo, (Option<StorePath>, String)> {
+/// Batches that keep `jobs` busy, also where there are few items.
+fn batches<T: Clone>(items: &[T], jobs: usize) -> Vec<Vec<T>> {
+    let each = items.len().div_ceil(jobs.max(1)).clamp(1, BATCH_NARINFOS);
+    items.chunks(each).map(<[T]>::to_vec).collect()
+}
+
+/// Why there is no path info.
+enum Unread {
+    /// The path, where it is known, and the reason.
+    Refused(Option<StorePath>, String),
+    /// Nothing else can be read either.
+    Away(SourceError),
+}
+
+/// Reads one narinfo.
+fn read_narinfo(source: &Source, publishers: &[PublisherKey], name: &str) -> Result<PathInfo, Unread> {
+    let refused = |reason: String| Unread::Refused(None, reason);
     let text = match source.narinfo(name) {
         Ok(Some(text)) => text,
-        Ok(None) => return Err((None, "the source has no such narinfo".to_owned())),
-        Err(error) => return Err((None, error.to_string())),
+        Ok(None) => return Err(refused("the source has no such narinfo".to_owned())),
+        Err(error) if error.is_away() => return Err(Unread::Away(error)),
+        Err(error) => return Err(refused(error.to_string())),
     };
-    let info = PathInfo::parse(&text).map_err(|error| (None, error.to_string()))?;
+    let info = PathInfo::parse(&text).map_err(|error| refused(error.to_string()))?;
     if info.store_path.hash_part() != name {
-        return Err((None, format!("it describes another path, {}", info.store_path)));
+        return Err(refused(format!("it describes another path, {}", info.store_path)));
     }
     if accepted_by(&info, publishers).is_some() {
         return Ok(info);
     }
     let reason = unsigned(&info, publishers);
-    Err((Some(info.store_path), reason))
+    Err(Unread::Refused(Some(info.store_path), reason))
 }
 
 /// Why no signature of `info` counts.
@@ -344,6 +369,14 @@ fn log_key(deriver: &StorePath) -> ObjectKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_names_are_divided_among_all_jobs_and_many_into_small_batches() {
+        let sizes = |names: usize, jobs| batches(&vec![0_u8; names], jobs).iter().map(Vec::len).max();
+        assert_eq!(batches(&[1, 2, 3], 16), [[1], [2], [3]]);
+        assert_eq!((sizes(32, 16), sizes(33, 16)), (Some(2), Some(3)));
+        assert_eq!((sizes(100_000, 16), sizes(5, 0), sizes(0, 16)), (Some(32), Some(5), None));
+    }
 
     #[test]
     fn paths_may_be_written_in_three_ways() {

@@ -30,6 +30,7 @@ use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
 use crate::ship::{ShipError, Shipped, Shipping};
+use crate::source::SourceError;
 use crate::spool::SpoolDir;
 use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError, verify_path};
@@ -97,6 +98,8 @@ type Checked = Result<Option<VerifiedObject>, VerifyError>;
 impl Publish<'_> {
     async fn run(&self, publishers: Vec<PublisherKey>) -> Result<(), PublishError> {
         let publishers = self.narrow(publishers)?;
+        let source = self.options.source.clone();
+        self.environment.blocking(move || source.greet()).await?;
         let names = self.names().await?;
         self.events.tell(&PublishEvent::Reading { narinfos: names.narinfos.len() as u64 });
         let planner = Planner {
@@ -140,9 +143,10 @@ impl Publish<'_> {
         }
         let spool = SpoolDir::open(self.options.spool_dir.as_deref())?;
         let (sets, sealed) = mpsc::channel(1);
-        let ((), held) =
+        let (away, held) =
             tokio::try_join!(self.pack_all(&plan, &spool, sets), self.ship_all(&plan, &spool, sealed))?;
-        self.list_waiting(&plan, held).await
+        self.list_waiting(&plan, held).await?;
+        away.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The publishers whose signatures count.
@@ -170,13 +174,14 @@ impl Publish<'_> {
         Ok(names)
     }
 
-    /// Reads, checks and packs every object, several at once, in the plan's order.
+    /// Reads, checks and packs every object, several at once, in the plan's order. When the source goes away no further
+    /// object is begun, what was read is packed, and that error comes back.
     async fn pack_all(
         &self,
         plan: &Plan,
         spool: &SpoolDir,
         sets: mpsc::Sender<BundleSet>,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Option<SourceError>, PublishError> {
         let options = BuilderOptions {
             payload_bytes_max: self.options.bundle_bytes,
             frame_raw_bytes: self.options.frame_bytes,
@@ -186,11 +191,11 @@ impl Publish<'_> {
         let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, self.options.threads);
         let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();
         let mut running = FuturesOrdered::new();
-        let mut in_flight = 0;
+        let (mut in_flight, mut away) = (0, None);
         // Archived objects of the names of what comes next.
         let mut named: BTreeMap<ObjectKey, Vec<SimilarRecord>> = BTreeMap::new();
         loop {
-            if self.options.stop.is_asked() {
+            if self.options.stop.is_asked() || away.is_some() {
                 waiting.clear();
             }
             while let Some(key) = waiting.front().copied() {
@@ -231,6 +236,7 @@ impl Publish<'_> {
                 // Named by the user, or gone since it was listed.
                 Ok(None) => self.refuse(plan.name(&key), "the source has no such file".to_owned()),
                 Err(VerifyError::Spool(error)) => return Err(error.into()),
+                Err(VerifyError::Source(error)) if error.is_away() => away = away.or(Some(error)),
                 // What cannot be had besides takes nothing from a path.
                 Err(error) if key.kind() != KeyKind::StorePath => {
                     let note = format!("{} was not archived: {error}", plan.name(&key));
@@ -243,7 +249,7 @@ impl Publish<'_> {
         if let Some(set) = packer.finish().await? {
             let _ = sets.send(set).await;
         }
-        Ok(())
+        Ok(away)
     }
 
     /// Begins to read and check one object, and to look for what earlier ones have of it, at once and whether or not it is

@@ -141,7 +141,8 @@ pub(crate) fn verify_path(
     encoding: Encoding,
     spool: &SpoolDir,
 ) -> Result<VerifiedObject, VerifyError> {
-    let file = source.open_file(&info.url)?.ok_or_else(|| VerifyError::Missing(info.url.clone()))?;
+    let file = source.open_hashed(&info.url, info.file_size)?;
+    let file = file.ok_or_else(|| VerifyError::Missing(info.url.clone()))?;
     let limit = info.file_size.unwrap_or_else(|| file_bytes_max(info.nar_size));
     // An uncompressed file is the NAR: it need not be hashed twice.
     let hash_file = match info.file_hash {

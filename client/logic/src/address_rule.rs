@@ -35,11 +35,12 @@ impl AddressRule {
         if name == "localhost" || name.ends_with(".localhost") { Self::Loopback } else { Self::Public }
     }
 
-    /// Whether `address` may be connected to.
-    pub fn permits(&self, address: IpAddr) -> bool {
+    /// Whether `address` may be connected to. `is_own`: whether an address is one of this machine.
+    pub fn permits(&self, address: IpAddr, is_own: impl FnOnce(IpAddr) -> bool) -> bool {
         let address = address.to_canonical();
         match self {
-            Self::Public => is_public(address),
+            // What listens on this machine may be behind a firewall for all others.
+            Self::Public => is_public(address) && !is_own(address),
             Self::Only(only) => address == *only,
             Self::Loopback => address.is_loopback(),
             Self::Any => true,
@@ -56,6 +57,10 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
+    // Every virtual machine of a large provider reaches that provider's own services there, secrets among them.
+    if address == Ipv4Addr::new(168, 63, 129, 16) {
+        return false;
+    }
     let [a, b, c, _] = address.octets();
     let special = match (a, b, c) {
         // This network, private ones, loopback, link-local, shared by carriers.
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     fn public(text: &str) -> bool {
-        AddressRule::Public.permits(text.parse().unwrap())
+        AddressRule::Public.permits(text.parse().unwrap(), |_| false)
     }
 
     #[test]
@@ -106,6 +111,7 @@ mod tests {
             "100.64.0.1",
             "127.0.0.1",
             "127.8.8.8",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -144,10 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn a_public_address_of_this_machine_is_not_where_a_name_may_lead() {
+        let permits = |own| AddressRule::Public.permits("1.1.1.1".parse().unwrap(), |_| own);
+        assert!(permits(false) && !permits(true));
+    }
+
+    #[test]
     fn a_host_that_is_an_address_leads_there_and_nowhere_else() {
         let rule = AddressRule::for_host("[::ffff:127.0.0.1]", false);
-        assert!(rule.permits("127.0.0.1".parse().unwrap()));
-        assert!(!rule.permits("127.0.0.2".parse().unwrap()) && !rule.permits("1.1.1.1".parse().unwrap()));
+        let permits = |text: &str| rule.permits(text.parse().unwrap(), |_| true);
+        assert!(permits("127.0.0.1"));
+        assert!(!permits("127.0.0.2") && !permits("1.1.1.1"));
         assert_eq!(AddressRule::for_host("10.0.0.1", false), AddressRule::Only("10.0.0.1".parse().unwrap()));
     }
 
@@ -158,7 +171,7 @@ mod tests {
         assert_eq!(AddressRule::for_host("2130706433", false), AddressRule::Public);
         assert_eq!(AddressRule::for_host("cache.example.org", true), AddressRule::Any);
         assert_eq!(AddressRule::for_host("LocalHost.", false), AddressRule::Loopback);
-        assert!(!AddressRule::Loopback.permits("10.0.0.1".parse().unwrap()));
+        assert!(!AddressRule::Loopback.permits("10.0.0.1".parse().unwrap(), |_| false));
         assert_eq!(AddressRule::for_host("localhost.example.org", false), AddressRule::Public);
     }
 }

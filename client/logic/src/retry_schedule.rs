@@ -45,7 +45,24 @@ impl RetrySchedule {
         let half = whole / 2;
         let spread = u64::try_from(half.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         let own = whole.saturating_sub(half) + Duration::from_millis(mixed(seed, failed) % spread);
-        Some(asked.map_or(own, |asked| asked.min(self.asked_max).max(own)))
+        Some(self.asked(asked).unwrap_or_default().saturating_add(own))
+    }
+
+    /// What of a server's word is obeyed.
+    pub fn asked(&self, asked: Option<Duration>) -> Option<Duration> {
+        asked.map(|asked| asked.min(self.asked_max))
+    }
+
+    /// How long a request waits that another one's answer holds back for `held`: those that wait together do not come
+    /// back together.
+    pub fn held(&self, held: Duration, seed: u64) -> Duration {
+        let spread = u64::try_from(self.first.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        held.saturating_add(Duration::from_millis(mixed(seed, 0) % spread))
+    }
+
+    /// What the header `Retry-After` asks for. Its form with a date is rare, and says no more than that the server is busy.
+    pub fn parse_asked(text: &str) -> Option<Duration> {
+        text.trim().parse().ok().map(Duration::from_secs)
     }
 }
 
@@ -78,17 +95,26 @@ mod tests {
     #[test]
     fn a_server_is_obeyed_up_to_a_bound_and_never_asked_sooner_than_otherwise() {
         let schedule = RetrySchedule::default();
-        let asked = |seconds| schedule.pause(2, Some(Duration::from_secs(seconds)), 7).unwrap();
+        let own = schedule.pause(2, None, 7).unwrap();
+        let asked = |seconds| schedule.pause(2, Some(Duration::from_secs(seconds)), 7).unwrap() - own;
         assert_eq!(asked(20), Duration::from_secs(20));
         assert_eq!(asked(100_000), schedule.asked_max);
-        assert_eq!(asked(0), schedule.pause(2, None, 7).unwrap());
+        assert_eq!(asked(0), Duration::ZERO);
+        assert_eq!(RetrySchedule::parse_asked(" 20 "), Some(Duration::from_secs(20)));
+        assert_eq!(RetrySchedule::parse_asked("Fri, 31 Dec 1999 23:59:59 GMT"), None);
     }
 
     #[test]
-    fn seeds_spread_the_pauses() {
-        let pauses: std::collections::BTreeSet<_> =
-            (0..100).map(|seed| RetrySchedule::default().pause(5, None, seed)).collect();
-        assert!(pauses.len() > 90, "{} different pauses of 100", pauses.len());
+    fn seeds_spread_the_pauses_also_at_a_servers_word() {
+        let schedule = RetrySchedule::default();
+        let minute = Duration::from_secs(60);
+        let different = |pause: &dyn Fn(u64) -> Duration| {
+            (0..100).map(pause).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert!(different(&|seed| schedule.pause(5, None, seed).unwrap()) > 90);
+        assert!(different(&|seed| schedule.pause(5, Some(minute), seed).unwrap()) > 90);
+        assert!(different(&|seed| schedule.held(minute, seed)) > 80);
+        assert!((0..100).all(|seed| schedule.held(minute, seed) >= minute));
     }
 
     proptest! {
@@ -102,7 +128,7 @@ mod tests {
             let schedule = RetrySchedule { tries_max, first, longest, asked_max };
             let pause = schedule.pause(failed, asked.map(Duration::from_secs), seed);
             prop_assert_eq!(pause.is_none(), failed >= tries_max);
-            prop_assert!(pause.is_none_or(|pause| pause <= longest.max(asked_max)));
+            prop_assert!(pause.is_none_or(|pause| pause <= longest.saturating_add(asked_max)));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Leaves to others: the rule (`firn-client-logic`).
 
 use std::io;
+use std::net::{IpAddr, UdpSocket};
 
 use firn_client_logic::AddressRule;
 use ureq::Error;
@@ -21,6 +22,37 @@ pub(super) struct GuardedResolver<R = DefaultResolver> {
     inner: R,
 }
 
+/// Why there is no address to connect to. It comes as the inner error of an `io::Error`.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoAddress {
+    /// The system knows none.
+    #[error("no address is known for {host}: {cause}")]
+    Unknown {
+        /// The name.
+        host: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// The rule permits none.
+    #[error(
+        "{host} lies at {address}, which is no public address, or one of this machine: if that is right, say so with \
+         --private-source"
+    )]
+    Forbidden {
+        /// The name.
+        host: String,
+        /// One of its addresses.
+        address: IpAddr,
+    },
+}
+
+impl NoAddress {
+    /// What is behind an error of the agent.
+    pub(super) fn in_error(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref())
+    }
+}
+
 impl GuardedResolver {
     pub(super) fn new(rule: AddressRule) -> Self {
         Self { rule, inner: DefaultResolver::default() }
@@ -34,25 +66,35 @@ impl<R: Resolver> Resolver for GuardedResolver<R> {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let found = self.inner.resolve(uri, config, timeout)?;
+        let host = || uri.host().unwrap_or_default().to_owned();
+        let unknown = |cause: String| {
+            Error::Io(io::Error::new(io::ErrorKind::NotFound, NoAddress::Unknown { host: host(), cause }))
+        };
+        let found = match self.inner.resolve(uri, config, timeout) {
+            Ok(found) => found,
+            Err(Error::Io(error)) => return Err(unknown(error.to_string())),
+            Err(error @ Error::HostNotFound) => return Err(unknown(error.to_string())),
+            Err(error) => return Err(error),
+        };
         let is_proxy = config.proxy().is_some_and(|proxy| proxy.uri().authority() == uri.authority());
         if is_proxy {
             return Ok(found);
         }
         let mut permitted = self.empty();
-        for address in found.iter().filter(|address| self.rule.permits(address.ip())) {
+        for address in found.iter().filter(|address| self.rule.permits(address.ip(), is_own)) {
             permitted.push(*address);
         }
         if let (true, Some(first)) = (permitted.is_empty(), found.iter().next()) {
-            let sentence = format!(
-                "{} lies at {}, which is no public address: if that is right, say so with --private-source",
-                uri.host().unwrap_or_default(),
-                first.ip()
-            );
-            return Err(Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, sentence)));
+            let forbidden = NoAddress::Forbidden { host: host(), address: first.ip() };
+            return Err(Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, forbidden)));
         }
         Ok(permitted)
     }
+}
+
+/// Whether an address is one of this machine: sockets can be bound to no others.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 #[cfg(test)]
@@ -93,6 +135,12 @@ mod tests {
         assert_eq!(again().unwrap(), ["1.1.1.1:443"]);
         let error = again().unwrap_err().to_string();
         assert!(error.contains("169.254.169.254") && error.contains("--private-source"), "{error}");
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_known_and_others_are_not() {
+        assert!(is_own("127.0.0.1".parse().unwrap()));
+        assert!(!is_own("1.1.1.1".parse().unwrap()));
     }
 
     #[test]

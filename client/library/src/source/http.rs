@@ -1,38 +1,49 @@
 //! A binary cache behind a URL.
 //!
-//! Owns: requests, and which failures pass. Always holds: no request leaves the source's origin or goes to an address that
-//! it may not have; a failure that may pass is tried again, at growing distances and not for ever; a broken body goes on
-//! where it ended.
-//! Leaves to others: when to try again (`firn-client-logic`).
+//! Owns: requests. Always holds: no request leaves the source's folder or goes to an address that it may not have; there are
+//! never more at once than connections; a failure that may pass is tried again, at growing distances and not for ever, and
+//! once the server is found to be away nothing is asked of it; a broken body goes on where it ended.
+//! Leaves to others: what a failure means and when to try again (`firn-client-logic`).
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_client_logic::{AddressRule, BodyVersion, RetrySchedule};
+use firn_client_logic::{AddressRule, BodyVersion, FetchFailure, FetchVerdict, RateFloor, RetrySchedule};
 use ureq::Agent;
 use ureq::http::Response;
 use ureq::unversioned::transport::DefaultConnector;
 
-use super::guarded_resolver::GuardedResolver;
+use super::connections::{Connections, Permit};
+use super::guarded_resolver::{GuardedResolver, NoAddress};
 use super::origin::Origin;
+use super::paced_body::PacedBody;
+use super::patience::{Patience, Tries};
 use super::resuming_body::ResumingBody;
 use super::{SourceError, SourceFile, SourceOptions};
-use crate::http_client::{FetchError, config, is_there, open};
+use crate::http_client::{FetchError, Waits, config, is_there, open};
 
 // Beyond it a server leads in circles.
 const REDIRECTS_MAX: u32 = 5;
 
+// What a refused answer may have for its connection to be used again: reading more costs more than a connection.
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+
+// A modem's rate is 3 KiB/s; whoever sends less has forgotten us, or wants us to wait.
+const FLOOR_BYTES: u64 = 64 << 10;
+const FLOOR_STRETCH: Duration = Duration::from_secs(60);
+
+// What every cache has, and what none can have: the hash part of nothing but zeros.
+const PRESENT: &str = "nix-cache-info";
+const IMPOSSIBLE: &str = "00000000000000000000000000000000.narinfo";
+
 pub(super) struct HttpSource {
     origin: Origin,
     agent: Agent,
-    retries: RetrySchedule,
-    // Waits; tests do not.
-    pause: fn(Duration),
-    // Grows with each use, so that no two pauses are spread alike.
-    seed: AtomicU64,
+    connections: Arc<Connections>,
+    patience: Patience,
+    floor: RateFloor,
 }
 
 /// How much of a file is asked for.
@@ -45,11 +56,37 @@ pub(super) enum Wanted<'a> {
     Rest(u64, &'a str),
 }
 
+/// What is known of a file before it comes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// Its bytes.
+    pub(super) bytes: Option<u64>,
+    /// A hash of it is known: a half one is found out without the server's saying where it ends.
+    pub(super) hashed: bool,
+    /// It is so small that it comes at once or not at all.
+    pub(super) small: bool,
+}
+
+/// An answer, and the connection that it takes.
+pub(super) struct Answer {
+    pub(super) response: Response<ureq::Body>,
+    pub(super) permit: Permit,
+}
+
 impl HttpSource {
     pub(super) fn new(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
+        Self::with(text, options, Waits::default(), Patience::new(options.seed))
+    }
+
+    pub(super) fn with(
+        text: &str,
+        options: &SourceOptions,
+        waits: Waits,
+        patience: Patience,
+    ) -> Result<Self, SourceError> {
         let origin = Origin::parse(text).ok_or_else(|| SourceError::NoUrl(text.to_owned()))?;
         let rule = AddressRule::for_host(origin.host(), options.private);
-        let config = config()
+        let config = config(waits)
             // Each one is looked at.
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -57,77 +94,164 @@ impl HttpSource {
             .max_idle_connections_per_host(options.connections)
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), GuardedResolver::new(rule));
-        let seed = AtomicU64::new(options.seed);
-        Ok(Self { origin, agent, retries: RetrySchedule::default(), pause: std::thread::sleep, seed })
+        let connections = Connections::new(options.connections.max(1));
+        let floor = RateFloor::new(FLOOR_BYTES, FLOOR_STRETCH);
+        Ok(Self { origin, agent, connections, patience, floor })
     }
 
-    /// With another schedule, and without waiting.
+    /// For which every body comes too slowly.
     #[cfg(test)]
-    pub(super) fn impatient(self, retries: RetrySchedule) -> Self {
-        Self { retries, ..self.pausing(|_| {}) }
+    pub(super) fn with_floor(self, floor: RateFloor) -> Self {
+        Self { floor, ..self }
     }
 
-    /// That tells `pause` and does not wait.
-    #[cfg(test)]
-    pub(super) fn pausing(self, pause: fn(Duration)) -> Self {
-        Self { pause, ..self }
+    /// Finds out whether the server is there, and how it says that it lacks something, before much is asked of it.
+    pub(super) fn greet(&self) -> Result<(), SourceError> {
+        self.patience.state().begin();
+        let mut tries = Tries::default();
+        let failed = |error: FetchError| self.failed(PRESENT, &error);
+        // In full, as servers that know no HEAD are asked, too.
+        if let Some(answer) = self.ask(PRESENT, Wanted::Whole, &mut tries).map_err(failed)? {
+            self.drain(answer.response);
+        }
+        let _permit = self.connections.take();
+        self.learn();
+        Ok(())
     }
 
     pub(super) fn has(&self, name: &str) -> Result<bool, SourceError> {
-        let answer = self.ask(name, Wanted::Presence).map_err(|error| failed(name, &error))?;
+        let mut tries = Tries::default();
+        let answer =
+            self.ask(name, Wanted::Presence, &mut tries).map_err(|error| self.failed(name, &error))?;
         Ok(answer.is_some())
     }
 
-    pub(super) fn open_file(self: &Arc<Self>, url: &str) -> Result<Option<SourceFile>, SourceError> {
-        let answer = self.ask(url, Wanted::Whole).map_err(|error| failed(url, &error))?;
-        let Some(answer) = answer else { return Ok(None) };
-        let etag = header(&answer, "etag").map(str::to_owned);
-        let fetched = open(answer).map_err(|error| failed(url, &error))?;
-        let version = BodyVersion::new(etag.as_deref(), fetched.bytes);
-        let body = ResumingBody::new(Arc::clone(self), url, version, fetched.reader);
-        Ok(Some(SourceFile { reader: Box::new(body), bytes: fetched.bytes }))
+    pub(super) fn open_file(
+        self: &Arc<Self>,
+        url: &str,
+        expected: Expected,
+    ) -> Result<Option<SourceFile>, SourceError> {
+        let mut tries = Tries::default();
+        let failed = |error: FetchError| self.failed(url, &error);
+        let Some(answer) = self.ask(url, Wanted::Whole, &mut tries).map_err(failed)? else { return Ok(None) };
+        let etag = header(&answer.response, "etag").map(str::to_owned);
+        let fetched = open(answer.response).map_err(failed)?;
+        if !fetched.ends && !expected.hashed {
+            return Err(failed(FetchError::Endless));
+        }
+        let bytes = fetched.bytes.or(expected.bytes);
+        let version = BodyVersion::new(etag.as_deref(), bytes);
+        let reader = self.paced(fetched.reader, expected, answer.permit);
+        let body = ResumingBody::new(Arc::clone(self), url, expected, version, reader, tries);
+        Ok(Some(SourceFile { reader: Box::new(body), bytes }))
     }
 
-    /// The answer to a request, tried as often as it makes sense; none if there is nothing.
+    pub(super) fn paced(&self, body: Box<dyn Read + Send>, expected: Expected, permit: Permit) -> PacedBody {
+        let floor = if expected.small { RateFloor::whole(FLOOR_STRETCH) } else { self.floor };
+        PacedBody::new(body, floor, self.patience.clock(), Some(permit))
+    }
+
+    /// The answer to a request, tried as often as `tries` permits; none if there is nothing.
     pub(super) fn ask(
         &self,
         name: &str,
         wanted: Wanted<'_>,
-    ) -> Result<Option<Response<ureq::Body>>, FetchError> {
-        let mut failures = 0;
+        tries: &mut Tries,
+    ) -> Result<Option<Answer>, FetchError> {
         loop {
+            self.patience.turn()?;
+            let permit = self.connections.take();
+            // It may have been found out while this request waited for a connection.
+            self.patience.turn()?;
             let (error, asked) = match self.ask_once(name, wanted) {
-                Ok(answer) => {
-                    let status = answer.status().as_u16();
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let asked = header(&response, "retry-after").and_then(RetrySchedule::parse_asked);
                     // Whether the part is the right one is seen by whoever asked.
                     let partial = matches!(wanted, Wanted::Rest(..)) && matches!(status, 206 | 416);
-                    match if partial { Ok(true) } else { is_there(status) } {
-                        Ok(there) => return Ok(there.then_some(answer)),
-                        Err(error) => (error, header(&answer, "retry-after").and_then(seconds)),
+                    if partial || status == 200 {
+                        self.patience.state().answered();
+                        return Ok(Some(Answer { response, permit }));
+                    }
+                    self.drain(response);
+                    match is_there(status) {
+                        Ok(_) if status != 403 || self.hides() => {
+                            self.patience.state().answered();
+                            return Ok(None);
+                        }
+                        Ok(_) => (FetchError::Status(status), asked),
+                        Err(error) => (error, asked),
                     }
                 }
                 Err(error) => (error, None),
             };
-            failures += 1;
-            if !passes(&error) || !self.wait(name, failures, asked, &error) {
-                return Err(error);
-            }
+            drop(permit);
+            self.failure(name, tries, asked, error)?;
         }
     }
 
-    /// Waits after a failure; false if no further try is due.
-    pub(super) fn wait(
+    /// Waits for the next try after a failure.
+    ///
+    /// # Errors
+    /// There is none: that failure, or that the server is away.
+    pub(super) fn failure(
         &self,
         name: &str,
-        failures: u32,
+        tries: &mut Tries,
         asked: Option<Duration>,
-        cause: &dyn fmt::Display,
-    ) -> bool {
-        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        let Some(pause) = self.retries.pause(failures, asked, seed) else { return false };
-        tracing::info!("{name}: {cause}; trying again in {pause:.1?}");
-        (self.pause)(pause);
-        true
+        error: FetchError,
+    ) -> Result<(), FetchError> {
+        let answers = self.patience.state().answers();
+        if tries.failures == 0 {
+            tries.answers = answers;
+        }
+        tries.failures += 1;
+        let server_fails = match failure_of(&error).verdict(answers > 0) {
+            FetchVerdict::Passes => {
+                let what = format!("{self}: {name}");
+                if self.patience.wait(&what, tries.failures, asked, &error) {
+                    return Ok(());
+                }
+                // Whether that is the file's fault or the server's.
+                self.patience.state().answers() == tries.answers && !self.answers_now()
+            }
+            FetchVerdict::FileFails => {
+                self.patience.state().answered();
+                false
+            }
+            FetchVerdict::ServerFails => true,
+        };
+        if !server_fails {
+            return Err(error);
+        }
+        let reason = error.to_string();
+        self.patience.state().give_up(&reason);
+        Err(FetchError::Away(reason))
+    }
+
+    /// Whether the server answers at all, by what every cache has.
+    fn answers_now(&self) -> bool {
+        let _permit = self.connections.take();
+        let passes = |status| FetchFailure::Status(status).verdict(true) == FetchVerdict::Passes;
+        self.status(PRESENT).is_some_and(|status| !passes(status))
+    }
+
+    /// Whether 403 means that the source lacks what was asked for. The caller has a permit.
+    fn hides(&self) -> bool {
+        let known = self.patience.state().hides();
+        known.unwrap_or_else(|| self.learn())
+    }
+
+    fn learn(&self) -> bool {
+        let (present, impossible) = (self.status(PRESENT), self.status(IMPOSSIBLE));
+        let mut state = self.patience.state();
+        state.learn(present, impossible);
+        state.hides().unwrap_or(false)
+    }
+
+    /// The status of one request; none if no answer came.
+    fn status(&self, name: &str) -> Option<u16> {
+        self.ask_once(name, Wanted::Presence).ok().map(|response| response.status().as_u16())
     }
 
     /// One request, and what it is redirected to.
@@ -145,11 +269,30 @@ impl HttpSource {
             if !matches!(answer.status().as_u16(), 301..=303 | 307 | 308) {
                 return Ok(answer);
             }
-            let location = header(&answer, "location").unwrap_or_default();
+            let location = header(&answer, "location").map(str::to_owned).ok_or(FetchError::NoLocation)?;
+            self.drain(answer);
             let elsewhere = || FetchError::Elsewhere(location.chars().take(200).collect());
-            url = self.origin.redirected(&url, location).ok_or_else(elsewhere)?;
+            url = self.origin.redirected(&url, &location).ok_or_else(elsewhere)?;
         }
         Err(FetchError::Circles)
+    }
+
+    /// Reads what nobody wants, if it is little: else its connection could not be used again.
+    fn drain(&self, answer: Response<ureq::Body>) {
+        let Ok(body) = open(answer) else { return };
+        if body.ends && body.bytes.is_none_or(|bytes| bytes <= DRAIN_BYTES_MAX) {
+            let paced =
+                PacedBody::new(body.reader, RateFloor::whole(FLOOR_STRETCH), self.patience.clock(), None);
+            // A failure costs the connection and nothing else.
+            let _ = io::copy(&mut paced.take(DRAIN_BYTES_MAX + 1), &mut io::sink());
+        }
+    }
+
+    fn failed(&self, name: &str, error: &FetchError) -> SourceError {
+        match error {
+            FetchError::Away(reason) => SourceError::Away { cache: self.to_string(), reason: reason.clone() },
+            error => SourceError::Fetch { name: name.to_owned(), reason: error.to_string() },
+        }
     }
 }
 
@@ -170,28 +313,33 @@ pub(super) fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option
     answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The form with a date is rare, and says no more than that the server is busy.
-fn seconds(text: &str) -> Option<Duration> {
-    text.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// Whether it may be otherwise in a while.
-fn passes(error: &FetchError) -> bool {
+/// What kind of failure it is.
+fn failure_of(error: &FetchError) -> FetchFailure {
+    let error = match error {
+        FetchError::Status(status) => return FetchFailure::Status(*status),
+        FetchError::Body(_) => return FetchFailure::Broken,
+        FetchError::Away(_) => return FetchFailure::Untrusted,
+        FetchError::Way(error) => error,
+        FetchError::ContentEncoding(_)
+        | FetchError::Elsewhere(_)
+        | FetchError::NoLocation
+        | FetchError::Circles
+        | FetchError::Endless => return FetchFailure::Unusable,
+    };
     match error {
-        FetchError::Status(status) => matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..=530),
-        FetchError::ContentEncoding(_) | FetchError::Elsewhere(_) | FetchError::Circles => false,
-        FetchError::Way(error) => match error {
-            ureq::Error::Io(error) => error.kind() != io::ErrorKind::PermissionDenied,
-            ureq::Error::Timeout(_)
-            | ureq::Error::HostNotFound
-            | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_)
-            | ureq::Error::Protocol(_) => true,
-            _ => false,
+        ureq::Error::Io(error) => match NoAddress::in_error(error) {
+            Some(NoAddress::Unknown { .. }) => FetchFailure::Unresolved,
+            Some(NoAddress::Forbidden { .. }) => FetchFailure::Untrusted,
+            // What rustls says of certificates and of what is no TLS.
+            None if error.kind() == io::ErrorKind::InvalidData => FetchFailure::Untrusted,
+            None => FetchFailure::Broken,
         },
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => FetchFailure::Untrusted,
+        ureq::Error::Timeout(_)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_)
+        | ureq::Error::Protocol(_) => FetchFailure::Broken,
+        _ => FetchFailure::Unusable,
     }
-}
-
-fn failed(name: &str, error: &FetchError) -> SourceError {
-    SourceError::Fetch { name: name.to_owned(), reason: error.to_string() }
 }

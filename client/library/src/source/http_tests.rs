@@ -1,97 +1,13 @@
-//! Servers that misbehave, and what a publish reads from them.
+//! Bodies that break, redirects and pauses: what a publish reads from servers that misbehave.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use firn_client_logic::RetrySchedule;
+use firn_client_logic::RateFloor;
 
-use super::http::HttpSource;
+use super::http::{Expected, HttpSource};
+use super::test_server::{Answer, Request, Server, always, answer, read, read_expected, source_at};
 use super::{SourceError, SourceOptions};
-
-/// What a server does with one request: which headers it sends, which body, and whether it says the truth about lengths.
-type Answer = Box<dyn FnMut(&Request) -> Vec<u8> + Send>;
-
-#[derive(Debug, Clone, Default)]
-struct Request {
-    line: String,
-    headers: Vec<(String, String)>,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The first byte that is asked for.
-    fn first(&self) -> usize {
-        let range = self.header("range").and_then(|range| range.strip_prefix("bytes="));
-        range.and_then(|range| range.strip_suffix('-')).map_or(0, |first| first.parse().unwrap())
-    }
-}
-
-/// A server that gives these answers, one to each connection, and the last one for ever.
-struct Server {
-    address: String,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    fn with(answers: Vec<Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (seen, mut answers) = (Arc::clone(&requests), VecDeque::from(answers));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let Some(request) = read_request(&mut BufReader::new(&stream)) else { continue };
-                seen.lock().unwrap().push(request.clone());
-                let answer = if answers.len() > 1 {
-                    answers.pop_front().unwrap()(&request)
-                } else {
-                    answers[0](&request)
-                };
-                // The client may have gone away: that is its right.
-                let _ = stream.write_all(&answer);
-            }
-        });
-        Self { address, requests }
-    }
-
-    fn source(&self) -> Arc<HttpSource> {
-        let source = HttpSource::new(&self.address, &SourceOptions::default()).unwrap();
-        Arc::new(source.impatient(RetrySchedule { tries_max: 4, ..RetrySchedule::default() }))
-    }
-
-    fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-fn read_request(reader: &mut impl BufRead) -> Option<Request> {
-    let mut lines = reader.lines();
-    let mut request = Request { line: lines.next()?.ok()?, headers: Vec::new() };
-    for line in lines {
-        match line.ok()?.split_once(": ") {
-            Some((name, value)) => request.headers.push((name.to_ascii_lowercase(), value.to_owned())),
-            None => break,
-        }
-    }
-    Some(request)
-}
-
-/// An answer whose length is not that of its body, if need be.
-fn answer(status: &str, headers: &str, length: usize, body: &[u8]) -> Vec<u8> {
-    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n");
-    [head.as_bytes(), body].concat()
-}
-
-fn always(bytes: Vec<u8>) -> Answer {
-    Box::new(move |_| bytes.clone())
-}
 
 fn contents(seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; 300_000];
@@ -113,13 +29,6 @@ fn cutting(whole: &[u8], most: usize, tag: &'static str) -> Answer {
         let range = format!("{tag_line}Content-Range: bytes {first}-{}/{}\r\n", whole.len() - 1, whole.len());
         answer("206 Partial Content", &range, rest.len(), body)
     })
-}
-
-fn read(source: &Arc<HttpSource>) -> Result<Vec<u8>, String> {
-    let file = source.open_file("nar/x").map_err(|error| error.to_string())?.ok_or("nothing is there")?;
-    let (mut reader, mut bytes) = (file.reader, Vec::new());
-    reader.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
 }
 
 #[test]
@@ -190,7 +99,7 @@ fn a_body_that_never_gets_on_is_given_up() {
     let whole = contents(1);
     let server = Server::with(vec![always(answer("200 OK", "", whole.len(), &whole[..1000]))]);
     assert!(read(&server.source()).is_err());
-    assert_eq!(server.requests().len(), 4, "as often as the schedule says");
+    assert_eq!(server.requests().len(), 4, "as often as the schedule says, for requests and breaks together");
 }
 
 #[test]
@@ -205,7 +114,8 @@ fn busy_servers_are_asked_again_and_obeyed() {
     assert_eq!(read(&server.source()).unwrap(), b"ok");
     let server = Server::with(vec![busy("503 Busy")]);
     let error = read(&server.source()).unwrap_err();
-    assert!(error.contains("503") && server.requests().len() == 4, "{error}");
+    assert!(error.contains("is given up: the server answers 503"), "{error}");
+    assert_eq!(server.requests().len(), 5, "four tries, and whether the server answers at all");
 }
 
 #[test]
@@ -249,6 +159,9 @@ fn redirects_within_the_source_are_followed_and_circles_are_not() {
     ]);
     assert_eq!(read(&server.source()).unwrap(), b"ok");
     assert_eq!(server.requests()[1].line, "GET /elsewhere HTTP/1.1");
+    let server = Server::with(vec![always(answer("302 Found", "", 0, b""))]);
+    assert!(read(&server.source()).unwrap_err().contains("does not say where"));
+    assert_eq!(server.requests().len(), 1);
     let server = Server::with(vec![always(answer("302 Found", "Location: x\r\n", 0, b""))]);
     assert!(read(&server.source()).unwrap_err().contains("circles"));
 }
@@ -261,29 +174,98 @@ fn a_name_that_means_this_machine_is_no_public_source() {
     let url = format!("http://2130706433:{port}");
     let open = |private| {
         let options = SourceOptions { private, ..SourceOptions::default() };
-        Arc::new(HttpSource::new(&url, &options).unwrap().impatient(RetrySchedule::default()))
+        Arc::new(source_at(&url, &options, 4).0)
     };
     let error = read(&open(false)).unwrap_err();
-    assert!(error.contains("--private-source"), "{error}");
+    assert!(error.contains("is given up") && error.contains("--private-source"), "{error}");
     assert!(server.requests().is_empty(), "nobody was connected to");
     assert_eq!(read(&open(true)).unwrap(), b"ok");
 }
 
 #[test]
 fn pauses_are_those_of_the_schedule_and_of_the_server() {
-    static PAUSES: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
     let busy = answer("503 Busy", "Retry-After: 77\r\n", 0, b"");
     let server = Server::with(vec![always(busy), always(Vec::new()), always(answer("200 OK", "", 2, b"ok"))]);
-    let source = HttpSource::new(&server.address, &SourceOptions::default()).unwrap();
-    let source = Arc::new(source.pausing(|pause| PAUSES.lock().unwrap().push(pause)));
-    assert_eq!(read(&source).unwrap(), b"ok");
-    let pauses = PAUSES.lock().unwrap();
-    assert_eq!((pauses.len(), pauses[0]), (2, Duration::from_secs(77)));
-    assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&pauses[1]), "{:?}", pauses[1]);
+    let (source, clock) = source_at(&server.address, &SourceOptions::default(), 4);
+    assert_eq!(read(&Arc::new(source)).unwrap(), b"ok");
+    let [first, second] = clock.pauses()[..] else { panic!("{:?}", clock.pauses()) };
+    let between = |least, most| Duration::from_millis(least)..=Duration::from_millis(most);
+    assert!(between(77_500, 78_000).contains(&first), "{first:?}");
+    assert!(between(1_000, 2_000).contains(&second), "{second:?}");
 }
 
 #[test]
 fn an_address_that_is_none_is_refused_at_once() {
     let refused = HttpSource::new("http://", &SourceOptions::default()).unwrap_err();
     assert!(matches!(refused, SourceError::NoUrl(_)), "{refused}");
+}
+
+#[test]
+fn a_body_that_looks_whole_when_it_breaks_is_taken_only_where_a_hash_tells() {
+    let endless = |headers: &str, body: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{headers}\r\n");
+        always([head.as_bytes(), body].concat())
+    };
+    let source = || Server::with(vec![endless("", b"half of a log")]).source();
+    assert!(read(&source()).unwrap_err().contains("neither its length nor its end"));
+    let hashed = |bytes| Expected { bytes, hashed: true, small: false };
+    assert_eq!(read_expected(&source(), "nar/x", hashed(None)).unwrap(), b"half of a log");
+    // The narinfo's FileSize tells that it broke, and that the next one is whole.
+    let server = Server::with(vec![endless("", b"half"), endless("", b"half and half")]);
+    assert_eq!(read_expected(&server.source(), "nar/x", hashed(Some(13))).unwrap(), b"half and half");
+    let chunks = |body: &[u8]| endless("Transfer-Encoding: chunked\r\n", body);
+    let server = Server::with(vec![chunks(b"4\r\nhalf\r\n"), chunks(b"4\r\nhalf\r\n4\r\nmore\r\n0\r\n\r\n")]);
+    assert_eq!(read(&server.source()).unwrap(), b"halfmore", "chunks say where they end");
+}
+
+#[test]
+fn requests_and_breaks_are_counted_together() {
+    let busy = || always(answer("503 Busy", "Retry-After: 300\r\n", 0, b""));
+    let nothing = || always(answer("200 OK", "", 100, b""));
+    let server = Server::with(vec![nothing(), busy(), busy(), nothing(), busy()]);
+    let (source, clock) = source_at(&server.address, &SourceOptions::default(), 4);
+    assert!(read(&Arc::new(source)).is_err());
+    assert_eq!((server.requests().len(), clock.pauses().len()), (4, 3), "{:?}", clock.pauses());
+}
+
+#[test]
+fn a_server_that_begins_anew_each_time_is_not_asked_for_ever() {
+    let whole = [contents(1), contents(2), contents(3), contents(4)].concat();
+    let mut most = 0;
+    // A tag, and no ranges; 100 kB more each time.
+    let growing: Answer = {
+        let whole = whole.clone();
+        Box::new(move |_| {
+            most += 100_000;
+            answer("200 OK", "ETag: \"a\"\r\n", whole.len(), &whole[..most.min(whole.len())])
+        })
+    };
+    let server = Server::with(vec![growing]);
+    let (source, _) = source_at(&server.address, &SourceOptions::default(), u32::MAX);
+    assert!(read(&Arc::new(source)).unwrap_err().contains("begins anew each time"));
+    // 100 + 200 + 300 … kB up to twice the file.
+    assert!(server.requests().len() <= 8, "{}", server.requests().len());
+}
+
+#[test]
+fn a_mebibyte_that_came_begins_the_count_anew_only_where_the_rest_can_be_asked_for() {
+    let mut whole = vec![0; 5 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut whole);
+    let tries = |tag: &'static str| {
+        let server = Server::with(vec![cutting(&whole, 1 << 20, tag)]);
+        let (source, _) = source_at(&server.address, &SourceOptions::default(), 3);
+        (read(&Arc::new(source)).map(|bytes| bytes == whole), server.requests().len())
+    };
+    assert_eq!(tries("\"a\""), (Ok(true), 5));
+    assert!(matches!(tries("W/\"a\""), (Err(_), 3)));
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_one_that_broke() {
+    let server = Server::with(vec![always(answer("200 OK", "", 2, b"ok"))]);
+    let (source, clock) = source_at(&server.address, &SourceOptions::default(), 4);
+    // Whatever comes is less than may come at once.
+    let source = source.with_floor(RateFloor::new(1 << 40, Duration::ZERO));
+    let error = read(&Arc::new(source)).unwrap_err();
+    assert!(error.contains("too slowly") && clock.pauses().len() == 3, "{error}");
 }

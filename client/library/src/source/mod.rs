@@ -2,16 +2,23 @@
 //!
 //! Owns: what can be asked of a source, and which of its files may be opened. Always holds: a file outside of
 //! the cache is never opened, whatever a narinfo, a symlink or a server says; narinfos are at most 1 MiB; every wait
-//! for a server ends.
+//! for a server ends; half a file is never taken for a whole one.
 //! Leaves to others: whether what is read is genuine (`verify`, `plan`).
 
+mod connections;
 mod directory;
 mod guarded_resolver;
 mod http;
 #[cfg(test)]
 mod http_tests;
 mod origin;
+mod paced_body;
+mod patience;
 mod resuming_body;
+#[cfg(test)]
+mod server_tests;
+#[cfg(test)]
+mod test_server;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -21,7 +28,7 @@ use std::sync::Arc;
 use firn_nix_format::{CacheUrlError, PATH_INFO_BYTES_MAX};
 
 use self::directory::DirectorySource;
-use self::http::HttpSource;
+use self::http::{Expected, HttpSource};
 use crate::blob_file::BlobFile;
 
 // Where Nix keeps what is neither a narinfo, nor a NAR, nor found by way of one.
@@ -43,12 +50,15 @@ enum Place {
 // servers.
 const CONNECTIONS: usize = 16;
 
+/// The most connections that a source may be read over: each takes a thread, and the runtime has 512.
+pub const SOURCE_CONNECTIONS_MAX: usize = 256;
+
 /// How a source behind a URL is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceOptions {
     /// The user says that the host may lie at an address that is not public, although it has a name.
     pub private: bool,
-    /// Connections to the server, at most.
+    /// Connections to the server, at most: 1 to [`SOURCE_CONNECTIONS_MAX`], else the nearest of these.
     pub connections: usize,
     /// Spreads the pauses between tries: different for each uploader.
     pub seed: u64,
@@ -113,6 +123,16 @@ pub enum SourceError {
         /// What went wrong.
         reason: String,
     },
+    /// The server does not answer, or may not be spoken to.
+    #[error(
+        "{cache} is given up: {reason}; what was done stands, and running the same again goes on from there"
+    )]
+    Away {
+        /// Its URL.
+        cache: String,
+        /// What was seen last.
+        reason: String,
+    },
     /// The file could not be read.
     #[error("`{name}` could not be read: {source}")]
     Read {
@@ -121,6 +141,13 @@ pub enum SourceError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl SourceError {
+    /// Whether no other file of the source can be had either.
+    pub const fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. })
+    }
 }
 
 impl Default for SourceOptions {
@@ -145,7 +172,9 @@ impl Source {
     pub fn open_with(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
         let place = match text.split_once("://") {
             Some(("http" | "https", _)) => {
-                Place::Http(Arc::new(HttpSource::new(text, options)?), options.connections)
+                let connections = options.connections.clamp(1, SOURCE_CONNECTIONS_MAX);
+                let options = SourceOptions { connections, ..options.clone() };
+                Place::Http(Arc::new(HttpSource::new(text, &options)?), connections)
             }
             Some(("file", path)) => Place::Directory(Arc::new(DirectorySource::open(Path::new(path))?)),
             Some(("s3", _)) => return Err(SourceError::S3),
@@ -153,6 +182,18 @@ impl Source {
             None => Place::Directory(Arc::new(DirectorySource::open(Path::new(text))?)),
         };
         Ok(Self { place })
+    }
+
+    /// Asks a server whether it is there, before much is asked of it, and forgets that it was away; does nothing with a
+    /// directory.
+    ///
+    /// # Errors
+    /// It does not answer, or not as a cache does.
+    pub fn greet(&self) -> Result<(), SourceError> {
+        match &self.place {
+            Place::Directory(_) => Ok(()),
+            Place::Http(http, _) => http.greet(),
+        }
     }
 
     /// The names before `.narinfo` of all narinfos, sorted; only directories can tell.
@@ -178,7 +219,8 @@ impl Source {
     /// The text of `<hash_part>.narinfo`; none if there is none.
     pub fn narinfo(&self, hash_part: &str) -> Result<Option<Vec<u8>>, SourceError> {
         let name = format!("{hash_part}.narinfo");
-        let Some(file) = self.open_file(&name)? else { return Ok(None) };
+        let expected = Expected { small: true, ..Expected::default() };
+        let Some(file) = self.open_expected(&name, expected)? else { return Ok(None) };
         let mut text = Vec::new();
         let limit = u64::try_from(PATH_INFO_BYTES_MAX).unwrap_or(u64::MAX);
         let read = file.reader.take(limit.saturating_add(1)).read_to_end(&mut text);
@@ -204,7 +246,7 @@ impl Source {
     }
 
     /// How many files to read side by side: what keeps `cores` busy of a disk, of a server all its connections.
-    pub(crate) const fn side_by_side(&self, cores: usize) -> usize {
+    pub const fn side_by_side(&self, cores: usize) -> usize {
         match self.place {
             // While one object waits for its disk, another is decompressed.
             Place::Directory(_) => 2 * cores,
@@ -223,11 +265,27 @@ impl Source {
     }
 
     /// Opens a file of the cache by its relative URL; none if there is none.
+    ///
+    /// # Errors
+    /// It is refused too if its server does not say where it ends.
     pub fn open_file(&self, url: &str) -> Result<Option<SourceFile>, SourceError> {
+        self.open_expected(url, Expected::default())
+    }
+
+    /// As [`Self::open_file`], for a file whose contents a hash tells; `bytes`: its size, where that is known.
+    pub(crate) fn open_hashed(
+        &self,
+        url: &str,
+        bytes: Option<u64>,
+    ) -> Result<Option<SourceFile>, SourceError> {
+        self.open_expected(url, Expected { bytes, hashed: true, small: false })
+    }
+
+    fn open_expected(&self, url: &str, expected: Expected) -> Result<Option<SourceFile>, SourceError> {
         firn_nix_format::check_cache_url(url)?;
         match &self.place {
             Place::Directory(directory) => directory.open_file(url),
-            Place::Http(http, _) => http.open_file(url),
+            Place::Http(http, _) => http.open_file(url, expected),
         }
     }
 }
