@@ -184,6 +184,13 @@ impl Source {
         Ok(Self { place })
     }
 
+    /// A source behind a URL that does not wait between its tries.
+    #[cfg(test)]
+    pub(crate) fn impatient(url: &str) -> Self {
+        let (http, _) = test_server::source_at(url, &SourceOptions::default(), 3);
+        Self { place: Place::Http(Arc::new(http), CONNECTIONS) }
+    }
+
     /// Asks a server whether it is there, before much is asked of it, and forgets that it was away; does nothing with a
     /// directory.
     ///

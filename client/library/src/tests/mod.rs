@@ -11,4 +11,5 @@ mod faults;
 mod large;
 mod patches;
 mod pipeline;
+mod servers;
 mod transfer;

@@ -1,0 +1,104 @@
+//! Publishing from servers that fail: what is lost is time, and never a reference.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::archive::TestArchive;
+use super::cache::{Cache, store_path};
+use super::pipeline::{assert_restores, publish_with};
+use crate::publish_options::PublishOptions;
+use crate::source::Source;
+
+/// What a server does with a request for this file.
+enum Deed {
+    Serve,
+    Refuse,
+    /// It takes the connection and goes.
+    Vanish,
+}
+
+/// A server of files that does as `deed` says.
+fn serve(root: PathBuf, deed: impl Fn(&str) -> Deed + Send + Sync + 'static) -> Source {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let deed = Arc::new(deed);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, root, deed) = (stream.unwrap(), root.clone(), Arc::clone(&deed));
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let Some(Ok(request)) = lines.next() else { return };
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                let name = request.split(' ').nth(1).unwrap().trim_start_matches('/');
+                let (status, body) = match (deed(name), std::fs::read(root.join(name))) {
+                    (Deed::Vanish, _) => return,
+                    (Deed::Refuse, _) => ("403 Forbidden", Vec::new()),
+                    (Deed::Serve, Ok(body)) => ("200 OK", body),
+                    (Deed::Serve, Err(_)) => ("404 Not Found", Vec::new()),
+                };
+                let length = body.len();
+                let head =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+                let body = if request.starts_with("HEAD") { Vec::new() } else { body };
+                let _ = stream.write_all(&[head.into_bytes(), body].concat());
+            });
+        }
+    });
+    Source::impatient(&format!("http://{address}"))
+}
+
+fn options(source: &Source, names: &[&str]) -> PublishOptions {
+    let paths = names.iter().map(|name| store_path(name).to_string()).collect();
+    // One after the other.
+    PublishOptions { paths: Some(paths), jobs: 1, ..PublishOptions::new(source.clone()) }
+}
+
+#[tokio::test]
+async fn a_source_that_goes_away_ends_the_publish_and_running_again_goes_on() {
+    const ALL: [&str; 6] = ["libc-2.40", "hello-1.0", "hello-1.1", "data-1", "doc-1", "empty-1"];
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let nars = AtomicUsize::new(0);
+    // After the third NAR it answers nothing.
+    let source = serve(cache.path().to_owned(), move |name| {
+        let count = nars.fetch_add(usize::from(name.starts_with("nar/")), Ordering::SeqCst);
+        if count < 3 { Deed::Serve } else { Deed::Vanish }
+    });
+    let stopped = publish_with(&archive, &cache, options(&source, &ALL)).await.unwrap_err();
+    assert!(stopped.to_string().contains("running the same again goes on"), "{stopped}");
+    assert_eq!(stopped.summary.paths_published, 3, "what was read is committed");
+    let stopped = publish_with(&archive, &cache, options(&source, &ALL)).await.unwrap_err();
+    assert_eq!(stopped.summary.paths_read, 0, "it is still away, and that shows at once");
+    let source = serve(cache.path().to_owned(), |_| Deed::Serve);
+    let summary = publish_with(&archive, &cache, options(&source, &ALL)).await.unwrap();
+    assert_eq!((summary.paths_skipped, summary.paths_published, summary.exit_code()), (3, 3, 0), "{summary}");
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn a_reference_that_a_rate_limiter_keeps_from_us_is_not_external() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let libc = store_path("libc-2.40").hash_part().to_owned();
+    let limited =
+        serve(
+            cache.path().to_owned(),
+            move |name| {
+                if name.starts_with(&libc) { Deed::Refuse } else { Deed::Serve }
+            },
+        );
+    let stopped = publish_with(&archive, &cache, options(&limited, &["hello-1.0"])).await.unwrap_err();
+    let sentence = stopped.to_string();
+    assert!(sentence.contains("all references") && sentence.contains("403"), "{sentence}");
+    assert!(stopped.summary.externals.is_empty() && stopped.summary.paths_published == 0);
+    // A bucket that may not be listed says the same of what it lacks indeed.
+    std::fs::write(cache.path().join("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
+    let (root, libc) = (cache.path().to_owned(), store_path("libc-2.40").hash_part().to_owned());
+    let bucket = serve(root.clone(), move |name| {
+        if root.join(name).exists() && !name.starts_with(&libc) { Deed::Serve } else { Deed::Refuse }
+    });
+    let summary = publish_with(&archive, &cache, options(&bucket, &["hello-1.0"])).await.unwrap();
+    let libc = store_path("libc-2.40").base_name().to_owned();
+    assert_eq!((summary.paths_published, summary.externals), (1, vec![libc]));
+}
