@@ -172,6 +172,7 @@ mod tests {
             "publish a --http 127.0.0.1:9100",
             "publish a --order newest",
             "publish a --source-connections 0",
+            "compare a --source-connections 257",
         ] {
             let words: Vec<&str> = words.split_whitespace().collect();
             assert_eq!(parse(&words).unwrap_err().exit_code(), 2, "{words:?}");

@@ -108,8 +108,6 @@ pub(crate) struct Comparer<'a> {
 // Narinfos that are held in memory.
 const PATHS_AT_ONCE: usize = 1_000;
 const BATCH_NARINFOS: usize = 32;
-/// A cache behind a URL takes a round trip for each narinfo.
-const BATCHES_AT_ONCE: usize = 8;
 const LOOKS_AT_ONCE: usize = 32;
 
 /// A coordinator that is replaced meanwhile is there again within some seconds.
@@ -125,9 +123,13 @@ impl Comparer<'_> {
         progress: &Progress,
     ) -> Comparison {
         let mut comparison = Comparison { list: list.map(|_| Vec::new()), ..Comparison::default() };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // A cache behind a URL takes a round trip for each narinfo, over as many connections as it may have.
+        let readers = self.source.side_by_side(cores);
         for names in names.chunks(PATHS_AT_ONCE) {
-            let batches = names.chunks(BATCH_NARINFOS).map(|batch| self.read(batch.to_vec()));
-            let mut batches = std::pin::pin!(stream::iter(batches).buffered(BATCHES_AT_ONCE));
+            let each = names.len().div_ceil(readers).clamp(1, BATCH_NARINFOS);
+            let batches = names.chunks(each).map(|batch| self.read(batch.to_vec()));
+            let mut batches = std::pin::pin!(stream::iter(batches).buffered(readers));
             let mut infos = Vec::new();
             while let Some(batch) = batches.next().await {
                 for read in batch {

@@ -2,10 +2,9 @@
 //!
 //! Leaves to others: reading it (`firn-client`).
 
-use std::num::NonZeroU16;
-
 use clap::Args;
-use firn_client::{Source, SourceOptions};
+use clap::builder::RangedI64ValueParser;
+use firn_client::{SOURCE_CONNECTIONS_MAX, Source, SourceOptions};
 use firn_transport::Environment;
 
 use crate::command_error::CommandError;
@@ -19,9 +18,9 @@ pub(crate) struct SourceFlags {
     /// however it resolves; a source that is given by its address is read from there and nowhere else
     #[arg(long, env = "FIRN_PRIVATE_SOURCE")]
     private_source: bool,
-    /// Connections to a source behind a URL
-    #[arg(long, value_name = "N", default_value = "16", env = "FIRN_SOURCE_CONNECTIONS")]
-    source_connections: NonZeroU16,
+    /// Connections to a source behind a URL, at most: 1 to 256
+    #[arg(long, value_name = "N", default_value = "16", env = "FIRN_SOURCE_CONNECTIONS", value_parser = connections())]
+    source_connections: u16,
 }
 
 impl SourceFlags {
@@ -39,8 +38,12 @@ impl SourceFlags {
     pub(crate) fn options(&self) -> SourceOptions {
         SourceOptions {
             private: self.private_source,
-            connections: self.source_connections.get().into(),
+            connections: self.source_connections.into(),
             seed: Environment::real().random_u64(),
         }
     }
+}
+
+fn connections() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=SOURCE_CONNECTIONS_MAX as i64)
 }

@@ -64,6 +64,9 @@ pub(crate) async fn run(common: &CommonOptions, options: CompareOptions) -> Resu
     let session = Session::open(common).await?;
     let environment = session.archive().environment().clone();
     let (listed, file, reading) = (source.clone(), options.paths, options.source.options());
+    // A source that is away is told as such, not as paths that could not be read.
+    let greeted = source.clone();
+    environment.blocking(move || greeted.greet()).await.map_err(failed)?;
     let names = move || match file {
         None => listed.list().map_err(failed),
         Some(file) => {
