@@ -16,6 +16,7 @@ use crate::commands::path_info::PathInfoOptions;
 use crate::commands::publish::PublishFlags;
 use crate::commands::recover::RecoverOptions;
 use crate::commands::repack::RepackFlags;
+use crate::commands::stats::StatsOptions;
 use crate::commands::status::StatusOptions;
 use crate::commands::verify::VerifyOptions;
 
@@ -72,7 +73,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Bundle(BundleCommand),
     /// Print how much is archived and what it takes
-    Stats,
+    Stats(StatsOptions),
     /// Restore a binary cache from bare shard files, without any archive
     Recover(RecoverOptions),
     /// Make and show the key files of uploaders and operators
@@ -134,6 +135,7 @@ mod tests {
             "bundle list",
             "bundle show 3",
             "stats",
+            "stats --by generation --json",
             "recover a b --output o --log-format json -v",
             "key generate f",
             "key show f",
@@ -160,6 +162,7 @@ mod tests {
             "export --all",
             "export --all --to o --compression bzip2",
             "compare /cache --list all",
+            "stats --by size",
             "verify",
             "verify --all 4d20g8srpvv02vkiwrmz28g62m15n56b",
             "status --until never",

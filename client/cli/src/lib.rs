@@ -32,6 +32,7 @@ mod session;
 mod source_flags;
 mod store_path_argument;
 mod table;
+mod takings;
 mod unpack;
 mod watch;
 mod withdrawals;

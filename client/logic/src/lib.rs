@@ -6,6 +6,7 @@
 //! Always holds: no IO, no clock, no chance; time and events come in as arguments, and equal arguments give equal decisions.
 //! Leaves to others: reading sources, checking, coding and sending (the client library).
 
+mod accounting;
 mod address_rule;
 mod body_version;
 mod dependency_choice;
@@ -24,6 +25,7 @@ mod upload;
 mod upload_policy;
 mod upload_step;
 
+pub use accounting::{Accounts, BundleFacts, Grouping, OTHER_OBJECTS, ObjectFacts, Takings};
 pub use address_rule::AddressRule;
 pub use body_version::{BodyPart, BodyVersion};
 pub use dependency_choice::{DependencyChoice, DependencyPlan};

@@ -63,7 +63,8 @@ pub(crate) async fn run(common: &CommonOptions, command: &BundleCommand) -> Resu
     Ok(Done::Completely)
 }
 
-async fn page(session: &Session, from: BundleNumber) -> Result<Vec<BundleSummary>, AskError> {
+/// The bundles from number `from` on, as many as one answer holds; none behind the last.
+pub(crate) async fn page(session: &Session, from: BundleNumber) -> Result<Vec<BundleSummary>, AskError> {
     match session.ask_leader(&CoordinatorRequest::ListBundles { from }).await? {
         CoordinatorReply::BundleList(bundles) => Ok(bundles),
         _ => Err(AskError::UnexpectedReply),

@@ -34,7 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Done, CommandError> {
         Command::Status(options) => status::run(&common, options).await,
         Command::Node(command) => node::run(&common, &command).await,
         Command::Bundle(command) => bundle::run(&common, &command).await,
-        Command::Stats => stats::run(&common).await,
+        Command::Stats(options) => stats::run(&common, &options).await,
         Command::Recover(options) => recover::run(&common, options).await,
         Command::Key(command) => key::run(&common, &command),
         Command::Compare(options) => compare::run(&common, options).await,
