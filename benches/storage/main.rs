@@ -106,8 +106,12 @@ fn print_measured(name: &str, corpus: &Corpus, measured: &Measured) -> Result<()
     let per_core = corpus.nar_bytes() as f64 / 1e6 / measured.cpu.as_secs_f64();
     println!("| {name}: NAR MB per CPU second |  | {per_core:.1} |");
     let reading = Reading::of(corpus, measured)?;
-    row(&format!("{name}: read beside its own for one cold path, 95 of 100"), reading.over_read(95), xz);
-    row(&format!("{name}: the same, the worst"), reading.over_read(100), xz);
+    for (what, percent) in [
+        ("bytes of frames read beside its own for one cold path, 95 of 100", 95),
+        ("the same, the worst", 100),
+    ] {
+        println!("| {name}: {what} | {} |  |", megabytes(reading.over_read(percent)));
+    }
     println!("| {name}: bundles for one path, mean and most |  | {} |", reading.bundles_per_path());
     println!("| {name}: bundles for one closure, mean and most |  | {} |", reading.bundles_per_closure());
     println!("| {name}: bundles, dependencies |  | {} |", measured.bundles_and_dependencies());

@@ -17,7 +17,7 @@ pub(crate) struct Reading {
     per_closure: Vec<usize>,
 }
 
-/// What one path needs.
+/// What one path needs of frames; the manifest is read besides.
 struct Need {
     over_read: u64,
     bundles: BTreeSet<BundleId>,
@@ -62,7 +62,8 @@ impl Need {
     fn of(own: &Manifest, all: &BTreeMap<BundleId, &Manifest>, record: &Record) -> Result<Self, Failure> {
         let mut frames = BTreeSet::new();
         let mut bundles = BTreeSet::from([own.content().bundle_id()]);
-        let mut share = 0;
+        // Its chunks, once each, as stored.
+        let mut shares = BTreeMap::new();
         for chunk in own.chunk_list(record)?.chunks() {
             let (bundle, number) = match chunk {
                 ChunkRef::Own(number) => (own.content().bundle_id(), number),
@@ -76,10 +77,11 @@ impl Need {
             let frame = manifest.frame(chunk.frame)?;
             bundles.insert(bundle);
             frames.insert((bundle, chunk.frame, frame.stored_bytes));
-            share += u64::from(chunk.length) * u64::from(frame.stored_bytes) / u64::from(frame.raw_bytes);
+            let share = u64::from(chunk.length) * u64::from(frame.stored_bytes) / u64::from(frame.raw_bytes);
+            shares.insert((bundle, number), share);
         }
         let read: u64 = frames.iter().map(|(_, _, stored)| u64::from(*stored)).sum();
-        Ok(Self { over_read: read.saturating_sub(share), bundles })
+        Ok(Self { over_read: read.saturating_sub(shares.values().sum()), bundles })
     }
 }
 

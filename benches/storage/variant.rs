@@ -21,6 +21,8 @@ pub(crate) enum Variant {
     Chunks,
     /// As a publish stores it
     Publish,
+    /// As a publish stores it that uses chunks of earlier bundles
+    Reuse,
 }
 
 /// What is in the archive.
@@ -33,12 +35,13 @@ pub(crate) struct Measured {
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 2] = [Self::Chunks, Self::Publish];
+    pub(crate) const ALL: [Self; 3] = [Self::Chunks, Self::Publish, Self::Reuse];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Chunks => "chunks alone",
             Self::Publish => "publish",
+            Self::Reuse => "publish --reuse-chunks",
         }
     }
 
@@ -59,7 +62,8 @@ impl Variant {
             options.paths = Some(corpus.hash_parts(*generation));
             match self {
                 Self::Chunks => options.frame_bytes = 1,
-                Self::Publish => {
+                Self::Publish | Self::Reuse => {
+                    options.reuse_chunks = self == Self::Reuse;
                     options.frame_bytes = frame_bytes.unwrap_or(options.frame_bytes);
                     options.frame_level = frame_level.unwrap_or(options.frame_level);
                 }

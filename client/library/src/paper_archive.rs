@@ -6,22 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use firn_base::{
-    ArchiveId, BundleNumber, CodingId, Feature, ObjectKey, ReservationId, Scheme, ShardIndex, Timestamp,
+    ArchiveId, BundleId, BundleNumber, CodingId, Feature, ObjectKey, ReservationId, Scheme, ShardIndex,
+    Timestamp,
 };
-use firn_bundle::{CodingHeader, ContentHeader, Manifest, ReadAt};
+use firn_bundle::{CodingHeader, ContentHeader, Manifest, ReadAt, record_features};
 use firn_client_logic::{PublishSummary, SendFailure, ShardSend};
 use firn_nix_format::PublisherKey;
+use firn_retrieval::{ManifestReader, ObjectReader, PayloadReader, ReadError};
 use firn_transport::{BoxFuture, Committed, Environment};
 use firn_wire::{
-    CommitRequest, Identity, NodeAddress, OrderRank, Receipt, RefusalKind, RefusedRequest, ReservationGrant,
-    ReserveRequest, Signed, SimilarRecord, Ticket,
+    CommitRequest, Identity, NodeAddress, OrderRank, Receipt, RecordPlace, RefusalKind, RefusedRequest,
+    ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed, SimilarRecord, Ticket,
 };
 
 use crate::code::CodedBundle;
 use crate::destination::Destination;
+use crate::earlier::{FRAMES, MANIFESTS};
 use crate::events::PublishEvents;
 use crate::publish::publish_into;
 use crate::publish_options::{PublishOptions, PublishStopped};
@@ -62,6 +68,7 @@ struct State {
     brought: BTreeMap<CodingId, Arc<CodedBundle>>,
     bundles: Vec<PaperBundle>,
     keys: BTreeSet<ObjectKey>,
+    features: BTreeMap<Feature, Vec<SimilarRecord>>,
 }
 
 impl fmt::Debug for PaperBundle {
@@ -88,7 +95,10 @@ impl PaperArchive {
         events: PublishEvents,
     ) -> Result<PublishSummary, PublishStopped> {
         let destination: Arc<dyn Destination> = Arc::<Inner>::clone(&self.inner);
-        publish_into(destination, None, publishers, environment, options, events).await
+        let payloads: Arc<dyn PayloadReader> = Arc::<Inner>::clone(&self.inner);
+        let manifests = ManifestReader::new(payloads, MANIFESTS);
+        let objects = ObjectReader::new(manifests, environment.clone(), FRAMES);
+        publish_into(destination, Some(objects), publishers, environment, options, events).await
     }
 
     /// What was committed so far, in this order.
@@ -155,13 +165,28 @@ impl Inner {
             let payload: Arc<dyn ReadAt + Send + Sync> = Arc::<SpooledBundle>::clone(payload.bundle());
             let manifest = Manifest::parse_whole(&content, bundle.manifest).map_err(malformed)?;
             for located in manifest.records() {
-                visible += u64::from(state.keys.insert(located.map_err(malformed)?.record.key));
+                let located = located.map_err(malformed)?;
+                let features = record_features(&manifest, &located.record).map_err(malformed)?;
+                let place = RecordPlace { block: located.block, entry: located.entry };
+                let record = SimilarRecord { bundle: content.bundle_id(), place };
+                for feature in features {
+                    let records = state.features.entry(feature).or_default();
+                    records.insert(0, record);
+                    records.truncate(SIMILAR_RECORDS_MAX);
+                }
+                visible += u64::from(state.keys.insert(located.record.key));
             }
             entered.push(PaperBundle { content, coding, manifest: Arc::new(manifest), payload });
         }
         let bundles = (0..).take(entered.len()).map(BundleNumber).collect();
         state.bundles.extend(entered);
         Ok(Committed { bundles, visible, held: Vec::new() })
+    }
+
+    fn bundle(&self, bundle: BundleId) -> Result<PaperBundle, ReadError> {
+        let state = self.state();
+        let own = state.bundles.iter().find(|own| own.content.bundle_id() == bundle);
+        own.cloned().ok_or(ReadError::UnknownBundle { bundle })
     }
 
     fn has(&self, keys: &[ObjectKey]) -> Vec<bool> {
@@ -183,7 +208,11 @@ impl Destination for Inner {
         &self,
         features: Vec<Feature>,
     ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>> {
-        Box::pin(async move { Ok(features.iter().map(|_| Vec::new()).collect()) })
+        Box::pin(async move {
+            let state = self.state();
+            let found = features.iter().map(|feature| state.features.get(feature));
+            Ok(found.map(|found| found.cloned().unwrap_or_default()).collect())
+        })
     }
 
     fn scheme(&self) -> BoxFuture<'_, Result<Scheme, RefusedRequest>> {
@@ -215,6 +244,26 @@ impl Destination for Inner {
     }
 }
 
+impl PayloadReader for Inner {
+    fn content(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+        Box::pin(async move { Ok(Arc::new(self.bundle(bundle)?.content)) })
+    }
+
+    fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        Box::pin(async move {
+            let own = self.bundle(bundle)?;
+            let bytes = own.content.payload_bytes();
+            let outside = ReadError::OutOfRange { start: range.start, end: range.end, bytes };
+            let length = range.end.checked_sub(range.start).filter(|_| range.end <= bytes);
+            let length = length.and_then(|length| usize::try_from(length).ok()).ok_or(outside)?;
+            let mut piece = vec![0; length];
+            let damaged = |error: io::Error| ReadError::Damaged { bundle, what: error.to_string() };
+            own.payload.read_exact_at(range.start, &mut piece).map_err(damaged)?;
+            Ok(piece.into())
+        })
+    }
+}
+
 fn coordinator() -> Identity {
     Identity::from_seed(&[200; 32])
 }
@@ -230,9 +279,24 @@ fn malformed(error: impl fmt::Display) -> RefusedRequest {
 #[cfg(test)]
 mod tests {
     use firn_bundle::BundleReader;
+    use firn_nix_format::Compression;
 
     use super::*;
-    use crate::tests::cache::Cache;
+    use crate::tests::cache::{Cache, noise};
+
+    #[tokio::test]
+    async fn what_is_published_on_paper_again_uses_what_is_there() {
+        let archive = PaperArchive::new(Scheme::new(16, 40).unwrap());
+        for version in ["hello-1.0", "hello-1.1"] {
+            let mut cache = Cache::new();
+            cache.add_path(version, &noise(200_000, 1), Compression::None, &[]);
+            let (publishers, options) = (vec![cache.publisher()], PublishOptions::new(cache.source()));
+            archive.publish(publishers, &Environment::real(), options, PublishEvents::none()).await.unwrap();
+        }
+        let [first, second] = &archive.bundles()[..] else { panic!("a bundle each") };
+        assert_eq!(second.content.dependencies(), [first.content.bundle_id()]);
+        assert!(second.content.payload_bytes() < 10_000, "{:?}", second.content);
+    }
 
     #[tokio::test]
     async fn what_was_published_on_paper_is_there_once_and_reads_as_it_was() {

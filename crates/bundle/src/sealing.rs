@@ -132,7 +132,8 @@ impl BundleBuilder {
         let content_bytes = content_bytes.saturating_sub(foreign_bytes);
         // Those before borders are the shortest, and may be all that is left of it.
         let chunks = content_bytes / BEFORE_BORDER_BYTES_MIN as u64 + 1;
-        let frames = content_bytes / u64::from(self.options.frame_raw_bytes) + 1;
+        // A frame has a chunk at least.
+        let frames = (content_bytes / u64::from(self.options.frame_raw_bytes) + 1).min(chunks);
         let manifest_bytes = chunks
             .saturating_mul(CHUNK_ENTRY_BYTES as u64 + RUN_BYTES)
             .saturating_add(foreign_chunks.saturating_mul(FOREIGN_ENTRY_BYTES as u64 + RUN_BYTES))
