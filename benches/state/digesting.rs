@@ -30,7 +30,7 @@ pub(crate) fn measure(generator: &Generator) -> Result<Cost, Failure> {
     }
     for bundle in 0..generator.bundles().min(BUNDLES_MAX) {
         let begun = machine::thread_time()?;
-        let commands = [generator.reserve(bundle)?, generator.commit(bundle)];
+        let commands = [generator.reserve(bundle)?, generator.commit(bundle), generator.remember(bundle)?];
         cost.generate += machine::thread_time()? - begun;
         for command in commands {
             carry_out(&mut state, &mut digest, &mut cost, command)?;

@@ -83,17 +83,19 @@ async fn publish(
     }
 }
 
-/// Reserves and commits a bundle; gives how many of its keys wait.
+/// Reserves and commits a bundle, and tells its features; gives how many of its keys wait.
 pub(crate) async fn publish_bundle(
     leader: &Consensus,
     generator: &Generator,
     bundle: u64,
 ) -> Result<u64, Failure> {
     propose(leader, bundle, generator.reserve(bundle)?).await?;
-    match propose(leader, bundle, generator.commit(bundle)).await? {
-        CommandOutcome::Committed { held, .. } => Ok(held.len() as u64),
-        _ => Err("a commit was not applied".into()),
-    }
+    let CommandOutcome::Committed { held, .. } = propose(leader, bundle, generator.commit(bundle)).await?
+    else {
+        return Err("a commit was not applied".into());
+    };
+    propose(leader, bundle, generator.remember(bundle)?).await?;
+    Ok(held.len() as u64)
 }
 
 async fn propose(leader: &Consensus, bundle: u64, command: Command) -> Result<CommandOutcome, Failure> {

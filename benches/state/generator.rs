@@ -8,7 +8,7 @@ use firn_base::{
     Timestamp, TokenId, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
-use firn_wire::{BundleCommit, Command, IndexEntry};
+use firn_wire::{BundleCommit, Command, IndexEntry, RecordPlace};
 
 /// Shards of a bundle, of which [`K`] are enough.
 pub(crate) const SHARDS: u8 = 40;
@@ -172,6 +172,18 @@ impl Generator {
         })
     }
 
+    /// Tells by what the records of a bundle are found.
+    pub(crate) fn remember(&self, bundle: u64) -> Result<Command, crate::Failure> {
+        let first = bundle * self.keys_per_bundle;
+        let behind = (first + self.keys_per_bundle).min(self.keys);
+        let records = (first..behind).map(|number| {
+            let (block, entry) = self.place(number);
+            (RecordPlace { block, entry }, self.features(number))
+        });
+        let bundle = Self::content_header(bundle)?.bundle_id();
+        Ok(Command::RememberFeatures { bundle, replaces: None, records: records.collect() })
+    }
+
     /// Commits a bundle with receipts for all its shards.
     pub(crate) fn commit(&self, bundle: u64) -> Command {
         let first = bundle * self.keys_per_bundle;
@@ -182,7 +194,7 @@ impl Generator {
                 true => vec![Self::key(behind + WAITING.min(self.keys - behind - 1))],
                 false => Vec::new(),
             };
-            IndexEntry { key: Self::key(number), block, entry, waits, features: self.features(number) }
+            IndexEntry { key: Self::key(number), block, entry, waits }
         });
         let commit = BundleCommit {
             reservation: Self::reservation(bundle),

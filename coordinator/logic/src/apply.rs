@@ -159,6 +159,10 @@ fn carry_out<F: Facts>(
         Command::EraseBundle { bundle, surplus } => purge::erase(state, *bundle, surplus)?,
         Command::ConfirmErasures(confirmed) => purge::confirm(state, confirmed)?,
         Command::GovernAll(acts) => govern::govern_all(state, acts)?,
+        Command::RememberFeatures { bundle, replaces, records } => {
+            features::remember(state, *bundle, *replaces, records)?;
+            Ok(())
+        }
     };
     Ok(done.map(|()| CommandOutcome::Applied))
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use firn_base::{Feature, NodeId, ObjectKey, ReservationId, ShardIndex};
+use firn_base::{BundleId, Feature, NodeId, ObjectKey, ReservationId, ShardIndex};
 use firn_wire::{BundleCommit, Command, IndexEntry};
 
 use crate::facts::Facts;
@@ -32,6 +32,8 @@ pub struct RecordSummary {
 pub struct CheckedBundle {
     /// Its reservation.
     pub reservation: ReservationId,
+    /// Its id.
+    pub bundle: BundleId,
     /// Shards with receipts.
     pub receipts: Vec<(ShardIndex, NodeId)>,
     /// The records of its manifest.
@@ -89,7 +91,6 @@ pub fn plan_entries<F: Facts>(
         block: record.block,
         entry: record.entry,
         waits,
-        features: record.features.clone(),
     });
     Ok((entries.collect(), taken.into_iter().collect()))
 }

@@ -64,6 +64,7 @@ mod repair;
 mod repair_traffic;
 mod report_book;
 mod reserve_room;
+mod restoring;
 mod rights;
 mod second_codings;
 mod shares;
@@ -139,9 +140,10 @@ pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
 pub use report_book::ReportBook;
 pub use reserve_room::{Reserve, ReserveError};
+pub use restoring::{RestoringPlan, plan_restored};
 pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;
-pub use similar::find_similar;
+pub use similar::{find_similar, plan_features};
 pub use state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord,
     NodeNumber, NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord,

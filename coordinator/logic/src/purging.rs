@@ -107,7 +107,6 @@ pub fn plan_replacement(
             key: record.key,
             from: *from,
             to: RecordPlace { block: record.block, entry: record.entry },
-            features: record.features.clone(),
         };
         replacements.push(ReplacementBundle {
             reservation: bundle.reservation,

@@ -77,7 +77,8 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         | Command::ForgetUncounted { .. }
         | Command::EndRebuild
         | Command::EraseBundle { .. }
-        | Command::ConfirmErasures(_) => OperatorRole::Admin,
+        | Command::ConfirmErasures(_)
+        | Command::RememberFeatures { .. } => OperatorRole::Admin,
     }
 }
 

@@ -1,15 +1,34 @@
-//! Finding archived objects by features.
+//! What is remembered of which objects are like each other, and finding them again.
 //!
-//! Owns: which of the places that are remembered are told: those in bundles that are there to stay. Leaves to others: whether
-//! their shards can be read now (whoever reads them), and what they are good for (the uploader).
+//! Owns: what the leader tells of a bundle's records, and which of the places that are remembered are told: those in bundles
+//! that are there to stay. Leaves to others: which features a record has (whoever reads its manifest), whether shards can be
+//! read now (whoever reads them), and what they are good for (the uploader).
 
 use std::collections::BTreeMap;
 
 use firn_base::{BundleId, BundleNumber, Feature};
 use firn_bundle::ContentHeader;
-use firn_wire::{RecordPlace, SimilarRecord};
+use firn_wire::{Command, RecordPlace, SimilarRecord};
 
+use crate::commit_check::RecordSummary;
 use crate::facts::Facts;
+
+/// The command that remembers by what the `records` of `bundle` are found, proposed right behind the one that brought them;
+/// none where there is nothing to remember. If it is lost because the leader changes in between, packing what is like them
+/// takes a few bytes more, and nothing else comes of it.
+pub fn plan_features(
+    bundle: BundleId,
+    replaces: Option<BundleId>,
+    records: &[RecordSummary],
+) -> Option<Command> {
+    let found = records.iter().filter(|record| !record.features.is_empty());
+    let records = found.map(|record| {
+        let place = RecordPlace { block: record.block, entry: record.entry };
+        (place, record.features.clone())
+    });
+    let records: Vec<_> = records.collect();
+    (!records.is_empty()).then_some(Command::RememberFeatures { bundle, replaces, records })
+}
 
 /// For each feature the records that had it last, the latest first. Left out is what lies in a bundle that others have taken
 /// the place of, and what uses chunks of such a one: it is about to be erased, and no bundle may come to depend on it.

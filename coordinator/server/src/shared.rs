@@ -303,6 +303,13 @@ impl Shared {
         self.consensus.propose(timed).await.map_err(|error| refused(&error))
     }
 
+    /// Commits `command` if it can be done now: nothing depends on it.
+    pub(crate) async fn hint(&self, command: Command) {
+        if let Err(refusal) = self.propose(command).await {
+            tracing::debug!(%refusal, "a hint was lost");
+        }
+    }
+
     /// Confirms with a majority that this coordinator leads, and that all committed before is applied here.
     pub(crate) async fn confirm_leadership(&self) -> Result<(), RefusedRequest> {
         self.consensus.ensure_linearizable().await.map(drop).map_err(|error| refused(&error))

@@ -181,13 +181,8 @@ impl Archive {
             expires: Timestamp::from_millis(2_000_000),
         })
         .await;
-        let entries = (0..).zip(keys).map(|(entry, key)| IndexEntry {
-            key: *key,
-            block: 0,
-            entry,
-            waits: Vec::new(),
-            features: Vec::new(),
-        });
+        let entries =
+            (0..).zip(keys).map(|(entry, key)| IndexEntry { key: *key, block: 0, entry, waits: Vec::new() });
         let bundle = BundleCommit { reservation, receipts: homes, entries: entries.collect() };
         self.commit(Command::Commit { bundles: vec![bundle], externals: Vec::new() }).await;
     }

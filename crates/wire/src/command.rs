@@ -161,6 +161,16 @@ pub enum Command {
     ConfirmErasures(Vec<(BundleId, NodeId)>),
     /// Append several acts to the ledger, all or none.
     GovernAll(Vec<LedgerAct>),
+    /// Remember by which features records of a bundle are found. Nothing depends on it, and it is never rejected: what does
+    /// not fit the state any more is passed over.
+    RememberFeatures {
+        /// The bundle.
+        bundle: BundleId,
+        /// Which bundle's place it took, if any: its records are found as those were, not as the latest.
+        replaces: Option<BundleId>,
+        /// Records and their features; those without any are left out.
+        records: Vec<(RecordPlace, Vec<Feature>)>,
+    },
 }
 
 /// A bundle as its certificate, its headers and its manifest say.
@@ -231,8 +241,6 @@ pub struct IndexEntry {
     /// References that the leader did not see visible and that do not become visible by themselves with this
     /// commit: outside keys, and keys of the same commit that wait themselves.
     pub waits: Vec<ObjectKey>,
-    /// By what objects like it are found.
-    pub features: Vec<Feature>,
 }
 
 /// What became of one shard on one node.

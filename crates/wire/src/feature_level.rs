@@ -7,13 +7,16 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = PURGES;
+pub const FEATURE_LEVEL: u16 = LIKENESS;
 
 /// What every program knows.
 const FIRST: u16 = 0;
 
 /// Purges, and several acts of governance at once.
 const PURGES: u16 = 2;
+
+/// What is remembered of which objects are like each other.
+const LIKENESS: u16 = 3;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -38,6 +41,7 @@ impl Command {
             | Self::ForgetUncounted { .. }
             | Self::EndRebuild => FIRST,
             Self::ReplaceBundle { .. } | Self::EraseBundle { .. } | Self::ConfirmErasures(_) => PURGES,
+            Self::RememberFeatures { .. } => LIKENESS,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Purges: what a withdrawn path needs in order to be gone from every disk, and how far that has come.
 
-use firn_base::{BundleId, CodingId, Feature, NodeId, ObjectKey, ReservationId, ShardIndex, Timestamp};
+use firn_base::{BundleId, CodingId, NodeId, ObjectKey, ReservationId, ShardIndex, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::NodeState;
@@ -15,7 +15,7 @@ pub struct RecordPlace {
 }
 
 /// A record that goes from one bundle into another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MovedRecord {
     /// Its key.
     pub key: ObjectKey,
@@ -23,8 +23,6 @@ pub struct MovedRecord {
     pub from: RecordPlace,
     /// Where it lies in the bundle that takes its place.
     pub to: RecordPlace,
-    /// By what objects like it are found.
-    pub features: Vec<Feature>,
 }
 
 /// One of the bundles that take the place of another.

@@ -207,7 +207,7 @@ fn all_commands() -> Vec<Command> {
     let reservation = ReservationId::from_bytes([4; 32]);
     let (key, waits) = (ObjectKey::store_path([5; 20]), vec![ObjectKey::store_path([6; 20])]);
     let feature = Feature::from_bytes([11; 8]);
-    let entries = vec![IndexEntry { key, block: 7, entry: 8, waits, features: vec![feature] }];
+    let entries = vec![IndexEntry { key, block: 7, entry: 8, waits }];
     let place = |block, entry| RecordPlace { block, entry };
     let origin = Some(Origin { asn: Some(AsNumber(64_500)), country: Country::try_from(*b"CH").ok() });
     vec![
@@ -295,12 +295,7 @@ fn all_commands() -> Vec<Command> {
             replacements: vec![ReplacementBundle {
                 reservation,
                 receipts: vec![(index, node)],
-                records: vec![MovedRecord {
-                    key,
-                    from: place(13, 14),
-                    to: place(15, 16),
-                    features: vec![feature],
-                }],
+                records: vec![MovedRecord { key, from: place(13, 14), to: place(15, 16) }],
             }],
         },
         Command::EraseBundle {
@@ -309,6 +304,11 @@ fn all_commands() -> Vec<Command> {
         },
         Command::ConfirmErasures(vec![(BundleId::from_bytes([7; 32]), node)]),
         Command::GovernAll(vec![LedgerAct::RemovePublisher { name: "x".into() }]),
+        Command::RememberFeatures {
+            bundle: BundleId::from_bytes([7; 32]),
+            replaces: Some(BundleId::from_bytes([8; 32])),
+            records: vec![(place(300, 8), vec![feature])],
+        },
     ]
 }
 
@@ -438,7 +438,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2]);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3]);
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

@@ -10,7 +10,7 @@ use firn_base::{BundleNumber, Location, ObjectKey, ShardIndex};
 use firn_wire::{BundleCommit, CommandOutcome, IndexEntry, RejectReason};
 
 use super::account::{add_placement, drop_surplus};
-use super::{Verdict, features, reserve, visibility};
+use super::{Verdict, reserve, visibility};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::headers::CodedBundle;
@@ -84,7 +84,6 @@ pub(super) fn add<F: Facts>(
         Ok(number) => number,
         Err(reason) => return Ok(Err(reason)),
     };
-    features::remember(state, number, &commit.entries)?;
     let history = History { keys: commit.entries.len() as u64, externals };
     enter(state, number, &coded, reservation, &counted, history)?;
     Ok(Ok(number))

@@ -197,7 +197,6 @@ fn as_commit(replacement: &ReplacementBundle) -> BundleCommit {
         entry: record.to.entry,
         // What a record waits for goes with it.
         waits: Vec::new(),
-        features: record.features.clone(),
     };
     BundleCommit {
         reservation: replacement.reservation,

@@ -11,7 +11,7 @@ use firn_wire::{LedgerAct, LedgerEntry, RejectReason, RestoredBundle, SurplusCop
 
 use super::account::{drop_surplus, release};
 use super::commit::{check_dependencies, check_places, take_number};
-use super::{Verdict, features, govern, nodes, reserve, visibility};
+use super::{Verdict, govern, nodes, reserve, visibility};
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::headers::CodedBundle;
@@ -109,7 +109,6 @@ pub(super) fn restore_bundle<F: Facts>(
         ledger_entries: bundle.ledger_entries,
         externals,
     }));
-    features::remember(state, number, &bundle.entries)?;
     let place = |block, entry| Location { bundle: number, block, entry };
     let entries: Vec<_> =
         bundle.entries.iter().map(|entry| (place(entry.block, entry.entry), entry)).collect();

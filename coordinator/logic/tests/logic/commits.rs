@@ -4,7 +4,7 @@ use firn_base::BundleNumber;
 use firn_coordinator_logic::{CheckedBundle, Facts, RecordSummary, Scan, plan_commit};
 use firn_wire::{Command, CommandOutcome, FeedEvent, NodeState, RejectReason};
 
-use crate::support::{Archive, commit_of, entry, feature, headers, key, reservation_id};
+use crate::support::{Archive, bundle_id, commit_of, entry, feature, headers, key, reservation_id};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -157,7 +157,8 @@ fn record(name: u8, references: &[u8]) -> RecordSummary {
 }
 
 fn waits_planned(archive: &Archive, records: Vec<RecordSummary>, externals: &[u8]) -> Vec<Vec<u8>> {
-    let bundle = CheckedBundle { reservation: reservation_id(1), receipts: vec![], records };
+    let bundle =
+        CheckedBundle { reservation: reservation_id(1), bundle: bundle_id(1), receipts: vec![], records };
     let externals: Vec<_> = externals.iter().copied().map(key).collect();
     let Ok(Command::Commit { bundles, .. }) = plan_commit(&archive.state, &[bundle], &externals) else {
         panic!("a commit plan is a commit")
@@ -186,7 +187,8 @@ fn only_open_references_of_the_commit_are_taken_as_external() {
     let mut archive = Archive::of(4);
     archive.publish(1, (2, 4), &FOUR);
     let records = vec![record(10, &[1, 11, 80]), record(11, &[])];
-    let bundle = CheckedBundle { reservation: reservation_id(2), receipts: vec![], records };
+    let bundle =
+        CheckedBundle { reservation: reservation_id(2), bundle: bundle_id(2), receipts: vec![], records };
     let given = [key(80), key(81), key(1), key(11)];
     let Ok(command) = plan_commit(&archive.state, &[bundle], &given);
     assert!(matches!(command, Command::Commit { externals, .. } if externals == [key(80)]));

@@ -396,7 +396,7 @@ fn the_digest_of_a_small_state_is_pinned() {
         [
             "af017fd87e09590e25ab3d8a3c6c941c9a630046ba513f7b1cc4abb82100868b",
             "de14a42ad57a0a638bc6c5d03b666f2f1a61172524c102c6a4efda44a06976e5",
-            "e57cd9d7b80f1d82b6c130bd9f73826cf6b8588780243b8125d07f39a04c95ac",
+            "ff64621becf74f441464e03e9cac6286747500e7d70a32e49964730cbed1be81",
         ]
         .map(String::from),
         "replicas of different versions would no longer agree"

@@ -161,7 +161,7 @@ fn a_bundle_that_was_coded_anew_comes_back_by_whichever_coding_can_be_read() {
     );
     let mut new = Archive::beginning(MemoryState::new(), archive.now);
     let bundle = codings(&evidence, bundle_id(1)).remove(0);
-    assert_eq!(new.run(restored(bundle, Vec::new(), Vec::new())), CommandOutcome::Applied);
+    assert_eq!(new.run(restored(bundle)), CommandOutcome::Applied);
     let known = |coding: CodingId| {
         let Ok(number) = new.state.coding_bundle(coding);
         number

@@ -257,6 +257,7 @@ fn a_plan_of_replacement_names_every_record_and_none_that_is_unwanted() {
     let checked = || {
         vec![CheckedBundle {
             reservation: reservation_id(7),
+            bundle: bundle_id(7),
             receipts: Vec::new(),
             records: vec![record.clone()],
         }]

@@ -3,11 +3,11 @@
 use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
     CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
-    Scan, full_digest, plan_entries,
+    Scan, full_digest, plan_restored,
 };
 use firn_wire::{
     Certificate, Command, CommandOutcome, CoordinatorEntry, Identity, KeptBundle, LedgerAct, LedgerEntry,
-    LedgerHead, RestoredBundle, Roster, Signed, VerifiedRoster,
+    LedgerHead, Roster, Signed, VerifiedRoster,
 };
 
 use crate::support::{Archive, bundle_id, commit_of, entry, feature, key, uploader};
@@ -159,10 +159,10 @@ impl Archive {
             self.restore_ledger(evidence, bundle.certificate.ledger_entries);
             let mut records = manifests(&bundle);
             purged.forget_in(&mut records, bundle.certificate.ledger_entries);
-            let summaries: Vec<_> = records.iter().collect();
-            let Ok((entries, externals)) =
-                plan_entries(&self.state, &summaries, &bundle.certificate.externals);
-            assert_eq!(self.run(restored(bundle, entries, externals)), CommandOutcome::Applied);
+            let Ok(plan) = plan_restored(&self.state, bundle, &records);
+            for command in [Some(plan.restore), plan.remember].into_iter().flatten() {
+                assert_eq!(self.run(command), CommandOutcome::Applied);
+            }
         }
         self.restore_ledger(evidence, u64::MAX);
     }
@@ -178,21 +178,10 @@ impl Archive {
     }
 }
 
-pub(crate) fn restored(
-    bundle: CertifiedBundle,
-    entries: Vec<firn_wire::IndexEntry>,
-    externals: Vec<ObjectKey>,
-) -> Command {
-    Command::RestoreBundle(Box::new(RestoredBundle {
-        content_header: bundle.content_header,
-        coding_header: bundle.coding_header,
-        n: bundle.certificate.n,
-        uploader: bundle.certificate.uploader,
-        committed_at: bundle.certificate.committed_at,
-        ledger_entries: bundle.certificate.ledger_entries,
-        externals,
-        entries,
-    }))
+/// What brings a bundle back whose manifest has no records.
+pub(crate) fn restored(bundle: CertifiedBundle) -> Command {
+    let Ok(plan) = plan_restored(&MemoryState::new(), bundle, &[]);
+    plan.restore
 }
 
 /// The records of the bundles of [`eventful`]: each holds the key of its tag.

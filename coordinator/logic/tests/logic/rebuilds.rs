@@ -117,7 +117,7 @@ fn nothing_is_taken_on_while_an_archive_is_rebuilt_and_nothing_restored_while_it
     let mut evidence = evidence();
     show(&mut evidence, node_id(0), bundle);
     let bundle = codings(&evidence, bundle_id(1)).remove(0);
-    let restore = restored(bundle, Vec::new(), Vec::new());
+    let restore = restored(bundle);
     for command in [
         restore.clone(),
         Command::RestoreLedger(Vec::new()),

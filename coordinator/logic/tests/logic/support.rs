@@ -44,7 +44,7 @@ pub(crate) fn feature(name: u8) -> Feature {
 
 pub(crate) fn entry(name: u8, waits: &[u8]) -> IndexEntry {
     let waits = waits.iter().copied().map(key).collect();
-    IndexEntry { key: key(name), block: 0, entry: u16::from(name), waits, features: vec![feature(name)] }
+    IndexEntry { key: key(name), block: 0, entry: u16::from(name), waits }
 }
 
 pub(crate) const fn at(entry: u8) -> RecordPlace {
@@ -53,7 +53,7 @@ pub(crate) const fn at(entry: u8) -> RecordPlace {
 
 /// The record of [`entry`] on its way to the place ten entries behind.
 pub(crate) fn moved(name: &u8) -> MovedRecord {
-    MovedRecord { key: key(*name), from: at(*name), to: at(*name + 10), features: vec![feature(*name)] }
+    MovedRecord { key: key(*name), from: at(*name), to: at(*name + 10) }
 }
 
 pub(crate) fn reservation_id(tag: u8) -> ReservationId {

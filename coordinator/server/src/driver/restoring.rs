@@ -10,12 +10,11 @@ use std::sync::Arc;
 use firn_base::BundleId;
 use firn_bundle::{ContentHeader, Manifest};
 use firn_coordinator_logic::{
-    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_entries,
+    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_restored,
 };
 use firn_nix_format::PublisherKey;
 use firn_wire::{
     Command, CommandOutcome, LedgerState, RebuildStage, RefusalKind, RefusedRequest, RejectReason,
-    RestoredBundle,
 };
 use tokio::task::JoinHandle;
 
@@ -192,42 +191,33 @@ impl Telling {
         bundle: CertifiedBundle,
         mut records: Vec<RecordSummary>,
     ) -> Result<Result<(), String>, RefusedRequest> {
-        let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
-        let id = certificate.bundle;
-        let dependencies = ContentHeader::parse(&content_header)
+        let id = bundle.certificate.bundle;
+        let dependencies = ContentHeader::parse(&bundle.content_header)
             .map_or(Vec::new(), |content| content.dependencies().to_vec());
-        self.purged.forget_in(&mut records, certificate.ledger_entries);
-        let summaries: Vec<&RecordSummary> = records.iter().collect();
-        let (entries, externals) = plan_entries(&self.shared.facts()?, &summaries, &certificate.externals)
-            .map_err(|error| disk(&error))?;
-        let restored = RestoredBundle {
-            content_header,
-            coding_header,
-            n: certificate.n,
-            uploader: certificate.uploader,
-            committed_at: certificate.committed_at,
-            ledger_entries: certificate.ledger_entries,
-            externals,
-            entries,
-        };
-        Ok(match self.shared.propose(Command::RestoreBundle(Box::new(restored))).await? {
+        self.purged.forget_in(&mut records, bundle.certificate.ledger_entries);
+        let plan = plan_restored(&self.shared.facts()?, bundle, &records).map_err(|error| disk(&error))?;
+        match self.shared.propose(plan.restore).await? {
             CommandOutcome::Rejected(RejectReason::UnknownDependency) => {
                 let parts = self.not_there(&dependencies)?;
                 let first =
                     parts.first().map_or_else(String::new, |part| format!(", {part} the first of them"));
-                Err(format!("{} of the bundles that it is made of are missing{first}", parts.len()))
+                return Ok(Err(format!(
+                    "{} of the bundles that it is made of are missing{first}",
+                    parts.len()
+                )));
             }
-            CommandOutcome::Rejected(reason) => Err(reason.to_string()),
-            _ => {
-                for missing in self.not_there(&dependencies)? {
-                    let reason =
-                        format!("bundle {id}, which came back, cannot be read whole without its chunks");
-                    tracing::warn!(bundle = %missing, reason, "a bundle has not come back");
-                    self.shared.rebuild.with(|under_way| under_way.note_unrestored(missing, reason))?;
-                }
-                Ok(())
-            }
-        })
+            CommandOutcome::Rejected(reason) => return Ok(Err(reason.to_string())),
+            _ => {}
+        }
+        if let Some(remember) = plan.remember {
+            self.shared.hint(remember).await;
+        }
+        for missing in self.not_there(&dependencies)? {
+            let reason = format!("bundle {id}, which came back, cannot be read whole without its chunks");
+            tracing::warn!(bundle = %missing, reason, "a bundle has not come back");
+            self.shared.rebuild.with(|under_way| under_way.note_unrestored(missing, reason))?;
+        }
+        Ok(Ok(()))
     }
 
     /// Those of `bundles` that are not in the archive.

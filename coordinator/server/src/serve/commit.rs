@@ -12,7 +12,7 @@ use firn_base::{ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody, record_features};
 use firn_coordinator_logic::{
     CheckedBundle, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord, plan_commit,
-    plan_replacement,
+    plan_features, plan_replacement,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -65,6 +65,9 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
     let kept = replaces.is_some();
     let check = move || check_uploads(uploads, &governance, &signers, kept);
     let checked = shared.environment.blocking(check).await?;
+    let old = replaces.as_ref().map(|replaced| replaced.bundle);
+    let features = checked.iter().filter_map(|checked| plan_features(checked.bundle, old, &checked.records));
+    let features: Vec<Command> = features.collect();
     let command = match replaces {
         None => plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?,
         Some(replaced) => {
@@ -75,7 +78,13 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
                 .map_err(|error| malformed(error.to_string()))?
         }
     };
-    match shared.propose_as(by, command).await? {
+    let outcome = shared.propose_as(by, command).await?;
+    if !matches!(outcome, CommandOutcome::Rejected(_)) {
+        for command in features {
+            shared.hint(command).await;
+        }
+    }
+    match outcome {
         CommandOutcome::Committed { bundles, visible, held } => {
             let held = held_paths(&shared.facts()?, &held)?;
             Ok(CoordinatorReply::Committed { bundles, visible, held })
@@ -171,7 +180,12 @@ fn check_uploads(
             }
             records.push(check_record(&manifest, &located, publishers)?);
         }
-        checked.push(CheckedBundle { reservation: reservation.id, receipts, records });
+        checked.push(CheckedBundle {
+            reservation: reservation.id,
+            bundle: content.bundle_id(),
+            receipts,
+            records,
+        });
         manifests.push(manifest);
     }
     Ok(checked)

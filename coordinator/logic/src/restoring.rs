@@ -1,0 +1,44 @@
+//! Restoring a bundle of an archive that is rebuilt: from a certificate and a manifest to the commands that tell it again.
+//!
+//! Always holds: what its commit brought is brought again. Leaves to others: what is believed (`evidence`), in which order
+//! bundles are told (`CommitOrder`), applying.
+
+use firn_wire::{Command, RestoredBundle};
+
+use crate::commit_check::{RecordSummary, plan_entries};
+use crate::evidence::CertifiedBundle;
+use crate::facts::Facts;
+use crate::similar::plan_features;
+
+/// How a bundle comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoringPlan {
+    /// Brings it back, with its keys.
+    pub restore: Command,
+    /// Behind that: by what its records are found; none if by nothing. Nothing depends on it.
+    pub remember: Option<Command>,
+}
+
+/// How `bundle` comes back, whose manifest has these records. All bundles and acts before it were told.
+pub fn plan_restored<F: Facts>(
+    facts: &F,
+    bundle: CertifiedBundle,
+    records: &[RecordSummary],
+) -> Result<RestoringPlan, F::Error> {
+    let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
+    let summaries: Vec<&RecordSummary> = records.iter().collect();
+    let (entries, externals) = plan_entries(facts, &summaries, &certificate.externals)?;
+    // A bundle that took the place of another is told where that one stood, so what comes later is the latest again.
+    let remember = plan_features(certificate.bundle, None, records);
+    let restore = Command::RestoreBundle(Box::new(RestoredBundle {
+        content_header,
+        coding_header,
+        n: certificate.n,
+        uploader: certificate.uploader,
+        committed_at: certificate.committed_at,
+        ledger_entries: certificate.ledger_entries,
+        externals,
+        entries,
+    }));
+    Ok(RestoringPlan { restore, remember })
+}
