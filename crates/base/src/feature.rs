@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a [`Feature`]. Of 300 million, one pair in 400 collides with another; a collision costs one look in vain.
+/// Bytes of a [`Feature`]. That any two of 300 million are the same has a probability of 1 in 400; it would cost one look
+/// in vain.
 pub const FEATURE_BYTES: usize = 8;
 
 /// What objects that probably share chunks have in common: a hash of their package's name, or of one of their chunks.

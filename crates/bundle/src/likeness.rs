@@ -1,7 +1,8 @@
 //! By what objects that probably share chunks are found: the name of their package, and a few of their chunks.
 //!
 //! Owns: which features an object has. Always holds: features are computed from what a manifest says alone, alike by whoever
-//! reads it; equal contents have equal sampled features. Leaves to others: keeping and asking (coordinators), and what is made
+//! reads it, in time that grows with the manifest's bytes; equal contents have equal sampled features, but for those of
+//! manifests that name their chunks over and over. Leaves to others: keeping and asking (coordinators), and what is made
 //! of what is found (uploaders): a feature proves nothing.
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use firn_base::{Digest, FEATURE_BYTES, Feature};
 use firn_nix_format::StorePath;
 
 use crate::chunk_entry::ChunkRef;
+use crate::limits::RECORDS_MAX;
 use crate::manifest::Manifest;
 use crate::manifest_error::ManifestError;
 use crate::record::Record;
@@ -19,12 +21,18 @@ pub const FEATURES_PER_RECORD_MAX: usize = 1 + SAMPLES_MAX;
 
 const SAMPLES_MAX: usize = 4;
 
-// Below half a megabyte (chunks of 64 KiB) a sample costs the coordinators more than finding the object saves: some 85 % of
-// all paths are smaller, and hold 3 % of the bytes. They are still found by name.
+// Below half a megabyte (chunks of 64 KiB) a sample costs the coordinators more than finding the object saves. That 85 % of all
+// paths are smaller is an assumption: of the public cache's 70 % are below 64 KiB compressed, with 0.5 % of the bytes, and
+// 90 % below 1.1 MB. They are still found by name.
 const SAMPLED_FROM_CHUNKS: u64 = 8;
 
 // One more sample for each 16 MiB: what is large and partly the same is worth several chances.
 const CHUNKS_PER_SAMPLE: u64 = 256;
+
+// A run of eight bytes may name a whole table, so a manifest of 32 MiB can name 8e11 chunks: a day to look at. Where
+// versions of packages lie together, a chunk is named once for each; and small manifests may name theirs more often.
+const VISITS_PER_CHUNK: u64 = 8;
+const VISITS_MIN: u64 = RECORDS_MAX as u64;
 
 const NAME: &[u8] = b"firn/feature/name/1\0";
 const CHUNK: &[u8] = b"firn/feature/chunk/1\0";
@@ -42,15 +50,7 @@ pub fn name_feature(path: &StorePath) -> Feature {
 
 /// All features of an object of `manifest`.
 pub fn record_features(manifest: &Manifest, record: &Record) -> Result<Vec<Feature>, ManifestError> {
-    let mut sampler = FeatureSampler::default();
-    for chunk in manifest.chunk_list(record)?.chunks() {
-        sampler.push(match chunk {
-            ChunkRef::Own(number) => manifest.chunk(number)?.hash,
-            ChunkRef::Foreign(number) => manifest.foreign(number)?.hash,
-        });
-    }
-    let name = record.path_info().map(|info| name_feature(&info.store_path));
-    Ok(name.into_iter().chain(sampler.finish()).collect())
+    FeatureReader::new(manifest).features(record)
 }
 
 fn split_version(name: &str) -> (&str, &str) {
@@ -75,8 +75,9 @@ impl FeatureSampler {
     /// Takes the hash of the object's next chunk.
     pub fn push(&mut self, hash: Digest) {
         self.chunks += 1;
-        self.lowest.insert(hash);
-        if self.lowest.len() > SAMPLES_MAX {
+        if self.lowest.len() < SAMPLES_MAX {
+            self.lowest.insert(hash);
+        } else if self.lowest.last().is_some_and(|highest| hash < *highest) && self.lowest.insert(hash) {
             self.lowest.pop_last();
         }
     }
@@ -88,6 +89,43 @@ impl FeatureSampler {
         }
         let wanted = usize::try_from(1 + self.chunks / CHUNKS_PER_SAMPLE).unwrap_or(SAMPLES_MAX);
         self.lowest.iter().take(wanted).map(|hash| feature(CHUNK, &[hash.as_bytes()])).collect()
+    }
+}
+
+/// Reads the features of a manifest's records, one after the other.
+///
+/// It looks at eight times as many chunks as the manifest's tables have, and 65,535 more. Objects that name more than are left
+/// then are found by their names alone.
+#[derive(Debug)]
+pub struct FeatureReader<'a> {
+    manifest: &'a Manifest,
+    visits_left: u64,
+}
+
+impl<'a> FeatureReader<'a> {
+    /// Reads in `manifest`.
+    pub fn new(manifest: &'a Manifest) -> Self {
+        let chunks = manifest.chunks().len() as u64 + manifest.foreign_chunks().len() as u64;
+        Self { manifest, visits_left: chunks.saturating_mul(VISITS_PER_CHUNK).saturating_add(VISITS_MIN) }
+    }
+
+    /// The features of `record`, which is one of the manifest: its name first.
+    pub fn features(&mut self, record: &Record) -> Result<Vec<Feature>, ManifestError> {
+        let mut features: Vec<Feature> =
+            record.path_info().map(|info| name_feature(&info.store_path)).into_iter().collect();
+        let list = self.manifest.chunk_list(record)?;
+        // Counted by its runs, before any chunk is looked at.
+        let Some(left) = self.visits_left.checked_sub(list.chunk_count()) else { return Ok(features) };
+        self.visits_left = left;
+        let mut sampler = FeatureSampler::default();
+        for chunk in list.chunks() {
+            sampler.push(match chunk {
+                ChunkRef::Own(number) => self.manifest.chunk(number)?.hash,
+                ChunkRef::Foreign(number) => self.manifest.foreign(number)?.hash,
+            });
+        }
+        features.extend(sampler.finish());
+        Ok(features)
     }
 }
 
@@ -104,7 +142,12 @@ fn feature(context: &[u8], parts: &[&[u8]]) -> Feature {
 
 #[cfg(test)]
 mod tests {
+    use firn_nix_format::{Compression, PathInfo, Sha256};
+
     use super::*;
+    use crate::builder::{BuilderOptions, BundleBuilder};
+    use crate::record::{Encoding, NewRecord};
+    use crate::record_codec::Content;
 
     fn named(name: &str) -> Feature {
         name_feature(&StorePath::from_parts([7; 20], name).unwrap())
@@ -162,5 +205,91 @@ mod tests {
         let found = (0..64).filter(|pair| shares(*pair)).count();
         assert!((44..=62).contains(&found), "{found} of 64");
         assert!(sampled(0..200).iter().all(|feature| !sampled(1000..1200).contains(feature)));
+    }
+
+    fn record_of(seed: u8, nar_size: u64) -> NewRecord {
+        let info = PathInfo {
+            store_path: StorePath::from_parts([seed; 20], &format!("package-{seed}")).unwrap(),
+            url: format!("nar/{seed}.nar.xz"),
+            compression: Compression::Xz,
+            file_hash: None,
+            file_size: None,
+            nar_hash: Sha256::from_bytes([seed; 32]),
+            nar_size,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        };
+        NewRecord::store_path(info, Encoding::Chunked)
+    }
+
+    const CHUNK_BYTES: u64 = 3;
+
+    /// A manifest of so many chunks, of which each record has the runs given: their first chunks and counts.
+    fn manifest_of(chunks: u32, records: &[Vec<(u32, u32)>]) -> Manifest {
+        let mut builder = BundleBuilder::new(BuilderOptions::default());
+        builder.begin_object();
+        for number in 0..chunks {
+            builder.push_chunk(&number.to_le_bytes()[..3]).unwrap();
+        }
+        builder.abandon_object();
+        for (seed, runs) in (1..).zip(records) {
+            // No builder cuts such lists, and every reader takes them.
+            let size = |length: usize| u32::try_from(length).unwrap();
+            let mut list = [size(runs.len()).to_le_bytes(), 0_u32.to_le_bytes()].concat();
+            list.extend(
+                runs.iter().flat_map(|(first, count)| [first.to_le_bytes(), count.to_le_bytes()].concat()),
+            );
+            let bytes = runs.iter().map(|(_, count)| u64::from(*count) * CHUNK_BYTES).sum();
+            let content =
+                Content { bytes, list_offset: size(builder.lists.len()), list_bytes: size(list.len()) };
+            builder.blocks.add(&record_of(seed, bytes), content).unwrap();
+            builder.lists.extend_from_slice(&list);
+        }
+        let mut payload = Vec::new();
+        let content = builder.seal(&mut payload).unwrap().content;
+        let extent = content.manifest_extent();
+        let manifest = payload.split_off(usize::try_from(extent.start).unwrap());
+        Manifest::parse_whole(&content, manifest).unwrap()
+    }
+
+    fn features_in(manifest: &Manifest) -> Vec<Vec<Feature>> {
+        let mut reader = FeatureReader::new(manifest);
+        manifest.records().map(|located| reader.features(&located.unwrap().record).unwrap()).collect()
+    }
+
+    #[test]
+    fn records_have_the_features_of_their_names_and_of_their_chunks() {
+        let manifest = manifest_of(300, &[vec![(0, 300)], vec![(7, 3)], vec![(0, 100), (100, 200)]]);
+        let features = features_in(&manifest);
+        assert_eq!(features[0].len(), 1 + 2);
+        assert_eq!(features[0][0], features[2][0], "they have one name");
+        assert_eq!(features[0], features[2]);
+        assert_eq!(features[1], features[0][..1]);
+        let mut sampler = FeatureSampler::default();
+        manifest.chunks().iter().for_each(|chunk| sampler.push(chunk.hash));
+        assert_eq!(features[0][1..], sampler.finish());
+    }
+
+    #[test]
+    fn a_manifest_that_names_its_chunks_a_million_times_over_takes_no_longer_than_its_tables() {
+        // 16 MiB of runs, each of all but a few chunks of a table of as many bytes: 8e11 chunks.
+        let (chunks, runs) = (381_000, 2 << 20);
+        let endless = (0..runs).map(|run| (run % 100, chunks - 100)).collect();
+        let manifest = manifest_of(chunks, &[vec![(0, chunks)], endless, vec![(0, 300)]]);
+        let features = features_in(&manifest);
+        assert_eq!(features.iter().map(Vec::len).collect::<Vec<_>>(), [1 + SAMPLES_MAX, 1, 1 + 2]);
+    }
+
+    #[test]
+    fn eight_objects_of_all_chunks_are_sampled_and_more_only_in_small_manifests() {
+        let sampled = |chunks: u32, objects: usize| {
+            let features = features_in(&manifest_of(chunks, &vec![vec![(0, chunks)]; objects]));
+            features.into_iter().filter(|features| features.len() > 1).count()
+        };
+        assert_eq!(sampled(100_000, 20), 8);
+        assert_eq!(sampled(1_000, 200), 8 + 65);
     }
 }
