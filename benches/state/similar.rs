@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firn_base::Feature;
 use firn_coordinator::StateFacts;
-use firn_coordinator_logic::find_similar;
+use firn_coordinator_logic::{GoingContent, find_similar};
 
 use crate::Failure;
 use crate::generator::Generator;
@@ -19,6 +19,7 @@ pub(crate) fn measure(
     count: u64,
     facts: &StateFacts,
 ) -> Result<[(&'static str, f64); 2], Failure> {
+    let going = GoingContent::read(facts)?;
     // Once to read the disk, once to count.
     let mut measured = [("names", 0.0), ("chunks", 0.0)];
     for (position, (_, rate)) in measured.iter_mut().enumerate() {
@@ -34,7 +35,7 @@ pub(crate) fn measure(
         for _ in 0..2 {
             let begun = machine::thread_time()?;
             for (some, numbers) in features.chunks(BATCH).zip(numbers.chunks(BATCH)) {
-                let found = find_similar(facts, some)?;
+                let found = find_similar(facts, &going, some)?;
                 for (records, number) in found.iter().zip(numbers) {
                     let first = records.first().ok_or_else(|| format!("key {number} has no like"))?;
                     let place = (first.place.block, first.place.entry);

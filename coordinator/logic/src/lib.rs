@@ -19,6 +19,7 @@ mod catalogue;
 mod change;
 mod clock_rule;
 mod commit_check;
+mod commit_room;
 mod digest;
 mod divergence;
 mod drain;
@@ -91,6 +92,7 @@ pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Clocks, READING_GOOD_FOR};
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
+pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};
 pub use drain::{sum_drains, survey_drain};
@@ -143,7 +145,7 @@ pub use reserve_room::{Reserve, ReserveError};
 pub use restoring::{RestoringPlan, plan_restored};
 pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;
-pub use similar::{find_similar, plan_features};
+pub use similar::{GoingContent, find_similar, plan_features};
 pub use state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord,
     NodeNumber, NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord,

@@ -155,7 +155,7 @@ impl Service {
             CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
             CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),
-            CoordinatorRequest::Similar(features) => reads::similar(shared, &features),
+            CoordinatorRequest::Similar(features) => reads::similar(shared, features).await,
             CoordinatorRequest::Bundles(names) => reads::bundles(shared, &names),
             CoordinatorRequest::GetCertificates(codings) => {
                 certificates::certificates(shared, client, &codings)

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
-    AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, HearingFacts, LossWatch,
-    NodeNumber, Orders, PlanningView, Refusals, ReportBook, Reserve, Scan, SteadyWidth, WidthMemory, brake,
-    check_level, is_still_hearing,
+    AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, GoingContent, HearingFacts,
+    LossWatch, NodeNumber, Orders, PlanningView, Refusals, ReportBook, Reserve, Scan, SteadyWidth,
+    WidthMemory, brake, check_level, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) erase_after: Duration,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
+    going: Mutex<Option<(LedgerHead, Arc<GoingContent>)>>,
     picture: Mutex<Option<Picture>>,
     /// What nodes show while the archive is rebuilt.
     pub(crate) rebuild: Rebuild,
@@ -147,6 +148,7 @@ impl Shared {
             erase_after,
             soft: Mutex::new(soft),
             governance: Mutex::default(),
+            going: Mutex::default(),
             picture: Mutex::default(),
             rebuild: Rebuild::new(rebuild),
         })
@@ -185,6 +187,19 @@ impl Shared {
                 Ok(state)
             }
         }
+    }
+
+    /// What nothing may come to depend on, as of the applied ledger. Reads all withdrawals when that has changed: blocks.
+    pub(crate) fn going(&self, facts: &StateFacts) -> Result<Arc<GoingContent>, StorageError> {
+        use firn_coordinator_logic::Facts;
+        let head = facts.counters()?.ledger;
+        let known = self.going.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, going)) = known.filter(|(known, _)| *known == head) {
+            return Ok(going);
+        }
+        let going = Arc::new(GoingContent::read(facts)?);
+        *self.going.lock().unwrap_or_else(PoisonError::into_inner) = Some((head, Arc::clone(&going)));
+        Ok(going)
     }
 
     /// Forgets the picture of the archive: the next look begins anew.

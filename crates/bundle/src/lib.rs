@@ -55,7 +55,7 @@ pub use frame::{
     Codec, CompressedFrame, FrameEntry, FrameError, PendingFrame, compress_frame, decompress_frame,
 };
 pub use header_error::{HeaderError, HeaderKind};
-pub use likeness::{FEATURES_PER_RECORD_MAX, FeatureReader, FeatureSampler, name_feature, record_features};
+pub use likeness::{FEATURES_PER_RECORD_MAX, FeatureReader, FeatureSampler, name_feature};
 pub use limits::{
     BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX, CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX,
     MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PATCHES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,

@@ -48,11 +48,6 @@ pub fn name_feature(path: &StorePath) -> Feature {
     feature(NAME, &[package.as_bytes(), b"\0", output.unwrap_or_default().as_bytes()])
 }
 
-/// All features of an object of `manifest`.
-pub fn record_features(manifest: &Manifest, record: &Record) -> Result<Vec<Feature>, ManifestError> {
-    FeatureReader::new(manifest).features(record)
-}
-
 fn split_version(name: &str) -> (&str, &str) {
     let dashes = name.match_indices('-').map(|(position, _)| position);
     let is_version =

@@ -16,8 +16,9 @@ pub const RANGE_BYTES_MAX: u64 = 4 << 20;
 /// Keys in one presence or lookup request.
 pub const KEYS_PER_REQUEST_MAX: usize = 10_000;
 
-/// Features in one request for similar objects: an uploader asks for those of some hundred objects at a time.
-pub const FEATURES_PER_REQUEST_MAX: usize = 4_096;
+/// Features in one request for similar objects: those of some hundred objects. A coordinator looks up four bundles for each,
+/// whoever asks.
+pub const FEATURES_PER_REQUEST_MAX: usize = 512;
 
 /// How many objects are remembered for a feature. One name stands for builds on several systems and of several branches;
 /// the last four are mostly one of each that is still built.

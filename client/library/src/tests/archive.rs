@@ -11,8 +11,8 @@ use firn_base::{
     ShardIndex, Timestamp,
 };
 use firn_bundle::{
-    BundleReader, BundleRole, CodingHeader, ContentHeader, Encoding, Manifest, Record, RestoreError,
-    record_features,
+    BundleReader, BundleRole, CodingHeader, ContentHeader, Encoding, FeatureReader, Manifest, Record,
+    RestoreError,
 };
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_erasure::Coder;
@@ -382,9 +382,10 @@ impl State {
         let bundles = self.commits.iter().rev().flatten();
         let records = bundles.flat_map(|bundle| {
             let manifest = &self.bundles[bundle].manifest;
+            let mut reader = FeatureReader::new(manifest);
             manifest.records().map(Result::unwrap).filter_map(move |located| {
                 let place = RecordPlace { block: located.block, entry: located.entry };
-                let features = record_features(manifest, &located.record).unwrap();
+                let features = reader.features(&located.record).unwrap();
                 features.contains(&feature).then_some(SimilarRecord { bundle: *bundle, place })
             })
         });

@@ -2,8 +2,8 @@
 
 use firn_base::{BundleNumber, Feature, Location};
 use firn_coordinator_logic::{
-    CertifiedBundle, Facts, MemoryState, RecordSummary, advance, apply, find_similar, full_digest,
-    plan_features,
+    CertifiedBundle, Facts, GoingContent, MemoryState, RecordSummary, advance, apply, find_similar,
+    full_digest, plan_features,
 };
 use firn_wire::{
     Command, CommandOutcome, LedgerAct, RecordPlace, ReplacementBundle, SIMILAR_RECORDS_MAX, SimilarRecord,
@@ -82,7 +82,8 @@ fn kept(archive: &Archive, name: u8) -> Vec<(u8, u8)> {
 
 /// What is told of a feature.
 fn found(archive: &Archive, name: u8) -> Vec<SimilarRecord> {
-    let Ok(mut found) = find_similar(&archive.state, &[named(200), named(name)]);
+    let Ok(going) = GoingContent::read(&archive.state);
+    let Ok(mut found) = find_similar(&archive.state, &going, &[named(200), named(name)]);
     assert!(found[0].is_empty(), "nothing has this feature");
     found.remove(1)
 }
@@ -177,6 +178,39 @@ fn what_was_forgotten_before_it_moved_comes_last_if_there_is_room() {
     assert_eq!(kept(&archive, 1), [(5, 25), (4, 24), (3, 23), (2, 22)]);
     assert_eq!(kept(&archive, 2), [(9, 11)]);
     assert_eq!(kept(&archive, 3), [(6, 40), (9, 11)]);
+}
+
+#[test]
+fn neither_withdrawn_records_nor_bundles_with_a_purge_are_told_of() {
+    let mut archive = Archive::of(4);
+    committed(&mut archive, 1, &[(1, &[1]), (2, &[2])]);
+    committed(&mut archive, 2, &[(3, &[1])]);
+    let first_of = |archive: &Archive, tags: &[u8]| {
+        let ids: Vec<_> = tags.iter().copied().map(bundle_id).collect();
+        let Ok(going) = GoingContent::read(&archive.state);
+        let Ok(first) = going.first_of(&archive.state, &ids);
+        first
+    };
+    archive.govern(LedgerAct::Withdraw { key: key(2), reason: "asked to".into() });
+    assert_eq!(found(&archive, 2), records(&[]));
+    assert_eq!(found(&archive, 1), records(&[(2, 3), (1, 1)]), "what lies beside it stays");
+    assert_eq!(first_of(&archive, &[1, 2]), None);
+    archive.govern(LedgerAct::Purge { key: key(2), reason: "court".into() });
+    assert_eq!(found(&archive, 1), records(&[(2, 3)]), "the bundle is about to go");
+    assert_eq!(first_of(&archive, &[9, 2, 1]), Some(bundle_id(1)));
+    assert_eq!(first_of(&archive, &[9, 2]), None);
+    assert_eq!(kept(&archive, 2), [(1, 2)], "it is remembered: a path may be reinstated");
+}
+
+#[test]
+fn a_withdrawn_record_that_waits_is_not_told_of() {
+    let mut archive = Archive::of(4);
+    archive.reserve(1, (2, 4), &FOUR);
+    archive.commit(1, &FOUR, vec![entry(1, &[99])]);
+    remember(&mut archive, told(1, None, &[(1, &[1])]));
+    assert_eq!(found(&archive, 1), records(&[(1, 1)]));
+    archive.govern(LedgerAct::Withdraw { key: key(1), reason: "asked to".into() });
+    assert_eq!(found(&archive, 1), records(&[]));
 }
 
 /// The records of bundles 1 to 3, of which each has the key of its tag.

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use firn_base::BundleId;
-use firn_bundle::{ContentHeader, Manifest};
+use firn_bundle::{ContentHeader, FeatureReader, Manifest};
 use firn_coordinator_logic::{
     CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_restored,
 };
@@ -249,9 +249,10 @@ async fn read_records(
     let (content, bytes) = read_manifest(shared, bundle).await?;
     let records = shared.environment.blocking(move || {
         let manifest = Manifest::parse_whole(&content, bytes).map_err(|error| error.to_string())?;
+        let mut features = FeatureReader::new(&manifest);
         let records = manifest.records().map(|located| {
             let located = located.map_err(|error| error.to_string())?;
-            check_record(&manifest, &located, &publishers).map_err(|refusal| refusal.to_string())
+            check_record(&mut features, &located, &publishers).map_err(|refusal| refusal.to_string())
         });
         records.collect::<Result<Vec<RecordSummary>, String>>()
     });

@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use firn_base::{ObjectKey, PublicKey, ReservationId};
-use firn_bundle::{BundleRole, ContentHeader, LocatedRecord, Manifest, Record, RecordBody, record_features};
+use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
-    CheckedBundle, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord, plan_commit,
-    plan_features, plan_replacement,
+    CheckedBundle, CommitRoom, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord,
+    plan_commit, plan_features, plan_replacement,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -32,7 +32,7 @@ const EXTERNALS_MAX: usize = 65_535;
 /// Receipts in one message: one for each shard of the widest scheme, of a head and its parts.
 const LATE_RECEIPTS_MAX: usize = 40 * 256;
 
-pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: CommitRequest) -> Reply {
+pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: CommitRequest) -> Reply {
     let facts = shared.facts()?;
     let governance = shared.governance(&facts)?;
     let replaces = request.replaces;
@@ -55,6 +55,10 @@ pub(super) async fn commit(shared: &Shared, uploader: PublicKey, request: Commit
         let reservation = own_reservation(&facts, uploader, &bundle)?;
         let receipts = receipts(shared, &facts, &reservation, &bundle.receipts)?;
         uploads.push((reservation, receipts, bundle.manifest));
+    }
+    if replaces.is_none() {
+        let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
+        check_dependencies(shared, headers).await?;
     }
     // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
     let signers = match &replaces {
@@ -123,6 +127,26 @@ fn own_reservation(
     Ok(record)
 }
 
+/// Refuses bundles that use chunks of one which a purge wants a record of gone: they would keep it from being erased. One
+/// whose place others have taken is refused when the commit is applied.
+async fn check_dependencies(shared: &Arc<Shared>, headers: Vec<Vec<u8>>) -> Result<(), RefusedRequest> {
+    let (facts, asked) = (shared.facts()?, Arc::clone(shared));
+    let look = move || {
+        let going = asked.going(&facts).map_err(|error| disk(&error))?;
+        for header in headers {
+            let content = ContentHeader::parse(&header).map_err(|error| malformed(error.to_string()))?;
+            let found = going.first_of(&facts, content.dependencies()).map_err(|error| disk(&error))?;
+            if let Some(bundle) = found {
+                return Err(malformed(format!(
+                    "this bundle uses chunks of bundle {bundle}, which holds a path that is being purged: publish again"
+                )));
+            }
+        }
+        Ok(())
+    };
+    shared.environment.blocking(look).await
+}
+
 fn receipts(
     shared: &Shared,
     facts: &StateFacts,
@@ -162,6 +186,7 @@ fn check_uploads(
 ) -> Result<Vec<CheckedBundle>, RefusedRequest> {
     let mut checked = Vec::with_capacity(uploads.len());
     let mut manifests: Vec<Manifest> = Vec::with_capacity(uploads.len());
+    let mut room = CommitRoom::default();
     for (reservation, receipts, manifest) in uploads {
         let content = ContentHeader::parse(&reservation.content_header)
             .map_err(|error| malformed(error.to_string()))?;
@@ -169,6 +194,7 @@ fn check_uploads(
             Manifest::parse_whole(&content, manifest).map_err(|error| malformed(error.to_string()))?;
         check_parts(&manifest, &manifests)?;
         let mut records = Vec::new();
+        let mut features = FeatureReader::new(&manifest);
         for located in manifest.records() {
             let located = located.map_err(|error| malformed(error.to_string()))?;
             let record = &located.record;
@@ -178,7 +204,9 @@ fn check_uploads(
                     name_of(record)
                 )));
             }
-            records.push(check_record(&manifest, &located, publishers)?);
+            let record = check_record(&mut features, &located, publishers)?;
+            room.take(record.references.len()).map_err(|error| malformed(error.to_string()))?;
+            records.push(record);
         }
         checked.push(CheckedBundle {
             reservation: reservation.id,
@@ -191,9 +219,10 @@ fn check_uploads(
     Ok(checked)
 }
 
-/// What counts of a record of `manifest`; refused where it is a store path that none of `publishers` signed.
+/// What counts of a record, of the manifest that `features` reads; refused where it is a store path that none of `publishers`
+/// signed.
 pub(crate) fn check_record(
-    manifest: &Manifest,
+    features: &mut FeatureReader<'_>,
     located: &LocatedRecord,
     publishers: &[PublisherKey],
 ) -> Result<RecordSummary, RefusedRequest> {
@@ -210,8 +239,7 @@ pub(crate) fn check_record(
         }
     };
     let (block, entry) = (located.block, located.entry);
-    let features =
-        record_features(manifest, &located.record).map_err(|error| malformed(error.to_string()))?;
+    let features = features.features(&located.record).map_err(|error| malformed(error.to_string()))?;
     Ok(RecordSummary { key: located.record.key, block, entry, references, features })
 }
 

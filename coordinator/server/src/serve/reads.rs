@@ -3,6 +3,7 @@
 //! Always holds: presence is an immutable fact once true; a page never exceeds its bound. Leaves to others:
 //! absence that must be current (readers compare feed positions).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{Feature, ObjectKey};
@@ -53,11 +54,14 @@ pub(super) fn lookup(shared: &Shared, keys: &[ObjectKey]) -> Reply {
     Ok(CoordinatorReply::Lookup(shared.facts()?.lookup(keys).map_err(|error| disk(&error))?))
 }
 
-pub(super) fn similar(shared: &Shared, features: &[Feature]) -> Reply {
+pub(super) async fn similar(shared: &Arc<Shared>, features: Vec<Feature>) -> Reply {
     if features.len() > FEATURES_PER_REQUEST_MAX {
         return Err(malformed(format!("ask for at most {FEATURES_PER_REQUEST_MAX} features at a time")));
     }
-    let found = find_similar(&shared.facts()?, features).map_err(|error| disk(&error))?;
+    let (facts, asked) = (shared.facts()?, Arc::clone(shared));
+    // Up to four bundles for each feature are looked up: not on the threads of the network.
+    let find = move || find_similar(&facts, &*asked.going(&facts)?, &features);
+    let found = shared.environment.blocking(find).await.map_err(|error| disk(&error))?;
     Ok(CoordinatorReply::Similar(found))
 }
 
