@@ -207,9 +207,11 @@ impl Upload {
                 it.reservations = it.reservations.saturating_sub(1);
                 self.reserve_later(bundle, refused.sentence, now);
             }
-            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed | RefusalKind::NotFound => {
-                self.fail(refused);
-            }
+            RefusalKind::NotAllowed
+            | RefusalKind::Full
+            | RefusalKind::Malformed
+            | RefusalKind::NotFound
+            | RefusalKind::Outdated => self.fail(refused),
         }
     }
 
@@ -263,7 +265,10 @@ impl Upload {
                 self.commit_retries += 1;
                 self.last_refusal = refused.sentence;
             }
-            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed => self.fail(refused),
+            // Sealed is sealed: only packing anew makes another bundle of it.
+            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed | RefusalKind::Outdated => {
+                self.fail(refused);
+            }
         }
     }
 

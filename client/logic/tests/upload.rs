@@ -258,6 +258,19 @@ fn a_commit_whose_answer_was_lost_is_found_done() {
 }
 
 #[test]
+fn what_builds_upon_a_replaced_bundle_is_not_sent_again_and_the_next_upload_goes_on() {
+    let mut upload = reserved_upload(UploadPolicy::default());
+    for send in sends(&mut upload, at(0)) {
+        upload.handle_stored(&send, receipt(&send), at(0));
+    }
+    commit_of(upload.next_step(at(0)));
+    upload.handle_commit_refused(refused(RefusalKind::Outdated), at(1));
+    let step = upload.next_step(at(1));
+    let UploadStep::Done(Err(error)) = step else { panic!("{step:?}") };
+    assert!(!error.stops_publishing(), "{error}");
+}
+
+#[test]
 fn an_archive_that_does_not_answer_is_given_up_after_a_time() {
     let policy = UploadPolicy { give_up_after: Duration::from_secs(30), ..UploadPolicy::default() };
     let mut upload = Upload::new(1, 4, policy, at(0));

@@ -17,8 +17,8 @@ use firn_coordinator_logic::{
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
     Actor, BUNDLES_PER_REQUEST_MAX, Command, CommandOutcome, CommitRequest, CoordinatorReply, HeldPath,
-    LedgerState, OperatorRole, PlacementChange, Receipt, RefusalKind, RefusedRequest, Replaced, Signed,
-    UploadedBundle,
+    LedgerState, OperatorRole, PlacementChange, Receipt, RefusalKind, RefusedRequest, RejectReason, Replaced,
+    Signed, UploadedBundle,
 };
 
 use super::operators::admit_operator;
@@ -93,20 +93,29 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
             let held = held_paths(&shared.facts()?, &held)?;
             Ok(CoordinatorReply::Committed { bundles, visible, held })
         }
-        CommandOutcome::Rejected(reason) => {
-            let kind = match reason {
-                firn_wire::RejectReason::BundleExists => RefusalKind::AlreadyDone,
-                firn_wire::RejectReason::UnknownReservation => RefusalKind::Expired,
-                firn_wire::RejectReason::NeedsRole(_) => RefusalKind::NotAllowed,
-                _ => RefusalKind::Malformed,
-            };
-            Err(RefusedRequest::new(kind, reason.to_string()))
-        }
+        CommandOutcome::Rejected(reason) => Err(refusal(&reason)),
         // Bundles in the place of another: no key became visible that was not.
         CommandOutcome::Applied => {
             Ok(CoordinatorReply::Committed { bundles: Vec::new(), visible: 0, held: Vec::new() })
         }
     }
+}
+
+/// What an uploader makes of a rejected commit.
+fn refusal(reason: &RejectReason) -> RefusedRequest {
+    let kind = match reason {
+        RejectReason::BundleExists => RefusalKind::AlreadyDone,
+        RejectReason::UnknownReservation => RefusalKind::Expired,
+        RejectReason::NeedsRole(_) => RefusalKind::NotAllowed,
+        // It was there when its chunks were looked up.
+        RejectReason::UnknownDependency => {
+            let sentence =
+                "a bundle whose chunks these objects use was replaced meanwhile: publish them again";
+            return RefusedRequest::new(RefusalKind::Outdated, sentence);
+        }
+        _ => RefusalKind::Malformed,
+    };
+    RefusedRequest::new(kind, reason.to_string())
 }
 
 fn own_reservation(
@@ -318,4 +327,17 @@ pub(super) async fn release(shared: &Shared, uploader: PublicKey, reservations: 
         shared.carry_out(Command::ExpireReservations(own), RefusalKind::Malformed).await?;
     }
     Ok(CoordinatorReply::Released)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uploader_whose_dependency_was_replaced_is_told_to_publish_again() {
+        let refused = refusal(&RejectReason::UnknownDependency);
+        assert_eq!(refused.kind, RefusalKind::Outdated);
+        assert!(refused.sentence.contains("publish them again"), "{refused}");
+        assert_eq!(refusal(&RejectReason::NoOperator).kind, RefusalKind::Malformed);
+    }
 }
