@@ -2,12 +2,14 @@
 //!
 //! Owns: looking for earlier objects, and which of their chunks an object has too. Always holds: a chunk that is handed out
 //! was read from the archive and had its hash, so that nobody's word is taken for it; of manifests only the pieces are read
-//! that concern a like object, through caches of bounded size; whatever cannot be read is not used, and no object fails for
-//! it. Leaves to others: which bundles to depend on (`firn-client-logic`), packing.
+//! that concern a like object, through caches of bounded size; whatever cannot be read is not used, no object fails or waits
+//! without end for it, and it hides no other bundle that holds the same chunk. Leaves to others: which bundles to depend on (`firn-client-logic`), packing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use firn_base::{BundleId, Digest, Feature, ObjectKey};
 use firn_bundle::{ChunkEntry, ChunkRef, ChunkRun, FeatureSampler, PartChunk, name_feature};
@@ -15,6 +17,8 @@ use firn_nix_format::PathInfo;
 use firn_retrieval::{ManifestOptions, ObjectOptions, ObjectReader, ReadError};
 use firn_wire::SimilarRecord;
 use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::content::Content;
 use crate::destination::Destination;
@@ -30,8 +34,10 @@ pub(crate) const FRAMES: ObjectOptions =
 /// Objects whose names are asked for at once.
 pub(crate) const NAMES_PER_REQUEST: usize = 512;
 
-// Like objects that are looked at for one object: the latest of its name, and what shares chunks with it.
-const RECORDS_MAX: usize = 4;
+// Like objects that are looked at for one object: the latest of its name, and besides what shares chunks with it. A name with
+// many unlike builds must not use up what the chunks might find.
+const NAMED_RECORDS_MAX: usize = 2;
+const SHARING_RECORDS_MAX: usize = 4;
 
 // Entries of a like object's chunk table that are read: one of the same name may be a thousand times as large.
 const ENTRIES_PER_CHUNK_MAX: u64 = 8;
@@ -41,8 +47,17 @@ const ENTRIES_PER_STEP: u32 = 2048;
 // An object is looked for by its chunks if less than half of it was found by its name.
 const ENOUGH_SHARE: u64 = 2;
 
-// Chunks of one object that are read side by side.
-const READS_AT_ONCE: usize = 8;
+// Frames that are read side by side for one object, and objects that are looked for at once: each frame takes up to 8 MiB
+// meanwhile, 1.5 MiB as our publisher makes them, so all together 24 MiB of memory and 128 MiB at the worst.
+const READS_AT_ONCE: usize = 4;
+const FINDS_AT_ONCE: usize = 4;
+
+// How long an object is looked for: then what was found so far has to do. Who cannot read 2 MiB in a second stores anew.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BYTES_PER_SECOND_MIN: u64 = 2 << 20;
+
+// Bundles that are not asked for again in this publish because something of them could not be read: the latest ones.
+const BAD_BUNDLES_MAX: usize = 64;
 
 /// A chunk of an object that lies in an earlier bundle.
 pub(crate) type EarlierChunk = (BundleId, PartChunk);
@@ -52,21 +67,38 @@ pub(crate) type EarlierChunk = (BundleId, PartChunk);
 pub(crate) struct EarlierChunks {
     destination: Arc<dyn Destination>,
     objects: ObjectReader,
+    patience: Duration,
+    finds: Arc<Semaphore>,
+    bad: Arc<Mutex<VecDeque<BundleId>>>,
+    refusal_told: Arc<AtomicBool>,
 }
+
+/// Chunks that a record says lie in a frame: their numbers in their bundle's table, and their entries.
+type Claims = BTreeMap<(BundleId, u32), BTreeMap<u32, ChunkEntry>>;
 
 /// What is still wanted of an object, and what was found.
 struct Search {
-    // Chunks that were not found, with their lengths.
+    // Chunks that were not read so far, with their lengths.
     wanted: BTreeMap<Digest, u32>,
-    found: Vec<(BundleId, u32, ChunkEntry)>,
+    found: Vec<EarlierChunk>,
     looked_at: BTreeSet<SimilarRecord>,
     entries_left: u64,
 }
 
 impl EarlierChunks {
     /// Looks in the archive that `objects` reads and `destination` asks.
-    pub(crate) const fn new(destination: Arc<dyn Destination>, objects: ObjectReader) -> Self {
-        Self { destination, objects }
+    pub(crate) fn new(destination: Arc<dyn Destination>, objects: ObjectReader) -> Self {
+        Self::with_patience(destination, objects, PATIENCE)
+    }
+
+    /// One that looks for so long, and a little longer for large objects.
+    pub(crate) fn with_patience(
+        destination: Arc<dyn Destination>,
+        objects: ObjectReader,
+        patience: Duration,
+    ) -> Self {
+        let finds = Arc::new(Semaphore::new(FINDS_AT_ONCE));
+        Self { destination, objects, patience, finds, bad: Arc::default(), refusal_told: Arc::default() }
     }
 
     /// The archived objects that are called as these paths are, the latest of each name first.
@@ -88,16 +120,25 @@ impl EarlierChunks {
         let entries = (wanted.len() as u64).saturating_mul(ENTRIES_PER_CHUNK_MAX).saturating_add(ENTRIES_MIN);
         let mut search =
             Search { wanted, found: Vec::new(), looked_at: BTreeSet::new(), entries_left: entries };
+        // It is never closed.
+        let Ok(_one_of_few) = self.finds.acquire().await else { return Vec::new() };
+        let patience = self.patience + Duration::from_secs(search.wanted_bytes() / BYTES_PER_SECOND_MIN);
+        if timeout(patience, self.search(&mut search, content, named)).await.is_err() {
+            tracing::debug!("chunks of an earlier object are not waited for any longer");
+        }
+        search.found
+    }
+
+    async fn search(&self, search: &mut Search, content: &Content, named: &[SimilarRecord]) {
         let whole = search.wanted_bytes();
-        self.look_at(&mut search, named).await;
+        self.look_at(search, named, NAMED_RECORDS_MAX).await;
         if search.wanted_bytes() > whole / ENOUGH_SHARE {
             let mut sampler = FeatureSampler::default();
             content.chunks().for_each(|(hash, _)| sampler.push(hash));
             let sharing: Vec<SimilarRecord> =
                 self.similar(sampler.finish()).await.into_iter().flatten().collect();
-            self.look_at(&mut search, &sharing).await;
+            self.look_at(search, &sharing, SHARING_RECORDS_MAX).await;
         }
-        self.read(search.found).await
     }
 
     async fn similar(&self, features: Vec<Feature>) -> Vec<Vec<SimilarRecord>> {
@@ -105,26 +146,39 @@ impl EarlierChunks {
             return Vec::new();
         }
         self.destination.similar(features).await.unwrap_or_else(|refused| {
-            tracing::debug!(%refused, "what is similar was not asked: everything is stored anew");
+            if !self.refusal_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%refused, "what is similar is not told: objects are stored anew as a whole");
+            }
             Vec::new()
         })
     }
 
-    async fn look_at(&self, search: &mut Search, records: &[SimilarRecord]) {
+    /// Looks at up to `count_max` of these records that nobody has looked at.
+    async fn look_at(&self, search: &mut Search, records: &[SimilarRecord], count_max: usize) {
+        let mut looked_at = 0;
         for record in records {
-            if search.wanted.is_empty() || search.looked_at.len() >= RECORDS_MAX {
+            if search.wanted.is_empty() || looked_at == count_max {
                 return;
             }
-            if search.looked_at.insert(*record)
-                && let Err(error) = self.match_chunks(search, *record).await
-            {
-                tracing::debug!(bundle = %record.bundle, %error, "chunks of an earlier object are not used");
+            if self.is_bad(record.bundle) || !search.looked_at.insert(*record) {
+                continue;
             }
+            looked_at += 1;
+            let mut claims = Claims::new();
+            if let Err(error) = self.match_chunks(search, &mut claims, *record).await {
+                self.note_bad(record.bundle, &error);
+            }
+            self.read(search, claims).await;
         }
     }
 
     /// Takes the chunks of one earlier object that are wanted.
-    async fn match_chunks(&self, search: &mut Search, like: SimilarRecord) -> Result<(), ReadError> {
+    async fn match_chunks(
+        &self,
+        search: &mut Search,
+        claims: &mut Claims,
+        like: SimilarRecord,
+    ) -> Result<(), ReadError> {
         let (bundle, manifests) = (like.bundle, self.objects.manifests());
         let records = manifests.block(bundle, like.place.block).await?;
         let Some(record) = records.get(usize::from(like.place.entry)) else {
@@ -133,7 +187,7 @@ impl EarlierChunks {
         let list = manifests.chunk_list(bundle, record).await?;
         for step in list.runs().iter().flat_map(steps) {
             let count = u64::from(step.count);
-            if search.wanted.is_empty() || search.entries_left < count {
+            if search.entries_left < count {
                 return Ok(());
             }
             search.entries_left -= count;
@@ -141,10 +195,11 @@ impl EarlierChunks {
                 ChunkRef::Own(first) => {
                     let numbers = first..first.saturating_add(step.count);
                     let entries = manifests.chunk_entries(bundle, numbers.clone()).await?;
-                    search.take(bundle, numbers, &entries);
+                    search.claim(claims, bundle, numbers, &entries);
                 }
                 ChunkRef::Foreign(first) => {
-                    self.match_foreign(search, bundle, first..first.saturating_add(step.count)).await?;
+                    let numbers = first..first.saturating_add(step.count);
+                    self.match_foreign(search, claims, bundle, numbers).await?;
                 }
             }
         }
@@ -154,7 +209,8 @@ impl EarlierChunks {
     /// Takes chunks that the earlier object's bundle has from bundles before it: they are those bundles' chunks for us too.
     async fn match_foreign(
         &self,
-        search: &mut Search,
+        search: &Search,
+        claims: &mut Claims,
         bundle: BundleId,
         numbers: Range<u32>,
     ) -> Result<(), ReadError> {
@@ -168,27 +224,60 @@ impl EarlierChunks {
                 let what = "a chunk lies in a bundle it does not name".to_owned();
                 return Err(ReadError::Damaged { bundle, what });
             };
+            if self.is_bad(*owner) {
+                continue;
+            }
             let numbers = foreign.number..foreign.number.saturating_add(1);
-            let entries = manifests.chunk_entries(*owner, numbers.clone()).await?;
-            search.take(*owner, numbers, &entries);
+            match manifests.chunk_entries(*owner, numbers.clone()).await {
+                Ok(entries) => search.claim(claims, *owner, numbers, &entries),
+                // Of others it has chunks all the same.
+                Err(error) => self.note_bad(*owner, &error),
+            }
         }
         Ok(())
     }
 
-    /// Reads what was found: those chunks that really lie there.
-    async fn read(&self, mut found: Vec<(BundleId, u32, ChunkEntry)>) -> Vec<EarlierChunk> {
-        // Those of one frame one behind the other: it is fetched once.
-        found.sort_by_key(|(bundle, _, entry)| (*bundle, entry.frame, entry.offset));
-        let read = |(bundle, number, entry): (BundleId, u32, ChunkEntry)| async move {
-            match self.objects.check_chunk(bundle, entry).await {
-                Ok(()) => Some((bundle, PartChunk { number, length: entry.length, hash: entry.hash })),
+    /// Reads what a record says: those chunks that really lie there are found.
+    async fn read(&self, search: &mut Search, claims: Claims) {
+        let read = |((bundle, frame), chunks): ((BundleId, u32), BTreeMap<u32, ChunkEntry>)| async move {
+            if self.is_bad(bundle) {
+                return Vec::new();
+            }
+            let entries = chunks.values().copied().collect();
+            match self.objects.check_chunks(bundle, frame, entries).await {
+                Ok(()) => chunks.into_iter().map(|(number, entry)| (bundle, number, entry)).collect(),
                 Err(error) => {
-                    tracing::debug!(%bundle, %error, "a chunk of an earlier bundle is not used");
-                    None
+                    self.note_bad(bundle, &error);
+                    Vec::new()
                 }
             }
         };
-        stream::iter(found).map(read).buffered(READS_AT_ONCE).filter_map(async |chunk| chunk).collect().await
+        let mut frames = stream::iter(claims).map(read).buffered(READS_AT_ONCE);
+        while let Some(chunks) = frames.next().await {
+            for (bundle, number, entry) in chunks {
+                // Two of its chunks may be the same.
+                if search.wanted.remove(&entry.hash).is_some() {
+                    let ChunkEntry { length, hash, .. } = entry;
+                    search.found.push((bundle, PartChunk { number, length, hash }));
+                }
+            }
+        }
+    }
+
+    fn is_bad(&self, bundle: BundleId) -> bool {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).contains(&bundle)
+    }
+
+    /// Nothing more is asked of a bundle of which something could not be read.
+    fn note_bad(&self, bundle: BundleId, error: &ReadError) {
+        tracing::debug!(%bundle, %error, "chunks of an earlier bundle are not used");
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        if !bad.contains(&bundle) {
+            bad.push_back(bundle);
+        }
+        if bad.len() > BAD_BUNDLES_MAX {
+            bad.pop_front();
+        }
     }
 }
 
@@ -197,11 +286,11 @@ impl Search {
         self.wanted.values().map(|length| u64::from(*length)).sum()
     }
 
-    fn take(&mut self, bundle: BundleId, numbers: Range<u32>, entries: &[ChunkEntry]) {
+    /// Adds those of a bundle's chunks to `claims` that are wanted.
+    fn claim(&self, claims: &mut Claims, bundle: BundleId, numbers: Range<u32>, entries: &[ChunkEntry]) {
         for (number, entry) in numbers.zip(entries) {
             if self.wanted.get(&entry.hash) == Some(&entry.length) {
-                self.wanted.remove(&entry.hash);
-                self.found.push((bundle, number, *entry));
+                claims.entry((bundle, entry.frame)).or_default().insert(number, *entry);
             }
         }
     }

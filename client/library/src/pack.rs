@@ -5,15 +5,15 @@
 //! equal bundles.
 //! Leaves to others: the order of objects (`packing_order`), what a bundle is (`firn-bundle`), sending.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
 use firn_base::BundleId;
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleBuilder, CompressedFrame, NewRecord, PartChunks, PendingFrame,
-    PushedChunk, compress_frame,
+    BuildError, BuilderOptions, BundleBuilder, CompressedFrame, NewRecord, PartChunk, PartChunks,
+    PendingFrame, PushedChunk, compress_frame,
 };
 use firn_client_logic::{DependencyChoice, DependencyPlan};
 use firn_transport::Environment;
@@ -22,14 +22,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::content::ContentReader;
 use crate::earlier::EarlierChunk;
 use crate::spool::{SpoolDir, SpoolError};
-use crate::spooled_bundle::{BundleSet, PackedObject, SpooledBundle};
+use crate::spooled_bundle::{BundleSet, Foreign, OfferedChunk, PackedObject, SpooledBundle};
 use crate::verify::VerifiedObject;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-// What is used of earlier bundles lies in the spool until the restore check. Of pure rebuilds this many bytes leave a bundle
-// of some ten megabytes; only an object that is larger by itself has more.
-const FOREIGN_BYTES_MAX: u64 = 2 << 30;
+// What is used of earlier bundles lies in the spool until the restore check, with up to four bundles at once. Of pure rebuilds
+// this many bytes leave a bundle that takes 2.6 MB in 40 shards, a hundredth of them; only an object that is larger by itself
+// has more, and lies in the spool itself.
+const FOREIGN_BYTES_MAX: u64 = 256 << 20;
 
 /// What became of an object.
 #[derive(Debug)]
@@ -71,6 +72,8 @@ struct OpenBundle {
     // What is used of earlier bundles, in the order of the foreign chunk table.
     foreign: Option<BufWriter<File>>,
     foreign_bytes: u64,
+    // What the objects of the bundle may use of earlier ones.
+    offered: BTreeSet<OfferedChunk>,
 }
 
 /// An object on its way into bundles.
@@ -132,7 +135,7 @@ impl Packer {
         // What needs several bundles all the same stores all of it: a head depends on its parts alone.
         let usable = usable.filter(|usable| open.has_room(content_bytes, usable, &record));
         for (bundle, chunk) in usable.unwrap_or_default() {
-            open.builder.offer_foreign_chunk(bundle, chunk);
+            open.offer(bundle, chunk);
         }
         open.builder.begin_object();
         let passage = Passage {
@@ -164,7 +167,10 @@ impl Packer {
     /// Which of an object's chunks that lie in earlier bundles the open bundle may use; none if it is to be sealed first.
     fn usable(&mut self, earlier: &[EarlierChunk]) -> Option<Vec<EarlierChunk>> {
         let mut found: BTreeMap<BundleId, u64> = BTreeMap::new();
-        for (bundle, chunk) in earlier {
+        let builder = self.open.as_ref().map(|open| &open.builder);
+        // What the open bundle has is not stored again, whatever is chosen.
+        let saves = |chunk: &PartChunk| !builder.is_some_and(|builder| builder.knows_chunk(&chunk.hash));
+        for (bundle, chunk) in earlier.iter().filter(|(_, chunk)| saves(chunk)) {
             *found.entry(*bundle).or_default() += u64::from(chunk.length);
         }
         let used = self.open.as_ref().map_or(&[][..], |open| open.builder.dependencies());
@@ -178,6 +184,7 @@ impl Packer {
 
     /// Seals what is open, if there is anything in it.
     pub(crate) async fn finish(&mut self) -> Result<Option<BundleSet>, PackError> {
+        self.choice.begin_bundle();
         let Some(open) = self.open.take() else { return Ok(None) };
         let spool = self.spool.clone();
         let bundle = self.environment.blocking(move || open.seal(&spool)).await?;
@@ -263,7 +270,14 @@ impl Packer {
 impl OpenBundle {
     fn new(options: BuilderOptions, spool: &SpoolDir) -> Result<Self, SpoolError> {
         let payload = BufWriter::with_capacity(BUFFER_BYTES, spool.file()?);
-        Ok(Self { builder: BundleBuilder::new(options), payload, foreign: None, foreign_bytes: 0 })
+        let (builder, offered) = (BundleBuilder::new(options), BTreeSet::new());
+        Ok(Self { builder, payload, foreign: None, foreign_bytes: 0, offered })
+    }
+
+    /// Lets the objects that follow use a chunk of an earlier bundle.
+    fn offer(&mut self, bundle: BundleId, chunk: PartChunk) {
+        self.builder.offer_foreign_chunk(bundle, chunk);
+        self.offered.insert((bundle, chunk.number, chunk.hash));
     }
 
     /// Whether an object fits, however badly what is new of it compresses.
@@ -293,12 +307,14 @@ impl OpenBundle {
 
     fn seal(mut self, spool: &SpoolDir) -> Result<SpooledBundle, PackError> {
         let sealed = self.builder.seal(&mut self.payload)?;
-        Ok(SpooledBundle::new(sealed, self.payload, self.foreign, spool)?)
+        let foreign = Foreign { chunks: self.foreign, bytes: self.foreign_bytes, offered: self.offered };
+        Ok(SpooledBundle::new(sealed, self.payload, foreign, spool)?)
     }
 
     fn seal_as_part(mut self, spool: &SpoolDir) -> Result<(SpooledBundle, PartChunks), PackError> {
         let (sealed, chunks) = self.builder.seal_as_part(&mut self.payload)?;
-        Ok((SpooledBundle::new(sealed, self.payload, self.foreign, spool)?, chunks))
+        let foreign = Foreign { chunks: self.foreign, bytes: self.foreign_bytes, offered: self.offered };
+        Ok((SpooledBundle::new(sealed, self.payload, foreign, spool)?, chunks))
     }
 }
 

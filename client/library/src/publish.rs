@@ -362,6 +362,7 @@ impl Publish<'_> {
         let count = |kind| set.objects.iter().filter(|object| object.key.kind() == kind).count() as u64;
         let content = set.objects.iter().map(|object| object.content_bytes).fold(0, u64::saturating_add);
         let source = set.objects.iter().map(|object| object.source_bytes).fold(0, u64::saturating_add);
+        let reused = set.bundles.iter().map(|bundle| bundle.foreign_bytes()).fold(0, u64::saturating_add);
         self.note(|summary| {
             summary.paths_published += count(KeyKind::StorePath);
             summary.logs_published += count(KeyKind::BuildLog);
@@ -372,6 +373,7 @@ impl Publish<'_> {
                 (&mut summary.content, content),
                 (&mut summary.source, source),
                 (&mut summary.payload, shipped.payload),
+                (&mut summary.reused, reused),
                 (&mut summary.sent, shipped.sent),
             ] {
                 *total = ByteCount(total.0.saturating_add(more));

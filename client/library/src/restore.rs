@@ -3,8 +3,9 @@
 //! Owns: reading objects back out of the payloads that are about to be sent. Always holds: each object is read
 //! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew; where the
 //! published file is what is kept, so is its FileHash, if one was stated. What it uses of earlier bundles comes from the
-//! spool and has the hash that the archive's own bytes had when they were read (`earlier`): they are the same bytes.
-//! Leaves to others: formats (`firn-bundle`).
+//! spool, and is named by the bundle, number and hash under which `earlier` has read it from the archive. That it was really
+//! read there, so that the object can be restored from the archive, rests on `earlier` alone.
+//! Leaves to others: formats (`firn-bundle`), reading the archive.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -37,6 +38,12 @@ pub enum RestoreCheckError {
     /// An object comes out as another one.
     #[error("an object comes out of the spooled bundle as another: {0}")]
     Object(#[from] NarMismatch),
+    /// A chunk is named that was not read from where it is said to lie.
+    #[error("the spooled bundle names chunk {number} of another bundle, which was not read from there")]
+    Foreign {
+        /// Its number there.
+        number: u32,
+    },
     /// A record is missing.
     #[error("the spooled bundle has {found} objects and {packed} were packed")]
     Objects {
@@ -177,6 +184,12 @@ impl ObjectReader<'_, '_> {
                     let part = part.ok_or(RestoreError::ForeignLength { dependency: entry.dependency })?;
                     self.chunk.extend_from_slice(part.payload.chunk(entry.number)?);
                 } else {
+                    let owner = self.own.payload.manifest().content().dependencies();
+                    let owner = owner.get(usize::from(entry.dependency)).copied();
+                    let offered = owner.map(|owner| (owner, entry.number, entry.hash));
+                    if !offered.is_some_and(|chunk| self.own.bundle.was_offered(&chunk)) {
+                        return Err(RestoreCheckError::Foreign { number: entry.number });
+                    }
                     self.chunk.resize(usize::try_from(entry.length).map_err(io::Error::other)?, 0);
                     let offset = self.own.foreign.get(number as usize).copied().unwrap_or(u64::MAX);
                     self.own.bundle.read_foreign(offset, &mut self.chunk)?;
@@ -210,7 +223,7 @@ impl Read for ObjectReader<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use firn_bundle::{Blob, BuilderOptions, NewRecord, PATCH_PLACEHOLDER, Patch};
+    use firn_bundle::{Blob, BuilderOptions, NewRecord, PATCH_PLACEHOLDER, PartChunk, Patch};
     use firn_nix_format::{Compression, PathInfo, StorePath};
     use firn_transport::Environment;
 
@@ -266,6 +279,30 @@ mod tests {
             }
             assert!(check_restores(&set).is_ok());
         }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_of_an_earlier_bundle_passes_only_as_it_was_read_there() {
+        let object = noise(1_000_000);
+        let spool = SpoolDir::open(None).unwrap();
+        let mut content = ContentWriter::new(&spool, 0).unwrap();
+        content.push(&object).unwrap();
+        let content = content.finish().unwrap();
+        let (bundle, chunks) = (firn_base::BundleId::from_bytes([7; 32]), (10..).zip(content.chunks()));
+        let earlier =
+            chunks.map(|(number, (hash, length))| (bundle, PartChunk { number, length, hash })).collect();
+        let (url, compression) = ("log/x".to_owned(), Compression::None);
+        let blob = Blob { url, compression, bytes: object.len() as u64, sha256: Sha256::of(&object) };
+        let key = firn_base::ObjectKey::build_log([1; 20]);
+        let record = NewRecord::blob(key, blob, Encoding::Chunked);
+        let mut packer = Packer::new(Environment::real(), spool.clone(), BuilderOptions::default(), 2);
+        packer.push(VerifiedObject { record, content, source_bytes: 0, earlier }).await.unwrap();
+        let mut set = packer.finish().await.unwrap().unwrap();
+        assert_eq!(set.bundles[0].sealed.content.dependencies(), [bundle]);
+        assert_eq!(set.bundles[0].foreign_bytes(), 1_000_000);
+        assert!(check_restores(&set).is_ok());
+        Arc::get_mut(&mut set.bundles[0]).unwrap().forget_offers();
+        assert!(matches!(check_restores(&set), Err(RestoreCheckError::Foreign { number: 10 })));
     }
 
     #[tokio::test]

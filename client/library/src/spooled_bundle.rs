@@ -2,12 +2,13 @@
 //!
 //! Always holds: the payload file holds exactly the payload; it has no name and goes with the last user.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use firn_base::ObjectKey;
+use firn_base::{BundleId, Digest, ObjectKey};
 use firn_bundle::{ReadAt, SealedBundle};
 
 use crate::spool::{SpoolDir, SpoolError};
@@ -17,8 +18,21 @@ use crate::spool::{SpoolDir, SpoolError};
 pub(crate) struct SpooledBundle {
     pub(crate) sealed: SealedBundle,
     payload: File,
-    // What is used of earlier bundles, as the foreign chunk table names it; none if that is nothing.
-    foreign: Option<File>,
+    foreign: Foreign<File>,
+}
+
+/// A chunk that was read from an earlier bundle: the bundle, the chunk's number there, and its hash.
+pub(crate) type OfferedChunk = (BundleId, u32, Digest);
+
+/// What a bundle uses of earlier ones.
+#[derive(Debug)]
+pub(crate) struct Foreign<F> {
+    /// The chunks, as the foreign chunk table names them; none if that is nothing.
+    pub(crate) chunks: Option<F>,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// What there was to choose from.
+    pub(crate) offered: BTreeSet<OfferedChunk>,
 }
 
 /// Bundles that commit together: one, or the parts of an object and its head.
@@ -42,17 +56,35 @@ impl SpooledBundle {
     pub(crate) fn new(
         sealed: SealedBundle,
         payload: BufWriter<File>,
-        foreign: Option<BufWriter<File>>,
+        foreign: Foreign<BufWriter<File>>,
         spool: &SpoolDir,
     ) -> Result<Self, SpoolError> {
         let whole =
             |writer: BufWriter<File>| writer.into_inner().map_err(|error| spool.failed(error.into_error()));
-        Ok(Self { sealed, payload: whole(payload)?, foreign: foreign.map(whole).transpose()? })
+        let Foreign { chunks, bytes, offered } = foreign;
+        let foreign = Foreign { chunks: chunks.map(whole).transpose()?, bytes, offered };
+        Ok(Self { sealed, payload: whole(payload)?, foreign })
+    }
+
+    /// Bytes of chunks of earlier bundles that it uses.
+    pub(crate) const fn foreign_bytes(&self) -> u64 {
+        self.foreign.bytes
+    }
+
+    /// Whether a chunk was read from an earlier bundle for this one.
+    pub(crate) fn was_offered(&self, chunk: &OfferedChunk) -> bool {
+        self.foreign.offered.contains(chunk)
+    }
+
+    /// Chunks that were read seem to have been read elsewhere.
+    #[cfg(test)]
+    pub(crate) fn forget_offers(&mut self) {
+        self.foreign.offered.clear();
     }
 
     /// Fills `buffer` with what is used of earlier bundles, from `offset` on: those chunks one behind the other.
     pub(crate) fn read_foreign(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let foreign = self.foreign.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let foreign = self.foreign.chunks.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         FileExt::read_exact_at(foreign, buffer, offset)
     }
 

@@ -1,8 +1,10 @@
 //! Which earlier bundles a bundle that is being packed depends on.
 //!
 //! Owns: the at most eight dependencies, and when a new bundle is begun for the sake of others. Always holds: the choice
-//! looks at what was pushed so far and at nothing ahead, and costs at most twice what a choice that knew all to come would:
-//! a new bundle is begun once what had to be stored again weighs as much as beginning it.
+//! looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the objects pushed into it
+//! had 256 KiB of that one; and no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored
+//! again, a quarter of a bundle. It is no promise of a best choice: what comes in turns from nine bundles is stored again
+//! in part.
 //! Leaves to others: what is found in which bundle, and reading it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,9 +14,16 @@ use firn_base::BundleId;
 /// As many dependencies as the format gives a bundle.
 const DEPENDENCIES_MAX: usize = 8;
 
-// Raw bytes that had to be stored again because their bundles were one too many. A bundle of 40 shards of 64 KiB takes
-// 2.6 MB with nothing in it; 8 MiB raw take about as much: a third when compressed, two and a half times that when coded.
-const MISSED_BYTES_MAX: u64 = 8 << 20;
+// Raw bytes that must have been found in a bundle before it is depended on. A dependency is a price for every reader, for repair
+// and for purges, whatever it saves.
+const NEW_DEPENDENCY_BYTES_MIN: u64 = 256 << 10;
+
+// Raw bytes that had to be stored again because their bundles were one too many. A bundle of 40 shards of 64 KiB takes 2.6 MB
+// with nothing in it, and is one more to place, to audit and to repair: so it has to be worth a quarter of a full one.
+const MISSED_BYTES_MAX: u64 = 64 << 20;
+
+// Bundles of which is remembered how much was found. An object brings a few dozen.
+const CANDIDATES_MAX: usize = 1024;
 
 /// What to do with an object of which earlier bundles hold chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,37 +37,65 @@ pub enum DependencyPlan {
 /// Chooses dependencies, from one object to the next.
 #[derive(Debug, Clone, Default)]
 pub struct DependencyChoice {
+    // Since the bundle was begun.
+    found_bytes: BTreeMap<BundleId, u64>,
     missed_bytes: u64,
 }
 
 impl DependencyChoice {
     /// A choice before the first object.
     pub const fn new() -> Self {
-        Self { missed_bytes: 0 }
+        Self { found_bytes: BTreeMap::new(), missed_bytes: 0 }
+    }
+
+    /// Whatever bundle was open is sealed: what comes goes into a new one.
+    pub fn begin_bundle(&mut self) {
+        *self = Self::new();
     }
 
     /// Chooses for the next object of the open bundle, which depends on `used` so far, if `found` says how many raw bytes
-    /// of the object each bundle holds: those it depends on already, then those that hold most.
+    /// of the object each bundle holds and would save: those it depends on already, then those of which most was found, if
+    /// that is enough.
     pub fn choose(&mut self, used: &[BundleId], found: &BTreeMap<BundleId, u64>) -> DependencyPlan {
         let known = |bundle: &BundleId| used.contains(bundle);
-        let mut others: Vec<(&BundleId, &u64)> = found.iter().filter(|(bundle, _)| !known(bundle)).collect();
-        others.sort_by_key(|(bundle, bytes)| (std::cmp::Reverse(**bytes), **bundle));
+        let mut others: Vec<(u64, BundleId, u64)> = Vec::new();
+        for (bundle, bytes) in found.iter().filter(|(bundle, _)| !known(bundle)) {
+            let so_far = self.found_bytes.entry(*bundle).or_default();
+            *so_far = so_far.saturating_add(*bytes);
+            if *so_far >= NEW_DEPENDENCY_BYTES_MIN {
+                others.push((*so_far, *bundle, *bytes));
+            }
+        }
+        self.forget_the_least();
+        others.sort_by_key(|(so_far, bundle, _)| (std::cmp::Reverse(*so_far), *bundle));
         let free = DEPENDENCIES_MAX.saturating_sub(used.len());
-        let missed = others.iter().skip(free).map(|(_, bytes)| **bytes).fold(0, u64::saturating_add);
+        let missed = others.iter().skip(free).map(|(_, _, bytes)| *bytes).fold(0, u64::saturating_add);
+        // An empty bundle could not name more either.
         self.missed_bytes = if used.is_empty() { 0 } else { self.missed_bytes.saturating_add(missed) };
         if self.missed_bytes >= MISSED_BYTES_MAX {
-            self.missed_bytes = 0;
+            self.begin_bundle();
             return DependencyPlan::SealFirst;
         }
-        let chosen = others.into_iter().take(free).map(|(bundle, _)| *bundle);
+        let chosen = others.into_iter().take(free).map(|(_, bundle, _)| bundle);
         DependencyPlan::Use(chosen.chain(found.keys().copied().filter(known)).collect())
+    }
+
+    /// Keeps what is remembered bounded.
+    fn forget_the_least(&mut self) {
+        while self.found_bytes.len() > CANDIDATES_MAX {
+            let least = self.found_bytes.iter().min_by_key(|(_, bytes)| **bytes).map(|(bundle, _)| *bundle);
+            least.and_then(|bundle| self.found_bytes.remove(&bundle));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    const KIB: u64 = 1 << 10;
     const MIB: u64 = 1 << 20;
 
     fn bundle(number: u8) -> BundleId {
@@ -76,18 +113,29 @@ mod tests {
     #[test]
     fn what_is_used_already_costs_nothing_and_of_the_rest_the_largest_are_taken() {
         let mut choice = DependencyChoice::default();
-        let all: Vec<(u8, u64)> = (1..=10).map(|number| (number, u64::from(number))).collect();
+        let all: Vec<(u8, u64)> = (1..=10).map(|number| (number, u64::from(number) * MIB)).collect();
         assert_eq!(choice.choose(&[], &found(&all)), using(&[3, 4, 5, 6, 7, 8, 9, 10]));
+        let mut choice = DependencyChoice::default();
         let used: Vec<_> = (1..=7).map(bundle).collect();
-        assert_eq!(choice.choose(&used, &found(&[(2, 1), (8, 5), (9, 6)])), using(&[2, 9]));
+        assert_eq!(choice.choose(&used, &found(&[(2, 1), (8, 5 * MIB), (9, 6 * MIB)])), using(&[2, 9]));
         assert_eq!(choice.choose(&used, &found(&[])), using(&[]));
+    }
+
+    #[test]
+    fn a_bundle_is_depended_on_once_256_kib_of_it_were_found_in_whatever_pieces() {
+        let mut choice = DependencyChoice::default();
+        assert_eq!(choice.choose(&[], &found(&[(1, 100 * KIB)])), using(&[]));
+        assert_eq!(choice.choose(&[], &found(&[(1, 100 * KIB), (2, 300 * KIB)])), using(&[2]));
+        assert_eq!(choice.choose(&[bundle(2)], &found(&[(1, 56 * KIB), (2, 1)])), using(&[1, 2]));
+        choice.begin_bundle();
+        assert_eq!(choice.choose(&[], &found(&[(1, 255 * KIB)])), using(&[]));
     }
 
     #[test]
     fn a_new_bundle_is_begun_once_enough_was_stored_again() {
         let mut choice = DependencyChoice::default();
         let used: Vec<_> = (1..=8).map(bundle).collect();
-        for _ in 0..7 {
+        for _ in 0..63 {
             assert_eq!(choice.choose(&used, &found(&[(1, 9 * MIB), (9, MIB)])), using(&[1]));
         }
         assert_eq!(choice.choose(&used, &found(&[(9, MIB)])), DependencyPlan::SealFirst);
@@ -100,5 +148,63 @@ mod tests {
         let all: Vec<(u8, u64)> = (1..=20).map(|number| (number, 100 * MIB)).collect();
         let plan = DependencyChoice::default().choose(&[], &found(&all));
         assert!(matches!(plan, DependencyPlan::Use(bundles) if bundles.len() == DEPENDENCIES_MAX));
+    }
+
+    #[test]
+    fn what_is_remembered_of_bundles_is_bounded_and_the_largest_stay() {
+        let mut choice = DependencyChoice::default();
+        let id = |number: u32| {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&number.to_be_bytes());
+            BundleId::from_bytes(bytes)
+        };
+        for number in 0..2000 {
+            choice.choose(&[], &BTreeMap::from([(id(number), u64::from(number % 1000))]));
+        }
+        assert_eq!(choice.found_bytes.len(), CANDIDATES_MAX);
+        assert!(choice.found_bytes.contains_key(&id(999)));
+    }
+
+    proptest! {
+        /// Packs objects as the packer does, and holds the choice to what this file promises.
+        #[test]
+        fn bundles_are_small_in_number_and_dependencies_worth_their_while(
+            objects in prop::collection::vec(prop::collection::btree_map(0_u8..20, 1..(40 * MIB), 0..10), 1..60)
+        ) {
+            let mut choice = DependencyChoice::new();
+            let mut used: Vec<BundleId> = Vec::new();
+            let mut pushed: BTreeMap<BundleId, u64> = BTreeMap::new();
+            let (mut sealed, mut stored_again) = (0_u64, 0_u64);
+            for object in objects {
+                let object: BTreeMap<_, _> = object.into_iter().map(|(number, bytes)| (bundle(number), bytes)).collect();
+                let mut plan = choice.choose(&used, &object);
+                let ends = plan == DependencyPlan::SealFirst;
+                if ends {
+                    prop_assert!(!used.is_empty(), "an empty bundle is no reason to begin another");
+                    sealed += 1;
+                    stored_again += object.values().sum::<u64>();
+                    used.clear();
+                    pushed.clear();
+                    choice.begin_bundle();
+                    plan = choice.choose(&used, &object);
+                }
+                let DependencyPlan::Use(chosen) = plan else { panic!("an empty bundle takes any object") };
+                for (bundle, bytes) in &object {
+                    *pushed.entry(*bundle).or_default() += bytes;
+                    if !chosen.contains(bundle) && !ends {
+                        stored_again += bytes;
+                    }
+                }
+                for bundle in chosen {
+                    prop_assert!(object.contains_key(&bundle));
+                    if !used.contains(&bundle) {
+                        prop_assert!(pushed[&bundle] >= NEW_DEPENDENCY_BYTES_MIN);
+                        used.push(bundle);
+                    }
+                }
+                prop_assert!(used.len() <= DEPENDENCIES_MAX);
+                prop_assert!(sealed * MISSED_BYTES_MAX <= stored_again);
+            }
+        }
     }
 }

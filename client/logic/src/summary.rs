@@ -49,6 +49,8 @@ pub struct PublishSummary {
     pub source: ByteCount,
     /// Payload bytes of the bundles that were committed.
     pub payload: ByteCount,
+    /// Bytes of chunks of earlier bundles that they use: these were not stored again.
+    pub reused: ByteCount,
     /// Bytes of all shards that nodes gave receipts for.
     pub sent: ByteCount,
     /// Bundles that were committed.
@@ -106,6 +108,9 @@ impl fmt::Display for PublishSummary {
         }
         if !self.dry_run {
             write!(formatter, "\n{} bundles, {}; {} sent to nodes", self.bundles, self.payload, self.sent)?;
+            if self.reused.0 > 0 {
+                write!(formatter, "; {} found in earlier bundles", self.reused)?;
+            }
         }
         for note in &self.notes {
             write!(formatter, "\nnote: {note}")?;

@@ -122,6 +122,11 @@ impl BundleBuilder {
         self.offered.insert(chunk.hash, (bundle, chunk));
     }
 
+    /// Whether the bundle has a chunk already, in itself or in one that it depends on: pushing it takes no more room.
+    pub fn knows_chunk(&self, hash: &Digest) -> bool {
+        self.known.contains_key(hash)
+    }
+
     /// Begins an object.
     ///
     /// # Panics

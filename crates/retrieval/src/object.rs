@@ -80,12 +80,20 @@ impl ObjectReader {
         &self.manifests
     }
 
-    /// Reads a chunk of a bundle, and checks that it is what its entry says.
-    pub async fn check_chunk(&self, bundle: BundleId, chunk: ChunkEntry) -> Result<(), ReadError> {
-        let frame = self.frames.frame(bundle, chunk.frame).await?;
-        let checked = self.environment.blocking(move || frame.place(&chunk).map(|_| ())).await;
-        if let Err(error) = checked {
-            self.frames.doubt(bundle, chunk.frame).await;
+    /// Reads a frame of a bundle, and checks that these chunks lie there as their entries say.
+    ///
+    /// # Errors
+    /// It cannot be read, or one of them is another.
+    pub async fn check_chunks(
+        &self,
+        bundle: BundleId,
+        frame: u32,
+        chunks: Vec<ChunkEntry>,
+    ) -> Result<(), ReadError> {
+        let read = self.frames.frame(bundle, frame).await?;
+        let check = move || chunks.iter().try_for_each(|chunk| read.place(chunk).map(|_| ()));
+        if let Err(error) = self.environment.blocking(check).await {
+            self.frames.doubt(bundle, frame).await;
             return Err(ReadError::damaged(bundle, error));
         }
         Ok(())

@@ -71,7 +71,8 @@ pub(crate) struct PublishFlags {
     /// The largest payload of a bundle
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
     bundle_size: ByteCount,
-    /// Where large files are kept on the way; the system's directory for temporary files if not given
+    /// Where large files are kept on the way; the system's directory for temporary files if not given. It takes large objects
+    /// while they are read, and up to four bundles of --bundle-size, each with 256MiB more with --reuse-chunks
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are

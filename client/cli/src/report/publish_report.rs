@@ -72,6 +72,7 @@ pub(crate) struct PublishReport<'a> {
     content: u64,
     source: u64,
     payload: u64,
+    reused: u64,
     sent: u64,
     bundles: u64,
     /// Of a dry run; null where the archive is no guide yet.
@@ -98,6 +99,7 @@ impl<'a> PublishReport<'a> {
             content: summary.content.0,
             source: summary.source.0,
             payload: summary.payload.0,
+            reused: summary.reused.0,
             sent: summary.sent.0,
             bundles: summary.bundles,
             estimated_upload: estimate.map(|estimate| estimate.upload().0),
@@ -122,7 +124,7 @@ mod tests {
         let expected = concat!(
             r#"{"dry_run":false,"paths_read":2,"paths_published":1,"logs_published":0,"#,
             r#""realisations_published":0,"debuginfo_published":0,"paths_skipped":0,"#,
-            r#""content":0,"source":0,"payload":0,"sent":0,"bundles":0,"estimated_upload":2500,"#,
+            r#""content":0,"source":0,"payload":0,"reused":0,"sent":0,"bundles":0,"estimated_upload":2500,"#,
             r#""refused":[{"name":"x","reason":"no signature"}],"waiting":[],"externals":[],"notes":[]}"#
         );
         let estimate = UploadEstimate { files: ByteCount(1000), redundancy: 2.5 };

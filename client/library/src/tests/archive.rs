@@ -39,6 +39,8 @@ pub(super) struct Faults {
     pub(super) change_scheme: Option<Scheme>,
     /// Grants that ask for more shards than the scheme said.
     pub(super) grow_to: Option<Scheme>,
+    /// Commits that answer `Outdated`.
+    pub(super) outdated_commits: u32,
     /// Commits that answer `Expired`.
     pub(super) expired_commits: u32,
     /// Commits that are carried out and whose answer is lost.
@@ -68,6 +70,11 @@ struct State {
     externals: BTreeSet<ObjectKey>,
     late: usize,
     lying: bool,
+    // Bundles whose frames cannot be read, and how often one was asked for.
+    lost: BTreeSet<BundleId>,
+    reads_in_vain: usize,
+    // Whoever reads waits for ever.
+    stalled: bool,
     counter: u8,
 }
 
@@ -102,6 +109,9 @@ impl TestArchive {
             externals: BTreeSet::new(),
             late: 0,
             lying: false,
+            lost: BTreeSet::new(),
+            reads_in_vain: 0,
+            stalled: false,
             counter: 0,
         };
         Arc::new(Self { place: tempfile::tempdir().unwrap(), state: Mutex::new(state) })
@@ -145,6 +155,46 @@ impl TestArchive {
     /// From now on nodes send other bytes than were committed.
     pub(super) fn lie(&self) {
         self.state().lying = true;
+    }
+
+    /// From now on nobody sends frames of this bundle.
+    pub(super) fn lose(&self, bundle: BundleId) {
+        self.state().lost.insert(bundle);
+    }
+
+    /// Whether nobody sends frames of this bundle; who wants to know is counted if so.
+    pub(super) fn is_lost(&self, bundle: BundleId) -> bool {
+        let mut state = self.state();
+        let is_lost = state.lost.contains(&bundle);
+        state.reads_in_vain += usize::from(is_lost);
+        is_lost
+    }
+
+    /// From now on nothing that is read comes.
+    pub(super) fn stall(&self) {
+        self.state().stalled = true;
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.state().stalled
+    }
+
+    /// Where every record lies.
+    pub(super) fn all_records(&self) -> Vec<SimilarRecord> {
+        let state = self.state();
+        let mut all = Vec::new();
+        for (bundle, committed) in &state.bundles {
+            for located in committed.manifest.records() {
+                let located = located.unwrap();
+                let place = RecordPlace { block: located.block, entry: located.entry };
+                all.push(SimilarRecord { bundle: *bundle, place });
+            }
+        }
+        all
+    }
+
+    pub(super) fn reads_in_vain(&self) -> usize {
+        self.state().reads_in_vain
     }
 
     /// What reads the archive's objects.
@@ -324,6 +374,10 @@ impl TestArchive {
         if state.faults.expired_commits > 0 {
             state.faults.expired_commits -= 1;
             state.reservations.clear();
+        }
+        if state.faults.outdated_commits > 0 {
+            state.faults.outdated_commits -= 1;
+            return Err(RefusedRequest::new(RefusalKind::Outdated, "it was replaced: publish them again"));
         }
         let expired = || RefusedRequest::new(RefusalKind::Expired, "the reservation has ended");
         let mut ids = Vec::new();
