@@ -92,9 +92,11 @@ impl<R: Resolver> Resolver for GuardedResolver<R> {
     }
 }
 
-/// Whether an address is one of this machine: sockets can be bound to no others.
+/// Whether an address is one of this machine: sockets can be bound to no others, unless the kernel was told to permit it.
+/// That shows in an address of the documentation, which nobody has; then nothing is known.
 fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    let nobodys = if address.is_ipv4() { "192.0.2.1" } else { "2001:db8::1" };
+    UdpSocket::bind((address, 0)).is_ok() && UdpSocket::bind((nobodys, 0)).is_err()
 }
 
 #[cfg(test)]
