@@ -15,7 +15,7 @@ use firn_base::{
     ArchiveId, BundleId, BundleNumber, CodingId, Feature, ObjectKey, ReservationId, Scheme, ShardIndex,
     Timestamp,
 };
-use firn_bundle::{CodingHeader, ContentHeader, Manifest, ReadAt, record_features};
+use firn_bundle::{CodingHeader, ContentHeader, FeatureReader, Manifest, ReadAt};
 use firn_client_logic::{PublishSummary, SendFailure, ShardSend};
 use firn_nix_format::PublisherKey;
 use firn_retrieval::{ManifestReader, ObjectReader, PayloadReader, ReadError};
@@ -164,9 +164,10 @@ impl Inner {
             let payload = state.brought.remove(&coding.coding_id()).ok_or_else(nothing)?;
             let payload: Arc<dyn ReadAt + Send + Sync> = Arc::<SpooledBundle>::clone(payload.bundle());
             let manifest = Manifest::parse_whole(&content, bundle.manifest).map_err(malformed)?;
+            let mut reader = FeatureReader::new(&manifest);
             for located in manifest.records() {
                 let located = located.map_err(malformed)?;
-                let features = record_features(&manifest, &located.record).map_err(malformed)?;
+                let features = reader.features(&located.record).map_err(malformed)?;
                 let place = RecordPlace { block: located.block, entry: located.entry };
                 let record = SimilarRecord { bundle: content.bundle_id(), place };
                 for feature in features {
