@@ -17,6 +17,7 @@ mod load;
 mod many_keys;
 mod nix;
 mod servers;
+mod slow;
 mod stream;
 
 use std::fs;
@@ -62,6 +63,8 @@ enum Part {
     Requests,
     /// NARs from the gateway's memory and from nodes, and a stampede.
     Nars,
+    /// Memory with many readers that take little.
+    Slow,
     /// `nix copy`.
     Copies,
     /// Memory with the filters of many keys, and misses with them.
@@ -76,6 +79,9 @@ const ANYWHERE: &str = "0,1";
 const CONNECTIONS: usize = 32;
 const CLIENTS_MANY: usize = 500;
 const ABSENT_PATHS: u64 = 10_000;
+const SLOW_FOR: Duration = Duration::from_secs(20);
+/// An odd number: the one in the middle counts.
+const COPY_ROUNDS: usize = 7;
 const ROUND_TRIP: Duration = Duration::from_millis(40);
 
 /// What is there while it is measured.
@@ -114,6 +120,9 @@ fn run(options: &Options) -> Result<(), Failure> {
     }
     if is_wanted(Part::Nars) {
         bench.nars()?;
+    }
+    if is_wanted(Part::Slow) {
+        bench.slow_readers()?;
     }
     if is_wanted(Part::Copies) {
         bench.copies()?;
@@ -258,17 +267,36 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
+    /// What is fetched ahead for each of them is what a gateway's memory goes to.
+    fn slow_readers(&self) -> Result<(), Failure> {
+        let (gateway, nginx, large) = (self.gateway(ANYWHERE)?, self.nginx(ANYWHERE)?, self.large()?);
+        let (readers, bytes) = (CLIENTS_MANY as u64, closure::LARGE_BYTES as u64);
+        let mib = |server: &Server| -> Result<String, Failure> {
+            Ok((slow::memory_kib(server, &large, bytes, readers, SLOW_FOR)? >> 10).to_string())
+        };
+        let name = format!("memory with {readers} readers of 16 KiB/s, from nodes, MiB");
+        row(&[&name, &mib(&gateway)?, &mib(&nginx)?, ""]);
+        Ok(())
+    }
+
     fn copies(&self) -> Result<(), Failure> {
-        let nginx = self.nginx(ANYWHERE)?;
-        let gateway = self.gateway(ANYWHERE)?;
+        let (nginx, mut gateway) = (self.nginx(ANYWHERE)?, self.gateway(ANYWHERE)?);
         let name =
             format!("`nix copy` of {} paths, {} MB", self.options.paths, self.closure.nar_bytes / 1_000_000);
         // The first one pays for what the machine has not read yet.
         self.copy(nginx.address)?;
-        let (cold, warm, theirs) =
-            (self.copy(gateway.address)?, self.copy(gateway.address)?, self.copy(nginx.address)?);
-        compared(&format!("{name}, s, from nodes"), cold, theirs, 2);
-        compared(&format!("{name}, s, from memory"), warm, theirs, 2);
+        let (mut cold, mut warm, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..COPY_ROUNDS {
+            if round > 0 {
+                gateway = self.gateway(ANYWHERE)?;
+            }
+            cold.push(self.copy(gateway.address)?);
+            theirs.push(self.copy(nginx.address)?);
+            warm.push(self.copy(gateway.address)?);
+        }
+        let theirs = median(theirs);
+        compared(&format!("{name}, s, from nodes"), median(cold), theirs, 2);
+        compared(&format!("{name}, s, from memory"), median(warm), theirs, 2);
         let far = |server: &Server| self.copy(delay::behind(server.address, ROUND_TRIP)?);
         let (ours, theirs) = (far(&gateway)?, far(&nginx)?);
         compared(&format!("{name}, s, server 40 ms away, from memory"), ours, theirs, 2);
@@ -314,6 +342,12 @@ impl<'a> Bench<'a> {
         let took = nix::copy(from, &self.closure.publisher, &root, &self.options.dir.join("nix"))?;
         Ok(took.as_secs_f64())
     }
+}
+
+/// The one in the middle.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// Narinfos that nobody has archived.
