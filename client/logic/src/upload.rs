@@ -207,11 +207,9 @@ impl Upload {
                 it.reservations = it.reservations.saturating_sub(1);
                 self.reserve_later(bundle, refused.sentence, now);
             }
-            RefusalKind::NotAllowed
-            | RefusalKind::Full
-            | RefusalKind::Malformed
-            | RefusalKind::NotFound
-            | RefusalKind::Outdated => self.fail(refused),
+            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed | RefusalKind::NotFound => {
+                self.fail(refused)
+            }
         }
     }
 
@@ -266,9 +264,7 @@ impl Upload {
                 self.last_refusal = refused.sentence;
             }
             // Sealed is sealed: only packing anew makes another bundle of it.
-            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed | RefusalKind::Outdated => {
-                self.fail(refused);
-            }
+            RefusalKind::NotAllowed | RefusalKind::Full | RefusalKind::Malformed => self.fail(refused),
         }
     }
 

@@ -264,7 +264,7 @@ fn what_builds_upon_a_replaced_bundle_is_not_sent_again_and_the_next_upload_goes
         upload.handle_stored(&send, receipt(&send), at(0));
     }
     commit_of(upload.next_step(at(0)));
-    upload.handle_commit_refused(refused(RefusalKind::Outdated), at(1));
+    upload.handle_commit_refused(refused(RefusalKind::Malformed), at(1));
     let step = upload.next_step(at(1));
     let UploadStep::Done(Err(error)) = step else { panic!("{step:?}") };
     assert!(!error.stops_publishing(), "{error}");

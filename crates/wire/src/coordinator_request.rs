@@ -295,8 +295,6 @@ pub enum RefusalKind {
     Disk,
     /// It may have been done or not: look before you ask again.
     Uncertain,
-    /// What it builds upon was replaced meanwhile: make it anew.
-    Outdated,
 }
 
 /// A refusal with a sentence for people.

@@ -39,7 +39,7 @@ pub(super) struct Faults {
     pub(super) change_scheme: Option<Scheme>,
     /// Grants that ask for more shards than the scheme said.
     pub(super) grow_to: Option<Scheme>,
-    /// Commits that answer `Outdated`.
+    /// Commits that are refused because what they build upon was replaced.
     pub(super) outdated_commits: u32,
     /// Commits that answer `Expired`.
     pub(super) expired_commits: u32,
@@ -377,7 +377,7 @@ impl TestArchive {
         }
         if state.faults.outdated_commits > 0 {
             state.faults.outdated_commits -= 1;
-            return Err(RefusedRequest::new(RefusalKind::Outdated, "it was replaced: publish them again"));
+            return Err(RefusedRequest::new(RefusalKind::Malformed, "it was replaced: publish them again"));
         }
         let expired = || RefusedRequest::new(RefusalKind::Expired, "the reservation has ended");
         let mut ids = Vec::new();

@@ -7,6 +7,7 @@
 //! Leaves to others: what waits for what (`plan_commit`), the threshold (`apply`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_base::{ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
@@ -29,6 +30,8 @@ type Reply = Result<CoordinatorReply, RefusedRequest>;
 
 /// References that one commit may call external: as many as one bundle has records.
 const EXTERNALS_MAX: usize = 65_535;
+/// How long an uploader waits for what is remembered behind its commit.
+const HINTS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Receipts in one message: one for each shard of the widest scheme, of a head and its parts.
 const LATE_RECEIPTS_MAX: usize = 40 * 256;
 
@@ -84,9 +87,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
     };
     let outcome = shared.propose_as(by, command).await?;
     if !matches!(outcome, CommandOutcome::Rejected(_)) {
-        for command in features {
-            shared.hint(command).await;
-        }
+        hint(shared, features).await;
     }
     match outcome {
         CommandOutcome::Committed { bundles, visible, held } => {
@@ -101,6 +102,18 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
     }
 }
 
+/// Remembers features behind a commit, and is not waited for longer than that takes where all is well: an answer that is lost
+/// to a change of the leader meanwhile leaves an uploader in doubt about what succeeded.
+async fn hint(shared: &Arc<Shared>, features: Vec<Command>) {
+    let shared = Arc::clone(shared);
+    let told = tokio::spawn(async move {
+        for command in features {
+            shared.hint(command).await;
+        }
+    });
+    let _ = tokio::time::timeout(HINTS_WAIT_MAX, told).await;
+}
+
 /// What an uploader makes of a rejected commit.
 fn refusal(reason: &RejectReason) -> RefusedRequest {
     let kind = match reason {
@@ -111,7 +124,7 @@ fn refusal(reason: &RejectReason) -> RefusedRequest {
         RejectReason::UnknownDependency => {
             let sentence =
                 "a bundle whose chunks these objects use was replaced meanwhile: publish them again";
-            return RefusedRequest::new(RefusalKind::Outdated, sentence);
+            return RefusedRequest::new(RefusalKind::Malformed, sentence);
         }
         _ => RefusalKind::Malformed,
     };
@@ -214,7 +227,9 @@ fn check_uploads(
                 )));
             }
             let record = check_record(&mut features, &located, publishers)?;
-            room.take(record.references.len()).map_err(|error| malformed(error.to_string()))?;
+            // Records that move keep what they wait for, and their commands name none of it.
+            room.take(if kept { 0 } else { record.references.len() })
+                .map_err(|error| malformed(error.to_string()))?;
             records.push(record);
         }
         checked.push(CheckedBundle {
@@ -336,7 +351,7 @@ mod tests {
     #[test]
     fn an_uploader_whose_dependency_was_replaced_is_told_to_publish_again() {
         let refused = refusal(&RejectReason::UnknownDependency);
-        assert_eq!(refused.kind, RefusalKind::Outdated);
+        assert_eq!(refused.kind, RefusalKind::Malformed);
         assert!(refused.sentence.contains("publish them again"), "{refused}");
         assert_eq!(refusal(&RejectReason::NoOperator).kind, RefusalKind::Malformed);
     }
