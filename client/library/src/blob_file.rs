@@ -42,12 +42,14 @@ pub(crate) enum BlobFile {
 pub(crate) struct NarOwners(BTreeMap<String, StorePath>);
 
 impl BlobFile {
-    /// What `name` names, of `--paths` or a listing: the URL of a realisation or link, or the id of a realisation.
+    /// What `name` names, of `--paths` or a listing: the URL of a realisation, link or
+    /// build log, or the id of a realisation.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let realisation = |url: &str| RealisationUrl::parse(url).ok().map(Self::Realisation);
         realisation(name)
             .or_else(|| realisation(&format!("realisations/{name}.doi")))
             .or_else(|| BuildId::from_url(name).ok().map(Self::DebugInfo))
+            .or_else(|| StorePath::from_base_name(name.strip_prefix("log/")?).ok().map(Self::Log))
     }
 
     pub(crate) fn key(&self) -> ObjectKey {

@@ -37,8 +37,9 @@ pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use code::CodeError;
 pub use events::{PublishEvent, PublishEvents};
 pub use firn_client_logic::{
-    Accounts, BundleFacts, Following, Grouping, ObjectFacts, OrderClass, PublishOrder, PublishSummary,
-    RefusedPath, RoundOutcome, Selection, Share, Takings, UploadError, UploadPolicy, WaitingPath,
+    Accounts, BundleFacts, Following, Grouping, NotedFile, ObjectFacts, OrderClass, PublishOrder,
+    PublishSummary, RefusedPath, RoundOutcome, Selection, Share, Takings, UploadError, UploadPolicy,
+    WaitingPath,
 };
 pub use pack::PackError;
 pub use paper_archive::{PaperArchive, PaperBundle};

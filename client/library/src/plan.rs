@@ -13,11 +13,12 @@ use firn_base::{KeyKind, ObjectKey};
 use firn_client_logic::{OrderFacts, PackingPath, PublishOrder, Selection, packing_order};
 use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
 use firn_transport::Environment;
-use firn_wire::{KEYS_PER_REQUEST_MAX, RefusedRequest};
+use firn_wire::{HeldPath, KEYS_PER_REQUEST_MAX, RefusedRequest};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
+use crate::publish_options::PublishStop;
 use crate::source::{Source, SourceError};
 
 // Narinfos read in one go of blocking work, at most.
@@ -36,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) externals: BTreeSet<ObjectKey>,
     /// How paths and references are called.
     names: BTreeMap<ObjectKey, String>,
+    /// Paths that the archive has and nobody can read yet, with the references that they may wait for.
+    pub(crate) held: Vec<HeldPath>,
     /// Names and reasons.
     pub(crate) refused: Vec<(String, String)>,
     /// Narinfos that were read.
@@ -82,6 +85,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) publishers: &'a [PublisherKey],
     pub(crate) selection: &'a Selection,
     pub(crate) order: &'a PublishOrder,
+    /// Once it asks, nothing more is read, and nothing is planned.
+    pub(crate) stop: &'a PublishStop,
     /// Batches read side by side.
     pub(crate) jobs: usize,
 }
@@ -90,9 +95,13 @@ impl Planner<'_> {
     /// The plan for these names.
     pub(crate) async fn plan(&self, names: Names) -> Result<Plan, PlanError> {
         let Names { narinfos, mut blobs } = names;
-        blobs.retain(|blob| self.selection.takes_file(&blob.name()));
-        let mut plan = Plan { read: narinfos.len() as u64, ..Plan::default() };
+        // Logs are whose their paths are.
+        blobs.retain(|blob| matches!(blob, BlobFile::Log(_)) || self.selection.takes_file(&blob.name()));
+        let mut plan = Plan::default();
         let mut accepted = self.read_all(narinfos, &mut plan).await?;
+        if self.stop.is_asked() {
+            return Ok(plan);
+        }
         if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
             // Also those that others take: links to them may be ours.
             plan.owners = Arc::new(NarOwners::new(accepted.values()));
@@ -108,7 +117,8 @@ impl Planner<'_> {
         let mut blobs: BTreeMap<_, _> = blobs.into_iter().map(|blob| (blob.key(), blob)).collect();
         blobs.extend(self.build_logs(&accepted, &archived).await);
         plan.blobs = self.lacking(blobs).await?;
-        accepted.retain(|key, _| !archived.contains(key));
+        let old: BTreeMap<_, _> = accepted.extract_if(.., |key, _| archived.contains(key)).collect();
+        plan.held = self.held(old, &archived).await?;
         plan.skipped = archived.len() as u64;
         plan.externals = self.externals(&accepted, &archived).await?;
         plan.order = order(&accepted, &plan.blobs, self.order);
@@ -135,11 +145,16 @@ impl Planner<'_> {
         let mut accepted = BTreeMap::new();
         let mut batches = stream::iter(batches(&names, self.jobs)).map(read).buffered(self.jobs.max(1));
         while let Some(batch) = batches.next().await {
+            if self.stop.is_asked() {
+                break;
+            }
             for (name, info) in batch? {
+                plan.read += 1;
                 match info {
                     Ok(info) => {
                         accepted.insert(key_of(&info.store_path), info);
                     }
+                    Err((Some(path), _)) if !self.selection.takes_path(path.base_name()) => {}
                     Err((path, reason)) => {
                         let name = path.map_or_else(|| format!("{name}.narinfo"), |path| path.to_string());
                         plan.refused.push((name, reason));
@@ -157,6 +172,27 @@ impl Planner<'_> {
             archived.extend(batch.iter().zip(presence).filter(|(_, is)| *is).map(|(key, _)| *key));
         }
         Ok(archived)
+    }
+
+    /// Those of the archived paths that cannot be read: what they refer to is not all there.
+    async fn held(
+        &self,
+        mut old: BTreeMap<ObjectKey, PathInfo>,
+        archived: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<HeldPath>, PlanError> {
+        let keys: Vec<ObjectKey> = old.keys().copied().collect();
+        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let visible = self.destination.visible(batch.to_vec()).await?;
+            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
+                old.remove(key);
+            }
+        }
+        let externals = self.externals(&old, archived).await?;
+        let lacking = |key: &ObjectKey, info: &PathInfo| {
+            let references = info.references.iter().map(key_of);
+            references.filter(|reference| reference != key && !externals.contains(reference)).collect()
+        };
+        Ok(old.iter().map(|(key, info)| HeldPath { key: *key, waiting_for: lacking(key, info) }).collect())
     }
 
     /// Build logs of accepted paths that the source may have. Behind a URL each look is a request, so only those of new
@@ -241,6 +277,14 @@ impl Plan {
             return blob.name();
         }
         self.names.get(key).cloned().unwrap_or_else(|| nixbase32::encode(key.name()))
+    }
+
+    /// A path of the plan as one of which nobody knows whether it can be read.
+    pub(crate) fn perhaps_held(&self, key: &ObjectKey) -> Option<HeldPath> {
+        let references = self.paths.get(key)?.references.iter().map(key_of);
+        let waiting_for =
+            references.filter(|reference| reference != key && !self.externals.contains(reference)).collect();
+        Some(HeldPath { key: *key, waiting_for })
     }
 
     /// The external references of a path.

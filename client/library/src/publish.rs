@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use firn_base::{ByteCount, KeyKind, ObjectKey};
 use firn_bundle::BuilderOptions;
-use firn_client_logic::{PublishSummary, UploadOutcome, WaitingPath};
+use firn_client_logic::{NotedFile, PublishSummary, UploadOutcome, WaitingPath};
 use firn_nix_format::{Compression, PublisherKey};
 use firn_retrieval::ObjectReader;
 use firn_transport::{AskError, BoxFuture, Environment};
@@ -109,6 +109,7 @@ impl Publish<'_> {
             publishers: &publishers,
             selection: &self.options.selection,
             order: &self.options.order,
+            stop: &self.options.stop,
             jobs: self.options.jobs,
         };
         let mut plan = planner.plan(names).await?;
@@ -138,13 +139,15 @@ impl Publish<'_> {
             });
             return Ok(());
         }
+        let mut held = std::mem::take(&mut plan.held);
         if plan.order.is_empty() {
-            return Ok(());
+            return self.list_waiting(&plan, held).await;
         }
         let spool = SpoolDir::open(self.options.spool_dir.as_deref())?;
         let (sets, sealed) = mpsc::channel(1);
-        let (away, held) =
+        let (away, held_now) =
             tokio::try_join!(self.pack_all(&plan, &spool, sets), self.ship_all(&plan, &spool, sealed))?;
+        held.extend(held_now);
         self.list_waiting(&plan, held).await?;
         away.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -239,8 +242,8 @@ impl Publish<'_> {
                 Err(VerifyError::Source(error)) if error.is_away() => away = away.or(Some(error)),
                 // What cannot be had besides takes nothing from a path.
                 Err(error) if key.kind() != KeyKind::StorePath => {
-                    let note = format!("{} was not archived: {error}", plan.name(&key));
-                    self.note(|summary| summary.notes.push(note));
+                    let file = NotedFile { name: plan.name(&key), reason: error.to_string() };
+                    self.note(|summary| summary.notes.push(file));
                 }
                 Err(error) => self.refuse(plan.name(&key), error.to_string()),
             }
@@ -384,11 +387,13 @@ impl Publish<'_> {
         self.events.tell(&PublishEvent::Committed { objects, content: ByteCount(content) });
         Ok(match shipped.outcome {
             UploadOutcome::Committed { held, .. } => held,
-            UploadOutcome::AlreadyArchived => Vec::new(),
+            UploadOutcome::AlreadyArchived => {
+                set.objects.iter().filter_map(|object| plan.perhaps_held(&object.key)).collect()
+            }
         })
     }
 
-    /// Lists what was held back and still cannot be read: later bundles of this publish may have freed it.
+    /// Lists what was held back, now or before, and still cannot be read: later bundles of this publish may have freed it.
     async fn list_waiting(&self, plan: &Plan, held: Vec<HeldPath>) -> Result<(), PublishError> {
         let mut keys: BTreeSet<ObjectKey> = held.iter().map(|path| path.key).collect();
         keys.extend(held.iter().flat_map(|path| &path.waiting_for));

@@ -2,7 +2,7 @@
 //!
 //! Always holds: a round begins one period after the one before began, or at once if that took longer; after failures the
 //! next one comes later and later, up to the period, and never sooner than half a minute; the lag grows until everything
-//! that was there at one moment is in the archive. No clock: times come in.
+//! that was there at one moment can be read from the archive. No clock: times come in.
 //! Leaves to others: reading, publishing, waiting (`firn-cli`).
 
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How a look at the source ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoundOutcome {
-    /// Everything that was found is in the archive.
+    /// Every path that was found can be read from the archive.
     Complete,
     /// Some of it was refused or waits.
     Incomplete,
@@ -35,31 +35,53 @@ pub struct Following {
     period: Duration,
     /// When the round under way, or the last one, began.
     began: Timestamp,
-    /// As of when everything is in the archive.
+    /// As of when every path can be read from the archive.
     caught_up: Timestamp,
     failures: u32,
     /// Names that need not be looked at again.
     settled: BTreeSet<String>,
+    /// Files that were not archived and that no listing names: build logs, which paths lead to.
+    unlisted: BTreeSet<String>,
 }
 
 impl Following {
     /// Begins at `now` to look every `period`.
     pub const fn new(period: Duration, now: Timestamp) -> Self {
-        Self { period, began: now, caught_up: now, failures: 0, settled: BTreeSet::new() }
+        Self {
+            period,
+            began: now,
+            caught_up: now,
+            failures: 0,
+            settled: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
+        }
     }
 
     /// A round begins: which of `names` it has to look at.
+    ///
+    /// Those of earlier rounds that are listed no more are forgotten.
     pub fn begin(&mut self, now: Timestamp, names: Vec<String>) -> Vec<String> {
         self.began = now;
-        names.into_iter().filter(|name| !self.settled.contains(mark(name))).collect()
+        let (old, mut new): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| self.settled.contains(mark(name)));
+        self.settled = old.iter().map(|name| mark(name).to_owned()).collect();
+        new.extend(self.unlisted.iter().cloned());
+        new
     }
 
-    /// A round over `names` has ended with this summary. What was refused, or waits, is looked at again.
+    /// A round over `names` has ended with this summary. What was refused, waits, or is a file that was not archived is looked
+    /// at again; a file alone makes no round incomplete.
     pub fn end(&mut self, names: &[String], summary: &PublishSummary) -> RoundOutcome {
         self.failures = 0;
         let refused = summary.refused.iter().map(|path| mark(&path.name));
-        let open: BTreeSet<&str> =
-            refused.chain(summary.waiting.iter().map(|path| mark(&path.name))).collect();
+        let waiting = summary.waiting.iter().map(|path| mark(&path.name));
+        let files = summary.notes.iter().map(|file| mark(&file.name));
+        let open: BTreeSet<&str> = refused.chain(waiting).chain(files).collect();
+        let listed: BTreeSet<&str> =
+            names.iter().filter(|name| !self.unlisted.contains(*name)).map(|name| mark(name)).collect();
+        let unlisted =
+            summary.notes.iter().map(|file| &file.name).filter(|name| !listed.contains(mark(name)));
+        self.unlisted = unlisted.cloned().collect();
         self.settled.extend(
             names.iter().map(|name| mark(name)).filter(|name| !open.contains(name)).map(str::to_owned),
         );
@@ -92,19 +114,23 @@ impl Following {
     }
 }
 
-/// What stays the same however a path is written: its hash; of anything else all of it.
+/// What stays the same however a path or file is written: the hash of a path, the id in the URL of a file; of anything else all
+/// of it.
 fn mark(name: &str) -> &str {
     let base = name.strip_prefix("/nix/store/").unwrap_or(name);
     match base.get(..32) {
         Some(hash) if hash.bytes().all(|byte| byte.is_ascii_alphanumeric()) => hash,
-        _ => base,
+        _ => {
+            let id = base.strip_prefix("realisations/").unwrap_or(base);
+            id.strip_suffix(".doi").or_else(|| id.strip_suffix(".debug")).unwrap_or(id)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::summary::WaitingPath;
+    use crate::summary::{NotedFile, WaitingPath};
 
     const HASHES: [&str; 3] = [
         "4d20g8srpvv02vkiwrmz28g62m15n56b",
@@ -136,6 +162,35 @@ mod tests {
         assert!(following.begin(at(1200), names()).is_empty());
         let new = "7d20g8srpvv02vkiwrmz28g62m15n56b".to_owned();
         assert_eq!(following.begin(at(1800), [names(), vec![new.clone()]].concat()), [new]);
+    }
+
+    #[test]
+    fn a_file_that_was_not_archived_is_looked_at_again_also_where_no_listing_names_it() {
+        let mut following = Following::new(PERIOD, at(0));
+        let listed = vec!["debuginfo/ab".to_owned(), "sha256:0a!out".to_owned(), HASHES[0].to_owned()];
+        assert_eq!(following.begin(at(0), listed.clone()), listed);
+        let log = format!("log/{}-a.drv", HASHES[1]);
+        let noted = ["debuginfo/ab.debug", "realisations/sha256:0a!out.doi", &log];
+        let notes = noted.map(|name| NotedFile { name: name.to_owned(), reason: "timeout".to_owned() });
+        let summary = PublishSummary { notes: notes.to_vec(), ..PublishSummary::default() };
+        assert_eq!(following.end(&listed, &summary), RoundOutcome::Complete);
+        let again = following.begin(at(600), listed.clone());
+        assert_eq!(again, [listed[0].clone(), listed[1].clone(), log.clone()]);
+        let summary = PublishSummary { notes: vec![notes[2].clone()], ..PublishSummary::default() };
+        following.end(&again, &summary);
+        assert_eq!(following.begin(at(1200), listed.clone()), [log.clone()]);
+        following.end(&[log], &PublishSummary::default());
+        assert!(following.begin(at(1800), listed).is_empty());
+    }
+
+    #[test]
+    fn what_is_listed_no_more_is_forgotten_and_new_when_it_comes_back() {
+        let mut following = Following::new(PERIOD, at(0));
+        following.begin(at(0), names());
+        following.end(&names(), &PublishSummary::default());
+        assert!(following.begin(at(600), names()[1..].to_vec()).is_empty());
+        assert_eq!(following.settled.len(), 3);
+        assert_eq!(following.begin(at(1200), names()), names()[..1]);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub use retry_schedule::RetrySchedule;
 pub use selection::{ParseShareError, Selection, Share};
 pub use server_state::ServerState;
 pub use shard_progress::SendFailure;
-pub use summary::{PublishSummary, RefusedPath, WaitingPath};
+pub use summary::{NotedFile, PublishSummary, RefusedPath, WaitingPath};
 pub use upload::Upload;
 pub use upload_policy::UploadPolicy;
 pub use upload_step::{ShardSend, UploadError, UploadOutcome, UploadStep, UploadedPart};

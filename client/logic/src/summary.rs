@@ -26,6 +26,21 @@ pub struct WaitingPath {
     pub waiting_for: Vec<String>,
 }
 
+/// A file besides paths that was not archived, which takes nothing from any path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NotedFile {
+    /// Its URL in the source, by which it may be named again.
+    pub name: String,
+    /// One sentence.
+    pub reason: String,
+}
+
+impl fmt::Display for NotedFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} was not archived: {}", self.name, self.reason)
+    }
+}
+
 /// What one publish did; with `dry_run`, what it would have done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishSummary {
@@ -57,12 +72,12 @@ pub struct PublishSummary {
     pub bundles: u64,
     /// What was not published, sorted by name.
     pub refused: Vec<RefusedPath>,
-    /// What was committed and waits, sorted by name.
+    /// What is committed, by this publish or before, and waits, sorted by name.
     pub waiting: Vec<WaitingPath>,
     /// References that neither the source nor the archive has, recorded as external, sorted.
     pub externals: Vec<String>,
-    /// Things worth knowing that are no failure, such as a log that could not be read.
-    pub notes: Vec<String>,
+    /// Files that were not archived and are no failure, such as a log that could not be read, sorted by name.
+    pub notes: Vec<NotedFile>,
 }
 
 impl PublishSummary {
@@ -85,6 +100,7 @@ impl PublishSummary {
     pub fn sort(&mut self) {
         self.refused.sort();
         self.waiting.sort();
+        self.notes.sort();
         self.externals.sort();
         self.externals.dedup();
     }

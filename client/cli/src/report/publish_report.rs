@@ -80,7 +80,7 @@ pub(crate) struct PublishReport<'a> {
     refused: Vec<Refused<'a>>,
     waiting: Vec<Waiting<'a>>,
     externals: &'a [String],
-    notes: &'a [String],
+    notes: Vec<String>,
 }
 
 impl<'a> PublishReport<'a> {
@@ -108,7 +108,7 @@ impl<'a> PublishReport<'a> {
                 .map(|path| Waiting { name: &path.name, waiting_for: &path.waiting_for })
                 .collect(),
             externals: &summary.externals,
-            notes: &summary.notes,
+            notes: summary.notes.iter().map(ToString::to_string).collect(),
         }
     }
 }

@@ -1,10 +1,16 @@
 //! Bad input: each refused with its reason, and the rest of the cache published.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_base::Timestamp;
+use firn_client_logic::{Following, RoundOutcome, Selection};
 use firn_nix_format::{Compression, PublisherSecretKey, Sha256, StorePath};
 
 use super::archive::TestArchive;
 use super::cache::{Cache, Entry, compress, nar_of, noise, store_path};
-use super::pipeline::{assert_restores, publish};
+use super::pipeline::{assert_restores, publish, publish_with};
+use crate::publish_options::PublishOptions;
 
 /// Publishes a sound cache with one bad entry, and gives the reason of its refusal.
 async fn refusal(spoil: impl FnOnce(&mut Cache)) -> String {
@@ -274,4 +280,59 @@ async fn a_path_above_a_refused_one_is_committed_waits_and_is_listed() {
     let [waiting] = &summary.waiting[..] else { panic!("{summary}") };
     let base = |name: &str| StorePath::base_name(&store_path(name)).to_owned();
     assert_eq!((&waiting.name, &waiting.waiting_for), (&base("above-1"), &vec![base("bad-1")]));
+}
+
+#[tokio::test]
+async fn a_path_that_waits_is_listed_again_until_it_can_be_read_also_when_nothing_else_is_new() {
+    let (mut cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let sound = bad(&cache);
+    let mut entry = bad(&cache);
+    entry.info.nar_hash = Sha256::of(b"something else");
+    cache.add(entry);
+    cache.add_path("above-1", b"above", Compression::None, &["bad-1", "libc-2.40"]);
+    let mut following = Following::new(Duration::from_secs(600), Timestamp::from_millis(0));
+    let first = round(&mut following, &archive, &cache).await;
+    assert_eq!(first, (RoundOutcome::Incomplete, 7, 1));
+    assert_eq!(round(&mut following, &archive, &cache).await, (RoundOutcome::Incomplete, 0, 1));
+    // Alone, as a list may name it: it is archived, and nothing is refused.
+    let paths = Some(vec![store_path("above-1").to_string()]);
+    let options = PublishOptions { paths, ..PublishOptions::new(cache.source()) };
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.paths_skipped, summary.refused.len(), summary.exit_code()), (1, 0, 1), "{summary}");
+    assert_eq!(summary.waiting[0].waiting_for, [store_path("bad-1").base_name()]);
+
+    cache.add(sound);
+    assert_eq!(round(&mut following, &archive, &cache).await, (RoundOutcome::Complete, 1, 0));
+    assert_eq!(round(&mut following, &archive, &cache).await, (RoundOutcome::Complete, 0, 0));
+}
+
+/// A round over all narinfos of the cache: how it ended, how many paths it published, how many wait.
+async fn round(
+    following: &mut Following,
+    archive: &Arc<TestArchive>,
+    cache: &Cache,
+) -> (RoundOutcome, u64, usize) {
+    let names = following.begin(Timestamp::from_millis(0), cache.source().list().unwrap());
+    let options = PublishOptions { paths: Some(names.clone()), ..PublishOptions::new(cache.source()) };
+    let summary = publish_with(archive, cache, options).await.unwrap();
+    (following.end(&names, &summary), summary.paths_published, summary.waiting.len())
+}
+
+#[tokio::test]
+async fn a_path_that_is_left_out_is_not_refused_for_its_signature() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    cache.write(&bad(&cache));
+    let selection = Selection { exclude: vec!["bad-*".to_owned()], share: None };
+    let options = PublishOptions { selection, ..PublishOptions::new(cache.source()) };
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code()), (6, 0), "{summary}");
+}
+
+#[tokio::test]
+async fn nothing_is_planned_once_a_publish_is_asked_to_stop() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let options = PublishOptions::new(cache.source());
+    options.stop.ask();
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.paths_read, summary.paths_published, archive.keys().len()), (0, 0, 0));
 }
