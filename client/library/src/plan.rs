@@ -117,7 +117,8 @@ impl Planner<'_> {
         let mut blobs: BTreeMap<_, _> = blobs.into_iter().map(|blob| (blob.key(), blob)).collect();
         blobs.extend(self.build_logs(&accepted, &archived).await);
         plan.blobs = self.lacking(blobs).await?;
-        let old: BTreeMap<_, _> = accepted.extract_if(.., |key, _| archived.contains(key)).collect();
+        let (old, accepted): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            accepted.into_iter().partition(|(key, _)| archived.contains(key));
         plan.held = self.held(old, &archived).await?;
         plan.skipped = archived.len() as u64;
         plan.externals = self.externals(&accepted, &archived).await?;
