@@ -15,6 +15,9 @@ use crate::store_path_argument::StorePathArgument;
 /// Eleven million store paths. The plan of a publish takes some ten times as much memory: more is divided.
 const LIST_BYTES_MAX: u64 = 1 << 30;
 
+// As many store paths as fit: shorter lines would take more memory than text.
+const LINES_MAX: usize = 11_000_000;
+
 // A realisation's name is the longest there is.
 const LINE_BYTES_MAX: u64 = 4096;
 
@@ -28,7 +31,7 @@ pub(crate) fn read_lines(list: &Path, options: &SourceOptions) -> Result<Vec<Str
         Some(url) if url.starts_with("http://") || url.starts_with("https://") => fetch(url, options)?,
         _ => Box::new(std::fs::File::open(list).map_err(failed)?),
     };
-    lines_of(reader, LIST_BYTES_MAX).map_err(failed)
+    lines_of(reader, LIST_BYTES_MAX, LINES_MAX).map_err(failed)
 }
 
 /// The store paths that `list` names, one to a line. Blocks.
@@ -51,7 +54,7 @@ fn fetch(url: &str, options: &SourceOptions) -> Result<Box<dyn Read + Send>, Com
     Ok(file.reader)
 }
 
-fn lines_of(mut reader: impl Read + Send, bytes_max: u64) -> io::Result<Vec<String>> {
+fn lines_of(mut reader: impl Read + Send, bytes_max: u64, lines_max: usize) -> io::Result<Vec<String>> {
     let mut first = Vec::new();
     reader.by_ref().take(6).read_to_end(&mut first)?;
     let compression = match &first[..] {
@@ -76,6 +79,9 @@ fn lines_of(mut reader: impl Read + Send, bytes_max: u64) -> io::Result<Vec<Stri
             return Err(io::Error::other("it is no text: lists may be plain, xz, zstd or bzip2"));
         };
         if !words.trim().is_empty() {
+            if lines.len() >= lines_max {
+                return Err(io::Error::other(format!("the list has more than {lines_max} lines: divide it")));
+            }
             lines.push(words.trim().to_owned());
         }
         if count == 0 {
@@ -111,27 +117,34 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(text).unwrap();
         for bytes in [text.to_vec(), xz.finish().unwrap(), zstd::encode_all(&text[..], 1).unwrap()] {
-            assert_eq!(lines_of(&bytes[..], 100).unwrap(), ["/nix/store/a", "/nix/store/b"]);
+            assert_eq!(lines_of(&bytes[..], 100, LINES_MAX).unwrap(), ["/nix/store/a", "/nix/store/b"]);
         }
-        assert_eq!(lines_of(&b""[..], 100).unwrap(), Vec::<String>::new());
+        assert_eq!(lines_of(&b""[..], 100, LINES_MAX).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn what_is_no_list_is_refused_before_it_takes_memory() {
-        let sentence = |bytes: &[u8]| lines_of(bytes, u64::MAX - 1).unwrap_err().to_string();
+        let sentence = |bytes: &[u8]| lines_of(bytes, u64::MAX - 1, LINES_MAX).unwrap_err().to_string();
         assert!(sentence(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0]).contains("no text"), "gzip");
         // A bomb of one line.
         let zeros = zstd::encode_all(&vec![b'x'; 10_000_000][..], 1).unwrap();
         assert!(sentence(&zeros).contains("a line has more"));
         let mut cut = zstd::encode_all(&vec![b'\n'; 1_000_000][..], 1).unwrap();
         cut.truncate(cut.len() / 2);
-        assert!(lines_of(&cut[..], LIST_BYTES_MAX).is_err(), "half a list is no list");
+        assert!(lines_of(&cut[..], LIST_BYTES_MAX, LINES_MAX).is_err(), "half a list is no list");
     }
 
     #[test]
     fn a_list_that_never_ends_is_given_up() {
         let endless = io::repeat(b'\n');
-        assert!(lines_of(endless, 10_000).unwrap_err().to_string().contains("divide it"));
+        assert!(lines_of(endless, 10_000, LINES_MAX).unwrap_err().to_string().contains("divide it"));
+    }
+
+    #[test]
+    fn lines_are_counted_however_short_they_are() {
+        let text = b"a\n\nb\nc\n";
+        assert_eq!(lines_of(&text[..], 100, 3).unwrap().len(), 3);
+        assert!(lines_of(&text[..], 100, 2).unwrap_err().to_string().contains("more than 2 lines"));
     }
 
     #[test]

@@ -45,6 +45,7 @@ struct Book {
     sent: u64,
     refused: usize,
     waiting: usize,
+    files: usize,
 }
 
 const OUTCOMES: [(RoundOutcome, &str); 3] = [
@@ -74,16 +75,15 @@ impl Watch<'_> {
         loop {
             let mut round = std::pin::pin!(self.round(&book, &stop));
             tokio::select! {
-                () = &mut round => {}
+                _ = &mut round => {}
                 () = signals.stop() => {
                     service_manager::tell_stopping();
                     tracing::info!("stopping when the bundles under way are committed; a second signal stops at once");
                     stop.ask();
-                    tokio::select! {
-                        () = round => {}
-                        () = signals.stop() => return Err(CommandError::Stopped),
-                    }
-                    return Ok(Done::Completely);
+                    return tokio::select! {
+                        outcome = round => after_signal(outcome),
+                        () = signals.stop() => Err(CommandError::Stopped),
+                    };
                 }
             }
             let pause = held(&book).following.pause(self.environment.now());
@@ -97,7 +97,7 @@ impl Watch<'_> {
         }
     }
 
-    async fn round(&self, book: &Mutex<Book>, stop: &PublishStop) {
+    async fn round(&self, book: &Mutex<Book>, stop: &PublishStop) -> RoundOutcome {
         let outcome = match self.look(book, stop).await {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -106,7 +106,7 @@ impl Watch<'_> {
             }
         };
         if stop.is_asked() {
-            return;
+            return outcome;
         }
         let mut book = held(book);
         let index = OUTCOMES.iter().position(|(own, _)| *own == outcome).unwrap_or_default();
@@ -118,6 +118,7 @@ impl Watch<'_> {
             lag.as_secs(),
             pause.as_secs()
         );
+        outcome
     }
 
     async fn look(&self, book: &Mutex<Book>, stop: &PublishStop) -> Result<RoundOutcome, CommandError> {
@@ -156,7 +157,7 @@ impl Watch<'_> {
 
 impl Book {
     const fn new(following: Following) -> Self {
-        Self { following, rounds: [0; 3], paths: 0, content: 0, sent: 0, refused: 0, waiting: 0 }
+        Self { following, rounds: [0; 3], paths: 0, content: 0, sent: 0, refused: 0, waiting: 0, files: 0 }
     }
 
     fn count(&mut self, summary: &PublishSummary) {
@@ -164,6 +165,10 @@ impl Book {
         self.content = self.content.saturating_add(summary.content.0);
         self.sent = self.sent.saturating_add(summary.sent.0);
         (self.refused, self.waiting) = (summary.refused.len(), summary.waiting.len());
+        self.files = summary.notes.len();
+        for file in &summary.notes {
+            tracing::warn!("{file}");
+        }
         if summary.paths_published > 0 {
             tracing::info!("{} paths published, {} of contents", summary.paths_published, summary.content);
         }
@@ -180,7 +185,7 @@ impl Book {
         tell(
             "firn_publish_lag_seconds",
             "gauge",
-            "Everything that the source had so long ago is in the archive.",
+            "Every path that the source had so long ago can be read from the archive.",
             &lag,
         );
         tell("firn_publish_paths_total", "counter", "Store paths published.", &self.paths);
@@ -198,6 +203,12 @@ impl Book {
             "Paths that wait for others after the last round.",
             &self.waiting,
         );
+        tell(
+            "firn_publish_files_failed",
+            "gauge",
+            "Build logs, realisations and debuginfo links that the last round could not archive.",
+            &self.files,
+        );
         let _ = write!(
             text,
             "# HELP firn_publish_rounds_total Looks at the source, by how they ended.\n# TYPE firn_publish_rounds_total counter\n"
@@ -206,6 +217,16 @@ impl Book {
             let _ = writeln!(text, "firn_publish_rounds_total{{outcome=\"{outcome}\"}} {count}");
         }
         text
+    }
+}
+
+/// How it ends when the round under way at the signal has ended so.
+fn after_signal(outcome: RoundOutcome) -> Result<Done, CommandError> {
+    match outcome {
+        RoundOutcome::Failed => {
+            Err(CommandError::Failed("the last round ended before its end: the log says why".to_owned()))
+        }
+        RoundOutcome::Complete | RoundOutcome::Incomplete => Ok(Done::Completely),
     }
 }
 
@@ -218,6 +239,14 @@ mod tests {
     use firn_base::{ByteCount, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn a_last_round_that_failed_is_no_success() {
+        assert!(matches!(after_signal(RoundOutcome::Failed), Err(CommandError::Failed(_))));
+        for outcome in [RoundOutcome::Complete, RoundOutcome::Incomplete] {
+            assert!(matches!(after_signal(outcome), Ok(Done::Completely)));
+        }
+    }
 
     #[test]
     fn the_metrics_are_pinned() {
@@ -242,11 +271,12 @@ mod tests {
                 "firn_publish_sent_bytes_total 140",
                 "firn_publish_refused 0",
                 "firn_publish_waiting 0",
+                "firn_publish_files_failed 0",
                 "firn_publish_rounds_total{outcome=\"complete\"} 2",
                 "firn_publish_rounds_total{outcome=\"incomplete\"} 1",
                 "firn_publish_rounds_total{outcome=\"failed\"} 0",
             ]
         );
-        assert_eq!(metrics.matches("# TYPE ").count(), 7);
+        assert_eq!(metrics.matches("# TYPE ").count(), 8);
     }
 }

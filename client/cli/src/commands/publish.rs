@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
 use firn_client::{
-    OrderClass, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary, Selection, Share,
-    SourceError, publish, publisher_endpoint,
+    OrderClass, PlanError, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary,
+    Selection, Share, SourceError, publish, publisher_endpoint,
 };
 use firn_transport::{Environment, load_identity};
 
@@ -76,11 +76,12 @@ pub(crate) struct PublishFlags {
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are
-    /// committed then. Build logs that come later than their paths are found by the next start
+    /// committed then. Build logs that come later than their paths are not found: a publish of a directory without --watch finds
+    /// them
     #[arg(long, value_name = "DURATION", value_parser = firn_base::parse_duration, conflicts_with = "dry_run")]
     watch: Option<Duration>,
     /// Tell metrics at /metrics of this address and TCP port: how far the archive is behind the source, and more
-    #[arg(long, value_name = "ADDR", requires = "watch", env = "FIRN_HTTP")]
+    #[arg(long, value_name = "ADDR", requires = "watch", env = "FIRN_PUBLISH_HTTP")]
     http: Option<SocketAddr>,
     /// Say what would be published, and publish nothing
     #[arg(long)]
@@ -174,6 +175,10 @@ fn names(
         Some(list) => read_lines(list, &flags.source.options()),
         None => {
             let mut names = source.list().map_err(failed)?;
+            // A directory that is not mounted is no source that has nothing.
+            if names.is_empty() {
+                return Err(CommandError::Failed(PlanError::NothingThere(source.to_string()).to_string()));
+            }
             names.extend(source.list_blobs().map_err(failed)?);
             Ok(names)
         }
