@@ -290,8 +290,9 @@ mod tests {
         let archive = PaperArchive::new(Scheme::new(16, 40).unwrap());
         for version in ["hello-1.0", "hello-1.1"] {
             let mut cache = Cache::new();
-            cache.add_path(version, &noise(200_000, 1), Compression::None, &[]);
-            let (publishers, options) = (vec![cache.publisher()], PublishOptions::new(cache.source()));
+            cache.add_path(version, &noise(600_000, 1), Compression::None, &[]);
+            let options = PublishOptions { reuse_chunks: true, ..PublishOptions::new(cache.source()) };
+            let publishers = vec![cache.publisher()];
             archive.publish(publishers, &Environment::real(), options, PublishEvents::none()).await.unwrap();
         }
         let [first, second] = &archive.bundles()[..] else { panic!("a bundle each") };

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(again, [listed[0].clone(), listed[1].clone(), log.clone()]);
         let summary = PublishSummary { notes: vec![notes[2].clone()], ..PublishSummary::default() };
         following.end(&again, &summary);
-        assert_eq!(following.begin(at(1200), listed.clone()), [log.clone()]);
+        assert_eq!(following.begin(at(1200), listed.clone()), std::slice::from_ref(&log));
         following.end(&[log], &PublishSummary::default());
         assert!(following.begin(at(1800), listed).is_empty());
     }
