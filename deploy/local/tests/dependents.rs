@@ -79,6 +79,10 @@ fn a_rebuild_takes_few_bytes_and_is_read_by_all_ways_and_through_a_purge_of_what
         "--publisher",
         &key,
     ]);
+    // Before it has agreed with itself on what it knows, a coordinator neither purges nor remembers what is like what.
+    wait_for("a purge is refused for its own reason", || {
+        path(&local, "purge", "package-a-1.1").stderr.contains("the path is not withdrawn").then_some(())
+    });
     publish(&local, &first);
     let said = publish(&local, &second);
     assert_eq!(said["paths_published"], 8, "{said}");
@@ -99,9 +103,6 @@ fn a_rebuild_takes_few_bytes_and_is_read_by_all_ways_and_through_a_purge_of_what
         .success();
 
     // What is purged of the first bundle takes it out of service, and the second goes on to use its chunks.
-    wait_for("a purge is refused for its own reason", || {
-        path(&local, "purge", "package-a-1.1").stderr.contains("the path is not withdrawn").then_some(())
-    });
     path(&local, "withdraw", "package-a-1.1").success();
     path(&local, "purge", "package-a-1.1").success();
     local.firn(&["repack"]).success();
