@@ -404,7 +404,9 @@ impl Publish<'_> {
         let visible = self.destination.visible(keys.clone()).await.map_err(PlanError::Archive)?;
         let visible: BTreeMap<ObjectKey, bool> = keys.into_iter().zip(visible).collect();
         let hidden = |key: &ObjectKey| !visible.get(key).copied().unwrap_or(false);
-        let waiting = held.into_iter().filter(|path| hidden(&path.key)).map(|path| WaitingPath {
+        // What is hidden though all that it refers to can be read waits for nothing: it was withdrawn.
+        let waits = |path: &HeldPath| hidden(&path.key) && path.waiting_for.iter().any(hidden);
+        let waiting = held.into_iter().filter(waits).map(|path| WaitingPath {
             name: plan.name(&path.key),
             waiting_for: path
                 .waiting_for
