@@ -11,6 +11,7 @@
 
 mod closure;
 mod delay;
+mod existing;
 #[path = "../filters/feed.rs"]
 mod feed;
 mod load;
@@ -31,6 +32,7 @@ use firn_benches::process::{Failure, Process, free_address, output, programs};
 use firn_nix_format::nixbase32;
 
 use crate::closure::Closure;
+use crate::existing::ExistingCache;
 use crate::load::{Load, Seen};
 use crate::servers::{Server, gateway, mirror, move_to, nginx};
 
@@ -51,6 +53,12 @@ struct Options {
     /// Keys that filters are made of
     #[arg(long, default_value_t = 10_000_000)]
     keys: u64,
+    /// A binary cache in a directory, made by Nix: `nix copy` of all its paths is measured too
+    #[arg(long, requires = "cache_key")]
+    cache: Option<PathBuf>,
+    /// The file of the public key that it is signed with
+    #[arg(long, requires = "cache")]
+    cache_key: Option<PathBuf>,
     /// The program of nginx
     #[arg(long, default_value = "nginx")]
     nginx: PathBuf,
@@ -84,10 +92,18 @@ const SLOW_FOR: Duration = Duration::from_secs(20);
 const COPY_ROUNDS: usize = 7;
 const ROUND_TRIP: Duration = Duration::from_millis(40);
 
+/// What `nix copy` is to copy: the closures of `paths`.
+struct Copied<'a> {
+    name: String,
+    publisher: &'a str,
+    paths: Vec<String>,
+}
+
 /// What is there while it is measured.
 struct Bench<'a> {
     options: &'a Options,
     closure: Closure,
+    existing: Option<ExistingCache>,
     descriptor: PathBuf,
     served: PathBuf,
     _archive: Process,
@@ -139,21 +155,31 @@ impl<'a> Bench<'a> {
         let dir = &options.dir;
         fs::create_dir_all(dir)?;
         let closure = Closure::make(dir, options.paths)?;
+        let existing = options.cache.as_deref().zip(options.cache_key.as_deref());
+        let existing = existing.map(|(cache, key)| ExistingCache::read(cache, key)).transpose()?;
         let (home, programs) = (dir.join("archive"), programs()?);
         let mut command = Command::new(programs.join("firn-local"));
         command.args(["up", "--coordinators", "3", "--storage-nodes", "16", "--gateway", &free_address()?]);
-        command.args(["--publisher", &closure.publisher, "--dir"]).arg(&home);
+        for publisher in existing.iter().map(|cache| &cache.publisher).chain([&closure.publisher]) {
+            command.args(["--publisher", publisher]);
+        }
+        command.arg("--dir").arg(&home);
         let mut archive = Process::start(command, &dir.join("archive.log"))?;
         archive.wait_for("the archive", || home.join("ready").exists())?;
-        let mut publish = Command::new(programs.join("firn"));
-        output(publish.arg("--config").arg(home.join("firn.toml")).arg("publish").arg(&closure.cache))?;
+        for cache in existing.iter().map(|cache| &cache.directory).chain([&closure.cache]) {
+            let mut publish = Command::new(programs.join("firn"));
+            output(publish.arg("--config").arg(home.join("firn.toml")).arg("publish").arg(cache))?;
+        }
         // What the archive serves is what is measured from now on.
         fs::remove_dir_all(&closure.cache)?;
         let (descriptor, served) = (home.join("archive.firn"), dir.join("served"));
-        let hashes: Vec<String> =
-            closure.paths.iter().map(|info| info.store_path.hash_part().to_owned()).collect();
+        let known = existing.iter().flat_map(|cache| &cache.paths);
+        let hashes: Vec<String> = known
+            .chain(closure.paths.iter().map(|info| &info.store_path))
+            .map(|path| path.hash_part().to_owned())
+            .collect();
         mirror(&gateway(&descriptor, ANYWHERE, &dir.join("mirror.log"))?, &hashes, &served)?;
-        Ok(Self { options, closure, descriptor, served, _archive: archive })
+        Ok(Self { options, closure, existing, descriptor, served, _archive: archive })
     }
 
     fn gateway(&self, cores: &str) -> Result<Server, Failure> {
@@ -280,30 +306,54 @@ impl<'a> Bench<'a> {
     }
 
     fn copies(&self) -> Result<(), Failure> {
+        let root = self.closure.paths.first().ok_or("there are no paths")?.store_path.to_string();
+        let made_up = Copied {
+            name: format!(
+                "`nix copy` of {} paths, {} MB",
+                self.options.paths,
+                self.closure.nar_bytes / 1_000_000
+            ),
+            publisher: &self.closure.publisher,
+            paths: vec![root],
+        };
+        let (nginx, gateway) = self.copies_beside(&made_up)?;
+        let far = |server: &Server| self.copy(delay::behind(server.address, ROUND_TRIP)?, &made_up);
+        let (ours, theirs) = (far(&gateway)?, far(&nginx)?);
+        let name = &made_up.name;
+        compared(&format!("{name}, s, server 40 ms away, from memory"), ours, theirs, 2);
+        drop(gateway);
+        let ours = far(&self.gateway(ANYWHERE)?)?;
+        compared(&format!("{name}, s, server 40 ms away, from nodes beside it"), ours, theirs, 2);
+        drop(nginx);
+        if let Some(cache) = &self.existing {
+            let (paths, megabytes) = (cache.paths.len(), cache.nar_bytes / 1_000_000);
+            self.copies_beside(&Copied {
+                name: format!("`nix copy` of {paths} paths made by Nix, {megabytes} MB"),
+                publisher: &cache.publisher,
+                paths: cache.paths.iter().map(ToString::to_string).collect(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Compares copies in turns. Gives both servers back, the gateway with everything in memory.
+    fn copies_beside(&self, what: &Copied<'_>) -> Result<(Server, Server), Failure> {
         let (nginx, mut gateway) = (self.nginx(ANYWHERE)?, self.gateway(ANYWHERE)?);
-        let name =
-            format!("`nix copy` of {} paths, {} MB", self.options.paths, self.closure.nar_bytes / 1_000_000);
         // The first one pays for what the machine has not read yet.
-        self.copy(nginx.address)?;
+        self.copy(nginx.address, what)?;
         let (mut cold, mut warm, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..COPY_ROUNDS {
             if round > 0 {
                 gateway = self.gateway(ANYWHERE)?;
             }
-            cold.push(self.copy(gateway.address)?);
-            theirs.push(self.copy(nginx.address)?);
-            warm.push(self.copy(gateway.address)?);
+            cold.push(self.copy(gateway.address, what)?);
+            theirs.push(self.copy(nginx.address, what)?);
+            warm.push(self.copy(gateway.address, what)?);
         }
-        let theirs = median(theirs);
+        let (name, theirs) = (&what.name, median(theirs));
         compared(&format!("{name}, s, from nodes"), median(cold), theirs, 2);
         compared(&format!("{name}, s, from memory"), median(warm), theirs, 2);
-        let far = |server: &Server| self.copy(delay::behind(server.address, ROUND_TRIP)?);
-        let (ours, theirs) = (far(&gateway)?, far(&nginx)?);
-        compared(&format!("{name}, s, server 40 ms away, from memory"), ours, theirs, 2);
-        drop(gateway);
-        let ours = far(&self.gateway(ANYWHERE)?)?;
-        compared(&format!("{name}, s, server 40 ms away, from nodes beside it"), ours, theirs, 2);
-        Ok(())
+        Ok((nginx, gateway))
     }
 
     fn filters(&self) -> Result<(), Failure> {
@@ -337,9 +387,8 @@ impl<'a> Bench<'a> {
         move_to(ANYWHERE)
     }
 
-    fn copy(&self, from: SocketAddr) -> Result<f64, Failure> {
-        let root = self.closure.paths.first().ok_or("there are no paths")?.store_path.to_string();
-        let took = nix::copy(from, &self.closure.publisher, &root, &self.options.dir.join("nix"))?;
+    fn copy(&self, from: SocketAddr, what: &Copied<'_>) -> Result<f64, Failure> {
+        let took = nix::copy(from, what.publisher, &what.paths, &self.options.dir.join("nix"))?;
         Ok(took.as_secs_f64())
     }
 }

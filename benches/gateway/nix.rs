@@ -8,9 +8,14 @@ use std::time::{Duration, Instant};
 
 use firn_benches::process::{Failure, output};
 
-/// How long `nix copy` takes to copy the closure of `path` from the cache at `from` into an empty store below
+/// How long `nix copy` takes to copy the closures of `paths` from the cache at `from` into an empty store below
 /// `directory`, which is removed afterwards.
-pub(crate) fn copy(from: SocketAddr, key: &str, path: &str, directory: &Path) -> Result<Duration, Failure> {
+pub(crate) fn copy(
+    from: SocketAddr,
+    key: &str,
+    paths: &[String],
+    directory: &Path,
+) -> Result<Duration, Failure> {
     let (home, store) = (directory.join("home"), directory.join("store"));
     fs::create_dir_all(&home)?;
     let settings = format!(
@@ -19,7 +24,7 @@ pub(crate) fn copy(from: SocketAddr, key: &str, path: &str, directory: &Path) ->
     let mut nix = Command::new("nix");
     nix.args(["copy", "--from", &format!("http://{from}"), "--to"])
         .arg(format!("local?root={}", store.display()))
-        .arg(path)
+        .args(paths)
         .env("HOME", &home)
         .env("XDG_CACHE_HOME", home.join("cache"))
         .env("NIX_REMOTE", "")
