@@ -24,7 +24,7 @@ use firn_wire::{
 
 /// A plain copy on each of three nodes.
 const COPIES: u8 = 3;
-const CHUNKS: u8 = 20;
+const CHUNKS: u8 = 40;
 
 fn node(index: u8) -> Identity {
     Identity::from_seed(&[100 + index; 32])

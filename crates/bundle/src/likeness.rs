@@ -21,10 +21,10 @@ pub const FEATURES_PER_RECORD_MAX: usize = 1 + SAMPLES_MAX;
 
 const SAMPLES_MAX: usize = 4;
 
-// Below half a megabyte (chunks of 64 KiB) a sample costs the coordinators more than finding the object saves. That 85 % of all
-// paths are smaller is an assumption: of the public cache's 70 % are below 64 KiB compressed, with 0.5 % of the bytes, and
-// 90 % below 1.1 MB. They are still found by name.
-const SAMPLED_FROM_CHUNKS: u64 = 8;
+// Below 2 MiB (chunks of 64 KiB) a sample costs the coordinators more than finding the object saves: by the public cache's
+// quantiles of sizes about a tenth of all paths lie between 0.5 and 2 MiB, with about a hundredth of the bytes, and their
+// samples would be a quarter of all. They are still found by name.
+const SAMPLED_FROM_CHUNKS: u64 = 32;
 
 // One more sample for each 16 MiB: what is large and partly the same is worth several chances.
 const CHUNKS_PER_SAMPLE: u64 = 256;
@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_small_is_found_by_its_name_alone() {
-        assert!(sampled(0..7).is_empty());
-        assert_eq!(sampled(0..8).len(), 1);
+        assert!(sampled(0..31).is_empty());
+        assert_eq!(sampled(0..32).len(), 1);
         assert_eq!(sampled(0..255).len(), 1);
         assert_eq!(sampled(0..256).len(), 2);
         assert_eq!(sampled(0..100_000).len(), SAMPLES_MAX);
