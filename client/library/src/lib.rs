@@ -8,6 +8,7 @@
 
 mod archive;
 mod archive_destination;
+mod background;
 mod blob_file;
 mod code;
 mod content;
@@ -19,6 +20,7 @@ pub mod http_client;
 mod nar_writer;
 mod pack;
 mod paper_archive;
+mod pieces;
 mod plan;
 mod publish;
 mod publish_options;

@@ -1,13 +1,13 @@
 //! Packing verified objects into bundles whose payloads lie in the spool.
 //!
-//! Owns: where one bundle ends and the next begins, and objects that need several. Always holds: memory is a
-//! few frames and the tables of one bundle, whatever the size of an object; equal objects in equal order give
+//! Owns: where one bundle ends and the next begins, and objects that need several. Always holds: memory is
+//! `threads` + 2 frames and the tables of one bundle, whatever the size of an object; equal objects in equal order give
 //! equal bundles.
 //! Leaves to others: the order of objects (`packing_order`), what a bundle is (`firn-bundle`), sending.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use firn_base::BundleId;
@@ -17,8 +17,10 @@ use firn_bundle::{
 };
 use firn_client_logic::{DependencyChoice, DependencyPlan};
 use firn_transport::Environment;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
 
+use crate::background::begin;
 use crate::content::ContentReader;
 use crate::earlier::EarlierChunk;
 use crate::spool::{SpoolDir, SpoolError};
@@ -102,7 +104,7 @@ enum Progress {
 }
 
 impl Packer {
-    /// A packer of bundles as `options` say; `threads` frames are compressed at once.
+    /// A packer of bundles as `options` say; `threads` frames are compressed at once while chunks for the next are pushed.
     pub(crate) const fn new(
         environment: Environment,
         spool: SpoolDir,
@@ -199,24 +201,30 @@ impl Packer {
         mut passage: Passage,
         record: NewRecord,
     ) -> Result<(Passage, Result<(), BuildError>), PackError> {
-        let frames_wanted = self.threads.max(1);
+        let mut compressing = FuturesOrdered::new();
         loop {
             let push = move || {
-                let progress = passage.push_chunks(frames_wanted);
+                let progress = passage.push_chunks();
                 (passage, progress)
             };
             let progress;
             (passage, progress) = self.environment.blocking(push).await;
-            let progress = match progress {
-                Ok(progress) => progress,
-                Err(PackError::Build(error)) => return Ok((passage, Err(error))),
-                Err(error) => return Err(error),
-            };
-            passage = self.compress_frames(passage).await?;
+            for frame in std::mem::take(&mut passage.frames) {
+                compressing.push_back(begin(self.compress(frame)));
+            }
+            // One more than threads, so that each finds the next frame where it ends one.
+            let left = if matches!(progress, Ok(Progress::Frames)) { self.threads.max(1) } else { 0 };
+            while compressing.len() > left
+                && let Some(frame) = compressing.next().await
+            {
+                passage = self.append(passage, frame.map_err(BuildError::Compress)?).await?;
+            }
             let outcome = match progress {
-                Progress::Frames => continue,
-                Progress::Full => Err(BuildError::Full),
-                Progress::Whole => passage.finish(record.clone()),
+                Ok(Progress::Frames) => continue,
+                Ok(Progress::Full) => Err(BuildError::Full),
+                Ok(Progress::Whole) => passage.finish(record.clone()),
+                Err(PackError::Build(error)) => Err(error),
+                Err(error) => return Err(error),
             };
             match outcome {
                 Err(BuildError::Full) if passage.may_leave_a_part() => {
@@ -227,24 +235,18 @@ impl Packer {
         }
     }
 
-    /// Compresses complete frames side by side and appends them in order.
-    async fn compress_frames(&self, mut passage: Passage) -> Result<Passage, PackError> {
-        let frames = std::mem::take(&mut passage.frames);
-        if frames.is_empty() {
-            return Ok(passage);
-        }
-        let level = self.options.frame_level;
-        let compress = |frame| self.environment.blocking(move || compress_frame(frame, level));
-        let compressed: Vec<CompressedFrame> = stream::iter(frames)
-            .map(compress)
-            .buffered(self.threads.max(1))
-            .try_collect()
-            .await
-            .map_err(BuildError::Compress)?;
+    fn compress(
+        &self,
+        frame: PendingFrame,
+    ) -> impl Future<Output = io::Result<CompressedFrame>> + Send + use<> {
+        let (environment, level) = (self.environment.clone(), self.options.frame_level);
+        async move { environment.blocking(move || compress_frame(frame, level)).await }
+    }
+
+    /// Appends the next frame of the open bundle.
+    async fn append(&self, mut passage: Passage, frame: CompressedFrame) -> Result<Passage, PackError> {
         let append = move || {
-            for frame in &compressed {
-                passage.open.builder.append_frame(frame, &mut passage.open.payload)?;
-            }
+            passage.open.builder.append_frame(&frame, &mut passage.open.payload)?;
             Ok(passage)
         };
         self.environment.blocking(append).await
@@ -319,8 +321,8 @@ impl OpenBundle {
 }
 
 impl Passage {
-    /// Pushes chunks until so many frames are complete, the bundle is full, or the content ends.
-    fn push_chunks(&mut self, frames_wanted: usize) -> Result<Progress, PackError> {
+    /// Pushes chunks until a frame is complete, the bundle is full, or the content ends.
+    fn push_chunks(&mut self) -> Result<Progress, PackError> {
         let open = &mut self.open;
         if let Some(chunk) = self.unpushed.take() {
             open.push_chunk(&chunk, &self.spool)?;
@@ -330,7 +332,7 @@ impl Passage {
             while let Some(frame) = open.builder.take_frame() {
                 self.frames.push(frame);
             }
-            if self.frames.len() >= frames_wanted {
+            if !self.frames.is_empty() {
                 return Ok(Progress::Frames);
             }
             let Some(chunk) = self.content.next_chunk()? else { return Ok(Progress::Whole) };

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
+use crate::background::begin;
 use crate::content::MEMORY_BYTES_MAX;
 use crate::destination::Destination;
 use crate::earlier::{EarlierChunks, FRAMES, MANIFESTS, NAMES_PER_REQUEST};
@@ -274,23 +275,14 @@ impl Publish<'_> {
         };
         let environment = self.environment.clone();
         let earlier = self.earlier.clone();
-        let task = tokio::spawn(async move {
+        let checked = begin(async move {
             let mut checked = environment.blocking(work).await;
             if let (Some(earlier), Ok(Some(object))) = (earlier, &mut checked) {
                 object.earlier = earlier.find(&object.content, &named).await;
             }
             checked
         });
-        async move {
-            match task.await {
-                Ok(checked) => (key, cost, checked),
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is being shut down and drops this task next.
-                    Err(_) => std::future::pending().await,
-                },
-            }
-        }
+        async move { (key, cost, checked.await) }
     }
 
     /// Ships every set, a few at once; gives the keys that were held back at their commit.
@@ -440,7 +432,8 @@ async fn ship(shipping: &Shipping, plan: &Plan, set: BundleSet) -> Shipment {
     (set, externals, shipped)
 }
 
-/// About what reading an object takes: buffers, its content, and the decoder's window.
+/// About what reading an object takes: buffers, its content, and the decoder's window. A content that does not lie in memory
+/// has the pieces between its threads there, which are fewer bytes.
 fn memory_of(plan: &Plan, key: &ObjectKey) -> u64 {
     const BUFFERS: u64 = 2 * MIB;
     let Some(info) = plan.paths.get(key) else { return BUFFERS + MEMORY_BYTES_MAX };

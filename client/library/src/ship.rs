@@ -87,14 +87,12 @@ impl Shipping {
         externals: Vec<ObjectKey>,
         replaces: Option<Replaced>,
     ) -> Result<Shipped, ShipError> {
-        let checked = Arc::clone(&set);
-        self.environment.blocking(move || check_restores(&checked)).await?;
         let manifests: usize = set.bundles.iter().map(|bundle| bundle.sealed.manifest.len()).sum();
         if manifests > COMMIT_BYTES_MAX - COMMIT_RESERVE_BYTES {
             let sentence = "the object is too large: the manifests of its bundles do not fit one commit";
             return Err(UploadError::Refused(sentence.to_owned()).into());
         }
-        let (scheme, coded) = self.code_all(&set).await?;
+        let (scheme, coded) = self.check_and_code(&set).await?;
         for bundle in &coded {
             let content = &bundle.bundle().sealed.content;
             let payload = ByteCount(content.payload_bytes());
@@ -114,6 +112,20 @@ impl Shipping {
         let (outcome, sent) = drive.run().await?;
         let payload = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes()).sum();
         Ok(Shipped { outcome, payload, sent })
+    }
+
+    /// Restores every object, and codes every bundle beside: both only read the payloads.
+    async fn check_and_code(
+        &self,
+        set: &Arc<BundleSet>,
+    ) -> Result<(Scheme, Vec<Arc<CodedBundle>>), ShipError> {
+        let checked = Arc::clone(set);
+        let restored = async {
+            let restored = self.environment.blocking(move || check_restores(&checked)).await;
+            restored.map_err(ShipError::from)
+        };
+        let ((), coded) = tokio::try_join!(restored, self.code_all(set))?;
+        Ok(coded)
     }
 
     /// Asks for the scheme and codes every bundle.

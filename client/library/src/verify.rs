@@ -1,11 +1,12 @@
 //! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
-//! Owns: decompressing, hashing, validating, patching and chunking in one pass. Always holds: a verified path is a
+//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads. Always holds: a verified path is a
 //! well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
 //! stated; whatever the source sends, no more is read than it may have and memory is bounded.
 //! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
 
 use std::io::{self, BufReader, Read};
+use std::thread::{self, Builder, ScopedJoinHandle};
 
 use firn_bundle::{Encoding, NewRecord};
 use firn_nix_format::{
@@ -16,11 +17,16 @@ use sha2::Digest;
 use crate::content::{Content, ContentWriter};
 use crate::earlier::EarlierChunk;
 use crate::nar_writer::NarWriter;
+use crate::pieces::{PIECE_BYTES, pieces};
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
 
-const PIECE_BYTES: usize = 64 << 10;
+const SMALL_PIECE_BYTES: usize = 64 << 10;
 const FILE_BUFFER_BYTES: usize = 256 << 10;
+
+// From this NarSize on decompressing, hashing and cutting go side by side: smaller NARs are many, and keep all cores busy by
+// being read several at once. Nine tenths of all bytes are in larger ones.
+const STAGED_BYTES_MIN: u64 = 8 << 20;
 
 /// An object that is what its record says.
 #[derive(Debug)]
@@ -187,37 +193,77 @@ fn decode(
     encoding: Encoding,
     spool: &SpoolDir,
 ) -> Result<Option<Content>, VerifyError> {
-    let failed = |error: io::Error| match NarMismatch::in_error(&error) {
-        Some(mismatch) => VerifyError::Mismatch(mismatch),
-        None => VerifyError::Read { url: info.url.clone(), cause: error.to_string() },
-    };
     let mut target = match encoding {
         Encoding::Chunked => Target::Kept(Box::new(NarWriter::new(spool, info)?)),
         Encoding::Verbatim => Target::Inspected(Box::new(NarInspector::new(info.nar_size))),
     };
     let buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
-    let decompressed = decoder(info.compression, buffered).map_err(failed)?;
-    let mut nar = VerifyingReader::new(decompressed, info.nar_hash, info.nar_size);
-    let mut piece = vec![0; PIECE_BYTES];
+    let decompressed = decoder(info.compression, buffered).map_err(|error| unreadable(info, &error))?;
+    if info.nar_size < STAGED_BYTES_MIN {
+        check(decompressed, info, SMALL_PIECE_BYTES, |piece| target.push(piece))?;
+    } else {
+        target = check_staged(decompressed, info, target)?;
+    }
+    target.finish()
+}
+
+/// Reads a NAR to its end, which must be the one of its path info, and gives `take` each piece of it. An error of `take` ends it.
+fn check(
+    nar: impl Read,
+    info: &PathInfo,
+    piece_bytes: usize,
+    mut take: impl FnMut(&[u8]) -> Result<(), VerifyError>,
+) -> Result<(), VerifyError> {
+    let mut nar = VerifyingReader::new(nar, info.nar_hash, info.nar_size);
+    let mut piece = vec![0; piece_bytes];
     loop {
-        let count = match nar.read(&mut piece) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        match &mut target {
-            Target::Kept(writer) => writer.push(&piece[..count])?,
-            Target::Inspected(inspector) => inspector.push(&piece[..count])?,
+        match nar.read(&mut piece) {
+            Ok(0) => return Ok(nar.finish()?),
+            Ok(count) => take(&piece[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(info, &error)),
         }
     }
-    nar.finish()?;
-    match target {
-        Target::Kept(writer) => writer.finish().map(Some),
-        Target::Inspected(inspector) => {
-            inspector.finish()?;
-            Ok(None)
-        }
+}
+
+/// The same on three threads: this one reads and decompresses, the second hashes, the third does whatever `target` does.
+fn check_staged(nar: impl Read, info: &PathInfo, mut target: Target) -> Result<Target, VerifyError> {
+    let (decompressed, to_hash) = pieces();
+    let (hashed, mut to_keep) = pieces();
+    thread::scope(|scope| {
+        let no_thread = |error: io::Error| unreadable(info, &error);
+        let keep = move || -> Result<Target, VerifyError> {
+            while let Some(piece) = to_keep.next_piece().map_err(|error| unreadable(info, &error))? {
+                target.push(&piece)?;
+            }
+            Ok(target)
+        };
+        let keeping = Builder::new().name("nar-keep".to_owned()).spawn_scoped(scope, keep);
+        let keeping = keeping.map_err(no_thread)?;
+        let hash = move || -> Result<(), VerifyError> {
+            check(to_hash, info, PIECE_BYTES, |piece| {
+                hashed.send(piece).map_err(|unread| unreadable(info, &io::Error::other(unread)))
+            })
+        };
+        let hashing = Builder::new().name("nar-hash".to_owned()).spawn_scoped(scope, hash);
+        let hashing = hashing.map_err(no_thread)?;
+        decompressed.send_all(nar);
+        let hashed = join(hashing);
+        // What is wrong with the bytes before a mismatch is told first, as where one thread does it all. And whoever could
+        // not hand on knows less than who did not take.
+        let target = join(keeping)?;
+        hashed.map(|()| target)
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn unreadable(info: &PathInfo, error: &io::Error) -> VerifyError {
+    match NarMismatch::in_error(error) {
+        Some(mismatch) => VerifyError::Mismatch(mismatch),
+        None => VerifyError::Read { url: info.url.clone(), cause: error.to_string() },
     }
 }
 
@@ -227,7 +273,115 @@ enum Target {
     Inspected(Box<NarInspector>),
 }
 
+impl Target {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
+        match self {
+            Self::Kept(writer) => writer.push(bytes),
+            Self::Inspected(inspector) => Ok(inspector.push(bytes)?),
+        }
+    }
+
+    /// Refuses a NAR that ended too early.
+    fn finish(self) -> Result<Option<Content>, VerifyError> {
+        match self {
+            Self::Kept(writer) => writer.finish().map(Some),
+            Self::Inspected(inspector) => {
+                inspector.finish()?;
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// The most that a file of a NAR may have where its FileSize is not stated: compression adds little at worst.
 const fn file_bytes_max(nar_size: u64) -> u64 {
     nar_size.saturating_add(nar_size / 8).saturating_add(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::cache::{nar_of, noise, store_path};
+
+    const LARGE: usize = 9 << 20;
+
+    fn info(nar: &[u8]) -> PathInfo {
+        PathInfo {
+            store_path: store_path("own"),
+            url: "nar/1.nar".to_owned(),
+            compression: Compression::None,
+            file_hash: None,
+            file_size: None,
+            nar_hash: Sha256::of(nar),
+            nar_size: nar.len() as u64,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        }
+    }
+
+    fn kept(spool: &SpoolDir, info: &PathInfo) -> Target {
+        Target::Kept(Box::new(NarWriter::new(spool, info).unwrap()))
+    }
+
+    /// What comes of a NAR on one thread, and on three.
+    fn both(mut nar: impl FnMut() -> Box<dyn Read>, info: &PathInfo) -> [Result<Content, VerifyError>; 2] {
+        let spool = SpoolDir::open(None).unwrap();
+        let whole = |target: Target| target.finish().map(|content| content.expect("it is kept"));
+        let mut alone = kept(&spool, info);
+        let one = check(nar(), info, SMALL_PIECE_BYTES, |piece| alone.push(piece));
+        let three = check_staged(nar(), info, kept(&spool, info));
+        [one.and_then(|()| whole(alone)), three.and_then(whole)]
+    }
+
+    #[test]
+    fn a_nar_is_cut_and_patched_on_three_threads_as_on_one() {
+        let own = store_path("own").hash_part().as_bytes().to_vec();
+        for bytes in [0, 100, LARGE] {
+            let nar = nar_of(&[noise(bytes, 1), own.clone(), noise(bytes, 2)].concat());
+            let [one, three] = both(|| Box::new(io::Cursor::new(nar.clone())), &info(&nar));
+            let (mut one, mut three) = (one.unwrap(), three.unwrap());
+            assert!(one.chunks().eq(three.chunks()));
+            let patches = one.take_patches();
+            assert_eq!((patches.len(), patches), (1, three.take_patches()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_large_nar_is_told_alike() {
+        let nar = nar_of(&noise(LARGE, 1));
+        let sound = info(&nar);
+        let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut nar = nar.clone();
+            change(&mut nar);
+            nar
+        };
+        let cases = [
+            ("does not end", changed(&|nar| nar.truncate(LARGE / 2))),
+            ("goes on", changed(&|nar| nar.extend_from_slice(&[0; 1 << 20]))),
+            ("has another byte", changed(&|nar| nar[LARGE / 2] ^= 1)),
+            ("is no NAR", changed(&|nar| nar[20] ^= 1)),
+            ("is no NAR in its end", changed(&|nar| *nar.last_mut().unwrap() = 7)),
+            ("is nothing", Vec::new()),
+        ];
+        for (what, nar) in cases {
+            let told = both(|| Box::new(io::Cursor::new(nar.clone())), &sound);
+            let [one, three] = told.map(|outcome| outcome.unwrap_err().to_string());
+            assert_eq!(one, three, "a NAR that {what}");
+        }
+        let broken = || Box::new(io::Cursor::new(nar[..LARGE].to_vec()).chain(Broken)) as Box<dyn Read>;
+        let [one, three] = both(broken, &sound).map(|outcome| outcome.unwrap_err().to_string());
+        assert_eq!(one, "the file `nar/1.nar` cannot be read: the line broke");
+        assert_eq!(one, three);
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the line broke"))
+        }
+    }
 }
