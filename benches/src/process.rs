@@ -61,11 +61,25 @@ impl Process {
 
     /// A figure of its `/proc/PID/status` in KiB, such as `VmRSS` and `VmHWM`.
     pub fn memory_kib(&self, name: &str) -> Result<u64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let figure = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        figure.ok_or_else(|| format!("no {name} in /proc/{}/status", self.id()).into())
+        memory_kib(&self.id().to_string(), name)
     }
+}
+
+/// A figure of this process's own status in KiB: see [`Process::memory_kib`].
+pub fn own_memory_kib(name: &str) -> Result<u64, Failure> {
+    memory_kib("self", name)
+}
+
+/// Has the kernel count this process's peak, `VmHWM`, from now on.
+pub fn reset_own_peak() -> Result<(), Failure> {
+    Ok(fs::write("/proc/self/clear_refs", "5")?)
+}
+
+fn memory_kib(process: &str, name: &str) -> Result<u64, Failure> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let figure = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    figure.ok_or_else(|| format!("no {name} in /proc/{process}/status").into())
 }
 
 impl Drop for Process {
@@ -87,6 +101,13 @@ pub fn cpu_time(id: u32) -> Result<Duration, Failure> {
     let (_, figures) = stat.rsplit_once(')').ok_or("a process without a name")?;
     let ticks = figures.split_whitespace().skip(CPU_TIME_BEGINS).take(2);
     Ok(TICK * ticks.map(str::parse::<u32>).sum::<Result<u32, _>>()?)
+}
+
+/// How long this thread has run so far, without what it waited: others may use the machine meanwhile.
+pub fn thread_time() -> Result<Duration, Failure> {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos = schedstat.split_whitespace().next().ok_or("the kernel keeps no times of threads")?;
+    Ok(Duration::from_nanos(nanos.parse()?))
 }
 
 /// Runs `command` to its end, which must be a good one; gives its output.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use firn_base::Timestamp;
+use firn_benches::process::thread_time;
 use firn_coordinator::StateFacts;
 use firn_coordinator_logic::{MemoryState, StateDigest, advance, apply, full_digest};
 use firn_wire::{Command, CommandOutcome, TimedCommand};
 
 use crate::Failure;
 use crate::generator::Generator;
-use crate::machine;
 
 /// CPU time that a reservation and its commit take, in ordered maps, without log and disk.
 #[derive(Debug, Default)]
@@ -29,9 +29,9 @@ pub(crate) fn measure(generator: &Generator) -> Result<Cost, Failure> {
         carry_out(&mut state, &mut digest, &mut Cost::default(), generator.join(node))?;
     }
     for bundle in 0..generator.bundles().min(BUNDLES_MAX) {
-        let begun = machine::thread_time()?;
+        let begun = thread_time()?;
         let commands = [generator.reserve(bundle)?, generator.commit(bundle), generator.remember(bundle)?];
-        cost.generate += machine::thread_time()? - begun;
+        cost.generate += thread_time()? - begun;
         for command in commands {
             carry_out(&mut state, &mut digest, &mut cost, command)?;
         }
@@ -47,24 +47,24 @@ fn carry_out(
     command: Command,
 ) -> Result<(), Failure> {
     let command = TimedCommand::of_coordinators(Timestamp::from_millis(1_790_000_000_000), command);
-    let begun = machine::thread_time()?;
+    let begun = thread_time()?;
     let Ok(applied) = apply(state, &command);
-    cost.apply += machine::thread_time()? - begun;
+    cost.apply += thread_time()? - begun;
     if let CommandOutcome::Rejected(reason) = applied.outcome {
         return Err(reason.into());
     }
-    let begun = machine::thread_time()?;
+    let begun = thread_time()?;
     let Ok(()) = advance(digest, state, &applied.changes);
-    cost.digest += machine::thread_time()? - begun;
+    cost.digest += thread_time()? - begun;
     state.absorb(applied.changes);
     Ok(())
 }
 
 /// Compares the digest beside a state with one made from everything in it; gives the CPU time that took.
 pub(crate) fn check(facts: &StateFacts) -> Result<Duration, Failure> {
-    let begun = machine::thread_time()?;
+    let begun = thread_time()?;
     if full_digest(facts)? != facts.kept_digest()? {
         return Err("the digest beside the state is not that of the state".into());
     }
-    Ok(machine::thread_time()? - begun)
+    Ok(thread_time()? - begun)
 }

@@ -94,7 +94,9 @@ pub(crate) async fn publish_bundle(
     else {
         return Err("a commit was not applied".into());
     };
-    propose(leader, bundle, generator.remember(bundle)?).await?;
+    if generator.has_features() {
+        propose(leader, bundle, generator.remember(bundle)?).await?;
+    }
     Ok(held.len() as u64)
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Generator {
     nodes: u32,
     keys: u64,
     keys_per_bundle: u64,
+    // None where nothing is told of what is like it.
+    keys_per_name: Option<u64>,
 }
 
 fn bytes(kind: &str, number: u64) -> [u8; 32] {
@@ -41,14 +43,14 @@ fn bytes(kind: &str, number: u64) -> [u8; 32] {
 }
 
 impl Generator {
-    pub(crate) const fn new(nodes: u32, keys: u64, keys_per_bundle: u64) -> Self {
-        Self { nodes, keys, keys_per_bundle }
+    pub(crate) const fn new(nodes: u32, keys: u64, keys_per_bundle: u64, keys_per_name: Option<u64>) -> Self {
+        Self { nodes, keys, keys_per_bundle, keys_per_name }
     }
 
     /// The same archive with so many bundles more.
     pub(crate) const fn longer(&self, bundles: u64) -> Self {
         let keys = self.bundles().saturating_add(bundles).saturating_mul(self.keys_per_bundle);
-        Self { nodes: self.nodes, keys, keys_per_bundle: self.keys_per_bundle }
+        Self { keys, ..*self }
     }
 
     pub(crate) const fn nodes(&self) -> u32 {
@@ -96,17 +98,37 @@ impl Generator {
         number / self.keys_per_bundle
     }
 
-    /// One path in six has a sampled chunk, one that no other has.
-    pub(crate) const SAMPLED_EVERY: u64 = 6;
+    /// Every so many paths begin with one that has as many samples as an object may have.
+    pub(crate) const SAMPLES_REPEAT: u64 = 1000;
 
-    /// By what a key is found: a name, which eight keys have, and for some a chunk.
+    // Of 1,000 paths so many have as many sampled chunks: those of 2, 16, 32 and 48 MiB and more, if sizes lie between the public
+    // cache's quantiles (70 of 100 below 64 KiB compressed, 90 below 1.1 MB, 99 below 43.5 MB) as logarithms do between
+    // two points, and NARs are three times as large.
+    const fn samples(number: u64) -> u64 {
+        match number % Self::SAMPLES_REPEAT {
+            0..37 => 4,
+            37..46 => 3,
+            46..63 => 2,
+            63..137 => 1,
+            _ => 0,
+        }
+    }
+
+    /// By what a key is found: a name that other keys have too, and for some chunks that no other has.
     pub(crate) fn features(&self, number: u64) -> Vec<Feature> {
         let feature = |kind: &str, number: u64| {
             let [a, b, c, d, e, f, g, h, ..] = bytes(kind, number);
             Feature::from_bytes([a, b, c, d, e, f, g, h])
         };
-        let chunk = number.is_multiple_of(Self::SAMPLED_EVERY).then(|| feature("chunk", number));
-        [feature("name", number % self.keys.div_ceil(8))].into_iter().chain(chunk).collect()
+        let Some(keys_per_name) = self.keys_per_name else { return Vec::new() };
+        let name = feature("name", number % self.keys.div_ceil(keys_per_name));
+        let chunks = (0..Self::samples(number)).map(|sample| feature("chunk", number << 2 | sample));
+        [name].into_iter().chain(chunks).collect()
+    }
+
+    /// Whether anything is told of what is like it.
+    pub(crate) const fn has_features(&self) -> bool {
+        self.keys_per_name.is_some()
     }
 
     fn content_header(bundle: u64) -> Result<ContentHeader, crate::Failure> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use firn_base::{Location, ObjectKey};
+use firn_benches::process::thread_time;
 
 use crate::Failure;
 use crate::generator::Generator;
@@ -80,11 +81,11 @@ fn rates(
     let numbers: Vec<u64> = (0..count).map(number).collect();
     let keys: Vec<ObjectKey> = numbers.iter().map(|number| Generator::key(*number)).collect();
     let mut found = Vec::with_capacity(keys.len());
-    let (begun, cpu) = (Instant::now(), machine::thread_time()?);
+    let (begun, cpu) = (Instant::now(), thread_time()?);
     for some in keys.chunks(batch) {
         found.extend(lookup(some)?);
     }
-    let (clock, cpu) = (begun.elapsed(), machine::thread_time()? - cpu);
+    let (clock, cpu) = (begun.elapsed(), thread_time()? - cpu);
     for (number, place) in numbers.iter().zip(&found) {
         let expected = present.then(|| generator.place(*number));
         if place.map(|place| (place.block, place.entry)) != expected {

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use crate::Failure;
 
@@ -26,13 +25,6 @@ pub(crate) fn cpu_seconds() -> Result<f64, Failure> {
     let ticks: u64 =
         behind.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Ok(ticks as f64 / 100.0)
-}
-
-/// How long this thread has run so far, without what it waited: others may use the machine meanwhile.
-pub(crate) fn thread_time() -> Result<Duration, Failure> {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanos = schedstat.split_whitespace().next().ok_or("the kernel keeps no times of threads")?;
-    Ok(Duration::from_nanos(nanos.parse()?))
 }
 
 /// Bytes of all files below a directory.

@@ -59,6 +59,12 @@ struct Options {
     /// Lookups of each kind
     #[arg(long, default_value_t = 100_000)]
     lookups: u64,
+    /// Keys that have one name: builds and versions of one output of one package
+    #[arg(long, default_value_t = 8)]
+    keys_per_name: u64,
+    /// Remember nothing of what is like what
+    #[arg(long)]
+    no_features: bool,
     /// Leave out RocksDB alone
     #[arg(long)]
     no_bare: bool,
@@ -87,14 +93,17 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    if options.keys == 0 || options.keys_per_bundle == 0 || options.uploads == 0 || options.lookups == 0 {
-        return Err("keys, keys per bundle, uploads and lookups are at least 1".into());
+    let counts =
+        [options.keys, options.keys_per_bundle, options.keys_per_name, options.uploads, options.lookups];
+    if counts.contains(&0) {
+        return Err("keys, keys per bundle, keys per name, uploads and lookups are at least 1".into());
     }
     if options.nodes < generator::SHARDS.into() {
         return Err(format!("a bundle needs {} nodes", generator::SHARDS).into());
     }
     std::fs::create_dir_all(&options.dir)?;
-    let generator = Generator::new(options.nodes, options.keys, options.keys_per_bundle);
+    let keys_per_name = (!options.no_features).then_some(options.keys_per_name);
+    let generator = Generator::new(options.nodes, options.keys, options.keys_per_bundle, keys_per_name);
     row("what", "measured");
     row("---", "---");
     row("keys, bundles", &format!("{}, {}", options.keys, generator.bundles()));
@@ -119,8 +128,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     row("log's directory, bytes per key", &per_key(log, options.keys));
     row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
     let facts = store.into_facts();
-    for (what, rate) in similar::measure(&generator, options.lookups, &facts)? {
-        row(&format!("features of {what}, 512 at a time, per CPU second"), &format!("{rate:.0}"));
+    if generator.has_features() {
+        for (what, rate) in similar::measure(&generator, options.lookups, &facts)? {
+            row(&format!("features of {what}, 512 at a time, per CPU second"), &format!("{rate:.0}"));
+        }
     }
     if options.no_digest {
         drop(facts);
@@ -186,7 +197,8 @@ fn report_disk(when: &str, keys: u64, store: &StateStore) -> Result<(), Failure>
     for table in StoreKind::State.tables() {
         let bytes = store.table_bytes(table)?;
         total += bytes;
-        if matches!(table, Table::Index | Table::Feed | Table::Bundles) || bytes * 20 > keys {
+        if matches!(table, Table::Index | Table::Feed | Table::Bundles | Table::Features) || bytes * 20 > keys
+        {
             row(&format!("{when}: table {}, bytes per key", table.name()), &per_key(bytes, keys));
         }
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use firn_base::Feature;
+use firn_benches::process::thread_time;
 use firn_coordinator::StateFacts;
 use firn_coordinator_logic::{GoingContent, find_similar};
 
 use crate::Failure;
 use crate::generator::Generator;
-use crate::machine;
 
 // What an uploader asks for at once.
 const BATCH: usize = 512;
@@ -33,7 +33,7 @@ pub(crate) fn measure(
         let features = features?;
         let mut time = Duration::ZERO;
         for _ in 0..2 {
-            let begun = machine::thread_time()?;
+            let begun = thread_time()?;
             for (some, numbers) in features.chunks(BATCH).zip(numbers.chunks(BATCH)) {
                 let found = find_similar(facts, &going, some)?;
                 for (records, number) in found.iter().zip(numbers) {
@@ -44,7 +44,7 @@ pub(crate) fn measure(
                     }
                 }
             }
-            time = machine::thread_time()? - begun;
+            time = thread_time()? - begun;
         }
         *rate = count as f64 / time.as_secs_f64().max(1e-9);
     }
@@ -54,5 +54,5 @@ pub(crate) fn measure(
 fn drawn(draw: u64, generator: &Generator, sampled: bool) -> u64 {
     let [a, b, c, d, ..] = *blake3::hash(&draw.to_le_bytes()).as_bytes();
     let number = u64::from(u32::from_le_bytes([a, b, c, d])) % generator.keys();
-    if sampled { number - number % Generator::SAMPLED_EVERY } else { number }
+    if sampled { number - number % Generator::SAMPLES_REPEAT } else { number }
 }
