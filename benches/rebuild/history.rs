@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use firn_base::{ArchiveId, BundleNumber, Digest, PublicKey, ShardIndex, Timestamp, TokenId, shard_bytes};
 use firn_bundle::{
-    BuilderOptions, BundleBuilder, CodingHeader, ContentHeader, Encoding, NewRecord, ShardTree,
+    BuilderOptions, BundleBuilder, CodingHeader, ContentHeader, Encoding, FrameCompression, NewRecord,
+    ShardTree,
 };
 use firn_erasure::Coder;
 use firn_nix_format::{Compression, PathInfo, PublisherSecretKey, Sha256, StorePath};
@@ -131,7 +132,7 @@ impl History {
     pub(crate) fn make(&self, bundle: u64) -> Result<Made, Failure> {
         let mut builder = BundleBuilder::new(BuilderOptions {
             frame_raw_bytes: 64 << 10,
-            frame_level: 1,
+            frame_compression: FrameCompression::Zstd(1),
             ..Default::default()
         });
         let first = bundle * self.keys_per_bundle;

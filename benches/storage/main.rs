@@ -15,6 +15,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use firn_benches::process::Failure;
+use firn_bundle::FrameCompression;
 
 use crate::corpus::{CORPORA, Corpus};
 use crate::reading::Reading;
@@ -31,12 +32,12 @@ struct Options {
     /// Only these variants
     #[arg(long, value_delimiter = ',')]
     variant: Vec<Variant>,
-    /// Raw bytes of a frame in the variant `publish`; what a publish does if not given
+    /// Raw bytes of a frame in the variants that publish; what suits the compression if not given
     #[arg(long)]
     frame_bytes: Option<u32>,
-    /// zstd level in the variant `publish`; what a publish does if not given
-    #[arg(long)]
-    frame_level: Option<i32>,
+    /// What frames are compressed with in the variants that publish, as for `firn publish`
+    #[arg(long, default_value_t)]
+    frame_compression: FrameCompression,
 }
 
 fn main() -> ExitCode {
@@ -83,7 +84,7 @@ fn run(options: &Options) -> Result<(), Failure> {
         row(".nar.xz, one copy", corpus.xz_bytes(), corpus.xz_bytes());
         row(".nar.zst, level 19, one copy", corpus.zstd_bytes()?, corpus.xz_bytes());
         for variant in &variants {
-            let measured = variant.measure(&corpus, options.frame_bytes, options.frame_level)?;
+            let measured = variant.measure(&corpus, options.frame_bytes, options.frame_compression)?;
             print_measured(variant.name(), &corpus, &measured)?;
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use firn_base::Scheme;
 use firn_benches::process::{Failure, cpu_time};
-use firn_bundle::ShardFileHeader;
+use firn_bundle::{FrameCompression, ShardFileHeader};
 use firn_client::{PaperArchive, PaperBundle, PublishEvents, PublishOptions};
 use firn_transport::Environment;
 
@@ -50,7 +50,7 @@ impl Variant {
         self,
         corpus: &Corpus,
         frame_bytes: Option<u32>,
-        frame_level: Option<i32>,
+        frame_compression: FrameCompression,
     ) -> Result<Measured, Failure> {
         let runtime = tokio::runtime::Runtime::new()?;
         let archive = PaperArchive::new(Scheme::new(K, N)?);
@@ -61,11 +61,11 @@ impl Variant {
             let mut options = PublishOptions::new(corpus.source()?);
             options.paths = Some(corpus.hash_parts(*generation));
             match self {
-                Self::Chunks => options.frame_bytes = 1,
+                Self::Chunks => options.frame_bytes = Some(1),
                 Self::Publish | Self::Reuse => {
                     options.reuse_chunks = self == Self::Reuse;
-                    options.frame_bytes = frame_bytes.unwrap_or(options.frame_bytes);
-                    options.frame_level = frame_level.unwrap_or(options.frame_level);
+                    options.frame_bytes = frame_bytes;
+                    options.frame_compression = frame_compression;
                 }
             }
             let publishers = vec![corpus.publisher.clone()];

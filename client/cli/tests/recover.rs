@@ -10,7 +10,9 @@ use std::process::{Command, Output};
 
 use firn_nix_format::{PathInfo, Sha256};
 use serde_json::Value;
-use shard_files::{chunked, file_nar, info, log, noise, pack, pack_spanning, verbatim, write};
+use shard_files::{
+    chunked, file_nar, file_nar_of, info, log, noise, pack, pack_as, pack_spanning, verbatim, write,
+};
 
 struct Place {
     directory: tempfile::TempDir,
@@ -88,6 +90,18 @@ fn any_k_shard_files_restore_a_binary_cache() {
     let (again, success) = place.summary();
     assert!(success && again == summary, "{again}");
     assert_eq!(fs::read_dir(place.output().join("nar")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_bundle_in_lzma_comes_back() {
+    let place = Place::new();
+    let nar = file_nar_of(&b"the same line, over and over\n".repeat(20_000));
+    let (sealed, payload) = pack_as(FrameCompression::LZMA, &[chunked(1, &nar), log(3, b"built\n")]);
+    assert!(payload.len() < nar.len() / 10, "{} bytes", payload.len());
+    write(&place.shards(), &sealed.content, &payload, 2, &[2, 5]);
+    let (summary, success) = place.summary();
+    assert!(success, "{summary}");
+    assert!(fs::read(place.output().join(place.narinfo(1).url)).unwrap() == nar);
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod verify;
 pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use code::CodeError;
 pub use events::{PublishEvent, PublishEvents};
+pub use firn_bundle::FrameCompression;
 pub use firn_client_logic::{
     Accounts, BundleFacts, Following, Grouping, NotedFile, ObjectFacts, OrderClass, PublishOrder,
     PublishSummary, RefusedPath, RoundOutcome, Selection, Share, Takings, UploadError, UploadPolicy,

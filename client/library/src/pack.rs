@@ -239,8 +239,8 @@ impl Packer {
         &self,
         frame: PendingFrame,
     ) -> impl Future<Output = io::Result<CompressedFrame>> + Send + use<> {
-        let (environment, level) = (self.environment.clone(), self.options.frame_level);
-        async move { environment.blocking(move || compress_frame(frame, level)).await }
+        let (environment, compression) = (self.environment.clone(), self.options.frame_compression);
+        async move { environment.blocking(move || compress_frame(frame, compression)).await }
     }
 
     /// Appends the next frame of the open bundle.

@@ -186,11 +186,11 @@ impl Publish<'_> {
         spool: &SpoolDir,
         sets: mpsc::Sender<BundleSet>,
     ) -> Result<Option<SourceError>, PublishError> {
+        let compression = self.options.frame_compression;
         let options = BuilderOptions {
             payload_bytes_max: self.options.bundle_bytes,
-            frame_raw_bytes: self.options.frame_bytes,
-            frame_level: self.options.frame_level,
-            ..BuilderOptions::default()
+            frame_raw_bytes: self.options.frame_bytes.unwrap_or(compression.frame_bytes()),
+            ..BuilderOptions::with(compression)
         };
         let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, self.options.threads);
         let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();

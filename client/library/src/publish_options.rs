@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use firn_base::ByteCount;
-use firn_bundle::{BuilderOptions, Encoding, PAYLOAD_BYTES_MAX};
+use firn_bundle::{Encoding, FrameCompression, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{PublishOrder, PublishSummary, Selection, UploadError, UploadPolicy};
 use firn_nix_format::PublisherKey;
 use firn_transport::{AskError, EndpointOptions};
@@ -21,10 +21,6 @@ const MIB: u64 = 1 << 20;
 // What two cores keep busy with; four objects of 8 MiB behind xz are 72 MiB.
 const MEMORY_BYTES_MIN: u64 = 96 * MIB;
 const MEMORY_BYTES_PER_CORE: u64 = 40 * MIB;
-
-// Frames of 1 MiB of programs, manuals and scripts: level 3 gives 2.7 % more bytes at 3.6 times the speed, level 9
-// 0.5 % fewer at two thirds (92 MB/s), and xz in front gives 70 MB/s.
-pub(crate) const FRAME_LEVEL: i32 = 6;
 
 /// What to publish, and how.
 #[derive(Debug, Clone)]
@@ -46,10 +42,10 @@ pub struct PublishOptions {
     pub reuse_chunks: bool,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
-    /// Raw bytes at which a frame is closed: 4 MiB at most.
-    pub frame_bytes: u32,
-    /// zstd level of frames.
-    pub frame_level: i32,
+    /// Raw bytes at which a frame is closed, 4 MiB at most; what suits the compression if not given.
+    pub frame_bytes: Option<u32>,
+    /// What frames are compressed with.
+    pub frame_compression: FrameCompression,
     /// Where spool files lie; the system's directory for temporary files if not given.
     pub spool_dir: Option<PathBuf>,
     /// Objects read and checked side by side.
@@ -137,8 +133,8 @@ impl PublishOptions {
             encoding: Encoding::Chunked,
             reuse_chunks: false,
             bundle_bytes: PAYLOAD_BYTES_MAX,
-            frame_bytes: BuilderOptions::default().frame_raw_bytes,
-            frame_level: FRAME_LEVEL,
+            frame_bytes: None,
+            frame_compression: FrameCompression::default(),
             spool_dir: None,
             jobs,
             threads: cores,

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleRole, ChunkRef, Encoding, Manifest, ManifestError, NewRecord, Record,
+    BuildError, BuilderOptions, BundleRole, ChunkRef, Encoding, FrameCompression, Manifest, ManifestError,
+    NewRecord, Record,
 };
 use firn_client_logic::{UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
@@ -25,7 +26,6 @@ use crate::content::{Content, ContentWriter};
 use crate::events::{PublishEvent, PublishEvents};
 use crate::nar_writer::NarWriter;
 use crate::pack::{PackError, Packer};
-use crate::publish_options::FRAME_LEVEL;
 use crate::ship::{ShipError, Shipping};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, SpooledBundle};
@@ -38,6 +38,8 @@ pub struct RepackOptions {
     pub bundle: BundleId,
     /// Whose records are left out.
     pub left_out: BTreeSet<ObjectKey>,
+    /// What frames are compressed with; as those of the bundle, if not given.
+    pub frame_compression: Option<FrameCompression>,
     /// Where spool files lie; the system's directory for temporary files if not given.
     pub spool_dir: Option<PathBuf>,
     /// How patient uploads are.
@@ -182,7 +184,11 @@ impl Repack<'_> {
     /// Packs what stays, nearly always into one bundle: all of it lay in one.
     async fn pack(&self, records: &[(RecordPlace, Arc<Record>)]) -> Result<BundleSet, RepackError> {
         let environment = self.archive.environment().clone();
-        let options = BuilderOptions { frame_level: FRAME_LEVEL, ..BuilderOptions::default() };
+        let compression = match self.options.frame_compression {
+            Some(compression) => compression,
+            None => self.objects.manifests().head(self.options.bundle).await?.header.frame_compression(),
+        };
+        let options = BuilderOptions::with(compression);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut packer = Packer::new(environment, self.spool.clone(), options, threads);
         let mut all = BundleSet { bundles: Vec::new(), objects: Vec::new() };

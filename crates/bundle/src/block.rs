@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use firn_nix_format::StorePath;
 
+use crate::codec::{Codec, compress_zstd};
 use crate::cursor::Cursor;
-use crate::frame::{Codec, compress, decompress, lengths_agree};
 use crate::limits::{BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX};
 use crate::manifest_error::{ManifestError, ManifestPart, Place};
 use crate::manifest_header::{BLOCK_ENTRY_BYTES, ManifestHeader};
@@ -69,6 +69,7 @@ impl BlockDirectory {
             let first_ordinal = cursor.u32().map_err(truncated)?;
             let records = cursor.u16().map_err(truncated)?;
             let codec = Codec::from_byte(cursor.u8().map_err(truncated)?)
+                .filter(|codec| codec.is_of_version_1())
                 .ok_or(place.refuse("its codec is unknown"))?;
             if cursor.u8().map_err(truncated)? != 0 {
                 return Err(place.refuse("reserved bytes are not zero"));
@@ -76,7 +77,7 @@ impl BlockDirectory {
             if u64::from(offset) != end || first_ordinal != ordinal || records == 0 {
                 return Err(place.refuse("blocks do not follow each other"));
             }
-            if raw_bytes > BLOCK_RAW_BYTES_MAX || !lengths_agree(codec, stored_bytes, raw_bytes) {
+            if raw_bytes > BLOCK_RAW_BYTES_MAX || !codec.lengths_agree(stored_bytes, raw_bytes) {
                 return Err(place.refuse("the block's lengths do not fit"));
             }
             // At most 65,535 blocks of 1 MiB and as many records: no sum overflows.
@@ -124,7 +125,9 @@ impl Block {
         if entry.raw_bytes > BLOCK_RAW_BYTES_MAX {
             return Err(place.refuse("it is larger than 1 MiB"));
         }
-        let raw = decompress(stored, entry.codec, entry.raw_bytes)
+        let raw = entry
+            .codec
+            .decompress(stored, entry.raw_bytes)
             .ok_or_else(|| place.refuse("it does not decompress to the length that the directory says"))?;
         let mut cursor = Cursor::new(&raw);
         let table = RecordReader { references: &[], place };
@@ -311,7 +314,7 @@ impl BlockPacker {
         let raw = [references.to_le_bytes().as_slice(), &self.open.table, &self.open.entries].concat();
         let length = |bytes: usize| u32::try_from(bytes).expect("a block has 1 MiB at most");
         let raw_bytes = length(raw.len());
-        let (codec, stored) = compress(raw, BLOCK_LEVEL).map_err(PackError::Compress)?;
+        let (codec, stored) = compress_zstd(raw, BLOCK_LEVEL).map_err(PackError::Compress)?;
         let open = std::mem::take(&mut self.open);
         self.directory.push(PackedBlock {
             stored_bytes: length(stored.len()),

@@ -186,9 +186,11 @@ const fn size(field: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest_header::ManifestVersion;
 
     fn header() -> ManifestHeader {
         ManifestHeader {
+            version: ManifestVersion::First,
             blocks: 1,
             records: 1,
             chunks: 10,

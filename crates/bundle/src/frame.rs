@@ -1,40 +1,21 @@
 //! Frames: groups of chunks compressed together, and the table that says where they lie.
 //!
-//! Owns: frame entries, compressing and decompressing. Always holds: decompressing allocates no more than the
-//! raw bytes of the entry, 4 MiB at most, and a stored frame is never longer than its raw bytes.
-//! Leaves to others: which chunks lie in a frame, fetching it.
+//! Owns: frame entries, and decompressing by them. Always holds: a frame has raw bytes of 4 MiB at most, and a stored frame is
+//! never longer than its raw bytes.
+//! Leaves to others: which chunks lie in a frame, fetching it, codecs (`codec`) and the choice among them
+//! (`frame_compression`).
 
-use std::io;
 use std::ops::Range;
 
 use firn_base::Digest;
 
 use crate::chunk_entry::table;
+use crate::codec::Codec;
 use crate::limits::{FRAME_RAW_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::manifest_error::{ManifestError, ManifestPart};
-use crate::manifest_header::FRAME_ENTRY_BYTES;
+use crate::manifest_header::{FRAME_ENTRY_BYTES, ManifestHeader};
 
 const NO_DICTIONARY: u32 = u32::MAX;
-
-/// How a frame or a block of records is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Codec {
-    /// As it is.
-    Stored = 0,
-    /// As one zstd frame.
-    Zstd = 1,
-}
-
-impl Codec {
-    pub(crate) const fn from_byte(byte: u8) -> Option<Self> {
-        match byte {
-            0 => Some(Self::Stored),
-            1 => Some(Self::Zstd),
-            _ => None,
-        }
-    }
-}
 
 /// Why a frame, or a chunk of it, was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,9 +56,14 @@ pub struct FrameEntry {
 }
 
 impl FrameEntry {
-    /// Reads entries of the frame table; `first` is the number of the first of them, for errors, and
-    /// `frames_end` where the manifest begins in the payload.
-    pub fn parse_table(bytes: &[u8], first: u32, frames_end: u64) -> Result<Vec<Self>, ManifestError> {
+    /// Reads entries of the frame table of the manifest that `header` begins; `first` is the number of the first of them, for
+    /// errors, and `frames_end` where the manifest begins in the payload.
+    pub fn parse_table(
+        bytes: &[u8],
+        first: u32,
+        header: &ManifestHeader,
+        frames_end: u64,
+    ) -> Result<Vec<Self>, ManifestError> {
         let frames_end = frames_end.min(PAYLOAD_BYTES_MAX);
         table(bytes, ManifestPart::FrameTable, FRAME_ENTRY_BYTES, first, |cursor, place| {
             let truncated = place.truncated();
@@ -90,13 +76,16 @@ impl FrameEntry {
                 return Err(ManifestError::Dictionary(place.number));
             }
             let codec = Codec::from_byte(codec).ok_or(place.refuse("its codec is unknown"))?;
+            if !header.version.has(codec) {
+                return Err(place.refuse("its codec came with a later version than the manifest's"));
+            }
             if reserved != [0; 3] {
                 return Err(place.refuse("reserved bytes are not zero"));
             }
             if !(1..=FRAME_RAW_BYTES_MAX).contains(&raw_bytes) {
                 return Err(place.refuse("the frame is empty or larger than 4 MiB"));
             }
-            if !lengths_agree(codec, stored_bytes, raw_bytes) {
+            if !codec.lengths_agree(stored_bytes, raw_bytes) {
                 return Err(place.refuse("its stored bytes do not fit its codec"));
             }
             match payload_offset.checked_add(stored_bytes.into()) {
@@ -115,17 +104,15 @@ impl FrameEntry {
         target.extend_from_slice(&NO_DICTIONARY.to_le_bytes());
     }
 
+    /// Bytes of memory while it is decompressed: what is stored, what comes out, and the dictionary, where there is one.
+    pub const fn memory_bytes(&self) -> u32 {
+        let dictionary = if self.codec.has_dictionary() { self.raw_bytes } else { 0 };
+        self.stored_bytes.saturating_add(self.raw_bytes).saturating_add(dictionary)
+    }
+
     /// Where the frame lies in the payload.
     pub fn payload_extent(&self) -> Range<u64> {
         self.payload_offset..self.payload_offset + u64::from(self.stored_bytes)
-    }
-}
-
-/// Compression that does not shrink is not used, so a compressed length is below the raw one.
-pub(crate) const fn lengths_agree(codec: Codec, stored: u32, raw: u32) -> bool {
-    match codec {
-        Codec::Stored => stored == raw,
-        Codec::Zstd => stored > 0 && stored < raw,
     }
 }
 
@@ -151,59 +138,10 @@ pub struct CompressedFrame {
     pub stored: Vec<u8>,
 }
 
-/// Compresses a frame, on any thread; the same frame and level give the same bytes with one version of zstd.
-///
-/// # Errors
-/// Only if zstd cannot allocate or does not know the level.
-pub fn compress_frame(frame: PendingFrame, level: i32) -> io::Result<CompressedFrame> {
-    let raw_bytes = u32::try_from(frame.raw.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let (codec, stored) = compress(frame.raw, level)?;
-    Ok(CompressedFrame { number: frame.number, raw_bytes, codec, stored })
-}
-
-/// Compresses, or gives the bytes back where that does not shrink them.
-pub(crate) fn compress(raw: Vec<u8>, level: i32) -> io::Result<(Codec, Vec<u8>)> {
-    let compressed = zstd::bulk::compress(&raw, level)?;
-    Ok(if compressed.len() < raw.len() { (Codec::Zstd, compressed) } else { (Codec::Stored, raw) })
-}
-
 /// The raw bytes of a frame. Chunks cut out of it are checked by [`crate::ChunkEntry::cut`].
 pub fn decompress_frame(stored: &[u8], entry: &FrameEntry) -> Result<Vec<u8>, FrameError> {
     if u32::try_from(stored.len()) != Ok(entry.stored_bytes) {
         return Err(FrameError::StoredLength { expected: entry.stored_bytes, found: stored.len() });
     }
-    decompress(stored, entry.codec, entry.raw_bytes).ok_or(FrameError::Decompress(entry.raw_bytes))
-}
-
-/// Exactly `raw_bytes` bytes, or none. Allocates that many.
-pub(crate) fn decompress(stored: &[u8], codec: Codec, raw_bytes: u32) -> Option<Vec<u8>> {
-    let length = usize::try_from(raw_bytes).ok()?;
-    let raw = match codec {
-        Codec::Stored => stored.to_vec(),
-        Codec::Zstd => zstd::bulk::decompress(stored, length).ok()?,
-    };
-    (raw.len() == length).then_some(raw)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_is_compressed_only_where_that_shrinks_it() {
-        let zeros = compress_frame(PendingFrame { number: 3, raw: vec![0; 5000] }, 3).unwrap();
-        assert_eq!((zeros.number, zeros.raw_bytes, zeros.codec), (3, 5000, Codec::Zstd));
-        let short = compress_frame(PendingFrame { number: 0, raw: vec![1, 2, 3] }, 3).unwrap();
-        assert_eq!((short.codec, short.stored), (Codec::Stored, vec![1, 2, 3]));
-    }
-
-    #[test]
-    fn a_frame_that_decompresses_to_more_than_its_entry_says_is_refused() {
-        let bomb = compress_frame(PendingFrame { number: 0, raw: vec![0; 4 << 20] }, 3).unwrap();
-        let stored_bytes = u32::try_from(bomb.stored.len()).unwrap();
-        let entry = FrameEntry { payload_offset: 0, stored_bytes, raw_bytes: 5000, codec: Codec::Zstd };
-        assert_eq!(decompress_frame(&bomb.stored, &entry), Err(FrameError::Decompress(5000)));
-        let whole = FrameEntry { raw_bytes: 4 << 20, ..entry };
-        assert_eq!(decompress_frame(&bomb.stored, &whole), Ok(vec![0; 4 << 20]));
-    }
+    entry.codec.decompress(stored, entry.raw_bytes).ok_or(FrameError::Decompress(entry.raw_bytes))
 }

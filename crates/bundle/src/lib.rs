@@ -17,14 +17,17 @@ mod builder;
 mod chunk_entry;
 mod chunk_list;
 mod chunking;
+mod codec;
 mod coding_header;
 mod content_header;
 mod cursor;
 mod frame;
+mod frame_compression;
 mod hash_part_set;
 mod header_error;
 mod likeness;
 mod limits;
+mod lzma;
 mod manifest;
 mod manifest_error;
 mod manifest_header;
@@ -49,11 +52,11 @@ pub use chunking::{
     BEFORE_BORDER_BYTES_MIN, BORDERED_FILE_BYTES_MIN, CHUNKER_AVERAGE_BYTES, CHUNKER_MAX_BYTES,
     CHUNKER_MIN_BYTES, Chunker,
 };
+pub use codec::Codec;
 pub use coding_header::{CODING_HEADER_BYTES_MAX, CodingHeader};
 pub use content_header::{BundleRole, CONTENT_HEADER_BYTES_MAX, ContentHeader};
-pub use frame::{
-    Codec, CompressedFrame, FrameEntry, FrameError, PendingFrame, compress_frame, decompress_frame,
-};
+pub use frame::{CompressedFrame, FrameEntry, FrameError, PendingFrame, decompress_frame};
+pub use frame_compression::{FrameCompression, FrameCompressionError, compress_frame};
 pub use header_error::{HeaderError, HeaderKind};
 pub use likeness::{FEATURES_PER_RECORD_MAX, FeatureReader, FeatureSampler, name_feature};
 pub use limits::{

@@ -62,7 +62,7 @@ impl Manifest {
         let manifest = Self {
             content: content.clone(),
             chunks: ChunkEntry::parse_table(chunks, 0, &header)?,
-            frames: FrameEntry::parse_table(frames, 0, content.manifest_extent().start)?,
+            frames: FrameEntry::parse_table(frames, 0, &header, content.manifest_extent().start)?,
             foreign: ForeignChunk::parse_table(foreign, 0, content.dependencies().len())?,
             header,
             directory,

@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
+use crate::codec::Codec;
 use crate::cursor::Cursor;
+use crate::frame_compression::FrameCompression;
 use crate::limits::{MANIFEST_BYTES_MAX, RECORDS_MAX};
 use crate::manifest_error::{ManifestError, ManifestPart, Place};
 use crate::record::Record;
 
 const MAGIC: [u8; 8] = *b"firnmani";
-const VERSION: u16 = 1;
 const SECTIONS: usize = 6;
 
 /// Bytes of a manifest's header.
@@ -30,9 +31,31 @@ pub const FRAME_ENTRY_BYTES: usize = 24;
 /// Bytes of an entry of the foreign chunk table.
 pub const FOREIGN_ENTRY_BYTES: usize = 44;
 
+/// The version of a manifest: the lowest that has all that is in it, so that older programs read whatever they can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum ManifestVersion {
+    First = 1,
+    /// Frames may be LZMA.
+    Lzma = 2,
+}
+
+impl ManifestVersion {
+    /// The one for a manifest with frames of these codecs.
+    pub(crate) fn of(mut codecs: impl Iterator<Item = Codec>) -> Self {
+        if codecs.all(Codec::is_of_version_1) { Self::First } else { Self::Lzma }
+    }
+
+    /// Whether frames may be stored so.
+    pub(crate) const fn has(self, codec: Codec) -> bool {
+        matches!(self, Self::Lzma) || codec.is_of_version_1()
+    }
+}
+
 /// Counts and extents of a manifest. Extents are in bytes from the manifest's beginning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestHeader {
+    pub(crate) version: ManifestVersion,
     pub(crate) blocks: u32,
     pub(crate) records: u32,
     pub(crate) chunks: u32,
@@ -59,11 +82,12 @@ impl ManifestHeader {
         if cursor.array().map_err(truncated)? != MAGIC {
             return Err(ManifestError::Magic);
         }
-        match cursor.u16().map_err(truncated)? {
-            VERSION => {}
+        let version = match cursor.u16().map_err(truncated)? {
             0 => return Err(place.refuse("its version is zero")),
-            found => return Err(ManifestError::TooNew { found, known: VERSION }),
-        }
+            1 => ManifestVersion::First,
+            2 => ManifestVersion::Lzma,
+            found => return Err(ManifestError::TooNew { found, known: ManifestVersion::Lzma as u16 }),
+        };
         if cursor.u16().map_err(truncated)? != 0 {
             return Err(place.refuse("reserved bytes are not zero"));
         }
@@ -96,6 +120,7 @@ impl ManifestHeader {
             return Err(place.refuse("its sections do not fill the manifest"));
         }
         let header = Self {
+            version,
             blocks,
             records,
             chunks,
@@ -114,7 +139,7 @@ impl ManifestHeader {
     pub(crate) fn to_bytes(&self) -> [u8; MANIFEST_HEADER_BYTES] {
         let mut bytes = Vec::with_capacity(MANIFEST_HEADER_BYTES);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(self.version as u16).to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
         for count in [self.blocks, self.records, self.chunks, self.foreign, self.frames] {
             bytes.extend_from_slice(&count.to_le_bytes());
@@ -159,6 +184,14 @@ impl ManifestHeader {
         let start = self.section(section).start;
         let at = |entry: u32| start + u64::from(entry) * width as u64;
         Ok(at(entries.start)..at(entries.end))
+    }
+
+    /// What its frames were compressed with, as far as it shows: to pack what they hold anew.
+    pub const fn frame_compression(&self) -> FrameCompression {
+        match self.version {
+            ManifestVersion::First => FrameCompression::ZSTD,
+            ManifestVersion::Lzma => FrameCompression::LZMA,
+        }
     }
 
     /// Blocks of records.
@@ -237,8 +270,17 @@ mod tests {
     use super::*;
 
     fn header() -> ManifestHeader {
-        let (block_bytes, list_bytes) = (500, 60);
-        ManifestHeader { blocks: 2, records: 5, chunks: 7, foreign: 1, frames: 3, block_bytes, list_bytes }
+        let (version, block_bytes, list_bytes) = (ManifestVersion::First, 500, 60);
+        ManifestHeader {
+            version,
+            blocks: 2,
+            records: 5,
+            chunks: 7,
+            foreign: 1,
+            frames: 3,
+            block_bytes,
+            list_bytes,
+        }
     }
 
     #[test]

@@ -14,10 +14,12 @@ use crate::builder::{BundleBuilder, RUN_BYTES, count};
 use crate::chunk_entry::ChunkRef;
 use crate::chunking::{BEFORE_BORDER_BYTES_MIN, CHUNKER_MAX_BYTES};
 use crate::content_header::{BundleRole, ContentHeader};
-use crate::frame::{CompressedFrame, FrameEntry, PendingFrame, compress_frame, lengths_agree};
+use crate::frame::{CompressedFrame, FrameEntry, PendingFrame};
+use crate::frame_compression::compress_frame;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::manifest_header::{
     CHUNK_ENTRY_BYTES, FOREIGN_ENTRY_BYTES, FRAME_ENTRY_BYTES, MANIFEST_HEADER_BYTES, ManifestHeader,
+    ManifestVersion,
 };
 use crate::record::NewRecord;
 use crate::sealed_bundle::{PartChunk, PartChunks, SealedBundle};
@@ -58,7 +60,7 @@ impl BundleBuilder {
         let taken = frame.number == expected && expected < self.next_pending;
         let stored_bytes = u32::try_from(frame.stored.len()).ok();
         let stored_bytes =
-            stored_bytes.filter(|stored| lengths_agree(frame.codec, *stored, frame.raw_bytes) && taken);
+            stored_bytes.filter(|stored| frame.codec.lengths_agree(*stored, frame.raw_bytes) && taken);
         let Some(stored_bytes) = stored_bytes else {
             return Err(BuildError::FrameOrder { expected, found: frame.number });
         };
@@ -78,7 +80,8 @@ impl BundleBuilder {
     /// Compresses and writes, here and now, every complete frame that was not taken.
     pub fn append_pending(&mut self, spool: &mut impl Write) -> Result<(), BuildError> {
         while let Some(frame) = self.take_frame() {
-            let frame = compress_frame(frame, self.options.frame_level).map_err(BuildError::Compress)?;
+            let frame =
+                compress_frame(frame, self.options.frame_compression).map_err(BuildError::Compress)?;
             self.append_frame(&frame, spool)?;
         }
         Ok(())
@@ -230,6 +233,7 @@ impl BundleBuilder {
                 PackError::Full | PackError::TooLarge | PackError::Unfit => BuildError::Full,
             })?;
         let header = ManifestHeader {
+            version: ManifestVersion::of(self.frames.iter().map(|frame| frame.codec)),
             blocks: block_count,
             records,
             chunks: count(self.chunks.len()),

@@ -10,8 +10,9 @@ use common::{builder, chunks, info, log, noise, pack, path, reader, records, res
 use firn_base::ObjectKey;
 use firn_bundle::{
     Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleRole, ChunkEntry, ChunkList,
-    ChunkRef, Encoding, FrameEntry, MANIFEST_FIRST_READ_BYTES, Manifest, ManifestHeader, NewRecord,
-    PATCH_PLACEHOLDER, PartChunk, Patch, PushedChunk, compress_frame, decompress_frame,
+    ChunkRef, Codec, Encoding, FrameCompression, FrameEntry, MANIFEST_FIRST_READ_BYTES, Manifest,
+    ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER, PartChunk, Patch, PushedChunk,
+    compress_frame, decompress_frame,
 };
 use proptest::prelude::*;
 
@@ -136,7 +137,7 @@ fn a_reader_by_pieces_fetches_only_what_it_needs() {
         let chunk = ChunkEntry::parse_table(fetch(extent), number, &header).unwrap()[0];
         let extent = header.frame_entries_extent(&(chunk.frame..chunk.frame + 1)).unwrap();
         let frames_end = sealed.content.manifest_extent().start;
-        let frame = FrameEntry::parse_table(fetch(extent), chunk.frame, frames_end).unwrap()[0];
+        let frame = FrameEntry::parse_table(fetch(extent), chunk.frame, &header, frames_end).unwrap()[0];
         let place = frame.payload_extent();
         let stored = &payload[usize::try_from(place.start).unwrap()..usize::try_from(place.end).unwrap()];
         object.extend_from_slice(chunk.cut(&decompress_frame(stored, &frame).unwrap()).unwrap());
@@ -351,7 +352,7 @@ fn frames_compressed_elsewhere_come_back_in_order() {
     builder.close_frame();
     let mut frames = Vec::new();
     while let Some(frame) = builder.take_frame() {
-        frames.push(compress_frame(frame, 3).unwrap());
+        frames.push(compress_frame(frame, FrameCompression::Zstd(3)).unwrap());
     }
     let mut payload = Vec::new();
     let out_of_order = builder.append_frame(&frames[1], &mut payload);
@@ -363,6 +364,41 @@ fn frames_compressed_elsewhere_come_back_in_order() {
     let sealed = builder.seal(&mut payload).unwrap();
     assert!(sealed.content.payload_bytes() <= bound);
     assert_eq!((sealed, payload), pack(&[(log(1, &object), object)]));
+}
+
+/// Zeros in frames of one codec and one version of the manifest, whatever fits together.
+fn manifest_of(version: u8, compression: FrameCompression) -> Result<Manifest, ManifestError> {
+    let mut builder =
+        BundleBuilder::new(BuilderOptions { frame_raw_bytes: 1000, ..BuilderOptions::with(compression) });
+    let mut payload = Vec::new();
+    builder.begin_object();
+    builder.push_chunk(&[0; 1000]).unwrap();
+    builder.finish_object(log(1, &[0; 1000])).unwrap();
+    let sealed = builder.seal(&mut payload).unwrap();
+    let mut manifest = sealed.manifest;
+    assert_eq!(manifest[9], 0);
+    manifest[8] = version;
+    Manifest::parse_whole(&with_manifest(&sealed.content, &manifest).unwrap(), manifest)
+}
+
+#[test]
+fn lzma_makes_a_manifest_of_version_2_which_older_programs_know_as_too_new() {
+    let (zstd, lzma) = (FrameCompression::Zstd(3), FrameCompression::Lzma(6));
+    let sealed = |compression| {
+        let mut builder = BundleBuilder::new(BuilderOptions::with(compression));
+        builder.begin_object();
+        builder.push_chunk(&[0; 1000]).unwrap();
+        builder.finish_object(log(1, &[0; 1000])).unwrap();
+        builder.seal(&mut Vec::new()).unwrap().manifest[8]
+    };
+    assert_eq!((sealed(zstd), sealed(lzma)), (1, 2));
+    assert_eq!(manifest_of(2, lzma).unwrap().frames()[0].codec, Codec::Lzma);
+    assert_eq!(manifest_of(2, zstd).unwrap().frames()[0].codec, Codec::Zstd);
+    let early = manifest_of(1, lzma).unwrap_err().to_string();
+    assert!(early.contains("its codec came with a later version"), "{early}");
+    let late = manifest_of(3, lzma).unwrap_err();
+    assert_eq!(late, ManifestError::TooNew { found: 3, known: 2 });
+    assert!(late.to_string().contains("update the program"));
 }
 
 #[test]

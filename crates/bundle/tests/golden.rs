@@ -1,7 +1,7 @@
 //! The formats, byte for byte, as the first version wrote them.
 //!
-//! Headers, proofs and chunk borders must never change. Payloads hold zstd, whose output differs between its
-//! versions: what is pinned for them is that the old bytes are still read, and that today's packing means the
+//! Headers, proofs and chunk borders must never change. Payloads hold zstd or LZMA, whose output differs between versions
+//! of the compressors: what is pinned for them is that the old bytes are still read, and that today's packing means the
 //! same. On a mismatch the test says where it wrote what it got instead.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use common::{chunks, info, log, noise, path, reader, records, restore};
 use firn_base::{BundleId, ManifestRoot, PayloadRoot, ShardIndex, ShardRoot};
 use firn_bundle::{
-    BuilderOptions, BundleBuilder, BundleReader, BundleRole, CodingHeader, ContentHeader, Encoding,
-    NewRecord, PATCH_PLACEHOLDER, ParsedShardFileHeader, Patch, SealedBundle, ShardFileHeader, ShardTree,
-    decode_range_exact, encode_range, shard_file_trailer,
+    BuilderOptions, BundleBuilder, BundleReader, BundleRole, Codec, CodingHeader, ContentHeader, Encoding,
+    FrameCompression, NewRecord, PATCH_PLACEHOLDER, ParsedShardFileHeader, Patch, SealedBundle,
+    ShardFileHeader, ShardTree, decode_range_exact, encode_range, shard_file_trailer,
 };
 
 macro_rules! golden {
@@ -165,6 +165,35 @@ fn open(file: &[u8]) -> BundleReader<&[u8]> {
     reader(&ContentHeader::parse(header).unwrap(), payload)
 }
 
+/// Text, x86 code and 64-bit Arm code, in a frame each.
+fn frames_for_each_filter() -> Vec<u8> {
+    let text = b"the quick brown fox, frame by frame\n".repeat(1000);
+    let mut object = [&text[..], &noise(40_000 - text.len(), 8)].concat();
+    for call in 0..8000_u32 {
+        object.push(0xe8);
+        object.extend_from_slice(&(0x40_0000 + call % 5 * 4096).wrapping_sub(call * 5 + 5).to_le_bytes());
+    }
+    for call in 0..10_000_u32 {
+        let words = (0x40_0000 + call % 5 * 4096).wrapping_sub(call * 4) >> 2;
+        object.extend_from_slice(&(0x9400_0000 | words & 0x03ff_ffff).to_le_bytes());
+    }
+    object
+}
+
+fn pack_lzma() -> (SealedBundle, Vec<u8>) {
+    let options =
+        BuilderOptions { frame_raw_bytes: 40_000, ..BuilderOptions::with(FrameCompression::Lzma(6)) };
+    let object = frames_for_each_filter();
+    let (mut builder, mut payload) = (BundleBuilder::new(options), Vec::new());
+    builder.begin_object();
+    for chunk in object.chunks(40_000) {
+        builder.push_chunk(chunk).unwrap();
+    }
+    builder.finish_object(log(9, &object)).unwrap();
+    let sealed = builder.seal(&mut payload).unwrap();
+    (sealed, payload)
+}
+
 /// What a bundle means, apart from how zstd wrote it.
 fn meaning(reader: &BundleReader<&[u8]>) -> String {
     let manifest = reader.manifest();
@@ -195,6 +224,22 @@ fn bundle_of_two_objects() {
     nar[2300..2332].copy_from_slice(path(2, "library-2.0").hash_part().as_bytes());
     assert_eq!(restore(&mut reader, &found[0], &mut BTreeMap::new()), nar);
     assert_eq!(restore(&mut reader, &found[1], &mut BTreeMap::new()), b"built");
+}
+
+#[test]
+fn bundle_in_lzma() {
+    check_bundle(golden!("lzma.bundle"), &pack_lzma());
+    let mut reader = open(golden!("lzma.bundle").1);
+    let codecs: Vec<Codec> = reader.manifest().frames().iter().map(|frame| frame.codec).collect();
+    assert_eq!(codecs, [Codec::Lzma, Codec::LzmaX86, Codec::LzmaArm64]);
+    // Version 2, and the codecs as they are written.
+    let manifest = reader.manifest();
+    assert_eq!(manifest.bytes()[8..10], [2, 0]);
+    let table = manifest.header().frame_entries_extent(&(0..3)).unwrap();
+    let table = &manifest.bytes()[usize::try_from(table.start).unwrap()..];
+    assert_eq!([table[16], table[24 + 16], table[48 + 16]], [2, 3, 4]);
+    let record = records(&reader).remove(0);
+    assert_eq!(restore(&mut reader, &record, &mut BTreeMap::new()), frames_for_each_filter());
 }
 
 #[test]

@@ -305,7 +305,8 @@ impl Shared {
         let page = match table {
             Table::Chunks => ChunkEntry::parse_table(&bytes, first, &head.header).map(Page::Chunks),
             Table::Frames => {
-                FrameEntry::parse_table(&bytes, first, content.manifest_extent().start).map(Page::Frames)
+                let frames_end = content.manifest_extent().start;
+                FrameEntry::parse_table(&bytes, first, &head.header, frames_end).map(Page::Frames)
             }
             Table::Foreign => {
                 ForeignChunk::parse_table(&bytes, first, content.dependencies().len()).map(Page::Foreign)

@@ -17,8 +17,8 @@ use common::{
 use common::{pack_with, path};
 use firn_base::{BundleId, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleBuilder, ContentHeader, Encoding, NewRecord, PATCH_PLACEHOLDER,
-    PartChunk, Patch,
+    BuildError, BuilderOptions, BundleBuilder, ContentHeader, Encoding, FrameCompression, NewRecord,
+    PATCH_PLACEHOLDER, PartChunk, Patch,
 };
 use firn_nix_format::{Compression, Sha256};
 use firn_retrieval::{
@@ -223,9 +223,36 @@ fn a_nar_that_was_right_once_is_refused_when_it_is_made_of_other_chunks() {
     });
 }
 
+#[test]
+fn objects_in_frames_of_lzma_are_read_whole_and_in_part_and_damage_is_noticed() {
+    let nar: Vec<u8> = (0..400_000_u32).flat_map(|number| (number % 5_000).to_le_bytes()).collect();
+    let options =
+        BuilderOptions { frame_raw_bytes: 300_000, ..BuilderOptions::with(FrameCompression::Lzma(6)) };
+    let packed = pack_with(BundleBuilder::new(options), &[(nar_record(1, &nar), nar.clone())]);
+    assert!(packed.payload.len() < nar.len() / 10, "{} bytes", packed.payload.len());
+    block_on(async {
+        let reader = objects(MemoryReader::of(std::slice::from_ref(&packed)), inline());
+        let plan = open(&reader, &packed, 0).await;
+        assert!(read(&plan, None).await == nar);
+        assert!(read(&plan, Some(299_990..600_010)).await == nar[299_990..600_010]);
+        for place in [0, 1000, 10_000] {
+            let mut payload = packed.payload.clone();
+            payload[place] ^= 0x10;
+            let reader = objects(MemoryReader::with_payload(&packed, payload), inline());
+            let (bytes, error) = drain(open(&reader, &packed, 0).await.stream(None).unwrap()).await;
+            assert!(nar.starts_with(&bytes) && bytes.len() < nar.len(), "{place}");
+            assert!(matches!(error, Some(ReadError::Damaged { .. })), "{place}: {error:?}");
+        }
+    });
+}
+
 /// `object` under the record of `nar`, in chunks of 1000 bytes, twenty to a frame.
 fn pack_many_chunks(nar: &[u8], object: &[u8]) -> Packed {
-    let options = BuilderOptions { frame_raw_bytes: 20_000, frame_level: 1, ..BuilderOptions::default() };
+    let options = BuilderOptions {
+        frame_raw_bytes: 20_000,
+        frame_compression: FrameCompression::Zstd(1),
+        ..BuilderOptions::default()
+    };
     let (mut builder, mut payload) = (BundleBuilder::new(options), Vec::new());
     builder.begin_object();
     for chunk in object.chunks(1000) {
@@ -475,7 +502,10 @@ fn a_budget_below_one_frame_still_gives_the_object() {
 
 #[test]
 fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
-    let mut builder = BundleBuilder::new(BuilderOptions { frame_level: 1, ..BuilderOptions::default() });
+    let mut builder = BundleBuilder::new(BuilderOptions {
+        frame_compression: FrameCompression::Zstd(1),
+        ..BuilderOptions::default()
+    });
     let mut payload = Vec::new();
     for number in 0..20_000u32 {
         let nar = number.to_le_bytes();

@@ -86,7 +86,8 @@ impl Purger {
                     let holds = |purge: &&PurgeProgress| purge.to_repack.contains(&bundle);
                     let left_out = purges.iter().filter(holds).map(|purge| purge.key).collect();
                     let policy = UploadPolicy::default();
-                    let options = RepackOptions { bundle, left_out, spool_dir: None, policy };
+                    let options =
+                        RepackOptions { bundle, left_out, frame_compression: None, spool_dir: None, policy };
                     let reader = Reader::new(&self.archive);
                     match repack(&self.archive, reader.objects(), &options, PublishEvents::none()).await {
                         Ok(_) => self.stage.purged.set(self.stage.purged.get() + 1),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::NodeId;
-use firn_client::{Archive, PublishEvent, PublishEvents, PublishOptions, Source, publish};
+use firn_client::{Archive, FrameCompression, PublishEvent, PublishEvents, PublishOptions, Source, publish};
 use firn_transport::EndpointOptions;
 use firn_wire::NodeState;
 use tokio::sync::Notify;
@@ -176,7 +176,7 @@ fn options_for(cache: &Cache, paths: &[CachedPath]) -> Result<PublishOptions, St
     let source = cache.path().to_str().ok_or("the cache's directory has a plain name")?;
     let mut options = PublishOptions::new(Source::open(source).map_err(|error| error.to_string())?);
     options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect());
-    options.frame_level = 1;
+    options.frame_compression = FrameCompression::Zstd(1);
     Ok(options)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
-use firn_bundle::{Encoding, PAYLOAD_BYTES_MAX};
+use firn_bundle::{Encoding, FrameCompression, PAYLOAD_BYTES_MAX};
 use firn_client::{
     OrderClass, PlanError, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary,
     Selection, Share, SourceError, publish, publisher_endpoint,
@@ -72,6 +72,10 @@ pub(crate) struct PublishFlags {
     /// archived
     #[arg(long, env = "FIRN_REUSE_CHUNKS")]
     reuse_chunks: bool,
+    /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
+    /// (zstd:1 to zstd:22, lzma:0 to lzma:9). Programs older than `lzma` cannot read such bundles, and say so
+    #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
+    frame_compression: FrameCompression,
     /// The largest payload of a bundle
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
     bundle_size: ByteCount,
@@ -219,6 +223,7 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
             EncodingFlag::Verbatim => Encoding::Verbatim,
         },
         reuse_chunks: flags.reuse_chunks,
+        frame_compression: flags.frame_compression,
         bundle_bytes: flags.bundle_size.0,
         spool_dir: flags.spool_dir.clone(),
         dry_run: flags.dry_run,

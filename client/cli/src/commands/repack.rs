@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use firn_base::{BundleId, ObjectKey, Timestamp};
+use firn_bundle::FrameCompression;
 use firn_client::{
     PublishEvent, PublishEvents, RepackOptions, Repacked, UploadPolicy, publisher_endpoint, repack,
 };
@@ -31,6 +32,9 @@ pub(crate) struct RepackFlags {
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
+    /// What frames of the new bundles are compressed with, as for `firn publish`; as those of the old one if not given
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    frame_compression: Option<FrameCompression>,
     /// Say which bundles would be packed anew
     #[arg(long)]
     dry_run: bool,
@@ -69,6 +73,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
         let options = RepackOptions {
             bundle: *bundle,
             left_out: left_out.clone(),
+            frame_compression: flags.frame_compression,
             spool_dir: flags.spool_dir.clone(),
             policy: UploadPolicy::default(),
         };

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use firn_base::{ObjectKey, Scheme, ShardIndex, shard_bytes};
 use firn_bundle::{
-    Blob, BuilderOptions, BundleBuilder, Chunker, CodingHeader, ContentHeader, Encoding, NewRecord,
-    SealedBundle, ShardFileHeader, ShardTree, shard_file_trailer,
+    Blob, BuilderOptions, BundleBuilder, Chunker, CodingHeader, ContentHeader, Encoding, FrameCompression,
+    NewRecord, SealedBundle, ShardFileHeader, ShardTree, shard_file_trailer,
 };
 use firn_erasure::Coder;
 use firn_nix_format::{Compression, NamedSignature, NarNode, PathInfo, Sha256, StorePath, nar};
@@ -20,7 +20,12 @@ pub(crate) fn noise(bytes: usize, seed: u8) -> Vec<u8> {
 
 /// The NAR of one file of so many bytes.
 pub(crate) fn file_nar(bytes: usize, seed: u8) -> Vec<u8> {
-    nar::encode(&NarNode::Regular { contents: noise(bytes, seed), executable: false }).unwrap()
+    file_nar_of(&noise(bytes, seed))
+}
+
+/// The NAR of a file.
+pub(crate) fn file_nar_of(contents: &[u8]) -> Vec<u8> {
+    nar::encode(&NarNode::Regular { contents: contents.to_vec(), executable: false }).unwrap()
 }
 
 /// The path info of a NAR as its publisher wrote it, with an xz file of made-up hash.
@@ -83,7 +88,15 @@ fn chunks(object: &[u8]) -> Vec<Vec<u8>> {
 
 /// Packs objects into one bundle.
 pub(crate) fn pack(objects: &[(NewRecord, Vec<u8>)]) -> (SealedBundle, Vec<u8>) {
-    let mut builder = BundleBuilder::new(BuilderOptions { frame_level: 1, ..BuilderOptions::default() });
+    pack_as(FrameCompression::Zstd(1), objects)
+}
+
+/// The same, with frames of another compression.
+pub(crate) fn pack_as(
+    compression: FrameCompression,
+    objects: &[(NewRecord, Vec<u8>)],
+) -> (SealedBundle, Vec<u8>) {
+    let mut builder = BundleBuilder::new(BuilderOptions::with(compression));
     let mut payload = Vec::new();
     for (record, object) in objects {
         builder.begin_object();
@@ -101,7 +114,7 @@ pub(crate) fn pack_spanning(record: NewRecord, object: &[u8]) -> Vec<(SealedBund
     let options = BuilderOptions {
         payload_bytes_max: 400_000,
         frame_raw_bytes: 100_000,
-        frame_level: 1,
+        frame_compression: FrameCompression::Zstd(1),
         ..BuilderOptions::default()
     };
     let (mut bundles, mut parts) = (Vec::new(), Vec::new());

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use firn_base::{BundleId, ManifestRoot, ObjectKey};
 use firn_bundle::{
     Blob, BuilderOptions, BundleBuilder, BundleReader, Chunker, ContentHeader, Encoding, ForeignChunk,
-    Manifest, NewRecord, Record, RestoreError, SealedBundle,
+    FrameCompression, Manifest, NewRecord, Record, RestoreError, SealedBundle,
 };
 use firn_nix_format::{Compression, NamedSignature, PathInfo, Sha256, StorePath};
 
@@ -67,7 +67,7 @@ pub(crate) fn chunks(object: &[u8]) -> Vec<Vec<u8>> {
 pub(crate) fn builder() -> BundleBuilder {
     BundleBuilder::new(BuilderOptions {
         frame_raw_bytes: 100_000,
-        frame_level: 3,
+        frame_compression: FrameCompression::Zstd(3),
         ..BuilderOptions::default()
     })
 }

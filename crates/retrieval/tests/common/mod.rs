@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Scheme, ShardIndex, shard_bytes};
 use firn_bundle::{
-    Blob, BuilderOptions, BundleBuilder, Chunker, CodingHeader, ContentHeader, Encoding, NewRecord,
-    RecordPosition, ShardTree, decode_range_exact, encode_range,
+    Blob, BuilderOptions, BundleBuilder, Chunker, CodingHeader, ContentHeader, Encoding, FrameCompression,
+    NewRecord, RecordPosition, ShardTree, decode_range_exact, encode_range,
 };
 use firn_erasure::Coder;
 use firn_nix_format::{Compression, PathInfo, Sha256, StorePath};
@@ -83,7 +83,11 @@ pub fn chunks(object: &[u8]) -> Vec<Vec<u8>> {
 }
 
 pub fn builder() -> BundleBuilder {
-    let options = BuilderOptions { frame_raw_bytes: 200_000, frame_level: 3, ..BuilderOptions::default() };
+    let options = BuilderOptions {
+        frame_raw_bytes: 200_000,
+        frame_compression: FrameCompression::Zstd(3),
+        ..BuilderOptions::default()
+    };
     BundleBuilder::new(options)
 }
 
