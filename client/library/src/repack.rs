@@ -38,7 +38,7 @@ pub struct RepackOptions {
     pub bundle: BundleId,
     /// Whose records are left out.
     pub left_out: BTreeSet<ObjectKey>,
-    /// What frames are compressed with; as those of the bundle, if not given.
+    /// What frames are compressed with; if not given, LZMA where the bundle has it, else zstd, each of its usual level.
     pub frame_compression: Option<FrameCompression>,
     /// Where spool files lie; the system's directory for temporary files if not given.
     pub spool_dir: Option<PathBuf>,
@@ -184,10 +184,9 @@ impl Repack<'_> {
     /// Packs what stays, nearly always into one bundle: all of it lay in one.
     async fn pack(&self, records: &[(RecordPlace, Arc<Record>)]) -> Result<BundleSet, RepackError> {
         let environment = self.archive.environment().clone();
-        let compression = match self.options.frame_compression {
-            Some(compression) => compression,
-            None => self.objects.manifests().head(self.options.bundle).await?.header.frame_compression(),
-        };
+        let head = self.objects.manifests().head(self.options.bundle).await?;
+        let kept = if head.header.may_have_lzma() { FrameCompression::LZMA } else { FrameCompression::ZSTD };
+        let compression = self.options.frame_compression.unwrap_or(kept);
         let options = BuilderOptions::with(compression);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut packer = Packer::new(environment, self.spool.clone(), options, threads);

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::lzma::{self, BranchFilter};
+use crate::lzma;
 
 /// How a frame or a block of records is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,6 @@ pub enum Codec {
     Lzma = 2,
     /// The same, behind the filter for x86 code.
     LzmaX86 = 3,
-    /// The same, behind the filter for 64-bit Arm code.
-    LzmaArm64 = 4,
 }
 
 impl Codec {
@@ -31,16 +29,7 @@ impl Codec {
             1 => Some(Self::Zstd),
             2 => Some(Self::Lzma),
             3 => Some(Self::LzmaX86),
-            4 => Some(Self::LzmaArm64),
             _ => None,
-        }
-    }
-
-    pub(crate) const fn of_lzma(filter: Option<BranchFilter>) -> Self {
-        match filter {
-            None => Self::Lzma,
-            Some(BranchFilter::X86) => Self::LzmaX86,
-            Some(BranchFilter::Arm64) => Self::LzmaArm64,
         }
     }
 
@@ -49,28 +38,22 @@ impl Codec {
         matches!(self, Self::Stored | Self::Zstd)
     }
 
-    /// Whether a decoder keeps what came out once more.
-    pub(crate) const fn has_dictionary(self) -> bool {
-        matches!(self, Self::Lzma | Self::LzmaX86 | Self::LzmaArm64)
-    }
-
     /// Compression that does not shrink is not used, so a compressed length is below the raw one.
     pub(crate) const fn lengths_agree(self, stored: u32, raw: u32) -> bool {
         match self {
             Self::Stored => stored == raw,
-            Self::Zstd | Self::Lzma | Self::LzmaX86 | Self::LzmaArm64 => stored > 0 && stored < raw,
+            Self::Zstd | Self::Lzma | Self::LzmaX86 => stored > 0 && stored < raw,
         }
     }
 
-    /// Exactly `raw_bytes` bytes, or none. Allocates that many.
+    /// Exactly `raw_bytes` bytes, or none. Allocates that many, and for LZMA as many again until it returns.
     pub(crate) fn decompress(self, stored: &[u8], raw_bytes: u32) -> Option<Vec<u8>> {
         let length = usize::try_from(raw_bytes).ok()?;
         let raw = match self {
             Self::Stored => stored.to_vec(),
             Self::Zstd => zstd::bulk::decompress(stored, length).ok()?,
-            Self::Lzma => lzma::decompress(stored, None, raw_bytes)?,
-            Self::LzmaX86 => lzma::decompress(stored, Some(BranchFilter::X86), raw_bytes)?,
-            Self::LzmaArm64 => lzma::decompress(stored, Some(BranchFilter::Arm64), raw_bytes)?,
+            Self::Lzma => lzma::decompress(stored, false, raw_bytes)?,
+            Self::LzmaX86 => lzma::decompress(stored, true, raw_bytes)?,
         };
         (raw.len() == length).then_some(raw)
     }

@@ -104,12 +104,6 @@ impl FrameEntry {
         target.extend_from_slice(&NO_DICTIONARY.to_le_bytes());
     }
 
-    /// Bytes of memory while it is decompressed: what is stored, what comes out, and the dictionary, where there is one.
-    pub const fn memory_bytes(&self) -> u32 {
-        let dictionary = if self.codec.has_dictionary() { self.raw_bytes } else { 0 };
-        self.stored_bytes.saturating_add(self.raw_bytes).saturating_add(dictionary)
-    }
-
     /// Where the frame lies in the payload.
     pub fn payload_extent(&self) -> Range<u64> {
         self.payload_offset..self.payload_offset + u64::from(self.stored_bytes)

@@ -10,21 +10,21 @@ use std::str::FromStr;
 
 use crate::codec::{Codec, compress_zstd};
 use crate::frame::{CompressedFrame, PendingFrame};
-use crate::lzma::{self, BranchFilter};
+use crate::lzma;
 
 /// What frames are compressed with. As text: `zstd`, `lzma`, or with a level, `zstd:19`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameCompression {
     /// zstd, of this level: 1 to 22.
     Zstd(i32),
-    /// LZMA as in `.xz` files, of this level: 0 to 9; behind a filter for machine code where that makes the frame smaller.
+    /// LZMA as in `.xz` files, of this level: 0 to 6; behind the filter for x86 code where that makes the frame smaller.
     Lzma(u32),
 }
 
 /// A text that names no compression of frames.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no compression of frames: write zstd or lzma, or one with its level, from zstd:1 to zstd:22 or lzma:0 to lzma:9"
+    "\"{0}\" is no compression of frames: write zstd or lzma, or one with its level, from zstd:1 to zstd:22 or lzma:0 to lzma:6"
 )]
 pub struct FrameCompressionError(String);
 
@@ -67,7 +67,7 @@ impl FromStr for FrameCompression {
                 level.parse().ok().filter(|level| (1..=22).contains(level)).map(Self::Zstd)
             }
             ("lzma", Some(level)) => {
-                level.parse().ok().filter(|level| (0..=9).contains(level)).map(Self::Lzma)
+                level.parse().ok().filter(|level| (0..=lzma::LEVEL_MAX).contains(level)).map(Self::Lzma)
             }
             _ => None,
         }
@@ -99,27 +99,24 @@ pub fn compress_frame(frame: PendingFrame, compression: FrameCompression) -> io:
 
 /// Compresses, or gives the bytes back where that does not shrink them.
 fn compress_lzma(raw: Vec<u8>, level: u32) -> io::Result<(Codec, Vec<u8>)> {
-    let filter = choose_filter(&raw)?;
-    let stored = lzma::compress(&raw, filter, level)?;
-    Ok(stored.map_or((Codec::Stored, raw), |stored| (Codec::of_lzma(filter), stored)))
-}
-
-/// The filter with which a sample of the frame comes out smallest at the quickest level.
-fn choose_filter(raw: &[u8]) -> io::Result<Option<BranchFilter>> {
-    let sample: Vec<u8> = raw.chunks(SAMPLE_BYTES).step_by(SAMPLES_EVERY).flatten().copied().collect();
-    let mut best = (sample.len(), None);
-    for filter in [None, Some(BranchFilter::X86), Some(BranchFilter::Arm64)] {
-        let stored = lzma::compress(&sample, filter, LEVEL_OF_TRIALS)?;
-        let bytes = stored.map_or(sample.len(), |stored| stored.len());
-        if bytes < best.0 {
-            best = (bytes, filter);
-        }
+    let x86 = is_smaller_filtered(&raw)?;
+    if x86 && let Some(stored) = lzma::compress(&raw, true, level)? {
+        return Ok((Codec::LzmaX86, stored));
     }
-    Ok(best.1)
+    let stored = lzma::compress(&raw, false, level)?;
+    Ok(stored.map_or((Codec::Stored, raw), |stored| (Codec::Lzma, stored)))
 }
 
-// Both keep the filters' idea of where instructions begin.
-const SAMPLE_BYTES: usize = 64 << 10;
+/// Whether a sample of the frame comes out smaller behind the filter, at the quickest level.
+fn is_smaller_filtered(raw: &[u8]) -> io::Result<bool> {
+    let sample: Vec<u8> = raw.chunks(SAMPLE_BYTES).step_by(SAMPLES_EVERY).flatten().copied().collect();
+    let bytes = |x86| Ok(lzma::compress(&sample, x86, LEVEL_OF_TRIALS)?.map_or(sample.len(), |it| it.len()));
+    let (plain, filtered): (io::Result<usize>, io::Result<usize>) = (bytes(false), bytes(true));
+    Ok(filtered? < plain?)
+}
+
+// Long enough for functions to be called from many places: the filter shows only where addresses come again.
+const SAMPLE_BYTES: usize = 256 << 10;
 const SAMPLES_EVERY: usize = 4;
 
 const LEVEL_OF_TRIALS: u32 = 0;
@@ -152,14 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn lzma_takes_the_filter_of_the_code_that_a_frame_holds() {
+    fn lzma_takes_the_filter_for_code_and_none_for_text() {
         let text =
             b"for file in *.nix; do nix-instantiate --parse \"$file\" > /dev/null; done\n".repeat(20_000);
-        for (raw, codec) in [
-            (text, Codec::Lzma),
-            (code(BranchFilter::X86, 100_000), Codec::LzmaX86),
-            (code(BranchFilter::Arm64, 100_000), Codec::LzmaArm64),
-        ] {
+        for (raw, codec) in [(text, Codec::Lzma), (code(100_000), Codec::LzmaX86)] {
             let frame = compressed(&raw, FrameCompression::Lzma(1));
             assert_eq!(frame.codec, codec);
             assert_eq!(decompress_frame(&frame.stored, &entry(&frame)), Ok(raw));
@@ -182,13 +175,13 @@ mod tests {
             ("zstd", FrameCompression::ZSTD),
             ("lzma", FrameCompression::LZMA),
             ("zstd:19", FrameCompression::Zstd(19)),
-            ("lzma:9", FrameCompression::Lzma(9)),
+            ("lzma:5", FrameCompression::Lzma(5)),
             ("lzma:0", FrameCompression::Lzma(0)),
         ] {
             assert_eq!(text.parse(), Ok(choice));
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
-        for text in ["", "xz", "zstd:0", "zstd:23", "zstd:-3", "lzma:10", "lzma:", "lzma:6:6", " lzma"] {
+        for text in ["", "xz", "zstd:0", "zstd:23", "zstd:-3", "lzma:7", "lzma:", "lzma:6:6", " lzma"] {
             assert!(text.parse::<FrameCompression>().is_err(), "{text}");
         }
     }

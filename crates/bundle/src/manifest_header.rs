@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use crate::codec::Codec;
 use crate::cursor::Cursor;
-use crate::frame_compression::FrameCompression;
 use crate::limits::{MANIFEST_BYTES_MAX, RECORDS_MAX};
 use crate::manifest_error::{ManifestError, ManifestPart, Place};
 use crate::record::Record;
@@ -186,12 +185,9 @@ impl ManifestHeader {
         Ok(at(entries.start)..at(entries.end))
     }
 
-    /// What its frames were compressed with, as far as it shows: to pack what they hold anew.
-    pub const fn frame_compression(&self) -> FrameCompression {
-        match self.version {
-            ManifestVersion::First => FrameCompression::ZSTD,
-            ManifestVersion::Lzma => FrameCompression::LZMA,
-        }
+    /// Whether there may be LZMA among its frames.
+    pub const fn may_have_lzma(&self) -> bool {
+        matches!(self.version, ManifestVersion::Lzma)
     }
 
     /// Blocks of records.

@@ -2,9 +2,11 @@
 //! `recover`.
 //!
 //! Owns: going from a record through chunks and frames to the object's bytes. Always holds: every chunk was
-//! checked against its hash; memory is the tables, one frame and one chunk.
+//! checked against its hash; memory is the tables, 32 MiB of frames and one more, and one
+//! chunk.
 //! Leaves to others: the hash of the whole object, opening other bundles.
 
+use std::collections::VecDeque;
 use std::io;
 
 use crate::chunk_entry::{ChunkRef, ForeignChunk, verify_chunk};
@@ -38,19 +40,22 @@ pub enum RestoreError {
     Io(#[from] io::Error),
 }
 
+// Sixteen frames of LZMA, each of which takes 30 ms to decompress.
+const FRAMES_BYTES_MAX: usize = 32 << 20;
+
 /// A bundle whose payload is at hand.
 #[derive(Debug)]
 pub struct BundleReader<R> {
     manifest: Manifest,
     payload: R,
-    // The frame read last: chunks in succession nearly always share it.
-    frame: Option<(u32, Vec<u8>)>,
+    // Frames read lately, the last one behind: what was packed once for many objects takes turns with what is an object's own.
+    frames: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl<R: ReadAt> BundleReader<R> {
     /// A reader of the bundle of `manifest`, whose payload begins at offset 0 of `payload`.
     pub const fn new(manifest: Manifest, payload: R) -> Self {
-        Self { manifest, payload, frame: None }
+        Self { manifest, payload, frames: VecDeque::new() }
     }
 
     /// The manifest.
@@ -61,15 +66,28 @@ impl<R: ReadAt> BundleReader<R> {
     /// One chunk of the bundle's own, checked.
     pub fn chunk(&mut self, number: u32) -> Result<&[u8], RestoreError> {
         let chunk = *self.manifest.chunk(number)?;
-        if self.frame.as_ref().is_none_or(|(frame, _)| *frame != chunk.frame) {
-            let entry = self.manifest.frame(chunk.frame)?;
-            let length = usize::try_from(entry.stored_bytes).map_err(io::Error::other)?;
-            let mut stored = vec![0; length];
-            self.payload.read_exact_at(entry.payload_offset, &mut stored)?;
-            self.frame = Some((chunk.frame, decompress_frame(&stored, entry)?));
+        let frame = match self.frames.iter().position(|(frame, _)| *frame == chunk.frame) {
+            Some(place) => self.frames.remove(place),
+            None => Some((chunk.frame, self.read_frame(chunk.frame)?)),
+        };
+        self.frames.extend(frame);
+        while self.frames.len() > 1 && self.frame_bytes() > FRAMES_BYTES_MAX {
+            self.frames.pop_front();
         }
-        let raw = self.frame.as_ref().map_or(&[][..], |(_, raw)| raw);
+        let raw = self.frames.back().map_or(&[][..], |(_, raw)| raw);
         Ok(chunk.cut(raw)?)
+    }
+
+    fn read_frame(&self, number: u32) -> Result<Vec<u8>, RestoreError> {
+        let entry = self.manifest.frame(number)?;
+        let length = usize::try_from(entry.stored_bytes).map_err(io::Error::other)?;
+        let mut stored = vec![0; length];
+        self.payload.read_exact_at(entry.payload_offset, &mut stored)?;
+        Ok(decompress_frame(&stored, entry)?)
+    }
+
+    fn frame_bytes(&self) -> usize {
+        self.frames.iter().map(|(_, raw)| raw.len()).sum()
     }
 
     /// Gives `sink` the bytes of an object of this bundle, in order: what was published, decompressed, or the

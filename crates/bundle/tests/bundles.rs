@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use common::{builder, chunks, info, log, noise, pack, path, reader, records, restore, with_manifest};
 use firn_base::ObjectKey;
 use firn_bundle::{
-    Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleRole, ChunkEntry, ChunkList,
-    ChunkRef, Codec, Encoding, FrameCompression, FrameEntry, MANIFEST_FIRST_READ_BYTES, Manifest,
-    ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER, PartChunk, Patch, PushedChunk,
-    compress_frame, decompress_frame,
+    Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleReader, BundleRole, ChunkEntry,
+    ChunkList, ChunkRef, Codec, Encoding, ForeignChunk, FrameCompression, FrameEntry,
+    MANIFEST_FIRST_READ_BYTES, Manifest, ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER,
+    PartChunk, Patch, PushedChunk, ReadAt, compress_frame, decompress_frame,
 };
 use proptest::prelude::*;
 
@@ -366,39 +366,72 @@ fn frames_compressed_elsewhere_come_back_in_order() {
     assert_eq!((sealed, payload), pack(&[(log(1, &object), object)]));
 }
 
-/// Zeros in frames of one codec and one version of the manifest, whatever fits together.
-fn manifest_of(version: u8, compression: FrameCompression) -> Result<Manifest, ManifestError> {
-    let mut builder =
-        BundleBuilder::new(BuilderOptions { frame_raw_bytes: 1000, ..BuilderOptions::with(compression) });
-    let mut payload = Vec::new();
+/// The manifest of a frame of zeros, its version changed to another.
+fn manifest_of(compression: FrameCompression, version: Option<u8>) -> Result<Manifest, ManifestError> {
+    let mut builder = BundleBuilder::new(BuilderOptions::with(compression));
     builder.begin_object();
     builder.push_chunk(&[0; 1000]).unwrap();
     builder.finish_object(log(1, &[0; 1000])).unwrap();
-    let sealed = builder.seal(&mut payload).unwrap();
+    let sealed = builder.seal(&mut Vec::new()).unwrap();
     let mut manifest = sealed.manifest;
-    assert_eq!(manifest[9], 0);
-    manifest[8] = version;
+    manifest[8] = version.unwrap_or(manifest[8]);
     Manifest::parse_whole(&with_manifest(&sealed.content, &manifest).unwrap(), manifest)
 }
 
 #[test]
 fn lzma_makes_a_manifest_of_version_2_which_older_programs_know_as_too_new() {
     let (zstd, lzma) = (FrameCompression::Zstd(3), FrameCompression::Lzma(6));
-    let sealed = |compression| {
-        let mut builder = BundleBuilder::new(BuilderOptions::with(compression));
-        builder.begin_object();
-        builder.push_chunk(&[0; 1000]).unwrap();
-        builder.finish_object(log(1, &[0; 1000])).unwrap();
-        builder.seal(&mut Vec::new()).unwrap().manifest[8]
-    };
-    assert_eq!((sealed(zstd), sealed(lzma)), (1, 2));
-    assert_eq!(manifest_of(2, lzma).unwrap().frames()[0].codec, Codec::Lzma);
-    assert_eq!(manifest_of(2, zstd).unwrap().frames()[0].codec, Codec::Zstd);
-    let early = manifest_of(1, lzma).unwrap_err().to_string();
+    for (compression, version, codec) in [(zstd, 1, Codec::Zstd), (lzma, 2, Codec::Lzma)] {
+        let manifest = manifest_of(compression, None).unwrap();
+        assert_eq!((manifest.bytes()[8..10].to_vec(), manifest.frames()[0].codec), (vec![version, 0], codec));
+        assert_eq!(manifest.header().may_have_lzma(), version == 2);
+    }
+    assert_eq!(manifest_of(zstd, Some(2)).unwrap().frames()[0].codec, Codec::Zstd);
+    let early = manifest_of(lzma, Some(1)).unwrap_err().to_string();
     assert!(early.contains("its codec came with a later version"), "{early}");
-    let late = manifest_of(3, lzma).unwrap_err();
+    let late = manifest_of(lzma, Some(3)).unwrap_err();
     assert_eq!(late, ManifestError::TooNew { found: 3, known: 2 });
     assert!(late.to_string().contains("update the program"));
+}
+
+/// Counts what is read of a payload.
+struct Counted<'a> {
+    payload: &'a [u8],
+    reads: std::cell::Cell<u32>,
+}
+
+impl ReadAt for &Counted<'_> {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.reads.set(self.reads.get() + 1);
+        self.payload.read_at(offset, bytes)
+    }
+}
+
+#[test]
+fn frames_that_take_turns_are_read_once() {
+    let chunks: Vec<Vec<u8>> = (0..4).map(|seed| noise(90_000, seed)).collect();
+    let mut builder = builder();
+    let (mut object, mut payload) = (Vec::new(), Vec::new());
+    builder.begin_object();
+    for number in [0, 1, 2, 3, 0, 3, 1, 2, 0, 1, 0, 1] {
+        builder.push_chunk(&chunks[number]).unwrap();
+        object.extend_from_slice(&chunks[number]);
+    }
+    builder.finish_object(log(1, &object)).unwrap();
+    let sealed = builder.seal(&mut payload).unwrap();
+    let manifest = Manifest::parse_whole(&sealed.content, sealed.manifest).unwrap();
+    assert_eq!(manifest.frames().len(), 4);
+    let counted = Counted { payload: &payload, reads: std::cell::Cell::new(0) };
+    let mut reader = BundleReader::new(manifest, &counted);
+    let record = reader.manifest().record(0, 0).unwrap();
+    let mut restored = Vec::new();
+    let nothing = |_: &ForeignChunk| panic!("no dependencies");
+    let keep = |bytes: &[u8]| {
+        restored.extend_from_slice(bytes);
+        Ok(())
+    };
+    reader.restore(&record, nothing, keep).unwrap();
+    assert_eq!((restored == object, counted.reads.get()), (true, 4));
 }
 
 #[test]

@@ -34,7 +34,8 @@ impl FrameReader {
 
     /// Bytes that a frame takes while it is decompressed.
     pub(crate) async fn weight(&self, bundle: BundleId, number: u32) -> Result<u32, ReadError> {
-        Ok(self.manifests.frame_entry(bundle, number).await?.memory_bytes())
+        let entry = self.manifests.frame_entry(bundle, number).await?;
+        Ok(entry.stored_bytes.saturating_add(entry.raw_bytes))
     }
 
     /// The raw frame, if it is in memory.

@@ -73,7 +73,7 @@ pub(crate) struct PublishFlags {
     #[arg(long, env = "FIRN_REUSE_CHUNKS")]
     reuse_chunks: bool,
     /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
-    /// (zstd:1 to zstd:22, lzma:0 to lzma:9). Programs older than `lzma` cannot read such bundles, and say so
+    /// (zstd:1 to zstd:22, lzma:0 to lzma:6). Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
     frame_compression: FrameCompression,
     /// The largest payload of a bundle

@@ -32,7 +32,8 @@ pub(crate) struct RepackFlags {
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
-    /// What frames of the new bundles are compressed with, as for `firn publish`; as those of the old one if not given
+    /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where the old
+    /// one has it, else zstd
     #[arg(long, value_name = "CODEC[:LEVEL]")]
     frame_compression: Option<FrameCompression>,
     /// Say which bundles would be packed anew
