@@ -39,6 +39,8 @@ pub struct BundleView {
     pub placements: Vec<(ShardIndex, NodeNumber)>,
     /// When the record last changed, as far as this catalogue saw.
     pub changed: Timestamp,
+    /// Whether it has no record of its own: others may use its chunks.
+    pub is_without_records: bool,
 }
 
 impl BundleView {
@@ -53,6 +55,7 @@ impl BundleView {
             file_bytes: coding.file_bytes,
             placements: coding.placements.clone(),
             changed,
+            is_without_records: record.keys == 0,
         }
     }
 }
@@ -68,8 +71,8 @@ pub struct Catalogue {
     bundle_names: BTreeMap<BundleId, BundleNumber>,
     /// By node: which shards of the counted codings of which bundles it holds, sorted.
     held: Vec<Vec<(BundleNumber, ShardIndex)>>,
-    /// How many bundles cannot be read without this one. By id, for a bundle may be known later than who names it.
-    dependents: BTreeMap<BundleId, u32>,
+    /// Which bundles cannot be read without this one, sorted. By id, for a bundle may be known later than who names it.
+    dependents: BTreeMap<BundleId, Vec<BundleNumber>>,
     seconds: SecondCodings,
     codings: BTreeMap<CodingId, BundleNumber>,
     reservations: BTreeMap<ReservationId, (CodingId, Timestamp)>,
@@ -229,7 +232,10 @@ impl Catalogue {
         let named = header.iter().flat_map(ContentHeader::dependencies);
         named
             .filter_map(|id| {
-                *self.dependents.entry(*id).or_default() += 1;
+                let dependents = self.dependents.entry(*id).or_default();
+                if let Err(place) = dependents.binary_search(&record.number) {
+                    dependents.insert(place, record.number);
+                }
                 self.bundle_names.get(id).copied()
             })
             .collect()
@@ -246,8 +252,10 @@ impl Catalogue {
         named
             .filter_map(|id| {
                 if let Entry::Occupied(mut dependents) = self.dependents.entry(*id) {
-                    *dependents.get_mut() -= 1;
-                    if *dependents.get() == 0 {
+                    if let Ok(place) = dependents.get().binary_search(&record.number) {
+                        dependents.get_mut().remove(place);
+                    }
+                    if dependents.get().is_empty() {
                         dependents.remove();
                     }
                 }
@@ -401,9 +409,9 @@ impl Catalogue {
         self.held.get(node.position()).map_or(&[], Vec::as_slice)
     }
 
-    /// How many bundles cannot be read without this one.
-    pub(crate) fn dependents_of(&self, bundle: &BundleView) -> u32 {
-        self.dependents.get(&bundle.id).copied().unwrap_or_default()
+    /// Which bundles cannot be read without this one, in order.
+    pub(crate) fn dependents_of(&self, bundle: &BundleView) -> &[BundleNumber] {
+        self.dependents.get(&bundle.id).map_or(&[], Vec::as_slice)
     }
 
     /// Everything placed on a node: what its inventory has to show.

@@ -133,7 +133,8 @@ pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
 pub use purged_references::PurgedReferences;
 pub use purging::{
-    PurgeBook, PurgesWanted, ReplacementError, plan_purging, plan_replacement, purge_progress, purge_summary,
+    PurgeBook, PurgesWanted, ReplacementError, leaving_with, plan_purging, plan_replacement, purge_progress,
+    purge_summary,
 };
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};

@@ -1,29 +1,45 @@
 //! Purges under way: which bundles are replaced by nothing, which are erased, who has done it, and what to tell of it.
 //!
 //! Owns: when the shards of a replaced bundle may go. Always holds: none goes before readers have learnt where its paths
-//! lie now, before its replacements have as many durable shards as a commit needs, and as long as others use chunks of it;
-//! a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
-//! Leaves to others: packing anew what is left of a bundle (an operator's program), deleting (nodes, by the ledger).
+//! lie now, before its replacements have as many durable shards as a commit needs, and as long as a path is read by chunks
+//! of it; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
+//! Leaves to others: packing anew what is left of a bundle, and what uses its chunks (an operator's program), deleting
+//! (nodes, by the ledger).
+//!
+//! A bundle that was packed anew for the sake of one whose chunks it uses may have to stay for those that use chunks of its
+//! own. It keeps nothing else: its paths are read elsewhere, so it needs the chunks of others no more. Were they waited for
+//! all the same, a purge would have to pack anew whatever uses chunks of what uses chunks of its bundle, and so on, which is
+//! most of an archive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Timestamp};
+use firn_bundle::{BundleRole, ContentHeader};
 use firn_wire::{
     Command, MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, PurgeSummary, RecordPlace, Replaced,
     ReplacementBundle, SurplusCopy,
 };
 
+use crate::catalogue::BundleView;
 use crate::commit_check::{CheckedBundle, RecordSummary};
-use crate::facts::Scan;
+use crate::facts::{Facts, Scan};
 use crate::planning::PlanningView;
 use crate::state::{ErasureRecord, NodeNumber, PurgeRecord};
 
 /// Purges looked at; an archive has few, and each is an act of its operators.
 const PURGES_MAX: usize = 65_536;
 
+/// Erasures read at a time.
+const PAGE: usize = 1_024;
+
 /// Bundles replaced or erased by one plan.
 const BUNDLES_MAX: usize = 64;
+
+/// Bundles that one answer names because they use chunks of a bundle that is to go: of each such bundle, and altogether. Once
+/// those are packed anew, the next answer names others.
+const DEPENDENTS_OF_ONE_MAX: usize = 64;
+const DEPENDENTS_MAX: usize = 4_096;
 
 /// Confirmations recorded by one command.
 const CONFIRMED_MAX: usize = 4_096;
@@ -32,6 +48,7 @@ const CONFIRMED_MAX: usize = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PurgeBook {
     purges: Vec<PurgeRecord>,
+    /// In order of numbers; left out are those that are over and were for no purged key.
     erasures: Vec<ErasureRecord>,
     /// Of bundles that hold purged records: their ids, and how many records they have altogether.
     bundles: BTreeMap<BundleNumber, (BundleId, u64)>,
@@ -41,7 +58,7 @@ impl PurgeBook {
     /// Reads it.
     pub fn read<S: Scan>(state: &S) -> Result<Self, S::Error> {
         let purges = state.purges_after(None, PURGES_MAX)?;
-        let erasures = state.erasures_from(BundleNumber(0), PURGES_MAX)?;
+        let erasures = read_erasures(state)?;
         let mut bundles = BTreeMap::new();
         for number in purges.iter().flat_map(|purge| &purge.places).map(|place| place.bundle) {
             if let Some(record) = state.bundle(number)? {
@@ -54,6 +71,39 @@ impl PurgeBook {
     /// Whether nothing is to be done or waited for.
     pub fn is_settled(&self) -> bool {
         self.bundles.is_empty() && self.erasures.iter().all(ErasureRecord::is_over)
+    }
+
+    fn erasure(&self, bundle: BundleNumber) -> Option<&ErasureRecord> {
+        let place = self.erasures.binary_search_by_key(&bundle, |erasure| erasure.bundle).ok()?;
+        self.erasures.get(place)
+    }
+
+    /// Bundles that use chunks of a replaced one, and that nothing has taken the place of.
+    fn dependents<'a>(
+        &'a self,
+        view: &'a PlanningView<'_>,
+        erasure: &ErasureRecord,
+    ) -> impl Iterator<Item = &'a BundleView> {
+        let dependents = dependents_of(view, erasure.bundle).iter();
+        dependents
+            .filter(|number| self.erasure(**number).is_none())
+            .filter_map(|number| view.catalogue.bundle(*number))
+    }
+
+    /// Bundles to pack anew because they use chunks of one that a purge wants erased.
+    fn all_dependents<'a>(&'a self, view: &'a PlanningView<'_>) -> impl Iterator<Item = &'a BundleView> {
+        let kept = self.erasures.iter().filter(|own| own.erased.is_none() && !own.keys.is_empty());
+        kept.flat_map(|erasure| self.dependents(view, erasure))
+    }
+
+    /// Whether no path is read by chunks of a replaced bundle, and those that stand in its place would stand a loss.
+    fn is_free(&self, view: &PlanningView<'_>, erasure: &ErasureRecord, within: Duration) -> bool {
+        let is_free_of_it = |number: &BundleNumber| {
+            // One that can go goes first: its shards need the chunks as long as they are there.
+            let stays = !dependents_of(view, *number).is_empty();
+            stays && self.erasure(*number).is_some_and(|own| has_moved(view, own, within))
+        };
+        has_moved(view, erasure, within) && dependents_of(view, erasure.bundle).iter().all(is_free_of_it)
     }
 
     /// The records that purges want gone, by bundle.
@@ -74,6 +124,21 @@ impl PurgeBook {
     }
 }
 
+/// All erasures that anything is told of, or waited for.
+fn read_erasures<S: Scan>(state: &S) -> Result<Vec<ErasureRecord>, S::Error> {
+    let mut erasures = Vec::new();
+    let mut from = BundleNumber(0);
+    loop {
+        let page = state.erasures_from(from, PAGE)?;
+        let next = page.last().and_then(|last| last.bundle.0.checked_add(1)).filter(|_| page.len() == PAGE);
+        erasures.extend(page.into_iter().filter(|erasure| !erasure.is_over() || !erasure.keys.is_empty()));
+        match next {
+            Some(next) => from = BundleNumber(next),
+            None => return Ok(erasures),
+        }
+    }
+}
+
 /// Why bundles cannot take the place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplacementError {
@@ -83,6 +148,19 @@ pub enum ReplacementError {
     /// A purged record is in a new bundle.
     #[error("a record is in the new bundles that a purge wants gone: pack them again")]
     Unwanted,
+}
+
+/// What goes when others take the place of `bundle`: that one, and its parts if it has some.
+pub fn leaving_with<F: Facts>(facts: &F, bundle: BundleId) -> Result<BTreeSet<BundleId>, F::Error> {
+    let mut leaving = BTreeSet::from([bundle]);
+    let number = facts.bundle_number(bundle)?;
+    if let Some(record) = number.map_or(Ok(None), |number| facts.bundle(number))?
+        && let Ok(content) = ContentHeader::parse(&record.content_header)
+        && content.role() == BundleRole::Head
+    {
+        leaving.extend(content.dependencies());
+    }
+    Ok(leaving)
 }
 
 /// The command that lets `checked` bundles take the place of another, of which `unwanted` records are left out.
@@ -131,11 +209,19 @@ pub fn plan_purging(
             commands.push(Command::ReplaceBundle { bundle: *bundle, left_out, replacements: Vec::new() });
         }
     }
+    // A rebuild brings such a one back without its records, which lie in others.
+    let empty: BTreeSet<BundleId> = book
+        .all_dependents(view)
+        .filter(|bundle| bundle.is_without_records)
+        .map(|bundle| bundle.id)
+        .collect();
+    commands.extend(empty.into_iter().map(|bundle| Command::ReplaceBundle {
+        bundle,
+        left_out: Vec::new(),
+        replacements: Vec::new(),
+    }));
     let due = book.erasures.iter().filter(|erasure| {
-        erasure.erased.is_none()
-            && view.now.since(erasure.since) >= readers_learn_within
-            && dependents_of(view, erasure) == 0
-            && erasure.replacements.iter().all(|number| is_safe(view, *number))
+        erasure.erased.is_none() && book.is_free(view, erasure, readers_learn_within)
     });
     commands.extend(due.map(|erasure| Command::EraseBundle {
         bundle: erasure.id,
@@ -160,8 +246,14 @@ fn confirmed(book: &PurgeBook, view: &PlanningView<'_>) -> Vec<(BundleId, NodeId
     nodes.take(CONFIRMED_MAX).collect()
 }
 
-fn dependents_of(view: &PlanningView<'_>, erasure: &ErasureRecord) -> u32 {
-    view.catalogue.bundle(erasure.bundle).map_or(0, |bundle| view.catalogue.dependents_of(bundle))
+fn dependents_of<'a>(view: &'a PlanningView<'_>, number: BundleNumber) -> &'a [BundleNumber] {
+    view.catalogue.bundle(number).map_or(&[], |bundle| view.catalogue.dependents_of(bundle))
+}
+
+/// Whether readers know where the paths of a replaced bundle lie now, and that is as safe as a new bundle.
+fn has_moved(view: &PlanningView<'_>, erasure: &ErasureRecord, readers_learn_within: Duration) -> bool {
+    view.now.since(erasure.since) >= readers_learn_within
+        && erasure.replacements.iter().all(|number| is_safe(view, *number))
 }
 
 /// Whether a replacement would stand a loss as well as a bundle just committed; one that was replaced in turn is
@@ -199,6 +291,7 @@ pub fn purge_progress(
     wanted: &PurgesWanted,
 ) -> Vec<PurgeProgress> {
     let unwanted = book.unwanted();
+    let mut names_left = DEPENDENTS_MAX;
     let is_wanted = |purge: &&PurgeRecord| {
         purge.since >= wanted.since && wanted.after.is_none_or(|after| purge.key > after)
     };
@@ -221,13 +314,22 @@ pub fn purge_progress(
         }
         let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
         for erasure in book.erasures.iter().filter(|erasure| erasure.keys.contains(&purge.key)) {
-            match (&erasure.erased, dependents_of(view, erasure)) {
-                (Some(erased), _) => {
-                    holders.extend(&erased.holders);
-                    waiting.extend(&erased.waiting);
+            if let Some(erased) = &erasure.erased {
+                holders.extend(&erased.holders);
+                waiting.extend(&erased.waiting);
+                continue;
+            }
+            let mut needed = NeededBundle { bundle: erasure.id, dependents: 0, to_repack: Vec::new() };
+            for dependent in book.dependents(view, erasure).filter(|bundle| !bundle.is_without_records) {
+                needed.dependents = needed.dependents.saturating_add(1);
+                if needed.to_repack.len() < DEPENDENTS_OF_ONE_MAX && names_left > 0 {
+                    needed.to_repack.push(dependent.id);
+                    names_left -= 1;
                 }
-                (None, 0) => progress.passing.push(erasure.id),
-                (None, dependents) => progress.kept.push(NeededBundle { bundle: erasure.id, dependents }),
+            }
+            match needed.dependents {
+                0 => progress.passing.push(erasure.id),
+                _ => progress.kept.push(needed),
             }
         }
         progress.holders = holders.len() as u64;
@@ -238,13 +340,16 @@ pub fn purge_progress(
 }
 
 /// What is left to do of all purges together. A node counts once, whatever it held.
-pub fn purge_summary(book: &PurgeBook) -> PurgeSummary {
+pub fn purge_summary(book: &PurgeBook, view: &PlanningView<'_>) -> PurgeSummary {
     let open = book.erasures.iter().filter(|erasure| !erasure.is_over());
     let mut under_way: BTreeSet<ObjectKey> = open.flat_map(|erasure| erasure.keys.iter().copied()).collect();
-    let mut to_repack = 0;
+    let dependents = book.all_dependents(view).filter(|bundle| !bundle.is_without_records);
+    let mut to_repack: BTreeSet<BundleNumber> = dependents.map(|bundle| bundle.number).collect();
     for (number, left_out) in book.unwanted() {
         let Some((_, records)) = book.bundles.get(&number) else { continue };
-        to_repack += u64::from(left_out.len() as u64 != *records);
+        if left_out.len() as u64 != *records {
+            to_repack.insert(number);
+        }
         under_way.extend(left_out.into_iter().map(|(key, _)| key));
     }
     let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
@@ -257,7 +362,7 @@ pub fn purge_summary(book: &PurgeBook) -> PurgeSummary {
     }
     PurgeSummary {
         under_way: under_way.len() as u64,
-        to_repack,
+        to_repack: to_repack.len() as u64,
         holders: holders.len() as u64,
         waiting: waiting.len() as u64,
     }

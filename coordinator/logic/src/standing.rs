@@ -72,7 +72,8 @@ impl Coded {
     pub(crate) fn of(bundle: &BundleView, catalogue: &Catalogue) -> Self {
         let BundleView { scheme, file_bytes, .. } = *bundle;
         let copies = count(bundle.placements.iter());
-        Self { scheme, file_bytes, copies, dependents: catalogue.dependents_of(bundle) }
+        let dependents = u32::try_from(catalogue.dependents_of(bundle).len()).unwrap_or(u32::MAX);
+        Self { scheme, file_bytes, copies, dependents }
     }
 }
 

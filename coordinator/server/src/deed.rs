@@ -32,7 +32,7 @@ pub fn describe_act(act: &LedgerAct) -> String {
         LedgerAct::SetNodeState { node, state } => describe_state(&node.to_string(), *state),
         LedgerAct::ChangeMember(change) => format!("begun: {}", describe_change(change)),
         LedgerAct::AdoptRoster { generation } => format!("roster generation {generation} brought into force"),
-        LedgerAct::Repack { bundle } => format!("bundle {bundle} packed anew without what is purged"),
+        LedgerAct::Repack { bundle } => format!("bundle {bundle} packed anew for a purge"),
         LedgerAct::Refuse { operator, name, what, needed, times } => {
             let times = if *times > 1 { format!(", {times} times") } else { String::new() };
             format!("REFUSED to {name} ({operator}){times}: {what}; it needs role {needed}")

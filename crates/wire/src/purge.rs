@@ -67,7 +67,7 @@ pub struct PurgeProgress {
     pub to_repack: Vec<BundleId>,
     /// Bundles that are needed no more, but which readers may still be at, or whose replacements lack shards.
     pub passing: Vec<BundleId>,
-    /// Bundles that are needed no more but by others, which use chunks of them: they stay until those go.
+    /// Bundles that are needed no more but by others, which use chunks of them: they stay until those are packed anew.
     pub kept: Vec<NeededBundle>,
     /// Nodes that held shards of bundles which were erased for it.
     pub holders: u64,
@@ -80,7 +80,8 @@ pub struct PurgeProgress {
 pub struct PurgeSummary {
     /// Purges of which something is left.
     pub under_way: u64,
-    /// Bundles that hold what they want gone beside other paths, and wait to be packed anew.
+    /// Bundles that wait to be packed anew: they hold what is to be gone beside other paths, or use chunks of a bundle that
+    /// did.
     pub to_repack: u64,
     /// Nodes that held shards of bundles which were erased for them.
     pub holders: u64,
@@ -89,12 +90,14 @@ pub struct PurgeSummary {
 }
 
 /// A bundle that others need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeededBundle {
     /// The bundle.
     pub bundle: BundleId,
-    /// How many use chunks of it.
+    /// How many use chunks of it and wait to be packed anew without.
     pub dependents: u32,
+    /// Some of these, the oldest.
+    pub to_repack: Vec<BundleId>,
 }
 
 /// A node that may still hold shards of an erased bundle.

@@ -19,7 +19,7 @@ pub(super) async fn carry_on(shared: &Shared) -> Result<(), RefusedRequest> {
     for command in commands {
         match &command {
             Command::ReplaceBundle { bundle, .. } => {
-                tracing::info!(bundle = %bundle.short(), "a bundle holds nothing but what is purged");
+                tracing::info!(bundle = %bundle.short(), "a bundle holds nothing that is to stay");
             }
             Command::EraseBundle { bundle, .. } => {
                 tracing::info!(bundle = %bundle.short(), "a bundle is erased: nodes hear of it by the ledger");

@@ -158,7 +158,7 @@ fn archive_figures(status: &ArchiveStatus) -> String {
     gauge("purges_under_way", "Purges of which something is left.", status.purges.under_way);
     gauge(
         "purges_to_repack_bundles",
-        "Bundles that wait for `firn repack`, for they hold purged paths beside others.",
+        "Bundles that wait for `firn repack`: they hold purged paths beside others, or use chunks of one that did.",
         status.purges.to_repack,
     );
     gauge(

@@ -98,7 +98,10 @@ fn to_json(purge: &PurgeProgress) -> serde_json::Value {
         "to_repack": bundles(&purge.to_repack),
         "passing": bundles(&purge.passing),
         "kept": kept
-            .map(|kept| serde_json::json!({ "bundle": kept.bundle.to_string(), "dependents": kept.dependents }))
+            .map(|kept| serde_json::json!({
+                "bundle": kept.bundle.to_string(), "dependents": kept.dependents,
+                "to_repack": bundles(&kept.to_repack),
+            }))
             .collect::<Vec<_>>(),
         "holders": purge.holders,
         "waiting": waiting
@@ -138,7 +141,8 @@ fn sentences(purge: &PurgeProgress) -> Vec<String> {
     }
     for kept in &purge.kept {
         sentences.push(format!(
-            "bundle {} STAYS WHOLE on its nodes, the path in it too: {} other bundles use chunks of it",
+            "bundle {} STAYS WHOLE on its nodes, the path in it too, until {} other bundles that use chunks of it are packed \
+             anew: run `firn repack --operator-key FILE`",
             kept.bundle, kept.dependents
         ));
     }

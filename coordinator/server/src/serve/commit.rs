@@ -6,14 +6,15 @@
 //! whose receipts do not fit.
 //! Leaves to others: what waits for what (`plan_commit`), the threshold (`apply`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{ObjectKey, PublicKey, ReservationId};
+use firn_base::{BundleId, ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
     CheckedBundle, CommitRoom, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord,
-    plan_commit, plan_features, plan_replacement,
+    leaving_with, plan_commit, plan_features, plan_replacement,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -59,10 +60,8 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
         let receipts = receipts(shared, &facts, &reservation, &bundle.receipts)?;
         uploads.push((reservation, receipts, bundle.manifest));
     }
-    if replaces.is_none() {
-        let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
-        check_dependencies(shared, headers).await?;
-    }
+    let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
+    check_dependencies(shared, headers, replaces.as_ref().map(|replaced| replaced.bundle)).await?;
     // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
     let signers = match &replaces {
         None => accepted_publishers(&governance),
@@ -149,14 +148,25 @@ fn own_reservation(
     Ok(record)
 }
 
-/// Refuses bundles that use chunks of one which a purge wants a record of gone: they would keep it from being erased. One
-/// whose place others have taken is refused when the commit is applied.
-async fn check_dependencies(shared: &Arc<Shared>, headers: Vec<Vec<u8>>) -> Result<(), RefusedRequest> {
+/// Refuses bundles that use chunks of one which a purge wants a record of gone, or of one whose place they take: they would
+/// keep it from being erased. One whose place others have taken is refused when the commit is applied.
+async fn check_dependencies(
+    shared: &Arc<Shared>,
+    headers: Vec<Vec<u8>>,
+    replaced: Option<BundleId>,
+) -> Result<(), RefusedRequest> {
     let (facts, asked) = (shared.facts()?, Arc::clone(shared));
     let look = move || {
         let going = asked.going(&facts).map_err(|error| disk(&error))?;
+        let leaving = replaced.map_or(Ok(BTreeSet::new()), |bundle| leaving_with(&facts, bundle));
+        let leaving = leaving.map_err(|error| disk(&error))?;
         for header in headers {
             let content = ContentHeader::parse(&header).map_err(|error| malformed(error.to_string()))?;
+            if let Some(bundle) = content.dependencies().iter().find(|other| leaving.contains(other)) {
+                return Err(malformed(format!(
+                    "this bundle uses chunks of bundle {bundle}, whose place it is to take: pack it again, without them"
+                )));
+            }
             let found = going.first_of(&facts, content.dependencies()).map_err(|error| disk(&error))?;
             if let Some(bundle) = found {
                 return Err(malformed(format!(
