@@ -69,6 +69,7 @@ pub(crate) struct EarlierChunks {
     objects: ObjectReader,
     patience: Duration,
     finds: Arc<Semaphore>,
+    going: Arc<BTreeSet<BundleId>>,
     bad: Arc<Mutex<VecDeque<BundleId>>>,
     refusal_told: Arc<AtomicBool>,
 }
@@ -98,7 +99,20 @@ impl EarlierChunks {
         patience: Duration,
     ) -> Self {
         let finds = Arc::new(Semaphore::new(FINDS_AT_ONCE));
-        Self { destination, objects, patience, finds, bad: Arc::default(), refusal_told: Arc::default() }
+        Self {
+            destination,
+            objects,
+            patience,
+            finds,
+            going: Arc::default(),
+            bad: Arc::default(),
+            refusal_told: Arc::default(),
+        }
+    }
+
+    /// One that finds nothing in these bundles.
+    pub(crate) fn without(self, going: Arc<BTreeSet<BundleId>>) -> Self {
+        Self { going, ..self }
     }
 
     /// The archived objects that are called as these paths are, the latest of each name first.
@@ -116,7 +130,17 @@ impl EarlierChunks {
 
     /// The chunks of `content` that earlier bundles hold; `named` are the archived objects of its name.
     pub(crate) async fn find(&self, content: &Content, named: &[SimilarRecord]) -> Vec<EarlierChunk> {
-        let wanted: BTreeMap<Digest, u32> = content.chunks().collect();
+        self.find_among(content.chunks().collect(), content, named).await
+    }
+
+    /// Those of the chunks `wanted` of `content`, with their lengths, that earlier bundles hold; `named` are the archived
+    /// objects of its name.
+    pub(crate) async fn find_among(
+        &self,
+        wanted: BTreeMap<Digest, u32>,
+        content: &Content,
+        named: &[SimilarRecord],
+    ) -> Vec<EarlierChunk> {
         let entries = (wanted.len() as u64).saturating_mul(ENTRIES_PER_CHUNK_MAX).saturating_add(ENTRIES_MIN);
         let mut search =
             Search { wanted, found: Vec::new(), looked_at: BTreeSet::new(), entries_left: entries };
@@ -264,8 +288,10 @@ impl EarlierChunks {
         }
     }
 
+    /// Whether a bundle is going, or something of it could not be read.
     fn is_bad(&self, bundle: BundleId) -> bool {
-        self.bad.lock().unwrap_or_else(PoisonError::into_inner).contains(&bundle)
+        self.going.contains(&bundle)
+            || self.bad.lock().unwrap_or_else(PoisonError::into_inner).contains(&bundle)
     }
 
     /// Nothing more is asked of a bundle of which something could not be read.
@@ -297,7 +323,7 @@ impl Search {
 }
 
 /// A run in stretches that are read at once.
-fn steps(run: &ChunkRun) -> impl Iterator<Item = ChunkRun> + use<> {
+pub(crate) fn steps(run: &ChunkRun) -> impl Iterator<Item = ChunkRun> + use<> {
     let ChunkRun { first, count } = *run;
     (0..count).step_by(ENTRIES_PER_STEP as usize).map(move |done| ChunkRun {
         first: match first {

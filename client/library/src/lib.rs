@@ -9,6 +9,7 @@
 mod archive;
 mod archive_destination;
 mod background;
+mod archived_objects;
 mod blob_file;
 mod code;
 mod content;
@@ -36,12 +37,13 @@ mod transfer;
 mod verify;
 
 pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
+pub use archived_objects::KeepError;
 pub use code::CodeError;
 pub use events::{PublishEvent, PublishEvents};
 pub use firn_bundle::FrameCompression;
 pub use firn_client_logic::{
     Accounts, BundleFacts, Following, Grouping, NotedFile, ObjectFacts, OrderClass, PublishOrder,
-    PublishSummary, RefusedPath, RoundOutcome, Selection, Share, Takings, UploadError, UploadPolicy,
+    PublishSummary, RefusedPath, RepackWork, RoundOutcome, Selection, Share, Takings, UploadError, UploadPolicy,
     WaitingPath,
 };
 pub use pack::PackError;

@@ -115,6 +115,12 @@ impl Packer {
         Self { environment, spool, options, threads, open: None, choice, objects: Vec::new() }
     }
 
+    /// One to which each of these bundles is worth depending on, however little of it is found.
+    pub(crate) fn counting_on(mut self, bundles: BTreeSet<BundleId>) -> Self {
+        self.choice = DependencyChoice::counting_on(bundles);
+        self
+    }
+
     /// Packs one object.
     pub(crate) async fn push(&mut self, object: VerifiedObject) -> Result<Pushed, PackError> {
         let VerifiedObject { record, content, source_bytes, earlier } = object;

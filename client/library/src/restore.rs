@@ -3,13 +3,16 @@
 //! Owns: reading objects back out of the payloads that are about to be sent. Always holds: each object is read
 //! through the manifest as it lies in the payload file, and its NarHash (or a blob's SHA-256) is computed anew; where the
 //! published file is what is kept, so is its FileHash, if one was stated. What it uses of earlier bundles comes from the
-//! spool, and is named by the bundle, number and hash under which `earlier` has read it from the archive. That it was really
-//! read there, so that the object can be restored from the archive, rests on `earlier` alone.
+//! spool, and is named by the bundle, number and hash under which `earlier` has read it from the archive, or
+//! `archived_objects` has. That it was really read there, so that the object can be restored from the archive, rests on
+//! these alone.
 //! Leaves to others: formats (`firn-bundle`), reading the archive.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
+use firn_base::BundleId;
 use firn_bundle::{
     BundleReader, BundleRole, ChunkRef, Encoding, Manifest, ManifestError, PatchApplier, PatchError, Record,
     RecordBody, RestoreError, verify_chunk,
@@ -59,11 +62,18 @@ struct Reader<'a> {
     payload: BundleReader<&'a SpooledBundle>,
     bundle: &'a SpooledBundle,
     foreign: Vec<u64>,
+    // Of a head, which of the bundles before it each of its parts is.
+    parts: Vec<Option<usize>>,
 }
 
 /// Restores every object of `set` and compares its hash. Blocks.
 pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
-    let mut readers: Vec<Reader<'_>> = set.bundles.iter().map(open).collect::<Result<_, _>>()?;
+    let mut readers: Vec<Reader<'_>> = Vec::with_capacity(set.bundles.len());
+    let mut places: BTreeMap<BundleId, usize> = BTreeMap::new();
+    for (place, bundle) in set.bundles.iter().enumerate() {
+        readers.push(open(bundle, &places)?);
+        places.insert(bundle.sealed.content.bundle_id(), place);
+    }
     let mut found = 0;
     for position in 0..readers.len() {
         // A head depends on the parts before it, other bundles on what is archived.
@@ -81,14 +91,22 @@ pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
     Ok(())
 }
 
-fn open(bundle: &Arc<SpooledBundle>) -> Result<Reader<'_>, RestoreCheckError> {
+/// Opens a bundle behind those at `places`.
+fn open<'a>(
+    bundle: &'a Arc<SpooledBundle>,
+    places: &BTreeMap<BundleId, usize>,
+) -> Result<Reader<'a>, RestoreCheckError> {
     let content = &bundle.sealed.content;
     let mut manifest = vec![0; usize::try_from(content.manifest_bytes()).map_err(io::Error::other)?];
     bundle.read_padded(content.manifest_extent().start, &mut manifest)?;
     let manifest = Manifest::parse_whole(content, manifest)?;
     let lengths = manifest.foreign_chunks().iter().map(|chunk| u64::from(chunk.length));
     let foreign = lengths.scan(0, |end, length| Some(std::mem::replace(end, *end + length))).collect();
-    Ok(Reader { payload: BundleReader::new(manifest, bundle), bundle, foreign })
+    let parts = match content.role() {
+        BundleRole::Head => content.dependencies().iter().map(|part| places.get(part).copied()).collect(),
+        BundleRole::Ordinary | BundleRole::Part => Vec::new(),
+    };
+    Ok(Reader { payload: BundleReader::new(manifest, bundle), bundle, foreign, parts })
 }
 
 fn check_object<'b>(
@@ -180,7 +198,8 @@ impl ObjectReader<'_, '_> {
             ChunkRef::Foreign(number) => {
                 let entry = *self.own.payload.manifest().foreign(number)?;
                 if self.own.payload.manifest().content().role() == BundleRole::Head {
-                    let part = self.parts.get_mut(usize::from(entry.dependency));
+                    let place = self.own.parts.get(usize::from(entry.dependency)).copied().flatten();
+                    let part = place.and_then(|place| self.parts.get_mut(place));
                     let part = part.ok_or(RestoreError::ForeignLength { dependency: entry.dependency })?;
                     self.chunk.extend_from_slice(part.payload.chunk(entry.number)?);
                 } else {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the at most eight dependencies, and when a new bundle is begun for the sake of others. Always holds: the choice
 //! looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the objects pushed into it
-//! had 256 KiB of that one; and no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored
+//! had 256 KiB of that one, unless it is known to be worth it; and no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored
 //! again, a quarter of a bundle. It is no promise of a best choice: what comes in turns from nine bundles is stored again
 //! in part.
 //! Leaves to others: what is found in which bundle, and reading it.
@@ -40,17 +40,25 @@ pub struct DependencyChoice {
     // Since the bundle was begun.
     found_bytes: BTreeMap<BundleId, u64>,
     missed_bytes: u64,
+    // Whatever is found of them.
+    worthwhile: BTreeSet<BundleId>,
 }
 
 impl DependencyChoice {
     /// A choice before the first object.
     pub const fn new() -> Self {
-        Self { found_bytes: BTreeMap::new(), missed_bytes: 0 }
+        Self { found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile: BTreeSet::new() }
+    }
+
+    /// A choice to which these bundles are worth their price from the first byte on: that was found out before.
+    pub const fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
+        Self { found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile }
     }
 
     /// Whatever bundle was open is sealed: what comes goes into a new one.
     pub fn begin_bundle(&mut self) {
-        *self = Self::new();
+        self.found_bytes.clear();
+        self.missed_bytes = 0;
     }
 
     /// Chooses for the next object of the open bundle, which depends on `used` so far, if `found` says how many raw bytes
@@ -62,7 +70,7 @@ impl DependencyChoice {
         for (bundle, bytes) in found.iter().filter(|(bundle, _)| !known(bundle)) {
             let so_far = self.found_bytes.entry(*bundle).or_default();
             *so_far = so_far.saturating_add(*bytes);
-            if *so_far >= NEW_DEPENDENCY_BYTES_MIN {
+            if *so_far >= NEW_DEPENDENCY_BYTES_MIN || self.worthwhile.contains(bundle) {
                 others.push((*so_far, *bundle, *bytes));
             }
         }
@@ -129,6 +137,15 @@ mod tests {
         assert_eq!(choice.choose(&[bundle(2)], &found(&[(1, 56 * KIB), (2, 1)])), using(&[1, 2]));
         choice.begin_bundle();
         assert_eq!(choice.choose(&[], &found(&[(1, 255 * KIB)])), using(&[]));
+    }
+
+    #[test]
+    fn what_is_known_to_be_worth_it_is_depended_on_from_the_first_byte_on_in_every_bundle() {
+        let mut choice = DependencyChoice::counting_on(BTreeSet::from([bundle(1)]));
+        for _ in 0..2 {
+            assert_eq!(choice.choose(&[], &found(&[(1, 1), (2, 255 * KIB)])), using(&[1]));
+            choice.begin_bundle();
+        }
     }
 
     #[test]

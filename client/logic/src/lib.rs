@@ -1,5 +1,5 @@
 //! What a publisher decides: what a source may lead to, which paths are its own, in which order paths are packed, how an
-//! upload goes on, what a publish came to.
+//! upload goes on, what a publish came to; which bundles are packed anew for purges.
 //!
 //! Owns: the rules of HTTP sources, the selection of paths and their order, which earlier bundles are used, the upload as a
 //! state machine, the summary and its exit code.
@@ -16,6 +16,7 @@ mod package_name;
 mod packing;
 mod publish_order;
 mod rate_floor;
+mod repack_work;
 mod retry_schedule;
 mod selection;
 mod server_state;
@@ -35,6 +36,7 @@ pub use package_name::package_and_version;
 pub use packing::{PackingPath, packing_order};
 pub use publish_order::{OrderClass, OrderFacts, ParseOrderClassError, PublishOrder};
 pub use rate_floor::RateFloor;
+pub use repack_work::RepackWork;
 pub use retry_schedule::RetrySchedule;
 pub use selection::{ParseShareError, Selection, Share};
 pub use server_state::ServerState;

@@ -133,6 +133,11 @@ impl ObjectPlan {
         self.bundle
     }
 
+    /// Its chunks, in order, and its patches.
+    pub fn chunk_list(&self) -> &ChunkList {
+        &self.content.list
+    }
+
     /// Bytes of the object, decompressed: NarSize for a store path.
     pub fn bytes(&self) -> u64 {
         published(&self.record).0

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_base::{ObjectKey, Timestamp};
-use firn_client::{Archive, PublishEvents, RepackOptions, UploadPolicy, repack};
+use firn_bundle::PAYLOAD_BYTES_MAX;
+use firn_client::{Archive, PublishEvents, RepackOptions, RepackWork, UploadPolicy, repack};
 use firn_transport::AskError;
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, PurgeProgress, RefusalKind};
 use tokio::time::{Instant, sleep};
@@ -77,17 +78,21 @@ impl Purger {
         let mut last = String::new();
         loop {
             if let Some(purges) = self.progress().await {
-                let to_repack: BTreeSet<_> =
-                    purges.iter().flat_map(|purge| &purge.to_repack).copied().collect();
-                if to_repack.is_empty() {
+                let mut work = RepackWork::default();
+                work.add(&purges, &BTreeSet::new());
+                if work.bundles().is_empty() {
                     return Ok(());
                 }
-                for bundle in to_repack {
-                    let holds = |purge: &&PurgeProgress| purge.to_repack.contains(&bundle);
-                    let left_out = purges.iter().filter(holds).map(|purge| purge.key).collect();
-                    let policy = UploadPolicy::default();
-                    let options =
-                        RepackOptions { bundle, left_out, frame_compression: None, spool_dir: None, policy };
+                for (bundle, left_out) in work.bundles() {
+                    let (going, policy) = (work.going().clone(), UploadPolicy::default());
+                    let options = RepackOptions {
+                        bundle,
+                        left_out,
+                        going,
+                        bundle_bytes: PAYLOAD_BYTES_MAX,
+                        spool_dir: None,
+                        policy,
+                    };
                     let reader = Reader::new(&self.archive);
                     match repack(&self.archive, reader.objects(), &options, PublishEvents::none()).await {
                         Ok(_) => self.stage.purged.set(self.stage.purged.get() + 1),

@@ -1,14 +1,16 @@
-//! `firn repack`: bundles that hold purged paths beside others, packed anew without them.
+//! `firn repack`: bundles that hold purged paths beside others, packed anew without them; then those that use chunks of the
+//! former, without these.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use firn_base::{BundleId, ObjectKey, Timestamp};
-use firn_bundle::FrameCompression;
+use firn_base::{BundleId, Timestamp};
+use firn_bundle::PAYLOAD_BYTES_MAX;
 use firn_client::{
-    PublishEvent, PublishEvents, RepackOptions, Repacked, UploadPolicy, publisher_endpoint, repack,
+    PublishEvent, PublishEvents, RepackOptions, RepackWork, Repacked, UploadPolicy, publisher_endpoint,
+    repack,
 };
 use firn_transport::{Environment, load_identity};
 use firn_wire::{AdminReply, AdminRequest};
@@ -20,23 +22,22 @@ use crate::output::{print, print_json};
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
 
-/// Pack bundles anew that hold purged paths beside others.
+/// Pack bundles anew that hold purged paths beside others, and those that use chunks of such bundles.
 ///
 /// Reads everything else in them, checks it, packs and sends it, and lets the new bundles take the place of the old ones,
 /// which are erased after that. Everything stays readable meanwhile. Can be interrupted at any time and run again.
 #[derive(Debug, Args)]
 pub(crate) struct RepackFlags {
+    /// Only these bundles, and what uses chunks of them; all that purges wait for if none is named
+    #[arg(value_name = "BUNDLE")]
+    bundles: Vec<BundleId>,
     /// The key file of an operator of the archive (see `firn key`)
     #[arg(long, value_name = "FILE", env = "FIRN_OPERATOR_KEY")]
     operator_key: Option<PathBuf>,
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
-    /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where the old
-    /// one has it, else zstd
-    #[arg(long, value_name = "CODEC[:LEVEL]")]
-    frame_compression: Option<FrameCompression>,
-    /// Say which bundles would be packed anew
+    /// Say which bundles would be packed anew now: those that use chunks of them come after them, and are named then
     #[arg(long)]
     dry_run: bool,
 }
@@ -61,31 +62,42 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
     let environment = Environment::real();
     let identity = load_identity(&file).map_err(|error| CommandError::Failed(error.to_string()))?;
     let session = Session::open_as(common, identity, publisher_endpoint(), &environment).await?;
-    let wanted = wanted(&session).await?;
+    let only: BTreeSet<BundleId> = flags.bundles.iter().copied().collect();
     let mut reports = Vec::new();
     let finder = session.finder();
     let progress = Arc::new(Progress::new("repacking", Unit::Bytes, 0));
-    for (bundle, left_out) in &wanted {
+    let mut tried: BTreeSet<BundleId> = BTreeSet::new();
+    loop {
+        // Which bundles use chunks of one is told once others have taken its place, and not of all at once.
+        let work = ask(&session, &only).await?;
+        let next: Vec<_> = work.bundles().into_iter().filter(|(bundle, _)| tried.insert(*bundle)).collect();
         if flags.dry_run {
-            reports.push(RepackReport::of(*bundle, Ok(Repacked::default())));
-            continue;
+            let would = next.iter().map(|(bundle, _)| RepackReport::of(*bundle, Ok(Repacked::default())));
+            reports.extend(would);
+            break;
         }
-        progress.say(format!("bundle {}", bundle.short()));
-        let options = RepackOptions {
-            bundle: *bundle,
-            left_out: left_out.clone(),
-            frame_compression: flags.frame_compression,
-            spool_dir: flags.spool_dir.clone(),
-            policy: UploadPolicy::default(),
-        };
-        let teller = Arc::clone(&progress);
-        let events = PublishEvents::new(move |event| {
-            if let PublishEvent::Packed { content, .. } = event {
-                teller.add(content.0);
-            }
-        });
-        let repacked = repack(session.archive(), finder.objects(), &options, events).await;
-        reports.push(RepackReport::of(*bundle, repacked.map_err(|error| error.to_string())));
+        if next.is_empty() {
+            break;
+        }
+        for (bundle, left_out) in next {
+            progress.say(format!("bundle {}", bundle.short()));
+            let options = RepackOptions {
+                bundle,
+                left_out,
+                going: work.going().clone(),
+                bundle_bytes: PAYLOAD_BYTES_MAX,
+                spool_dir: flags.spool_dir.clone(),
+                policy: UploadPolicy::default(),
+            };
+            let teller = Arc::clone(&progress);
+            let events = PublishEvents::new(move |event| {
+                if let PublishEvent::Packed { content, .. } = event {
+                    teller.add(content.0);
+                }
+            });
+            let repacked = repack(session.archive(), finder.objects(), &options, events).await;
+            reports.push(RepackReport::of(bundle, repacked.map_err(|error| error.to_string())));
+        }
     }
     drop(progress);
     if common.json {
@@ -97,22 +109,18 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
     Ok(Done::when(reports.iter().all(|report| report.failure.is_none())))
 }
 
-/// The bundles to pack anew, each with the keys to leave out.
-async fn wanted(session: &Session) -> Result<BTreeMap<BundleId, BTreeSet<ObjectKey>>, CommandError> {
-    let mut wanted: BTreeMap<BundleId, BTreeSet<ObjectKey>> = BTreeMap::new();
+/// Asks what purges want packed anew.
+async fn ask(session: &Session, only: &BTreeSet<BundleId>) -> Result<RepackWork, CommandError> {
+    let mut work = RepackWork::default();
     let mut after = None;
     loop {
         let request = AdminRequest::Purges { since: Timestamp::from_millis(0), after };
         let AdminReply::Purges(page) = session.archive().coordinators().administer(request).await? else {
             return Err(CommandError::Failed("the coordinators' answer does not fit".to_owned()));
         };
-        let Some(last) = page.last() else { return Ok(wanted) };
+        let Some(last) = page.last() else { return Ok(work) };
         after = Some(last.key);
-        for purge in &page {
-            for bundle in &purge.to_repack {
-                wanted.entry(*bundle).or_default().insert(purge.key);
-            }
-        }
+        work.add(&page, only);
     }
 }
 

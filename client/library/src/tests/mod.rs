@@ -11,5 +11,6 @@ mod faults;
 mod large;
 mod patches;
 mod pipeline;
+mod repack;
 mod servers;
 mod transfer;

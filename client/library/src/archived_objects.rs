@@ -1,0 +1,300 @@
+//! Objects of the archive, read back to be packed once more.
+//!
+//! Owns: reading objects whole, and which of their chunks need not be stored again. Always holds: an object that is packed
+//! was read whole, with the hash that was published, and its record stays as it was published; of other bundles those chunks
+//! are used that it used before, or that were found and read now, and none of a bundle that is going; memory is that of one
+//! object and of the packer.
+//! Leaves to others: which bundles go (coordinators), the bundles that come of it (`pack`), sending them (`ship`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
+use firn_bundle::{
+    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, NewRecord, PartChunk, Record,
+};
+use firn_nix_format::PathInfo;
+use firn_retrieval::{ObjectPlan, ObjectReader, ReadError};
+use firn_transport::Environment;
+use firn_wire::{RecordPlace, SimilarRecord};
+use futures::StreamExt;
+
+use crate::content::{Content, ContentWriter};
+use crate::destination::Destination;
+use crate::earlier::{EarlierChunk, EarlierChunks, NAMES_PER_REQUEST, steps};
+use crate::events::{PublishEvent, PublishEvents};
+use crate::nar_writer::NarWriter;
+use crate::pack::{PackError, Packer};
+use crate::publish_options::FRAME_LEVEL;
+use crate::spool::{SpoolDir, SpoolError};
+use crate::spooled_bundle::BundleSet;
+use crate::verify::{VerifiedObject, VerifyError};
+
+/// Why archived objects were not packed once more.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// Some of it cannot be read.
+    #[error("the bundle cannot be read: {0}")]
+    Read(#[from] ReadError),
+    /// The spool failed.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// An object cannot be kept.
+    #[error(transparent)]
+    Keep(#[from] VerifyError),
+    /// Packing failed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// An object does not fit into a bundle.
+    #[error("{key} cannot be packed: {cause}")]
+    Object {
+        /// The object.
+        key: ObjectKey,
+        /// Why.
+        cause: BuildError,
+    },
+}
+
+/// A record of an archived bundle.
+#[derive(Debug, Clone)]
+pub(crate) struct ArchivedRecord {
+    /// The bundle.
+    pub(crate) bundle: BundleId,
+    /// Where in it the record lies.
+    pub(crate) place: RecordPlace,
+    pub(crate) record: Arc<Record>,
+}
+
+/// Reads archived objects and packs them once more.
+#[derive(Debug)]
+pub(crate) struct ArchivedObjects {
+    environment: Environment,
+    objects: ObjectReader,
+    spool: SpoolDir,
+    earlier: EarlierChunks,
+    going: Arc<BTreeSet<BundleId>>,
+}
+
+impl ArchivedObjects {
+    /// Reads through `objects` what the archive `destination` has. Of `going` bundles nothing is used.
+    pub(crate) fn new(
+        destination: Arc<dyn Destination>,
+        objects: ObjectReader,
+        environment: Environment,
+        spool: SpoolDir,
+        going: BTreeSet<BundleId>,
+    ) -> Self {
+        let going = Arc::new(going);
+        let earlier = EarlierChunks::new(destination, objects.clone()).without(Arc::clone(&going));
+        Self { environment, objects, spool, earlier, going }
+    }
+
+    /// Packs these objects in their order, into as few bundles of at most that many bytes as they need: all of these belong
+    /// to one commit.
+    pub(crate) async fn pack(
+        &self,
+        records: &[ArchivedRecord],
+        bundle_bytes: u64,
+        events: &PublishEvents,
+    ) -> Result<BundleSet, KeepError> {
+        let (staying, losing) = self.dependencies(records).await?;
+        let options = BuilderOptions {
+            payload_bytes_max: bundle_bytes,
+            frame_level: FRAME_LEVEL,
+            ..BuilderOptions::default()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // They were worth their price when the objects were packed first.
+        let mut packer =
+            Packer::new(self.environment.clone(), self.spool.clone(), options, threads).counting_on(staying);
+        let mut all = BundleSet { bundles: Vec::new(), objects: Vec::new() };
+        for batch in records.chunks(NAMES_PER_REQUEST) {
+            let losing = batch.iter().filter(|own| losing.contains(&own.bundle));
+            let paths: Vec<(&ObjectKey, &PathInfo)> =
+                losing.filter_map(|own| Some((&own.record.key, own.record.path_info()?))).collect();
+            let mut named = match paths.is_empty() {
+                true => BTreeMap::new(),
+                false => self.earlier.by_name(paths.into_iter()).await,
+            };
+            for own in batch {
+                let key = own.record.key;
+                let object = self.read(own, &named.remove(&key).unwrap_or_default()).await?;
+                let content = ByteCount(object.content.bytes());
+                let pushed = packer.push(object).await?;
+                if let Some(cause) = pushed.refused {
+                    return Err(KeepError::Object { key, cause });
+                }
+                pushed.sealed.into_iter().for_each(|set| join(&mut all, set));
+                events.tell(&PublishEvent::Packed { name: key.to_string(), content });
+            }
+        }
+        packer.finish().await?.into_iter().for_each(|set| join(&mut all, set));
+        Ok(all)
+    }
+
+    /// The bundles that those of `records` use chunks of and that stay, and those of them that use a going one.
+    async fn dependencies(
+        &self,
+        records: &[ArchivedRecord],
+    ) -> Result<(BTreeSet<BundleId>, BTreeSet<BundleId>), ReadError> {
+        let bundles: BTreeSet<BundleId> = records.iter().map(|own| own.bundle).collect();
+        let (mut staying, mut losing) = (BTreeSet::new(), BTreeSet::new());
+        for bundle in bundles {
+            let content = Arc::clone(&self.objects.manifests().head(bundle).await?.content);
+            let (gone, left): (Vec<BundleId>, Vec<BundleId>) =
+                content.dependencies().iter().partition(|other| self.going.contains(other));
+            staying.extend(left);
+            if !gone.is_empty() {
+                losing.insert(bundle);
+            }
+        }
+        Ok((staying, losing))
+    }
+
+    /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
+    /// objects of its name.
+    async fn read(
+        &self,
+        own: &ArchivedRecord,
+        named: &[SimilarRecord],
+    ) -> Result<VerifiedObject, KeepError> {
+        let ArchivedRecord { bundle, record, .. } = own;
+        let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
+        let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
+            None => {
+                let writer = ContentWriter::new(&self.spool, record.content_bytes)?;
+                self.copy(&plan, ObjectWriter::File(Box::new(writer))).await?
+            }
+            Some(info) => {
+                let writer = NarWriter::new(&self.spool, info)?;
+                match self.copy(&plan, ObjectWriter::Nar(Box::new(writer))).await {
+                    // It has its hash and was taken when it was published: it stays, only cut without regard to its files.
+                    Err(KeepError::Keep(VerifyError::Nar(error))) => {
+                        tracing::debug!(key = %record.key, %error, "an archived object is no NAR to us");
+                        let writer = ContentWriter::patched(&self.spool, info)?;
+                        self.copy(&plan, ObjectWriter::File(Box::new(writer))).await?
+                    }
+                    copied => copied?,
+                }
+            }
+        };
+        let record = NewRecord {
+            key: record.key,
+            encoding: record.encoding,
+            recipe: record.recipe,
+            // The content is read with its patches written out: they are found anew.
+            patches: content.take_patches(),
+            body: record.body.clone(),
+        };
+        let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
+        Ok(VerifiedObject { record, content, source_bytes: 0, earlier })
+    }
+
+    /// Reads all of an object into `writer`.
+    async fn copy(&self, plan: &ObjectPlan, mut writer: ObjectWriter) -> Result<Content, KeepError> {
+        let mut stream = plan.stream_file(None)?;
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            writer = self.environment.blocking(move || writer.push(&piece).map(|()| writer)).await?;
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// The chunks of an object that was just read which need not be stored again: those that lie in bundles which stay, and
+    /// what is found there of those that lie in a going one.
+    async fn chunks_elsewhere(
+        &self,
+        plan: &ObjectPlan,
+        content: &Content,
+        named: &[SimilarRecord],
+    ) -> Result<Vec<EarlierChunk>, ReadError> {
+        let (bundle, manifests) = (plan.bundle(), self.objects.manifests());
+        let owners = Arc::clone(&manifests.head(bundle).await?.content);
+        if owners.dependencies().is_empty() {
+            return Ok(Vec::new());
+        }
+        // It may have been cut otherwise when it was published.
+        let mut wanted: BTreeMap<Digest, u32> = content.chunks().collect();
+        let (mut earlier, mut lost) = (Vec::new(), BTreeMap::new());
+        for ChunkRun { first, count } in plan.chunk_list().runs().iter().flat_map(steps) {
+            let ChunkRef::Foreign(first) = first else { continue };
+            for foreign in manifests.foreign_entries(bundle, first..first.saturating_add(count)).await? {
+                let (number, length, hash) = (foreign.number, foreign.length, foreign.hash);
+                if wanted.get(&hash) != Some(&length) {
+                    continue;
+                }
+                let Some(owner) = owners.dependencies().get(usize::from(foreign.dependency)) else {
+                    let what = "a chunk lies in a bundle it does not name".to_owned();
+                    return Err(ReadError::Damaged { bundle, what });
+                };
+                wanted.remove(&hash);
+                if self.going.contains(owner) {
+                    lost.insert(hash, length);
+                } else {
+                    earlier.push((*owner, PartChunk { number, length, hash }));
+                }
+            }
+        }
+        if !lost.is_empty() {
+            earlier.extend(self.earlier.find_among(lost, content, named).await);
+        }
+        Ok(earlier)
+    }
+}
+
+/// The records of a bundle, in order.
+pub(crate) async fn archived_records(
+    objects: &ObjectReader,
+    bundle: BundleId,
+) -> Result<Vec<ArchivedRecord>, ReadError> {
+    let manifests = objects.manifests();
+    let blocks = manifests.head(bundle).await?.directory.entries().len();
+    let mut records = Vec::new();
+    for block in (0..=u16::MAX).take(blocks) {
+        let own = manifests.block(bundle, block).await?;
+        let places = (0..=u16::MAX).map(|entry| RecordPlace { block, entry });
+        let located = places.zip(own.iter().cloned());
+        records.extend(located.map(|(place, record)| ArchivedRecord { bundle, place, record }));
+    }
+    Ok(records)
+}
+
+/// The bundle, and its parts if it has some: nothing else needs those, and they go with it.
+pub(crate) async fn with_parts(
+    objects: &ObjectReader,
+    bundle: BundleId,
+) -> Result<BTreeSet<BundleId>, ReadError> {
+    let head = objects.manifests().head(bundle).await?;
+    let parts = match head.content.role() {
+        BundleRole::Head => head.content.dependencies(),
+        BundleRole::Ordinary | BundleRole::Part => &[],
+    };
+    Ok(parts.iter().copied().chain([bundle]).collect())
+}
+
+/// Takes the bytes of an object as it is archived, and cuts them as they were cut when it was published.
+enum ObjectWriter {
+    Nar(Box<NarWriter>),
+    File(Box<ContentWriter>),
+}
+
+impl ObjectWriter {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
+        match self {
+            Self::Nar(writer) => writer.push(bytes),
+            Self::File(writer) => Ok(writer.push(bytes)?),
+        }
+    }
+
+    fn finish(self) -> Result<Content, VerifyError> {
+        match self {
+            Self::Nar(writer) => writer.finish(),
+            Self::File(writer) => Ok(writer.finish()?),
+        }
+    }
+}
+
+fn join(all: &mut BundleSet, set: BundleSet) {
+    all.bundles.extend(set.bundles);
+    all.objects.extend(set.objects);
+}
