@@ -1,14 +1,15 @@
 //! Restoring a binary cache from bare shard files.
 //!
 //! Owns: which bundles and objects are tried, and what is said of those that cannot be restored. Always holds:
-//! no network; a bundle with too few shards still gives what its data shards hold.
+//! no network; a bundle with too few shards still gives what its data shards hold; what others restore need not come from a
+//! bundle that uses chunks of one which was not found (it may stay for its own chunks alone, and then others hold its paths).
 //! Leaves to others: finding shards and rebuilding (`firn-retrieval`), writing what was found (`object_writer`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use firn_base::BundleId;
+use firn_base::{BundleId, ObjectKey};
 use firn_bundle::{BundleRole, ContentHeader, Manifest, Record, RecordBody};
 use firn_retrieval::{
     FileReader, FoundShards, ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, PayloadReader,
@@ -50,6 +51,8 @@ enum ObjectOutcome {
     Path(Written),
     Other(Written),
     Withdrawn(WithdrawnObject),
+    /// Another bundle had it.
+    Restored,
     Failed(FailedObject),
 }
 
@@ -95,11 +98,17 @@ impl Recovery {
         progress.set(0, summary.bundles);
         let mut restored = BTreeSet::new();
         let mut failed: BTreeMap<BundleId, String> = BTreeMap::new();
-        for (id, content, _) in bundles.iter().filter(|(_, content, _)| content.role() != BundleRole::Part) {
+        let found: BTreeSet<BundleId> = bundles.iter().map(|(id, ..)| *id).collect();
+        let tried = bundles.iter().filter(|(_, content, _)| content.role() != BundleRole::Part);
+        let (whole, lacking): (Vec<_>, Vec<_>) =
+            tried.partition(|(_, content, _)| content.dependencies().iter().all(|id| found.contains(id)));
+        // Of what was restored so far, where anybody asks.
+        let mut keys = (!lacking.is_empty()).then(BTreeSet::new);
+        for (id, content, _) in whole.into_iter().chain(lacking) {
             progress.say(format!("{} paths", summary.paths));
             let is_head = content.role() == BundleRole::Head;
             let parts = if is_head { content.dependencies() } else { &[] };
-            match self.restore_bundle(*id, content, &mut summary).await? {
+            match self.restore_bundle(*id, content, &mut keys, &mut summary).await? {
                 BundleOutcome::Restored => {
                     restored.insert(*id);
                     restored.extend(parts);
@@ -136,6 +145,7 @@ impl Recovery {
         &self,
         id: BundleId,
         content: &ContentHeader,
+        keys: &mut Option<BTreeSet<ObjectKey>>,
         summary: &mut RecoverySummary,
     ) -> Result<BundleOutcome, CommandError> {
         let manifest = match self.manifest(id, content).await {
@@ -143,39 +153,56 @@ impl Recovery {
             Err(error) => return Ok(BundleOutcome::Failed(error.to_string())),
         };
         let (mut tried, mut failures) = (0_u64, 0_u64);
-        let records = manifest.records().map(|located| async {
-            match located {
-                Ok(located) => self.restore_object(id, located.record).await,
-                Err(error) => {
-                    let name = format!("a record of bundle {}", id.short());
-                    Ok(ObjectOutcome::Failed(FailedObject { name, reason: error.to_string() }))
+        let mut fresh = Vec::new();
+        {
+            // What lacks nothing is tried whatever others had: it may have another content of a path.
+            let others = keys.as_ref().filter(|_| !self.absent(content).is_empty());
+            let is_restored = |key: &ObjectKey| others.is_some_and(|keys| keys.contains(key));
+            let records = manifest.records().map(|located| async {
+                match located {
+                    Ok(located) if is_restored(&located.record.key) => Ok((None, ObjectOutcome::Restored)),
+                    Ok(located) => {
+                        let key = located.record.key;
+                        self.restore_object(id, located.record).await.map(|outcome| (Some(key), outcome))
+                    }
+                    Err(error) => {
+                        let name = format!("a record of bundle {}", id.short());
+                        Ok((None, ObjectOutcome::Failed(FailedObject { name, reason: error.to_string() })))
+                    }
                 }
+            });
+            let mut outcomes = std::pin::pin!(stream::iter(records).buffer_unordered(OBJECTS_AT_ONCE));
+            while let Some(outcome) = outcomes.next().await {
+                tried += 1;
+                let (key, outcome) = outcome?;
+                let (bytes, note) = match outcome {
+                    ObjectOutcome::Path(Written { bytes, note }) => {
+                        summary.paths += 1;
+                        fresh.extend(key);
+                        (bytes, note)
+                    }
+                    ObjectOutcome::Other(Written { bytes, note }) => {
+                        summary.others += 1;
+                        fresh.extend(key);
+                        (bytes, note)
+                    }
+                    ObjectOutcome::Withdrawn(object) => {
+                        summary.withdrawn_objects.push(object);
+                        (0, None)
+                    }
+                    ObjectOutcome::Restored => (0, None),
+                    ObjectOutcome::Failed(object) => {
+                        failures += 1;
+                        summary.failed_objects.push(object);
+                        (0, None)
+                    }
+                };
+                summary.bytes = summary.bytes.saturating_add(bytes);
+                summary.notes.extend(note);
             }
-        });
-        let mut outcomes = std::pin::pin!(stream::iter(records).buffer_unordered(OBJECTS_AT_ONCE));
-        while let Some(outcome) = outcomes.next().await {
-            tried += 1;
-            let (bytes, note) = match outcome? {
-                ObjectOutcome::Path(Written { bytes, note }) => {
-                    summary.paths += 1;
-                    (bytes, note)
-                }
-                ObjectOutcome::Other(Written { bytes, note }) => {
-                    summary.others += 1;
-                    (bytes, note)
-                }
-                ObjectOutcome::Withdrawn(object) => {
-                    summary.withdrawn_objects.push(object);
-                    (0, None)
-                }
-                ObjectOutcome::Failed(object) => {
-                    failures += 1;
-                    summary.failed_objects.push(object);
-                    (0, None)
-                }
-            };
-            summary.bytes = summary.bytes.saturating_add(bytes);
-            summary.notes.extend(note);
+        }
+        if let Some(keys) = keys {
+            keys.extend(fresh);
         }
         Ok(match failures {
             0 => BundleOutcome::Restored,

@@ -1,8 +1,14 @@
 //! Restoring a bundle of an archive that is rebuilt: from a certificate and a manifest to the commands that tell it again.
 //!
-//! Always holds: what its commit brought is brought again. Leaves to others: what is believed (`evidence`), in which order
+//! Always holds: what its commit brought is brought again, unless it uses chunks of a bundle that a purge had erased: that
+//! went only once all that could be read of this one lay in others, and those come back with it. It comes back itself for
+//! those that use chunks of its own. Leaves to others: what is believed (`evidence`), in which order
 //! bundles are told (`CommitOrder`), applying.
 
+use std::collections::BTreeSet;
+
+use firn_base::BundleId;
+use firn_bundle::ContentHeader;
 use firn_wire::{Command, RestoredBundle};
 
 use crate::commit_check::{RecordSummary, plan_entries};
@@ -19,12 +25,17 @@ pub struct RestoringPlan {
     pub remember: Option<Command>,
 }
 
-/// How `bundle` comes back, whose manifest has these records. All bundles and acts before it were told.
+/// How `bundle` comes back, whose manifest has these records. All bundles and acts before it were told; `erased` are all
+/// that a purge had erased, also after it.
 pub fn plan_restored<F: Facts>(
     facts: &F,
     bundle: CertifiedBundle,
     records: &[RecordSummary],
+    erased: &BTreeSet<BundleId>,
 ) -> Result<RestoringPlan, F::Error> {
+    let content = ContentHeader::parse(&bundle.content_header).ok();
+    let uses_erased = content.is_some_and(|own| own.dependencies().iter().any(|one| erased.contains(one)));
+    let records = if uses_erased { &[] } else { records };
     let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
     let summaries: Vec<&RecordSummary> = records.iter().collect();
     let (entries, externals) = plan_entries(facts, &summaries, &certificate.externals)?;

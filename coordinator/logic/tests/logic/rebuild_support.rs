@@ -1,8 +1,10 @@
 //! What honest nodes and coordinators show of an archive in memory, and telling its history again.
 
+use std::collections::BTreeSet;
+
 use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
-    CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
+    BundleRecord, CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
     Scan, full_digest, plan_restored,
 };
 use firn_wire::{
@@ -89,26 +91,19 @@ impl Archive {
     }
 
     pub(crate) fn certificate(&self, tag: u8) -> Certificate {
-        let bundle = self.bundle(tag);
-        Certificate {
-            bundle: bundle.id,
-            coding: bundle.codings[0].id,
-            n: bundle.codings[0].scheme.n(),
-            number: bundle.number,
-            uploader: bundle.uploader,
-            committed_at: bundle.committed_at,
-            ledger_entries: bundle.ledger_entries,
-            externals: bundle.externals,
-        }
+        certificate_of(&self.bundle(tag))
     }
 
     /// What an honest node shows of a bundle.
     pub(crate) fn kept(&self, tag: u8, indexes: &[u8]) -> KeptBundle {
-        let bundle = self.bundle(tag);
+        self.kept_of(&self.bundle(tag), indexes)
+    }
+
+    pub(crate) fn kept_of(&self, bundle: &BundleRecord, indexes: &[u8]) -> KeptBundle {
         KeptBundle {
             content_header: bundle.content_header.clone(),
             coding_header: bundle.codings[0].header.clone(),
-            certificate: sealed(&[1, 2], &self.certificate(tag)),
+            certificate: sealed(&[1, 2], &certificate_of(bundle)),
             indexes: indexes.iter().copied().map(ShardIndex).collect(),
         }
     }
@@ -149,7 +144,7 @@ impl Archive {
 
     /// Tells everything again that `evidence` believes.
     pub(crate) fn restore(&mut self, evidence: &Shown, manifests: Manifests) {
-        let purged = PurgedReferences::read(evidence.ledger());
+        let (purged, erased) = (PurgedReferences::read(evidence.ledger()), evidence.erased());
         for id in in_order(evidence) {
             let Ok(known) = self.state.bundle_number(id);
             if known.is_some() {
@@ -159,7 +154,7 @@ impl Archive {
             self.restore_ledger(evidence, bundle.certificate.ledger_entries);
             let mut records = manifests(&bundle);
             purged.forget_in(&mut records, bundle.certificate.ledger_entries);
-            let Ok(plan) = plan_restored(&self.state, bundle, &records);
+            let Ok(plan) = plan_restored(&self.state, bundle, &records, &erased);
             for command in [Some(plan.restore), plan.remember].into_iter().flatten() {
                 assert_eq!(self.run(command), CommandOutcome::Applied);
             }
@@ -178,9 +173,22 @@ impl Archive {
     }
 }
 
+fn certificate_of(bundle: &BundleRecord) -> Certificate {
+    Certificate {
+        bundle: bundle.id,
+        coding: bundle.codings[0].id,
+        n: bundle.codings[0].scheme.n(),
+        number: bundle.number,
+        uploader: bundle.uploader,
+        committed_at: bundle.committed_at,
+        ledger_entries: bundle.ledger_entries,
+        externals: bundle.externals.clone(),
+    }
+}
+
 /// What brings a bundle back whose manifest has no records.
 pub(crate) fn restored(bundle: CertifiedBundle) -> Command {
-    let Ok(plan) = plan_restored(&MemoryState::new(), bundle, &[]);
+    let Ok(plan) = plan_restored(&MemoryState::new(), bundle, &[], &BTreeSet::new());
     plan.restore
 }
 

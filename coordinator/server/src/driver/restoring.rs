@@ -195,7 +195,8 @@ impl Telling {
         let dependencies = ContentHeader::parse(&bundle.content_header)
             .map_or(Vec::new(), |content| content.dependencies().to_vec());
         self.purged.forget_in(&mut records, bundle.certificate.ledger_entries);
-        let plan = plan_restored(&self.shared.facts()?, bundle, &records).map_err(|error| disk(&error))?;
+        let plan = plan_restored(&self.shared.facts()?, bundle, &records, &self.erased)
+            .map_err(|error| disk(&error))?;
         match self.shared.propose(plan.restore).await? {
             CommandOutcome::Rejected(RejectReason::UnknownDependency) => {
                 let parts = self.not_there(&dependencies)?;
@@ -220,11 +221,11 @@ impl Telling {
         Ok(Ok(()))
     }
 
-    /// Those of `bundles` that are not in the archive.
+    /// Those of `bundles` that are not in the archive, but for erased ones, which nothing that is read needs.
     fn not_there(&self, bundles: &[BundleId]) -> Result<Vec<BundleId>, RefusedRequest> {
         let facts = self.shared.facts()?;
         let mut missing = Vec::new();
-        for bundle in bundles {
+        for bundle in bundles.iter().filter(|bundle| !self.erased.contains(bundle)) {
             if facts.bundle_number(*bundle).map_err(|error| disk(&error))?.is_none() {
                 missing.push(*bundle);
             }
