@@ -19,9 +19,9 @@ const N: u8 = 40;
 pub(crate) enum Variant {
     /// Each chunk compressed on its own
     Chunks,
-    /// As a publish stores it
+    /// As a publish stores it that uses no chunks of earlier bundles
     Publish,
-    /// As a publish stores it that uses chunks of earlier bundles
+    /// As a publish stores it
     Reuse,
 }
 
@@ -40,8 +40,8 @@ impl Variant {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Chunks => "chunks alone",
-            Self::Publish => "publish",
-            Self::Reuse => "publish --reuse-chunks",
+            Self::Publish => "publish --no-reuse-chunks",
+            Self::Reuse => "publish",
         }
     }
 
@@ -60,10 +60,10 @@ impl Variant {
         for generation in &corpus.generations {
             let mut options = PublishOptions::new(corpus.source()?);
             options.paths = Some(corpus.hash_parts(*generation));
+            options.reuse_chunks = self == Self::Reuse;
             match self {
                 Self::Chunks => options.frame_bytes = Some(1),
                 Self::Publish | Self::Reuse => {
-                    options.reuse_chunks = self == Self::Reuse;
                     options.frame_bytes = frame_bytes;
                     options.frame_compression = frame_compression;
                 }

@@ -291,7 +291,7 @@ mod tests {
         for version in ["hello-1.0", "hello-1.1"] {
             let mut cache = Cache::new();
             cache.add_path(version, &noise(600_000, 1), Compression::None, &[]);
-            let options = PublishOptions { reuse_chunks: true, ..PublishOptions::new(cache.source()) };
+            let options = PublishOptions::new(cache.source());
             let publishers = vec![cache.publisher()];
             archive.publish(publishers, &Environment::real(), options, PublishEvents::none()).await.unwrap();
         }

@@ -37,8 +37,8 @@ pub struct PublishOptions {
     pub trusted_keys: Option<Vec<PublisherKey>>,
     /// In which form NARs are kept.
     pub encoding: Encoding,
-    /// Whether chunks of bundles that are archived already are used instead of being stored again. A bundle whose chunks are
-    /// used cannot be erased while the bundles that use them are there.
+    /// Whether chunks of bundles that are archived already are used instead of being stored again. Before a bundle whose chunks
+    /// are used can be erased, the bundles that use them have to be packed anew.
     pub reuse_chunks: bool,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
@@ -131,7 +131,7 @@ impl PublishOptions {
             order: PublishOrder::default(),
             trusted_keys: None,
             encoding: Encoding::Chunked,
-            reuse_chunks: false,
+            reuse_chunks: true,
             bundle_bytes: PAYLOAD_BYTES_MAX,
             frame_bytes: None,
             frame_compression: FrameCompression::default(),

@@ -1,5 +1,5 @@
 //! A rebuild of what is archived uses the chunks that are there: it takes few bytes, and is read by a gateway, by `firn get`
-//! and from bare shard files as everything else is, also when what it shares its chunks with is purged.
+//! and from bare shard files as everything else is, also when a path of what it shares its chunks with is purged.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -15,10 +15,9 @@ use support::{Ended, run, wait_for};
 
 const NODES: usize = 4;
 
-/// Builds of eight packages, of which the first is new each time.
+/// Builds of eight packages, of which the first is new each time, and of one more that is new with the second.
 fn generation(place: &Path, number: u64) -> Cache {
-    let cache = Cache::new(place.join(format!("generation-{number}")));
-    cache.add(cache.entry(&format!("news-{number}"), &noise(50_000, number)));
+    let cache = update(place, number);
     for package in 0..7 {
         let name = format!("package-{}-1.{number}", char::from(b'a' + package));
         cache.add(cache.entry(&name, &noise(400_000, 100 + u64::from(package))));
@@ -26,8 +25,18 @@ fn generation(place: &Path, number: u64) -> Cache {
     cache
 }
 
+/// What is new with a generation, and the package that came with the second.
+fn update(place: &Path, number: u64) -> Cache {
+    let cache = Cache::new(place.join(format!("generation-{number}")));
+    cache.add(cache.entry(&format!("news-{number}"), &noise(50_000, number)));
+    if number > 1 {
+        cache.add(cache.entry(&format!("late-1.{number}"), &noise(400_000, 200)));
+    }
+    cache
+}
+
 fn publish(local: &Local, cache: &Cache) -> Value {
-    local.json(&["publish", "--reuse-chunks", cache.path().to_str().unwrap()])
+    local.json(&["publish", cache.path().to_str().unwrap()])
 }
 
 fn path(local: &Local, verb: &str, name: &str) -> Ended {
@@ -36,11 +45,65 @@ fn path(local: &Local, verb: &str, name: &str) -> Ended {
     run(local.home(), "firn-coordinator", act)
 }
 
-fn progress(local: &Local) -> Value {
+/// How far every purge has come.
+fn purges(local: &Local) -> Vec<Value> {
     let directory = local.role("coordinator-1");
     let words = ["path", "purges", "--json", "--data-dir", directory.to_str().unwrap()];
     let said = run(local.home(), "firn-coordinator", words).success();
-    serde_json::from_str(said.lines().next().unwrap()).unwrap()
+    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Purges a path, packs anew what that needs, and waits until nothing is left of it.
+fn purge(local: &Local, name: &str) -> Value {
+    path(local, "withdraw", name).success();
+    path(local, "purge", name).success();
+    let repacked = local.json(&["repack"]);
+    let failed = |report: &Value| !report["failure"].is_null();
+    assert!(!repacked.as_array().unwrap().iter().any(failed), "{repacked}");
+    wait_for("nothing is left of what is purged", || {
+        purges(local).iter().all(|purge| purge["done"] == true).then_some(())
+    });
+    repacked
+}
+
+/// The bundles that each bundle depends on.
+fn dependencies(local: &Local) -> BTreeMap<String, Vec<String>> {
+    let bundles = local.json(&["bundle", "list"]);
+    let ids = bundles.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned());
+    ids.map(|id| {
+        let shown = local.json(&["bundle", "show", &id]);
+        let named = shown["dependencies"].as_array().unwrap().iter();
+        (id, named.map(|one| one.as_str().unwrap().to_owned()).collect())
+    })
+    .collect()
+}
+
+/// The only bundle that depends on exactly these.
+fn dependent_of(local: &Local, bundles: &[&str]) -> String {
+    let all = dependencies(local);
+    let found: Vec<&String> =
+        all.iter().filter(|(_, named)| *named == bundles).map(|(id, _)| id).collect();
+    let [one] = found[..] else { panic!("{all:?}") };
+    one.clone()
+}
+
+fn coding_of(local: &Local, bundle: &str) -> String {
+    local.json(&["bundle", "show", bundle])["coding"].as_str().unwrap().to_owned()
+}
+
+fn nodes(local: &Local) -> Vec<PathBuf> {
+    (1..=NODES).map(|node| local.role(&format!("storage-node-{node}"))).collect()
+}
+
+/// The shard files of a coding on these nodes.
+fn shard_files(nodes: &[PathBuf], coding: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for node in nodes {
+        let Ok(fan) = std::fs::read_dir(node.join("shards").join(&coding[..2])) else { continue };
+        let own = fan.map(|file| file.unwrap().path());
+        files.extend(own.filter(|file| file.file_name().unwrap().to_str().unwrap().starts_with(coding)));
+    }
+    files
 }
 
 fn recover(local: &Local, output: &Path, from: &[PathBuf]) -> Ended {
@@ -52,19 +115,13 @@ fn recover(local: &Local, output: &Path, from: &[PathBuf]) -> Ended {
 /// Moves the shard files of a coding out of the nodes' directories.
 fn hide_shards(nodes: &[PathBuf], coding: &str, place: &Path) {
     std::fs::create_dir_all(place).unwrap();
-    for node in nodes {
-        for file in std::fs::read_dir(node.join("shards").join(&coding[..2])).unwrap() {
-            let file = file.unwrap().path();
-            let name = file.file_name().unwrap().to_str().unwrap();
-            if name.starts_with(coding) {
-                std::fs::rename(&file, place.join(name)).unwrap();
-            }
-        }
+    for file in shard_files(nodes, coding) {
+        std::fs::rename(&file, place.join(file.file_name().unwrap())).unwrap();
     }
 }
 
 #[test]
-fn a_rebuild_takes_few_bytes_and_is_read_by_all_ways_and_through_a_purge_of_what_it_uses() {
+fn a_rebuild_takes_few_bytes_is_read_by_all_ways_and_what_it_uses_can_be_purged() {
     let place = tempfile::tempdir().unwrap();
     let (first, second) = (generation(place.path(), 1), generation(place.path(), 2));
     let key = first.publisher();
@@ -85,15 +142,12 @@ fn a_rebuild_takes_few_bytes_and_is_read_by_all_ways_and_through_a_purge_of_what
     });
     publish(&local, &first);
     let said = publish(&local, &second);
-    assert_eq!(said["paths_published"], 8, "{said}");
+    assert_eq!(said["paths_published"], 9, "{said}");
     let payload = said["payload"].as_u64().unwrap();
-    assert!(payload < 80_000, "50 kB of 2.85 MB are new: {said}");
-    let bundles = local.json(&["bundle", "list"]);
-    let ids: Vec<&str> = bundles.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
-    let [one, other] = ids[..] else { panic!("two bundles: {bundles}") };
-    assert_eq!(local.json(&["bundle", "show", other])["dependencies"], serde_json::json!([one]));
-
-    let published: BTreeMap<_, _> =
+    assert!(payload < 480_000, "450 kB of 3.25 MB are new: {said}");
+    let one = dependent_of(&local, &[]);
+    let other = dependent_of(&local, &[&one]);
+    let mut published: BTreeMap<_, _> =
         path_infos(first.path()).into_iter().chain(path_infos(second.path())).collect();
     assert_served(&local.url, &published, &key);
     local.firn(&["verify", "--all"]).success();
@@ -102,52 +156,64 @@ fn a_rebuild_takes_few_bytes_and_is_read_by_all_ways_and_through_a_purge_of_what
         .firn(&["get", &store_path("package-c-1.2").to_string(), "--output", got.to_str().unwrap()])
         .success();
 
-    // What is purged of the first bundle takes it out of service, and the second goes on to use its chunks.
-    path(&local, "withdraw", "package-a-1.1").success();
-    path(&local, "purge", "package-a-1.1").success();
-    local.firn(&["repack"]).success();
-    let kept = wait_for("the first bundle is kept for the other", || {
-        let now = progress(&local);
-        (!now["kept"].as_array()?.is_empty()).then_some(now)
+    // What is purged of the first bundle has both packed anew, and the second goes on to use chunks of the first.
+    let codings = [&one, &other].map(|bundle| coding_of(&local, bundle));
+    for coding in &codings {
+        assert_eq!(shard_files(&nodes(&local), coding).len(), NODES, "else the search below says nothing");
+    }
+    let repacked = purge(&local, "package-a-1.1");
+    let said: Vec<_> = repacked.as_array().unwrap().iter().map(|report| &report["bundle"]).collect();
+    assert_eq!(said, [one.as_str(), other.as_str()], "what holds it first: {repacked}");
+    assert_eq!((&repacked[0]["left_out"], &repacked[1]["left_out"]), (&1.into(), &0.into()));
+    let payload = repacked[1]["payload_bytes"].as_u64().unwrap();
+    // The purged contents lay in the first bundle alone, and the second still has them under another name.
+    assert!(payload < 900_000, "{repacked}");
+    wait_for("the second has gone as well", || {
+        codings.iter().all(|coding| shard_files(&nodes(&local), coding).is_empty()).then_some(())
     });
-    assert_eq!(kept["kept"][0]["dependents"], 1, "{kept}");
-    let gone = store_path("package-a-1.1").hash_part().to_owned();
-    let readable: BTreeMap<_, _> = published.into_iter().filter(|(hash, _)| *hash != gone).collect();
+    published.remove(store_path("package-a-1.1").hash_part());
+    let base = dependent_of(&local, &[]);
+    let user = dependent_of(&local, &[&base]);
     for verb in ["stop", "start"] {
         local.control(verb, "gateway").success();
     }
-    assert_served(&local.url, &readable, &key);
-    // Nothing new comes to depend on it.
-    let third = generation(place.path(), 3);
-    publish(&local, &third);
-    for bundle in local.json(&["bundle", "list"]).as_array().unwrap() {
-        let shown = local.json(&["bundle", "show", bundle["id"].as_str().unwrap()]);
-        let uses = shown["dependencies"].as_array().unwrap().contains(&one.into());
-        assert_eq!(uses, shown["id"] == other, "{shown}");
-    }
-    let all: BTreeMap<_, _> = readable.into_iter().chain(path_infos(third.path())).collect();
-    assert_served(&local.url, &all, &key);
+    assert_served(&local.url, &published, &key);
 
-    let coding = local.json(&["bundle", "show", one])["coding"].as_str().unwrap().to_owned();
-    let mut places: Vec<PathBuf> =
-        (1..=NODES).map(|node| local.role(&format!("storage-node-{node}"))).collect();
+    // What uses chunks of what is packed anew for the sake of others stays as it is, and so do those chunks.
+    let third = update(place.path(), 3);
+    publish(&local, &third);
+    published.extend(path_infos(third.path()));
+    let last = dependent_of(&local, &[&user]);
+    let codings = [&base, &user, &last].map(|bundle| coding_of(&local, bundle));
+    purge(&local, "package-b-1.1");
+    published.remove(store_path("package-b-1.1").hash_part());
+    let left = codings.clone().map(|coding| shard_files(&nodes(&local), &coding).len());
+    assert_eq!(left, [0, NODES, NODES]);
+    assert_eq!(dependent_of(&local, &[&user]), last);
+    for verb in ["stop", "start"] {
+        local.control(verb, "gateway").success();
+    }
+    assert_served(&local.url, &published, &key);
+    local.firn(&["verify", "--all"]).success();
+
+    let mut places = nodes(&local);
     wait_for("the nodes keep a ledger that says what is withdrawn and purged", || {
         let says = |place: &PathBuf| {
             let bytes = std::fs::read(place.join("ledger")).ok()?;
-            (bytes.windows(15).filter(|window| window == b"a court said so").count() >= 2).then_some(())
+            (bytes.windows(15).filter(|window| window == b"a court said so").count() >= 4).then_some(())
         };
         places.iter().try_for_each(says)
     });
     assert_eq!(local.terminate(), Some(0));
-    // Without the bundle that it uses, the second one says what it lacks.
+    // Without the bundle that it uses, the last one says what it lacks.
     let hidden = place.path().join("hidden");
-    hide_shards(&places, &coding, &hidden);
+    hide_shards(&places, &codings[1], &hidden);
     let lacking = recover(&local, &place.path().join("lacking"), &places);
     assert_eq!(lacking.code, Some(1));
-    let needed = format!("no shard file was found of bundle {}, whose chunks it uses", &one[..10]);
+    let needed = format!("no shard file was found of bundle {}, whose chunks it uses", &user[..10]);
     assert!(lacking.stdout.contains(&needed), "{}", lacking.stdout);
     places.push(hidden);
     let recovered = place.path().join("recovered");
     recover(&local, &recovered, &places).success();
-    assert_recovered(&recovered, &all);
+    assert_recovered(&recovered, &published);
 }

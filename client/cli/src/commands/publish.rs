@@ -67,11 +67,13 @@ pub(crate) struct PublishFlags {
     /// `chunked` takes NARs apart so that equal parts are stored once; `verbatim` keeps the published files
     #[arg(long, value_enum, default_value = "chunked")]
     encoding: EncodingFlag,
-    /// Do not store again what bundles of the archive hold already: a rebuild of what is archived then takes few bytes. The
-    /// price: a path that is purged from a bundle which others use stays on the nodes, unserved, for as long as these are
-    /// archived
-    #[arg(long, env = "FIRN_REUSE_CHUNKS")]
-    reuse_chunks: bool,
+    /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what is archived takes
+    /// few bytes, and is read from up to eight bundles more; a purge of a path has what uses its bundle packed anew, too
+    #[arg(long, env = "FIRN_NO_REUSE_CHUNKS")]
+    no_reuse_chunks: bool,
+    /// What is done anyway
+    #[arg(long = "reuse-chunks", env = "FIRN_REUSE_CHUNKS", hide = true)]
+    _reuse_chunks: bool,
     /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
     /// (zstd:1 to zstd:22, lzma:0 to lzma:6). Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
@@ -80,7 +82,8 @@ pub(crate) struct PublishFlags {
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
     bundle_size: ByteCount,
     /// Where large files are kept on the way; the system's directory for temporary files if not given. It takes large objects
-    /// while they are read, and up to four bundles of --bundle-size, each with 256MiB more with --reuse-chunks
+    /// while they are read, and up to four bundles of --bundle-size, each with 256MiB more unless
+    /// --no-reuse-chunks
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are
@@ -222,7 +225,7 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
             EncodingFlag::Chunked => Encoding::Chunked,
             EncodingFlag::Verbatim => Encoding::Verbatim,
         },
-        reuse_chunks: flags.reuse_chunks,
+        reuse_chunks: !flags.no_reuse_chunks,
         frame_compression: flags.frame_compression,
         bundle_bytes: flags.bundle_size.0,
         spool_dir: flags.spool_dir.clone(),

@@ -63,7 +63,7 @@ pub(super) fn reader(archive: &Arc<TestArchive>, lying: bool) -> ObjectReader {
 }
 
 /// Paths of these names, each with the contents of that number: 300 kB, and 4 MB where the number is above 99.
-fn cache_of(paths: &[(&str, u64)]) -> Cache {
+pub(super) fn cache_of(paths: &[(&str, u64)]) -> Cache {
     let mut cache = Cache::new();
     for (name, contents) in paths {
         let bytes = if *contents > 99 { 4_000_000 } else { 300_000 };
@@ -72,13 +72,8 @@ fn cache_of(paths: &[(&str, u64)]) -> Cache {
     cache
 }
 
-/// Options of a publish that uses what is archived.
-fn reusing(cache: &Cache) -> PublishOptions {
-    PublishOptions { reuse_chunks: true, ..PublishOptions::new(cache.source()) }
-}
-
 async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> PublishSummary {
-    publish_with(archive, cache, reusing(cache)).await.unwrap()
+    publish_with(archive, cache, PublishOptions::new(cache.source())).await.unwrap()
 }
 
 const FIRST: [(&str, u64); 3] = [("hello-1.0", 1), ("libfoo-2.3-dev", 2), ("vim-9.0", 100)];
@@ -104,11 +99,11 @@ async fn a_rebuild_under_the_same_names_stores_hardly_anything_and_comes_back() 
 }
 
 #[tokio::test]
-async fn nothing_comes_to_depend_on_what_is_archived_unless_the_uploader_says_so() {
+async fn nothing_comes_to_depend_on_what_is_archived_if_the_uploader_says_so() {
     let archive = TestArchive::new(4, 8);
     publish(&archive, &cache_of(&FIRST)).await;
     let second = cache_of(&[("hello-1.1", 1), ("vim-9.1", 100)]);
-    let options = PublishOptions::new(second.source());
+    let options = PublishOptions { reuse_chunks: false, ..PublishOptions::new(second.source()) };
     let summary = publish_with(&archive, &second, options).await.unwrap();
     assert!(summary.payload.0 > 4_300_000, "{}", summary.payload);
     assert!(archive.dependencies_of(key("vim-9.1")).is_empty());
@@ -141,7 +136,7 @@ async fn chunks_that_are_not_what_a_manifest_says_are_stored_anew() {
 #[tokio::test]
 async fn an_object_of_several_bundles_is_one_small_bundle_when_it_comes_again() {
     let archive = TestArchive::new(4, 8);
-    let options = |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..reusing(cache) };
+    let options = |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..PublishOptions::new(cache.source()) };
     let first = cache_of(&[("vim-9.0", 100)]);
     publish_with(&archive, &first, options(&first)).await.unwrap();
     // A part, and a head with the end of the object.
@@ -201,7 +196,8 @@ async fn a_bundle_that_cannot_be_read_is_soon_asked_no_more_and_hides_no_other_w
         cache_of(&paths)
     };
     let unreadable = paths("vim-9.1", 1);
-    publish_with(&archive, &unreadable, PublishOptions::new(unreadable.source())).await.unwrap();
+    let options = PublishOptions { reuse_chunks: false, ..PublishOptions::new(unreadable.source()) };
+    publish_with(&archive, &unreadable, options).await.unwrap();
     let [good, bad] = archive.bundles()[..] else { panic!("two bundles") };
     archive.lose(bad);
     let again = paths("vim-9.2", 2);
