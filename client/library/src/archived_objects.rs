@@ -27,8 +27,11 @@ use crate::nar_writer::NarWriter;
 use crate::pack::{PackError, Packer};
 use crate::publish_options::FRAME_LEVEL;
 use crate::spool::{SpoolDir, SpoolError};
-use crate::spooled_bundle::BundleSet;
+use crate::spooled_bundle::{BundleSet, SpooledBundle};
 use crate::verify::{VerifiedObject, VerifyError};
+
+// Frames of so many eighths of their size make other bundles of the same contents, which compress nearly as well.
+const FRAME_SHARE: (u32, u32) = (7, 8);
 
 /// Why archived objects were not packed once more.
 #[derive(Debug, thiserror::Error)]
@@ -90,19 +93,35 @@ impl ArchivedObjects {
     }
 
     /// Packs these objects in their order, into as few bundles of at most that many bytes as they need: all of these belong
-    /// to one commit.
+    /// to one commit, and none of them is one that is going.
     pub(crate) async fn pack(
         &self,
         records: &[ArchivedRecord],
         bundle_bytes: u64,
         events: &PublishEvents,
     ) -> Result<BundleSet, KeepError> {
-        let (staying, losing) = self.dependencies(records).await?;
         let options = BuilderOptions {
             payload_bytes_max: bundle_bytes,
             frame_level: FRAME_LEVEL,
             ..BuilderOptions::default()
         };
+        let set = self.pack_as(records, options, events).await?;
+        let is_going = |bundle: &Arc<SpooledBundle>| self.going.contains(&bundle.sealed.content.bundle_id());
+        if !set.bundles.iter().any(is_going) {
+            return Ok(set);
+        }
+        // Parts of an object are the same bundles whatever it is called, and a bundle that goes cannot come again.
+        let frame_raw_bytes = options.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
+        self.pack_as(records, BuilderOptions { frame_raw_bytes, ..options }, events).await
+    }
+
+    async fn pack_as(
+        &self,
+        records: &[ArchivedRecord],
+        options: BuilderOptions,
+        events: &PublishEvents,
+    ) -> Result<BundleSet, KeepError> {
+        let (staying, losing) = self.dependencies(records).await?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // They were worth their price when the objects were packed first.
         let mut packer =
@@ -153,11 +172,7 @@ impl ArchivedObjects {
 
     /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
     /// objects of its name.
-    async fn read(
-        &self,
-        own: &ArchivedRecord,
-        named: &[SimilarRecord],
-    ) -> Result<VerifiedObject, KeepError> {
+    async fn read(&self, own: &ArchivedRecord, named: &[SimilarRecord]) -> Result<VerifiedObject, KeepError> {
         let ArchivedRecord { bundle, record, .. } = own;
         let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
-use firn_bundle::{ChunkRef, Manifest, ManifestError};
+use firn_bundle::{ChunkRef, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
@@ -43,6 +43,14 @@ pub struct RepackOptions {
     pub spool_dir: Option<PathBuf>,
     /// How patient uploads are.
     pub policy: UploadPolicy,
+}
+
+impl RepackOptions {
+    /// How to pack `bundle` anew without the records of `left_out`, and without chunks of what is `going`.
+    pub fn new(bundle: BundleId, left_out: BTreeSet<ObjectKey>, going: BTreeSet<BundleId>) -> Self {
+        let policy = UploadPolicy::default();
+        Self { bundle, left_out, going, bundle_bytes: PAYLOAD_BYTES_MAX, spool_dir: None, policy }
+    }
 }
 
 /// What became of a bundle.
@@ -177,7 +185,8 @@ async fn shared_bytes(
     left_out: &[ArchivedRecord],
     manifests: &[Manifest],
 ) -> Result<ByteCount, ReadError> {
-    let stay: BTreeSet<Digest> = manifests.iter().flat_map(Manifest::chunks).map(|chunk| chunk.hash).collect();
+    let stay: BTreeSet<Digest> =
+        manifests.iter().flat_map(Manifest::chunks).map(|chunk| chunk.hash).collect();
     let reader = objects.manifests();
     let mut shared: BTreeMap<Digest, u64> = BTreeMap::new();
     for ArchivedRecord { bundle, record, .. } in left_out {

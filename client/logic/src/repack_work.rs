@@ -83,8 +83,7 @@ mod tests {
     }
 
     fn work(only: &[u8]) -> RepackWork {
-        let purges =
-            [purge(1, &[5], &[6], &[(7, &[1, 5])]), purge(2, &[5, 9], &[], &[(8, &[1, 2])])];
+        let purges = [purge(1, &[5], &[6], &[(7, &[1, 5])]), purge(2, &[5, 9], &[], &[(8, &[1, 2])])];
         let mut work = RepackWork::default();
         let only = only.iter().copied().map(bundle).collect();
         purges.iter().for_each(|page| work.add(std::slice::from_ref(page), &only));

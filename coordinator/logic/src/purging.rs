@@ -220,9 +220,10 @@ pub fn plan_purging(
         left_out: Vec::new(),
         replacements: Vec::new(),
     }));
-    let due = book.erasures.iter().filter(|erasure| {
-        erasure.erased.is_none() && book.is_free(view, erasure, readers_learn_within)
-    });
+    let due = book
+        .erasures
+        .iter()
+        .filter(|erasure| erasure.erased.is_none() && book.is_free(view, erasure, readers_learn_within));
     commands.extend(due.map(|erasure| Command::EraseBundle {
         bundle: erasure.id,
         surplus: surplus_of(view, erasure.bundle),

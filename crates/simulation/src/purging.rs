@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_base::{ObjectKey, Timestamp};
-use firn_bundle::PAYLOAD_BYTES_MAX;
-use firn_client::{Archive, PublishEvents, RepackOptions, RepackWork, UploadPolicy, repack};
+use firn_client::{Archive, PublishEvents, RepackOptions, RepackWork, repack};
 use firn_transport::AskError;
 use firn_wire::{AdminReply, AdminRequest, LedgerAct, PurgeProgress, RefusalKind};
 use tokio::time::{Instant, sleep};
@@ -84,15 +83,7 @@ impl Purger {
                     return Ok(());
                 }
                 for (bundle, left_out) in work.bundles() {
-                    let (going, policy) = (work.going().clone(), UploadPolicy::default());
-                    let options = RepackOptions {
-                        bundle,
-                        left_out,
-                        going,
-                        bundle_bytes: PAYLOAD_BYTES_MAX,
-                        spool_dir: None,
-                        policy,
-                    };
+                    let options = RepackOptions::new(bundle, left_out, work.going().clone());
                     let reader = Reader::new(&self.archive);
                     match repack(&self.archive, reader.objects(), &options, PublishEvents::none()).await {
                         Ok(_) => self.stage.purged.set(self.stage.purged.get() + 1),

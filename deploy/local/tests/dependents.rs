@@ -81,8 +81,7 @@ fn dependencies(local: &Local) -> BTreeMap<String, Vec<String>> {
 /// The only bundle that depends on exactly these.
 fn dependent_of(local: &Local, bundles: &[&str]) -> String {
     let all = dependencies(local);
-    let found: Vec<&String> =
-        all.iter().filter(|(_, named)| *named == bundles).map(|(id, _)| id).collect();
+    let found: Vec<&String> = all.iter().filter(|(_, named)| *named == bundles).map(|(id, _)| id).collect();
     let [one] = found[..] else { panic!("{all:?}") };
     one.clone()
 }

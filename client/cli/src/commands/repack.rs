@@ -7,10 +7,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use firn_base::{BundleId, Timestamp};
-use firn_bundle::PAYLOAD_BYTES_MAX;
 use firn_client::{
-    PublishEvent, PublishEvents, RepackOptions, RepackWork, Repacked, UploadPolicy, publisher_endpoint,
-    repack,
+    PublishEvent, PublishEvents, RepackOptions, RepackWork, Repacked, publisher_endpoint, repack,
 };
 use firn_transport::{Environment, load_identity};
 use firn_wire::{AdminReply, AdminRequest};
@@ -82,12 +80,8 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
         for (bundle, left_out) in next {
             progress.say(format!("bundle {}", bundle.short()));
             let options = RepackOptions {
-                bundle,
-                left_out,
-                going: work.going().clone(),
-                bundle_bytes: PAYLOAD_BYTES_MAX,
                 spool_dir: flags.spool_dir.clone(),
-                policy: UploadPolicy::default(),
+                ..RepackOptions::new(bundle, left_out, work.going().clone())
             };
             let teller = Arc::clone(&progress);
             let events = PublishEvents::new(move |event| {

@@ -136,7 +136,8 @@ async fn chunks_that_are_not_what_a_manifest_says_are_stored_anew() {
 #[tokio::test]
 async fn an_object_of_several_bundles_is_one_small_bundle_when_it_comes_again() {
     let archive = TestArchive::new(4, 8);
-    let options = |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..PublishOptions::new(cache.source()) };
+    let options =
+        |cache: &Cache| PublishOptions { bundle_bytes: 2 << 20, ..PublishOptions::new(cache.source()) };
     let first = cache_of(&[("vim-9.0", 100)]);
     publish_with(&archive, &first, options(&first)).await.unwrap();
     // A part, and a head with the end of the object.

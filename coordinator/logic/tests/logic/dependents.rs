@@ -55,7 +55,11 @@ impl Archive {
         let commit = commit_of(tag, &FOUR, Vec::new());
         let (reservation, receipts) = (commit.reservation, commit.receipts);
         let replacement = ReplacementBundle { reservation, receipts, records: vec![moved(&name)] };
-        self.run(Command::ReplaceBundle { bundle: old, left_out: Vec::new(), replacements: vec![replacement] })
+        self.run(Command::ReplaceBundle {
+            bundle: old,
+            left_out: Vec::new(),
+            replacements: vec![replacement],
+        })
     }
 
     fn purge_away(&mut self, name: u8) {
@@ -123,7 +127,10 @@ fn what_uses_chunks_of_a_purged_bundle_is_named_and_once_it_is_packed_anew_both_
     assert_eq!(archive.carry_on(), [], "as long as a path is read by it");
     let progress = archive.the_progress();
     let [needed] = &progress.kept[..] else { panic!("{progress:?}") };
-    assert_eq!((needed.bundle, needed.dependents, &needed.to_repack[..]), (bundle_id(1), 1, &[dependent][..]));
+    assert_eq!(
+        (needed.bundle, needed.dependents, &needed.to_repack[..]),
+        (bundle_id(1), 1, &[dependent][..])
+    );
     let new = headers(70, 2, Vec::new());
     assert_eq!(archive.pack_anew(dependent, 60, (70, &new)), CommandOutcome::Applied);
     assert!(archive.is_visible(60));
@@ -137,7 +144,9 @@ fn what_uses_chunks_of_a_purged_bundle_is_named_and_once_it_is_packed_anew_both_
         let erased_through = counters.ledger.entries;
         archive.hear_status(node, NodeStatus { erased_through, ..status(1) });
     }
-    assert_eq!(archive.carry_on(), []);
+    for command in archive.planned() {
+        assert_eq!(archive.run(command), CommandOutcome::Applied);
+    }
     assert!(archive.the_progress().is_done());
 }
 
@@ -199,8 +208,7 @@ fn a_bundle_is_not_erased_while_what_took_the_place_of_its_dependent_is_weak() {
 fn an_answer_names_some_of_many_dependents_and_counts_all() {
     let mut archive = Archive::of(4);
     archive.publish(1, (2, 4), &FOUR);
-    let all: Vec<BundleId> =
-        (100..170).map(|tag| archive.add(tag, &using(tag, &[bundle_id(1)]))).collect();
+    let all: Vec<BundleId> = (100..170).map(|tag| archive.add(tag, &using(tag, &[bundle_id(1)]))).collect();
     archive.purge_away(1);
     archive.carry_on();
     let progress = archive.the_progress();

@@ -11,8 +11,8 @@ use firn_coordinator_logic::{
     bundles_since, full_digest, plan_purging, plan_replacement, purge_progress, purge_summary,
 };
 use firn_wire::{
-    Command, CommandOutcome, FeedEvent, LedgerAct, NodeStatus, PlacementChange, PurgeProgress,
-    PurgeSummary, RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy, TimedCommand,
+    Command, CommandOutcome, FeedEvent, LedgerAct, NodeStatus, PlacementChange, PurgeProgress, PurgeSummary,
+    RecordPlace, RejectReason, Replaced, ReplacementBundle, SurplusCopy, TimedCommand,
 };
 
 use crate::support::{

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
-    BundleRecord, CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences, RecordSummary,
-    Scan, full_digest, plan_restored,
+    BundleRecord, CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences,
+    RecordSummary, Scan, full_digest, plan_restored,
 };
 use firn_wire::{
     Certificate, Command, CommandOutcome, CoordinatorEntry, Identity, KeptBundle, LedgerAct, LedgerEntry,
