@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, NewRecord, PartChunk, Record,
+    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, NewRecord,
+    PartChunk, Record,
 };
 use firn_nix_format::PathInfo;
 use firn_retrieval::{ObjectPlan, ObjectReader, ReadError};
@@ -25,7 +26,6 @@ use crate::earlier::{EarlierChunk, EarlierChunks, NAMES_PER_REQUEST, steps};
 use crate::events::{PublishEvent, PublishEvents};
 use crate::nar_writer::NarWriter;
 use crate::pack::{PackError, Packer};
-use crate::publish_options::FRAME_LEVEL;
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, SpooledBundle};
 use crate::verify::{VerifiedObject, VerifyError};
@@ -97,14 +97,11 @@ impl ArchivedObjects {
     pub(crate) async fn pack(
         &self,
         records: &[ArchivedRecord],
+        compression: FrameCompression,
         bundle_bytes: u64,
         events: &PublishEvents,
     ) -> Result<BundleSet, KeepError> {
-        let options = BuilderOptions {
-            payload_bytes_max: bundle_bytes,
-            frame_level: FRAME_LEVEL,
-            ..BuilderOptions::default()
-        };
+        let options = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
         let set = self.pack_as(records, options, events).await?;
         let is_going = |bundle: &Arc<SpooledBundle>| self.going.contains(&bundle.sealed.content.bundle_id());
         if !set.bundles.iter().any(is_going) {
@@ -255,6 +252,19 @@ impl ArchivedObjects {
         }
         Ok(earlier)
     }
+}
+
+/// What frames of `bundles` are compressed with: LZMA where one of them has any, else zstd, each of its usual level.
+pub(crate) async fn frame_compression(
+    objects: &ObjectReader,
+    bundles: &BTreeSet<BundleId>,
+) -> Result<FrameCompression, ReadError> {
+    for bundle in bundles {
+        if objects.manifests().head(*bundle).await?.header.may_have_lzma() {
+            return Ok(FrameCompression::LZMA);
+        }
+    }
+    Ok(FrameCompression::ZSTD)
 }
 
 /// The records of a bundle, in order.

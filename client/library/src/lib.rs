@@ -8,8 +8,8 @@
 
 mod archive;
 mod archive_destination;
-mod background;
 mod archived_objects;
+mod background;
 mod blob_file;
 mod code;
 mod content;

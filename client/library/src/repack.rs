@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
-use firn_bundle::{ChunkRef, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
+use firn_bundle::{ChunkRef, FrameCompression, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{ArchivedObjects, ArchivedRecord, KeepError, archived_records, with_parts};
+use crate::archived_objects::{
+    ArchivedObjects, ArchivedRecord, KeepError, archived_records, frame_compression, with_parts,
+};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::ship::{ShipError, Shipping};
@@ -39,6 +41,9 @@ pub struct RepackOptions {
     pub going: BTreeSet<BundleId>,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
+    /// What frames are compressed with; if not given, LZMA where the bundle or a part of it has it, else zstd, each of its
+    /// usual level.
+    pub frame_compression: Option<FrameCompression>,
     /// Where spool files lie; the system's directory for temporary files if not given.
     pub spool_dir: Option<PathBuf>,
     /// How patient uploads are.
@@ -49,7 +54,15 @@ impl RepackOptions {
     /// How to pack `bundle` anew without the records of `left_out`, and without chunks of what is `going`.
     pub fn new(bundle: BundleId, left_out: BTreeSet<ObjectKey>, going: BTreeSet<BundleId>) -> Self {
         let policy = UploadPolicy::default();
-        Self { bundle, left_out, going, bundle_bytes: PAYLOAD_BYTES_MAX, spool_dir: None, policy }
+        Self {
+            bundle,
+            left_out,
+            going,
+            bundle_bytes: PAYLOAD_BYTES_MAX,
+            frame_compression: None,
+            spool_dir: None,
+            policy,
+        }
     }
 }
 
@@ -117,6 +130,10 @@ pub(crate) async fn repack_in(
 ) -> Result<Repacked, RepackError> {
     let spool = SpoolDir::open(options.spool_dir.as_deref())?;
     let mut going = with_parts(objects, options.bundle).await?;
+    let compression = match options.frame_compression {
+        Some(compression) => compression,
+        None => frame_compression(objects, &going).await?,
+    };
     going.extend(&options.going);
     let records = archived_records(objects, options.bundle).await?;
     let is_left_out = |own: &ArchivedRecord| options.left_out.contains(&own.record.key);
@@ -128,7 +145,7 @@ pub(crate) async fn repack_in(
         spool.clone(),
         going,
     );
-    let set = archived.pack(&kept, options.bundle_bytes, &events).await?;
+    let set = archived.pack(&kept, compression, options.bundle_bytes, &events).await?;
     if set.bundles.len() > BUNDLES_PER_REQUEST_MAX {
         return Err(RepackError::TooMany(set.bundles.len()));
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use firn_base::{BundleId, Timestamp};
+use firn_bundle::FrameCompression;
 use firn_client::{
     PublishEvent, PublishEvents, RepackOptions, RepackWork, Repacked, publisher_endpoint, repack,
 };
@@ -35,6 +36,10 @@ pub(crate) struct RepackFlags {
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
+    /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where the old
+    /// one has it, else zstd
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    frame_compression: Option<FrameCompression>,
     /// Say which bundles would be packed anew now: those that use chunks of them come after them, and are named then
     #[arg(long)]
     dry_run: bool,
@@ -80,6 +85,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
         for (bundle, left_out) in next {
             progress.say(format!("bundle {}", bundle.short()));
             let options = RepackOptions {
+                frame_compression: flags.frame_compression,
                 spool_dir: flags.spool_dir.clone(),
                 ..RepackOptions::new(bundle, left_out, work.going().clone())
             };
