@@ -53,6 +53,11 @@ impl Corpus {
         Ok(Source::open(cache.to_str().ok_or("a directory's name is no text")?)?)
     }
 
+    /// The published file of a path.
+    pub(crate) fn file(&self, info: &PathInfo) -> PathBuf {
+        self.dir.join("cache").join(&info.url)
+    }
+
     pub(crate) fn nar_bytes(&self) -> u64 {
         self.paths.values().map(|path| path.info.nar_size).sum()
     }
@@ -82,7 +87,7 @@ impl Corpus {
         }
         let mut total = 0;
         for path in self.paths.values() {
-            let file = BufReader::new(File::open(self.dir.join("cache").join(&path.info.url))?);
+            let file = BufReader::new(File::open(self.file(&path.info))?);
             let mut nar = Vec::new();
             decoder(path.info.compression, file)?.read_to_end(&mut nar)?;
             total += zstd::bulk::compress(&nar, ZSTD_LEVEL)?.len() as u64;

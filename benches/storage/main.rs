@@ -5,19 +5,24 @@
 //! outside of DIR is written, and a second run finds everything there). Each generation is published on its own, one behind
 //! the other, by the client library's own pipeline with all its checks and the coding 16/40; only the sending of shards is
 //! left out. `--variant` chooses what is measured, `--corpus` on what.
+//!
+//! `--speed 3` measures three times in turn how fast a publish is, and the parts of it that nobody can avoid, each alone.
 
 mod corpus;
+mod parts;
 mod reading;
 mod variant;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::Parser;
-use firn_benches::process::Failure;
+use firn_benches::process::{Failure, own_memory_kib};
 use firn_bundle::FrameCompression;
 
 use crate::corpus::{CORPORA, Corpus};
+use crate::parts::{FrameOptions, Parts};
 use crate::reading::Reading;
 use crate::variant::{Measured, Variant};
 
@@ -38,6 +43,9 @@ struct Options {
     /// What frames are compressed with in the variants that publish, as for `firn publish`
     #[arg(long, default_value_t)]
     frame_compression: FrameCompression,
+    /// Measure speed instead of bytes: a publish and its parts run alone, so many times in turn
+    #[arg(long, value_name = "ROUNDS")]
+    speed: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +87,10 @@ fn run(options: &Options) -> Result<(), Failure> {
             megabytes(corpus.nar_bytes()),
             megabytes(corpus.xz_bytes())
         );
+        if let Some(rounds) = options.speed {
+            print_speed(&corpus, options, rounds)?;
+            continue;
+        }
         println!("| {name} | MB | of .nar.xz |");
         println!("| --- | --- | --- |");
         row(".nar.xz, one copy", corpus.xz_bytes(), corpus.xz_bytes());
@@ -88,6 +100,47 @@ fn run(options: &Options) -> Result<(), Failure> {
             print_measured(variant.name(), &corpus, &measured)?;
         }
     }
+    Ok(())
+}
+
+/// What a publish takes beside the sum of what it cannot avoid; of each the round that took least.
+fn print_speed(corpus: &Corpus, options: &Options, rounds: u32) -> Result<(), Failure> {
+    let compression = options.frame_compression;
+    let bytes = options.frame_bytes.unwrap_or(compression.frame_bytes());
+    let frames = FrameOptions { bytes: usize::try_from(bytes)?, compression };
+    let (mut whole, mut alone, mut peak) = (Vec::new(), Vec::new(), None);
+    for _ in 0..rounds.max(1) {
+        let measured = Variant::Publish.measure(corpus, options.frame_bytes, compression)?;
+        whole.push((measured.cpu, measured.wall));
+        // Before the parts, which lie in memory as a whole, have run for the first time.
+        peak.get_or_insert(own_memory_kib("VmHWM")? << 10);
+        drop(measured);
+        alone.push(Parts::measure(corpus, frames, variant::K)?);
+    }
+    let cores = std::thread::available_parallelism()?.get();
+    let nar = corpus.nar_bytes() as f64 / 1e6;
+    let line = |what: &str, time: Duration| {
+        println!("| {what} | {:.2} | {:.0} |", time.as_secs_f64(), nar / time.as_secs_f64().max(1e-9));
+    };
+    println!("| {rounds} rounds, {cores} cores | s | NAR MB/s |");
+    println!("| --- | --- | --- |");
+    let least = alone.iter().min_by_key(|parts| parts.sum()).ok_or("no round")?;
+    for (what, time) in least.rows() {
+        line(&format!("alone, one thread, CPU: {what}"), time);
+    }
+    let sum = least.sum();
+    line("all of that, CPU", sum);
+    let cpu = whole.iter().map(|(cpu, _)| *cpu).min().ok_or("no round")?;
+    let wall = whole.iter().map(|(_, wall)| *wall).min().ok_or("no round")?;
+    line("publish, CPU", cpu);
+    line("publish, by the clock", wall);
+    let of = |time: f64| format!("{:.2}", sum.as_secs_f64() / time.max(1e-9));
+    println!("| what cannot be avoided, of the publish's CPU (target 0.8) | {} | |", of(cpu.as_secs_f64()));
+    println!(
+        "| … of what {cores} cores give in the publish's time | {} | |",
+        of(wall.as_secs_f64() * cores as f64)
+    );
+    println!("| peak memory of the first publish, MB | {:.0} | |", peak.unwrap_or(0) as f64 / 1e6);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Ways of storing a corpus, and what came of one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use firn_base::Scheme;
@@ -12,7 +12,7 @@ use firn_transport::Environment;
 use crate::corpus::Corpus;
 
 // A fleet of 60 failure domains and more.
-const K: u8 = 16;
+pub(crate) const K: u8 = 16;
 const N: u8 = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,6 +30,8 @@ pub(crate) enum Variant {
 pub(crate) struct Measured {
     pub(crate) bundles: Vec<PaperBundle>,
     pub(crate) cpu: Duration,
+    /// By the clock.
+    pub(crate) wall: Duration,
     // Bundles there were behind each generation.
     bundles_after: Vec<usize>,
 }
@@ -55,7 +57,7 @@ impl Variant {
         let runtime = tokio::runtime::Runtime::new()?;
         let archive = PaperArchive::new(Scheme::new(K, N)?);
         let environment = Environment::real();
-        let before = cpu_time(std::process::id())?;
+        let (before, begun) = (cpu_time(std::process::id())?, Instant::now());
         let mut bundles_after = Vec::new();
         for generation in &corpus.generations {
             let mut options = PublishOptions::new(corpus.source()?);
@@ -77,7 +79,7 @@ impl Variant {
             bundles_after.push(archive.bundles().len());
         }
         let cpu = cpu_time(std::process::id())?.saturating_sub(before);
-        Ok(Measured { bundles: archive.bundles(), cpu, bundles_after })
+        Ok(Measured { bundles: archive.bundles(), cpu, wall: begun.elapsed(), bundles_after })
     }
 }
 

@@ -47,7 +47,7 @@ pub use firn_client_logic::{
     UploadPolicy, WaitingPath,
 };
 pub use pack::PackError;
-pub use paper_archive::{PaperArchive, PaperBundle};
+pub use paper_archive::{PaperArchive, PaperBundle, PaperRequests};
 pub use plan::PlanError;
 pub use publish::publish;
 pub use publish_options::{PublishError, PublishOptions, PublishStop, PublishStopped, publisher_endpoint};

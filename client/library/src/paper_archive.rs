@@ -55,6 +55,19 @@ pub struct PaperBundle {
     pub payload: Arc<dyn ReadAt + Send + Sync>,
 }
 
+/// What publishes have asked of an archive on paper so far, to find what it has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PaperRequests {
+    /// Requests for what is similar.
+    pub similar_requests: u64,
+    /// Features in them.
+    pub features: u64,
+    /// Bytes read of manifests.
+    pub manifest_bytes: u64,
+    /// Bytes read of frames.
+    pub frame_bytes: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     scheme: Scheme,
@@ -67,8 +80,10 @@ struct State {
     // Bundles of which a shard was brought.
     brought: BTreeMap<CodingId, Arc<CodedBundle>>,
     bundles: Vec<PaperBundle>,
+    numbers: BTreeMap<BundleId, usize>,
     keys: BTreeSet<ObjectKey>,
     features: BTreeMap<Feature, Vec<SimilarRecord>>,
+    requests: PaperRequests,
 }
 
 impl fmt::Debug for PaperBundle {
@@ -99,6 +114,11 @@ impl PaperArchive {
         let manifests = ManifestReader::new(payloads, MANIFESTS);
         let objects = ObjectReader::new(manifests, environment.clone(), FRAMES);
         publish_into(destination, Some(objects), publishers, environment, options, events).await
+    }
+
+    /// What was asked of it so far.
+    pub fn requests(&self) -> PaperRequests {
+        self.inner.state().requests
     }
 
     /// What was committed so far, in this order.
@@ -180,13 +200,17 @@ impl Inner {
             entered.push(PaperBundle { content, coding, manifest: Arc::new(manifest), payload });
         }
         let bundles = (0..).take(entered.len()).map(BundleNumber).collect();
-        state.bundles.extend(entered);
+        for bundle in entered {
+            let number = state.bundles.len();
+            state.numbers.insert(bundle.content.bundle_id(), number);
+            state.bundles.push(bundle);
+        }
         Ok(Committed { bundles, visible, held: Vec::new() })
     }
 
     fn bundle(&self, bundle: BundleId) -> Result<PaperBundle, ReadError> {
         let state = self.state();
-        let own = state.bundles.iter().find(|own| own.content.bundle_id() == bundle);
+        let own = state.numbers.get(&bundle).and_then(|number| state.bundles.get(*number));
         own.cloned().ok_or(ReadError::UnknownBundle { bundle })
     }
 
@@ -210,7 +234,9 @@ impl Destination for Inner {
         features: Vec<Feature>,
     ) -> BoxFuture<'_, Result<Vec<Vec<SimilarRecord>>, RefusedRequest>> {
         Box::pin(async move {
-            let state = self.state();
+            let mut state = self.state();
+            state.requests.similar_requests += 1;
+            state.requests.features += features.len() as u64;
             let found = features.iter().map(|feature| state.features.get(feature));
             Ok(found.map(|found| found.cloned().unwrap_or_default()).collect())
         })
@@ -260,6 +286,11 @@ impl PayloadReader for Inner {
             let mut piece = vec![0; length];
             let damaged = |error: io::Error| ReadError::Damaged { bundle, what: error.to_string() };
             own.payload.read_exact_at(range.start, &mut piece).map_err(damaged)?;
+            let manifest_begins = own.content.manifest_extent().start;
+            let frames = manifest_begins.clamp(range.start, range.end) - range.start;
+            let mut state = self.state();
+            state.requests.frame_bytes += frames;
+            state.requests.manifest_bytes += length as u64 - frames;
             Ok(piece.into())
         })
     }
