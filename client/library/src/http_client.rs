@@ -9,6 +9,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::time::Duration;
 
+use firn_client_logic::S3Refusal;
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::http::{Response, Version};
@@ -67,6 +68,9 @@ pub enum FetchError {
     /// The server sends us from one place to the next.
     #[error("the server leads in circles")]
     Circles,
+    /// S3 refuses, and says why.
+    #[error("{0}")]
+    S3(Box<S3Refusal>),
     /// The server does not say where the body ends.
     #[error(
         "the server says neither its length nor its end, so that half of it could not be told from all of it"

@@ -54,6 +54,9 @@ pub use publish_options::{PublishError, PublishOptions, PublishStop, PublishStop
 pub use repack::{RepackError, RepackOptions, Repacked, repack};
 pub use restore::RestoreCheckError;
 pub use ship::ShipError;
-pub use source::{SOURCE_CONNECTIONS_MAX, Source, SourceError, SourceFile, SourceOptions};
+pub use source::{
+    AwsCredentialsError, AwsEnvironment, S3Options, S3SourceError, SOURCE_CONNECTIONS_MAX, Source,
+    SourceError, SourceFile, SourceOptions,
+};
 pub use spool::SpoolError;
 pub use verify::VerifyError;

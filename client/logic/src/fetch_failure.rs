@@ -12,6 +12,8 @@ pub enum FetchFailure {
     Unresolved,
     /// The host may not be spoken to: its certificate does not hold, or its address is none that it may have.
     Untrusted,
+    /// The server refuses whatever this user asks for, and says why.
+    Refused,
     /// No answer came, or it broke off.
     Broken,
     /// An answer that cannot be used.
@@ -38,7 +40,7 @@ impl FetchFailure {
             }
             // A resolver that knew the host an hour ago is what fails; one that never did is right.
             Self::Unresolved if answered => FetchVerdict::Passes,
-            Self::Unresolved | Self::Untrusted => FetchVerdict::ServerFails,
+            Self::Unresolved | Self::Untrusted | Self::Refused => FetchVerdict::ServerFails,
             Self::Status(_) | Self::Unusable => FetchVerdict::FileFails,
         }
     }
@@ -63,5 +65,6 @@ mod tests {
         assert_eq!(FetchFailure::Unresolved.verdict(false), FetchVerdict::ServerFails);
         assert_eq!(FetchFailure::Unresolved.verdict(true), FetchVerdict::Passes);
         assert_eq!(FetchFailure::Untrusted.verdict(true), FetchVerdict::ServerFails);
+        assert_eq!(FetchFailure::Refused.verdict(true), FetchVerdict::ServerFails);
     }
 }

@@ -18,6 +18,8 @@ mod publish_order;
 mod rate_floor;
 mod repack_work;
 mod retry_schedule;
+mod s3_address;
+mod s3_refusal;
 mod selection;
 mod server_state;
 mod shard_progress;
@@ -38,6 +40,8 @@ pub use publish_order::{OrderClass, OrderFacts, ParseOrderClassError, PublishOrd
 pub use rate_floor::RateFloor;
 pub use repack_work::RepackWork;
 pub use retry_schedule::RetrySchedule;
+pub use s3_address::{S3Address, S3AddressError, S3Style};
+pub use s3_refusal::{S3Asked, S3Refusal};
 pub use selection::{ParseShareError, Selection, Share};
 pub use server_state::ServerState;
 pub use shard_progress::SendFailure;

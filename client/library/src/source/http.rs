@@ -1,4 +1,4 @@
-//! A binary cache behind a URL.
+//! A binary cache behind a URL: on an HTTP server, or in a bucket of S3.
 //!
 //! Owns: requests. Always holds: no request leaves the source's folder or goes to an address that it may not have; there are
 //! never more at once than connections; a failure that may pass is tried again, at growing distances and not for ever, and
@@ -21,6 +21,7 @@ use super::origin::Origin;
 use super::paced_body::PacedBody;
 use super::patience::{Patience, Tries};
 use super::resuming_body::ResumingBody;
+use super::s3_bucket::S3Bucket;
 use super::{SourceError, SourceFile, SourceOptions};
 use crate::http_client::{FetchError, Waits, config, is_there, open};
 
@@ -39,11 +40,17 @@ const PRESENT: &str = "nix-cache-info";
 const IMPOSSIBLE: &str = "00000000000000000000000000000000.narinfo";
 
 pub(super) struct HttpSource {
-    origin: Origin,
+    place: Place,
     agent: Agent,
     connections: Arc<Connections>,
     patience: Patience,
     floor: RateFloor,
+}
+
+/// Where its files are, and how they are asked for.
+pub(super) enum Place {
+    Server(Origin),
+    Bucket(Box<S3Bucket>),
 }
 
 /// How much of a file is asked for.
@@ -75,17 +82,12 @@ pub(super) struct Answer {
 
 impl HttpSource {
     pub(super) fn new(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
-        Self::with(text, options, Waits::default(), Patience::new(options.seed))
+        let place = Place::parse(text, options)?;
+        Ok(Self::with(place, options, Waits::default(), Patience::new(options.seed)))
     }
 
-    pub(super) fn with(
-        text: &str,
-        options: &SourceOptions,
-        waits: Waits,
-        patience: Patience,
-    ) -> Result<Self, SourceError> {
-        let origin = Origin::parse(text).ok_or_else(|| SourceError::NoUrl(text.to_owned()))?;
-        let rule = AddressRule::for_host(origin.host(), options.private);
+    pub(super) fn with(place: Place, options: &SourceOptions, waits: Waits, patience: Patience) -> Self {
+        let rule = AddressRule::for_host(place.host(), options.private);
         let config = config(waits)
             // Each one is looked at.
             .max_redirects(0)
@@ -96,7 +98,7 @@ impl HttpSource {
         let agent = Agent::with_parts(config, DefaultConnector::default(), GuardedResolver::new(rule));
         let connections = Connections::new(options.connections.max(1));
         let floor = RateFloor::new(FLOOR_BYTES, FLOOR_STRETCH);
-        Ok(Self { origin, agent, connections, patience, floor })
+        Self { place, agent, connections, patience, floor }
     }
 
     /// For which every body comes too slowly.
@@ -123,7 +125,11 @@ impl HttpSource {
         let mut tries = Tries::default();
         let answer =
             self.ask(name, Wanted::Presence, &mut tries).map_err(|error| self.failed(name, &error))?;
-        Ok(answer.is_some())
+        let is_there = answer.is_some();
+        if let Some(answer) = answer {
+            self.drain(answer.response);
+        }
+        Ok(is_there)
     }
 
     pub(super) fn open_file(
@@ -167,20 +173,16 @@ impl HttpSource {
                 Ok(response) => {
                     let status = response.status().as_u16();
                     let asked = header(&response, "retry-after").and_then(RetrySchedule::parse_asked);
-                    // Whether the part is the right one is seen by whoever asked.
-                    let partial = matches!(wanted, Wanted::Rest(..)) && matches!(status, 206 | 416);
-                    if partial || status == 200 {
+                    if status == 200 || matches!(status, 206 | 416) && self.asks_for_part(wanted) {
                         self.patience.state().answered();
                         return Ok(Some(Answer { response, permit }));
                     }
-                    self.drain(response);
-                    match is_there(status) {
-                        Ok(_) if status != 403 || self.hides() => {
+                    match self.refused(response) {
+                        Some(error) => (error, asked),
+                        None => {
                             self.patience.state().answered();
                             return Ok(None);
                         }
-                        Ok(_) => (FetchError::Status(status), asked),
-                        Err(error) => (error, asked),
                     }
                 }
                 Err(error) => (error, None),
@@ -188,6 +190,38 @@ impl HttpSource {
             drop(permit);
             self.failure(name, tries, asked, error)?;
         }
+    }
+
+    /// Whether a part may come. That it is the right one is seen by whoever asked.
+    const fn asks_for_part(&self, wanted: Wanted<'_>) -> bool {
+        match wanted {
+            Wanted::Whole => false,
+            Wanted::Presence => matches!(self.place, Place::Bucket(_)),
+            Wanted::Rest(..) => true,
+        }
+    }
+
+    /// Why an answer gave no file; none if there is nothing. The caller has a permit.
+    fn refused(&self, answer: Response<ureq::Body>) -> Option<FetchError> {
+        let bucket = match &self.place {
+            Place::Server(_) => {
+                let status = answer.status().as_u16();
+                self.drain(answer);
+                return match is_there(status) {
+                    Ok(_) if status != 403 || self.hides() => None,
+                    Ok(_) => Some(FetchError::Status(status)),
+                    Err(error) => Some(error),
+                };
+            }
+            Place::Bucket(bucket) => bucket,
+        };
+        let (parts, body) = answer.into_parts();
+        let head = Response::from_parts(parts.clone(), ());
+        let mut said = Vec::new();
+        self.read_little(Response::from_parts(parts, body), &mut said);
+        let refusal = bucket.refusal(&head, &said);
+        let is_absent = refusal.lacks() || refusal.may_hide() && self.hides();
+        (!is_absent).then(|| FetchError::S3(Box::new(refusal)))
     }
 
     /// Waits for the next try after a failure.
@@ -251,12 +285,20 @@ impl HttpSource {
 
     /// The status of one request; none if no answer came.
     fn status(&self, name: &str) -> Option<u16> {
-        self.ask_once(name, Wanted::Presence).ok().map(|response| response.status().as_u16())
+        let response = self.ask_once(name, Wanted::Presence).ok()?;
+        let status = response.status().as_u16();
+        let is_there = matches!(status, 206 | 416) && self.asks_for_part(Wanted::Presence);
+        self.drain(response);
+        Some(if is_there { 200 } else { status })
     }
 
     /// One request, and what it is redirected to.
     fn ask_once(&self, name: &str, wanted: Wanted<'_>) -> Result<Response<ureq::Body>, FetchError> {
-        let mut url = self.origin.url(name);
+        let origin = match &self.place {
+            Place::Server(origin) => origin,
+            Place::Bucket(bucket) => return self.ask_bucket(bucket, name, wanted),
+        };
+        let mut url = origin.url(name);
         for _ in 0..=REDIRECTS_MAX {
             let answer = match wanted {
                 Wanted::Presence => self.agent.head(&url).call()?,
@@ -272,19 +314,45 @@ impl HttpSource {
             let location = header(&answer, "location").map(str::to_owned).ok_or(FetchError::NoLocation)?;
             self.drain(answer);
             let elsewhere = || FetchError::Elsewhere(location.chars().take(200).collect());
-            url = self.origin.redirected(&url, &location).ok_or_else(elsewhere)?;
+            url = origin.redirected(&url, &location).ok_or_else(elsewhere)?;
         }
         Err(FetchError::Circles)
     }
 
+    /// One request to S3. What would redirect it is for the user to know: another region or endpoint.
+    fn ask_bucket(
+        &self,
+        bucket: &S3Bucket,
+        name: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<Response<ureq::Body>, FetchError> {
+        let mut request = self.agent.get(bucket.signed_url(name));
+        for (name, value) in bucket.headers() {
+            request = request.header(name, value);
+        }
+        let request = match wanted {
+            Wanted::Presence => request.header("Range", "bytes=0-0"),
+            Wanted::Whole => request,
+            Wanted::Rest(first, etag) => {
+                request.header("Range", format!("bytes={first}-")).header("If-Range", etag)
+            }
+        };
+        Ok(request.call()?)
+    }
+
     /// Reads what nobody wants, if it is little: else its connection could not be used again.
     fn drain(&self, answer: Response<ureq::Body>) {
+        self.read_little(answer, &mut io::sink());
+    }
+
+    /// Reads a body if it is little, as far as it comes.
+    fn read_little(&self, answer: Response<ureq::Body>, into: &mut dyn io::Write) {
         let Ok(body) = open(answer) else { return };
         if body.ends && body.bytes.is_none_or(|bytes| bytes <= DRAIN_BYTES_MAX) {
             let paced =
                 PacedBody::new(body.reader, RateFloor::whole(FLOOR_STRETCH), self.patience.clock(), None);
             // A failure costs the connection and nothing else.
-            let _ = io::copy(&mut paced.take(DRAIN_BYTES_MAX + 1), &mut io::sink());
+            let _ = io::copy(&mut paced.take(DRAIN_BYTES_MAX + 1), into);
         }
     }
 
@@ -305,11 +373,31 @@ impl fmt::Debug for HttpSource {
 
 impl fmt::Display for HttpSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.origin.fmt(formatter)
+        match &self.place {
+            Place::Server(origin) => origin.fmt(formatter),
+            Place::Bucket(bucket) => bucket.fmt(formatter),
+        }
     }
 }
 
-pub(super) fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option<&'a str> {
+impl Place {
+    /// What an http(s) or s3 URL names.
+    pub(super) fn parse(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
+        if text.starts_with("s3://") {
+            return Ok(Self::Bucket(Box::new(S3Bucket::open(text, &options.s3)?)));
+        }
+        Origin::parse(text).map(Self::Server).ok_or_else(|| SourceError::NoUrl(text.to_owned()))
+    }
+
+    fn host(&self) -> &str {
+        match self {
+            Self::Server(origin) => origin.host(),
+            Self::Bucket(bucket) => bucket.host(),
+        }
+    }
+}
+
+pub(super) fn header<'a, B>(answer: &'a Response<B>, name: &str) -> Option<&'a str> {
     answer.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
@@ -317,6 +405,7 @@ pub(super) fn header<'a>(answer: &'a Response<ureq::Body>, name: &str) -> Option
 fn failure_of(error: &FetchError) -> FetchFailure {
     let error = match error {
         FetchError::Status(status) => return FetchFailure::Status(*status),
+        FetchError::S3(refusal) => return refusal.failure(),
         FetchError::Body(_) => return FetchFailure::Broken,
         FetchError::Away(_) => return FetchFailure::Untrusted,
         FetchError::Way(error) => error,

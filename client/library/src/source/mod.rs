@@ -1,10 +1,11 @@
-//! Where a publish reads from: a binary cache in a directory or behind a URL.
+//! Where a publish reads from: a binary cache in a directory, behind a URL or in a bucket.
 //!
 //! Owns: what can be asked of a source, and which of its files may be opened. Always holds: a file outside of
 //! the cache is never opened, whatever a narinfo, a symlink or a server says; narinfos are at most 1 MiB; every wait
 //! for a server ends; half a file is never taken for a whole one.
 //! Leaves to others: whether what is read is genuine (`verify`, `plan`).
 
+mod aws_credentials;
 mod connections;
 mod directory;
 mod guarded_resolver;
@@ -15,6 +16,9 @@ mod origin;
 mod paced_body;
 mod patience;
 mod resuming_body;
+mod s3_bucket;
+#[cfg(test)]
+mod s3_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]
@@ -27,8 +31,10 @@ use std::sync::Arc;
 
 use firn_nix_format::{CacheUrlError, PATH_INFO_BYTES_MAX};
 
+pub use self::aws_credentials::{AwsCredentialsError, AwsEnvironment};
 use self::directory::DirectorySource;
 use self::http::{Expected, HttpSource};
+pub use self::s3_bucket::{S3Options, S3SourceError};
 use crate::blob_file::BlobFile;
 
 // Where Nix keeps what is neither a narinfo, nor a NAR, nor found by way of one.
@@ -62,6 +68,8 @@ pub struct SourceOptions {
     pub connections: usize,
     /// Spreads the pauses between tries: different for each uploader.
     pub seed: u64,
+    /// How buckets of S3 are asked.
+    pub s3: S3Options,
 }
 
 /// A file of a source, open for reading.
@@ -82,16 +90,14 @@ impl fmt::Debug for SourceFile {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// Neither a directory nor a URL that can be read.
-    #[error("`{0}` is no source: give a directory, file:// or http(s)://")]
+    #[error("`{0}` is no source: give a directory, file://, http(s):// or s3://")]
     UnknownScheme(String),
     /// It begins like a URL.
     #[error("`{0}` is no address of a binary cache: give http(s)://HOST/FOLDER")]
     NoUrl(String),
-    /// S3 is spoken by a later version.
-    #[error(
-        "s3:// sources cannot be read yet: give the bucket's https:// address, or copy it to a directory"
-    )]
-    S3,
+    /// It is no bucket that can be asked.
+    #[error(transparent)]
+    S3(#[from] S3SourceError),
     /// There is no such directory.
     #[error("{} is not a directory that can be read: {source}", path.display())]
     NoDirectory {
@@ -152,7 +158,7 @@ impl SourceError {
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { private: false, connections: CONNECTIONS, seed: 0 }
+        Self { private: false, connections: CONNECTIONS, seed: 0, s3: S3Options::default() }
     }
 }
 
@@ -165,19 +171,19 @@ impl Source {
         Self::open_with(text, &SourceOptions::default())
     }
 
-    /// The source that `text` names: a directory, `file://…` or `http(s)://…`.
+    /// The source that `text` names: a directory, `file://…`, `http(s)://…` or `s3://…`. Blocks for as long as a directory
+    /// or a file of credentials takes.
     ///
     /// # Errors
     /// It names none, or a directory that cannot be read. Servers are not asked yet.
     pub fn open_with(text: &str, options: &SourceOptions) -> Result<Self, SourceError> {
         let place = match text.split_once("://") {
-            Some(("http" | "https", _)) => {
+            Some(("http" | "https" | "s3", _)) => {
                 let connections = options.connections.clamp(1, SOURCE_CONNECTIONS_MAX);
                 let options = SourceOptions { connections, ..options.clone() };
                 Place::Http(Arc::new(HttpSource::new(text, &options)?), connections)
             }
             Some(("file", path)) => Place::Directory(Arc::new(DirectorySource::open(Path::new(path))?)),
-            Some(("s3", _)) => return Err(SourceError::S3),
             Some(_) => return Err(SourceError::UnknownScheme(text.to_owned())),
             None => Place::Directory(Arc::new(DirectorySource::open(Path::new(text))?)),
         };
@@ -313,7 +319,7 @@ mod tests {
     #[test]
     fn what_is_no_source_is_refused_in_a_sentence() {
         let sentence = |text| Source::open(text).unwrap_err().to_string();
-        assert!(sentence("s3://bucket").contains("cannot be read yet"));
+        assert!(sentence("s3://").contains("names no bucket"));
         assert!(sentence("ftp://host").contains("is no source"));
         assert!(sentence("/no/such/directory").contains("is not a directory"));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firn_client_logic::RetrySchedule;
 
-use super::http::{Expected, HttpSource};
+use super::http::{Expected, HttpSource, Place};
 use super::patience::Patience;
 use super::test_server::{
     Answer, Server, TestClock, always, answer, read, read_expected, read_request, source_at,
@@ -98,7 +98,8 @@ fn a_server_that_says_nothing_is_given_up() {
     let schedule = RetrySchedule { tries_max: 2, ..RetrySchedule::default() };
     let patience = Patience::with(schedule, Arc::new(TestClock::default()), 7);
     let waits = Waits { response: Duration::from_millis(50), ..Waits::default() };
-    let source = HttpSource::with(&url, &options(), waits, patience).unwrap();
+    let place = Place::parse(&url, &options()).unwrap();
+    let source = HttpSource::with(place, &options(), waits, patience);
     let error = source.greet().unwrap_err();
     assert!(error.is_away() && error.to_string().contains("timeout"), "{error}");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use firn_client_logic::RetrySchedule;
 
 use super::SourceOptions;
-use super::http::{Expected, HttpSource};
+use super::http::{Expected, HttpSource, Place};
 use super::patience::{Clock, Patience};
 use crate::http_client::Waits;
 
@@ -35,10 +35,18 @@ impl Clock for TestClock {
 
 /// A source that does not wait.
 pub(super) fn source_at(url: &str, options: &SourceOptions, tries_max: u32) -> (HttpSource, Arc<TestClock>) {
+    source_of(Place::parse(url, options).unwrap(), options, tries_max)
+}
+
+pub(super) fn source_of(
+    place: Place,
+    options: &SourceOptions,
+    tries_max: u32,
+) -> (HttpSource, Arc<TestClock>) {
     let clock = Arc::new(TestClock::default());
     let schedule = RetrySchedule { tries_max, ..RetrySchedule::default() };
     let patience = Patience::with(schedule, Arc::<TestClock>::clone(&clock), 7);
-    (HttpSource::with(url, options, Waits::default(), patience).unwrap(), clock)
+    (HttpSource::with(place, options, Waits::default(), patience), clock)
 }
 
 /// What a server does with one request: which headers it sends, which body, and whether it says the truth about lengths.
@@ -53,6 +61,11 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    }
+
+    /// One that was never sent.
+    pub(super) fn of(line: &str, host: &str) -> Self {
+        Self { line: line.to_owned(), headers: vec![("host".to_owned(), host.to_owned())] }
     }
 
     /// The first byte that is asked for.
