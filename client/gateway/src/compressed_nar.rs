@@ -15,6 +15,7 @@ use futures::future::join;
 use futures::stream::{self, BoxStream};
 use zstd::stream::write::Encoder;
 
+use crate::encoder_places::EncoderPlace;
 use crate::frame_lengths::{FRAME_BYTES, FrameDiffers, MadeFrame};
 
 /// Names these parameters together with what the library makes of them: part of the ETag.
@@ -55,7 +56,8 @@ pub(crate) trait FrameListener: Send {
     fn ended(&mut self);
 }
 
-/// Compresses the part of a NAR that `nar` gives, all of whose `bytes` bytes, which begin with a frame.
+/// Compresses the part of a NAR that `nar` gives, all of whose `bytes` bytes, which begin with a frame. Keeps `place` until
+/// it has ended.
 ///
 /// # Errors
 /// There is no memory for an encoder.
@@ -64,9 +66,10 @@ pub(crate) fn compressed(
     bytes: u64,
     environment: Environment,
     listener: Box<dyn FrameListener>,
+    place: EncoderPlace,
 ) -> io::Result<FrameStream> {
     let maker = FrameMaker::new(bytes)?;
-    let state = Some(State { maker, nar: gathered(nar), ahead: None, listener });
+    let state = Some(State { maker, nar: gathered(nar), ahead: None, listener, place });
     Ok(stream::try_unfold(state, move |state| next_piece(state, environment.clone())).boxed())
 }
 
@@ -122,6 +125,7 @@ struct State {
     /// What comes next, if it was read already.
     ahead: Option<Option<Result<Vec<Bytes>, ReadError>>>,
     listener: Box<dyn FrameListener>,
+    place: EncoderPlace,
 }
 
 /// One frame after the other.
@@ -217,7 +221,7 @@ async fn next_piece(
     state: Option<State>,
     environment: Environment,
 ) -> Result<Option<(Bytes, Option<State>)>, CompressError> {
-    let Some(State { mut maker, mut nar, mut ahead, mut listener }) = state else { return Ok(None) };
+    let Some(State { mut maker, mut nar, mut ahead, mut listener, place }) = state else { return Ok(None) };
     loop {
         let pieces = match ahead.take() {
             Some(pieces) => pieces,
@@ -241,7 +245,7 @@ async fn next_piece(
         (maker, made) = compressed?;
         maker.ended.drain(..).try_for_each(|frame| listener.made(frame))?;
         if !made.is_empty() {
-            return Ok(Some((made.into(), Some(State { maker, nar, ahead, listener }))));
+            return Ok(Some((made.into(), Some(State { maker, nar, ahead, listener, place }))));
         }
     }
 }
@@ -254,6 +258,7 @@ mod tests {
     use futures::TryStreamExt;
 
     use super::*;
+    use crate::encoder_places::EncoderPlaces;
     use crate::frame_lengths::{FrameLengths, tests::frames};
 
     const FRAME: usize = 16 << 20;
@@ -294,7 +299,8 @@ mod tests {
         let pieces: Vec<_> = nar.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
         let heard = Heard::default();
         let listener = Box::new(heard.clone());
-        let made = compressed(stream::iter(pieces).boxed(), bytes, Environment::real(), listener)?;
+        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let made = compressed(stream::iter(pieces).boxed(), bytes, Environment::real(), listener, place)?;
         let made = made.try_collect::<Vec<_>>().await;
         assert_eq!(heard.ended.load(Ordering::Relaxed), made.is_ok());
         let made = made?.concat();
@@ -371,7 +377,8 @@ mod tests {
         let pieces: Vec<_> = pieces.chain([Err(failure)]).collect();
         let heard = Heard::default();
         let listener = Box::new(heard.clone());
-        let made = compressed(stream::iter(pieces).boxed(), announced, Environment::real(), listener);
+        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let made = compressed(stream::iter(pieces).boxed(), announced, Environment::real(), listener, place);
         let (mut made, mut sent) = (made.unwrap(), Vec::new());
         let error = loop {
             match made.next().await.expect("the error comes before the end") {
@@ -411,7 +418,8 @@ mod tests {
         let before = FrameLengths::new(frames(&[7]), 1000);
         let heard = Heard { before, ..Heard::default() };
         let nar = stream::iter([Ok(Bytes::from(nar(1000)))]).boxed();
-        let mut made = compressed(nar, 1000, Environment::real(), Box::new(heard)).unwrap();
+        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let mut made = compressed(nar, 1000, Environment::real(), Box::new(heard), place).unwrap();
         assert!(matches!(made.next().await, Some(Err(CompressError::Differs(_)))));
     }
 }

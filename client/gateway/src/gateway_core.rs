@@ -28,6 +28,7 @@ use crate::bounded_cache::BoundedCache;
 use crate::closure_walk::ClosureWalk;
 use crate::coordinators::{Governance, KeyIndex};
 use crate::disk_cache::DiskCache;
+use crate::encoder_places::EncoderPlaces;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::frame_book::FrameBook;
 use crate::key_ranges::KeyRanges;
@@ -76,6 +77,7 @@ pub struct GatewayCore {
     pub(crate) keeper: Arc<KeeperCounts>,
     pub(crate) filter_lists: Arc<FilterLists>,
     pub(crate) frames: FrameBook,
+    pub(crate) encoders: EncoderPlaces,
     pub(crate) disk: Option<DiskParts>,
     environment: Environment,
     index: Arc<dyn KeyIndex>,
@@ -147,6 +149,7 @@ impl GatewayCore {
             filter_lists: Arc::default(),
             frames: FrameBook::default(),
             disk: None,
+            encoders: EncoderPlaces::default(),
             environment: parts.environment,
             index: parts.index,
             objects: parts.objects,

@@ -146,6 +146,8 @@ impl Metrics {
             read(&self.broken_off),
         );
         page.one("cache_hits_total", "counter", "Records found in memory.", read(&self.cache_hits));
+        let encoders = core.encoders.taken() as u64;
+        page.one("encoders", "gauge", "Downloads that are compressed now.", encoders);
         page.one("connections_total", "counter", "Connections accepted.", read(&self.connections));
         page.one(
             "feed_position",

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use firn_gateway::{Router, WhenUnreadable};
 use firn_nix_format::Sha256;
-use futures::future::select_all;
+use futures::future::{join_all, select_all};
 use http_body_util::BodyExt;
 use hyper::{Response, StatusCode};
 use support::{
@@ -263,6 +263,54 @@ async fn who_asks_for_a_part_of_a_large_nar_while_four_others_are_measured_is_to
         let answer = part(&router, &path(number), "bytes=9-").await;
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     }
+}
+
+#[tokio::test]
+async fn a_stampede_on_a_cold_compressed_nar_reads_it_once() {
+    const CLIENTS: usize = 500;
+    let (archive, _) = one_path(1 << 20);
+    let nar = nar_of(1 << 20);
+    let path = format!("{}.zst", nar_path(&nar));
+    let made = body(get(&router(&archive, WhenUnreadable::Retry), &path).await).await;
+    assert!(zstd::stream::decode_all(&made[..]).unwrap() == nar);
+    let alone = archive.reads.load(Ordering::Relaxed);
+    let (archive, _) = one_path(1 << 20);
+    let router = router(&archive, WhenUnreadable::Retry);
+    let bodies = join_all((0..CLIENTS).map(|_| async { body(get(&router, &path).await).await })).await;
+    assert!(bodies.iter().all(|one| *one == made));
+    assert_eq!(archive.reads.load(Ordering::Relaxed), alone, "as many reads as for one client");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_take_nothing_hold_so_many_encoders_and_who_finds_none_is_told_to_come_again() {
+    let (archive, _) = one_path(2 << 20);
+    let nar = nar_of(2 << 20);
+    let router = router(&archive, WhenUnreadable::Miss);
+    let path = format!("{}.zst", nar_path(&nar));
+    let mut held = Vec::new();
+    let refused = loop {
+        let answer = get(&router, &path).await;
+        if answer.status() != StatusCode::OK {
+            break answer;
+        }
+        held.push(answer);
+        assert!(held.len() <= 256, "they are bounded");
+    };
+    assert_eq!((held.len(), refused.status()), (256, StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(
+        (header(&refused, "retry-after"), header(&refused, "cache-control")),
+        ("10".into(), "no-store".into())
+    );
+    // Nor for its length alone.
+    assert_eq!(part(&router, &path, "bytes=9-").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body(get(&router, &nar_path(&nar)).await).await, nar, "what is not compressed needs none");
+    // One leaves in the middle of it, another one has its place.
+    drop(beginning(held.pop().unwrap(), 100_000).await);
+    let made = body(get(&router, &path).await).await;
+    assert!(zstd::stream::decode_all(&made[..]).unwrap() == nar);
+    drop(held);
+    let metrics = body(get(&router, "/metrics").await).await;
+    assert!(String::from_utf8_lossy(&metrics).contains("firn_gateway_encoders 0\n"));
 }
 
 #[tokio::test]

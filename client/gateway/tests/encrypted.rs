@@ -363,3 +363,29 @@ async fn a_large_whole_body_is_given_to_a_slow_client_to_its_end() {
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), bytes);
     timeout(LONG, shutdown).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_stream_that_its_client_resets_ends_what_is_read_for_it_and_nothing_else() {
+    let plain = nar_path(&nar_of(20 << 20));
+    for path in [plain.clone(), format!("{plain}.zst")] {
+        let (place, (archive, _)) = (Place::new(), one_path(20 << 20));
+        let server = place.serve(&archive, ServerLimits::default());
+        let mut sender = http_2(place.connect(&server, "h2").await).await;
+        let mut open = archive.open_reads.subscribe();
+        // In the middle of a body, of which some came.
+        let mut answer = ask(&mut sender, &path).await.unwrap();
+        assert!(!answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap().is_empty());
+        archive.nodes_silent.store(true, Ordering::Relaxed);
+        // Another stream of the same connection, before its first byte.
+        let request = Request::get(format!("https://localhost{path}")).header("range", "bytes=19000000-");
+        let waiting = sender.send_request(request.body(Empty::new()).unwrap());
+        let waiting = tokio::spawn(waiting);
+        timeout(LONG, open.wait_for(|open| *open > 0)).await.unwrap().unwrap();
+        waiting.abort();
+        drop(answer);
+        timeout(LONG, open.wait_for(|open| *open == 0)).await.expect("the reads end").unwrap();
+        let metrics = ask(&mut sender, "/metrics").await.unwrap().into_body().collect().await.unwrap();
+        let metrics = String::from_utf8(metrics.to_bytes().to_vec()).unwrap();
+        assert!(metrics.contains("firn_gateway_encoders 0\n"), "nothing is compressed for nobody");
+    }
+}

@@ -3,7 +3,7 @@
 //! Always holds: a part has the bytes that the whole has, since the same NAR gives the same frames, and it breaks off before
 //! the end of a frame that is another; how long the whole is is told where all its frames were made before of a NAR that was
 //! right to the end, and found out for whoever asks for a part. Leaves to others: making frames (`compressed_nar`),
-//! remembering their lengths (`frame_book`).
+//! remembering their lengths (`frame_book`), how many are made at once (`encoder_places`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::{Answer, Asked, CACHE_FOR_EVER, NO_STORE, Router, ZSTD};
 use crate::body::GatewayBody;
 use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
+use crate::encoder_places::EncoderPlace;
 use crate::frame_book::{NarName, Unmeasured};
 use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
 use crate::gateway_core::GatewayCore;
@@ -65,11 +66,7 @@ impl Router {
             lengths = match self.core.frames.measured(named, measuring).await {
                 Ok(lengths) => Some(lengths),
                 Err(Unmeasured::Unread(error)) => return self.refusal(&key, error),
-                Err(busy @ Unmeasured::Busy) => {
-                    let sentence = busy.to_string().into();
-                    let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, sentence, NO_STORE);
-                    return self.at_position(refusal.with(RETRY_AFTER, super::RETRY_AFTER));
-                }
+                Err(busy @ (Unmeasured::Busy | Unmeasured::NoEncoder(_))) => return self.busy(&busy),
             };
         }
         let total = lengths.as_deref().map(FrameLengths::total);
@@ -87,13 +84,17 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
+            let place = match self.core.encoders.place(asked.arrival.encoders).await {
+                Ok(place) => place,
+                Err(busy) => return self.busy(&busy),
+            };
             let range = part.zip(lengths.as_ref()).map(|(part, lengths)| lengths.range(part, named.bytes));
             let frames = match range {
                 Some(range) => {
-                    let frames = self.frames(named, nar, range.first, range.nar, lengths).await;
+                    let frames = self.frames(named, nar, range.first, range.nar, lengths, place).await;
                     frames.map(|frames| cut(frames, range.skipped, range.bytes))
                 }
-                None => self.frames(named, nar, 0, 0..named.bytes, lengths).await,
+                None => self.frames(named, nar, 0, 0..named.bytes, lengths, place).await,
             };
             let frames = match frames {
                 Ok(frames) => frames,
@@ -106,15 +107,18 @@ impl Router {
     }
 
     /// Makes all frames for their lengths.
-    async fn measure(self, named: NarName, nar: OpenObject) -> Result<Arc<FrameLengths>, ServeError> {
+    async fn measure(self, named: NarName, nar: OpenObject) -> Result<Arc<FrameLengths>, Unmeasured> {
         // Somebody may have downloaded all of it meanwhile.
         if let Some(known) = self.core.frames.lengths(named, self.disk()).await {
             return Ok(known);
         }
-        let frames = self.frames(named, nar, 0, 0..named.bytes, None).await?;
+        // It is made for whoever asks meanwhile, not for one client.
+        let place = self.core.encoders.place(None).await?;
+        let frames = self.frames(named, nar, 0, 0..named.bytes, None, place).await?;
         frames.try_for_each(async |_| Ok(())).await.map_err(|error| ServeError::unreadable(&error))?;
         let measured = self.core.frames.lengths(named, self.disk()).await;
-        measured.ok_or_else(|| ServeError::unreadable(&"how long it is was forgotten while it was found out"))
+        let forgotten = || ServeError::unreadable(&"how long it is was forgotten while it was found out");
+        Ok(measured.ok_or_else(forgotten)?)
     }
 
     /// The frames from number `first` on, which have the bytes `range` of the NAR and are those of `known`.
@@ -125,6 +129,7 @@ impl Router {
         first: usize,
         range: Range<u64>,
         known: Option<Arc<FrameLengths>>,
+        place: EncoderPlace,
     ) -> Result<FrameStream, ServeError> {
         let key = ObjectKey::store_path(named.path);
         let again = || self.core.nar(named.path, named.sha256);
@@ -132,8 +137,14 @@ impl Router {
         let all = (range == (0..named.bytes)).then(Vec::new);
         let follower = Follower { core: Arc::clone(&self.core), nar: named, known, next: first, all };
         let environment = self.core.environment().clone();
-        compressed(stream, range.end - range.start, environment, Box::new(follower))
+        compressed(stream, range.end - range.start, environment, Box::new(follower), place)
             .map_err(|error| ServeError::unreadable(&error))
+    }
+
+    /// 503: others are compressed at the moment.
+    fn busy(&self, why: &impl std::fmt::Display) -> Answer {
+        let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, why.to_string().into(), NO_STORE);
+        self.at_position(refusal.with(RETRY_AFTER, super::RETRY_AFTER))
     }
 
     fn disk(&self) -> Option<&DiskCache> {

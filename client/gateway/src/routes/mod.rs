@@ -57,6 +57,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) over_tls: bool,
     /// What is read for its connection at once: who gets no turn opens nothing. None if nobody has to wait.
     pub(crate) turns: Option<&'a Arc<Semaphore>>,
+    /// What is compressed for its client at once. None if that is not limited.
+    pub(crate) encoders: Option<&'a Arc<Semaphore>>,
 }
 
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";

@@ -1,4 +1,4 @@
-//! What each client takes of the server: its connections and its requests.
+//! What each client takes of the server: its connections, its requests, and the encoders at work for it.
 //!
 //! Owns: who counts as one client. Always holds: the table is bounded, and a client with open connections does not fall out
 //! of it; clients of this machine are not limited, others behind a proxy on it are. Leaves to others: which address asks
@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::request_budget::{RequestBudget, RequestRate};
+use crate::encoder_places::CLIENT_ENCODERS_MAX;
 
 /// All clients of late.
 #[derive(Debug)]
@@ -33,10 +35,18 @@ enum ClientKey {
     Behind(IpAddr),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Client {
     connections: AtomicUsize,
     requests: RequestBudget,
+    encoders: Arc<Semaphore>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        let encoders = Arc::new(Semaphore::new(CLIENT_ENCODERS_MAX));
+        Self { connections: AtomicUsize::default(), requests: RequestBudget::default(), encoders }
+    }
 }
 
 /// A client's connection, until it is dropped.
@@ -47,7 +57,7 @@ pub(super) struct ClientConnection(Arc<Client>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooManyConnections;
 
-// Some 10 MB. Clients beyond come and go, the ones longest unheard of first, and begin anew.
+// Some 15 MB. Clients beyond come and go, the ones longest unheard of first, and begin anew.
 const CLIENTS_MAX: NonZeroUsize = NonZeroUsize::new(1 << 16).expect("it is not zero");
 
 impl Clients {
@@ -127,6 +137,11 @@ impl Clients {
 impl ClientConnection {
     pub(super) fn client(&self) -> &Client {
         &self.0
+    }
+
+    /// What is compressed at once for all connections of its client.
+    pub(super) fn encoders(&self) -> &Arc<Semaphore> {
+        &self.0.encoders
     }
 }
 

@@ -126,6 +126,14 @@ impl Shared {
 }
 
 impl Peer {
+    /// What is compressed for it at once, if that is limited. A proxy takes what it asks for as fast as it comes.
+    fn encoders(&self) -> Option<&Arc<Semaphore>> {
+        match &self.standing {
+            Standing::Counted(connection) => Some(connection.encoders()),
+            Standing::Unlimited | Standing::Refused => None,
+        }
+    }
+
     pub(super) const fn is_refused(&self) -> bool {
         matches!(self.standing, Standing::Refused)
     }
@@ -316,7 +324,8 @@ const HEAD_BYTES: u32 = HEAD_BYTES_MAX as u32;
 async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<ServedBody>, Infallible> {
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
-    let arrival = Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads) };
+    let arrival =
+        Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads), encoders: peer.encoders() };
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
         let client = shared.asking(peer, request.headers()).address();
