@@ -13,7 +13,7 @@ use firn_base::{BundleId, FilterId, Location, NodeId, ObjectKey, Timestamp};
 use firn_bundle::CodingHeader;
 use firn_nix_format::PublisherKey;
 use firn_retrieval::{Directory, DirectoryError};
-use firn_transport::{CoordinatorClient, VerifiedLedger};
+use firn_transport::{AskError, CoordinatorClient, VerifiedLedger};
 use firn_wire::{
     BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, FeedBatch, FilterList, IndexRangePage,
     IndexRangeRequest, Signed, VerifiedRoster,
@@ -103,10 +103,24 @@ pub trait FilterSource: Send + Sync + fmt::Debug {
     ) -> BoxFuture<'_, Result<Bytes, CoordinatorsAway>>;
 }
 
+/// Why the feed was not told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FeedError {
+    /// No coordinator is reached.
+    #[error(transparent)]
+    Away(#[from] CoordinatorsAway),
+    /// Some are there, and none of them can say what is new: it hears no leader, say.
+    #[error("the coordinators that are there cannot tell what is new: {cause}")]
+    Untold {
+        /// What they said.
+        cause: String,
+    },
+}
+
 /// Tells what became visible.
 pub trait FeedSource: Send + Sync + fmt::Debug {
     /// Events from position `from`, verified; after `wait` without any, a batch without events.
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, CoordinatorsAway>>;
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>>;
 }
 
 /// What a gateway needs of the ledger.
@@ -302,9 +316,14 @@ fn coordinators(client: &CoordinatorClient) -> Vec<NodeId> {
 }
 
 impl FeedSource for NetworkCoordinators {
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, CoordinatorsAway>> {
-        async move { self.client.feed(from, wait).await.map_err(|error| CoordinatorsAway::because(&error)) }
-            .boxed()
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>> {
+        async move {
+            self.client.feed(from, wait).await.map_err(|error| match error {
+                AskError::NoAnswer { refused: false, .. } => CoordinatorsAway::because(&error).into(),
+                _ => FeedError::Untold { cause: error.to_string() },
+            })
+        }
+        .boxed()
     }
 }
 

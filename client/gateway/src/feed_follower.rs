@@ -2,7 +2,7 @@
 //!
 //! Owns: when the feed is pulled and from where, and when what is known is saved. Always holds: events are applied in order
 //! and once; what became visible is known as soon as a coordinator tells it; while no coordinator answers what is known
-//! stays as it was. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
+//! stays as it was; whether they are away is tried here and nowhere else. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use firn_wire::{FEED_EVENTS_MAX, FeedBatch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::coordinators::{FeedSource, FilterSource};
+use crate::coordinators::{FeedError, FeedSource, FilterSource};
 use crate::feed_tail::{FeedTail, POSITION_MAX};
 use crate::filter_agreement::AgreedFilters;
 use crate::filter_keeper::agreed;
@@ -154,9 +154,7 @@ impl FeedFollower {
         {
             self.close_gap(covered).await?;
         }
-        // What is there already comes without waiting; the head is heard of before anything else.
-        let wait = if self.keys.followed_at().is_some() { LONG_POLL } else { Duration::ZERO };
-        let batch = self.pull_from(self.keys.position(), wait).await?;
+        let batch = self.pull_news().await?;
         // After a long sleep what filters tell by now is not read from the feed.
         if !self.fits_tail(self.keys.position(), batch.head) {
             let beginning = self.find_beginning().await?;
@@ -166,6 +164,19 @@ impl FeedFollower {
             }
         }
         self.take(&batch)
+    }
+
+    /// What follows. Waits for it only while coordinators seem to be there: what is there already comes without waiting, the
+    /// head is heard of before anything else, and whoever doubts that they are there is told soon.
+    async fn pull_news(&self) -> Result<FeedBatch, String> {
+        let position = self.keys.position();
+        if self.keys.followed_at().is_some() && self.reach.is_there() {
+            tokio::select! {
+                batch = self.pull_from(position, LONG_POLL) => return batch,
+                () = self.reach.doubted() => {}
+            }
+        }
+        self.pull_from(position, Duration::ZERO).await
     }
 
     fn fits_tail(&self, first: u64, position: u64) -> bool {
@@ -193,15 +204,14 @@ impl FeedFollower {
     }
 
     async fn pull_from(&self, from: u64, wait: Duration) -> Result<FeedBatch, String> {
-        let batch = timeout(PULL_TIMEOUT, self.source.pull(from, wait)).await;
-        let batch = batch.map_err(|_| "no coordinator answered in time".to_owned());
-        let batch = batch.and_then(|batch| batch.map_err(|error| error.to_string()));
-        // Who tells nonsense is there: others may be asked.
-        match &batch {
-            Ok(_) => self.reach.answered(),
-            Err(_) => self.reach.failed(),
+        let pulled = timeout(PULL_TIMEOUT, self.source.pull(from, wait)).await;
+        // Who tells nonsense, or nothing, is there: others may be asked, and other things of these.
+        match &pulled {
+            Ok(Ok(_) | Err(FeedError::Untold { .. })) => self.reach.answered(),
+            Ok(Err(FeedError::Away(_))) | Err(_) => self.reach.lost(),
         }
-        batch
+        let batch = pulled.map_err(|_| "no coordinator answered in time".to_owned())?;
+        batch.map_err(|error| error.to_string())
     }
 
     fn take(&self, batch: &FeedBatch) -> Result<Progress, String> {
@@ -365,6 +375,32 @@ mod tests {
         task.await.unwrap();
         let saved = file.load().unwrap().unwrap().tail;
         assert_eq!((saved.len(), saved.position()), (5, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_doubts_that_coordinators_are_there_learns_it_before_news_come() {
+        let archive = Arc::new(TestArchive::new(2));
+        archive.show(1);
+        let follower = follower(&archive, 100, None);
+        let reach = Arc::clone(&follower.reach);
+        let (keys, _stop, _task) = follow(follower);
+        while keys.followed_at().is_none() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(PAUSE_MAX).await;
+        let began = Instant::now();
+        reach.doubt();
+        while !reach.is_there() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(began.elapsed() < PAUSE_MIN, "it was not waited for the end of a long poll");
+        archive.all_away(true);
+        reach.doubt();
+        sleep(LONG_POLL * 10).await;
+        assert!(!reach.is_there());
+        archive.all_away(false);
+        sleep(PAUSE_MAX).await;
+        assert!(reach.is_there(), "the follower tries on");
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl GatewayCore {
             keys.resume(view);
         }
         let reach = Arc::new(Reach::default());
-        let ranges = KeyRanges::new(Arc::clone(&parts.index), Arc::clone(&reach), parts.range_cache_bytes);
+        let ranges =
+            KeyRanges::new(Arc::clone(&parts.index), Some(Arc::clone(&reach)), parts.range_cache_bytes);
         Self {
             keys: Arc::new(keys),
             metrics: Metrics::default(),
@@ -148,8 +149,8 @@ impl GatewayCore {
             keeper: Arc::default(),
             filter_lists: Arc::default(),
             frames: FrameBook::default(),
-            disk: None,
             encoders: EncoderPlaces::default(),
+            disk: None,
             environment: parts.environment,
             index: parts.index,
             objects: parts.objects,

@@ -43,9 +43,9 @@ const KEYS_AT_ONCE: usize = 64;
 // Ranges overlap where keys are looked for again: by layers of closures.
 const RANGE_CACHE_BYTES: usize = 16 << 20;
 
-// Nobody waits for one path at a time here, as Nix does for a gateway: coordinators that are away are tried for about
-// as long as an election may take.
-const TRIES: usize = 10;
+// Nobody waits for one path at a time here, as Nix does for a gateway: coordinators that are away are tried for longer
+// than an election takes. Each try waits for some seconds itself.
+const TRIES: usize = 4;
 const TRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// A position that no feed has reached: who asks from there is told the head and no events.
@@ -69,7 +69,7 @@ impl KeyLookup {
 }
 
 fn ranges(index: Arc<dyn KeyIndex>) -> Arc<KeyRanges> {
-    Arc::new(KeyRanges::new(index, Arc::default(), RANGE_CACHE_BYTES))
+    Arc::new(KeyRanges::new(index, None, RANGE_CACHE_BYTES))
 }
 
 async fn locate_as_of(

@@ -88,7 +88,8 @@ type Flight = Result<Arc<KeyRange>, AskRangeError>;
 #[derive(Debug)]
 pub(crate) struct KeyRanges {
     index: Arc<dyn KeyIndex>,
-    reach: Arc<Reach>,
+    /// None where nobody follows the feed: each question finds out for itself then.
+    reach: Option<Arc<Reach>>,
     cache: BoundedCache<KeyPrefix, Arc<KeyRange>>,
     flights: SingleFlight<(KeyPrefix, bool), Flight>,
     permits: Semaphore,
@@ -130,8 +131,8 @@ fn prefix_bits(position: u64) -> u8 {
 }
 
 impl KeyRanges {
-    /// Asks `index`, and remembers ranges of `cache_bytes` together.
-    pub(crate) fn new(index: Arc<dyn KeyIndex>, reach: Arc<Reach>, cache_bytes: usize) -> Self {
+    /// Asks `index` while `reach` says that it is there, and remembers ranges of `cache_bytes` together.
+    pub(crate) fn new(index: Arc<dyn KeyIndex>, reach: Option<Arc<Reach>>, cache_bytes: usize) -> Self {
         Self {
             index,
             reach,
@@ -172,7 +173,7 @@ impl KeyRanges {
         if let Some(settled) = self.cache.get(&prefix).and_then(|range| range.settles(key, as_of)) {
             return Ok(self.count(settled));
         }
-        if !self.reach.may_ask() {
+        if self.reach.as_ref().is_some_and(|reach| !reach.is_there()) {
             return Err(AskRangeError::AwayLately);
         }
         let asked = timeout(ASK_WAIT, self.ask(prefix, key, as_of)).await;
@@ -180,9 +181,11 @@ impl KeyRanges {
             let cause = "none answered in time".to_owned();
             Err(CoordinatorsAway { cause }.into())
         });
-        match &asked {
-            Err(AskRangeError::Away(_)) => self.reach.failed(),
-            _ => self.reach.answered(),
+        if let Some(reach) = &self.reach {
+            match &asked {
+                Err(AskRangeError::Away(_)) => reach.doubt(),
+                _ => reach.answered(),
+            }
         }
         asked.map(|settled| self.count(settled))
     }
@@ -288,7 +291,7 @@ mod tests {
 
     fn ranges(archive: &Arc<TestArchive>) -> Arc<KeyRanges> {
         let index = Arc::clone(archive) as Arc<dyn KeyIndex>;
-        Arc::new(KeyRanges::new(index, Arc::default(), 1 << 20))
+        Arc::new(KeyRanges::new(index, Some(Arc::default()), 1 << 20))
     }
 
     fn archive(keys: u8) -> Arc<TestArchive> {
@@ -356,14 +359,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_coordinators_are_away_waiting_is_not_done_again_for_each_question() {
+    async fn while_coordinators_are_away_no_question_waits_for_them_again() {
         let archive = archive(5);
         archive.all_away(true);
         let ranges = ranges(&archive);
         assert!(matches!(ranges.settle(&key(1), 5).await, Err(AskRangeError::Away(_))));
-        assert_eq!(ranges.settle(&key(2), 5).await, Err(AskRangeError::AwayLately));
         archive.all_away(false);
-        tokio::time::advance(Duration::from_secs(5)).await;
+        let asked = ranges.asked();
+        for _ in 0..20 {
+            assert_eq!(ranges.settle(&key(2), 5).await, Err(AskRangeError::AwayLately));
+            tokio::time::advance(Duration::from_secs(5)).await;
+        }
+        assert_eq!(ranges.asked(), asked, "the feed's follower tries, and nobody else");
+        ranges.reach.as_ref().unwrap().answered();
         assert!(ranges.settle(&key(2), 5).await.is_ok());
         assert!(ranges.settle(&key(1), 5).await.is_ok());
     }

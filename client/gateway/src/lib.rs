@@ -57,8 +57,8 @@ mod view_file;
 
 pub use body::{BrokenOff, GatewayBody};
 pub use coordinators::{
-    BundleStanding, CoordinatorsAway, FeedSource, FilterSource, Governance, GovernanceSource, KeyIndex,
-    NetworkCoordinators, RecordPlace,
+    BundleStanding, CoordinatorsAway, FeedError, FeedSource, FilterSource, Governance, GovernanceSource,
+    KeyIndex, NetworkCoordinators, RecordPlace,
 };
 pub use feed_tail::{FeedGap, FeedTail};
 pub use gateway::{ArchiveParts, Gateway, OpenGateway, RunningGateway, StartError};

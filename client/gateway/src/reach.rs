@@ -1,70 +1,69 @@
 //! Whether coordinators are worth asking now.
 //!
 //! Nix waits for every answer: where the network is gone, waiting once tells as much as waiting for each path.
-//! Always holds: after a failure one question in a while is let through, the others fail at once, until something is heard.
+//! Always holds: after a failure all questions fail at once, until a coordinator is heard again; the feed's follower alone
+//! tries meanwhile, so that nobody's build waits for what it finds out. Leaves to others: trying (`feed_follower`).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::time::Instant;
-
-// A laptop that is on a network again is noticed by the feed's follower within as much.
-const TRY_EVERY: Duration = Duration::from_secs(5);
+use tokio::sync::Notify;
 
 /// What was heard of the coordinators last.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
-    /// While they are away: when one is asked again.
-    next: Mutex<Option<Instant>>,
+    away: AtomicBool,
+    doubts: Notify,
 }
 
 impl Reach {
-    /// Whether to ask. While they are away, whoever is told so asks for all.
-    pub(crate) fn may_ask(&self) -> bool {
-        let mut next = self.next();
-        match *next {
-            Some(at) if Instant::now() < at => false,
-            Some(_) => {
-                *next = Some(Instant::now() + TRY_EVERY);
-                true
-            }
-            None => true,
-        }
-    }
-
     /// Whether one answered when it was asked last, or none was asked.
-    pub(crate) fn seems_there(&self) -> bool {
-        self.next().is_none_or(|at| Instant::now() >= at)
+    pub(crate) fn is_there(&self) -> bool {
+        !self.away.load(Ordering::Acquire)
     }
 
     /// One answered.
     pub(crate) fn answered(&self) {
-        *self.next() = None;
+        self.away.store(false, Ordering::Release);
     }
 
-    /// None answered in time.
-    pub(crate) fn failed(&self) {
-        *self.next() = Some(Instant::now() + TRY_EVERY);
+    /// None answered the follower, who tries on.
+    pub(crate) fn lost(&self) {
+        self.away.store(true, Ordering::Release);
     }
 
-    fn next(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    /// None answered somebody else in time: the follower, who may be waiting for news, tries at once.
+    pub(crate) fn doubt(&self) {
+        if !self.away.swap(true, Ordering::AcqRel) {
+            self.doubts.notify_one();
+        }
+    }
+
+    /// Waits until somebody doubts, or has doubted since the last call.
+    pub(crate) async fn doubted(&self) {
+        self.doubts.notified().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn after_a_failure_one_question_in_a_while_is_let_through() {
+    #[tokio::test]
+    async fn nobody_is_let_through_after_a_failure_until_one_answers() {
         let reach = Reach::default();
-        assert!(reach.may_ask() && reach.may_ask());
-        reach.failed();
-        assert!(!reach.may_ask());
-        tokio::time::advance(TRY_EVERY).await;
-        assert!(reach.may_ask() && !reach.may_ask());
+        assert!(reach.is_there());
+        reach.lost();
+        assert!(
+            !reach.is_there() && reach.doubted().now_or_never().is_none(),
+            "the follower knows it itself"
+        );
         reach.answered();
-        assert!(reach.may_ask() && reach.may_ask());
+        reach.doubt();
+        reach.doubt();
+        assert!(!reach.is_there());
+        assert!(reach.doubted().now_or_never().is_some(), "a doubt is not lost while nobody waits for it");
+        assert!(reach.doubted().now_or_never().is_none(), "those that came with it are the same");
     }
 }

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use crate::coordinators::{
-    BundleStanding, CoordinatorsAway, FeedSource, FilterSource, KeyIndex, RecordPlace,
+    BundleStanding, CoordinatorsAway, FeedError, FeedSource, FilterSource, KeyIndex, RecordPlace,
 };
 
 /// What one coordinator shows.
@@ -122,7 +122,7 @@ impl TestArchive {
 }
 
 impl FeedSource for TestArchive {
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, CoordinatorsAway>> {
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>> {
         async move {
             self.anybody()?;
             let deadline = Instant::now() + wait;

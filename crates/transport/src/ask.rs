@@ -22,6 +22,8 @@ pub enum AskError {
         archive: ArchiveId,
         /// One sentence for each that was tried.
         tried: Vec<String>,
+        /// Whether one of them is there all the same, and could not do it now.
+        refused: bool,
     },
     /// The connection was lost before the answer to what must not be done twice.
     #[error("it is not known whether this was done, look before you try again: {reason}")]

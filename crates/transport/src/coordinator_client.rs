@@ -49,6 +49,13 @@ struct Known {
     preferred: NodeId,
 }
 
+/// What a coordinator's last turn came to, if to nothing useful.
+struct Failure {
+    sentence: String,
+    /// It answered that it cannot do it now.
+    refused: bool,
+}
+
 impl CoordinatorClient {
     /// The coordinators of `roster`, reached through `pool`. No connection is made before the first question.
     pub fn new(pool: ConnectionPool, roster: VerifiedRoster) -> Self {
@@ -96,7 +103,9 @@ impl CoordinatorClient {
             }
             if Instant::now() + pause >= deadline {
                 let archive = self.known().roster.archive();
-                return Err(AskError::NoAnswer { archive, tried: failures.into_values().collect() });
+                let refused = failures.values().any(|failure: &Failure| failure.refused);
+                let tried = failures.into_values().map(|failure| failure.sentence).collect();
+                return Err(AskError::NoAnswer { archive, tried, refused });
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
@@ -120,7 +129,8 @@ impl CoordinatorClient {
             Turn::Answered(CoordinatorReply::Refused(refusal)) => Err(AskError::Refused(refusal)),
             Turn::Answered(reply) => Ok(reply),
             Turn::NotReached(reason) | Turn::Lost(reason) => {
-                Err(AskError::NoAnswer { archive: self.known().roster.archive(), tried: vec![reason] })
+                let archive = self.known().roster.archive();
+                Err(AskError::NoAnswer { archive, tried: vec![reason], refused: false })
             }
         }
     }
@@ -133,7 +143,7 @@ impl CoordinatorClient {
         encoded: &Bytes,
         pace: Pace,
         deadline: Instant,
-        failures: &mut BTreeMap<NodeId, String>,
+        failures: &mut BTreeMap<NodeId, Failure>,
     ) -> Option<Result<CoordinatorReply, AskError>> {
         let mut waiting = self.in_order();
         let mut turns = FuturesUnordered::new();
@@ -159,7 +169,8 @@ impl CoordinatorClient {
                                 return Some(Err(AskError::Uncertain { reason: refusal.sentence }));
                             }
                             RefusalKind::Unavailable | RefusalKind::Disk | RefusalKind::Uncertain => {
-                                failures.insert(coordinator, format!("{}: {refusal}", coordinator.short()));
+                                let sentence = format!("{}: {refusal}", coordinator.short());
+                                failures.insert(coordinator, Failure { sentence, refused: true });
                             }
                             _ => return Some(Err(AskError::Refused(refusal))),
                         },
@@ -171,8 +182,8 @@ impl CoordinatorClient {
                             self.turn_away_from(coordinator);
                             return Some(Err(AskError::Uncertain { reason }));
                         }
-                        Turn::Lost(reason) | Turn::NotReached(reason) => {
-                            failures.insert(coordinator, reason);
+                        Turn::Lost(sentence) | Turn::NotReached(sentence) => {
+                            failures.insert(coordinator, Failure { sentence, refused: false });
                         }
                     }
                     match waiting.pop_front() {

@@ -60,7 +60,7 @@ impl GatewayCore {
     /// begins it once more.
     fn refresh_behind(self: &Arc<Self>, key: ObjectKey, presence: Presence, found: &Arc<Found>) {
         let is_old = found.at.is_none_or(|at| at.elapsed() >= REFRESH_AFTER);
-        if !is_old || !self.reach.seems_there() {
+        if !is_old || !self.reach.is_there() {
             return;
         }
         let Some(refresh) = found.begin_refresh() else { return };
