@@ -172,6 +172,22 @@ impl NetworkCoordinators {
     }
 }
 
+impl NetworkCoordinators {
+    /// Whether any coordinator answers, whatever it says, when each is asked once and given so long.
+    pub(crate) async fn are_there(&self, within: Duration) -> bool {
+        let mut asked: FuturesUnordered<_> = coordinators(&self.client)
+            .into_iter()
+            .map(|one| self.client.ask_coordinator(one, &CoordinatorRequest::GetMembers, within))
+            .collect();
+        while let Some(answer) = asked.next().await {
+            if matches!(answer, Ok(_) | Err(AskError::Refused(_))) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 impl KeyIndex for NetworkCoordinators {
     fn coordinators(&self) -> Vec<NodeId> {
         coordinators(&self.client)

@@ -1,8 +1,12 @@
 //! Starting and stopping a gateway.
 //!
 //! Owns: its tasks. Always holds: the port is taken before anything else and opened only when absence can be
-//! decided (or, where misses are allowed, after a wait), and ranks of publishers were heard or waited for; dropping
-//! what `start` gave ends everything. Leaves to others: what the tasks do.
+//! decided (or, where misses are allowed, after a wait), and ranks of publishers were heard or waited for; what was saved
+//! answers as soon as every coordinator was asked once in vain; dropping what `start` gave ends everything.
+//! Leaves to others: what the tasks do.
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,6 +70,7 @@ pub struct Gateway;
 pub struct OpenGateway {
     core: Arc<GatewayCore>,
     swarm: SwarmReader,
+    network: Arc<NetworkCoordinators>,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -88,7 +93,8 @@ const TAIL_KEYS_MAX: usize = 1 << 22;
 /// Without filters the tail is only what makes answers of coordinators last longer.
 const TAIL_KEYS_WITHOUT_FILTERS: usize = 1 << 16;
 
-/// Whoever answers with retries waits so much longer for the feed before it answers from what was saved.
+/// Whoever answers with retries waits so much longer for the feed before it answers from what was saved, if anybody is there
+/// who may tell it.
 const PATIENCE: u32 = 5;
 
 /// Who tells the feed tells the ledger, unless something is wrong with it.
@@ -103,9 +109,9 @@ impl Gateway {
         let ArchiveParts { environment, coordinators } = archive;
         let archive = coordinators.roster().archive();
         let keeps_filters = options.filter != FilterChoice::None;
-        // A gateway that keeps nothing of the past writes nothing either.
-        let directory = options.cache_dir.clone().filter(|_| keeps_filters);
-        let files = FilterFiles::new(directory.as_ref().map(|directory| directory.join("filters")));
+        let directory = options.cache_dir.clone();
+        let kept = directory.as_ref().filter(|_| keeps_filters).map(|directory| directory.join("filters"));
+        let files = FilterFiles::new(kept);
         let ranks = directory.as_ref().map(|directory| GovernanceFile::in_directory(directory, archive));
         let (file, view) = match directory {
             None => (None, None),
@@ -195,12 +201,12 @@ impl Gateway {
         let writing = writer.map(|writer| tokio::spawn(writer.run(stopped.clone())));
         let mut tasks = vec![
             tokio::spawn(follower.run(stopped.clone())),
-            tokio::spawn(follow_governance(Arc::clone(&core), network, ranks, stopped.clone())),
+            tokio::spawn(follow_governance(Arc::clone(&core), network.clone(), ranks, stopped.clone())),
         ];
         tasks.extend(keeping);
         tasks.extend(writing);
         tasks.extend(keeper.map(|keeper| tokio::spawn(keeper.run(stopped))));
-        Ok(OpenGateway { core, swarm, stop, tasks })
+        Ok(OpenGateway { core, swarm, network, stop, tasks })
     }
 
     /// Starts a gateway: takes the port, follows the feed to its head, opens the port.
@@ -220,16 +226,18 @@ impl Gateway {
         let open = Self::open(archive, &options).await?;
         let when_unreadable = options.when_unreadable();
         // What an earlier life saved may be old: with a network it is not answered from.
-        let heard = match when_unreadable {
-            WhenUnreadable::Retry => timeout(options.first_feed_wait * PATIENCE, open.heard()).await,
-            WhenUnreadable::Miss => timeout(options.first_feed_wait, open.heard()).await,
+        let turn = options.first_feed_wait;
+        let wait = match when_unreadable {
+            WhenUnreadable::Retry => turn * PATIENCE,
+            WhenUnreadable::Miss => turn,
         };
-        if heard.is_err() && open.core.is_usable() {
+        let heard = timeout(wait, open.is_heard(turn)).await.unwrap_or(false);
+        if !heard && open.core.is_usable() {
             let away = open.core.feed_age().is_none();
             let what =
                 if away { "no coordinator answers" } else { "no coordinator has told the publishers' ranks" };
             tracing::warn!("{what}: what is known as of the last time is answered from");
-        } else if heard.is_err() && when_unreadable == WhenUnreadable::Miss {
+        } else if !heard && when_unreadable == WhenUnreadable::Miss {
             tracing::warn!("no coordinator answers: until one does, every path is answered as unreadable");
         } else {
             open.usable().await;
@@ -260,10 +268,27 @@ impl OpenGateway {
         &self.swarm
     }
 
-    /// Waits until the feed was heard to its head in this life, and the publishers' ranks.
-    async fn heard(&self) {
-        while self.core.feed_age().is_none() || !self.core.heard_governance() {
-            sleep(LOOK_EVERY).await;
+    /// Waits until the feed was heard to its head in this life, and the publishers' ranks; false once no coordinator has
+    /// answered within `turn`. Those that are there may be electing a leader: they are waited for.
+    async fn is_heard(&self, turn: Duration) -> bool {
+        let heard = async {
+            while self.core.feed_age().is_none() || !self.core.heard_governance() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let nobody_is_there = async {
+            if self.network.are_there(turn).await {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            biased;
+            () = heard => true,
+            () = nobody_is_there => {
+                // Nor does the first question wait for them: the follower tries on.
+                self.core.reach.lost();
+                false
+            }
         }
     }
 

@@ -84,8 +84,9 @@ pub struct GatewayOptions {
     /// Bytes of files with what was read of the archive, at most; without any nothing of it is kept on disk.
     pub cache_size_bytes: u64,
     /// How long the port stays closed until the archive's feed and its publishers' ranks are heard; with
-    /// [`WhenUnreadable::Retry`] five times as long. Then it opens with what was saved. Without that it opens with [`WhenUnreadable::Miss`] all the same, and with
-    /// [`WhenUnreadable::Retry`] once the feed is heard.
+    /// [`WhenUnreadable::Retry`] five times as long if any coordinator answers within it. Then it opens with what was saved.
+    /// Without that it opens with [`WhenUnreadable::Miss`] all the same, and with [`WhenUnreadable::Retry`] once the feed is
+    /// heard.
     pub first_feed_wait: Duration,
     /// How clients are taken.
     pub server: ServerOptions,

@@ -70,7 +70,8 @@ async fn a_closure_is_walked_in_fewer_round_trips_than_it_has_layers() {
     let trips = began.elapsed().as_millis() / LATENCY.as_millis();
     eprintln!("{layers} layers, {trips} round trips one after the other");
     assert!(layers >= 20, "{layers}");
-    assert!(trips <= u128::from(layers), "{trips} round trips for {layers} layers");
+    // A block of records is looked up at once: what is left are the blocks, one after the other.
+    assert!(trips <= 10, "{trips} round trips for {layers} layers");
     // Again from memory.
     let began = Instant::now();
     walk(&router).await;

@@ -1,0 +1,102 @@
+//! Starting where no coordinator is reached, from what an earlier life saved.
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use firn_base::{NodeId, ObjectKey, Timestamp};
+use firn_transport::{ConnectionPool, Endpoint, EndpointOptions};
+use firn_wire::{CoordinatorEntry, FeedEvent, Identity, Roster, Signed, VerifiedRoster};
+
+use super::*;
+use crate::coordinators::Governance;
+use crate::feed_tail::FeedTail;
+use crate::key_view::Presence;
+
+/// Coordinators that take everything and answer nothing, as where packets are dropped; gone when dropped.
+struct Silent {
+    roster: VerifiedRoster,
+    _sockets: Vec<UdpSocket>,
+}
+
+impl Silent {
+    fn new() -> Self {
+        let (key, archive) =
+            (Identity::from_seed(&[100; 32]), Identity::from_seed(&[100; 32]).public().into());
+        let sockets: Vec<_> = (0..3).map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let coordinators = (1..).zip(&sockets).map(|(number, socket)| CoordinatorEntry {
+            id: NodeId::from(Identity::from_seed(&[number; 32]).public()),
+            raft_id: number.into(),
+            address: socket.local_addr().unwrap().to_string(),
+        });
+        let roster = Roster {
+            archive,
+            generation: 1,
+            issued: Timestamp::from_millis(0),
+            coordinators: coordinators.collect(),
+            retired: Vec::new(),
+        };
+        let roster = VerifiedRoster::open(&Signed::seal(&key, archive, &roster), archive).unwrap();
+        Self { roster, _sockets: sockets }
+    }
+
+    async fn parts(&self) -> ArchiveParts {
+        let environment = Environment::real();
+        let (identity, address) = (Identity::from_seed(&[50; 32]), (Ipv4Addr::LOCALHOST, 0).into());
+        let endpoint = Endpoint::bind(&environment, &identity, address, EndpointOptions::default()).await;
+        let pool = ConnectionPool::new(endpoint.unwrap());
+        ArchiveParts { environment, coordinators: CoordinatorClient::new(pool, self.roster.clone()) }
+    }
+}
+
+fn key(number: u8) -> ObjectKey {
+    ObjectKey::store_path([number; 20])
+}
+
+/// What a life that began at position 10, and was told of one key since, has left in `directory`.
+fn leave_behind(directory: &std::path::Path, archive: ArchiveId) {
+    let mut tail = FeedTail::at(10);
+    tail.apply(10, &[FeedEvent::Visible(key(1))]).unwrap();
+    ViewFile::in_directory(directory, archive).unwrap().save(&KeyView::from(tail)).unwrap();
+    GovernanceFile::in_directory(directory, archive).save(&Governance::default()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_coordinator_is_reached_a_start_waits_for_one_turn_whoever_it_answers() {
+    let silent = Silent::new();
+    for when_unreadable in [WhenUnreadable::Retry, WhenUnreadable::Miss] {
+        let place = tempfile::tempdir().unwrap();
+        leave_behind(place.path(), silent.roster.archive());
+        let options = GatewayOptions {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            when_unreadable: Some(when_unreadable),
+            cache_dir: Some(place.path().to_owned()),
+            ..GatewayOptions::default()
+        };
+        // The clock stands still but where everybody waits for it.
+        let (began, turn) = (Instant::now(), options.first_feed_wait);
+        let gateway = Gateway::start(silent.parts().await, options).await.unwrap();
+        assert!(began.elapsed() < turn * 2, "{when_unreadable:?}: {:?}", began.elapsed());
+        let core = gateway.core();
+        assert!(core.is_usable() && core.knows_ranks());
+        // Nor does the first question wait once more.
+        let asked = Instant::now();
+        assert!(core.narinfo([1; 20], crate::NarCompression::None).await.is_err());
+        assert!(asked.elapsed() < LOOK_EVERY, "{:?}", asked.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_filters_what_was_told_before_a_restart_is_known_after_it_and_nothing_is_called_absent() {
+    let (silent, place) = (Silent::new(), tempfile::tempdir().unwrap());
+    leave_behind(place.path(), silent.roster.archive());
+    let options = GatewayOptions {
+        filter: FilterChoice::None,
+        cache_dir: Some(place.path().to_owned()),
+        ..GatewayOptions::default()
+    };
+    let open = Gateway::open(silent.parts().await, &options).await.unwrap();
+    let core = open.core();
+    assert!(core.is_usable() && core.knows_ranks());
+    assert_eq!(core.keys.presence(&key(1)), Some(Presence::Visible { as_of: 11 }));
+    assert_eq!(core.keys.presence(&key(2)), Some(Presence::Unsettled { as_of: 10 }));
+    open.close().await;
+}
