@@ -80,6 +80,24 @@ fn nix_reads_what_was_exported_in_every_compression() {
 }
 
 #[test]
+fn a_closure_is_got_whole_and_nix_copies_from_it() {
+    let (local, key) = (demo_archive(), demo_key());
+    let output = local.home().join("closure");
+    let roots = lines("roots.txt");
+    let mut words = vec!["get", "--closure", "--json", "--output", output.to_str().unwrap()];
+    words.extend(roots.iter().map(String::as_str));
+    // Exit code 0, too.
+    let said = summary(local.firn(&words));
+    assert_eq!(said["missing_total"], 0, "{said}");
+    assert_eq!(said["paths"], path_infos(&output).len());
+    if nix::is_there() {
+        // Nix copies a path with all that it needs, or not at all.
+        let url = format!("file://{}", output.display());
+        nix::copy(&url, &key, &roots, &local.home().join("closure-store"));
+    }
+}
+
+#[test]
 fn what_is_right_stays_and_what_is_damaged_is_replaced() {
     let local = demo_archive();
     let published = path_infos(&demo_cache().join("cache"));

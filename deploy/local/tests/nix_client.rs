@@ -38,7 +38,7 @@ fn gateway(local: &Local, flags: &[&str]) -> (Running, String) {
 #[track_caller]
 fn assert_nix_reads(url: &str, compression: &str, published: &BTreeMap<String, PathInfo>, key: &str) {
     let place = tempfile::tempdir().unwrap();
-    let client = Client { url, key, root: place.path(), settings: "" };
+    let client = Client { url, key, root: place.path(), settings: "", authorities: None };
     let paths: Vec<String> = published.values().map(|info| info.store_path.to_string()).collect();
     let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
     let named = |name: &str| {
@@ -117,6 +117,52 @@ fn nix_reads_everything_from_both_bases_in_both_compressions() {
     assert_nix_reads(&format!("{}/plain", local.url), "none", &published, &key);
 }
 
+#[test]
+fn nix_reads_over_tls_from_whoever_it_believes_and_from_nobody_else() {
+    if !nix::is_there() {
+        println!("there is no `nix` here: this test is skipped");
+        return;
+    }
+    let key = demo_key();
+    let local = Local::up(&["--coordinators", "1", "--storage-nodes", "3", "--publisher", key.trim()]);
+    let cache = demo_cache().join("cache");
+    local.firn(&["publish", cache.to_str().unwrap()]).success();
+    let published = path_infos(&cache);
+    let paths: Vec<String> = published.values().map(|info| info.store_path.to_string()).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+
+    let [certificate, secret] = ["certificate.pem", "key.pem"].map(|name| local.home().join(name));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&secret, made.signing_key.serialize_pem()).unwrap();
+    let port = tcp_port();
+    let mut program = command("firn", local.home());
+    program.arg("--config").arg(local.dir().join("firn.toml"));
+    program.args(["gateway", "--listen", &format!("127.0.0.1:{port}"), "--nar-compression=zstd"]);
+    program.arg("--tls-certificate").arg(&certificate).arg("--tls-key").arg(&secret);
+    let mut running = Running::start(&mut program, &local.home().join("gateway-tls.log"));
+    wait_for("the gateway listens", || {
+        running.assert_alive();
+        running.messages().contains("gateway listens on https://").then_some(())
+    });
+
+    let url = format!("https://localhost:{port}");
+    let place = tempfile::tempdir().unwrap();
+    let client = |name, authorities| {
+        let root = place.path().join(name);
+        let settings = "download-attempts = 1";
+        let client = Client { url: &url, key: &key, root: &root, settings, authorities };
+        let realised = client.run("nix-store", &[&["-r"], &paths[..]].concat());
+        let verified =
+            client.run("nix", &[&["store", "verify", "--store", &client.store()], &paths[..]].concat());
+        (realised.code, verified.code)
+    };
+    assert_eq!(client("believes", Some(certificate.as_path())), (Some(0), Some(0)));
+    let (realised, _) = client("does-not", None);
+    assert_ne!(realised, Some(0), "nobody vouches for this certificate");
+    assert_eq!(running.terminate(), Some(0));
+}
+
 /// Takes one of those that are left, if any is.
 fn take_one(left: &AtomicUsize) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
@@ -178,7 +224,8 @@ fn nix_goes_on_with_a_broken_download_where_it_was_compressed_or_not() {
     for (base, name) in [("", ".nar.zst"), ("/plain", ".nar")] {
         let (line, heads) = bad_line(url["http://".len()..].to_owned(), 3);
         let root = place.path().join(name);
-        let client = Client { url: &format!("{line}{base}"), key: &key, root: &root, settings: "" };
+        let client =
+            Client { url: &format!("{line}{base}"), key: &key, root: &root, settings: "", authorities: None };
         let path = support::cache::store_path("large-1").to_string();
         client.run("nix-store", &["-r", &path]).success();
         client.run("nix", &["store", "verify", "--store", &client.store(), &path]).success();
@@ -204,7 +251,8 @@ const DEBUG: &str = r#"derivation { name = "thing-debug"; system = builtins.curr
 fn written_by_nix(place: &Path) -> (std::path::PathBuf, String) {
     let [secret, public, cache] = ["secret", "public", "cache"].map(|name| place.join(name));
     let settings = format!("secret-key-files = {}", secret.display());
-    let builder = Client { url: "", key: "", root: &place.join("builder"), settings: &settings };
+    let builder =
+        Client { url: "", key: "", root: &place.join("builder"), settings: &settings, authorities: None };
     let made =
         ["--generate-binary-cache-key", "nix-test-1", secret.to_str().unwrap(), public.to_str().unwrap()];
     builder.run("nix-store", &made).success();
@@ -236,8 +284,9 @@ fn content_addressed_outputs_and_debug_information_are_found_by_those_who_look_f
     assert_eq!(summary["debuginfo_published"], 1, "{summary}");
 
     // Nothing may be built here: that the output is known at all comes from the realisation.
+    let root = place.path().join("client");
     let client =
-        Client { url: &local.url, key: &key, root: &place.path().join("client"), settings: "max-jobs = 0" };
+        Client { url: &local.url, key: &key, root: &root, settings: "max-jobs = 0", authorities: None };
     let built = ["build", "--impure", "--no-link", "--json", "--expr", BY_CONTENT];
     let said: serde_json::Value = serde_json::from_str(&client.run("nix", &built).success()).unwrap();
     let out = said[0]["outputs"]["out"].as_str().unwrap();

@@ -87,6 +87,8 @@ pub struct Client<'a> {
     pub root: &'a Path,
     /// More lines of its configuration.
     pub settings: &'a str,
+    /// The file with whoever's certificates it believes, if not those of its machine.
+    pub authorities: Option<&'a Path>,
 }
 
 impl Client<'_> {
@@ -111,6 +113,9 @@ impl Client<'_> {
             .env("NIX_REMOTE", self.store())
             .env("NIX_CONFIG", config)
             .env_remove("NIX_PATH");
+        if let Some(authorities) = self.authorities {
+            nix.env("NIX_SSL_CERT_FILE", authorities);
+        }
         finish(&mut nix)
     }
 
