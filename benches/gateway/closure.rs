@@ -16,6 +16,8 @@ pub(crate) struct Closure {
     pub(crate) publisher: String,
     /// All paths; all others are in the closure of the first. The last is one large file that nobody refers to.
     pub(crate) paths: Vec<PathInfo>,
+    /// Files that nobody refers to, of [`SLOW_BYTES`] each.
+    pub(crate) slow: Vec<PathInfo>,
     /// Bytes of all NARs of the closure.
     pub(crate) nar_bytes: u64,
 }
@@ -23,15 +25,18 @@ pub(crate) struct Closure {
 /// Bytes of the large file.
 pub(crate) const LARGE_BYTES: usize = 192 << 20;
 
+/// Bytes of a file that a slow reader has for itself: more than a frame, so that there is something to be fetched ahead.
+const SLOW_BYTES: usize = 6 << 20;
+
 impl Closure {
-    /// Makes one of `count` paths below `directory`.
-    pub(crate) fn make(directory: &Path, count: usize) -> Result<Self, Failure> {
+    /// Makes one of `count` paths below `directory`, and `slow` files beside it.
+    pub(crate) fn make(directory: &Path, count: usize, slow: usize) -> Result<Self, Failure> {
         let cache = directory.join("cache");
         fs::create_dir_all(cache.join("nar"))?;
         fs::write(cache.join("nix-cache-info"), "StoreDir: /nix/store\n")?;
         let key = PublisherSecretKey::from_seed("bench-1", &[7; 32])?;
-        let mut closure =
-            Self { cache, publisher: key.public_key().to_string(), paths: Vec::new(), nar_bytes: 0 };
+        let publisher = key.public_key().to_string();
+        let mut closure = Self { cache, publisher, paths: Vec::new(), slow: Vec::new(), nar_bytes: 0 };
         for number in 0..count {
             // A tree: nine references deep, as closures of packages are.
             let children = (2 * number + 1..=2 * number + 2).filter(|child| *child < count);
@@ -42,6 +47,10 @@ impl Closure {
         }
         let large = closure.add(&key, count, &contents(count, LARGE_BYTES), Vec::new())?;
         closure.paths.push(large);
+        for number in count + 1..=count + slow {
+            let file = closure.add(&key, number, &contents(number, SLOW_BYTES), Vec::new())?;
+            closure.slow.push(file);
+        }
         Ok(closure)
     }
 

@@ -10,6 +10,7 @@
 //! (end-to-end tests).
 
 mod closure;
+mod compression;
 mod delay;
 mod existing;
 #[path = "../filters/feed.rs"]
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use firn_benches::process::{Failure, Process, free_address, output, programs};
-use firn_nix_format::nixbase32;
+use firn_nix_format::{PathInfo, nixbase32};
 
 use crate::closure::Closure;
 use crate::existing::ExistingCache;
@@ -39,7 +40,7 @@ use crate::servers::{Server, gateway, mirror, move_to, nginx};
 /// Measures a gateway beside nginx.
 #[derive(Debug, Parser)]
 struct Options {
-    /// An empty directory for the archive, caches and stores: about 3 GB
+    /// An empty directory for the archive, caches and stores: about 3 GB, and 12 GB more for slow readers
     dir: PathBuf,
     /// Measure these alone
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -86,6 +87,8 @@ const ANYWHERE: &str = "0,1";
 /// As Nix opens by default, rounded up.
 const CONNECTIONS: usize = 32;
 const CLIENTS_MANY: usize = 500;
+/// What a gateway compresses at once.
+const ENCODERS_MAX: usize = 256;
 const ABSENT_PATHS: u64 = 10_000;
 const SLOW_FOR: Duration = Duration::from_secs(20);
 /// An odd number: the one in the middle counts.
@@ -130,23 +133,28 @@ fn run(options: &Options) -> Result<(), Failure> {
     println!("{}", machine()?);
     row(&["what", "gateway", "beside", "ratio"]);
     row(&["---"; 4]);
-    let is_wanted = |part| options.only.is_empty() || options.only.contains(&part);
-    if is_wanted(Part::Requests) {
+    if options.wants(Part::Requests) {
         bench.requests()?;
     }
-    if is_wanted(Part::Nars) {
+    if options.wants(Part::Nars) {
         bench.nars()?;
     }
-    if is_wanted(Part::Slow) {
+    if options.wants(Part::Slow) {
         bench.slow_readers()?;
     }
-    if is_wanted(Part::Copies) {
+    if options.wants(Part::Copies) {
         bench.copies()?;
     }
-    if is_wanted(Part::Filters) {
+    if options.wants(Part::Filters) {
         bench.filters()?;
     }
     Ok(())
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -154,7 +162,8 @@ impl<'a> Bench<'a> {
     fn begin(options: &'a Options) -> Result<Self, Failure> {
         let dir = &options.dir;
         fs::create_dir_all(dir)?;
-        let closure = Closure::make(dir, options.paths)?;
+        let slow = if options.wants(Part::Slow) { CLIENTS_MANY } else { 0 };
+        let closure = Closure::make(dir, options.paths, slow)?;
         let existing = options.cache.as_deref().zip(options.cache_key.as_deref());
         let existing = existing.map(|(cache, key)| ExistingCache::read(cache, key)).transpose()?;
         let (home, programs) = (dir.join("archive"), programs()?);
@@ -173,11 +182,9 @@ impl<'a> Bench<'a> {
         // What the archive serves is what is measured from now on.
         fs::remove_dir_all(&closure.cache)?;
         let (descriptor, served) = (home.join("archive.firn"), dir.join("served"));
-        let known = existing.iter().flat_map(|cache| &cache.paths);
-        let hashes: Vec<String> = known
-            .chain(closure.paths.iter().map(|info| &info.store_path))
-            .map(|path| path.hash_part().to_owned())
-            .collect();
+        let made_up = closure.paths.iter().chain(&closure.slow).map(|info| &info.store_path);
+        let all = existing.iter().flat_map(|cache| &cache.paths).chain(made_up);
+        let hashes: Vec<String> = all.map(|path| path.hash_part().to_owned()).collect();
         mirror(&gateway(&descriptor, ANYWHERE, &dir.join("mirror.log"))?, &hashes, &served)?;
         Ok(Self { options, closure, existing, descriptor, served, _archive: archive })
     }
@@ -195,11 +202,15 @@ impl<'a> Bench<'a> {
         closure.map(|info| format!("/{}.narinfo", info.store_path.hash_part())).collect()
     }
 
-    /// The path of the large NAR.
+    /// Where the large NAR is served.
     fn large(&self) -> Result<String, Failure> {
-        let info = self.closure.paths.last().ok_or("there are no paths")?;
+        self.url(self.closure.paths.last().ok_or("there are no paths")?)
+    }
+
+    /// Where the NAR of a path is served.
+    fn url(&self, info: &PathInfo) -> Result<String, Failure> {
         let text = fs::read(self.served.join(format!("{}.narinfo", info.store_path.hash_part())))?;
-        Ok(format!("/{}", firn_nix_format::PathInfo::parse(&text)?.url))
+        Ok(format!("/{}", PathInfo::parse(&text)?.url))
     }
 
     fn requests(&self) -> Result<(), Failure> {
@@ -269,6 +280,7 @@ impl<'a> Bench<'a> {
             let (our_rate, their_rate) = (per_cpu(&ours, our_cpu), per_cpu(&theirs, their_cpu));
             compared(&format!("{name} per CPU second of the server"), our_rate, their_rate, 0);
         }
+        self.compressed(&gateway, &large)?;
         drop(gateway);
         move_to(ANYWHERE)?;
 
@@ -276,8 +288,7 @@ impl<'a> Bench<'a> {
         let gateway = self.gateway(ANYWHERE)?;
         let middle =
             self.closure.paths.iter().find(|info| info.nar_size > 1 << 20).ok_or("all paths are small")?;
-        let text = fs::read(self.served.join(format!("{}.narinfo", middle.store_path.hash_part())))?;
-        let wanted = [format!("/{}", firn_nix_format::PathInfo::parse(&text)?.url)];
+        let wanted = [self.url(middle)?];
         let load = |server: &Server| Load { paths: &wanted, ..once(server.address, CLIENTS_MANY) };
         let (ours, theirs) = (run_sound(&load(&gateway))?, run_sound(&load(&nginx))?);
         let name =
@@ -293,15 +304,42 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// What is fetched ahead for each of them is what a gateway's memory goes to.
+    /// The same NAR as zstd, which a gateway makes anew for each download.
+    fn compressed(&self, gateway: &Server, large: &[String; 1]) -> Result<(), Failure> {
+        let path = [format!("{}.zst", large[0])];
+        // How long it is is known once it was made: these clients do not read what has no length.
+        let made = ureq::get(format!("http://{}{}", gateway.address, path[0])).call()?;
+        std::io::copy(&mut made.into_body().into_reader(), &mut std::io::sink())?;
+        let nar = fs::read(self.served.join(&large[0][1..]))?;
+        let alone = compression::megabytes_per_cpu_second(&nar)?;
+        for connections in [1, 4] {
+            let lasts = Duration::from_secs(self.options.seconds);
+            let load = Load { address: gateway.address, paths: &path, status: 200, connections, lasts };
+            let (seen, cpu) = measured(gateway, &load)?;
+            let megabytes = seen.answers as f64 * nar.len() as f64 / 1e6;
+            let name = format!("NAR as zstd from memory, {connections} connections, MB of NAR");
+            row(&[&format!("{name}/s"), &format!("{:.0}", megabytes / seen.took.as_secs_f64()), "", ""]);
+            let name = format!("{name} per CPU second; beside it zstd alone");
+            compared(&name, megabytes / cpu.as_secs_f64(), alone, 0);
+        }
+        Ok(())
+    }
+
+    /// What is fetched ahead for each of them, and what is compressed for each, is what a gateway's memory goes to.
     fn slow_readers(&self) -> Result<(), Failure> {
-        let (gateway, nginx, large) = (self.gateway(ANYWHERE)?, self.nginx(ANYWHERE)?, self.large()?);
-        let (readers, bytes) = (CLIENTS_MANY as u64, closure::LARGE_BYTES as u64);
-        let mib = |server: &Server| -> Result<String, Failure> {
-            Ok((slow::memory_kib(server, &large, bytes, readers, SLOW_FOR)? >> 10).to_string())
+        let plain = self.closure.slow.iter().map(|info| self.url(info)).collect::<Result<Vec<_>, _>>()?;
+        let compressed: Vec<String> = plain.iter().map(|path| format!("{path}.zst")).collect();
+        let mib = |server: &Server, paths: &[String]| -> Result<String, Failure> {
+            Ok((slow::memory_kib(server, paths, SLOW_FOR)? >> 10).to_string())
         };
-        let name = format!("memory with {readers} readers of 16 KiB/s, from nodes, MiB");
-        row(&[&name, &mib(&gateway)?, &mib(&nginx)?, ""]);
+        let name =
+            format!("memory with {} readers of 16 KiB/s, each of a NAR of its own from nodes", plain.len());
+        let theirs = mib(&self.nginx(ANYWHERE)?, &plain)?;
+        row(&[&format!("{name}, MiB"), &mib(&self.gateway(ANYWHERE)?, &plain)?, &theirs, ""]);
+        // As many as may be are compressed at once; all others would be refused.
+        let some = &compressed[..ENCODERS_MAX.min(compressed.len())];
+        let name = format!("memory with {} such readers, as zstd, MiB", some.len());
+        row(&[&name, &mib(&self.gateway(ANYWHERE)?, some)?, "", ""]);
         Ok(())
     }
 
