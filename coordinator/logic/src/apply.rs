@@ -6,6 +6,7 @@
 
 mod account;
 mod commit;
+mod compact;
 mod features;
 mod govern;
 mod nodes;
@@ -80,6 +81,7 @@ fn carry_out<F: Facts>(
         Command::Reserve { .. }
             | Command::Commit { .. }
             | Command::ReplaceBundle { .. }
+            | Command::CompactBundles { .. }
             | Command::EraseBundle { .. }
     );
     if takes_on && state.counters()?.rebuilding {
@@ -156,6 +158,7 @@ fn carry_out<F: Facts>(
         Command::ReplaceBundle { bundle, left_out, replacements } => {
             purge::replace(state, *bundle, left_out, replacements)?
         }
+        Command::CompactBundles { bundles, into } => compact::compact(state, bundles, into)?,
         Command::EraseBundle { bundle, surplus } => purge::erase(state, *bundle, surplus)?,
         Command::ConfirmErasures(confirmed) => purge::confirm(state, confirmed)?,
         Command::GovernAll(acts) => govern::govern_all(state, acts)?,

@@ -10,13 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleId, BundleNumber, CodingId, NodeId, ReservationId, Scheme, ShardIndex, Timestamp};
 use firn_bundle::ContentHeader;
-use firn_wire::Policy;
+use firn_wire::{BundleFill, Policy};
 
+use crate::bundle_fill;
 use crate::change::Change;
 use crate::facts::Scan;
 use crate::names::{NameTable, NodeNames};
 use crate::second_codings::{SecondCodings, SecondView};
-use crate::state::{BundleRecord, CodingRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord};
+use crate::state::{
+    BundleRecord, CodingRecord, ErasureRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
+};
 
 const PAGE: usize = 4096;
 
@@ -31,6 +34,10 @@ pub struct BundleView {
     pub coding: CodingId,
     /// k and n.
     pub scheme: Scheme,
+    /// Bytes of its payload.
+    pub payload_bytes: u64,
+    /// Records in its manifest.
+    pub records: u64,
     /// Bytes of each shard.
     pub shard_bytes: u64,
     /// Bytes of each shard's file.
@@ -51,12 +58,19 @@ impl BundleView {
             id: record.id,
             coding: coding.id,
             scheme: coding.scheme,
+            payload_bytes: record.payload_bytes,
+            records: record.keys,
             shard_bytes: coding.shard_bytes,
             file_bytes: coding.file_bytes,
             placements: coding.placements.clone(),
             changed,
             is_without_records: record.keys == 0,
         }
+    }
+
+    /// Whether it is under a quarter full.
+    pub(crate) const fn is_small(&self) -> bool {
+        bundle_fill::is_small(self.payload_bytes, self.records)
     }
 }
 
@@ -73,6 +87,10 @@ pub struct Catalogue {
     held: Vec<Vec<(BundleNumber, ShardIndex)>>,
     /// Which bundles cannot be read without this one, sorted. By id, for a bundle may be known later than who names it.
     dependents: BTreeMap<BundleId, Vec<BundleNumber>>,
+    /// Of all bundles but those that others have taken the place of.
+    fill: BundleFill,
+    /// Bundles that others have taken the place of and that are not erased yet.
+    going: BTreeSet<BundleNumber>,
     seconds: SecondCodings,
     codings: BTreeMap<CodingId, BundleNumber>,
     reservations: BTreeMap<ReservationId, (CodingId, Timestamp)>,
@@ -92,6 +110,8 @@ impl Catalogue {
             bundle_names: BTreeMap::new(),
             held: Vec::new(),
             dependents: BTreeMap::new(),
+            fill: BundleFill::default(),
+            going: BTreeSet::new(),
             seconds: SecondCodings::default(),
             codings: BTreeMap::new(),
             reservations: BTreeMap::new(),
@@ -105,6 +125,15 @@ impl Catalogue {
             let page = state.bundles_from(from, PAGE)?;
             page.iter().for_each(|record| drop(catalogue.put_bundle(record, record.committed_at)));
             match page.last().and_then(|last| last.number.0.checked_add(1)) {
+                Some(next) if page.len() == PAGE => from = BundleNumber(next),
+                _ => break,
+            }
+        }
+        let mut from = BundleNumber(0);
+        loop {
+            let page = state.erasures_from(from, PAGE)?;
+            page.iter().for_each(|record| catalogue.put_erasure(record));
+            match page.last().and_then(|last| last.bundle.0.checked_add(1)) {
                 Some(next) if page.len() == PAGE => from = BundleNumber(next),
                 _ => break,
             }
@@ -181,6 +210,7 @@ impl Catalogue {
                 Change::RemoveSurplus(node, coding, index) => {
                     self.surplus.remove(&(*node, *coding, *index));
                 }
+                Change::PutErasure(record) => self.put_erasure(record),
                 Change::PutPolicy(policy) => self.policy = policy.clone(),
                 _ => {}
             }
@@ -198,6 +228,7 @@ impl Catalogue {
                 | Change::RemoveReservation(_)
                 | Change::PutSurplus(_)
                 | Change::RemoveSurplus(..)
+                | Change::PutErasure(_)
                 | Change::PutPolicy(_)
         )
     }
@@ -226,6 +257,9 @@ impl Catalogue {
         if before.is_some() {
             return Vec::new();
         }
+        if let Some(view) = &self.bundles[place] {
+            bundle_fill::add(&mut self.fill, view);
+        }
         self.bundle_names.insert(record.id, record.number);
         // Apply parsed it before; a header that cannot be read names nobody.
         let header = ContentHeader::parse(&record.content_header).ok();
@@ -246,6 +280,9 @@ impl Catalogue {
         let known = self.bundles.get_mut(position(record.number)).and_then(Option::take);
         let Some(before) = known else { return Vec::new() };
         self.change_holders(record.number, &before.placements, &[]);
+        if !self.going.remove(&record.number) {
+            bundle_fill::remove(&mut self.fill, &before);
+        }
         self.bundle_names.remove(&record.id);
         let header = ContentHeader::parse(&record.content_header).ok();
         let named = header.iter().flat_map(ContentHeader::dependencies);
@@ -262,6 +299,14 @@ impl Catalogue {
                 self.bundle_names.get(id).copied()
             })
             .collect()
+    }
+
+    /// Others have taken the place of a bundle.
+    fn put_erasure(&mut self, record: &ErasureRecord) {
+        let known = self.bundles.get(position(record.bundle)).and_then(Option::as_ref);
+        if let Some(view) = known.filter(|_| self.going.insert(record.bundle)) {
+            bundle_fill::remove(&mut self.fill, view);
+        }
     }
 
     fn change_holders(
@@ -324,6 +369,16 @@ impl Catalogue {
     /// All bundles, in order of their numbers.
     pub fn bundles(&self) -> impl Iterator<Item = &BundleView> {
         self.bundles.iter().flatten()
+    }
+
+    /// Those that no others have taken the place of, in order of their numbers.
+    pub(crate) fn staying_bundles(&self) -> impl Iterator<Item = &BundleView> {
+        self.bundles().filter(|bundle| !self.going.contains(&bundle.number))
+    }
+
+    /// How full these are.
+    pub const fn fill(&self) -> BundleFill {
+        self.fill
     }
 
     /// All bundles, those from `start` on first.

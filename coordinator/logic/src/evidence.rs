@@ -418,7 +418,7 @@ impl<B: EvidenceBook> Evidence<B> {
         }
     }
 
-    /// Bundles that a purge had erased: a node that was away may still show what the others have removed, and they do
+    /// Bundles that were erased: a node that was away may still show what the others have removed, and they do
     /// not come back.
     pub fn erased(&self) -> BTreeSet<BundleId> {
         let erased = self.ledger.iter().filter_map(|entry| match entry.act {

@@ -62,6 +62,8 @@ pub trait Facts {
     fn erasure(&self, bundle: BundleNumber) -> Result<Option<ErasureRecord>, Self::Error>;
     /// Places of the records that had a feature last, the latest first; empty if none had it.
     fn similar(&self, feature: Feature) -> Result<Vec<Location>, Self::Error>;
+    /// An entry of the ledger; none behind its end.
+    fn ledger_entry(&self, position: u64) -> Result<Option<LedgerEntry>, Self::Error>;
     /// Whether a join token was used.
     fn is_token_used(&self, token: TokenId) -> Result<bool, Self::Error>;
     /// An operator, as the ledger says it is now.

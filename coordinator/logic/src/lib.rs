@@ -12,6 +12,7 @@ mod balance;
 mod brake;
 mod build_plan;
 mod builder;
+mod bundle_fill;
 mod bundle_set;
 mod bundles_since;
 mod caps;
@@ -20,6 +21,7 @@ mod change;
 mod clock_rule;
 mod commit_check;
 mod commit_room;
+mod compacting;
 mod digest;
 mod divergence;
 mod drain;
@@ -36,6 +38,7 @@ mod fleet_width;
 mod headers;
 mod health;
 mod health_index;
+mod history;
 mod index_set;
 mod inventory;
 mod kin;
@@ -93,6 +96,10 @@ pub use change::Change;
 pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Clocks, READING_GOOD_FOR};
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
 pub use commit_room::{CommitRoom, CommitTooLarge};
+pub use compacting::{
+    CompactionRefusal, GatheringError, SmallBundle, check_compaction, plan_compaction,
+    plan_gathered_features, plan_gathering, read_small, small_bundles,
+};
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};
 pub use drain::{sum_drains, survey_drain};

@@ -229,6 +229,10 @@ impl Facts for MemoryState {
         Ok(self.operators.get(&key).cloned())
     }
 
+    fn ledger_entry(&self, position: u64) -> Result<Option<LedgerEntry>, Infallible> {
+        Ok(self.ledger.get(&position).cloned())
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, Infallible> {
         Ok(self.used_tokens.contains(&token))
     }

@@ -321,6 +321,12 @@ impl<F: Facts> Facts for Overlay<'_, F> {
         Ok(self.features.get(&feature, base)?.unwrap_or_default())
     }
 
+    fn ledger_entry(&self, position: u64) -> Result<Option<LedgerEntry>, F::Error> {
+        self.ledger
+            .get(&position)
+            .map_or_else(|| self.facts.ledger_entry(position), |own| Ok(Some(own.clone())))
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, F::Error> {
         self.used_tokens.has(&token, || self.facts.is_token_used(token))
     }

@@ -26,7 +26,8 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         | AdminRequest::Digests
         | AdminRequest::RebuildProgress
         | AdminRequest::Purges { .. }
-        | AdminRequest::BundlesSince { .. } => OperatorRole::Observer,
+        | AdminRequest::BundlesSince { .. }
+        | AdminRequest::Compaction { .. } => OperatorRole::Observer,
     }
 }
 
@@ -59,7 +60,7 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         Command::Govern(act) => role_for_act(act),
         Command::GovernAll(acts) => role_for_acts(acts),
         Command::SetNodeState { .. } => OperatorRole::Nodes,
-        Command::ReplaceBundle { .. } => OperatorRole::Content,
+        Command::ReplaceBundle { .. } | Command::CompactBundles { .. } => OperatorRole::Content,
         // The coordinators' own.
         Command::JoinNode { .. }
         | Command::Reserve { .. }

@@ -63,6 +63,11 @@ impl GoingContent {
         Ok(going)
     }
 
+    /// Whether a purge wants a record of a bundle gone.
+    pub(crate) fn wants_some_of(&self, bundle: BundleNumber) -> bool {
+        self.bundles.contains(&bundle)
+    }
+
     /// The first of `dependencies` that a purge wants a record of gone: what used its chunks would keep it from being
     /// erased.
     pub fn first_of<F: Facts>(

@@ -302,7 +302,7 @@ pub struct FeatureRecord {
     pub places: Vec<Location>,
 }
 
-/// A bundle in whose place others are, because of purges.
+/// A bundle in whose place others are: because of purges, or because it was small.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErasureRecord {
     /// The bundle.

@@ -50,7 +50,7 @@ pub struct CoordinatorOptions {
     pub timing: Timing,
     /// Bundles are re-coded for a larger k once the fleet was wide enough for it this long; see [`RECODE_AFTER`].
     pub recode_after: Duration,
-    /// Shards of a bundle in whose place others are, because of a purge, stay for readers this long; see [`ERASE_AFTER`].
+    /// Shards of a bundle in whose place others are stay for readers this long; see [`ERASE_AFTER`].
     pub erase_after: Duration,
     /// Which network and country addresses are of; without it only operators and address prefixes keep shards apart in
     /// a `public` archive.

@@ -24,7 +24,7 @@ pub fn describe_act(act: &LedgerAct) -> String {
         LedgerAct::SetPolicy(policy) => format!("policy set: {}", describe_policy(policy)),
         LedgerAct::Reinstate { key, .. } => format!("{} reinstated", name(*key)),
         LedgerAct::Purge { key, .. } => format!("{} to be purged", name(*key)),
-        LedgerAct::Erase { bundle } => format!("bundle {bundle} erased because of a purge"),
+        LedgerAct::Erase { bundle } => format!("bundle {bundle} erased"),
         LedgerAct::CreateToken { token, operator, failure_domain, expires } => {
             let domain = failure_domain.as_ref().map_or_else(String::new, |name| format!(" in {name}"));
             format!("token {} made for a node of {operator}{domain}, good until {expires}", token.short())
@@ -32,7 +32,7 @@ pub fn describe_act(act: &LedgerAct) -> String {
         LedgerAct::SetNodeState { node, state } => describe_state(&node.to_string(), *state),
         LedgerAct::ChangeMember(change) => format!("begun: {}", describe_change(change)),
         LedgerAct::AdoptRoster { generation } => format!("roster generation {generation} brought into force"),
-        LedgerAct::Repack { bundle } => format!("bundle {bundle} packed anew for a purge"),
+        LedgerAct::Repack { bundle } => format!("bundle {bundle} packed anew"),
         LedgerAct::Refuse { operator, name, what, needed, times } => {
             let times = if *times > 1 { format!(", {times} times") } else { String::new() };
             format!("REFUSED to {name} ({operator}){times}: {what}; it needs role {needed}")
@@ -109,7 +109,8 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         | AdminRequest::Digests
         | AdminRequest::RebuildProgress
         | AdminRequest::Purges { .. }
-        | AdminRequest::BundlesSince { .. } => "look".to_owned(),
+        | AdminRequest::BundlesSince { .. }
+        | AdminRequest::Compaction { .. } => "look".to_owned(),
     };
     // Names in it are whatever the asker wrote.
     text.retain(|letter| !letter.is_control());

@@ -8,6 +8,7 @@
 mod administer;
 mod certificates;
 mod commit;
+mod compact;
 mod filters;
 mod index_range;
 mod members;
@@ -172,6 +173,7 @@ impl Service {
             CoordinatorRequest::GetScheme => reserve::scheme(shared),
             CoordinatorRequest::Reserve(request) => reserve::reserve(shared, client, request).await,
             CoordinatorRequest::Commit(request) => commit::commit(shared, client, request).await,
+            CoordinatorRequest::Compact(request) => compact::compact(shared, client, request).await,
             CoordinatorRequest::LateReceipts(receipts) => {
                 commit::late_receipts(shared, client, &receipts).await
             }
@@ -306,7 +308,8 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::ListExternals
         | CoordinatorRequest::GetScheme
         | CoordinatorRequest::Reserve(_)
-        | CoordinatorRequest::Commit(_) => true,
+        | CoordinatorRequest::Commit(_)
+        | CoordinatorRequest::Compact(_) => true,
         CoordinatorRequest::GetDescriptor
         | CoordinatorRequest::GetMembers
         | CoordinatorRequest::OfferRoster(_)
@@ -340,6 +343,7 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Reserve(_)
             | CoordinatorRequest::Commit(_)
+            | CoordinatorRequest::Compact(_)
             | CoordinatorRequest::LateReceipts(_)
             | CoordinatorRequest::Release(_)
             | CoordinatorRequest::Status
@@ -352,6 +356,8 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
 const fn is_of_operators(request: &CoordinatorRequest) -> bool {
     matches!(
         request,
-        CoordinatorRequest::Admin(_) | CoordinatorRequest::Commit(CommitRequest { replaces: Some(_), .. })
+        CoordinatorRequest::Admin(_)
+            | CoordinatorRequest::Compact(_)
+            | CoordinatorRequest::Commit(CommitRequest { replaces: Some(_), .. })
     )
 }

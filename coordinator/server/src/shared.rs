@@ -310,12 +310,17 @@ impl Shared {
         by: Actor,
         command: Command,
     ) -> Result<CommandOutcome, RefusedRequest> {
-        use firn_coordinator_logic::Facts;
-        let committed = self.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
-        check_level(&command, committed, &self.soft().levels)
-            .map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))?;
+        self.check_known(&command)?;
         let timed = TimedCommand { at: self.environment.now(), by, command };
         self.consensus.propose(timed).await.map_err(|error| refused(&error))
+    }
+
+    /// Refuses a command that not all coordinators know.
+    pub(crate) fn check_known(&self, command: &Command) -> Result<(), RefusedRequest> {
+        use firn_coordinator_logic::Facts;
+        let committed = self.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
+        check_level(command, committed, &self.soft().levels)
+            .map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))
     }
 
     /// Commits `command` if it can be done now: nothing depends on it.

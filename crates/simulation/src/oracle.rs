@@ -112,7 +112,7 @@ pub(crate) fn check_durable(machines: &Machines) -> Vec<String> {
         facts.bundles_from(firn_base::BundleNumber(0), usize::MAX).unwrap_or_default()
     };
     let all: Vec<Vec<BundleRecord>> = machines.states().map(bundles_of).collect();
-    // What one of them knows to be erased because of a purge another one may not know yet.
+    // What one of them knows to be erased another one may not know yet.
     let is_erased = |bundle: &&BundleRecord| bundle.codings.is_empty();
     let erased: BTreeSet<_> = all.iter().flatten().filter(is_erased).map(|bundle| bundle.id).collect();
     for bundles in &all {

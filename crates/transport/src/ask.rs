@@ -101,7 +101,7 @@ impl Pace {
             }
             // 80 MiB of manifests over a home line of 10 Mbit/s take 70 s. Committing twice is refused as done
             // already, reserving twice leaves a reservation that expires.
-            CoordinatorRequest::Commit(_) => {
+            CoordinatorRequest::Commit(_) | CoordinatorRequest::Compact(_) => {
                 Self { turn: seconds(120), total: seconds(240), hedge: None, once: false }
             }
             CoordinatorRequest::Reserve(_)

@@ -9,7 +9,7 @@ use firn_base::{
 };
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
-    CommitRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
+    CommitRequest, CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
     FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
     IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
     Receipt, ReservationGrant, ReserveRequest, Signed, SimilarRecord, VerifiedRoster,
@@ -115,6 +115,12 @@ impl CoordinatorClient {
     /// Makes uploaded bundles part of the archive.
     pub async fn commit(&self, request: CommitRequest) -> Result<Committed, AskError> {
         expect!(self.ask(&Request::Commit(request)).await?,
+            Reply::Committed { bundles, visible, held } => Committed { bundles, visible, held })
+    }
+
+    /// Lets uploaded bundles take the place of small ones, with the key of an operator for contents.
+    pub async fn compact(&self, request: CompactRequest) -> Result<Committed, AskError> {
+        expect!(self.ask(&Request::Compact(request)).await?,
             Reply::Committed { bundles, visible, held } => Committed { bundles, visible, held })
     }
 

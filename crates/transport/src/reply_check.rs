@@ -62,7 +62,7 @@ pub(crate) fn check_reply(
         | (Request::ReportShard(_), Reply::ReportTaken)
         | (Request::GetScheme, Reply::Scheme(_))
         | (Request::Nodes, Reply::Nodes(_))
-        | (Request::Commit(_), Reply::Committed { .. })
+        | (Request::Commit(_) | Request::Compact(_), Reply::Committed { .. })
         | (Request::LateReceipts(_), Reply::ReceiptsTaken)
         | (Request::Release(_), Reply::Released)
         | (Request::Status, Reply::Status(_))

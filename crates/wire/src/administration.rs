@@ -4,8 +4,8 @@ use firn_base::{BundleNumber, NodeId, ObjectKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList, MemberStep,
-    NodeState, NodeSummary, PurgeProgress, RebuildProgress, Roster, Signed, StateDigests,
+    CompactionPlan, Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList,
+    MemberStep, NodeState, NodeSummary, PurgeProgress, RebuildProgress, Roster, Signed, StateDigests,
 };
 
 /// An act of administration.
@@ -78,6 +78,11 @@ pub enum AdminRequest {
     },
     /// Listen once more: nodes that came too late show what did not come back.
     ReopenRebuild,
+    /// Which small bundles are to come together in full ones.
+    Compaction {
+        /// None that is younger than this, in milliseconds: whoever uploaded it may still be at it.
+        older_than_millis: u64,
+    },
 }
 
 /// The answer to an act of administration.
@@ -126,4 +131,6 @@ pub enum AdminReply {
     },
     /// A position of the ledger; its length where no entry is meant.
     LedgerPosition(u64),
+    /// What is to be compacted.
+    Compaction(CompactionPlan),
 }

@@ -7,7 +7,8 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, LedgerAct, LedgerEntry, NodeState, OperatorRole, RecordPlace, ReplacementBundle, SurplusCopy,
+    Actor, CompactedBundle, LedgerAct, LedgerEntry, NodeState, OperatorRole, RecordPlace, ReplacementBundle,
+    SurplusCopy,
 };
 
 /// A command with the leader's time and whoever asked for it. Apply takes the later of this and the last applied time.
@@ -170,6 +171,13 @@ pub enum Command {
         replaces: Option<BundleId>,
         /// Records and their features; those without any are left out.
         records: Vec<(RecordPlace, Vec<Feature>)>,
+    },
+    /// Let bundles take the place of several small ones, with all of their records. Nothing is deleted yet.
+    CompactBundles {
+        /// The bundles that go.
+        bundles: Vec<BundleId>,
+        /// What holds their records, fewer bundles than those.
+        into: Vec<CompactedBundle>,
     },
 }
 
@@ -388,10 +396,8 @@ pub enum RejectReason {
         "the path is being purged: it can be reinstated once no bundle holds it, and then published again"
     )]
     BeingPurged,
-    /// The bundle was erased because of a purge.
-    #[error(
-        "this bundle was erased because of a purge, and nodes take it no more: publish its paths in other bundles"
-    )]
+    /// The bundle was erased: a purge wanted a record of it gone, or others hold its records.
+    #[error("this bundle was erased, and nodes take it no more: publish its paths in other bundles")]
     BundleErased,
     /// Whoever asked for it is no operator with a role for it any more.
     #[error("this needs the operator's role {0}")]

@@ -7,9 +7,10 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, Descriptor, FeedBatch, FilterList,
-    HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage, MembersInForce, NodeState,
-    NodeStatus, NodeSummary, Pass, Receipt, RecordPlace, Replaced, Signed, StateDigests, Ticket,
+    AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, CompactRequest, Descriptor,
+    FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage,
+    MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, RecordPlace, Replaced, Signed,
+    StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -117,6 +118,8 @@ pub enum CoordinatorRequest {
     ReportShard(ShardReport),
     /// Which archived objects have these features.
     Similar(Vec<Feature>),
+    /// Let uploaded bundles take the place of small ones, with an operator's key.
+    Compact(CompactRequest),
 }
 
 /// Where a record lies, by the id of its bundle.

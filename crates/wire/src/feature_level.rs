@@ -7,7 +7,7 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = LIKENESS;
+pub const FEATURE_LEVEL: u16 = COMPACTION;
 
 /// What every program knows.
 const FIRST: u16 = 0;
@@ -17,6 +17,9 @@ const PURGES: u16 = 2;
 
 /// What is remembered of which objects are like each other.
 const LIKENESS: u16 = 3;
+
+/// Full bundles in the place of small ones.
+const COMPACTION: u16 = 4;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -42,6 +45,7 @@ impl Command {
             | Self::EndRebuild => FIRST,
             Self::ReplaceBundle { .. } | Self::EraseBundle { .. } | Self::ConfirmErasures(_) => PURGES,
             Self::RememberFeatures { .. } => LIKENESS,
+            Self::CompactBundles { .. } => COMPACTION,
         }
     }
 }

@@ -77,7 +77,7 @@ pub enum LedgerAct {
         /// Why, for those who ask.
         reason: String,
     },
-    /// A bundle is needed no more, because of purges: nodes remove every shard of it, from trash too, and take none of it
+    /// A bundle is needed no more, for others took its place: nodes remove every shard of it, from trash too, and take none of it
     /// again. Apply alone makes this act.
     Erase {
         /// The bundle.
@@ -108,7 +108,7 @@ pub enum LedgerAct {
         /// Its generation.
         generation: u64,
     },
-    /// Others took the place of a bundle, because of purges.
+    /// Others took the place of a bundle: because of purges, or because it was small.
     Repack {
         /// The bundle.
         bundle: BundleId,
@@ -237,7 +237,7 @@ pub struct LedgerState {
     pub withdrawn: BTreeMap<ObjectKey, String>,
     /// Of these, keys that are to be gone from every disk, and why.
     pub purged: BTreeMap<ObjectKey, String>,
-    /// Bundles that were erased because of purges.
+    /// Bundles that were erased.
     pub erased: BTreeSet<BundleId>,
     /// Publishers that were accepted once and are no more, in the order in which they went.
     pub former_publishers: Vec<PublisherEntry>,

@@ -11,6 +11,7 @@ mod caps_status;
 mod certificate;
 mod clock_difference;
 mod command;
+mod compaction;
 mod coordinator_request;
 mod deletion;
 mod descriptor;
@@ -47,6 +48,10 @@ pub use clock_difference::ClockDifference;
 pub use command::{
     BundleCommit, Command, CommandOutcome, IndexEntry, NodePlace, NodeSighting, PlacementChange,
     RejectReason, RestoredBundle, TimedCommand,
+};
+pub use compaction::{
+    BundleFill, COMPACTED_BUNDLES_MAX, COMPACTION_GROUPS_MAX, CompactRequest, CompactedBundle,
+    CompactionGroup, CompactionPlan, Gathered, GatheredPlace, GatheredRecord,
 };
 pub use coordinator_request::{
     BundleInfo, BundleName, CodingInfo, CommitRequest, CoordinatorReply, CoordinatorRequest, HeartbeatReply,

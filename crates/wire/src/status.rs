@@ -9,8 +9,8 @@ use firn_base::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cap, CapsStatus, ClockDifference, DeletionRoom, DrainBacklog, NodePlace, PurgeSummary, RecodeProgress,
-    RepairWait, ReserveRoom, RosterGap, SecondCoding, StateDifference,
+    BundleFill, Cap, CapsStatus, ClockDifference, DeletionRoom, DrainBacklog, NodePlace, PurgeSummary,
+    RecodeProgress, RepairWait, ReserveRoom, RosterGap, SecondCoding, StateDifference,
 };
 
 /// Where a node is in its life.
@@ -241,6 +241,8 @@ pub struct ArchiveStatus {
     pub clocks_apart: Vec<ClockDifference>,
     /// What is left to do of purges.
     pub purges: PurgeSummary,
+    /// How full bundles are.
+    pub fill: BundleFill,
 }
 
 /// One bundle with the health of its shards.

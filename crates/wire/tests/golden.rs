@@ -16,15 +16,16 @@ use firn_base::{
     ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    Actor, BuildOrder, BuildSource, BundleCommit, Certificate, Command, CoordinatorEntry, CoordinatorReply,
+    Actor, AdminReply, AdminRequest, BuildOrder, BuildSource, BundleCommit, BundleFill, Certificate, Command,
+    CompactRequest, CompactedBundle, CompactionGroup, CompactionPlan, CoordinatorEntry, CoordinatorReply,
     CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, DeletionRoom,
-    Descriptor, DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity,
-    IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct,
-    LedgerEntry, LedgerHead, MemberChange, MovedRecord, NodePlace, NodeReply, NodeRequest, NodeRest,
-    NodeSighting, NodeStatus, OperatorRole, OrderRank, Pass, PassPurpose, PlacementChange, Policy,
-    PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle,
-    RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket,
-    TimedCommand, decode, encode,
+    Descriptor, DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Gathered,
+    GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey,
+    JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord,
+    NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStatus, OperatorRole, OrderRank, Pass,
+    PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport,
+    RecordPlace, ReplacementBundle, RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests,
+    SurplusCopy, Ticket, TimedCommand, UploadedBundle, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -309,6 +310,18 @@ fn all_commands() -> Vec<Command> {
             replaces: Some(BundleId::from_bytes([8; 32])),
             records: vec![(place(300, 8), vec![feature])],
         },
+        Command::CompactBundles {
+            bundles: vec![BundleId::from_bytes([7; 32]), BundleId::from_bytes([8; 32])],
+            into: vec![CompactedBundle {
+                reservation,
+                receipts: vec![(index, node)],
+                records: vec![GatheredRecord {
+                    key,
+                    from: GatheredPlace { bundle: 300, place: place(13, 14) },
+                    to: place(15, 16),
+                }],
+            }],
+        },
     ]
 }
 
@@ -419,7 +432,25 @@ fn filters(lines: &mut Lines, key: ObjectKey) {
     lines.add("similar-request", &CoordinatorRequest::Similar(vec![feature]));
     let place = RecordPlace { block: 300, entry: 2 };
     let similar = SimilarRecord { bundle: BundleId::from_bytes([9; 32]), place };
+    let bundle = similar.bundle;
     lines.add("similar", &CoordinatorReply::Similar(vec![vec![similar], Vec::new()]));
+    compactions(lines, bundle);
+}
+
+fn compactions(lines: &mut Lines, bundle: BundleId) {
+    let request = AdminRequest::Compaction { older_than_millis: 300 };
+    lines.add("compaction-request", &CoordinatorRequest::Admin(request));
+    let fill =
+        BundleFill { bundles: 5, payload: ByteCount(400), small_bundles: 3, small_payload: ByteCount(300) };
+    let group = CompactionGroup { bundles: vec![bundle], payload: ByteCount(300), records: 2 };
+    let plan = CompactionPlan { fill, groups: vec![group] };
+    lines.add("compaction", &CoordinatorReply::Admin(AdminReply::Compaction(plan)));
+    let from = GatheredPlace { bundle: 1, place: RecordPlace { block: 300, entry: 2 } };
+    let gathered = Gathered { bundles: vec![bundle], from: vec![vec![from]] };
+    let reservation = ReservationId::from_bytes([4; 32]);
+    let uploaded = UploadedBundle { reservation, manifest: vec![1, 2], receipts: Vec::new() };
+    let request = CompactRequest { bundles: vec![uploaded], gathered };
+    lines.add("compact", &CoordinatorRequest::Compact(request));
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.
@@ -438,7 +469,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3]);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4]);
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

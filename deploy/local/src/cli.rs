@@ -80,7 +80,7 @@ pub(crate) struct UpOptions {
     /// Bundles are coded anew for a larger k once there were nodes enough for it this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
     pub(crate) recode_after: Duration,
-    /// Shards of a bundle that was packed anew because of a purge stay for readers this long
+    /// Shards of a bundle that was packed anew stay for readers this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m")]
     pub(crate) erase_after: Duration,
     /// So many events of the feed come into a filter, instead of 2^20; always the same for one archive

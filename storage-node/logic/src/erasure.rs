@@ -1,4 +1,4 @@
-//! What the ledger wants gone: bundles that were erased because of purges.
+//! What the ledger wants gone: bundles that were erased, for a purge or because others hold their records.
 //!
 //! Always holds: only the ledger counts, which a majority of the coordinators signed; no order of a leader makes a node
 //! delete beyond trash and the day's allowances. What was erased once is never taken again.

@@ -5,8 +5,8 @@ use std::fmt;
 
 use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
-    ArchiveStatus, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, PurgeSummary, RecodeProgress,
-    RepairWait, ReserveLevel, ReserveRoom, SpareCount,
+    ArchiveStatus, BundleFill, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, PurgeSummary,
+    RecodeProgress, RepairWait, ReserveLevel, ReserveRoom, SpareCount,
 };
 use serde::Serialize;
 
@@ -113,6 +113,7 @@ pub(crate) struct StatusReport {
     differing: Vec<DifferenceReport>,
     clocks_apart: Vec<ClockReport>,
     purges: PurgeSummary,
+    fill: BundleFill,
 }
 
 const STATES: [NodeState; 5] =
@@ -181,6 +182,7 @@ impl From<&ArchiveStatus> for StatusReport {
             differing: status.differing.iter().map(DifferenceReport::from).collect(),
             clocks_apart: status.clocks_apart.iter().map(ClockReport::from).collect(),
             purges: status.purges,
+            fill: status.fill,
         }
     }
 }
@@ -253,6 +255,9 @@ impl fmt::Display for StatusReport {
         if let Some(by_spare) = self.by_spare.as_deref().filter(|by_spare| !by_spare.is_empty()) {
             writeln!(formatter, "to spare     {}", spare_of_the_weakest(by_spare))?;
         }
+        if self.fill.bundles > 0 {
+            writeln!(formatter, "small        {}", small_sentence(self.fill))?;
+        }
         let times =
             redundancy(self.stored, self.payload).map_or_else(String::new, |it| format!(" ({it:.2}x)"));
         writeln!(
@@ -302,6 +307,21 @@ impl fmt::Display for StatusReport {
         }
     }
 }
+
+/// How much lies in small bundles, and what to do about it.
+fn small_sentence(fill: BundleFill) -> String {
+    let BundleFill { bundles, payload, small_bundles, small_payload } = fill;
+    let per_mille = u128::from(small_payload.0) * 1000 / u128::from(payload.0.max(1));
+    let share = format!("{}.{} %", per_mille / 10, per_mille % 10);
+    let more = if small_bundles > 1 && fill.exceeds(SMALL_PER_CENT) { ": see `firn compact`" } else { "" };
+    format!(
+        "{small_bundles} of {} under a quarter full, with {share} of the payload{more}",
+        counted(bundles, "bundle")
+    )
+}
+
+// More than this is worth packing anew, by the coordinators' rule.
+const SMALL_PER_CENT: u8 = 5;
 
 /// What is left to do of purges, and where to read more.
 fn purges_sentence(purges: PurgeSummary) -> String {
@@ -408,6 +428,12 @@ pub(crate) mod tests {
             differing: Vec::new(),
             clocks_apart: Vec::new(),
             purges: PurgeSummary::default(),
+            fill: BundleFill {
+                bundles: 3,
+                payload: ByteCount(1_000_000),
+                small_bundles: 2,
+                small_payload: ByteCount(51_999),
+            },
         }
     }
 
@@ -486,6 +512,24 @@ pub(crate) mod tests {
         );
         let json = serde_json::to_value(StatusReport::from(&status())).unwrap();
         assert_eq!(json["purges"]["under_way"], 0);
+    }
+
+    #[test]
+    fn what_lies_in_small_bundles_is_a_line_and_worth_a_hint_beyond_five_per_cent() {
+        let say = |small_bundles, bytes| {
+            let small_payload = ByteCount(bytes);
+            let fill = BundleFill { small_bundles, small_payload, ..status().fill };
+            let text = StatusReport::from(&ArchiveStatus { fill, ..status() }).to_string();
+            text.lines().find(|line| line.starts_with("small ")).unwrap().to_owned()
+        };
+        assert_eq!(
+            say(2, 50_000),
+            "small        2 of 3 bundles under a quarter full, with 5.0 % of the payload"
+        );
+        assert!(say(2, 50_001).ends_with("with 5.0 % of the payload: see `firn compact`"));
+        assert!(say(1, 999_999).ends_with("with 99.9 % of the payload"), "one alone has no other to go to");
+        let none = ArchiveStatus { fill: BundleFill::default(), ..status() };
+        assert!(!StatusReport::from(&none).to_string().contains("small "));
     }
 
     #[test]
@@ -572,7 +616,8 @@ pub(crate) mod tests {
                 r#""repair_traffic":12000,"recoding":{{"older":2,"under_way":1}},"#,
                 r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
                 r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[],"clocks_apart":[],"#,
-                r#""purges":{{"under_way":0,"to_repack":0,"holders":0,"waiting":0}}}}"#
+                r#""purges":{{"under_way":0,"to_repack":0,"holders":0,"waiting":0}},"#,
+                r#""fill":{{"bundles":3,"payload":1000000,"small_bundles":2,"small_payload":51999}}}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),

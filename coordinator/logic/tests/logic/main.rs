@@ -7,6 +7,7 @@ mod balance;
 mod caps;
 mod clocks;
 mod commits;
+mod compaction;
 mod dependents;
 mod digests;
 mod drains;

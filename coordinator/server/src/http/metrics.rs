@@ -155,6 +155,17 @@ fn archive_figures(status: &ArchiveStatus) -> String {
         "Coordinators that the roster in force lacks, or still names.",
         (status.roster_gap.lacks.len() + status.roster_gap.still_names.len()) as u64,
     );
+    gauge("bundles_small", "Bundles under a quarter full.", status.fill.small_bundles);
+    gauge(
+        "bundles_small_payload_bytes",
+        "Bytes of payload in bundles under a quarter full.",
+        status.fill.small_payload.0,
+    );
+    gauge(
+        "bundles_staying_payload_bytes",
+        "Bytes of payload in bundles that no others have taken the place of.",
+        status.fill.payload.0,
+    );
     gauge("purges_under_way", "Purges of which something is left.", status.purges.under_way);
     gauge(
         "purges_to_repack_bundles",

@@ -87,7 +87,7 @@ pub(crate) struct RunOptions {
     /// Elections wait accordingly: when a leader dies, writes resume within 3 s at 80ms or less, within 10 s at 300ms
     #[arg(long, value_name = "DURATION", value_parser = parse_round_trip, default_value = "80ms", env = "FIRN_ROUND_TRIP")]
     pub(crate) round_trip: Duration,
-    /// Shards of a bundle that was packed anew because of a purge stay for readers this long
+    /// Shards of a bundle that was packed anew stay for readers this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m", env = "FIRN_ERASE_AFTER")]
     pub(crate) erase_after: Duration,
     /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive

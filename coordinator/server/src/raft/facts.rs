@@ -224,6 +224,10 @@ impl Facts for StateFacts {
         found.map_or(Ok(Vec::new()), |bytes| keys::read_locations(Table::Features.name(), &bytes))
     }
 
+    fn ledger_entry(&self, position: u64) -> Result<Option<LedgerEntry>, StorageError> {
+        self.record(Table::Ledger, &keys::position(position))
+    }
+
     fn is_token_used(&self, token: TokenId) -> Result<bool, StorageError> {
         self.has(Table::UsedTokens, token.as_bytes())
     }

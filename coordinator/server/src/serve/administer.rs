@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use firn_base::TokenId;
 use firn_coordinator_logic::{
-    Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_name,
-    ledger_position, purge_progress, survey_drain,
+    Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
+    check_name, ledger_position, plan_compaction, purge_progress, read_small, small_bundles, survey_drain,
 };
 use firn_wire::{
-    ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, DrainBacklog, JoinToken, LedgerAct,
-    NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
+    ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, CompactionPlan, DrainBacklog, JoinToken,
+    LedgerAct, NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
 };
 
 use super::members;
 use super::reads::LEDGER_PAGE;
 use crate::shared::{Shared, disk, malformed};
+use crate::storage::StorageError;
 
 /// Purges in one page: each may name some hundred bundles and nodes, of 32 bytes each.
 const PURGES_PAGE: usize = 64;
@@ -95,6 +96,9 @@ pub(super) async fn administer(
             let wanted = PurgesWanted { since, after, limit: PURGES_PAGE };
             Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view, &wanted))?))
         }
+        AdminRequest::Compaction { older_than_millis } => {
+            compaction(shared, Duration::from_millis(older_than_millis)).await.map(AdminReply::Compaction)
+        }
         AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
         AdminRequest::ChangeMember(change) => members::change(shared, by, &change).await,
         AdminRequest::DraftRoster => Ok(AdminReply::RosterDraft(members::draft(shared))),
@@ -146,6 +150,26 @@ pub(super) async fn snapshot(shared: &Shared, to: &str) -> Result<AdminReply, Re
         Ok(bytes) => Ok(AdminReply::SnapshotWritten { bytes }),
         Err(error) => Err(RefusedRequest::new(RefusalKind::Disk, error.to_string())),
     }
+}
+
+/// What to compact now of what is older than this.
+async fn compaction(shared: &Shared, older_than: Duration) -> Result<CompactionPlan, RefusedRequest> {
+    if shared.is_rebuilding()? {
+        return Err(malformed(RejectReason::Rebuilding.to_string()));
+    }
+    // Better now than when all of it is packed and sent.
+    shared.check_known(&Command::CompactBundles { bundles: Vec::new(), into: Vec::new() })?;
+    let (may, fill, numbers) =
+        shared.with_view(|view| (check_compaction(view), view.catalogue.fill(), small_bundles(view)))?;
+    may.map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))?;
+    let facts = shared.facts()?;
+    let going = shared.going(&facts).map_err(|error| disk(&error))?;
+    // Some ten thousand records may have to be read, and as many acts of the ledger: not on the threads of the network.
+    let plan = move || {
+        let small = read_small(&facts, &numbers, &going, older_than)?;
+        plan_compaction(&facts, &small, fill)
+    };
+    shared.environment.blocking(plan).await.map_err(|error: StorageError| disk(&error))
 }
 
 fn is_empty(shared: &Shared, node: firn_base::NodeId) -> Result<bool, RefusedRequest> {

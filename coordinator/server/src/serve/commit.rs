@@ -54,12 +54,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
     if request.externals.len() > EXTERNALS_MAX {
         return Err(malformed(format!("a commit names at most {EXTERNALS_MAX} external references")));
     }
-    let mut uploads = Vec::with_capacity(request.bundles.len());
-    for bundle in request.bundles {
-        let reservation = own_reservation(&facts, uploader, &bundle)?;
-        let receipts = receipts(shared, &facts, &reservation, &bundle.receipts)?;
-        uploads.push((reservation, receipts, bundle.manifest));
-    }
+    let uploads = own_uploads(shared, &facts, uploader, request.bundles)?;
     let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
     check_dependencies(shared, headers, replaces.as_ref().map(|replaced| replaced.bundle)).await?;
     // Parsing 32 MiB and checking thousands of signatures takes a while: not on the threads of the network.
@@ -103,7 +98,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
 
 /// Remembers features behind a commit, and is not waited for longer than that takes where all is well: an answer that is lost
 /// to a change of the leader meanwhile leaves an uploader in doubt about what succeeded.
-async fn hint(shared: &Arc<Shared>, features: Vec<Command>) {
+pub(super) async fn hint(shared: &Arc<Shared>, features: Vec<Command>) {
     let shared = Arc::clone(shared);
     let told = tokio::spawn(async move {
         for command in features {
@@ -114,7 +109,7 @@ async fn hint(shared: &Arc<Shared>, features: Vec<Command>) {
 }
 
 /// What an uploader makes of a rejected commit.
-fn refusal(reason: &RejectReason) -> RefusedRequest {
+pub(super) fn refusal(reason: &RejectReason) -> RefusedRequest {
     let kind = match reason {
         RejectReason::BundleExists => RefusalKind::AlreadyDone,
         RejectReason::UnknownReservation => RefusalKind::Expired,
@@ -128,6 +123,22 @@ fn refusal(reason: &RejectReason) -> RefusedRequest {
         _ => RefusalKind::Malformed,
     };
     RefusedRequest::new(kind, reason.to_string())
+}
+
+/// Uploaded bundles with their reservations and the receipts that count.
+pub(super) fn own_uploads(
+    shared: &Shared,
+    facts: &StateFacts,
+    uploader: PublicKey,
+    bundles: Vec<UploadedBundle>,
+) -> Result<Vec<Upload>, RefusedRequest> {
+    let mut uploads = Vec::with_capacity(bundles.len());
+    for bundle in bundles {
+        let reservation = own_reservation(facts, uploader, &bundle)?;
+        let receipts = receipts(shared, facts, &reservation, &bundle.receipts)?;
+        uploads.push((reservation, receipts, bundle.manifest));
+    }
+    Ok(uploads)
 }
 
 fn own_reservation(
@@ -150,7 +161,7 @@ fn own_reservation(
 
 /// Refuses bundles that use chunks of one which a purge wants a record of gone, or of one whose place they take: they would
 /// keep it from being erased. One whose place others have taken is refused when the commit is applied.
-async fn check_dependencies(
+pub(super) async fn check_dependencies(
     shared: &Arc<Shared>,
     headers: Vec<Vec<u8>>,
     replaced: Option<BundleId>,
@@ -207,10 +218,10 @@ pub(crate) fn publishers_ever(governance: &LedgerState) -> Vec<PublisherKey> {
     accepted_publishers(governance).into_iter().chain(former).collect()
 }
 
-type Upload = (ReservationRecord, Vec<(firn_base::ShardIndex, firn_base::NodeId)>, Vec<u8>);
+pub(super) type Upload = (ReservationRecord, Vec<(firn_base::ShardIndex, firn_base::NodeId)>, Vec<u8>);
 
 /// Checks manifests and signatures. Records that are `kept` are archived already: withdrawn ones may be among them.
-fn check_uploads(
+pub(super) fn check_uploads(
     uploads: Vec<Upload>,
     governance: &LedgerState,
     publishers: &[PublisherKey],

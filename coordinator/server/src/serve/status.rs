@@ -27,8 +27,10 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     // They have their numbers still, and no shards: nobody can wait for them to be full.
     let erasures = facts.erasures_from(BundleNumber(0), usize::MAX).map_err(|error| disk(&error))?;
     let erased = erasures.iter().filter(|erasure| erasure.erased.is_some()).count() as u64;
-    let (fleet, wait, purges) =
-        shared.with_view(|view| (view.fleet.clone(), view.brake.wait(), purge_summary(&purges, view)))?;
+    let (fleet, wait, purges, fill) = shared.with_view(|view| {
+        let purges = purge_summary(&purges, view);
+        (view.fleet.clone(), view.brake.wait(), purges, view.catalogue.fill())
+    })?;
     let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
     let (mut capacity, mut free) = (0_u64, 0_u64);
     for node in &nodes {
@@ -79,6 +81,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         differing: soft.differing.values().copied().collect(),
         clocks_apart: shared.consensus.clocks().apart(),
         purges,
+        fill,
     })))
 }
 

@@ -99,7 +99,7 @@ pub enum StoreShardError {
     #[error("the bytes brought are not the shard of the ticket: its root or length differs")]
     WrongBytes,
     /// Its bundle was erased.
-    #[error("the bundle of this shard was erased because of a purge: no node takes it any more")]
+    #[error("the bundle of this shard was erased: no node takes it any more")]
     Erased,
     /// The disk failed; nothing was kept.
     #[error("the node's disk failed: {0}")]

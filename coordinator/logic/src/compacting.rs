@@ -1,0 +1,465 @@
+//! Which small bundles come together in full ones, and when.
+//!
+//! Owns: the choice. Always holds: neighbours of the history come together, so that closures and versions stay near; what was
+//! packed anew lies in a bundle that is no longer small, or that is at least twice as large as the one it came from: so a byte
+//! of a bundle of b bytes is packed anew at most 1 + log2(64 MiB / b) times, as long as packing saves nothing, and what
+//! packing saves is gone for good; nothing comes together that `apply` would refuse.
+//! Leaves to others: packing and sending (an operator's program), the command (`apply`), room (a reservation gets none that
+//! repairs need), erasing what others took the place of (`purging`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use firn_base::{BundleId, BundleNumber, ByteCount, Timestamp};
+use firn_bundle::{
+    BundleRole, ContentHeader, DEPENDENCIES_MAX, MANIFEST_BYTES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
+};
+use firn_wire::{
+    BundleFill, COMPACTED_BUNDLES_MAX, COMPACTION_GROUPS_MAX, Command, CompactedBundle, CompactionGroup,
+    CompactionPlan, Gathered, GatheredRecord, RecordPlace,
+};
+
+use crate::brake::BrakeState;
+use crate::bundle_fill::{QUARTER_BYTES, is_small};
+use crate::commit_check::{CheckedBundle, RecordSummary};
+use crate::facts::Scan;
+use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
+use crate::planning::PlanningView;
+use crate::similar::{GoingContent, plan_features};
+use crate::state::BundleRecord;
+
+/// More of all bytes than this shall not lie in small bundles.
+const SMALL_PER_CENT_MAX: u8 = 5;
+
+/// What fills a bundle so far is packed in any case.
+const HALF_BYTES: u64 = PAYLOAD_BYTES_MAX / 2;
+const HALF_RECORDS: u64 = RECORDS_MAX as u64 / 2;
+
+/// Small bundles looked at for one plan, the first by their numbers.
+const LOOKED_AT_MAX: usize = 65_536;
+
+/// Entries of the ledger read at a time.
+const PAGE: usize = 4_096;
+
+/// Why nothing is compacted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CompactionRefusal {
+    /// Repair needs the fleet for itself.
+    #[error(
+        "{0} bundles can lose few more shards: repair comes first, compact again when `firn status` shows none as urgent"
+    )]
+    Urgent(u64),
+    /// Nobody knows how the fleet is.
+    #[error("much of the fleet is away, or the leader has not heard it yet: compact again when it is back")]
+    FleetAway,
+}
+
+/// Why bundles cannot take the place of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum GatheringError {
+    /// The manifests and the list of places have not as many records.
+    #[error("not every record of the new bundles is said to come from a place in those that they replace")]
+    Places,
+}
+
+/// A small bundle that may come together with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SmallBundle {
+    id: BundleId,
+    order: (u64, Timestamp, BundleNumber),
+    payload_bytes: u64,
+    manifest_bytes: u64,
+    records: u64,
+    dependencies: Vec<BundleId>,
+    /// Whether a reference that it recorded as external is archived by now: then it is the last one of its group.
+    is_last: bool,
+}
+
+/// Whether anything may be compacted now.
+pub fn check_compaction(view: &PlanningView<'_>) -> Result<(), CompactionRefusal> {
+    let urgent = view.health.tally().counts.urgent;
+    match view.brake {
+        _ if urgent > 0 => Err(CompactionRefusal::Urgent(urgent)),
+        BrakeState::NewLeader { .. } | BrakeState::FleetVanished { .. } => Err(CompactionRefusal::FleetAway),
+        _ => Ok(()),
+    }
+}
+
+/// Small bundles that nothing keeps where they are, as far as the picture shows it: they can be read, nothing is on its way to
+/// them, they have one coding, and no other bundle uses chunks of them.
+pub fn small_bundles(view: &PlanningView<'_>) -> Vec<BundleNumber> {
+    let small = view.catalogue.staying_bundles().filter(|bundle| {
+        bundle.is_small()
+            && view.is_at_rest(bundle)
+            && view.catalogue.second(bundle.number).is_none()
+            && view.catalogue.dependents_of(bundle).is_empty()
+            && view.health.standing(bundle.number).is_some_and(|standing| !standing.unreadable)
+    });
+    small.map(|bundle| bundle.number).take(LOOKED_AT_MAX).collect()
+}
+
+/// Reads what decides about small bundles, in the order of the history. Left out are heads and parts, what holds a record that
+/// a purge wants gone or uses chunks of a bundle that is going, and what is younger than `older_than`.
+pub fn read_small<S: Scan>(
+    state: &S,
+    numbers: &[BundleNumber],
+    going: &GoingContent,
+    older_than: Duration,
+) -> Result<Vec<SmallBundle>, S::Error> {
+    let now = state.counters()?.time;
+    let mut small = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let Some(record) = state.bundle(*number)? else { continue };
+        let is_free = is_small(record.payload_bytes, record.keys)
+            && now.since(record.committed_at) >= older_than
+            && !going.wants_some_of(*number)
+            && state.erasure(*number)?.is_none();
+        if is_free && let Some(bundle) = describe(state, &record, going)? {
+            small.push(bundle);
+        }
+    }
+    small.sort_by_key(|bundle| bundle.order);
+    Ok(small)
+}
+
+fn describe<S: Scan>(
+    state: &S,
+    record: &BundleRecord,
+    going: &GoingContent,
+) -> Result<Option<SmallBundle>, S::Error> {
+    let Ok(header) = ContentHeader::parse(&record.content_header) else { return Ok(None) };
+    if header.role() != BundleRole::Ordinary {
+        return Ok(None);
+    }
+    for dependency in header.dependencies() {
+        let stays = match state.bundle_number(*dependency)? {
+            Some(number) => !going.wants_some_of(number) && state.erasure(number)?.is_none(),
+            None => false,
+        };
+        if !stays {
+            return Ok(None);
+        }
+    }
+    let mut is_last = false;
+    for key in &record.externals {
+        is_last |= state.is_archived(*key)?;
+    }
+    let manifest = header.manifest_extent();
+    Ok(Some(SmallBundle {
+        id: record.id,
+        order: History::order(record),
+        payload_bytes: record.payload_bytes,
+        manifest_bytes: manifest.end.saturating_sub(manifest.start),
+        records: record.keys,
+        dependencies: header.dependencies().to_vec(),
+        is_last,
+    }))
+}
+
+/// What to compact now of these bundles, in the order of the history.
+pub fn plan_compaction<S: Scan>(
+    state: &S,
+    small: &[SmallBundle],
+    fill: BundleFill,
+) -> Result<CompactionPlan, S::Error> {
+    let is_pressing = fill.exceeds(SMALL_PER_CENT_MAX);
+    let turning_points = read_turning_points(state, small)?;
+    let mut groups = Vec::new();
+    for group in neighbours(small, &turning_points) {
+        choose(group, is_pressing, &mut groups);
+        if groups.len() >= COMPACTION_GROUPS_MAX {
+            break;
+        }
+    }
+    groups.truncate(COMPACTION_GROUPS_MAX);
+    Ok(CompactionPlan { fill, groups: groups.into_iter().map(told).collect() })
+}
+
+/// Positions of acts between the first of these bundles and the last that change what a commit shows.
+fn read_turning_points<S: Scan>(state: &S, small: &[SmallBundle]) -> Result<BTreeSet<u64>, S::Error> {
+    let mut positions = BTreeSet::new();
+    let (Some(first), Some(last)) = (small.first(), small.last()) else { return Ok(positions) };
+    let (mut next, end) = (first.order.0, last.order.0);
+    while next < end {
+        let page = state.ledger_from(next, PAGE)?;
+        let Some(read) = page.last() else { break };
+        next = read.position.saturating_add(1);
+        positions
+            .extend(page.iter().filter(|entry| is_turning_point(&entry.act)).map(|entry| entry.position));
+    }
+    Ok(positions)
+}
+
+/// Neighbours that one command could put into one bundle, as many as fit.
+fn neighbours<'a>(small: &'a [SmallBundle], turning_points: &BTreeSet<u64>) -> Vec<&'a [SmallBundle]> {
+    let mut groups = Vec::new();
+    let mut begin = 0;
+    let mut room = Room::default();
+    for (position, bundle) in small.iter().enumerate() {
+        let before = position.checked_sub(1).filter(|before| *before >= begin).and_then(|at| small.get(at));
+        let is_cut = before.is_some_and(|before| {
+            before.is_last || turning_points.range(before.order.0..bundle.order.0).next().is_some()
+        });
+        if is_cut || !room.take(bundle) {
+            groups.extend(small.get(begin..position).filter(|group| !group.is_empty()));
+            begin = position;
+            room = Room::default();
+            // One alone always fits.
+            room.take(bundle);
+        }
+    }
+    groups.extend(small.get(begin..).filter(|group| !group.is_empty()));
+    groups
+}
+
+/// What one bundle has room for.
+#[derive(Default)]
+struct Room<'a> {
+    bundles: usize,
+    payload_bytes: u64,
+    manifest_bytes: u64,
+    records: u64,
+    dependencies: BTreeSet<&'a BundleId>,
+    first_entries: Option<u64>,
+}
+
+impl<'a> Room<'a> {
+    /// Takes the room of one more, if there is so much.
+    fn take(&mut self, bundle: &'a SmallBundle) -> bool {
+        let payload_bytes = self.payload_bytes.saturating_add(bundle.payload_bytes);
+        let manifest_bytes = self.manifest_bytes.saturating_add(bundle.manifest_bytes);
+        let records = self.records.saturating_add(bundle.records);
+        let new = bundle.dependencies.iter().filter(|id| !self.dependencies.contains(id)).count();
+        let entries = bundle.order.0;
+        let first = *self.first_entries.get_or_insert(entries);
+        let fits = self.bundles < COMPACTED_BUNDLES_MAX
+            && payload_bytes <= PAYLOAD_BYTES_MAX
+            && manifest_bytes <= MANIFEST_BYTES_MAX
+            && records <= u64::from(RECORDS_MAX)
+            && self.dependencies.len() + new <= DEPENDENCIES_MAX
+            && entries.saturating_sub(first) <= LEDGER_SPAN_MAX;
+        if fits {
+            self.bundles += 1;
+            (self.payload_bytes, self.manifest_bytes, self.records) =
+                (payload_bytes, manifest_bytes, records);
+            self.dependencies.extend(&bundle.dependencies);
+        }
+        fits
+    }
+}
+
+/// Adds those of a group to `chosen` that are worth being packed anew: all of it, or what lies on one side of its largest
+/// bundle.
+fn choose<'a>(group: &'a [SmallBundle], is_pressing: bool, chosen: &mut Vec<&'a [SmallBundle]>) {
+    // Not by recursion: somebody may have published ever smaller bundles.
+    let mut left = vec![group];
+    while let Some(group) = left.pop() {
+        if group.len() < 2 {
+            continue;
+        }
+        if is_due(group, is_pressing) {
+            chosen.push(group);
+            continue;
+        }
+        let largest = group.iter().enumerate().max_by_key(|(_, bundle)| bundle.payload_bytes);
+        let Some((largest, _)) = largest else { continue };
+        left.extend(group.get(largest + 1..));
+        left.extend(group.get(..largest));
+    }
+}
+
+fn is_due(group: &[SmallBundle], is_pressing: bool) -> bool {
+    let (bytes, records) = (payload_of(group), records_of(group));
+    let largest = group.iter().map(|bundle| bundle.payload_bytes).max().unwrap_or(0);
+    let is_full = bytes >= HALF_BYTES || records >= HALF_RECORDS;
+    is_full || (is_pressing && (bytes >= QUARTER_BYTES || bytes >= largest.saturating_mul(2)))
+}
+
+fn payload_of(group: &[SmallBundle]) -> u64 {
+    group.iter().fold(0, |sum, bundle| sum.saturating_add(bundle.payload_bytes))
+}
+
+fn records_of(group: &[SmallBundle]) -> u64 {
+    group.iter().fold(0, |sum, bundle| sum.saturating_add(bundle.records))
+}
+
+fn told(group: &[SmallBundle]) -> CompactionGroup {
+    CompactionGroup {
+        bundles: group.iter().map(|bundle| bundle.id).collect(),
+        payload: ByteCount(payload_of(group)),
+        records: records_of(group),
+    }
+}
+
+/// The command that lets `checked` bundles take the place of those that `gathered` names.
+pub fn plan_gathering(gathered: &Gathered, checked: Vec<CheckedBundle>) -> Result<Command, GatheringError> {
+    if gathered.from.len() != checked.len() {
+        return Err(GatheringError::Places);
+    }
+    let mut into = Vec::with_capacity(checked.len());
+    for (bundle, from) in checked.into_iter().zip(&gathered.from) {
+        if from.len() != bundle.records.len() {
+            return Err(GatheringError::Places);
+        }
+        let record = |(record, from): (&RecordSummary, _)| GatheredRecord {
+            key: record.key,
+            from,
+            to: RecordPlace { block: record.block, entry: record.entry },
+        };
+        into.push(CompactedBundle {
+            reservation: bundle.reservation,
+            receipts: bundle.receipts,
+            records: bundle.records.iter().zip(from.iter().copied()).map(record).collect(),
+        });
+    }
+    Ok(Command::CompactBundles { bundles: gathered.bundles.clone(), into })
+}
+
+/// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command for each
+/// of these in each new bundle.
+pub fn plan_gathered_features(gathered: &Gathered, checked: &[CheckedBundle]) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for (bundle, from) in checked.iter().zip(&gathered.from) {
+        let mut by_old: BTreeMap<u16, Vec<RecordSummary>> = BTreeMap::new();
+        for (record, from) in bundle.records.iter().zip(from) {
+            by_old.entry(from.bundle).or_default().push(record.clone());
+        }
+        for (number, records) in by_old {
+            let old = gathered.bundles.get(usize::from(number)).copied();
+            commands.extend(old.and_then(|old| plan_features(bundle.bundle, Some(old), &records)));
+        }
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn bundle(number: u32, payload_bytes: u64) -> SmallBundle {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        SmallBundle {
+            id: BundleId::from_bytes(id),
+            order: (0, Timestamp::from_millis(number.into()), BundleNumber(number)),
+            payload_bytes,
+            manifest_bytes: 200,
+            records: 1,
+            dependencies: Vec::new(),
+            is_last: false,
+        }
+    }
+
+    fn row(sizes: &[u64]) -> Vec<SmallBundle> {
+        (0..).zip(sizes).map(|(number, bytes)| bundle(number, *bytes)).collect()
+    }
+
+    /// Which bundles come together, by their numbers.
+    fn groups(small: &[SmallBundle], is_pressing: bool) -> Vec<Vec<u32>> {
+        let mut chosen = Vec::new();
+        for group in neighbours(small, &BTreeSet::new()) {
+            choose(group, is_pressing, &mut chosen);
+        }
+        chosen.iter().map(|group| group.iter().map(|bundle| bundle.order.2.0).collect()).collect()
+    }
+
+    #[test]
+    fn what_fills_half_a_bundle_is_packed_and_less_waits_until_too_much_lies_in_small_ones() {
+        let small = row(&[50 * MIB, 50 * MIB, 20 * MIB]);
+        assert_eq!(groups(&small, false), Vec::<Vec<u32>>::new());
+        assert_eq!(groups(&small, true), [[0, 1, 2]]);
+        assert_eq!(groups(&row(&[50 * MIB, 50 * MIB, 28 * MIB]), false), [[0, 1, 2]]);
+        // What would not be twice as large as its largest one, and small still, is not.
+        assert_eq!(groups(&row(&[40 * MIB, MIB, MIB]), true), [[1, 2]]);
+        assert_eq!(groups(&row(&[MIB, 40 * MIB, MIB]), true), Vec::<Vec<u32>>::new());
+        assert_eq!(groups(&row(&[60 * MIB, 5 * MIB]), true), [[0, 1]], "it is not small any more");
+    }
+
+    #[test]
+    fn a_group_keeps_to_every_limit_of_a_bundle_and_of_a_command() {
+        let fits = |change: &dyn Fn(&mut SmallBundle, u32), count: usize| {
+            let mut small = row(&vec![MIB; count]);
+            (0..).zip(&mut small).for_each(|(number, bundle)| change(bundle, number));
+            neighbours(&small, &BTreeSet::new()).iter().map(|group| group.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(fits(&|_, _| {}, 300), [256, 44]);
+        assert_eq!(fits(&|bundle, _| bundle.records = 16_000, 9), [4, 4, 1]);
+        assert_eq!(fits(&|bundle, _| bundle.manifest_bytes = 10 << 20, 7), [3, 3, 1]);
+        let own = |bundle: &mut SmallBundle, number: u32| {
+            bundle.dependencies =
+                [number / 2, 1000].map(|number| super::tests::bundle(number, 0).id).to_vec();
+        };
+        assert_eq!(fits(&own, 20), [14, 6], "seven and the one of all");
+        assert_eq!(fits(&|bundle, number| bundle.order.0 = u64::from(number) * 5000, 8), [4, 4]);
+        assert_eq!(fits(&|bundle, number| bundle.is_last = number == 2, 6), [3, 3]);
+    }
+
+    #[test]
+    fn a_turning_point_parts_neighbours_and_one_before_or_behind_both_does_not() {
+        let mut small = row(&[MIB; 4]);
+        for (entries, bundle) in [3, 3, 5, 9].into_iter().zip(&mut small) {
+            bundle.order.0 = entries;
+        }
+        let lengths = |positions: &[u64]| {
+            let points = positions.iter().copied().collect();
+            neighbours(&small, &points).iter().map(|group| group.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), [4]);
+        assert_eq!(lengths(&[2, 9, 10]), [4]);
+        assert_eq!(lengths(&[3]), [2, 2], "committed when the ledger had three entries: before the fourth");
+        assert_eq!(lengths(&[4]), [2, 2]);
+        assert_eq!(lengths(&[5, 8]), [3, 1]);
+    }
+
+    proptest! {
+        /// Publishes bundle by bundle and compacts in between: what is packed anew, how often, and what stays.
+        #[test]
+        fn a_byte_is_packed_anew_few_times_and_little_stays_in_small_bundles(
+            sizes in prop::collection::vec(prop_oneof![1..(64 * MIB), 1..MIB, Just(4096)], 1..150),
+            every in 1_usize..40,
+        ) {
+            // By number: bytes, and for each published bundle in it how often it was packed anew.
+            let mut all: BTreeMap<u32, (u64, Vec<(u64, u32)>)> = BTreeMap::new();
+            let compact = |all: &mut BTreeMap<u32, (u64, Vec<(u64, u32)>)>| {
+                let payload: u64 = all.values().map(|(bytes, _)| bytes).sum();
+                let small: Vec<_> = all.iter().filter(|(_, (bytes, _))| is_small(*bytes, 1)).collect();
+                let small_bytes: u64 = small.iter().map(|(_, (bytes, _))| bytes).sum();
+                let row: Vec<_> = small.iter().map(|(number, (bytes, _))| bundle(**number, *bytes)).collect();
+                let groups = groups(&row, small_bytes * 20 > payload);
+                for group in &groups {
+                    let gone: Vec<_> = group.iter().filter_map(|number| all.remove(number)).collect();
+                    let bytes: u64 = gone.iter().map(|(bytes, _)| bytes).sum();
+                    let largest = gone.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+                    assert!(bytes >= 2 * largest || !is_small(bytes, 1));
+                    assert!(bytes <= PAYLOAD_BYTES_MAX);
+                    let pieces = gone.into_iter().flat_map(|(_, pieces)| pieces);
+                    let pieces = pieces.map(|(size, times)| (size, times + 1)).collect();
+                    all.insert(group[group.len() - 1], (bytes, pieces));
+                }
+                !groups.is_empty()
+            };
+            for (number, size) in (0..).zip(&sizes) {
+                all.insert(number, (*size, vec![(*size, 0)]));
+                if number as usize % every == 0 {
+                    compact(&mut all);
+                }
+            }
+            let mut rounds = 0;
+            while compact(&mut all) {
+                rounds += 1;
+                prop_assert!(rounds < 64, "it comes to an end");
+            }
+            for (size, times) in all.values().flat_map(|(_, pieces)| pieces) {
+                prop_assert!(f64::from(*times) <= 1.0 + (QUARTER_BYTES as f64 / *size as f64).log2().max(0.0).ceil());
+            }
+            let payload: u64 = all.values().map(|(bytes, _)| bytes).sum();
+            let small_bytes: u64 = all.values().map(|(bytes, _)| *bytes).filter(|bytes| is_small(*bytes, 1)).sum();
+            // What is less than a quarter of a bundle cannot fill one.
+            prop_assert!(small_bytes * 20 <= payload || small_bytes < QUARTER_BYTES, "{small_bytes} of {payload}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Compaction: an operator's program has packed small bundles anew, and asks that the new ones take their place.
+//!
+//! Always holds: what is proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
+//! that are accepted no more. Leaves to others: whether every record is moved (`apply`), erasing what goes (`purging`).
+
+use std::sync::Arc;
+
+use firn_base::PublicKey;
+use firn_coordinator_logic::{plan_gathered_features, plan_gathering};
+use firn_wire::{
+    BUNDLES_PER_REQUEST_MAX, COMPACTED_BUNDLES_MAX, CommandOutcome, CompactRequest, CoordinatorReply,
+    OperatorRole, RefusedRequest,
+};
+
+use super::commit::{check_dependencies, check_uploads, hint, own_uploads, publishers_ever, refusal};
+use super::operators::admit_operator;
+use crate::shared::{Shared, malformed};
+
+pub(super) async fn compact(
+    shared: &Arc<Shared>,
+    operator: PublicKey,
+    request: CompactRequest,
+) -> Result<CoordinatorReply, RefusedRequest> {
+    let CompactRequest { bundles, gathered } = request;
+    let facts = shared.facts()?;
+    let governance = shared.governance(&facts)?;
+    let what = || format!("compact {} bundles", gathered.bundles.len());
+    let by = admit_operator(shared, operator, OperatorRole::Content, what).await?;
+    if bundles.is_empty() || bundles.len() > BUNDLES_PER_REQUEST_MAX {
+        return Err(malformed(format!("a compaction has 1 to {BUNDLES_PER_REQUEST_MAX} new bundles")));
+    }
+    if gathered.bundles.len() > COMPACTED_BUNDLES_MAX {
+        return Err(malformed(format!(
+            "a compaction takes the place of at most {COMPACTED_BUNDLES_MAX} bundles"
+        )));
+    }
+    let uploads = own_uploads(shared, &facts, operator, bundles)?;
+    let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
+    check_dependencies(shared, headers, None).await?;
+    let signers = publishers_ever(&governance);
+    let plan = move || {
+        let checked = check_uploads(uploads, &governance, &signers, true)?;
+        let features = plan_gathered_features(&gathered, &checked);
+        let command = plan_gathering(&gathered, checked).map_err(|error| malformed(error.to_string()))?;
+        Ok::<_, RefusedRequest>((command, features))
+    };
+    let (command, features) = shared.environment.blocking(plan).await?;
+    match shared.propose_as(by, command).await? {
+        CommandOutcome::Rejected(reason) => Err(refusal(&reason)),
+        // No key became visible that was not.
+        _ => {
+            hint(shared, features).await;
+            Ok(CoordinatorReply::Committed { bundles: Vec::new(), visible: 0, held: Vec::new() })
+        }
+    }
+}
