@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use firn_program::LogOptions;
 
 use crate::commands::bundle::BundleCommand;
+use crate::commands::compact::CompactFlags;
 use crate::commands::compare::CompareOptions;
 use crate::commands::export::ExportOptions;
 use crate::commands::gateway::GatewayFlags;
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Compare(CompareOptions),
     /// Pack bundles anew that hold purged paths beside others
     Repack(RepackFlags),
+    /// Pack small bundles together into full ones
+    Compact(CompactFlags),
 }
 
 impl Command {
@@ -142,6 +145,7 @@ mod tests {
             "compare /cache --paths - --list missing --json",
             "compare https://cache.example.org --paths f --list different",
             "repack --operator-key k --spool-dir /tmp --dry-run",
+            "compact --operator-key k --spool-dir /tmp --older-than 1d --limit 100GB --dry-run",
         ] {
             let words: Vec<&str> = words.split(' ').collect();
             assert!(parse(&words).is_ok(), "{:?}: {}", words, parse(&words).unwrap_err());

@@ -6,8 +6,8 @@ use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{AskError, BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, Signed,
-    SimilarRecord,
+    CommitRequest, CompactRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest,
+    Signed, SimilarRecord,
 };
 
 use crate::archive::Archive;
@@ -59,6 +59,10 @@ impl Destination for ArchiveDestination {
         bundle: Arc<CodedBundle>,
     ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
         Box::pin(store_shard(self.0.pool(), self.0.environment(), self.0.id(), send, bundle))
+    }
+
+    fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        Box::pin(async move { self.0.coordinators().compact(request).await.map_err(refused) })
     }
 
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {

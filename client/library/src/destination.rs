@@ -10,7 +10,8 @@ use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed, SimilarRecord,
+    CommitRequest, CompactRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed,
+    SimilarRecord,
 };
 
 use crate::code::CodedBundle;
@@ -44,6 +45,9 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
 
     /// Makes bundles part of the archive.
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>>;
+
+    /// Lets uploaded bundles take the place of small ones.
+    fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>>;
 
     /// Hands in receipts that came behind the commit.
     fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>>;

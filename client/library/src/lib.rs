@@ -12,6 +12,7 @@ mod archived_objects;
 mod background;
 mod blob_file;
 mod code;
+mod compact;
 mod content;
 mod descriptor_source;
 mod destination;
@@ -39,6 +40,7 @@ mod verify;
 pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use archived_objects::KeepError;
 pub use code::CodeError;
+pub use compact::{CompactError, CompactOptions, Compacted, compact};
 pub use events::{PublishEvent, PublishEvents};
 pub use firn_bundle::FrameCompression;
 pub use firn_client_logic::{

@@ -21,8 +21,8 @@ use firn_nix_format::PublisherKey;
 use firn_retrieval::{ManifestReader, ObjectReader, PayloadReader, ReadError};
 use firn_transport::{BoxFuture, Committed, Environment};
 use firn_wire::{
-    CommitRequest, Identity, NodeAddress, OrderRank, Receipt, RecordPlace, RefusalKind, RefusedRequest,
-    ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed, SimilarRecord, Ticket,
+    CommitRequest, CompactRequest, Identity, NodeAddress, OrderRank, Receipt, RecordPlace, RefusalKind,
+    RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed, SimilarRecord, Ticket,
 };
 
 use crate::code::CodedBundle;
@@ -260,6 +260,16 @@ impl Destination for Inner {
 
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
         Box::pin(async move { self.enter(request) })
+    }
+
+    fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        let CompactRequest { bundles, gathered } = request;
+        Box::pin(async move {
+            let entered = self.enter(CommitRequest { bundles, externals: Vec::new(), replaces: None })?;
+            let is_gone = |bundle: &PaperBundle| gathered.bundles.contains(&bundle.content.bundle_id());
+            self.state().bundles.retain(|bundle| !is_gone(bundle));
+            Ok(entered)
+        })
     }
 
     fn late_receipts(&self, _: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {

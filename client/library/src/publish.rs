@@ -30,7 +30,7 @@ use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
-use crate::ship::{ShipError, Shipped, Shipping};
+use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
 use crate::source::SourceError;
 use crate::spool::SpoolDir;
 use crate::spooled_bundle::BundleSet;
@@ -428,7 +428,8 @@ async fn ship(shipping: &Shipping, plan: &Plan, set: BundleSet) -> Shipment {
     let set = Arc::new(set);
     let externals: BTreeSet<ObjectKey> =
         set.objects.iter().flat_map(|object| plan.externals_of(&object.key)).collect();
-    let shipped = shipping.ship(Arc::clone(&set), externals.iter().copied().collect(), None).await;
+    let old = TakesPlaceOf::Nothing(externals.iter().copied().collect());
+    let shipped = shipping.ship(Arc::clone(&set), old).await;
     (set, externals, shipped)
 }
 

@@ -26,7 +26,7 @@ use crate::archived_objects::{
 };
 use crate::destination::Destination;
 use crate::events::PublishEvents;
-use crate::ship::{ShipError, Shipping};
+use crate::ship::{ShipError, Shipping, TakesPlaceOf};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::SpooledBundle;
 
@@ -162,7 +162,7 @@ pub(crate) async fn repack_in(
         events,
         sends: Arc::new(Semaphore::new(options.policy.sends_in_flight_max.max(1))),
     };
-    let shipped = shipping.ship(Arc::new(set), Vec::new(), Some(replaced)).await?;
+    let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundle(replaced)).await?;
     if shipped.outcome == UploadOutcome::AlreadyArchived {
         return Err(RepackError::AlreadyArchived);
     }

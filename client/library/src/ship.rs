@@ -13,8 +13,8 @@ use firn_client_logic::{
 };
 use firn_transport::{BoxFuture, Committed, Environment};
 use firn_wire::{
-    COMMIT_BYTES_MAX, CommitRequest, Receipt, RefusalKind, RefusedRequest, Replaced, ReservationGrant,
-    ReserveRequest, Signed, UploadedBundle,
+    COMMIT_BYTES_MAX, CommitRequest, CompactRequest, Gathered, Receipt, RefusalKind, RefusedRequest,
+    Replaced, ReservationGrant, ReserveRequest, Signed, UploadedBundle,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -41,6 +41,17 @@ pub(crate) struct Shipping {
     pub(crate) events: PublishEvents,
     /// One permit for each shard on its way.
     pub(crate) sends: Arc<Semaphore>,
+}
+
+/// What a bundle set takes the place of.
+#[derive(Debug, Clone)]
+pub(crate) enum TakesPlaceOf {
+    /// Nothing: its paths are new. With references of them that the source itself lacks.
+    Nothing(Vec<ObjectKey>),
+    /// One bundle that is packed anew.
+    Bundle(Replaced),
+    /// Several small ones.
+    Bundles(Gathered),
 }
 
 /// A bundle set in the archive.
@@ -79,14 +90,8 @@ enum StepResult {
 type Running<'a> = FuturesUnordered<BoxFuture<'a, StepResult>>;
 
 impl Shipping {
-    /// Ships one set. `externals` are the references of its paths that the source itself lacks; it takes the place of
-    /// what `replaces` names.
-    pub(crate) async fn ship(
-        &self,
-        set: Arc<BundleSet>,
-        externals: Vec<ObjectKey>,
-        replaces: Option<Replaced>,
-    ) -> Result<Shipped, ShipError> {
+    /// Ships one set, which takes the place of `old`.
+    pub(crate) async fn ship(&self, set: Arc<BundleSet>, old: TakesPlaceOf) -> Result<Shipped, ShipError> {
         let manifests: usize = set.bundles.iter().map(|bundle| bundle.sealed.manifest.len()).sum();
         if manifests > COMMIT_BYTES_MAX - COMMIT_RESERVE_BYTES {
             let sentence = "the object is too large: the manifests of its bundles do not fit one commit";
@@ -99,16 +104,8 @@ impl Shipping {
             self.events.tell(&PublishEvent::Uploading { bundle: content.bundle_id(), payload });
         }
         let upload = Upload::new(coded.len(), scheme.k(), self.policy, self.environment.now());
-        let drive = Drive {
-            shipping: self,
-            set: &set,
-            externals: &externals,
-            replaces: &replaces,
-            upload,
-            coded,
-            sent: 0,
-            reservations: Vec::new(),
-        };
+        let drive =
+            Drive { shipping: self, set: &set, old: &old, upload, coded, sent: 0, reservations: Vec::new() };
         let (outcome, sent) = drive.run().await?;
         let payload = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes()).sum();
         Ok(Shipped { outcome, payload, sent })
@@ -165,8 +162,7 @@ impl Shipping {
 struct Drive<'a> {
     shipping: &'a Shipping,
     set: &'a BundleSet,
-    externals: &'a [ObjectKey],
-    replaces: &'a Option<Replaced>,
+    old: &'a TakesPlaceOf,
     upload: Upload,
     coded: Vec<Arc<CodedBundle>>,
     sent: u64,
@@ -229,7 +225,7 @@ impl<'a> Drive<'a> {
                 }));
             }
             UploadStep::Commit(parts) => {
-                let commit = destination.commit(self.commit_request(parts));
+                let commit = self.commit(parts);
                 running.push(Box::pin(async move { StepResult::Committed(commit.await) }));
             }
             UploadStep::ReportLate(receipts) => {
@@ -244,17 +240,22 @@ impl<'a> Drive<'a> {
         }
     }
 
-    fn commit_request(&self, parts: Vec<UploadedPart>) -> CommitRequest {
+    fn commit(&self, parts: Vec<UploadedPart>) -> BoxFuture<'a, Result<Committed, RefusedRequest>> {
         let bundles = parts.into_iter().map(|part| UploadedBundle {
             reservation: part.reservation,
             manifest: self.set.bundles[part.bundle].sealed.manifest.clone(),
             receipts: part.receipts,
         });
-        CommitRequest {
-            bundles: bundles.collect(),
-            externals: self.externals.to_vec(),
-            replaces: self.replaces.clone(),
-        }
+        let bundles = bundles.collect();
+        let (externals, replaces) = match self.old {
+            TakesPlaceOf::Bundles(gathered) => {
+                let gathered = gathered.clone();
+                return self.shipping.destination.compact(CompactRequest { bundles, gathered });
+            }
+            TakesPlaceOf::Bundle(replaced) => (Vec::new(), Some(replaced.clone())),
+            TakesPlaceOf::Nothing(externals) => (externals.clone(), None),
+        };
+        self.shipping.destination.commit(CommitRequest { bundles, externals, replaces })
     }
 
     fn handle(&mut self, result: StepResult, running: &Running<'a>) -> Result<(), ShipError> {

@@ -1,6 +1,7 @@
 //! One file per command: its options, and what it prints.
 
 pub(crate) mod bundle;
+pub(crate) mod compact;
 pub(crate) mod compare;
 pub(crate) mod export;
 pub(crate) mod gateway;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Done, CommandError> {
         Command::Key(command) => key::run(&common, &command),
         Command::Compare(options) => compare::run(&common, options).await,
         Command::Repack(flags) => repack::run(&common, flags).await,
+        Command::Compact(flags) => compact::run(&common, flags).await,
     }
 }
 

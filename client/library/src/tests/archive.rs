@@ -19,8 +19,9 @@ use firn_erasure::Coder;
 use firn_retrieval::ObjectReader;
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RecordPlace, RefusalKind,
-    RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed, SimilarRecord, Ticket,
+    CommitRequest, CompactRequest, GatheredPlace, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RecordPlace,
+    RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed,
+    SimilarRecord, Ticket,
 };
 
 use crate::code::CodedBundle;
@@ -191,6 +192,12 @@ impl TestArchive {
             }
         }
         all
+    }
+
+    /// The keys of a bundle's records, in their order.
+    pub(super) fn keys_of(&self, bundle: BundleId) -> Vec<ObjectKey> {
+        let state = self.state();
+        state.bundles[&bundle].manifest.records().map(|located| located.unwrap().record.key).collect()
     }
 
     pub(super) fn reads_in_vain(&self) -> usize {
@@ -368,6 +375,34 @@ impl TestArchive {
         Ok(Signed::seal(&node(number), ARCHIVE, &receipt))
     }
 
+    /// Takes bundles that hold all records of others, once each, and forgets the others.
+    fn compact_now(&self, request: CompactRequest) -> Result<Committed, RefusedRequest> {
+        let CompactRequest { bundles, gathered } = request;
+        let mut left: BTreeMap<GatheredPlace, ObjectKey> = BTreeMap::new();
+        for (bundle, id) in (0..).zip(&gathered.bundles) {
+            let state = self.state();
+            for located in state.bundles[id].manifest.records() {
+                let located = located.unwrap();
+                let place = RecordPlace { block: located.block, entry: located.entry };
+                left.insert(GatheredPlace { bundle, place }, located.record.key);
+            }
+        }
+        for (uploaded, from) in bundles.iter().zip(&gathered.from) {
+            let content = self.state().reservations[&uploaded.reservation].0.clone();
+            let manifest = Manifest::parse_whole(&content, uploaded.manifest.clone()).unwrap();
+            let keys: Vec<ObjectKey> = manifest.records().map(|located| located.unwrap().record.key).collect();
+            assert_eq!(keys.len(), from.len());
+            for (key, from) in keys.iter().zip(from) {
+                assert_eq!(left.remove(from), Some(*key), "it comes from where it is said to");
+            }
+            assert!(content.dependencies().iter().all(|named| !gathered.bundles.contains(named)));
+        }
+        assert!(left.is_empty(), "{left:?} are left behind");
+        let committed = self.commit_now(CommitRequest { bundles, externals: Vec::new(), replaces: None })?;
+        self.state().bundles.retain(|id, _| !gathered.bundles.contains(id));
+        Ok(committed)
+    }
+
     fn commit_now(&self, request: CommitRequest) -> Result<Committed, RefusedRequest> {
         self.check_silence()?;
         let mut state = self.state();
@@ -524,6 +559,10 @@ impl Destination for TestArchive {
 
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
         Box::pin(async move { self.commit_now(request) })
+    }
+
+    fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
+        Box::pin(async move { self.compact_now(request) })
     }
 
     fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {

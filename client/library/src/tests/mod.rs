@@ -6,6 +6,7 @@
 mod archive;
 mod bad_input;
 pub(crate) mod cache;
+mod compact;
 mod earlier;
 mod faults;
 mod large;

@@ -19,7 +19,7 @@ use crate::events::PublishEvents;
 use crate::pack::Packer;
 use crate::publish_options::PublishOptions;
 use crate::repack::{RepackError, RepackOptions, Repacked, repack_in};
-use crate::ship::Shipping;
+use crate::ship::{Shipping, TakesPlaceOf};
 use crate::spool::SpoolDir;
 use crate::verify::VerifiedObject;
 
@@ -150,7 +150,7 @@ async fn what_is_archived_as_a_nar_and_is_none_to_us_is_packed_anew_all_the_same
         sends: Arc::new(Semaphore::new(1)),
     };
     let set = packer.finish().await.unwrap().unwrap();
-    shipping.ship(Arc::new(set), Vec::new(), None).await.unwrap();
+    shipping.ship(Arc::new(set), TakesPlaceOf::Nothing(Vec::new())).await.unwrap();
     let key = ObjectKey::store_path(*path.hash());
     assert_eq!(archive.patches(key), 1);
 

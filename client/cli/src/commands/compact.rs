@@ -1,0 +1,203 @@
+//! `firn compact`: small bundles, packed together into full ones.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use firn_base::{BundleId, ByteCount};
+use firn_client::{
+    CompactError, CompactOptions, Compacted, PublishEvent, PublishEvents, UploadPolicy, compact,
+    publisher_endpoint,
+};
+use firn_transport::{Environment, load_identity};
+use firn_wire::{AdminReply, AdminRequest, BundleFill, CompactionGroup, CompactionPlan};
+use serde::Serialize;
+
+use crate::cli::CommonOptions;
+use crate::command_error::{CommandError, Done};
+use crate::output::{print, print_json};
+use crate::progress::{Progress, Unit};
+use crate::session::Session;
+
+/// Pack small bundles together into full ones.
+///
+/// The coordinators say which: neighbours that fill half a bundle together, and smaller ones once more than 5 % of all bytes
+/// lie in bundles under a quarter full. Everything in them is read, checked, packed and sent, and the new bundles take their
+/// place at one stroke; the old ones are erased after that. Everything stays readable meanwhile. Can be interrupted at any
+/// time and run again. It needs room for both.
+#[derive(Debug, Args)]
+pub(crate) struct CompactFlags {
+    /// The key file of an operator of the archive, for contents (see `firn key`)
+    #[arg(long, value_name = "FILE", env = "FIRN_OPERATOR_KEY")]
+    operator_key: Option<PathBuf>,
+    /// Where large files are kept on the way; the system's directory for temporary files if not given
+    #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
+    spool_dir: Option<PathBuf>,
+    /// Leave bundles alone that are younger than this: whoever uploads them may still be at it
+    #[arg(long, value_name = "DURATION", value_parser = firn_base::parse_duration, default_value = "1h")]
+    older_than: Duration,
+    /// Begin no more once so many bytes of payload were packed anew
+    #[arg(long, value_name = "SIZE")]
+    limit: Option<ByteCount>,
+    /// Say which bundles would be packed together
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What became of one group of bundles.
+#[derive(Debug, Serialize)]
+struct GroupReport {
+    /// The small bundles.
+    from: Vec<String>,
+    /// Bytes of their payloads.
+    from_bytes: u64,
+    objects: u64,
+    /// New bundles.
+    bundles: u64,
+    payload_bytes: u64,
+    failure: Option<String>,
+}
+
+/// What was done, and how full bundles are now.
+#[derive(Debug, Serialize)]
+struct CompactReport {
+    groups: Vec<GroupReport>,
+    fill: BundleFill,
+}
+
+/// Runs the command.
+pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<Done, CommandError> {
+    let Some(file) = flags.operator_key.clone() else {
+        return Err(CommandError::Usage("name the key file of an operator with --operator-key".to_owned()));
+    };
+    let environment = Environment::real();
+    let identity = load_identity(&file).map_err(|error| CommandError::Failed(error.to_string()))?;
+    let session = Session::open_as(common, identity, publisher_endpoint(), &environment).await?;
+    let report = compact_all(&session, &flags).await;
+    session.close().await;
+    let report = report?;
+    if common.json {
+        print_json(&report)?;
+    } else {
+        print(&text(&report, flags.dry_run))?;
+    }
+    Ok(Done::when(report.groups.iter().all(|group| group.failure.is_none())))
+}
+
+/// Packs one group after the other, and asks again, until nothing new is told.
+async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactReport, CommandError> {
+    let progress = Arc::new(Progress::new("compacting", Unit::Bytes, 0));
+    let limit = flags.limit.map_or(u64::MAX, |limit| limit.0);
+    let (mut reports, mut packed_bytes) = (Vec::new(), 0_u64);
+    let mut tried: BTreeSet<Vec<BundleId>> = BTreeSet::new();
+    loop {
+        let CompactionPlan { fill, groups } = plan(session, flags.older_than).await?;
+        let mut is_new = false;
+        for group in groups {
+            if packed_bytes >= limit || !tried.insert(group.bundles.clone()) {
+                continue;
+            }
+            is_new = true;
+            packed_bytes = packed_bytes.saturating_add(group.payload.0);
+            reports.push(match flags.dry_run {
+                true => GroupReport::of(&group, Ok(Compacted::default())),
+                false => {
+                    progress.say(format!("{} bundles, {}", group.bundles.len(), group.payload));
+                    compact_group(session, flags, &group, &progress).await?
+                }
+            });
+        }
+        if !is_new || flags.dry_run {
+            return Ok(CompactReport { groups: reports, fill });
+        }
+    }
+}
+
+async fn plan(session: &Session, older_than: Duration) -> Result<CompactionPlan, CommandError> {
+    let older_than_millis = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
+    let request = AdminRequest::Compaction { older_than_millis };
+    match session.archive().coordinators().administer(request).await? {
+        AdminReply::Compaction(plan) => Ok(plan),
+        _ => Err(CommandError::Failed("the coordinators' answer does not fit".to_owned())),
+    }
+}
+
+async fn compact_group(
+    session: &Session,
+    flags: &CompactFlags,
+    group: &CompactionGroup,
+    progress: &Arc<Progress>,
+) -> Result<GroupReport, CommandError> {
+    let options = CompactOptions {
+        bundles: group.bundles.clone(),
+        spool_dir: flags.spool_dir.clone(),
+        policy: UploadPolicy::default(),
+    };
+    let teller = Arc::clone(progress);
+    let events = PublishEvents::new(move |event| {
+        if let PublishEvent::Packed { content, .. } = event {
+            teller.add(content.0);
+        }
+    });
+    // Caches of manifests that go are of no use to the next group.
+    let compacted = match compact(session.archive(), session.finder().objects(), &options, events).await {
+        // An answer was lost, and it was done.
+        Err(CompactError::AlreadyArchived) if !is_told(session, flags, group).await? => {
+            Ok(Compacted { objects: group.records, bundles: 1, payload: group.payload })
+        }
+        compacted => compacted.map_err(|error| error.to_string()),
+    };
+    Ok(GroupReport::of(group, compacted))
+}
+
+/// Whether the coordinators still tell that a bundle of `group` is to come together with others.
+async fn is_told(
+    session: &Session,
+    flags: &CompactFlags,
+    group: &CompactionGroup,
+) -> Result<bool, CommandError> {
+    let plan = plan(session, flags.older_than).await?;
+    Ok(plan.groups.iter().flat_map(|told| &told.bundles).any(|bundle| group.bundles.contains(bundle)))
+}
+
+impl GroupReport {
+    fn of(group: &CompactionGroup, compacted: Result<Compacted, String>) -> Self {
+        let (done, failure) = match compacted {
+            Ok(done) => (done, None),
+            Err(failure) => (Compacted::default(), Some(failure)),
+        };
+        Self {
+            from: group.bundles.iter().map(ToString::to_string).collect(),
+            from_bytes: group.payload.0,
+            objects: done.objects,
+            bundles: done.bundles,
+            payload_bytes: done.payload.0,
+            failure,
+        }
+    }
+}
+
+fn text(report: &CompactReport, dry_run: bool) -> String {
+    let line = |group: &GroupReport| {
+        let from = format!("{} bundles of {}", group.from.len(), ByteCount(group.from_bytes));
+        match &group.failure {
+            Some(failure) => format!("{from}: {failure}"),
+            None if dry_run => format!("would pack {from} together"),
+            None => {
+                let GroupReport { objects, bundles, payload_bytes, .. } = group;
+                format!("{from}: {objects} objects in {bundles} of {}", ByteCount(*payload_bytes))
+            }
+        }
+    };
+    let mut lines: Vec<String> = report.groups.iter().map(line).collect();
+    if lines.is_empty() {
+        lines.push("nothing is to be packed together".to_owned());
+    }
+    let BundleFill { bundles, payload, small_bundles, small_payload } = report.fill;
+    lines.push(format!(
+        "{small_bundles} of {bundles} bundles are under a quarter full, with {small_payload} of {payload}"
+    ));
+    lines.join("\n")
+}

@@ -1,0 +1,69 @@
+//! Small bundles that come together: everything in them comes back, in its order, and chunks of others are used on.
+
+use std::sync::Arc;
+
+use firn_base::BundleId;
+use firn_client_logic::UploadPolicy;
+use firn_transport::Environment;
+
+use super::archive::TestArchive;
+use super::cache::Cache;
+use super::earlier::cache_of;
+use super::pipeline::{assert_restores, key, publish_with};
+use crate::compact::{CompactError, CompactOptions, Compacted, compact_in};
+use crate::events::PublishEvents;
+use crate::publish_options::PublishOptions;
+
+async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> BundleId {
+    publish_with(archive, cache, PublishOptions::new(cache.source())).await.unwrap();
+    archive.bundles().pop().unwrap()
+}
+
+async fn compact(archive: &Arc<TestArchive>, bundles: &[BundleId]) -> Result<Compacted, CompactError> {
+    let options =
+        CompactOptions { bundles: bundles.to_vec(), spool_dir: None, policy: UploadPolicy::default() };
+    let (objects, environment) = (archive.objects(), Environment::real());
+    compact_in(archive.clone(), &objects, &environment, &options, PublishEvents::none()).await
+}
+
+#[tokio::test]
+async fn small_bundles_come_together_and_go_on_using_chunks_of_those_that_stay() {
+    let archive = TestArchive::new(4, 8);
+    let staying = publish(&archive, &cache_of(&[("vim-9.0", 100), ("hello-1.0", 1)])).await;
+    let caches = [
+        cache_of(&[("vim-9.1", 100), ("news-1", 2)]),
+        cache_of(&[("libfoo-2.3", 3), ("hello-1.1", 1)]),
+        cache_of(&[("gcc-1.0", 4), ("libbar-1", 5)]),
+    ];
+    let mut small = Vec::new();
+    for cache in &caches {
+        small.push(publish(&archive, cache).await);
+    }
+    assert_eq!(archive.dependencies_of(key("vim-9.1")), [staying]);
+    let in_order: Vec<_> = small.iter().flat_map(|bundle| archive.keys_of(*bundle)).collect();
+    let done = compact(&archive, &small).await.unwrap();
+    assert_eq!((done.objects, done.bundles), (6, 1));
+    for name in ["vim-9.1", "news-1", "libfoo-2.3", "hello-1.1", "gcc-1.0", "libbar-1"] {
+        assert_eq!(archive.dependencies_of(key(name)), [staying], "{name} lies in the new bundle");
+    }
+    assert_eq!(archive.keys_of(*archive.bundles().last().unwrap()), in_order);
+    // What they held is not there any more: all of it is read from the new one, and from the one that stays.
+    assert!(small.iter().all(|bundle| archive.content_of(*bundle).is_none()));
+    for cache in &caches {
+        assert_restores(&archive, cache);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_become_fewer_bundles_and_what_cannot_be_read_stays_as_it_is() {
+    let archive = TestArchive::new(4, 8);
+    let (one, other) = (cache_of(&[("hello-1.0", 1)]), cache_of(&[("libfoo-2.3", 2)]));
+    let small = [publish(&archive, &one).await, publish(&archive, &other).await];
+    let alone = compact(&archive, &small[..1]).await;
+    assert!(matches!(alone, Err(CompactError::NoFewer { before: 1, behind: 1 })), "{alone:?}");
+    archive.lose(small[1]);
+    let unread = compact(&archive, &small).await;
+    assert!(matches!(unread, Err(CompactError::Read(_) | CompactError::Keep(_))), "{unread:?}");
+    assert!(small.iter().all(|bundle| archive.content_of(*bundle).is_some()));
+    assert_restores(&archive, &one);
+}
