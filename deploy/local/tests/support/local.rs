@@ -106,6 +106,20 @@ impl Local {
         run(self.home(), "firn-storage-node", words).success().trim().to_owned()
     }
 
+    /// Shard files on its first `nodes` nodes, without what is in trash.
+    pub fn shard_files(&self, nodes: usize) -> usize {
+        let mut files = 0;
+        for node in 1..=nodes {
+            let shards = self.role(&format!("storage-node-{node}")).join("shards");
+            for fan in std::fs::read_dir(shards).expect("nodes have shards").map(Result::unwrap) {
+                if fan.file_type().expect("it is there").is_dir() && fan.file_name().len() == 2 {
+                    files += std::fs::read_dir(fan.path()).expect("it is there").count();
+                }
+            }
+        }
+        files
+    }
+
     /// Declares a storage node lost for good.
     #[track_caller]
     pub fn declare_lost(&self, role: &str) {
