@@ -376,6 +376,16 @@ impl Catalogue {
         self.bundles().filter(|bundle| !self.going.contains(&bundle.number))
     }
 
+    /// Whether a bundle is there and no others have taken its place.
+    pub(crate) fn stays(&self, number: BundleNumber) -> bool {
+        self.bundle(number).is_some() && !self.going.contains(&number)
+    }
+
+    /// Those of these bundles that are there.
+    pub(crate) fn bundles_named(&self, ids: &[BundleId]) -> impl Iterator<Item = &BundleView> {
+        ids.iter().filter_map(|id| self.bundle(*self.bundle_names.get(id)?))
+    }
+
     /// How full these are.
     pub const fn fill(&self) -> BundleFill {
         self.fill

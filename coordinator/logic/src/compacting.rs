@@ -21,6 +21,7 @@ use firn_wire::{
 
 use crate::brake::BrakeState;
 use crate::bundle_fill::{QUARTER_BYTES, is_small};
+use crate::catalogue::BundleView;
 use crate::commit_check::{CheckedBundle, RecordSummary};
 use crate::facts::Scan;
 use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
@@ -71,6 +72,8 @@ pub struct SmallBundle {
     manifest_bytes: u64,
     records: u64,
     dependencies: Vec<BundleId>,
+    /// Bundles that use chunks of it and stay.
+    dependents: Vec<BundleNumber>,
     /// Whether a reference that it recorded as external is archived by now: then it is the last one of its group.
     is_last: bool,
 }
@@ -85,37 +88,53 @@ pub fn check_compaction(view: &PlanningView<'_>) -> Result<(), CompactionRefusal
     }
 }
 
+/// A small bundle, and those that use chunks of it and stay.
+pub type UsedBundle = (BundleNumber, Vec<BundleNumber>);
+
 /// Small bundles that nothing keeps where they are, as far as the picture shows it: they can be read, nothing is on its way to
-/// them, they have one coding, and no other bundle uses chunks of them.
-pub fn small_bundles(view: &PlanningView<'_>) -> Vec<BundleNumber> {
+/// them, and they have one coding.
+pub fn small_bundles(view: &PlanningView<'_>) -> Vec<UsedBundle> {
     let small = view.catalogue.staying_bundles().filter(|bundle| {
         bundle.is_small()
             && view.is_at_rest(bundle)
             && view.catalogue.second(bundle.number).is_none()
-            && view.catalogue.dependents_of(bundle).is_empty()
             && view.health.standing(bundle.number).is_some_and(|standing| !standing.unreadable)
     });
-    small.map(|bundle| bundle.number).take(LOOKED_AT_MAX).collect()
+    small.map(|bundle| (bundle.number, staying_dependents(view, bundle))).take(LOOKED_AT_MAX).collect()
+}
+
+fn staying_dependents(view: &PlanningView<'_>, bundle: &BundleView) -> Vec<BundleNumber> {
+    let dependents = view.catalogue.dependents_of(bundle).iter().copied();
+    dependents.filter(|number| view.catalogue.stays(*number)).collect()
+}
+
+/// The first of these bundles that others than they themselves use chunks of.
+pub fn first_used_by_others(view: &PlanningView<'_>, bundles: &[BundleId]) -> Option<BundleId> {
+    let own: BTreeSet<BundleNumber> =
+        view.catalogue.bundles_named(bundles).map(|bundle| bundle.number).collect();
+    let is_used =
+        |bundle: &&BundleView| staying_dependents(view, bundle).iter().any(|other| !own.contains(other));
+    view.catalogue.bundles_named(bundles).find(is_used).map(|bundle| bundle.id)
 }
 
 /// Reads what decides about small bundles, in the order of the history. Left out are heads and parts, what holds a record that
 /// a purge wants gone or uses chunks of a bundle that is going, and what is younger than `older_than`.
 pub fn read_small<S: Scan>(
     state: &S,
-    numbers: &[BundleNumber],
+    used: &[UsedBundle],
     going: &GoingContent,
     older_than: Duration,
 ) -> Result<Vec<SmallBundle>, S::Error> {
     let now = state.counters()?.time;
-    let mut small = Vec::with_capacity(numbers.len());
-    for number in numbers {
+    let mut small = Vec::with_capacity(used.len());
+    for (number, dependents) in used {
         let Some(record) = state.bundle(*number)? else { continue };
         let is_free = is_small(record.payload_bytes, record.keys)
             && now.since(record.committed_at) >= older_than
             && !going.wants_some_of(*number)
             && state.erasure(*number)?.is_none();
         if is_free && let Some(bundle) = describe(state, &record, going)? {
-            small.push(bundle);
+            small.push(SmallBundle { dependents: dependents.clone(), ..bundle });
         }
     }
     small.sort_by_key(|bundle| bundle.order);
@@ -152,6 +171,7 @@ fn describe<S: Scan>(
         manifest_bytes: manifest.end.saturating_sub(manifest.start),
         records: record.keys,
         dependencies: header.dependencies().to_vec(),
+        dependents: Vec::new(),
         is_last,
     }))
 }
@@ -166,13 +186,13 @@ pub fn plan_compaction<S: Scan>(
     let turning_points = read_turning_points(state, small)?;
     let mut groups = Vec::new();
     for group in neighbours(small, &turning_points) {
-        choose(group, is_pressing, &mut groups);
+        choose(&free_together(group), is_pressing, &mut groups);
         if groups.len() >= COMPACTION_GROUPS_MAX {
             break;
         }
     }
     groups.truncate(COMPACTION_GROUPS_MAX);
-    Ok(CompactionPlan { fill, groups: groups.into_iter().map(told).collect() })
+    Ok(CompactionPlan { fill, groups: groups.iter().map(|group| told(group)).collect() })
 }
 
 /// Positions of acts between the first of these bundles and the last that change what a commit shows.
@@ -220,6 +240,7 @@ struct Room<'a> {
     manifest_bytes: u64,
     records: u64,
     dependencies: BTreeSet<&'a BundleId>,
+    members: BTreeSet<&'a BundleId>,
     first_entries: Option<u64>,
 }
 
@@ -229,36 +250,58 @@ impl<'a> Room<'a> {
         let payload_bytes = self.payload_bytes.saturating_add(bundle.payload_bytes);
         let manifest_bytes = self.manifest_bytes.saturating_add(bundle.manifest_bytes);
         let records = self.records.saturating_add(bundle.records);
-        let new = bundle.dependencies.iter().filter(|id| !self.dependencies.contains(id)).count();
+        // What comes together needs no dependency any more.
+        let is_new = |id: &&BundleId| !self.members.contains(id) && !self.dependencies.contains(id);
+        let new: Vec<&BundleId> = bundle.dependencies.iter().filter(is_new).collect();
         let entries = bundle.order.0;
         let first = *self.first_entries.get_or_insert(entries);
         let fits = self.bundles < COMPACTED_BUNDLES_MAX
             && payload_bytes <= PAYLOAD_BYTES_MAX
             && manifest_bytes <= MANIFEST_BYTES_MAX
             && records <= u64::from(RECORDS_MAX)
-            && self.dependencies.len() + new <= DEPENDENCIES_MAX
+            && self.dependencies.len() + new.len() <= DEPENDENCIES_MAX
             && entries.saturating_sub(first) <= LEDGER_SPAN_MAX;
         if fits {
             self.bundles += 1;
             (self.payload_bytes, self.manifest_bytes, self.records) =
                 (payload_bytes, manifest_bytes, records);
-            self.dependencies.extend(&bundle.dependencies);
+            self.dependencies.extend(new);
+            self.members.insert(&bundle.id);
         }
         fits
     }
 }
 
+/// Those of a group that others than they themselves use no chunks of.
+fn free_together(group: &[SmallBundle]) -> Vec<SmallBundle> {
+    let mut free = group.to_vec();
+    loop {
+        let own: BTreeSet<BundleNumber> = free.iter().map(|bundle| bundle.order.2).collect();
+        let before = free.len();
+        free.retain(|bundle| bundle.dependents.iter().all(|other| own.contains(other)));
+        // One that stays may be what keeps another one.
+        if free.len() == before {
+            return free;
+        }
+    }
+}
+
+/// Whether all of a group, and nobody else, uses chunks of what is in it.
+fn is_closed(group: &[SmallBundle]) -> bool {
+    free_together(group).len() == group.len()
+}
+
 /// Adds those of a group to `chosen` that are worth being packed anew: all of it, or what lies on one side of its largest
 /// bundle.
-fn choose<'a>(group: &'a [SmallBundle], is_pressing: bool, chosen: &mut Vec<&'a [SmallBundle]>) {
+fn choose(group: &[SmallBundle], is_pressing: bool, chosen: &mut Vec<Vec<SmallBundle>>) {
     // Not by recursion: somebody may have published ever smaller bundles.
     let mut left = vec![group];
     while let Some(group) = left.pop() {
         if group.len() < 2 {
             continue;
         }
-        if is_due(group, is_pressing) {
-            chosen.push(group);
+        if is_due(group, is_pressing) && is_closed(group) {
+            chosen.push(group.to_vec());
             continue;
         }
         let largest = group.iter().enumerate().max_by_key(|(_, bundle)| bundle.payload_bytes);
@@ -350,6 +393,7 @@ mod tests {
             manifest_bytes: 200,
             records: 1,
             dependencies: Vec::new(),
+            dependents: Vec::new(),
             is_last: false,
         }
     }
@@ -362,7 +406,7 @@ mod tests {
     fn groups(small: &[SmallBundle], is_pressing: bool) -> Vec<Vec<u32>> {
         let mut chosen = Vec::new();
         for group in neighbours(small, &BTreeSet::new()) {
-            choose(group, is_pressing, &mut chosen);
+            choose(&free_together(group), is_pressing, &mut chosen);
         }
         chosen.iter().map(|group| group.iter().map(|bundle| bundle.order.2.0).collect()).collect()
     }
@@ -391,11 +435,27 @@ mod tests {
         assert_eq!(fits(&|bundle, _| bundle.manifest_bytes = 10 << 20, 7), [3, 3, 1]);
         let own = |bundle: &mut SmallBundle, number: u32| {
             bundle.dependencies =
-                [number / 2, 1000].map(|number| super::tests::bundle(number, 0).id).to_vec();
+                [2000 + number / 2, 1000].map(|number| super::tests::bundle(number, 0).id).to_vec();
         };
         assert_eq!(fits(&own, 20), [14, 6], "seven and the one of all");
         assert_eq!(fits(&|bundle, number| bundle.order.0 = u64::from(number) * 5000, 8), [4, 4]);
         assert_eq!(fits(&|bundle, number| bundle.is_last = number == 2, 6), [3, 3]);
+    }
+
+    #[test]
+    fn what_others_use_stays_unless_they_come_along() {
+        let numbers = |numbers: &[u32]| numbers.iter().copied().map(BundleNumber).collect::<Vec<_>>();
+        let mut small = row(&[MIB; 5]);
+        small[0].dependents = numbers(&[1, 3]);
+        assert_eq!(groups(&small, true), [[0, 1, 2, 3, 4]]);
+        small[3].dependents = numbers(&[9]);
+        assert_eq!(groups(&small, true), [[1, 2, 4]], "what the one that stays uses stays, too");
+        // Half of a group may not come along where it would leave the other half behind.
+        let mut small = row(&[MIB, 40 * MIB, MIB, MIB]);
+        small[2].dependents = numbers(&[3]);
+        assert_eq!(groups(&small, true), [[2, 3]]);
+        small[2].dependents = numbers(&[1]);
+        assert_eq!(groups(&small, true), Vec::<Vec<u32>>::new());
     }
 
     #[test]

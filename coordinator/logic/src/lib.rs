@@ -97,8 +97,8 @@ pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Cloc
 pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
-    CompactionRefusal, GatheringError, SmallBundle, check_compaction, plan_compaction,
-    plan_gathered_features, plan_gathering, read_small, small_bundles,
+    CompactionRefusal, GatheringError, SmallBundle, UsedBundle, check_compaction, first_used_by_others,
+    plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
 };
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};

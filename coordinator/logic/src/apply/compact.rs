@@ -1,7 +1,7 @@
 //! Compaction: full bundles take the place of small ones, with all their records.
 //!
 //! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from the
-//! same command on; there are fewer bundles behind it than before; told again where the last of them stood, an archive comes
+//! same command on; there are fewer bundles behind it than before, one of them small at most; told again where the last of them stood, an archive comes
 //! out the same, for no act lies between them that changes what a commit shows, and no reference that an earlier one of them
 //! recorded as external is archived.
 //! Leaves to others: which are worth it (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
@@ -17,6 +17,7 @@ use firn_wire::{
 };
 
 use super::{Verdict, commit, govern, visibility};
+use crate::bundle_fill::is_small;
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
@@ -41,7 +42,7 @@ pub(super) fn compact<F: Facts>(
         Err(reason) => return Ok(Err(reason)),
     };
     let mut numbers = Vec::with_capacity(into.len());
-    for bundle in into {
+    for (position, bundle) in into.iter().enumerate() {
         let number = match commit::add(state, &as_commit(bundle), standing.externals.clone())? {
             Ok(number) => number,
             Err(reason) => return Ok(Err(reason)),
@@ -55,6 +56,10 @@ pub(super) fn compact<F: Facts>(
         }
         if header.dependencies().iter().any(|named| bundles.contains(named)) {
             return changed("a new bundle uses chunks of one that goes");
+        }
+        // Or the same bytes would be packed anew each time a little comes.
+        if position + 1 < into.len() && is_small(record.payload_bytes, record.keys) {
+            return changed("a new bundle is small, and not the last one");
         }
         let History { committed_at, ledger_entries } = standing.history;
         state.write(Change::PutBundle(BundleRecord { committed_at, ledger_entries, ..record }));

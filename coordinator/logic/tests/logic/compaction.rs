@@ -6,8 +6,8 @@ use firn_base::{BundleNumber, ByteCount, Location};
 use firn_bundle::BundleRole;
 use firn_coordinator_logic::{
     Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, RecordSummary, Scan, advance,
-    apply, check_compaction, full_digest, plan_compaction, plan_gathered_features, plan_gathering,
-    plan_purging, read_small, small_bundles,
+    apply, check_compaction, first_used_by_others, full_digest, plan_compaction, plan_gathered_features,
+    plan_gathering, plan_purging, read_small, small_bundles,
 };
 use firn_wire::{
     Actor, BundleFill, Command, CommandOutcome, CompactedBundle, CompactionPlan, FeedEvent, Gathered,
@@ -310,8 +310,11 @@ fn small_neighbours_are_planned_together_unless_something_keeps_them() {
     assert_eq!(archive.reserve_as(13, &dependent, 4, &FOUR), CommandOutcome::Applied);
     archive.commit(13, &FOUR, vec![entry(13, &[])]);
     release(&mut archive);
-    let Ok(first) = archive.state.bundle_number(bundle_id(2));
-    assert!(!archive.planning(small_bundles).contains(&first.unwrap()));
+    let first = plan(&archive, Duration::ZERO).groups.remove(0);
+    assert_eq!(first.bundles, [1, 3].map(bundle_id), "bundle 2 stays");
+    let used = [bundle_id(1), bundle_id(2)];
+    assert_eq!(archive.planning(|view| first_used_by_others(view, &used)), Some(bundle_id(2)));
+    assert_eq!(archive.planning(|view| first_used_by_others(view, &used[..1])), None);
     // What the first one called external is archived by now: it is the last of its group, and has no other.
     archive.commit_with(14, vec![entry(50, &[])], Vec::new());
     release(&mut archive);
