@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, ObjectKey};
 use firn_bundle::{BundleRole, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
-use firn_client_logic::{UploadOutcome, UploadPolicy};
+use firn_client_logic::{UploadError, UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use firn_wire::{Gathered, GatheredPlace};
@@ -25,7 +25,7 @@ use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::ship::{ShipError, Shipping, TakesPlaceOf};
 use crate::spool::{SpoolDir, SpoolError};
-use crate::spooled_bundle::BundleSet;
+use crate::spooled_bundle::{BundleSet, SpooledBundle};
 
 /// Small bundles that come together.
 #[derive(Debug, Clone)]
@@ -64,8 +64,8 @@ pub enum CompactError {
     /// What was packed has a bad manifest.
     #[error("a new bundle has a bad manifest: {0}")]
     Manifest(#[from] ManifestError),
-    /// Packed together, they would be as many as before.
-    #[error("packed together, {before} bundles would be {behind}: they stay as they are")]
+    /// Packed together, they would be as many as before, or small ones still.
+    #[error("packed together, {before} bundles would be {behind}, and no fuller: they stay as they are")]
     NoFewer {
         /// How many there are.
         before: usize,
@@ -80,9 +80,25 @@ pub enum CompactError {
     /// The new bundles did not get into the archive.
     #[error(transparent)]
     Ship(#[from] ShipError),
-    /// They are in the archive, and whether in these bundles' place is for the coordinators to say.
-    #[error("a bundle of exactly these objects is archived already")]
+    /// They are in the archive: an answer was lost, or they do not take the place of these.
+    #[error(
+        "a bundle of exactly these objects is archived already: if compacting again names these once more, it is not in their place"
+    )]
     AlreadyArchived,
+}
+
+impl CompactError {
+    /// Whether other bundles would fare alike: it says nothing of these.
+    pub const fn is_general(&self) -> bool {
+        matches!(
+            self,
+            Self::Spool(_)
+                | Self::Keep(KeepError::Spool(_))
+                | Self::Ship(ShipError::Upload(
+                    UploadError::Full(_) | UploadError::NotAllowed(_) | UploadError::Unavailable(_)
+                ))
+        )
+    }
 }
 
 /// Packs the objects of small bundles together. `objects` reads them.
@@ -119,7 +135,10 @@ pub(crate) async fn compact_in(
     );
     let set = archived.pack(&records, PAYLOAD_BYTES_MAX, &events).await?;
     let (before, behind) = (options.bundles.len(), set.bundles.len());
-    if behind >= before {
+    // The coordinators take no small one but the last.
+    let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
+    let mut all_but_last = set.bundles.iter().rev().skip(1);
+    if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
         return Err(CompactError::NoFewer { before, behind });
     }
     if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {

@@ -60,11 +60,13 @@ struct GroupReport {
     failure: Option<String>,
 }
 
-/// What was done, and how full bundles are now.
+/// What was done, and how full bundles were when the coordinators were last asked.
 #[derive(Debug, Serialize)]
 struct CompactReport {
     groups: Vec<GroupReport>,
     fill: BundleFill,
+    /// Why no more was asked for, where that is not the end.
+    stopped: Option<String>,
 }
 
 /// Runs the command.
@@ -83,17 +85,19 @@ pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<D
     } else {
         print(&text(&report, flags.dry_run))?;
     }
-    Ok(Done::when(report.groups.iter().all(|group| group.failure.is_none())))
+    let is_whole = report.groups.iter().all(|group| group.failure.is_none());
+    Ok(Done::when(is_whole && report.stopped.is_none()))
 }
 
-/// Packs one group after the other, and asks again, until nothing new is told.
+/// Packs one group after the other, and asks again, until nothing new is told, or what fails would fail for all.
 async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactReport, CommandError> {
     let progress = Arc::new(Progress::new("compacting", Unit::Bytes, 0));
     let limit = flags.limit.map_or(u64::MAX, |limit| limit.0);
-    let (mut reports, mut packed_bytes) = (Vec::new(), 0_u64);
+    let mut packed_bytes = 0_u64;
     let mut tried: BTreeSet<Vec<BundleId>> = BTreeSet::new();
+    let CompactionPlan { fill, mut groups } = plan(session, flags.older_than).await?;
+    let mut report = CompactReport { groups: Vec::new(), fill, stopped: None };
     loop {
-        let CompactionPlan { fill, groups } = plan(session, flags.older_than).await?;
         let mut is_new = false;
         for group in groups {
             if packed_bytes >= limit || !tried.insert(group.bundles.clone()) {
@@ -101,16 +105,28 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             }
             is_new = true;
             packed_bytes = packed_bytes.saturating_add(group.payload.0);
-            reports.push(match flags.dry_run {
-                true => GroupReport::of(&group, Ok(Compacted::default())),
-                false => {
-                    progress.say(format!("{} bundles, {}", group.bundles.len(), group.payload));
-                    compact_group(session, flags, &group, &progress).await?
-                }
-            });
+            if flags.dry_run {
+                report.groups.push(GroupReport::of(&group, Ok(Compacted::default())));
+                continue;
+            }
+            progress.say(format!("{} bundles, {}", group.bundles.len(), group.payload));
+            let compacted = compact_group(session, flags, &group, &progress).await;
+            let stops = compacted.as_ref().is_err_and(CompactError::is_general);
+            report.groups.push(GroupReport::of(&group, compacted.map_err(|error| error.to_string())));
+            if stops {
+                return Ok(report);
+            }
         }
         if !is_new || flags.dry_run {
-            return Ok(CompactReport { groups: reports, fill });
+            return Ok(report);
+        }
+        // What was done is told, whatever is refused now.
+        match plan(session, flags.older_than).await {
+            Ok(next) => (report.fill, groups) = (next.fill, next.groups),
+            Err(refused) => {
+                report.stopped = Some(refused.to_string());
+                return Ok(report);
+            }
         }
     }
 }
@@ -129,7 +145,7 @@ async fn compact_group(
     flags: &CompactFlags,
     group: &CompactionGroup,
     progress: &Arc<Progress>,
-) -> Result<GroupReport, CommandError> {
+) -> Result<Compacted, CompactError> {
     let options = CompactOptions {
         bundles: group.bundles.clone(),
         spool_dir: flags.spool_dir.clone(),
@@ -142,24 +158,7 @@ async fn compact_group(
         }
     });
     // Caches of manifests that go are of no use to the next group.
-    let compacted = match compact(session.archive(), session.finder().objects(), &options, events).await {
-        // An answer was lost, and it was done.
-        Err(CompactError::AlreadyArchived) if !is_told(session, flags, group).await? => {
-            Ok(Compacted { objects: group.records, bundles: 1, payload: group.payload })
-        }
-        compacted => compacted.map_err(|error| error.to_string()),
-    };
-    Ok(GroupReport::of(group, compacted))
-}
-
-/// Whether the coordinators still tell that a bundle of `group` is to come together with others.
-async fn is_told(
-    session: &Session,
-    flags: &CompactFlags,
-    group: &CompactionGroup,
-) -> Result<bool, CommandError> {
-    let plan = plan(session, flags.older_than).await?;
-    Ok(plan.groups.iter().flat_map(|told| &told.bundles).any(|bundle| group.bundles.contains(bundle)))
+    compact(session.archive(), session.finder().objects(), &options, events).await
 }
 
 impl GroupReport {
@@ -199,5 +198,6 @@ fn text(report: &CompactReport, dry_run: bool) -> String {
     lines.push(format!(
         "{small_bundles} of {bundles} bundles are under a quarter full, with {small_payload} of {payload}"
     ));
+    lines.extend(report.stopped.iter().map(|why| format!("stopped: {why}")));
     lines.join("\n")
 }
