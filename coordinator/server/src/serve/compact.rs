@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use firn_base::PublicKey;
-use firn_coordinator_logic::{plan_gathered_features, plan_gathering};
+use firn_coordinator_logic::{first_used_by_others, plan_gathered_features, plan_gathering};
 use firn_wire::{
     BUNDLES_PER_REQUEST_MAX, COMPACTED_BUNDLES_MAX, CommandOutcome, CompactRequest, CoordinatorReply,
     OperatorRole, RefusedRequest,
@@ -38,6 +38,7 @@ pub(super) async fn compact(
     let headers = uploads.iter().map(|(reservation, ..)| reservation.content_header.clone()).collect();
     check_dependencies(shared, headers, None).await?;
     let signers = publishers_ever(&governance);
+    let going = gathered.bundles.clone();
     let plan = move || {
         let checked = check_uploads(uploads, &governance, &signers, true)?;
         let features = plan_gathered_features(&gathered, &checked);
@@ -45,6 +46,12 @@ pub(super) async fn compact(
         Ok::<_, RefusedRequest>((command, features))
     };
     let (command, features) = shared.environment.blocking(plan).await?;
+    // What somebody has come to use meanwhile would have to stay beside what takes its place.
+    if let Some(bundle) = shared.with_view(|view| first_used_by_others(view, &going))? {
+        return Err(malformed(format!(
+            "another bundle uses chunks of bundle {bundle} by now: compact again"
+        )));
+    }
     match shared.propose_as(by, command).await? {
         CommandOutcome::Rejected(reason) => Err(refusal(&reason)),
         // No key became visible that was not.
