@@ -12,8 +12,8 @@ use std::time::Duration;
 use firn_base::{Digest, shard_bytes};
 use firn_benches::process::{Failure, thread_time};
 use firn_bundle::{
-    BORDERED_FILE_BYTES_MIN, Chunker, CompressedFrame, FrameEntry, PAYLOAD_BYTES_MAX, PatchFinder,
-    FrameCompression, PendingFrame, compress_frame, decompress_frame, hash_parts,
+    BORDERED_FILE_BYTES_MIN, Chunker, CompressedFrame, FrameCompression, FrameEntry, PAYLOAD_BYTES_MAX,
+    PatchFinder, PendingFrame, compress_frame, decompress_frame, hash_parts,
 };
 use firn_erasure::{Coder, ColumnBuffers};
 use firn_nix_format::{Compression, NarInspector, PathInfo, Sha256, decoder};

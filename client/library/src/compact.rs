@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, ObjectKey};
-use firn_bundle::{BundleRole, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
+use firn_bundle::{BundleRole, FrameCompression, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{UploadError, UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
@@ -20,7 +20,9 @@ use tokio::sync::Semaphore;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{ArchivedObjects, ArchivedRecord, KeepError, archived_records};
+use crate::archived_objects::{
+    ArchivedObjects, ArchivedRecord, KeepError, archived_records, frame_compression,
+};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::ship::{ShipError, Shipping, TakesPlaceOf};
@@ -32,6 +34,9 @@ use crate::spooled_bundle::{BundleSet, SpooledBundle};
 pub struct CompactOptions {
     /// The bundles, in the order in which their objects are packed.
     pub bundles: Vec<BundleId>,
+    /// What frames are compressed with; if not given, LZMA where one of the bundles has it, else zstd, each of its usual
+    /// level.
+    pub frame_compression: Option<FrameCompression>,
     /// Where spool files lie; the system's directory for temporary files if not given.
     pub spool_dir: Option<PathBuf>,
     /// How patient uploads are.
@@ -126,6 +131,10 @@ pub(crate) async fn compact_in(
         records.extend(archived_records(objects, *bundle).await?);
     }
     let going: BTreeSet<BundleId> = options.bundles.iter().copied().collect();
+    let compression = match options.frame_compression {
+        Some(compression) => compression,
+        None => frame_compression(objects, &going).await?,
+    };
     let archived = ArchivedObjects::new(
         Arc::clone(&destination),
         objects.clone(),
@@ -133,7 +142,7 @@ pub(crate) async fn compact_in(
         spool.clone(),
         going,
     );
-    let set = archived.pack(&records, PAYLOAD_BYTES_MAX, &events).await?;
+    let set = archived.pack(&records, compression, PAYLOAD_BYTES_MAX, &events).await?;
     let (before, behind) = (options.bundles.len(), set.bundles.len());
     // The coordinators take no small one but the last.
     let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use firn_base::{BundleId, ByteCount};
+use firn_bundle::FrameCompression;
 use firn_client::{
     CompactError, CompactOptions, Compacted, PublishEvent, PublishEvents, UploadPolicy, compact,
     publisher_endpoint,
@@ -35,6 +36,10 @@ pub(crate) struct CompactFlags {
     /// Where large files are kept on the way; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
+    /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where one of the old
+    /// ones has it, else zstd
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    frame_compression: Option<FrameCompression>,
     /// Leave bundles alone that are younger than this: whoever uploads them may still be at it
     #[arg(long, value_name = "DURATION", value_parser = firn_base::parse_duration, default_value = "1h")]
     older_than: Duration,
@@ -148,6 +153,7 @@ async fn compact_group(
 ) -> Result<Compacted, CompactError> {
     let options = CompactOptions {
         bundles: group.bundles.clone(),
+        frame_compression: flags.frame_compression,
         spool_dir: flags.spool_dir.clone(),
         policy: UploadPolicy::default(),
     };

@@ -19,8 +19,8 @@ use firn_erasure::Coder;
 use firn_retrieval::ObjectReader;
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, CompactRequest, GatheredPlace, HeldPath, Identity, NodeAddress, OrderRank, Receipt, RecordPlace,
-    RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed,
+    CommitRequest, CompactRequest, GatheredPlace, HeldPath, Identity, NodeAddress, OrderRank, Receipt,
+    RecordPlace, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed,
     SimilarRecord, Ticket,
 };
 
@@ -390,7 +390,8 @@ impl TestArchive {
         for (uploaded, from) in bundles.iter().zip(&gathered.from) {
             let content = self.state().reservations[&uploaded.reservation].0.clone();
             let manifest = Manifest::parse_whole(&content, uploaded.manifest.clone()).unwrap();
-            let keys: Vec<ObjectKey> = manifest.records().map(|located| located.unwrap().record.key).collect();
+            let keys: Vec<ObjectKey> =
+                manifest.records().map(|located| located.unwrap().record.key).collect();
             assert_eq!(keys.len(), from.len());
             for (key, from) in keys.iter().zip(from) {
                 assert_eq!(left.remove(from), Some(*key), "it comes from where it is said to");

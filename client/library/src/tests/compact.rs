@@ -20,8 +20,12 @@ async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> BundleId {
 }
 
 async fn compact(archive: &Arc<TestArchive>, bundles: &[BundleId]) -> Result<Compacted, CompactError> {
-    let options =
-        CompactOptions { bundles: bundles.to_vec(), spool_dir: None, policy: UploadPolicy::default() };
+    let options = CompactOptions {
+        bundles: bundles.to_vec(),
+        frame_compression: None,
+        spool_dir: None,
+        policy: UploadPolicy::default(),
+    };
     let (objects, environment) = (archive.objects(), Environment::real());
     compact_in(archive.clone(), &objects, &environment, &options, PublishEvents::none()).await
 }
