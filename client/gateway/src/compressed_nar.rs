@@ -68,8 +68,8 @@ pub(crate) fn compressed(
     listener: Box<dyn FrameListener>,
     place: EncoderPlace,
 ) -> io::Result<FrameStream> {
-    let maker = FrameMaker::new(bytes)?;
-    let state = Some(State { maker, nar: gathered(nar), ahead: None, listener, place });
+    let maker = FrameMaker::new(bytes, place)?;
+    let state = Some(State { maker, nar: gathered(nar), ahead: None, listener });
     Ok(stream::try_unfold(state, move |state| next_piece(state, environment.clone())).boxed())
 }
 
@@ -125,7 +125,6 @@ struct State {
     /// What comes next, if it was read already.
     ahead: Option<Option<Result<Vec<Bytes>, ReadError>>>,
     listener: Box<dyn FrameListener>,
-    place: EncoderPlace,
 }
 
 /// One frame after the other.
@@ -142,6 +141,8 @@ struct FrameMaker {
     hasher: blake3::Hasher,
     /// Frames of which nobody heard yet.
     ended: Vec<MadeFrame>,
+    /// Here, for the encoder may be at work on another thread when its client has left.
+    place: EncoderPlace,
 }
 
 /// An encoder of the next frame of `bytes`, behind those that are in `made`.
@@ -155,12 +156,12 @@ fn encoder(made: Vec<u8>, bytes: u64) -> io::Result<Encoder<'static, Vec<u8>>> {
 }
 
 impl FrameMaker {
-    fn new(bytes: u64) -> io::Result<Self> {
+    fn new(bytes: u64, place: EncoderPlace) -> io::Result<Self> {
         let lacking = bytes.min(FRAME_BYTES);
         let encoder = encoder(Vec::new(), lacking)?;
         let behind = bytes - lacking;
         let hasher = blake3::Hasher::new();
-        Ok(Self { encoder, lacking, behind, taken: 0, begin: 0, hasher, ended: Vec::new() })
+        Ok(Self { encoder, lacking, behind, taken: 0, begin: 0, hasher, ended: Vec::new(), place })
     }
 
     fn push(mut self, mut piece: Bytes) -> io::Result<Self> {
@@ -185,7 +186,7 @@ impl FrameMaker {
         let encoder = encoder(made, lacking)?;
         let behind = self.behind - lacking;
         let hasher = blake3::Hasher::new();
-        Ok(Self { encoder, lacking, behind, taken: 0, begin, hasher, ended: self.ended })
+        Ok(Self { encoder, lacking, behind, taken: 0, begin, hasher, ended: self.ended, place: self.place })
     }
 
     /// What was made, but for a frame's end as long as nothing follows it.
@@ -221,7 +222,7 @@ async fn next_piece(
     state: Option<State>,
     environment: Environment,
 ) -> Result<Option<(Bytes, Option<State>)>, CompressError> {
-    let Some(State { mut maker, mut nar, mut ahead, mut listener, place }) = state else { return Ok(None) };
+    let Some(State { mut maker, mut nar, mut ahead, mut listener }) = state else { return Ok(None) };
     loop {
         let pieces = match ahead.take() {
             Some(pieces) => pieces,
@@ -245,7 +246,7 @@ async fn next_piece(
         (maker, made) = compressed?;
         maker.ended.drain(..).try_for_each(|frame| listener.made(frame))?;
         if !made.is_empty() {
-            return Ok(Some((made.into(), Some(State { maker, nar, ahead, listener, place }))));
+            return Ok(Some((made.into(), Some(State { maker, nar, ahead, listener }))));
         }
     }
 }

@@ -21,7 +21,7 @@ use firn_wire::{
 use futures::future::{BoxFuture, try_join, try_join_all};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::standings::Standings;
 
@@ -109,7 +109,7 @@ pub enum FeedError {
     /// No coordinator is reached.
     #[error(transparent)]
     Away(#[from] CoordinatorsAway),
-    /// Some are there, and none of them can say what is new: it hears no leader, say.
+    /// Some are there, and none of them can say what is new: its disk fails, say.
     #[error("the coordinators that are there cannot tell what is new: {cause}")]
     Untold {
         /// What they said.
@@ -148,6 +148,8 @@ const LIST_GRACE: Duration = Duration::from_millis(300);
 // A piece of 1 MiB takes 5 s over 2 Mbit/s.
 const PIECE_WITHIN: Duration = Duration::from_secs(30);
 
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 const OTHER_ANSWER: &str = "it answered another question";
 
 /// All of the above over the network.
@@ -170,21 +172,21 @@ impl NetworkCoordinators {
     pub fn new(client: CoordinatorClient, directory: Arc<dyn Directory>) -> Self {
         Self { client, directory, ledger: Arc::default(), standings: Arc::default() }
     }
-}
 
-impl NetworkCoordinators {
-    /// Whether any coordinator answers, whatever it says, when each is asked once and given so long.
+    /// Whether any coordinator answers within so long, whatever it says. Those that fail at once are asked again: a name may
+    /// not be known yet.
     pub(crate) async fn are_there(&self, within: Duration) -> bool {
-        let mut asked: FuturesUnordered<_> = coordinators(&self.client)
-            .into_iter()
-            .map(|one| self.client.ask_coordinator(one, &CoordinatorRequest::GetMembers, within))
-            .collect();
-        while let Some(answer) = asked.next().await {
-            if matches!(answer, Ok(_) | Err(AskError::Refused(_))) {
-                return true;
+        let asking = coordinators(&self.client).into_iter().map(|one| async move {
+            loop {
+                let asked = self.client.ask_coordinator(one, &CoordinatorRequest::GetMembers, within).await;
+                if matches!(asked, Ok(_) | Err(AskError::Refused(_))) {
+                    break;
+                }
+                sleep(ASK_AGAIN_AFTER).await;
             }
-        }
-        false
+        });
+        let mut asking: FuturesUnordered<_> = asking.collect();
+        matches!(timeout(within, asking.next()).await, Ok(Some(())))
     }
 }
 

@@ -17,7 +17,6 @@ use tokio::time::timeout;
 
 use crate::bounded_cache::BoundedCache;
 use crate::disk_cache::{CacheKey, DiskCache};
-use crate::encoder_places::EncodersBusy;
 use crate::frame_lengths::{FRAME_BYTES, FrameLengths};
 use crate::serve_error::ServeError;
 
@@ -47,9 +46,6 @@ pub(crate) enum Unmeasured {
     /// Others are being measured.
     #[error("as many large files as may be are prepared for their parts now: ask again")]
     Busy,
-    /// Others are compressed.
-    #[error(transparent)]
-    NoEncoder(#[from] EncodersBusy),
     /// The NAR cannot be read.
     #[error(transparent)]
     Unread(#[from] ServeError),
@@ -131,7 +127,7 @@ impl FrameBook {
     pub(crate) async fn measured(
         &self,
         nar: NarName,
-        measure: impl Future<Output = Measured> + Send + 'static,
+        measure: impl Future<Output = Result<Arc<FrameLengths>, ServeError>> + Send + 'static,
     ) -> Measured {
         let shared = {
             let mut measuring = self.measuring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +142,7 @@ impl FrameBook {
                         }
                         None => None,
                     };
-                    measure.await
+                    Ok(measure.await?)
                 };
                 let measured = measured.boxed().shared();
                 measuring.retain(|_, one| one.upgrade().is_some());
@@ -290,7 +286,7 @@ mod tests {
             assert_eq!(*measured.unwrap(), lengths(large(1), 9));
         }
         // Nobody waits any more: the next one begins anew, and is given up with the last who waits.
-        let failed = book.measured(large(1), ready(Err(ServeError::unreadable(&"it is away").into()))).await;
+        let failed = book.measured(large(1), ready(Err(ServeError::unreadable(&"it is away")))).await;
         assert!(matches!(failed, Err(Unmeasured::Unread(_))));
         assert!(book.measured(large(1), ready(Ok(Arc::new(lengths(large(1), 9))))).await.is_ok());
     }

@@ -232,6 +232,10 @@ impl Gateway {
             WhenUnreadable::Miss => turn,
         };
         let heard = timeout(wait, open.is_heard(turn)).await.unwrap_or(false);
+        if !heard && open.core.feed_age().is_none() {
+            // The first question does not wait for them once more: the follower tries, and tells.
+            open.core.reach.doubt();
+        }
         if !heard && open.core.is_usable() {
             let away = open.core.feed_age().is_none();
             let what =
@@ -284,11 +288,7 @@ impl OpenGateway {
         tokio::select! {
             biased;
             () = heard => true,
-            () = nobody_is_there => {
-                // Nor does the first question wait for them: the follower tries on.
-                self.core.reach.lost();
-                false
-            }
+            () = nobody_is_there => false,
         }
     }
 

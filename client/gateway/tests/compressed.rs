@@ -265,7 +265,7 @@ async fn who_asks_for_a_part_of_a_large_nar_while_four_others_are_measured_is_to
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_stampede_on_a_cold_compressed_nar_reads_it_once() {
     const CLIENTS: usize = 500;
     let (archive, _) = one_path(1 << 20);

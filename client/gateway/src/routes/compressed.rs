@@ -62,11 +62,16 @@ impl Router {
             && !asked.counts_from_end();
         let turn = if asked.head { None } else { asked.turn().await };
         if wants_part && lengths.is_none() {
-            let measuring = self.clone().measure(named, nar.clone());
+            // Of those who ask for the same meanwhile the first one's counts.
+            let place = match self.core.encoders.place(asked.arrival.encoders).await {
+                Ok(place) => place,
+                Err(busy) => return self.busy(&busy),
+            };
+            let measuring = self.clone().measure(named, nar.clone(), place);
             lengths = match self.core.frames.measured(named, measuring).await {
                 Ok(lengths) => Some(lengths),
                 Err(Unmeasured::Unread(error)) => return self.refusal(&key, error),
-                Err(busy @ (Unmeasured::Busy | Unmeasured::NoEncoder(_))) => return self.busy(&busy),
+                Err(busy @ Unmeasured::Busy) => return self.busy(&busy),
             };
         }
         let total = lengths.as_deref().map(FrameLengths::total);
@@ -107,18 +112,20 @@ impl Router {
     }
 
     /// Makes all frames for their lengths.
-    async fn measure(self, named: NarName, nar: OpenObject) -> Result<Arc<FrameLengths>, Unmeasured> {
+    async fn measure(
+        self,
+        named: NarName,
+        nar: OpenObject,
+        place: EncoderPlace,
+    ) -> Result<Arc<FrameLengths>, ServeError> {
         // Somebody may have downloaded all of it meanwhile.
         if let Some(known) = self.core.frames.lengths(named, self.disk()).await {
             return Ok(known);
         }
-        // It is made for whoever asks meanwhile, not for one client.
-        let place = self.core.encoders.place(None).await?;
         let frames = self.frames(named, nar, 0, 0..named.bytes, None, place).await?;
         frames.try_for_each(async |_| Ok(())).await.map_err(|error| ServeError::unreadable(&error))?;
         let measured = self.core.frames.lengths(named, self.disk()).await;
-        let forgotten = || ServeError::unreadable(&"how long it is was forgotten while it was found out");
-        Ok(measured.ok_or_else(forgotten)?)
+        measured.ok_or_else(|| ServeError::unreadable(&"how long it is was forgotten while it was found out"))
     }
 
     /// The frames from number `first` on, which have the bytes `range` of the NAR and are those of `known`.

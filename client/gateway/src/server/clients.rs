@@ -49,6 +49,13 @@ impl Default for Client {
     }
 }
 
+impl Client {
+    /// What is compressed at once for all its connections.
+    pub(super) const fn encoders(&self) -> &Arc<Semaphore> {
+        &self.encoders
+    }
+}
+
 /// A client's connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ClientConnection(Arc<Client>);
@@ -137,11 +144,6 @@ impl Clients {
 impl ClientConnection {
     pub(super) fn client(&self) -> &Client {
         &self.0
-    }
-
-    /// What is compressed at once for all connections of its client.
-    pub(super) fn encoders(&self) -> &Arc<Semaphore> {
-        &self.0.encoders
     }
 }
 

@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use super::activity::Activity;
 use super::certificate::HTTP_2;
 use super::client_address::{AddressRange, Asking, asking};
-use super::clients::{ClientConnection, Clients, TooManyConnections};
+use super::clients::{Client, ClientConnection, Clients, TooManyConnections};
 use super::limits::ServerLimits;
 use super::refusal::Refusal;
 use super::request_log::{PendingLine, RequestLog};
@@ -104,17 +104,21 @@ impl Shared {
         }
     }
 
-    fn refusal(&self, peer: &Peer, headers: &HeaderMap) -> Option<Refusal> {
+    /// Who counts for a request that a proxy passes on; none for all others, and where the client is not limited.
+    fn behind_proxy(&self, peer: &Peer, headers: &HeaderMap) -> Option<Arc<Client>> {
+        if self.proxies.is_empty() || !matches!(peer.standing, Standing::Unlimited) {
+            return None;
+        }
+        match self.asking(peer, headers) {
+            Asking::Address(address) => self.clients.find(address),
+            Asking::Unclear(proxy) => Some(self.clients.behind(proxy)),
+        }
+    }
+
+    fn refusal(&self, peer: &Peer, behind: Option<&Client>) -> Option<Refusal> {
         let taken = match &peer.standing {
             Standing::Counted(connection) => self.clients.request(connection.client()),
-            Standing::Unlimited if self.proxies.is_empty() => Ok(()),
-            Standing::Unlimited => {
-                let client = match self.asking(peer, headers) {
-                    Asking::Address(address) => self.clients.find(address),
-                    Asking::Unclear(proxy) => Some(self.clients.behind(proxy)),
-                };
-                client.map_or(Ok(()), |client| self.clients.request(&client))
-            }
+            Standing::Unlimited => behind.map_or(Ok(()), |client| self.clients.request(client)),
             Standing::Refused => {
                 return Some(Refusal::TooManyConnections {
                     connections_max: self.limits.client_connections_max,
@@ -126,10 +130,10 @@ impl Shared {
 }
 
 impl Peer {
-    /// What is compressed for it at once, if that is limited. A proxy takes what it asks for as fast as it comes.
-    fn encoders(&self) -> Option<&Arc<Semaphore>> {
+    /// Who counts for its own requests.
+    fn client(&self) -> Option<&Client> {
         match &self.standing {
-            Standing::Counted(connection) => Some(connection.encoders()),
+            Standing::Counted(connection) => Some(connection.client()),
             Standing::Unlimited | Standing::Refused => None,
         }
     }
@@ -324,14 +328,15 @@ const HEAD_BYTES: u32 = HEAD_BYTES_MAX as u32;
 async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<ServedBody>, Infallible> {
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
-    let arrival =
-        Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads), encoders: peer.encoders() };
+    let behind = shared.behind_proxy(peer, request.headers());
+    let encoders = peer.client().or(behind.as_deref()).map(Client::encoders);
+    let arrival = Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads), encoders };
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
         let client = shared.asking(peer, request.headers()).address();
         PendingLine::begin(Arc::clone(log), &request, client)
     });
-    let (kind, mut response) = match shared.refusal(peer, request.headers()) {
+    let (kind, mut response) = match shared.refusal(peer, behind.as_deref()) {
         None => shared.router.respond_as(request, arrival).await,
         Some(refusal) => {
             let response = refusal.response();
