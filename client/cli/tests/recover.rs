@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use firn_bundle::FrameCompression;
 use firn_nix_format::{PathInfo, Sha256};
 use serde_json::Value;
 use shard_files::{
