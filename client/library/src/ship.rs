@@ -117,12 +117,11 @@ impl Shipping {
         set: &Arc<BundleSet>,
     ) -> Result<(Scheme, Vec<Arc<CodedBundle>>), ShipError> {
         let checked = Arc::clone(set);
-        let restored = async {
-            let restored = self.environment.blocking(move || check_restores(&checked)).await;
-            restored.map_err(ShipError::from)
-        };
-        let ((), coded) = tokio::try_join!(restored, self.code_all(set))?;
-        Ok(coded)
+        let restored = self.environment.blocking(move || check_restores(&checked));
+        // Both to their end: which of two failures is told must not depend on which came first.
+        let (restored, coded) = tokio::join!(restored, self.code_all(set));
+        restored?;
+        coded
     }
 
     /// Asks for the scheme and codes every bundle.

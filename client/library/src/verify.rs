@@ -165,7 +165,8 @@ pub(crate) fn verify_path(
     let decoded = decode(reader, info, encoding, spool);
     let chunked = match (decoded, state.failure.take()) {
         (Ok(chunked), _) => chunked,
-        (Err(_), Some(failure)) | (Err(failure), None) => return Err(failure),
+        // Only what went through the decoder has a reason behind it: the file may be read ahead of what is wrong with the NAR.
+        (Err(VerifyError::Read { .. }), Some(failure)) | (Err(failure), _) => return Err(failure),
     };
     if let Some(stated) = info.file_size.filter(|stated| *stated != state.read) {
         return Err(VerifyError::FileSize { stated, found: state.read });
