@@ -220,13 +220,18 @@ impl Packer {
             }
             // One more than threads, so that each finds the next frame where it ends one.
             let left = if matches!(progress, Ok(Progress::Frames)) { self.threads.max(1) } else { 0 };
+            let mut appended = false;
             while compressing.len() > left
                 && let Some(frame) = compressing.next().await
             {
                 passage = self.append(passage, frame.map_err(BuildError::Compress)?).await?;
+                appended = true;
             }
             let outcome = match progress {
                 Ok(Progress::Frames) => continue,
+                // Frames on their way were counted as if nothing could be compressed: where a bundle ends must not depend on
+                // how many there are, so the same chunk is tried again.
+                Ok(Progress::Full) if appended => continue,
                 Ok(Progress::Full) => Err(BuildError::Full),
                 Ok(Progress::Whole) => passage.finish(record.clone()),
                 Err(PackError::Build(error)) => Err(error),
@@ -331,8 +336,14 @@ impl Passage {
     fn push_chunks(&mut self) -> Result<Progress, PackError> {
         let open = &mut self.open;
         if let Some(chunk) = self.unpushed.take() {
-            open.push_chunk(&chunk, &self.spool)?;
-            self.touched = true;
+            match open.push_chunk(&chunk, &self.spool) {
+                Ok(()) => self.touched = true,
+                Err(PackError::Build(BuildError::Full)) => {
+                    self.unpushed = Some(chunk);
+                    return Ok(Progress::Full);
+                }
+                Err(error) => return Err(error),
+            }
         }
         loop {
             while let Some(frame) = open.builder.take_frame() {
