@@ -504,7 +504,7 @@ mod tests {
             };
             for (number, size) in (0..).zip(&sizes) {
                 all.insert(number, (*size, vec![(*size, 0)]));
-                if number as usize % every == 0 {
+                if (number as usize).is_multiple_of(every) {
                     compact(&mut all);
                 }
             }
