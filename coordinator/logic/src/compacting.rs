@@ -475,6 +475,9 @@ mod tests {
         assert_eq!(lengths(&[5, 8]), [3, 1]);
     }
 
+    /// By number: bytes, and for each published bundle in it its bytes and how often it was packed anew.
+    type Bundles = BTreeMap<u32, (u64, Vec<(u64, u32)>)>;
+
     proptest! {
         /// Publishes bundle by bundle and compacts in between: what is packed anew, how often, and what stays.
         #[test]
@@ -482,9 +485,8 @@ mod tests {
             sizes in prop::collection::vec(prop_oneof![1..(64 * MIB), 1..MIB, Just(4096)], 1..150),
             every in 1_usize..40,
         ) {
-            // By number: bytes, and for each published bundle in it how often it was packed anew.
-            let mut all: BTreeMap<u32, (u64, Vec<(u64, u32)>)> = BTreeMap::new();
-            let compact = |all: &mut BTreeMap<u32, (u64, Vec<(u64, u32)>)>| {
+            let mut all = Bundles::new();
+            let compact = |all: &mut Bundles| {
                 let payload: u64 = all.values().map(|(bytes, _)| bytes).sum();
                 let small: Vec<_> = all.iter().filter(|(_, (bytes, _))| is_small(*bytes, 1)).collect();
                 let small_bytes: u64 = small.iter().map(|(_, (bytes, _))| bytes).sum();

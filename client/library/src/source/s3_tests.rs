@@ -225,7 +225,8 @@ fn another_region_is_named_and_not_gone_to() {
     let by_body =
         || refusal("400 Bad", "AuthorizationQueryParametersError", "", "<Region>us-west-2</Region>");
     let moved = || refusal("307 Moved", "TemporaryRedirect", "Location: http://127.0.0.1:1/\r\n", "");
-    let answers: [(fn() -> Vec<u8>, &str); 3] =
+    type Answer = fn() -> Vec<u8>;
+    let answers: [(Answer, &str); 3] =
         [(by_header, "say region=us-west-2"), (by_body, "say region=us-west-2"), (moved, "lies elsewhere")];
     for (answer, sentence) in answers {
         let server = Server::with(vec![Box::new(move |_: &Request| answer())]);
