@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use firn_base::BundleId;
 use firn_bundle::{
-    BundleReader, BundleRole, ChunkRef, Encoding, Manifest, ManifestError, PatchApplier, PatchError, Record,
-    RecordBody, RestoreError, verify_chunk,
+    BundleReader, BundleRole, ChunkRef, Encoding, FRAMES_KEPT_BYTES, Manifest, ManifestError, PatchApplier,
+    PatchError, Record, RecordBody, RestoreError, verify_chunk,
 };
 use firn_nix_format::{NarMismatch, Sha256, VerifyingReader, decoder};
 
@@ -71,7 +71,7 @@ pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
     let mut readers: Vec<Reader<'_>> = Vec::with_capacity(set.bundles.len());
     let mut places: BTreeMap<BundleId, usize> = BTreeMap::new();
     for (place, bundle) in set.bundles.iter().enumerate() {
-        readers.push(open(bundle, &places)?);
+        readers.push(open(bundle, &places, FRAMES_KEPT_BYTES / set.bundles.len().max(1))?);
         places.insert(bundle.sealed.content.bundle_id(), place);
     }
     let mut found = 0;
@@ -91,10 +91,11 @@ pub(crate) fn check_restores(set: &BundleSet) -> Result<(), RestoreCheckError> {
     Ok(())
 }
 
-/// Opens a bundle behind those at `places`.
+/// Opens a bundle behind those at `places`, to keep frames of so many bytes: all parts of an object are open at once.
 fn open<'a>(
     bundle: &'a Arc<SpooledBundle>,
     places: &BTreeMap<BundleId, usize>,
+    frames_bytes_max: usize,
 ) -> Result<Reader<'a>, RestoreCheckError> {
     let content = &bundle.sealed.content;
     let mut manifest = vec![0; usize::try_from(content.manifest_bytes()).map_err(io::Error::other)?];
@@ -106,7 +107,8 @@ fn open<'a>(
         BundleRole::Head => content.dependencies().iter().map(|part| places.get(part).copied()).collect(),
         BundleRole::Ordinary | BundleRole::Part => Vec::new(),
     };
-    Ok(Reader { payload: BundleReader::new(manifest, bundle), bundle, foreign, parts })
+    let payload = BundleReader::new(manifest, bundle).keeping(frames_bytes_max);
+    Ok(Reader { payload, bundle, foreign, parts })
 }
 
 fn check_object<'b>(

@@ -78,7 +78,7 @@ pub use proof::{
     encode_range_of_file, encoded_range_bytes,
 };
 pub use record::{Blob, Encoding, NewRecord, Record, RecordBody, hash_parts};
-pub use restore::{BundleReader, RestoreError};
+pub use restore::{BundleReader, FRAMES_KEPT_BYTES, RestoreError};
 pub use sealed_bundle::{PartChunk, PartChunks, PushedChunk, RecordPosition, SealedBundle};
 pub use shard_file::{
     ParsedShardFileHeader, SHARD_FILE_PAGE_BYTES, SHARD_FILE_TRAILER_BYTES, ShardFileHeader, ShardFileLayout,

@@ -40,8 +40,9 @@ pub enum RestoreError {
     Io(#[from] io::Error),
 }
 
-// Sixteen frames of LZMA, each of which takes 30 ms to decompress.
-const FRAMES_BYTES_MAX: usize = 32 << 20;
+/// Raw bytes of frames that a reader keeps unless told otherwise: sixteen frames of LZMA, each of which takes some 30 ms to
+/// decompress.
+pub const FRAMES_KEPT_BYTES: usize = 32 << 20;
 
 /// A bundle whose payload is at hand.
 #[derive(Debug)]
@@ -50,12 +51,19 @@ pub struct BundleReader<R> {
     payload: R,
     // Frames read lately, the last one behind: what was packed once for many objects takes turns with what is an object's own.
     frames: VecDeque<(u32, Vec<u8>)>,
+    frames_bytes_max: usize,
 }
 
 impl<R: ReadAt> BundleReader<R> {
     /// A reader of the bundle of `manifest`, whose payload begins at offset 0 of `payload`.
     pub const fn new(manifest: Manifest, payload: R) -> Self {
-        Self { manifest, payload, frames: VecDeque::new() }
+        Self { manifest, payload, frames: VecDeque::new(), frames_bytes_max: FRAMES_KEPT_BYTES }
+    }
+
+    /// The reader, keeping frames of so many raw bytes at most; the one read last in any case.
+    #[must_use]
+    pub fn keeping(self, frames_bytes_max: usize) -> Self {
+        Self { frames_bytes_max, ..self }
     }
 
     /// The manifest.
@@ -71,7 +79,7 @@ impl<R: ReadAt> BundleReader<R> {
             None => Some((chunk.frame, self.read_frame(chunk.frame)?)),
         };
         self.frames.extend(frame);
-        while self.frames.len() > 1 && self.frame_bytes() > FRAMES_BYTES_MAX {
+        while self.frames.len() > 1 && self.frame_bytes() > self.frames_bytes_max {
             self.frames.pop_front();
         }
         let raw = self.frames.back().map_or(&[][..], |(_, raw)| raw);

@@ -10,7 +10,7 @@ use common::{builder, chunks, info, log, noise, pack, path, reader, records, res
 use firn_base::ObjectKey;
 use firn_bundle::{
     Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleReader, BundleRole, ChunkEntry,
-    ChunkList, ChunkRef, Codec, Encoding, ForeignChunk, FrameCompression, FrameEntry,
+    ChunkList, ChunkRef, Codec, Encoding, FRAMES_KEPT_BYTES, ForeignChunk, FrameCompression, FrameEntry,
     MANIFEST_FIRST_READ_BYTES, Manifest, ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER,
     PartChunk, Patch, PushedChunk, ReadAt, compress_frame, decompress_frame,
 };
@@ -408,7 +408,7 @@ impl ReadAt for &Counted<'_> {
 }
 
 #[test]
-fn frames_that_take_turns_are_read_once() {
+fn frames_that_take_turns_are_read_once_where_there_is_room_for_them() {
     let chunks: Vec<Vec<u8>> = (0..4).map(|seed| noise(90_000, seed)).collect();
     let mut builder = builder();
     let (mut object, mut payload) = (Vec::new(), Vec::new());
@@ -421,17 +421,19 @@ fn frames_that_take_turns_are_read_once() {
     let sealed = builder.seal(&mut payload).unwrap();
     let manifest = Manifest::parse_whole(&sealed.content, sealed.manifest).unwrap();
     assert_eq!(manifest.frames().len(), 4);
-    let counted = Counted { payload: &payload, reads: std::cell::Cell::new(0) };
-    let mut reader = BundleReader::new(manifest, &counted);
-    let record = reader.manifest().record(0, 0).unwrap();
-    let mut restored = Vec::new();
-    let nothing = |_: &ForeignChunk| panic!("no dependencies");
-    let keep = |bytes: &[u8]| {
-        restored.extend_from_slice(bytes);
-        Ok(())
-    };
-    reader.restore(&record, nothing, keep).unwrap();
-    assert_eq!((restored == object, counted.reads.get()), (true, 4));
+    for (frames_bytes_max, reads) in [(FRAMES_KEPT_BYTES, 4), (0, 12)] {
+        let counted = Counted { payload: &payload, reads: std::cell::Cell::new(0) };
+        let mut reader = BundleReader::new(manifest.clone(), &counted).keeping(frames_bytes_max);
+        let record = reader.manifest().record(0, 0).unwrap();
+        let mut restored = Vec::new();
+        let nothing = |_: &ForeignChunk| panic!("no dependencies");
+        let keep = |bytes: &[u8]| {
+            restored.extend_from_slice(bytes);
+            Ok(())
+        };
+        reader.restore(&record, nothing, keep).unwrap();
+        assert_eq!((restored == object, counted.reads.get()), (true, reads));
+    }
 }
 
 #[test]
