@@ -82,7 +82,7 @@ pub(crate) enum Command {
     Key(KeyCommand),
     /// Compare a binary cache with the archive
     Compare(CompareOptions),
-    /// Pack bundles anew that hold purged paths beside others
+    /// Pack bundles anew that hold purged paths beside others, or use chunks of such
     Repack(RepackFlags),
     /// Pack small bundles together into full ones
     Compact(CompactFlags),

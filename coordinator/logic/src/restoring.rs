@@ -1,6 +1,6 @@
 //! Restoring a bundle of an archive that is rebuilt: from a certificate and a manifest to the commands that tell it again.
 //!
-//! Always holds: what its commit brought is brought again, unless it uses chunks of a bundle that a purge had erased: that
+//! Always holds: what its commit brought is brought again, unless it uses chunks of a bundle that was erased: that
 //! went only once all that could be read of this one lay in others, and those come back with it. It comes back itself for
 //! those that use chunks of its own. Leaves to others: what is believed (`evidence`), in which order
 //! bundles are told (`CommitOrder`), applying.
@@ -26,7 +26,7 @@ pub struct RestoringPlan {
 }
 
 /// How `bundle` comes back, whose manifest has these records. All bundles and acts before it were told; `erased` are all
-/// that a purge had erased, also after it.
+/// that was erased, also after it.
 pub fn plan_restored<F: Facts>(
     facts: &F,
     bundle: CertifiedBundle,

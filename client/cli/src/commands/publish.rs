@@ -72,9 +72,6 @@ pub(crate) struct PublishFlags {
     /// few bytes, and is read from up to eight bundles more; a purge of a path has what uses its bundle packed anew, too
     #[arg(long, env = "FIRN_NO_REUSE_CHUNKS")]
     no_reuse_chunks: bool,
-    /// What is done anyway
-    #[arg(long = "reuse-chunks", env = "FIRN_REUSE_CHUNKS", hide = true)]
-    _reuse_chunks: bool,
     /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
     /// (zstd:1 to zstd:22, lzma:0 to lzma:6). Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
