@@ -161,7 +161,13 @@ impl Parameters {
                 "scheme" => said.scheme = Some(value),
                 "addressing-style" => said.style = Some(value),
                 "profile" => said.profile = Some(value),
-                "public" => said.public = matches!(value.as_str(), "true" | "1"),
+                "public" => {
+                    said.public = match value.as_str() {
+                        "true" | "1" => true,
+                        "false" | "0" => false,
+                        _ => return Err(refused("public", &value, "true or false")),
+                    }
+                }
                 other if SETTINGS_OF_NIX.contains(&other) => {}
                 other => return Err(S3AddressError::Parameter(shown(other))),
             }
@@ -247,8 +253,9 @@ fn refused(name: &'static str, value: &str, expected: &'static str) -> S3Address
     S3AddressError::Value { name, value: shown(value), expected }
 }
 
-/// The beginning of what somebody wrote, for a message.
+/// The beginning of what somebody wrote, for a message: without what stands before an `@`, as other tools take keys there.
 fn shown(text: &str) -> String {
+    let text = text.rsplit('@').next().unwrap_or(text);
     text.chars().filter(|letter| !letter.is_control()).take(100).collect()
 }
 
@@ -312,7 +319,10 @@ mod tests {
             "s3://..",
         ] {
             assert!(matches!(S3Address::parse(text), Err(S3AddressError::NoBucket(_))), "{text}");
+            assert!(!refusal(text).contains("secret"), "{text}");
         }
+        assert!(!refusal("s3://a?endpoint=http://me:secret@h").contains("secret"));
+        assert!(refusal("s3://a?public=yes").contains("true or false"));
         for text in ["s3://a/b//c", "s3://a/%2e%2e%2fb", "s3://a/b%0Ac"] {
             assert!(matches!(S3Address::parse(text), Err(S3AddressError::Prefix(_))), "{text}");
         }

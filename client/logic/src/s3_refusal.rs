@@ -64,14 +64,23 @@ impl S3Refusal {
             ahead_seconds.filter(|ahead| ahead.unsigned_abs() > CLOCK_OFF_SECONDS_MAX && asked.signed);
         let cause = match (status, said.code.as_str()) {
             (_, "NoSuchBucket") => Cause::NoBucket,
-            (404 | 410, _) => Cause::NoObject,
+            (404, "NoSuchKey") => Cause::NoObject,
             (301 | 302 | 303 | 307 | 308, _) => Cause::Elsewhere(right),
-            (400 | 403, _) if right.is_some() => Cause::Elsewhere(right),
+            // Others say where they are in every answer, also to whoever asked no region.
+            (400 | 403, code) if right.is_some() && code.starts_with("Authorization") => {
+                Cause::Elsewhere(right)
+            }
             (_, "RequestTimeTooSkewed") => Cause::Clock(ahead_seconds.unwrap_or(0)),
             (400 | 403, _) if clock.is_some() => Cause::Clock(clock.unwrap_or(0)),
-            (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken") => {
-                Cause::Credentials
-            }
+            (
+                _,
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "InvalidToken"
+                | "ExpiredToken"
+                | "InvalidTokenId"
+                | "TokenRefreshRequired",
+            ) => Cause::Credentials,
             (403, "AccessDenied" | "") => Cause::Denied(asked.clone()),
             _ => Cause::Other,
         };
@@ -83,9 +92,10 @@ impl S3Refusal {
         self.cause == Cause::NoObject
     }
 
-    /// Whether that is how a bucket answers which may not be listed, when it lacks the object.
-    pub const fn may_hide(&self) -> bool {
-        matches!(self.cause, Cause::Denied(_))
+    /// Whether that is how a bucket answers which may not be listed, when it lacks the object. An answer without a code is
+    /// somebody else's, or did not arrive as a whole.
+    pub fn may_hide(&self) -> bool {
+        matches!(self.cause, Cause::Denied(_)) && !self.code.is_empty()
     }
 
     /// What kind of failure it is.
@@ -95,7 +105,9 @@ impl S3Refusal {
                 FetchFailure::Refused
             }
             // S3 limits rates by 503: its 403 does not pass. Whoever else answers 403 gives no code.
-            Cause::Denied(_) if !self.code.is_empty() => FetchFailure::Unusable,
+            Cause::Denied(_) | Cause::Other if self.status == 403 && !self.code.is_empty() => {
+                FetchFailure::Unusable
+            }
             Cause::Denied(_) | Cause::NoObject | Cause::Other => FetchFailure::Status(self.status),
         }
     }
@@ -220,6 +232,9 @@ mod tests {
         let same =
             S3Refusal::read(403, &body("AccessDenied", ""), Some("us-east-1"), None, &asked(true, false));
         assert!(same.may_hide(), "{same}");
+        let elsewhere =
+            S3Refusal::read(403, &body("AccessDenied", ""), Some("site-1"), None, &asked(false, false));
+        assert!(elsewhere.may_hide(), "{elsewhere}");
         assert!(
             S3Refusal::read(307, b"", None, None, &asked(true, false)).to_string().contains("lies elsewhere")
         );
@@ -255,7 +270,13 @@ mod tests {
             assert!(is_of_all(&refusal) && !refusal.lacks() && !refusal.may_hide(), "{refusal}");
         }
         assert!(refusal(404, "NoSuchKey").lacks());
-        assert!(S3Refusal::read(404, b"", None, None, &asked(false, false)).lacks());
+        // A body that did not arrive, and a page of a server that is no S3.
+        for body in [&b""[..], b"<html>no</html>"] {
+            let cut = |status| S3Refusal::read(status, body, None, None, &asked(true, false));
+            assert!(!cut(404).lacks() && !cut(403).may_hide());
+            assert_eq!(cut(404).failure().verdict(true), FetchVerdict::FileFails);
+            assert_eq!(cut(403).failure().verdict(true), FetchVerdict::Passes);
+        }
     }
 
     #[test]
@@ -273,6 +294,7 @@ mod tests {
         assert_eq!(refusal(503, "SlowDown").failure().verdict(true), FetchVerdict::Passes);
         assert_eq!(refusal(500, "InternalError").failure().verdict(true), FetchVerdict::Passes);
         assert_eq!(refusal(400, "InvalidRequest").failure().verdict(true), FetchVerdict::FileFails);
+        assert_eq!(refusal(403, "InvalidObjectState").failure().verdict(true), FetchVerdict::FileFails);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::paced_body::PacedBody;
 use super::patience::{Patience, Tries};
 use super::resuming_body::ResumingBody;
 use super::s3_bucket::S3Bucket;
-use super::{SourceError, SourceFile, SourceOptions};
+use super::{SourceError, SourceFile, SourceOptions, without_keys};
 use crate::http_client::{FetchError, Waits, config, is_there, open};
 
 // Beyond it a server leads in circles.
@@ -386,7 +386,7 @@ impl Place {
         if text.starts_with("s3://") {
             return Ok(Self::Bucket(Box::new(S3Bucket::open(text, &options.s3)?)));
         }
-        Origin::parse(text).map(Self::Server).ok_or_else(|| SourceError::NoUrl(text.to_owned()))
+        Origin::parse(text).map(Self::Server).ok_or_else(|| SourceError::NoUrl(without_keys(text)))
     }
 
     fn host(&self) -> &str {

@@ -86,6 +86,11 @@ impl fmt::Debug for SourceFile {
     }
 }
 
+/// What somebody wrote for a source, to be shown: without what stands before an `@`, where passwords and keys are.
+fn without_keys(text: &str) -> String {
+    text.rsplit('@').next().unwrap_or(text).to_owned()
+}
+
 /// Why a source or one of its files cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -184,7 +189,7 @@ impl Source {
                 Place::Http(Arc::new(HttpSource::new(text, &options)?), connections)
             }
             Some(("file", path)) => Place::Directory(Arc::new(DirectorySource::open(Path::new(path))?)),
-            Some(_) => return Err(SourceError::UnknownScheme(text.to_owned())),
+            Some(_) => return Err(SourceError::UnknownScheme(without_keys(text))),
             None => Place::Directory(Arc::new(DirectorySource::open(Path::new(text))?)),
         };
         Ok(Self { place })
