@@ -107,7 +107,7 @@ fn open<'a>(
         BundleRole::Head => content.dependencies().iter().map(|part| places.get(part).copied()).collect(),
         BundleRole::Ordinary | BundleRole::Part => Vec::new(),
     };
-    let payload = BundleReader::new(manifest, bundle).keeping(frames_bytes_max);
+    let payload = BundleReader::new(manifest, bundle.as_ref()).keeping(frames_bytes_max);
     Ok(Reader { payload, bundle, foreign, parts })
 }
 
