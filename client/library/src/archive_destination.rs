@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
+use firn_base::{BundleId, Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{AskError, BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, CompactRequest, Receipt, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest,
-    Signed, SimilarRecord,
+    AdminReply, AdminRequest, CommitRequest, CompactRequest, Receipt, RefusalKind, RefusedRequest,
+    ReservationGrant, ReserveRequest, Signed, SimilarRecord,
 };
 
 use crate::archive::Archive;
@@ -59,6 +59,19 @@ impl Destination for ArchiveDestination {
         bundle: Arc<CodedBundle>,
     ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
         Box::pin(store_shard(self.0.pool(), self.0.environment(), self.0.id(), send, bundle))
+    }
+
+    fn replaced(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>> {
+        Box::pin(async move {
+            let request = AdminRequest::ReplacedAmong(bundles);
+            match self.0.coordinators().administer(request).await.map_err(refused)? {
+                AdminReply::Replaced(replaced) => Ok(replaced),
+                _ => Err(RefusedRequest::new(
+                    RefusalKind::Unavailable,
+                    "the coordinators' answer does not fit",
+                )),
+            }
+        })
     }
 
     fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {

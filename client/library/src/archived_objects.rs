@@ -58,6 +58,15 @@ pub enum KeepError {
     },
 }
 
+/// How objects are packed that did not get into the archive as they were packed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PackedAgain {
+    /// In smaller frames: bundles of exactly these objects are archived already.
+    pub(crate) in_other_frames: bool,
+    /// Without chunks of other bundles: one of these is not there to stay.
+    pub(crate) alone: bool,
+}
+
 /// A record of an archived bundle.
 #[derive(Debug, Clone)]
 pub(crate) struct ArchivedRecord {
@@ -93,32 +102,47 @@ impl ArchivedObjects {
     }
 
     /// Packs these objects in their order, into as few bundles of at most that many bytes as they need: all of these belong
-    /// to one commit, and none of them is one that is going.
+    /// to one commit, and none of them is one that is going. Objects of a single chunk have no other frames.
     pub(crate) async fn pack(
         &self,
         records: &[ArchivedRecord],
         compression: FrameCompression,
         bundle_bytes: u64,
+        again: PackedAgain,
         events: &PublishEvents,
     ) -> Result<BundleSet, KeepError> {
-        let options = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
-        let set = self.pack_as(records, options, events).await?;
+        let usual = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
+        let smaller = usual.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
+        let options = match again.in_other_frames {
+            // What fits into one frame makes two.
+            true => {
+                let bytes: u64 = records.iter().map(|own| own.record.content_bytes).sum();
+                let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX).max(1);
+                BuilderOptions { frame_raw_bytes: smaller.min(half), ..usual }
+            }
+            false => usual,
+        };
+        let set = self.pack_as(records, options, again.alone, events).await?;
         let is_going = |bundle: &Arc<SpooledBundle>| self.going.contains(&bundle.sealed.content.bundle_id());
         if !set.bundles.iter().any(is_going) {
             return Ok(set);
         }
         // Parts of an object are the same bundles whatever it is called, and a bundle that goes cannot come again.
         let frame_raw_bytes = options.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
-        self.pack_as(records, BuilderOptions { frame_raw_bytes, ..options }, events).await
+        self.pack_as(records, BuilderOptions { frame_raw_bytes, ..options }, again.alone, events).await
     }
 
     async fn pack_as(
         &self,
         records: &[ArchivedRecord],
         options: BuilderOptions,
+        alone: bool,
         events: &PublishEvents,
     ) -> Result<BundleSet, KeepError> {
-        let (staying, losing) = self.dependencies(records).await?;
+        let (staying, losing) = match alone {
+            true => Default::default(),
+            false => self.dependencies(records).await?,
+        };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // They were worth their price when the objects were packed first.
         let mut packer =
@@ -134,7 +158,8 @@ impl ArchivedObjects {
             };
             for own in batch {
                 let key = own.record.key;
-                let object = self.read(own, &named.remove(&key).unwrap_or_default()).await?;
+                let named = named.remove(&key).unwrap_or_default();
+                let object = self.read(own, (!alone).then_some(&named)).await?;
                 let content = ByteCount(object.content.bytes());
                 let pushed = packer.push(object).await?;
                 if let Some(cause) = pushed.refused {
@@ -168,8 +193,12 @@ impl ArchivedObjects {
     }
 
     /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
-    /// objects of its name.
-    async fn read(&self, own: &ArchivedRecord, named: &[SimilarRecord]) -> Result<VerifiedObject, KeepError> {
+    /// objects of its name; if none are given, chunks of no other bundle are used.
+    async fn read(
+        &self,
+        own: &ArchivedRecord,
+        named: Option<&Vec<SimilarRecord>>,
+    ) -> Result<VerifiedObject, KeepError> {
         let ArchivedRecord { bundle, record, .. } = own;
         let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
@@ -198,7 +227,10 @@ impl ArchivedObjects {
             patches: content.take_patches(),
             body: record.body.clone(),
         };
-        let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
+        let earlier = match named {
+            Some(named) => self.chunks_elsewhere(&plan, &content, named).await?,
+            None => Vec::new(),
+        };
         Ok(VerifiedObject { record, content, source_bytes: 0, earlier })
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
 use crate::archived_objects::{
-    ArchivedObjects, ArchivedRecord, KeepError, archived_records, frame_compression,
+    ArchivedObjects, ArchivedRecord, KeepError, PackedAgain, archived_records, frame_compression,
 };
 use crate::destination::Destination;
 use crate::events::PublishEvents;
@@ -142,33 +142,45 @@ pub(crate) async fn compact_in(
         spool.clone(),
         going,
     );
-    let set = archived.pack(&records, compression, PAYLOAD_BYTES_MAX, &events).await?;
-    let (before, behind) = (options.bundles.len(), set.bundles.len());
-    // The coordinators take no small one but the last.
-    let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
-    let mut all_but_last = set.bundles.iter().rev().skip(1);
-    if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
-        return Err(CompactError::NoFewer { before, behind });
-    }
-    if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {
-        return Err(CompactError::TooLarge);
-    }
-    let gathered =
-        Gathered { bundles: options.bundles.clone(), from: places_of(&options.bundles, &records, &set)? };
     let shipping = Shipping {
         environment: environment.clone(),
-        destination,
+        destination: Arc::clone(&destination),
         spool,
         policy: options.policy,
-        events,
+        events: events.clone(),
         sends: Arc::new(Semaphore::new(options.policy.sends_in_flight_max.max(1))),
     };
-    let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundles(gathered)).await?;
-    if shipped.outcome == UploadOutcome::AlreadyArchived {
-        return Err(CompactError::AlreadyArchived);
+    let mut again = PackedAgain::default();
+    loop {
+        let set = archived.pack(&records, compression, PAYLOAD_BYTES_MAX, again, &events).await?;
+        let (before, behind) = (options.bundles.len(), set.bundles.len());
+        // The coordinators take no small one but the last.
+        let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
+        let mut all_but_last = set.bundles.iter().rev().skip(1);
+        if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
+            return Err(CompactError::NoFewer { before, behind });
+        }
+        if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {
+            return Err(CompactError::TooLarge);
+        }
+        let gathered =
+            Gathered { bundles: options.bundles.clone(), from: places_of(&options.bundles, &records, &set)? };
+        let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundles(gathered)).await?;
+        let payload = ByteCount(shipped.payload);
+        let compacted = Compacted { objects: records.len() as u64, bundles: behind as u64, payload };
+        if shipped.outcome != UploadOutcome::AlreadyArchived {
+            return Ok(compacted);
+        }
+        // By a commit whose answer was lost, or by one of which a rebuild knew nothing but what it brought.
+        let replaced = destination.replaced(options.bundles.clone()).await;
+        if replaced.is_ok_and(|replaced| replaced.len() == before) {
+            return Ok(compacted);
+        }
+        if again.in_other_frames {
+            return Err(CompactError::AlreadyArchived);
+        }
+        again.in_other_frames = true;
     }
-    let payload = ByteCount(shipped.payload);
-    Ok(Compacted { objects: records.len() as u64, bundles: behind as u64, payload })
 }
 
 /// Where each record of the new bundles, in the order of their manifests, lies in the old ones.

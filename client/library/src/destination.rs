@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use firn_base::{Feature, ObjectKey, ReservationId, Scheme};
+use firn_base::{BundleId, Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
@@ -42,6 +42,9 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
         send: &'a ShardSend,
         bundle: Arc<CodedBundle>,
     ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>>;
+
+    /// Of which of these bundles others have taken the place: nothing new may use chunks of them.
+    fn replaced(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>>;
 
     /// Makes bundles part of the archive.
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>>;

@@ -272,6 +272,11 @@ impl Destination for Inner {
         })
     }
 
+    fn replaced(&self, _: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>> {
+        // Whatever is replaced on paper is gone at once.
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     fn late_receipts(&self, _: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
         Box::pin(async { Ok(()) })
     }

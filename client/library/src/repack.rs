@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
-use firn_bundle::{ChunkRef, FrameCompression, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
-use firn_client_logic::{UploadOutcome, UploadPolicy};
+use firn_bundle::{BundleRole, ChunkRef, FrameCompression, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
+use firn_client_logic::{UploadError, UploadOutcome, UploadPolicy};
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use firn_wire::{BUNDLES_PER_REQUEST_MAX, RecordPlace, Replaced};
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
 use crate::archived_objects::{
-    ArchivedObjects, ArchivedRecord, KeepError, archived_records, frame_compression, with_parts,
+    ArchivedObjects, ArchivedRecord, KeepError, PackedAgain, archived_records, frame_compression, with_parts,
 };
 use crate::destination::Destination;
 use crate::events::PublishEvents;
@@ -135,6 +135,13 @@ pub(crate) async fn repack_in(
         None => frame_compression(objects, &going).await?,
     };
     going.extend(&options.going);
+    // One that was packed anew may stay for others that use its chunks: nothing new can.
+    let named = objects.manifests().head(options.bundle).await?.content.dependencies().to_vec();
+    match destination.replaced(named).await {
+        Ok(replaced) => going.extend(replaced),
+        // If it matters, the commit is refused.
+        Err(error) => tracing::debug!(%error, "nobody says which bundles were replaced"),
+    }
     let records = archived_records(objects, options.bundle).await?;
     let is_left_out = |own: &ArchivedRecord| options.left_out.contains(&own.record.key);
     let (left_out, kept): (Vec<_>, Vec<_>) = records.into_iter().partition(is_left_out);
@@ -145,29 +152,57 @@ pub(crate) async fn repack_in(
         spool.clone(),
         going,
     );
-    let set = archived.pack(&kept, compression, options.bundle_bytes, &events).await?;
-    if set.bundles.len() > BUNDLES_PER_REQUEST_MAX {
-        return Err(RepackError::TooMany(set.bundles.len()));
-    }
-    let manifests = set.bundles.iter().map(|bundle| manifest_of(bundle)).collect::<Result<Vec<_>, _>>()?;
-    let shared = shared_bytes(objects, &left_out, &manifests).await?;
-    let from = places_of(&kept, &manifests)?;
-    let replaced = Replaced { bundle: options.bundle, from };
-    let bundles = set.bundles.len() as u64;
     let shipping = Shipping {
         environment: environment.clone(),
-        destination,
+        destination: Arc::clone(&destination),
         spool,
         policy: options.policy,
-        events,
+        events: events.clone(),
         sends: Arc::new(Semaphore::new(options.policy.sends_in_flight_max.max(1))),
     };
-    let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundle(replaced)).await?;
-    if shipped.outcome == UploadOutcome::AlreadyArchived {
-        return Err(RepackError::AlreadyArchived);
+    let mut again = PackedAgain::default();
+    loop {
+        let set = archived.pack(&kept, compression, options.bundle_bytes, again, &events).await?;
+        if set.bundles.len() > BUNDLES_PER_REQUEST_MAX {
+            return Err(RepackError::TooMany(set.bundles.len()));
+        }
+        let manifests =
+            set.bundles.iter().map(|bundle| manifest_of(bundle)).collect::<Result<Vec<_>, _>>()?;
+        let shared = shared_bytes(objects, &left_out, &manifests).await?;
+        let replaced = Replaced { bundle: options.bundle, from: places_of(&kept, &manifests)? };
+        let bundles = set.bundles.len() as u64;
+        let uses_others = set.bundles.iter().any(|bundle| uses_others(bundle));
+        let (kept, left_out) = (kept.len() as u64, left_out.len() as u64);
+        let shipped = match shipping.ship(Arc::new(set), TakesPlaceOf::Bundle(replaced)).await {
+            Ok(shipped) => shipped,
+            // Whose chunks it uses may have been replaced meanwhile, and what needs nobody can always come.
+            Err(ShipError::Upload(UploadError::Refused(why))) if uses_others && !again.alone => {
+                tracing::debug!(%why, "packing once more without chunks of other bundles");
+                again.alone = true;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let repacked = Repacked { kept, left_out, shared, bundles, payload: ByteCount(shipped.payload) };
+        if shipped.outcome != UploadOutcome::AlreadyArchived {
+            return Ok(repacked);
+        }
+        // By a commit whose answer was lost, or by one of which a rebuild knew nothing but what it brought.
+        let replaced = destination.replaced(vec![options.bundle]).await;
+        if replaced.is_ok_and(|replaced| !replaced.is_empty()) {
+            return Ok(repacked);
+        }
+        if again.in_other_frames {
+            return Err(RepackError::AlreadyArchived);
+        }
+        again.in_other_frames = true;
     }
-    let (kept, left_out) = (kept.len() as u64, left_out.len() as u64);
-    Ok(Repacked { kept, left_out, shared, bundles, payload: ByteCount(shipped.payload) })
+}
+
+/// Whether a bundle uses chunks of others than its own parts.
+fn uses_others(bundle: &SpooledBundle) -> bool {
+    let content = &bundle.sealed.content;
+    content.role() == BundleRole::Ordinary && !content.dependencies().is_empty()
 }
 
 fn manifest_of(bundle: &SpooledBundle) -> Result<Manifest, ManifestError> {

@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleId, BundleNumber, CodingId, NodeId, ReservationId, Scheme, ShardIndex, Timestamp};
-use firn_bundle::ContentHeader;
+use firn_bundle::{BundleRole, ContentHeader};
 use firn_wire::{BundleFill, Policy};
 
 use crate::bundle_fill;
@@ -48,11 +48,18 @@ pub struct BundleView {
     pub changed: Timestamp,
     /// Whether it has no record of its own: others may use its chunks.
     pub is_without_records: bool,
+    /// What it is to the bundles it names. It never changes.
+    pub role: BundleRole,
 }
 
 impl BundleView {
     /// A bundle with the placements of one of its codings.
-    pub(crate) fn of(record: &BundleRecord, coding: &CodingRecord, changed: Timestamp) -> Self {
+    pub(crate) fn of(
+        record: &BundleRecord,
+        coding: &CodingRecord,
+        changed: Timestamp,
+        role: BundleRole,
+    ) -> Self {
         Self {
             number: record.number,
             id: record.id,
@@ -65,12 +72,13 @@ impl BundleView {
             placements: coding.placements.clone(),
             changed,
             is_without_records: record.keys == 0,
+            role,
         }
     }
 
-    /// Whether it is under a quarter full.
+    /// Whether it is under a quarter full and could come together with others: what is left over of a large object cannot.
     pub(crate) const fn is_small(&self) -> bool {
-        bundle_fill::is_small(self.payload_bytes, self.records)
+        matches!(self.role, BundleRole::Ordinary) && bundle_fill::is_small(self.payload_bytes, self.records)
     }
 }
 
@@ -246,8 +254,12 @@ impl Catalogue {
         }
         self.seconds.put(record, changed);
         let Some(coding) = record.codings.first() else { return self.forget_bundle(record) };
-        let view = BundleView::of(record, coding, changed);
         let place = position(record.number);
+        let role = match self.bundles.get(place).and_then(Option::as_ref) {
+            Some(known) => known.role,
+            None => role_of(record),
+        };
+        let view = BundleView::of(record, coding, changed, role);
         if self.bundles.len() <= place {
             self.bundles.resize(place + 1, None);
         }
@@ -497,6 +509,11 @@ impl Catalogue {
         let own = self.reserved.range(from..).take_while(move |(of, _)| *of == coding);
         own.filter_map(|(_, id)| self.reservations.get(id).map(|(_, expires)| (*id, *expires)))
     }
+}
+
+/// What a bundle is to those it names. Apply parsed its header before; one that cannot be read says nothing.
+pub(crate) fn role_of(record: &BundleRecord) -> BundleRole {
+    ContentHeader::parse(&record.content_header).map_or(BundleRole::Ordinary, |header| header.role())
 }
 
 fn position(number: BundleNumber) -> usize {

@@ -305,8 +305,12 @@ impl<B: EvidenceBook> Evidence<B> {
         let is_new = known.is_none();
         let mut coding = known.unwrap_or(ShownCoding { k, indexes_max, ..ShownCoding::default() });
         let was_readable = coding.is_readable();
-        let order =
-            CommitOrder { committed_at: claim.committed_at, number: claim.number.0, bundle: name.bundle };
+        let order = CommitOrder {
+            ledger_entries: claim.ledger_entries,
+            committed_at: claim.committed_at,
+            number: claim.number.0,
+            bundle: name.bundle,
+        };
         let has_news = coding.learn(claim, &indexes) || is_new;
         if is_new && self.book.codings_of(name.bundle)?.is_empty() {
             self.certified = self.certified.saturating_add(1);

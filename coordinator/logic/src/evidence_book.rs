@@ -25,6 +25,9 @@ pub struct CodingName {
 /// The place of a bundle in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommitOrder {
+    /// Entries of the ledger then. They come first: one that took the place of another stands where that one stood, with a
+    /// greater number, and must not be told after a withdrawal that came behind it.
+    pub ledger_entries: u64,
     /// When it was committed.
     pub committed_at: Timestamp,
     /// Its number then: of two committed at one time the smaller came first.

@@ -141,7 +141,7 @@ pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
 pub use purged_references::PurgedReferences;
 pub use purging::{
     PurgeBook, PurgesWanted, ReplacementError, leaving_with, plan_purging, plan_replacement, purge_progress,
-    purge_summary,
+    purge_summary, replaced_among,
 };
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};

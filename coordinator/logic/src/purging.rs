@@ -2,7 +2,8 @@
 //!
 //! Owns: when the shards of a replaced bundle may go. Always holds: none goes before readers have learnt where its paths
 //! lie now, before its replacements have as many durable shards as a commit needs, and as long as a path is read by chunks
-//! of it; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
+//! of it; parts of an object stay as long as their head; a purge is not over while a bundle that was replaced before it lies
+//! anywhere with what it wants gone; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
 //! Leaves to others: packing anew what is left of a bundle, and what uses its chunks (an operator's program), deleting
 //! (nodes, by the ledger).
 //!
@@ -33,7 +34,7 @@ const PURGES_MAX: usize = 65_536;
 /// Erasures read at a time.
 const PAGE: usize = 1_024;
 
-/// Bundles replaced or erased by one plan.
+/// Bundles of each kind that one plan replaces or erases.
 const BUNDLES_MAX: usize = 64;
 
 /// Bundles that one answer names because they use chunks of a bundle that is to go: of each such bundle, and altogether. Once
@@ -48,7 +49,8 @@ const CONFIRMED_MAX: usize = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PurgeBook {
     purges: Vec<PurgeRecord>,
-    /// In order of numbers; left out are those that are over and were for no purged key.
+    /// In order of numbers; left out are those that are over and were for no purged key. Of the others, `keys` are also those
+    /// that purges wanted gone later, of what has taken the bundle's place: its own shards hold them as well.
     erasures: Vec<ErasureRecord>,
     /// Of bundles that hold purged records: their ids, and how many records they have altogether.
     bundles: BTreeMap<BundleNumber, (BundleId, u64)>,
@@ -58,7 +60,8 @@ impl PurgeBook {
     /// Reads it.
     pub fn read<S: Scan>(state: &S) -> Result<Self, S::Error> {
         let purges = state.purges_after(None, PURGES_MAX)?;
-        let erasures = read_erasures(state)?;
+        let mut erasures = read_erasures(state)?;
+        add_later_keys(state, &purges, &mut erasures)?;
         let mut bundles = BTreeMap::new();
         for number in purges.iter().flat_map(|purge| &purge.places).map(|place| place.bundle) {
             if let Some(record) = state.bundle(number)? {
@@ -99,8 +102,12 @@ impl PurgeBook {
     /// Whether no path is read by chunks of a replaced bundle, and those that stand in its place would stand a loss.
     fn is_free(&self, view: &PlanningView<'_>, erasure: &ErasureRecord, within: Duration) -> bool {
         let is_free_of_it = |number: &BundleNumber| {
-            // One that can go goes first: its shards need the chunks as long as they are there.
-            let stays = !dependents_of(view, *number).is_empty();
+            // One that can go goes first: its shards need the chunks as long as they are there. A head is nothing without its
+            // parts, and a rebuild does not bring it back without them.
+            let bundle = view.catalogue.bundle(*number);
+            let stays = bundle.is_some_and(|bundle| {
+                bundle.role != BundleRole::Head && !view.catalogue.dependents_of(bundle).is_empty()
+            });
             stays && self.erasure(*number).is_some_and(|own| has_moved(view, own, within))
         };
         has_moved(view, erasure, within) && dependents_of(view, erasure.bundle).iter().all(is_free_of_it)
@@ -139,6 +146,46 @@ fn read_erasures<S: Scan>(state: &S) -> Result<Vec<ErasureRecord>, S::Error> {
     }
 }
 
+/// Adds to each erasure that is not over the keys that purges want gone, or wanted, of what has taken its bundle's place, however
+/// often that was replaced in turn: they were in the bundle, or may have been. Looked at are these erasures and what followed
+/// on them.
+fn add_later_keys<S: Scan>(
+    state: &S,
+    purges: &[PurgeRecord],
+    erasures: &mut [ErasureRecord],
+) -> Result<(), S::Error> {
+    let mut followed: BTreeMap<BundleNumber, ErasureRecord> = BTreeMap::new();
+    let mut seen: BTreeSet<BundleNumber> = BTreeSet::new();
+    let open = erasures.iter().filter(|erasure| !erasure.is_over());
+    let mut to_look_at: Vec<ErasureRecord> = open.cloned().collect();
+    while let Some(erasure) = to_look_at.pop() {
+        for number in &erasure.replacements {
+            if seen.insert(*number) {
+                to_look_at.extend(state.erasure(*number)?);
+            }
+        }
+        followed.insert(erasure.bundle, erasure);
+    }
+    let mut keys: BTreeMap<BundleNumber, BTreeSet<ObjectKey>> = BTreeMap::new();
+    for purge in purges {
+        for place in &purge.places {
+            keys.entry(place.bundle).or_default().insert(purge.key);
+        }
+    }
+    // What takes the place of a bundle has a greater number.
+    for (number, erasure) in followed.iter().rev() {
+        let mut own: BTreeSet<ObjectKey> = erasure.keys.iter().copied().collect();
+        own.extend(erasure.replacements.iter().filter_map(|later| keys.get(later)).flatten());
+        keys.entry(*number).or_default().extend(own);
+    }
+    for erasure in erasures.iter_mut().filter(|erasure| !erasure.is_over()) {
+        if let Some(keys) = keys.get(&erasure.bundle) {
+            erasure.keys = keys.iter().copied().collect();
+        }
+    }
+    Ok(())
+}
+
 /// Why bundles cannot take the place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplacementError {
@@ -161,6 +208,18 @@ pub fn leaving_with<F: Facts>(facts: &F, bundle: BundleId) -> Result<BTreeSet<Bu
         leaving.extend(content.dependencies());
     }
     Ok(leaving)
+}
+
+/// Those of `bundles` that others have taken the place of, be they erased or not.
+pub fn replaced_among<F: Facts>(facts: &F, bundles: &[BundleId]) -> Result<Vec<BundleId>, F::Error> {
+    let mut replaced = Vec::new();
+    for bundle in bundles {
+        let number = facts.bundle_number(*bundle)?;
+        if number.map_or(Ok(None), |number| facts.erasure(number))?.is_some() {
+            replaced.push(*bundle);
+        }
+    }
+    Ok(replaced)
 }
 
 /// The command that lets `checked` bundles take the place of another, of which `unwanted` records are left out.
@@ -209,13 +268,14 @@ pub fn plan_purging(
             commands.push(Command::ReplaceBundle { bundle: *bundle, left_out, replacements: Vec::new() });
         }
     }
+    commands.truncate(BUNDLES_MAX);
     // A rebuild brings such a one back without its records, which lie in others.
     let empty: BTreeSet<BundleId> = book
         .all_dependents(view)
         .filter(|bundle| bundle.is_without_records)
         .map(|bundle| bundle.id)
         .collect();
-    commands.extend(empty.into_iter().map(|bundle| Command::ReplaceBundle {
+    commands.extend(empty.into_iter().take(BUNDLES_MAX).map(|bundle| Command::ReplaceBundle {
         bundle,
         left_out: Vec::new(),
         replacements: Vec::new(),
@@ -224,11 +284,11 @@ pub fn plan_purging(
         .erasures
         .iter()
         .filter(|erasure| erasure.erased.is_none() && book.is_free(view, erasure, readers_learn_within));
-    commands.extend(due.map(|erasure| Command::EraseBundle {
+    // Each kind has room of its own: one that is refused again and again keeps no other waiting.
+    commands.extend(due.take(BUNDLES_MAX).map(|erasure| Command::EraseBundle {
         bundle: erasure.id,
         surplus: surplus_of(view, erasure.bundle),
     }));
-    commands.truncate(BUNDLES_MAX);
     let confirmed = confirmed(book, view);
     if !confirmed.is_empty() {
         commands.push(Command::ConfirmErasures(confirmed));

@@ -27,7 +27,8 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         | AdminRequest::RebuildProgress
         | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. }
-        | AdminRequest::Compaction { .. } => OperatorRole::Observer,
+        | AdminRequest::Compaction { .. }
+        | AdminRequest::ReplacedAmong(_) => OperatorRole::Observer,
     }
 }
 

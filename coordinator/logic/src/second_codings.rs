@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use firn_base::{BundleNumber, CodingId, Timestamp};
 
-use crate::catalogue::BundleView;
+use crate::catalogue::{BundleView, role_of};
 use crate::state::{BundleRecord, RecodingRecord};
 
 /// A second coding of a bundle.
@@ -30,7 +30,7 @@ impl SecondCodings {
     pub(crate) fn put(&mut self, record: &BundleRecord, changed: Timestamp) {
         match (record.recoding, record.codings.get(1)) {
             (Some(recoding), Some(coding)) => {
-                let view = BundleView::of(record, coding, changed);
+                let view = BundleView::of(record, coding, changed, role_of(record));
                 self.seconds.insert(record.number, SecondView { view, recoding });
             }
             _ => drop(self.seconds.remove(&record.number)),

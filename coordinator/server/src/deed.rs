@@ -110,7 +110,8 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         | AdminRequest::RebuildProgress
         | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. }
-        | AdminRequest::Compaction { .. } => "look".to_owned(),
+        | AdminRequest::Compaction { .. }
+        | AdminRequest::ReplacedAmong(_) => "look".to_owned(),
     };
     // Names in it are whatever the asker wrote.
     text.retain(|letter| !letter.is_control());

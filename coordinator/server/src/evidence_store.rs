@@ -22,7 +22,7 @@ use crate::storage::{
 };
 
 const ID_BYTES: usize = 32;
-const ORDER_BYTES: usize = 8 + 4 + ID_BYTES;
+const ORDER_BYTES: usize = 8 + 8 + 4 + ID_BYTES;
 /// Holders of one coding that are read at a time.
 const HOLDERS_AT_ONCE: usize = 4_096;
 /// Codings of one bundle: one for each k at most.
@@ -147,17 +147,19 @@ fn name_key(name: CodingName) -> [u8; 2 * ID_BYTES] {
 
 fn order_key(order: CommitOrder) -> [u8; ORDER_BYTES] {
     let mut key = [0; ORDER_BYTES];
-    key[..8].copy_from_slice(&order.committed_at.as_millis().to_be_bytes());
-    key[8..12].copy_from_slice(&order.number.to_be_bytes());
-    key[12..].copy_from_slice(order.bundle.as_bytes());
+    key[..8].copy_from_slice(&order.ledger_entries.to_be_bytes());
+    key[8..16].copy_from_slice(&order.committed_at.as_millis().to_be_bytes());
+    key[16..20].copy_from_slice(&order.number.to_be_bytes());
+    key[20..].copy_from_slice(order.bundle.as_bytes());
     key
 }
 
 fn read_order(key: &[u8]) -> Result<CommitOrder, StorageError> {
     Ok(CommitOrder {
-        committed_at: Timestamp::from_millis(u64::from_be_bytes(array_at(key, 0)?)),
-        number: u32::from_be_bytes(array_at(key, 8)?),
-        bundle: BundleId::from_bytes(array_at(key, 12)?),
+        ledger_entries: u64::from_be_bytes(array_at(key, 0)?),
+        committed_at: Timestamp::from_millis(u64::from_be_bytes(array_at(key, 8)?)),
+        number: u32::from_be_bytes(array_at(key, 16)?),
+        bundle: BundleId::from_bytes(array_at(key, 20)?),
     })
 }
 
@@ -211,6 +213,7 @@ mod tests {
         Showing {
             name,
             order: Some(CommitOrder {
+                ledger_entries: claim.ledger_entries,
                 committed_at: claim.committed_at,
                 number: claim.number.0,
                 bundle: name.bundle,

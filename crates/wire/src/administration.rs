@@ -1,6 +1,6 @@
 //! What an operator asks of the coordinators, by Unix socket or with an operator's key.
 
-use firn_base::{BundleNumber, NodeId, ObjectKey, Timestamp};
+use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -83,6 +83,9 @@ pub enum AdminRequest {
         /// None that is younger than this, in milliseconds: whoever uploaded it may still be at it.
         older_than_millis: u64,
     },
+    /// Of which of these bundles others have taken the place: nothing new may use chunks of them. At most
+    /// [`crate::COMPACTED_BUNDLES_MAX`].
+    ReplacedAmong(Vec<BundleId>),
 }
 
 /// The answer to an act of administration.
@@ -133,4 +136,6 @@ pub enum AdminReply {
     LedgerPosition(u64),
     /// What is to be compacted.
     Compaction(CompactionPlan),
+    /// Bundles that others have taken the place of.
+    Replaced(Vec<BundleId>),
 }

@@ -42,6 +42,8 @@ pub(super) struct Faults {
     pub(super) grow_to: Option<Scheme>,
     /// Commits that are refused because what they build upon was replaced.
     pub(super) outdated_commits: u32,
+    /// Bundles that others have taken the place of: nothing that uses their chunks is taken.
+    pub(super) replaced: BTreeSet<BundleId>,
     /// Commits that answer `Expired`.
     pub(super) expired_commits: u32,
     /// Commits that are carried out and whose answer is lost.
@@ -151,6 +153,16 @@ impl TestArchive {
     /// Committed bundles, in their order.
     pub(super) fn bundles(&self) -> Vec<BundleId> {
         self.state().commits.concat()
+    }
+
+    /// So many commits are refused because what they build upon was replaced.
+    pub(super) fn refuse_commits(&self, commits: u32) {
+        self.state().faults.outdated_commits = commits;
+    }
+
+    /// From now on others have taken the place of this bundle.
+    pub(super) fn replace(&self, bundle: BundleId) {
+        self.state().faults.replaced.insert(bundle);
     }
 
     /// From now on nodes send other bytes than were committed.
@@ -437,6 +449,9 @@ impl TestArchive {
             assert!(indexes.len() >= usize::from(scheme.commit_threshold()), "{} receipts", indexes.len());
             let manifest = Manifest::parse_whole(&content, bundle.manifest).unwrap();
             for dependency in content.dependencies() {
+                if state.faults.replaced.contains(dependency) {
+                    return Err(RefusedRequest::new(RefusalKind::Malformed, "a dependency was replaced"));
+                }
                 assert!(state.bundles.contains_key(dependency), "parts come before their head");
             }
             for located in manifest.records() {
@@ -564,6 +579,13 @@ impl Destination for TestArchive {
 
     fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
         Box::pin(async move { self.compact_now(request) })
+    }
+
+    fn replaced(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>> {
+        Box::pin(async move {
+            let state = self.state();
+            Ok(bundles.into_iter().filter(|bundle| state.faults.replaced.contains(bundle)).collect())
+        })
     }
 
     fn late_receipts(&self, receipts: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {

@@ -154,7 +154,61 @@ async fn what_is_archived_as_a_nar_and_is_none_to_us_is_packed_anew_all_the_same
     let key = ObjectKey::store_path(*path.hash());
     assert_eq!(archive.patches(key), 1);
 
-    // Of one frame there is one way to pack it, which is that bundle: that it got so far shows that it was read.
-    let again = pack_anew(&archive, archive.bundles()[0], &[], &[], PAYLOAD_BYTES_MAX).await;
-    assert!(matches!(again, Err(RepackError::AlreadyArchived)), "{again:?}");
+    // What fits into one frame has another bundle in smaller ones.
+    let (done, new) = pack_anew(&archive, archive.bundles()[0], &[], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    assert_eq!((done.kept, new.len(), archive.patches(key)), (1, 1, 1));
+    let content = archive.restore(key);
+    assert!(content == bytes, "{} bytes", content.len());
+}
+
+#[tokio::test]
+async fn what_uses_chunks_of_a_bundle_that_was_replaced_and_stays_is_packed_without_them() {
+    let archive = TestArchive::new(4, 8);
+    let [first] = publish(&archive, &cache_of(&[("vim-9.0", 100)]), PAYLOAD_BYTES_MAX).await[..] else {
+        panic!("one bundle")
+    };
+    let [other] = publish(&archive, &cache_of(&[("gcc-1.0", 101)]), PAYLOAD_BYTES_MAX).await[..] else {
+        panic!("one bundle")
+    };
+    let second = cache_of(&[("vim-9.1", 100), ("gcc-1.1", 101)]);
+    let [dependent] = publish(&archive, &second, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
+    assert_eq!(sorted(&archive.dependencies_of(key("vim-9.1"))), sorted(&[first, other]));
+    // No purge names it: its own paths lie elsewhere, and it stays for its chunks.
+    archive.replace(first);
+    let (done, _) = pack_anew(&archive, dependent, &[], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    assert_eq!((done.kept, done.bundles), (2, 1));
+    assert_eq!(archive.dependencies_of(key("vim-9.1")), [other], "the others are used on");
+    assert_restores(&archive, &second);
+}
+
+#[tokio::test]
+async fn a_bundle_whose_dependency_was_replaced_behind_its_packing_is_packed_once_more_and_needs_nobody() {
+    let archive = TestArchive::new(4, 8);
+    publish(&archive, &cache_of(&[("vim-9.0", 100)]), PAYLOAD_BYTES_MAX).await;
+    let second = cache_of(&[("vim-9.1", 100), ("news-1", 3)]);
+    let [dependent] = publish(&archive, &second, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
+    assert_eq!(archive.dependencies_of(key("vim-9.1")).len(), 1);
+    archive.refuse_commits(1);
+    let (done, _) = pack_anew(&archive, dependent, &[], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    assert_eq!(done.kept, 2);
+    assert!(archive.dependencies_of(key("vim-9.1")).is_empty());
+    assert_restores(&archive, &second);
+    // Nothing is tried once more where that cannot be why.
+    archive.refuse_commits(1);
+    let alone = archive.bundles().pop().unwrap();
+    let refused = pack_anew(&archive, alone, &["news-1"], &[], PAYLOAD_BYTES_MAX).await;
+    assert!(matches!(refused, Err(RepackError::Ship(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_archived_already_and_in_nobodys_place_is_packed_as_another_bundle() {
+    let archive = TestArchive::new(4, 8);
+    let cache = cache_of(&[("hello-1.0", 1), ("news-1", 3)]);
+    let [old] = publish(&archive, &cache, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
+    let (_, first) = pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    // A rebuild brings both, and not that one took the place of the other.
+    let (done, second) = pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    assert_eq!((done.kept, done.left_out), (1, 1));
+    assert_ne!(first, second);
+    assert_restores(&archive, &cache);
 }

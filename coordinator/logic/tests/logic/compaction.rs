@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleNumber, ByteCount, Location};
+use firn_base::{BundleNumber, ByteCount, Location, Timestamp};
 use firn_bundle::BundleRole;
 use firn_coordinator_logic::{
-    Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, RecordSummary, Scan, advance,
-    apply, check_compaction, first_used_by_others, full_digest, plan_compaction, plan_gathered_features,
-    plan_gathering, plan_purging, read_small, small_bundles,
+    Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, PurgesWanted, RecordSummary,
+    Scan, advance, apply, check_compaction, first_used_by_others, full_digest, plan_compaction,
+    plan_gathered_features, plan_gathering, plan_purging, purge_progress, read_small, small_bundles,
 };
 use firn_wire::{
     Actor, BundleFill, Command, CommandOutcome, CompactedBundle, CompactionPlan, FeedEvent, Gathered,
@@ -526,6 +526,15 @@ fn a_purge_goes_on_behind_a_compaction() {
     assert_eq!(run(&mut archive, compact(&[1, 2, 3], vec![into(7, &ALL)])), CommandOutcome::Applied);
     archive.govern(withdraw(1));
     archive.govern(LedgerAct::Purge { key: key(1), reason: "court".into() });
+    // Its bytes lie in a bundle that was replaced before, and nobody asks which.
+    let old = [1, 2, 3].map(bundle_id);
+    let progress = |archive: &Archive| {
+        let Ok(book) = PurgeBook::read(&archive.state);
+        let wanted = PurgesWanted { since: Timestamp::default(), after: None, limit: usize::MAX };
+        archive.planning(|view| purge_progress(&book, view, &wanted)).remove(0)
+    };
+    let before = progress(&archive);
+    assert_eq!((&before.to_repack[..], &before.passing[..]), (&[bundle_id(7)][..], &old[..]));
     assert_eq!(archive.reserve(8, (2, 4), &FOUR), CommandOutcome::Applied);
     let commit = commit_of(8, &FOUR, Vec::new());
     let stays =
@@ -547,4 +556,51 @@ fn a_purge_goes_on_behind_a_compaction() {
     };
     assert_eq!(run(&mut archive, replace), CommandOutcome::Applied);
     assert_eq!(visible(&archive), [2, 3, 5]);
+    assert_eq!(progress(&archive).passing, [&old[..], &[bundle_id(7)]].concat());
+    let erase = |bundle| Command::EraseBundle { bundle, surplus: Vec::new() };
+    assert_eq!(run(&mut archive, erase(bundle_id(7))), CommandOutcome::Applied);
+    assert_eq!(progress(&archive).passing, old);
+    for bundle in old {
+        assert_eq!(run(&mut archive, erase(bundle)), CommandOutcome::Applied);
+    }
+    let after = progress(&archive);
+    assert!(after.passing.is_empty() && !after.is_done(), "no node has said that it is gone");
+}
+
+#[test]
+fn of_what_was_committed_at_one_time_a_compacted_bundle_is_told_before_what_came_after_an_act() {
+    let mut archive = Archive::of(4);
+    archive.commit_with(1, vec![entry(1, &[])], Vec::new());
+    archive.commit_with(2, vec![entry(2, &[])], Vec::new());
+    archive.govern(LedgerAct::AddUploader { key: uploader(), name: "hydra".into() });
+    archive.commit_with(3, vec![entry(3, &[])], Vec::new());
+    assert_eq!(archive.reserve(7, (2, 4), &FOUR), CommandOutcome::Applied);
+    let both = into(7, &[(0, 1), (1, 2)]);
+    assert_eq!(run(&mut archive, compact(&[1, 2], vec![both])), CommandOutcome::Applied);
+    assert_eq!(archive.bundle(7).committed_at, archive.bundle(3).committed_at);
+    let (mut evidence, ledger) = (evidence(), archive.ledger());
+    for node in [1, 2] {
+        evidence.show_governance(node_id(node), &[], &heads(&[1, 2], &ledger), ledger.clone());
+        for tag in [3, 7] {
+            show(&mut evidence, node_id(node), archive.kept(tag, &[0, 1]));
+        }
+    }
+    assert_eq!(in_order(&evidence), [bundle_id(7), bundle_id(3)]);
+}
+
+#[test]
+fn heads_and_parts_of_large_objects_count_as_no_small_bundles() {
+    let mut archive = Archive::of(4);
+    let part = headers_as(BundleRole::Part, 50, 2, Vec::new());
+    let head = headers_as(BundleRole::Head, 51, 2, vec![part.0.bundle_id()]);
+    for (tag, headers) in [(50, &part), (51, &head)] {
+        archive.reserve_as(tag, headers, 4, &FOUR);
+    }
+    let bundles = vec![commit_of(50, &FOUR, Vec::new()), commit_of(51, &FOUR, vec![entry(1, &[])])];
+    archive.run(Command::Commit { bundles, externals: Vec::new() });
+    archive.commit_with(1, vec![entry(2, &[])], Vec::new());
+    let Ok(catalogue) = Catalogue::load(&archive.state);
+    let fill = catalogue.fill();
+    assert_eq!((fill.bundles, fill.payload), (3, ByteCount(3 * PAYLOAD_BYTES)));
+    assert_eq!((fill.small_bundles, fill.small_payload), (1, ByteCount(PAYLOAD_BYTES)));
 }

@@ -89,6 +89,18 @@ impl Archive {
         erased.collect()
     }
 
+    /// All nodes have carried the ledger out.
+    fn confirm_all(&mut self) {
+        for node in FOUR {
+            let Ok(counters) = self.state.counters();
+            let erased_through = counters.ledger.entries;
+            self.hear_status(node, NodeStatus { erased_through, ..status(1) });
+        }
+        for command in self.planned() {
+            assert_eq!(self.run(command), CommandOutcome::Applied);
+        }
+    }
+
     fn progress_of_all(&self) -> Vec<PurgeProgress> {
         let Ok(book) = PurgeBook::read(&self.state);
         let wanted = PurgesWanted { since: Timestamp::default(), after: None, limit: usize::MAX };
@@ -139,14 +151,7 @@ fn what_uses_chunks_of_a_purged_bundle_is_named_and_once_it_is_packed_anew_both_
     assert_eq!(archive.planned(), [], "readers may still be at it");
     assert_eq!(archive.carry_on(), [dependent], "what needs the chunks goes first");
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
-    for node in FOUR {
-        let Ok(counters) = archive.state.counters();
-        let erased_through = counters.ledger.entries;
-        archive.hear_status(node, NodeStatus { erased_through, ..status(1) });
-    }
-    for command in archive.planned() {
-        assert_eq!(archive.run(command), CommandOutcome::Applied);
-    }
+    archive.confirm_all();
     assert!(archive.the_progress().is_done());
 }
 
@@ -225,6 +230,86 @@ fn a_dependent_without_records_need_not_be_packed_by_anybody() {
     assert!(archive.the_progress().kept.is_empty());
     assert_eq!(archive.carry_on(), []);
     assert_eq!(archive.carry_on(), [empty]);
+    assert_eq!(archive.carry_on(), [bundle_id(1)]);
+}
+
+#[test]
+fn a_later_purge_of_what_was_packed_anew_reaches_the_bundle_that_stayed_for_its_chunks() {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &FOUR);
+    let dependent = archive.add(60, &using(60, &[bundle_id(1)]));
+    let further = archive.add(61, &using(61, &[dependent]));
+    archive.purge_away(1);
+    archive.carry_on();
+    archive.pack_anew(dependent, 60, (70, &headers(70, 2, Vec::new())));
+    assert_eq!(archive.carry_on(), [bundle_id(1)]);
+    archive.confirm_all();
+    let of = |archive: &Archive, name| {
+        let all = archive.progress_of_all();
+        all.into_iter().find(|purge| purge.key == key(name)).unwrap()
+    };
+    assert!(of(&archive, 1).is_done());
+    // The path lies in the new bundle alone, its bytes in the old one as well.
+    archive.purge_away(60);
+    let stays_for_others = |archive: &Archive| {
+        let progress = of(archive, 60);
+        let [needed] = &progress.kept[..] else { panic!("{progress:?}") };
+        assert_eq!((needed.bundle, &needed.to_repack[..]), (dependent, &[further][..]));
+    };
+    stays_for_others(&archive);
+    archive.carry_on();
+    stays_for_others(&archive);
+    assert_eq!(archive.carry_on().len(), 1, "what took its place goes");
+    archive.confirm_all();
+    stays_for_others(&archive);
+    assert!(of(&archive, 1).is_done());
+    archive.pack_anew(further, 61, (71, &headers(71, 2, Vec::new())));
+    assert!(!of(&archive, 60).is_done());
+    assert_eq!(archive.carry_on(), [further]);
+    assert_eq!(archive.carry_on(), [dependent]);
+    assert!(!of(&archive, 60).is_done(), "nobody has said that it is gone");
+    archive.confirm_all();
+    assert!(of(&archive, 60).is_done());
+}
+
+#[test]
+fn parts_stay_as_long_as_their_head_whatever_uses_its_chunks() {
+    let mut archive = Archive::of(4);
+    let part_of = |tag| headers_as(BundleRole::Part, tag, 2, Vec::new());
+    let (old_part, new_part) = (part_of(50), part_of(52));
+    let (bundle, part) = (headers(51, 2, vec![old_part.0.bundle_id()]), old_part.0.bundle_id());
+    let new = headers(53, 2, vec![new_part.0.bundle_id()]);
+    for (tag, headers) in [(50, &old_part), (51, &bundle), (52, &new_part), (53, &new)] {
+        archive.reserve_as(tag, headers, 4, &FOUR);
+    }
+    let bundle = bundle.0.bundle_id();
+    let bundles = vec![commit_of(50, &FOUR, Vec::new()), commit_of(51, &FOUR, vec![entry(1, &[])])];
+    archive.run(Command::Commit { bundles, externals: Vec::new() });
+    let further = archive.add(61, &using(61, &[bundle]));
+    let replacement = |tag, records| {
+        let commit = commit_of(tag, &FOUR, Vec::new());
+        ReplacementBundle { reservation: commit.reservation, receipts: commit.receipts, records }
+    };
+    let replacements = vec![replacement(52, Vec::new()), replacement(53, vec![moved(&1)])];
+    let command = Command::ReplaceBundle { bundle, left_out: Vec::new(), replacements };
+    assert_eq!(archive.run(command), CommandOutcome::Applied);
+    assert_eq!(archive.carry_on(), []);
+    archive.pack_anew(further, 61, (71, &headers(71, 2, Vec::new())));
+    assert_eq!(archive.carry_on(), [further]);
+    assert_eq!(archive.carry_on(), [bundle]);
+    assert_eq!(archive.carry_on(), [part]);
+}
+
+#[test]
+fn many_bundles_that_hold_nothing_but_purged_paths_keep_no_erasure_waiting() {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &FOUR);
+    archive.purge_away(1);
+    archive.carry_on();
+    for tag in 100..170 {
+        archive.publish(tag, (2, 4), &FOUR);
+        archive.purge_away(tag);
+    }
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
 }
 

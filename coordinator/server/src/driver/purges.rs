@@ -1,6 +1,6 @@
 //! Purges: committing what follows from those under way.
 //!
-//! Always holds: nothing is ordered of nodes here: they follow the ledger, in which a majority lets an erasure stand.
+//! Always holds: a command that is refused keeps no other from being committed; nothing is ordered of nodes here: they follow the ledger, in which a majority lets an erasure stand.
 //! Leaves to others: what follows (`plan_purging`), packing bundles anew (an operator's program).
 
 use firn_coordinator_logic::{PurgeBook, plan_purging};
@@ -26,7 +26,14 @@ pub(super) async fn carry_on(shared: &Shared) -> Result<(), RefusedRequest> {
             }
             _ => {}
         }
-        shared.carry_out(command, RefusalKind::Malformed).await?;
+        match shared.carry_out(command, RefusalKind::Malformed).await {
+            Ok(_) => {}
+            // It was wrong by now, or is for good: the next round plans anew.
+            Err(refused) if refused.kind == RefusalKind::Malformed => {
+                tracing::warn!(%refused, "a step of a purge was refused");
+            }
+            Err(refused) => return Err(refused),
+        }
     }
     Ok(())
 }

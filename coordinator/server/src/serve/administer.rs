@@ -8,11 +8,12 @@ use std::time::Duration;
 use firn_base::TokenId;
 use firn_coordinator_logic::{
     Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
-    check_name, ledger_position, plan_compaction, purge_progress, read_small, small_bundles, survey_drain,
+    check_name, ledger_position, plan_compaction, purge_progress, read_small, replaced_among, small_bundles,
+    survey_drain,
 };
 use firn_wire::{
-    ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, Command, CompactionPlan, DrainBacklog, JoinToken,
-    LedgerAct, NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
+    ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, COMPACTED_BUNDLES_MAX, Command, CompactionPlan,
+    DrainBacklog, JoinToken, LedgerAct, NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
 };
 
 use super::members;
@@ -98,6 +99,15 @@ pub(super) async fn administer(
         }
         AdminRequest::Compaction { older_than_millis } => {
             compaction(shared, Duration::from_millis(older_than_millis)).await.map(AdminReply::Compaction)
+        }
+        AdminRequest::ReplacedAmong(bundles) => {
+            if bundles.len() > COMPACTED_BUNDLES_MAX {
+                return Err(malformed(format!(
+                    "at most {COMPACTED_BUNDLES_MAX} bundles are asked for at once"
+                )));
+            }
+            let replaced = replaced_among(&shared.facts()?, &bundles).map_err(|error| disk(&error))?;
+            Ok(AdminReply::Replaced(replaced))
         }
         AdminRequest::Members => Ok(AdminReply::Members(members::list(shared))),
         AdminRequest::ChangeMember(change) => members::change(shared, by, &change).await,
