@@ -119,13 +119,10 @@ fn hide_shards(nodes: &[PathBuf], coding: &str, place: &Path) {
     }
 }
 
-#[test]
-fn a_rebuild_takes_few_bytes_is_read_by_all_ways_and_what_it_uses_can_be_purged() {
-    let place = tempfile::tempdir().unwrap();
-    let (first, second) = (generation(place.path(), 1), generation(place.path(), 2));
-    let key = first.publisher();
+/// An archive that takes this publisher's paths, and purges them.
+fn up(key: &str) -> Local {
     // One coordinator: whoever asks another than the one that took a commit may ask before it is there, and is told less.
-    let mut local = Local::up(&[
+    let local = Local::up(&[
         "--coordinators",
         "1",
         "--storage-nodes",
@@ -133,12 +130,21 @@ fn a_rebuild_takes_few_bytes_is_read_by_all_ways_and_what_it_uses_can_be_purged(
         "--erase-after",
         "2s",
         "--publisher",
-        &key,
+        key,
     ]);
     // Before it has agreed with itself on what it knows, a coordinator neither purges nor remembers what is like what.
     wait_for("a purge is refused for its own reason", || {
         path(&local, "purge", "package-a-1.1").stderr.contains("the path is not withdrawn").then_some(())
     });
+    local
+}
+
+#[test]
+fn a_rebuild_takes_few_bytes_is_read_by_all_ways_and_what_it_uses_can_be_purged() {
+    let place = tempfile::tempdir().unwrap();
+    let (first, second) = (generation(place.path(), 1), generation(place.path(), 2));
+    let key = first.publisher();
+    let mut local = up(&key);
     publish(&local, &first);
     let said = publish(&local, &second);
     assert_eq!(said["paths_published"], 9, "{said}");
@@ -215,4 +221,34 @@ fn a_rebuild_takes_few_bytes_is_read_by_all_ways_and_what_it_uses_can_be_purged(
     let recovered = place.path().join("recovered");
     recover(&local, &recovered, &places).success();
     assert_recovered(&recovered, &published);
+}
+
+#[test]
+fn what_uses_chunks_of_a_bundle_that_was_packed_anew_can_be_purged_too_and_then_that_goes() {
+    let place = tempfile::tempdir().unwrap();
+    let caches = [generation(place.path(), 1), generation(place.path(), 2), update(place.path(), 3)];
+    let key = caches[0].publisher();
+    let local = up(&key);
+    let mut published = BTreeMap::new();
+    for cache in &caches {
+        publish(&local, cache);
+        published.extend(path_infos(cache.path()));
+    }
+    let one = dependent_of(&local, &[]);
+    let other = dependent_of(&local, &[&one]);
+    let last = dependent_of(&local, &[&other]);
+    let codings = [&one, &other, &last].map(|bundle| coding_of(&local, bundle));
+    let left = || codings.clone().map(|coding| shard_files(&nodes(&local), &coding).len());
+    purge(&local, "package-a-1.1");
+    assert_eq!(left(), [0, NODES, NODES], "the second stays for the third alone");
+    // Nobody may come to use chunks of what stays so: the third is packed without, and nothing keeps the second any more.
+    let repacked = purge(&local, "news-3");
+    let said: Vec<_> = repacked.as_array().unwrap().iter().map(|report| &report["bundle"]).collect();
+    assert_eq!(said, [last.as_str()], "{repacked}");
+    wait_for("what stayed has gone", || (left() == [0; 3]).then_some(()));
+    for name in ["package-a-1.1", "news-3"] {
+        published.remove(store_path(name).hash_part());
+    }
+    assert_served(&local.url, &published, &key);
+    local.firn(&["verify", "--all"]).success();
 }

@@ -6,7 +6,7 @@ use firn_base::{BundleId, Timestamp};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
     Facts, MemoryState, PurgeBook, PurgesWanted, leaving_with, plan_purging, plan_restored, purge_progress,
-    purge_summary,
+    purge_summary, replaced_among,
 };
 use firn_wire::{
     Command, CommandOutcome, KeptBundle, LedgerAct, NodeStatus, PurgeProgress, RejectReason,
@@ -180,6 +180,9 @@ fn what_uses_chunks_of_what_was_packed_anew_stays_as_it_is_and_holds_up_no_purge
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
     assert_eq!(archive.carry_on(), []);
     assert!(!archive.is_erased(dependent));
+    // Who asks is told that nothing new may use it.
+    let Ok(replaced) = replaced_among(&archive.state, &[further, dependent, bundle_id(1), bundle_id(99)]);
+    assert_eq!(replaced, [dependent, bundle_id(1)]);
     // Nothing is said of it, for nothing is left to do.
     assert!(archive.the_progress().kept.is_empty() && archive.the_progress().passing.is_empty());
     // Whenever the last one that uses it goes, so does it.
