@@ -61,8 +61,8 @@ pub enum KeepError {
 /// How objects are packed that did not get into the archive as they were packed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct PackedAgain {
-    /// In smaller frames: bundles of exactly these objects are archived already.
-    pub(crate) in_other_frames: bool,
+    /// In smaller frames: bundles of exactly these objects are archived already, the smallest of which has so many bytes.
+    pub(crate) other_than: Option<u64>,
     /// Without chunks of other bundles: one of these is not there to stay.
     pub(crate) alone: bool,
 }
@@ -113,14 +113,13 @@ impl ArchivedObjects {
     ) -> Result<BundleSet, KeepError> {
         let usual = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
         let smaller = usual.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
-        let options = match again.in_other_frames {
+        let options = match again.other_than {
             // What fits into one frame makes two.
-            true => {
-                let bytes: u64 = records.iter().map(|own| own.record.content_bytes).sum();
-                let half = u32::try_from(bytes / 2).unwrap_or(u32::MAX).max(1);
+            Some(payload_bytes) => {
+                let half = u32::try_from(payload_bytes / 2).unwrap_or(u32::MAX).max(1);
                 BuilderOptions { frame_raw_bytes: smaller.min(half), ..usual }
             }
-            false => usual,
+            None => usual,
         };
         let set = self.pack_as(records, options, again.alone, events).await?;
         let is_going = |bundle: &Arc<SpooledBundle>| self.going.contains(&bundle.sealed.content.bundle_id());

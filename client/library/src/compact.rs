@@ -165,6 +165,8 @@ pub(crate) async fn compact_in(
         }
         let gathered =
             Gathered { bundles: options.bundles.clone(), from: places_of(&options.bundles, &records, &set)? };
+        let payloads = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes());
+        let smallest = payloads.min().unwrap_or(0);
         let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundles(gathered)).await?;
         let payload = ByteCount(shipped.payload);
         let compacted = Compacted { objects: records.len() as u64, bundles: behind as u64, payload };
@@ -176,10 +178,10 @@ pub(crate) async fn compact_in(
         if replaced.is_ok_and(|replaced| replaced.len() == before) {
             return Ok(compacted);
         }
-        if again.in_other_frames {
+        if again.other_than.is_some() {
             return Err(CompactError::AlreadyArchived);
         }
-        again.in_other_frames = true;
+        again.other_than = Some(smallest);
     }
 }
 

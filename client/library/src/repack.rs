@@ -173,6 +173,8 @@ pub(crate) async fn repack_in(
         let bundles = set.bundles.len() as u64;
         let uses_others = set.bundles.iter().any(|bundle| uses_others(bundle));
         let (kept, left_out) = (kept.len() as u64, left_out.len() as u64);
+        let payloads = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes());
+        let smallest = payloads.min().unwrap_or(0);
         let shipped = match shipping.ship(Arc::new(set), TakesPlaceOf::Bundle(replaced)).await {
             Ok(shipped) => shipped,
             // Whose chunks it uses may have been replaced meanwhile, and what needs nobody can always come.
@@ -192,10 +194,10 @@ pub(crate) async fn repack_in(
         if replaced.is_ok_and(|replaced| !replaced.is_empty()) {
             return Ok(repacked);
         }
-        if again.in_other_frames {
+        if again.other_than.is_some() {
             return Err(RepackError::AlreadyArchived);
         }
-        again.in_other_frames = true;
+        again.other_than = Some(smallest);
     }
 }
 
