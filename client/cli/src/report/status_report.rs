@@ -455,6 +455,7 @@ pub(crate) mod tests {
              objects      57 readable, 1 waiting for a reference; 2 external references\n\
              bundles      3: 2 full, 1 degraded, 0 urgent, 0 lost; 0 unreadable now, 0 at risk\n\
              to spare     1 bundle can lose 7 more shards, 2 bundles can lose 8 more shards\n\
+             small        2 of 3 bundles under a quarter full, with 5.1 % of the payload: see `firn compact`\n\
              bytes        1.0 MB of payload, 3.0 MB stored (3.00x); 799.0 GB free of 800.0 GB\n\
              reserve      100.0 GB of what is free is kept for repairs\n\
              repair       4 shards to make, 1 shard to move; 12.0 kB read and sent so far\n\
