@@ -3,7 +3,7 @@
 //! Owns: reading objects whole, and which of their chunks need not be stored again. Always holds: an object that is packed
 //! was read whole, with the hash that was published, and its record stays as it was published; of other bundles those chunks
 //! are used that it used before, or that were found and read now, and none of a bundle that is going; memory is that of one
-//! object and of the packer.
+//! object, of the packer, and of the records of all bundles that are packed together.
 //! Leaves to others: which bundles go (coordinators), the bundles that come of it (`pack`), sending them (`ship`).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,7 @@
 //! | headers | bundle, coding | both headers |
 //! | codings | bundle, coding | k, how many indexes there are, indexes shown, statements of majorities |
 //! | holders | bundle, coding, node | indexes |
-//! | history | time of commit and number (big-endian), bundle | nothing |
+//! | history | length of the ledger and time at the commit, and number (big-endian), bundle | nothing |
 
 use std::sync::Arc;
 
