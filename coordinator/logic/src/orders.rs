@@ -24,6 +24,8 @@ pub struct Orders {
     traffic: RepairTraffic,
     trashing: BTreeMap<(CodingId, NodeNumber, ShardIndex), Timestamp>,
     deletions: BTreeMap<NodeNumber, LastDeletion>,
+    /// What any node said before counts for no deletion: the leader before may have ordered some.
+    settled: Timestamp,
 }
 
 /// The last deletion on a node that ended.
@@ -51,9 +53,15 @@ const HEARTBEAT_UNDER_WAY_MAX: Duration = Duration::from_secs(4);
 const REFUSED_REST: Duration = Duration::from_secs(600);
 
 impl Orders {
-    /// No orders.
+    /// No orders, and none before.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// No orders of a leader that leads since `now`. What another ordered before is not known here: nodes refuse it from
+    /// the first answer to a heartbeat on, and what they say of their allowances then knows of it.
+    pub fn succeeding(now: Timestamp) -> Self {
+        Self { settled: now.after(HEARTBEAT_UNDER_WAY_MAX), ..Self::default() }
     }
 
     /// A build was ordered at `now` under the name `id`; its tickets end at `deadline`.
@@ -105,7 +113,8 @@ impl Orders {
     /// Whether a node that was heard at `heard` may be asked to delete: what it said then knows of everything that it
     /// has deleted. Else two looks at one allowance could ask for more than it has.
     pub fn may_delete(&self, node: NodeNumber, heard: Timestamp) -> bool {
-        self.deletions.get(&node).is_none_or(|last| heard >= last.settled)
+        heard >= self.settled
+            && self.deletions.get(&node).is_none_or(|last| heard >= last.settled)
             && !self.trashing.keys().any(|(_, on, _)| *on == node)
     }
 
@@ -286,5 +295,13 @@ mod tests {
         orders.expire(at(700));
         assert!(orders.deleted_since(node, at(700)));
         assert!(!orders.may_delete(node, at(703)) && orders.may_delete(node, at(704)));
+    }
+
+    #[test]
+    fn a_new_leader_asks_no_node_to_delete_that_was_heard_before_it_led() {
+        let at = |seconds: u64| Timestamp::from_millis(1_000_000 + seconds * 1_000);
+        let (node, orders) = (NodeNumber(4), Orders::succeeding(at(10)));
+        assert!(!orders.may_delete(node, at(9)) && !orders.may_delete(node, at(13)));
+        assert!(orders.may_delete(node, at(14)));
     }
 }

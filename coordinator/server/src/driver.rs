@@ -78,7 +78,7 @@ fn begin_to_lead(shared: &Shared) {
     soft.leading_since = Some(now);
     // What was before is in the summaries of the leader before.
     soft.fleet.measure_from(now);
-    soft.orders = Orders::new();
+    soft.orders = Orders::succeeding(now);
     soft.repair_traffic_bytes = 0;
     soft.steady_width.restart();
 }
