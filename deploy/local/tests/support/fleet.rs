@@ -53,7 +53,7 @@ impl Fleet {
             fleet.nodes.push(Some(node));
         }
         let nodes = NODES.to_string();
-        fleet.firn(&["status", "--until-nodes", &nodes]).success();
+        fleet.firn(&["status", "--until-nodes", &nodes, "--timeout", "180s"]).success();
         fleet
     }
 

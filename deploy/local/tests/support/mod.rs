@@ -14,6 +14,7 @@ use std::fs::File;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Within this anything that a test waits for has happened, also on a slow machine that is busy with other tests.
@@ -215,24 +216,31 @@ impl Drop for Running {
     }
 }
 
-/// A TCP port of 127.0.0.1 that nobody has now.
+/// A TCP port of 127.0.0.1 that nobody has now, and no other test of this program gets.
 pub fn tcp_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-    listener.local_addr().expect("it is bound").port()
+    port_that(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
 }
 
-/// UDP ports of 127.0.0.1 that nobody has now, below those that the kernel gives to clients.
+/// UDP ports of 127.0.0.1 that nobody has now, and no other test of this program gets.
 pub fn udp_ports(count: usize) -> Vec<u16> {
-    let start = u16::try_from(std::process::id() % 8_000).expect("it is below 8,000") + 11_000;
-    let mut sockets = Vec::new();
-    for port in start..start + 8_000 {
-        if sockets.len() == count {
-            break;
+    (0..count).map(|_| port_that(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok())).collect()
+}
+
+/// The next free port below those that the kernel gives to clients; each is given once, for what was killed and is to
+/// come back on its port must find it free.
+fn port_that(is_free: impl Fn(u16) -> bool) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 11_000;
+    const COUNT: u32 = 20_000;
+    for _ in 0..COUNT {
+        // Programs of tests that run at the same time begin apart.
+        let place = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(std::process::id().wrapping_mul(997));
+        let port = u16::try_from(FIRST + place % COUNT).expect("it is below 31,000");
+        if is_free(port) {
+            return port;
         }
-        sockets.extend(UdpSocket::bind(("127.0.0.1", port)).map(|socket| (port, socket)));
     }
-    assert_eq!(sockets.len(), count, "there are not enough free UDP ports");
-    sockets.into_iter().map(|(port, _)| port).collect()
+    panic!("there is no free port between {FIRST} and {}", FIRST + COUNT);
 }
 
 /// The small signed cache that the demo falls back to.

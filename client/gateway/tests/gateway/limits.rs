@@ -1,0 +1,231 @@
+//! Clients that take too much.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
+use firn_gateway::{
+    BoundPort, LogDestination, LogDetail, RequestLog, RunningServer, ServerLimits, ServerOptions,
+    WhenUnreadable,
+};
+use firn_transport::Environment;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Barrier;
+use tokio::time::timeout;
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LONG: Duration = Duration::from_secs(120);
+
+fn serve(archive: &Arc<MemoryArchive>, address: IpAddr, options: ServerOptions) -> RunningServer {
+    let port = BoundPort::bind((address, 0).into()).unwrap();
+    port.serve(router(archive, WhenUnreadable::Retry), options).unwrap()
+}
+
+/// One request on a connection of its own: the head and the body of the answer.
+async fn ask(address: SocketAddr, path: &str, more: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    ask_on(&mut stream, path, &format!("{more}Connection: close\r\n")).await
+}
+
+async fn ask_on(stream: &mut TcpStream, path: &str, more: &str) -> (String, Vec<u8>) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: cache\r\n{more}\r\n");
+    // Whoever refuses may have closed already.
+    drop(stream.write_all(request.as_bytes()).await);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(LONG, stream.read_u8()).await.unwrap().unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, body)
+}
+
+fn status(answer: &(String, Vec<u8>)) -> &str {
+    answer.0.split(' ').nth(1).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_back_and_nobody_else() {
+    let (archive, _) = one_path(1000);
+    let limits = ServerLimits { client_requests_per_second: NonZeroU32::new(1), ..ServerLimits::default() };
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let server = serve(&archive, LOCAL, ServerOptions { trusted_proxies, ..limits.into() });
+    let mut proxy = TcpStream::connect(server.address()).await.unwrap();
+    let busy = "X-Forwarded-For: 203.0.113.77, 198.51.100.1\r\n";
+    // The store of a minute, and what comes into it meanwhile.
+    let refused = timeout(LONG, async {
+        loop {
+            let answer = ask_on(&mut proxy, "/nix-cache-info", busy).await;
+            if status(&answer) != "200" {
+                return answer;
+            }
+        }
+    });
+    let refused = refused.await.unwrap();
+    assert_eq!(status(&refused), "429");
+    let wait: u64 =
+        refused.0.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{}", refused.0);
+    let sentence = String::from_utf8(refused.1).unwrap();
+    assert_eq!(sentence, format!("too many requests come from your address: try again in {wait} s"));
+    // What it invents of others helps it as little as another connection does.
+    let other = "X-Forwarded-For: 203.0.113.78, 198.51.100.1\r\n";
+    let mut second = TcpStream::connect(server.address()).await.unwrap();
+    // A store of its own would be sixty.
+    let answered = timeout(LONG, async {
+        let mut answered = 0;
+        while status(&ask_on(&mut second, "/nix-cache-info", other).await) == "200" {
+            answered += 1;
+        }
+        answered
+    });
+    let answered = answered.await.unwrap();
+    assert!(answered < 30, "{answered} were answered");
+    // Nor does what its proxy does not look at, though that proxy is on this machine.
+    for unclear in ["Forwarded: for=198.51.100.9\r\n", "Forwarded: for=127.0.0.1\r\n"] {
+        let both = format!("{busy}{unclear}");
+        let refused = timeout(LONG, async {
+            while status(&ask_on(&mut second, "/nix-cache-info", &both).await) == "200" {}
+        });
+        refused.await.expect("it is refused at last");
+    }
+    let another = "X-Forwarded-For: 198.51.100.2\r\n";
+    assert_eq!(status(&ask_on(&mut proxy, "/nix-cache-info", another).await), "200");
+    for _ in 0..200 {
+        assert_eq!(status(&ask_on(&mut proxy, "/nix-cache-info", "").await), "200", "this machine");
+    }
+    let (_, metrics) = ask_on(&mut proxy, "/metrics", "").await;
+    let metrics = String::from_utf8(metrics).unwrap();
+    assert!(metrics.contains("requests_total{route=\"other\",status=\"429\"}"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_connections_is_refused_until_one_of_them_ends() {
+    // An address of this machine that is not loopback, if it has one. Nothing is sent.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    let Some(address) = address.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback()) else {
+        println!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let (archive, _) = one_path(1000);
+    let limits = ServerLimits { client_connections_max: 2, ..ServerLimits::default() };
+    let server = serve(&archive, address, limits.into());
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        assert_eq!(status(&ask_on(&mut stream, "/nix-cache-info", "").await), "200");
+        held.push(stream);
+    }
+    let mut third = TcpStream::connect(server.address()).await.unwrap();
+    let refused = ask_on(&mut third, "/nix-cache-info", "").await;
+    assert_eq!(status(&refused), "429");
+    assert!(
+        refused.0.contains("connection: close\r\n") && refused.0.contains("retry-after: "),
+        "{}",
+        refused.0
+    );
+    assert_eq!(refused.1, b"your address has 2 connections already: use those");
+    assert_eq!(third.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(status(&ask_on(&mut held[0], "/nix-cache-info", "").await), "200");
+    held.pop();
+    let let_in = async { while status(&ask(server.address(), "/nix-cache-info", "").await) != "200" {} };
+    timeout(LONG, let_in).await.expect("there is a place again");
+}
+
+#[tokio::test]
+async fn a_head_of_too_many_lines_is_refused() {
+    let (archive, _) = one_path(1000);
+    let server = serve(&archive, LOCAL, ServerOptions::default());
+    let many: String = (0..1000).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let request = format!("GET /nix-cache-info HTTP/1.1\r\nHost: cache\r\n{many}\r\n");
+    drop(stream.write_all(request.as_bytes()).await);
+    let mut answer = Vec::new();
+    drop(timeout(LONG, stream.read_to_end(&mut answer)).await.expect("the connection ends"));
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_answered_without_reading_it() {
+    let (archive, _) = one_path(1000);
+    let server = serve(&archive, LOCAL, ServerOptions::default());
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    // It never comes.
+    let endless = "Content-Length: 1000000000000\r\n";
+    assert_eq!(status(&ask_on(&mut stream, "/nix-cache-info", endless).await), "200");
+    let mut rest = Vec::new();
+    drop(timeout(LONG, stream.read_to_end(&mut rest)).await.expect("the connection ends"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stampede_on_a_cold_path_reads_it_once() {
+    const CLIENTS: usize = 500;
+    crate::support::raise_file_limit();
+    let nar = Arc::new(nar_of(1 << 20));
+    let alone = {
+        let (archive, _) = one_path(1 << 20);
+        let server = serve(&archive, LOCAL, ServerOptions::default());
+        ask(server.address(), &format!("/{}.narinfo", hash_part(1)), "").await;
+        assert!(ask(server.address(), &nar_path(&nar), "").await.1 == *nar);
+        archive.reads.load(Ordering::Relaxed)
+    };
+    assert!(alone > 0);
+    let (archive, _) = one_path(1 << 20);
+    let server = serve(&archive, LOCAL, ServerOptions::default());
+    let (address, together) = (server.address(), Arc::new(Barrier::new(CLIENTS)));
+    let clients = (0..CLIENTS).map(|_| {
+        let (nar, together) = (Arc::clone(&nar), Arc::clone(&together));
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            together.wait().await;
+            let narinfo = ask_on(&mut stream, &format!("/{}.narinfo", hash_part(1)), "").await;
+            assert_eq!(status(&narinfo), "200");
+            assert!(ask_on(&mut stream, &nar_path(&nar), "").await.1 == *nar);
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    assert_eq!(archive.reads.load(Ordering::Relaxed), alone, "as many reads as for one client");
+}
+
+#[tokio::test]
+async fn each_answer_is_a_line_of_the_request_log_and_names_nobody() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("requests.log");
+    let (archive, _) = one_path(1000);
+    let destination = LogDestination::File(file.clone());
+    let log = RequestLog::open(destination, LogDetail::default(), Environment::real()).unwrap();
+    let options = ServerOptions { request_log: Some(Arc::new(log)), ..ServerOptions::default() };
+    let server = serve(&archive, LOCAL, options);
+    let nar = nar_of(1000);
+    for path in [format!("/{}.narinfo", hash_part(1)), nar_path(&nar), "/elsewhere".to_owned()] {
+        ask(server.address(), &path, "").await;
+    }
+    server.shutdown().await;
+    let lines = timeout(LONG, async {
+        loop {
+            let text = std::fs::read_to_string(&file).unwrap();
+            if text.lines().count() == 3 {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let text = lines.await.unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for (line, (kind, status)) in lines.iter().zip([("narinfo", 200), ("nar", 200), ("other", 404)]) {
+        let expected =
+            format!("\"method\":\"GET\",\"version\":\"HTTP/1.1\",\"kind\":\"{kind}\",\"status\":{status},");
+        assert!(line.contains(&expected) && line.ends_with("\"broken_off\":false}"), "{line}");
+    }
+    assert!(lines[1].contains(&format!("\"bytes\":{},", nar.len())), "{}", lines[1]);
+    assert!(!text.contains(&hash_part(1)) && !text.contains("127.0.0.1"), "{text}");
+}

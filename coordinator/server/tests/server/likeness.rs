@@ -1,0 +1,192 @@
+//! What is like an archived object, as an uploader is told of it by a coordinator that took a real manifest.
+
+use std::net::Ipv4Addr;
+
+use crate::archive::{Archive, endpoint, until};
+use firn_base::{Feature, NodeId, ObjectKey, ReservationId, ShardIndex, Timestamp, TokenId};
+use firn_bundle::{
+    BuilderOptions, BundleBuilder, CodingHeader, Encoding, FeatureSampler, NewRecord, SealedBundle,
+    name_feature,
+};
+use firn_coordinator_logic::Facts;
+use firn_nix_format::{Compression, PathInfo, PublisherSecretKey, Sha256, StorePath};
+use firn_transport::{AskError, ConnectionPool, CoordinatorClient};
+use firn_wire::{
+    Command, CommandOutcome, CommitRequest, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL,
+    FEATURES_PER_REQUEST_MAX, Identity, LedgerAct, OrderRank, PublisherEntry, Receipt, RecordPlace,
+    RefusalKind, Signed, SimilarRecord, TimedCommand, UploadedBundle,
+};
+
+/// A plain copy on each of three nodes.
+const COPIES: u8 = 3;
+const CHUNKS: u8 = 40;
+
+fn node(index: u8) -> Identity {
+    Identity::from_seed(&[100 + index; 32])
+}
+
+fn uploader() -> Identity {
+    Identity::from_seed(&[50; 32])
+}
+
+fn publisher() -> PublisherSecretKey {
+    PublisherSecretKey::from_seed("test-1", &[7; 32]).unwrap()
+}
+
+/// The chunks of the package, of which the first one is this version's own.
+fn chunks(version: u8) -> impl Iterator<Item = Vec<u8>> {
+    (0..CHUNKS).map(move |number| vec![if number == 0 { 100 + version } else { number }; 1000])
+}
+
+fn path(version: u8) -> StorePath {
+    StorePath::from_parts([version; 20], &format!("package-{version}")).unwrap()
+}
+
+/// By what the package is found: its name, and a chunk.
+fn features(version: u8) -> Vec<Feature> {
+    let mut sampler = FeatureSampler::default();
+    chunks(version)
+        .for_each(|chunk| sampler.push(firn_base::Digest::from_bytes(*blake3::hash(&chunk).as_bytes())));
+    [vec![name_feature(&path(version))], sampler.finish()].concat()
+}
+
+/// A bundle of one version of the package, with its payload.
+fn packed(version: u8) -> (SealedBundle, Vec<u8>) {
+    let mut info = PathInfo {
+        store_path: path(version),
+        url: "nar/package.nar".to_owned(),
+        compression: Compression::None,
+        file_hash: None,
+        file_size: None,
+        nar_hash: Sha256::from_bytes([version; 32]),
+        nar_size: 1000 * u64::from(CHUNKS),
+        references: Vec::new(),
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+        extra: Vec::new(),
+    };
+    info.signatures.push(publisher().sign(&info));
+    let mut builder = BundleBuilder::new(BuilderOptions::default());
+    builder.begin_object();
+    for chunk in chunks(version) {
+        builder.push_chunk(&chunk).unwrap();
+    }
+    builder.finish_object(NewRecord::store_path(info, Encoding::Chunked)).unwrap();
+    let mut payload = Vec::new();
+    (builder.seal(&mut payload).unwrap(), payload)
+}
+
+async fn apply(archive: &Archive, command: Command) {
+    let timed = TimedCommand::of_coordinators(Timestamp::from_millis(1_000_000), command);
+    let outcome = until("the leader takes the command", async || {
+        archive.coordinator(1).consensus().propose(timed.clone()).await.ok()
+    })
+    .await;
+    assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
+}
+
+/// Commits a version of the package as an uploader does whose shards lie on the nodes.
+async fn committed(archive: &Archive, client: &CoordinatorClient, version: u8) -> SealedBundle {
+    let (sealed, payload) = packed(version);
+    let content = &sealed.content;
+    let root = firn_base::ShardRoot::from_bytes([version; 32]);
+    let shard = firn_base::shard_bytes(content.payload_bytes(), 1);
+    let coding = CodingHeader::new(content.bundle_id(), 1, shard, vec![root; COPIES.into()]).unwrap();
+    let reservation = ReservationId::from_bytes([version; 32]);
+    apply(
+        archive,
+        Command::Reserve {
+            reservation,
+            uploader: uploader().public(),
+            content_header: content.to_bytes(),
+            coding_header: coding.to_bytes(),
+            n: COPIES,
+            assignments: (0..COPIES).map(|index| (ShardIndex(index), node(index).node_id())).collect(),
+            expires: Timestamp::from_millis(u64::MAX),
+        },
+    )
+    .await;
+    let receipt = |index: u8| {
+        let receipt = Receipt {
+            node: node(index).node_id(),
+            reservation,
+            coding: coding.coding_id(),
+            index: ShardIndex(index),
+            root,
+            rank: OrderRank { generation: 1, epoch: 1 },
+        };
+        Signed::seal(&node(index), archive.descriptor.archive, &receipt)
+    };
+    let extent = content.manifest_extent();
+    let manifest = payload[usize::try_from(extent.start).unwrap()..].to_vec();
+    let request = CommitRequest {
+        bundles: vec![UploadedBundle { reservation, manifest, receipts: (0..COPIES).map(receipt).collect() }],
+        externals: Vec::new(),
+        replaces: None,
+    };
+    let reply = client.ask(&CoordinatorRequest::Commit(request)).await.unwrap();
+    assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
+    sealed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_latest_first() {
+    let archive = Archive::found(1).await;
+    let bound = endpoint(&uploader(), (Ipv4Addr::LOCALHOST, 0).into()).await;
+    let client = CoordinatorClient::new(ConnectionPool::new(bound), archive.descriptor.verify().unwrap());
+    let key = publisher().public_key();
+    let key = firn_base::PublicKey::from_bytes(*key.as_bytes());
+    for act in [
+        LedgerAct::AddUploader { key: uploader().public(), name: "hydra".into() },
+        LedgerAct::AddPublisher(PublisherEntry { name: "test-1".into(), key, rank: 1 }),
+    ] {
+        apply(&archive, Command::Govern(act)).await;
+    }
+    for index in 0..COPIES {
+        let id: NodeId = node(index).node_id();
+        apply(
+            &archive,
+            Command::JoinNode {
+                node: id,
+                operator: format!("operator-{index}"),
+                failure_domain: format!("domain-{index}"),
+                vouched: true,
+                seen_at: None,
+                address: "[2001:db8::1]:7001".to_owned(),
+                quota_bytes: 1 << 40,
+                token: Some(TokenId::from_bytes([index; 32])),
+            },
+        )
+        .await;
+    }
+    until("all coordinators are known to know of features", async || {
+        let counters = archive.coordinator(1).consensus().facts().counters().unwrap();
+        (counters.feature_level == FEATURE_LEVEL).then_some(())
+    })
+    .await;
+    let place = RecordPlace { block: 0, entry: 0 };
+    let mut expected = Vec::new();
+    for version in 1..=2 {
+        let sealed = committed(&archive, &client, version).await;
+        expected.insert(0, SimilarRecord { bundle: sealed.content.bundle_id(), place });
+    }
+    let features = features(3);
+    assert_eq!(features.len(), 2);
+    // More than one request holds, to be split and put together again.
+    let unknown = vec![Feature::from_bytes([9; 8]); FEATURES_PER_REQUEST_MAX];
+    let asked = [unknown, features].concat();
+    let told = client.similar(&asked).await.unwrap();
+    assert_eq!(told.len(), asked.len());
+    assert!(told[..FEATURES_PER_REQUEST_MAX].iter().all(Vec::is_empty));
+    assert_eq!(told[FEATURES_PER_REQUEST_MAX..], [expected.clone(), expected.clone()]);
+    let too_many = client.ask(&CoordinatorRequest::Similar(asked)).await;
+    assert!(
+        matches!(&too_many, Err(AskError::Refused(refused)) if refused.kind == RefusalKind::Malformed),
+        "{too_many:?}"
+    );
+    // What was withdrawn is told no more.
+    let key = ObjectKey::store_path(*path(2).hash());
+    apply(&archive, Command::Govern(LedgerAct::Withdraw { key, reason: "asked to".into() })).await;
+    assert_eq!(client.similar(&[name_feature(&path(3))]).await.unwrap(), [expected[1..].to_vec()]);
+}

@@ -1,0 +1,16 @@
+//! Coordinators in one process, over sockets and real stores: one program, for each of its own would make openraft's code
+//! for itself anew, which takes the compiler a minute.
+#![allow(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
+
+#[path = "support/archive.rs"]
+mod archive;
+mod catching_up;
+mod clocks;
+mod cluster;
+mod differing;
+mod filters;
+mod likeness;
+mod members;
+mod operators;
+mod reports;
+mod support;

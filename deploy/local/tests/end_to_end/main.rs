@@ -1,0 +1,31 @@
+//! Everything as real processes on one machine: one program, for each has to be linked for itself, and two tests at
+//! a time wait for their fleets side by side.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod balance;
+mod compaction;
+mod coordinators;
+mod dependents;
+mod disclosure;
+mod disowning;
+mod drain;
+mod export;
+mod gateway_cache;
+mod large_nar;
+mod local_archive;
+mod nix_client;
+mod public_caps;
+mod purge;
+mod rebuild;
+mod recode;
+mod reserve;
+mod restart;
+mod separate_programs;
+mod silent;
+mod slow_lines;
+mod train;
+mod withdrawal;

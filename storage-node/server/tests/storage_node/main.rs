@@ -1,0 +1,12 @@
+//! Storage nodes, asked over sockets: one program, for each has to be compiled and linked for itself.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod build;
+mod disk_faults;
+mod lent;
+mod node;
+mod program;
+mod recode;
+mod service;
+mod store_conformance;
+mod support;
