@@ -94,7 +94,7 @@ async fn a_transfer_that_broke_goes_on_where_it_was_also_after_a_kill() {
     let (mut cluster, away) = one_was_away().await;
     let leader = cluster.leader().await;
     let sent_from = cluster.machines[&leader].files.as_ref().unwrap().path().to_owned();
-    let tables_before = tables(&sent_from);
+    let (tables_before, term_before) = (tables(&sent_from), cluster.consensus(leader).term());
     let valve = std::sync::Arc::clone(&cluster.machines[&away].valve);
     let before = valve.passed.load(Ordering::Relaxed);
     let passed = || valve.passed.load(Ordering::Relaxed) - before;
@@ -109,16 +109,19 @@ async fn a_transfer_that_broke_goes_on_where_it_was_also_after_a_kill() {
     until("it has caught up", || has_all(&cluster, away)).await;
     cluster.settled().await;
     // Begun anew once it would have been half as much again, or more. The piece that was on its way at a cut comes twice, and
-    // so does what the sender has rewritten meanwhile.
+    // so does what the sender has rewritten meanwhile. Each further leader, as a machine too busy for the short times of this
+    // test brings forth, has files of its own.
+    let leaders = 1 + cluster.consensus(leader).term() - term_before;
     let rewritten: u64 = tables(&sent_from)
         .iter()
         .filter_map(|(name, bytes)| (!tables_before.contains_key(name)).then_some(bytes))
         .sum();
     println!(
-        "{} bytes of parts arrived for {STATE_BYTES} bytes of state, {rewritten} of it rewritten",
+        "{} bytes of parts arrived for {STATE_BYTES} bytes of state, {rewritten} of it rewritten, {leaders} leaders",
         passed()
     );
-    assert!(passed() < STATE_BYTES + STATE_BYTES / 10 + 2 * PIECE_BYTES + rewritten, "{}", passed());
+    let once = STATE_BYTES + STATE_BYTES / 10 + 2 * PIECE_BYTES;
+    assert!(passed() < leaders * once + rewritten, "{}", passed());
     cluster.stop().await;
 }
 
