@@ -106,14 +106,15 @@ impl Coordinator {
                 let rest = bytes.get(usize::try_from(offset).ok()?..)?;
                 CoordinatorReply::FilterPiece(rest[..rest.len().min(FILTER_PIECE_BYTES_MAX)].to_vec())
             }
-            CoordinatorRequest::Feed { from, wait_millis } => {
+            CoordinatorRequest::News { from, wait_millis } => {
                 if from >= self.events {
                     sleep(Duration::from_millis(wait_millis.into())).await;
                 }
                 let end = self.events.min(from.saturating_add(FEED_EVENTS_MAX as u64));
                 let events = (from..end).map(event).collect();
                 let batch = FeedBatch { first: from, events, head: self.events };
-                CoordinatorReply::Feed(Signed::seal(&self.identity, archive, &batch))
+                let batch = Signed::seal(&self.identity, archive, &batch);
+                CoordinatorReply::News { batch, stale_millis: None }
             }
             // Only strangers are asked for.
             CoordinatorRequest::IndexRange(_) => CoordinatorReply::IndexRange(IndexRangePage {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firn_base::ObjectKey;
 use firn_transport::{AskError, CoordinatorClient};
-use firn_wire::{FeedBatch, FeedEvent};
+use firn_wire::FeedEvent;
 use tokio::time::sleep;
 
 /// Why the feed cannot be followed.
@@ -39,10 +39,13 @@ pub(crate) struct FeedKeys {
 const BEHIND_TRIES: u32 = 20;
 const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
+/// A position that no feed has reached: who asks from there is told the head and no events.
+const BEHIND_EVERYTHING: u64 = u64::MAX;
+
 impl FeedKeys {
     /// Reads the feed once for what was withdrawn.
     pub(crate) async fn open(coordinators: &CoordinatorClient) -> Result<Self, FeedError> {
-        let head = coordinators.feed(0, Duration::ZERO).await?.head;
+        let head = coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?.batch.head;
         let mut feed =
             Self { coordinators: coordinators.clone(), position: 0, head, withdrawn: BTreeMap::new() };
         while let Some(events) = feed.next_events().await? {
@@ -68,8 +71,8 @@ impl FeedKeys {
             if self.position >= self.head {
                 return Ok(None);
             }
-            let FeedBatch { first, mut events, .. } =
-                self.coordinators.feed(self.position, Duration::ZERO).await?;
+            let batch = self.coordinators.news(self.position, Duration::ZERO).await?.batch;
+            let (first, mut events) = (batch.first, batch.events);
             if events.is_empty() {
                 sleep(BEHIND_PAUSE).await;
                 continue;

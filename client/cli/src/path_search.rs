@@ -9,10 +9,10 @@ use std::fmt::Display;
 
 use firn_base::{Location, ObjectKey};
 use firn_client::publisher_keys;
-use firn_gateway::LocateError;
+use firn_gateway::{LocateError, Located};
 use firn_nix_format::{PublisherKey, StorePath};
 use firn_retrieval::ReadError;
-use firn_transport::AskError;
+use firn_transport::{AskError, LedgerError};
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub(crate) enum MissingState {
     Withdrawn,
     /// The archive has it, and no key that is trusted here has signed it.
     Untrusted,
-    /// The archive has it, and it cannot be read now.
+    /// The archive has it, and it cannot be read now; or it is not known now whether the archive has it.
     Unreadable,
     /// Where it should be written lies another content of it.
     Different,
@@ -66,9 +66,18 @@ impl PathSearch {
     /// Looks in the archive of `session`, for what `trusted` or, if that is not given, any publisher of the archive has
     /// signed.
     pub(crate) async fn new(session: &Session, trusted: Option<Vec<PublisherKey>>) -> Result<Self, AskError> {
-        let ledger = session.archive().ledger().await?;
-        let publishers = trusted.unwrap_or_else(|| publisher_keys(&ledger));
-        Ok(Self { finder: session.finder(), publishers, withdrawn: ledger.state.withdrawn })
+        let (publishers, withdrawn) = match (session.archive().ledger().await, trusted) {
+            (Ok(ledger), trusted) => {
+                (trusted.unwrap_or_else(|| publisher_keys(&ledger)), ledger.state.withdrawn)
+            }
+            // Whose word counts is known without it, and what is withdrawn is in no index.
+            (Err(AskError::Ledger(error @ LedgerError::TooFew { .. })), Some(trusted)) => {
+                tracing::warn!("why a path was withdrawn is not known now: {error}");
+                (trusted, BTreeMap::new())
+            }
+            (Err(error), _) => return Err(error),
+        };
+        Ok(Self { finder: session.finder(), publishers, withdrawn })
     }
 
     /// The records.
@@ -96,9 +105,17 @@ impl PathSearch {
         while !next.is_empty() {
             seen.extend(next.keys());
             let keys: Vec<ObjectKey> = next.keys().copied().collect();
-            let places = self.finder.locate(&keys).await?;
+            let Located { places, doubt } = self.finder.locate(&keys).await?;
+            let doubt = &doubt;
             let looks = next.iter().zip(places).map(|((key, (argument, referrer)), places)| async move {
-                let path = self.look(key, &places, argument).await;
+                let path = match doubt {
+                    Some(why) if places.is_empty() && !self.withdrawn.contains_key(key) => Err(Missing {
+                        path: argument.to_string(),
+                        state: MissingState::Unreadable,
+                        reason: unsettled(why),
+                    }),
+                    _ => self.look(key, &places, argument).await,
+                };
                 path.map_err(|missing| match referrer {
                     None => missing,
                     Some(path) => {
@@ -158,6 +175,11 @@ impl PathSearch {
             Ok(Some(path)) => Ok(path),
         }
     }
+}
+
+/// That it may be archived or not, as a sentence.
+pub(crate) fn unsettled(why: &str) -> String {
+    format!("whether it is archived is not known now: {why}; try again later")
 }
 
 /// That it was read and cannot be written, as a sentence.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use firn_base::{BundleId, Location, ObjectKey};
 use firn_bundle::Record;
-use firn_gateway::{KeyLookup, LocateError};
+use firn_gateway::{KeyLookup, LocateError, Located};
 use firn_nix_format::{PathInfo, PublisherKey, accepted_by};
 use firn_retrieval::{Directory, ObjectReader, ReadError};
 use firn_transport::{AskError, CoordinatorClient};
@@ -71,7 +71,7 @@ impl RecordFinder {
     }
 
     /// Where each key lies that somebody names; nowhere for one that is not visible, of which nobody learns.
-    pub(crate) async fn locate(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, LocateError> {
+    pub(crate) async fn locate(&self, keys: &[ObjectKey]) -> Result<Located, LocateError> {
         self.named.locate(keys).await
     }
 

@@ -13,9 +13,9 @@ use firn_base::{BundleId, FilterId, Location, NodeId, ObjectKey, Timestamp};
 use firn_bundle::CodingHeader;
 use firn_nix_format::PublisherKey;
 use firn_retrieval::{Directory, DirectoryError};
-use firn_transport::{AskError, CoordinatorClient, VerifiedLedger};
+use firn_transport::{AskError, CoordinatorClient, FeedNews, VerifiedLedger};
 use firn_wire::{
-    BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, FeedBatch, FilterList, IndexRangePage,
+    BundleInfo, BundleName, CoordinatorReply, CoordinatorRequest, FilterList, IndexRangePage,
     IndexRangeRequest, Signed, VerifiedRoster,
 };
 use futures::future::{BoxFuture, try_join, try_join_all};
@@ -119,8 +119,9 @@ pub enum FeedError {
 
 /// Tells what became visible.
 pub trait FeedSource: Send + Sync + fmt::Debug {
-    /// Events from position `from`, verified; after `wait` without any, a batch without events.
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>>;
+    /// Events from position `from`, verified; after `wait` without any, a batch without events. One that is stale does not
+    /// wait.
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedNews, FeedError>>;
 }
 
 /// What a gateway needs of the ledger.
@@ -334,9 +335,9 @@ fn coordinators(client: &CoordinatorClient) -> Vec<NodeId> {
 }
 
 impl FeedSource for NetworkCoordinators {
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>> {
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedNews, FeedError>> {
         async move {
-            self.client.feed(from, wait).await.map_err(|error| match error {
+            self.client.news(from, wait).await.map_err(|error| match error {
                 AskError::NoAnswer { refused: false, .. } => CoordinatorsAway::because(&error).into(),
                 _ => FeedError::Untold { cause: error.to_string() },
             })

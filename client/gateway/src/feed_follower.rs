@@ -2,13 +2,14 @@
 //!
 //! Owns: when the feed is pulled and from where, and when what is known is saved. Always holds: events are applied in order
 //! and once; what became visible is known as soon as a coordinator tells it; while no coordinator answers what is known
-//! stays as it was; whether they are away is tried here and nowhere else. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
+//! stays as it was; one that is cut off from the others is believed what it tells, and not that there is nothing more;
+//! whether they are away is tried here and nowhere else. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_transport::Environment;
-use firn_wire::{FEED_EVENTS_MAX, FeedBatch};
+use firn_transport::{Environment, FeedNews};
+use firn_wire::FEED_EVENTS_MAX;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -60,6 +61,8 @@ enum Progress {
     More,
     /// The coordinator knows less than we do.
     Behind,
+    /// Those that answer have not known for so long whether the feed holds anything newer.
+    Stale(Duration),
 }
 
 /// What was saved last, and when.
@@ -95,16 +98,18 @@ impl FeedFollower {
     async fn follow(&self, saved: &mut Saved, stop: &mut watch::Receiver<bool>) {
         let mut pause = PAUSE_MIN;
         let mut behind_since = None;
-        let mut failing = false;
+        let (mut failing, mut stale) = (false, false);
         loop {
             let (began, before) = (Instant::now(), self.keys.position());
             let pulled = tokio::select! {
-                pulled = self.pull() => pulled,
+                pulled = self.pull(stale) => pulled,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             if self.is_due(saved) {
                 self.save(saved).await;
             }
+            let was_stale = stale;
+            stale = matches!(pulled, Ok(Progress::Stale(_)));
             let rest = match pulled {
                 Ok(Progress::AtHead | Progress::More) => {
                     if failing {
@@ -124,6 +129,17 @@ impl FeedFollower {
                     }
                     pause
                 }
+                Ok(Progress::Stale(age)) => {
+                    if !failing {
+                        let seconds = age.as_secs();
+                        tracing::warn!(
+                            "the coordinators that answer have heard no majority for {seconds} s: what they know is answered from"
+                        );
+                    }
+                    (behind_since, failing) = (None, true);
+                    // Another one may know more.
+                    if was_stale { pause } else { Duration::ZERO }
+                }
                 Err(why) => {
                     if !failing {
                         tracing::warn!("the archive's feed cannot be followed: {why}; trying again");
@@ -142,7 +158,8 @@ impl FeedFollower {
         }
     }
 
-    async fn pull(&self) -> Result<Progress, String> {
+    /// Takes what there is. Behind a stale answer nobody is to hold back his.
+    async fn pull(&self, was_stale: bool) -> Result<Progress, String> {
         if !self.keys.has_begun() {
             self.keys.begin_at(self.find_beginning().await?);
         }
@@ -154,25 +171,25 @@ impl FeedFollower {
         {
             self.close_gap(covered).await?;
         }
-        let batch = self.pull_news().await?;
+        let news = self.pull_news(was_stale).await?;
         // After a long sleep what filters tell by now is not read from the feed.
-        if !self.fits_tail(self.keys.position(), batch.head) {
+        if !self.fits_tail(self.keys.position(), news.batch.head) {
             let beginning = self.find_beginning().await?;
             if beginning > self.keys.position() {
                 self.keys.begin_at(beginning);
                 return Ok(Progress::More);
             }
         }
-        self.take(&batch)
+        self.take(&news)
     }
 
     /// What follows. Waits for it only while coordinators seem to be there: what is there already comes without waiting, the
     /// head is heard of before anything else, and whoever doubts that they are there is told soon.
-    async fn pull_news(&self) -> Result<FeedBatch, String> {
+    async fn pull_news(&self, was_stale: bool) -> Result<FeedNews, String> {
         let position = self.keys.position();
-        if self.keys.followed_at().is_some() && self.reach.is_there() {
+        if !was_stale && self.keys.age().is_some() && self.reach.is_there() {
             tokio::select! {
-                batch = self.pull_from(position, LONG_POLL) => return batch,
+                news = self.pull_from(position, LONG_POLL) => return news,
                 () = self.reach.doubted() => {}
             }
         }
@@ -193,7 +210,7 @@ impl FeedFollower {
     async fn close_gap(&self, covered: u64) -> Result<(), String> {
         let mut tail = FeedTail::at(covered);
         while tail.position() < self.keys.position() {
-            let batch = self.pull_from(tail.position(), Duration::ZERO).await?;
+            let batch = self.pull_from(tail.position(), Duration::ZERO).await?.batch;
             tail.apply(batch.first, &batch.events).map_err(|error| error.to_string())?;
             if batch.events.is_empty() {
                 return Err("the coordinators that answer lag behind".to_owned());
@@ -203,21 +220,22 @@ impl FeedFollower {
         Ok(())
     }
 
-    async fn pull_from(&self, from: u64, wait: Duration) -> Result<FeedBatch, String> {
+    async fn pull_from(&self, from: u64, wait: Duration) -> Result<FeedNews, String> {
         let pulled = timeout(PULL_TIMEOUT, self.source.pull(from, wait)).await;
         // Who tells nonsense, or nothing, is there: others may be asked, and other things of these.
         match &pulled {
             Ok(Ok(_) | Err(FeedError::Untold { .. })) => self.reach.answered(),
             Ok(Err(FeedError::Away(_))) | Err(_) => self.reach.lost(),
         }
-        let batch = pulled.map_err(|_| "no coordinator answered in time".to_owned())?;
-        batch.map_err(|error| error.to_string())
+        let news = pulled.map_err(|_| "no coordinator answered in time".to_owned())?;
+        news.map_err(|error| error.to_string())
     }
 
-    fn take(&self, batch: &FeedBatch) -> Result<Progress, String> {
+    fn take(&self, FeedNews { batch, stale }: &FeedNews) -> Result<Progress, String> {
         let from = self.keys.position();
         if batch.head < from {
-            return Ok(Progress::Behind);
+            // One that is cut off says nothing of how long the feed is by now.
+            return Ok(stale.map_or(Progress::Behind, Progress::Stale));
         }
         let end = batch.first.saturating_add(batch.events.len() as u64);
         if batch.events.len() > FEED_EVENTS_MAX || end > batch.head {
@@ -227,8 +245,8 @@ impl FeedFollower {
             self.keys.apply(batch.first, &batch.events).map_err(|error| error.to_string())?;
         }
         if end >= batch.head && self.keys.position() >= batch.head {
-            self.keys.mark_followed();
-            return Ok(Progress::AtHead);
+            self.keys.mark_followed(stale.unwrap_or_default());
+            return Ok(stale.map_or(Progress::AtHead, Progress::Stale));
         }
         // A coordinator that says there is more and gives nothing is not asked in a tight loop.
         if batch.events.is_empty() { Ok(Progress::Behind) } else { Ok(Progress::More) }
@@ -259,7 +277,7 @@ impl FeedFollower {
 #[cfg(test)]
 mod tests {
     use firn_base::ObjectKey;
-    use firn_wire::FeedEvent;
+    use firn_wire::{FeedBatch, FeedEvent};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -378,13 +396,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_one_that_is_cut_off_tells_counts_and_not_that_there_is_nothing_more() {
+        let archive = Arc::new(TestArchive::new(2));
+        (0..5).for_each(|number| archive.show(number));
+        archive.cut_off(true);
+        archive.show(5);
+        sleep(Duration::from_secs(40)).await;
+        let (keys, _stop, _task) = follow(follower(&archive, 1000, None));
+        sleep(Duration::from_secs(60)).await;
+        assert!(keys.is_usable() && shown(&keys, 4) && !shown(&keys, 5));
+        assert_eq!(keys.age().map(|age| age.as_secs()), Some(100), "so long nobody knows of anything newer");
+        // It is asked again and again, and not to wait.
+        let pulls = std::mem::take(&mut *archive.pulls.lock().unwrap());
+        assert!((10..30).contains(&pulls.len()) && pulls.iter().filter(|wait| !wait.is_zero()).count() == 0);
+        archive.cut_off(false);
+        sleep(PAUSE_MAX).await;
+        assert!(shown(&keys, 5) && keys.age() <= Some(LONG_POLL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_feed_of_one_that_is_cut_off_does_not_count() {
+        let archive = Arc::new(TestArchive::new(100));
+        archive.show(0);
+        archive.cut_off(true);
+        let cut_off = follower(&archive, 1000, None);
+        cut_off.keys.begin_at(0);
+        let event = |number| FeedEvent::Visible(key(number));
+        cut_off.keys.apply(0, &[event(0), event(1)]).unwrap();
+        cut_off.keys.mark_followed(Duration::ZERO);
+        let (keys, _stop, _task) = follow(cut_off);
+        sleep(SHORTER_FEED_FOR * 3).await;
+        assert!(shown(&keys, 1), "it lags, and the archive was not rebuilt");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn whoever_doubts_that_coordinators_are_there_learns_it_before_news_come() {
         let archive = Arc::new(TestArchive::new(2));
         archive.show(1);
         let follower = follower(&archive, 100, None);
         let reach = Arc::clone(&follower.reach);
         let (keys, _stop, _task) = follow(follower);
-        while keys.followed_at().is_none() {
+        while keys.age().is_none() {
             sleep(Duration::from_millis(1)).await;
         }
         sleep(PAUSE_MAX).await;
@@ -403,15 +455,19 @@ mod tests {
         assert!(reach.is_there(), "the follower tries on");
     }
 
+    fn news(first: u64, events: &[FeedEvent], head: u64) -> FeedNews {
+        FeedNews { batch: FeedBatch { first, events: events.to_vec(), head }, stale: None }
+    }
+
     #[test]
     fn a_batch_that_does_not_fit_changes_nothing() {
         let follower = follower(&Arc::new(TestArchive::new(1)), 100, None);
         let keys = Arc::clone(&follower.keys);
         let events = vec![FeedEvent::Visible(key(1))];
-        assert!(follower.take(&FeedBatch { first: 1, events: events.clone(), head: 2 }).is_err());
-        assert!(follower.take(&FeedBatch { first: 0, events: events.clone(), head: 0 }).is_err());
+        assert!(follower.take(&news(1, &events, 2)).is_err());
+        assert!(follower.take(&news(0, &events, 0)).is_err());
         assert!(!keys.is_usable() && keys.tail_len() == 0);
-        assert_eq!(follower.take(&FeedBatch { first: 0, events, head: 1 }), Ok(Progress::AtHead));
-        assert_eq!(follower.take(&FeedBatch { first: 0, events: Vec::new(), head: 0 }), Ok(Progress::Behind));
+        assert_eq!(follower.take(&news(0, &events, 1)), Ok(Progress::AtHead));
+        assert_eq!(follower.take(&news(0, &[], 0)), Ok(Progress::Behind));
     }
 }

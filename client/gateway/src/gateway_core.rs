@@ -191,9 +191,9 @@ impl GatewayCore {
         self.keys.is_usable()
     }
 
-    /// How long ago the feed was last known to hold nothing newer; none if it never was.
+    /// How long ago the feed was last known to hold nothing newer, by coordinators that know; none if it never was.
     pub fn feed_age(&self) -> Option<Duration> {
-        self.keys.followed_at().map(|at| at.elapsed())
+        self.keys.age()
     }
 
     /// Takes the publishers' ranks into use, and the reasons of withdrawals, as the archive tells them.

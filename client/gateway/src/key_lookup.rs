@@ -1,7 +1,8 @@
 //! Where keys lie, for programs that look some up and follow no feed.
 //!
 //! Always holds: of a key no more leaves than a gateway tells of it (`key_ranges`), so of one that is not archived nobody
-//! learns; what is found is as new as the archive was when it was looked for. Leaves to others: keys that are known to be
+//! learns; what is found is as new as the archive was when it was looked for; what is not found is called absent only where a
+//! coordinator that hears a majority said how far the archive is. Leaves to others: keys that are known to be
 //! visible (`CoordinatorClient::lookup` tells of many at once), records.
 
 use std::sync::Arc;
@@ -21,6 +22,15 @@ use crate::key_ranges::{KeyRanges, Settled};
 pub struct KeyLookup {
     coordinators: CoordinatorClient,
     ranges: Arc<KeyRanges>,
+}
+
+/// Where keys lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// For each key its places, in the order of the index: none for one that is not visible, as far as is known.
+    pub places: Vec<Vec<Location>>,
+    /// Why what has no place may be archived all the same, in a sentence; none if it is not.
+    pub doubt: Option<String>,
 }
 
 /// Why it is not known where keys lie.
@@ -58,14 +68,32 @@ impl KeyLookup {
         Self { coordinators, ranges: ranges(index) }
     }
 
-    /// Where each key lies, in the order of the index; nowhere for one that is not visible.
+    /// Where each key lies, in the order of the index.
     ///
     /// # Errors
     /// Not enough coordinators answer.
-    pub async fn locate(&self, keys: &[ObjectKey]) -> Result<Vec<Vec<Location>>, LocateError> {
-        let head = self.coordinators.feed(BEHIND_EVERYTHING, Duration::ZERO).await?.head;
-        locate_as_of(&self.ranges, keys, head).await
+    pub async fn locate(&self, keys: &[ObjectKey]) -> Result<Located, LocateError> {
+        let news = self.coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?;
+        let places = locate_as_of(&self.ranges, keys, news.batch.head).await?;
+        Ok(Located { places, doubt: news.stale.map(doubt) })
     }
+}
+
+impl Located {
+    /// The places, where those without any are known to be not archived.
+    ///
+    /// # Errors
+    /// That is not known of one of them.
+    pub fn settled(self) -> Result<Vec<Vec<Location>>, LocateError> {
+        match self.doubt {
+            Some(cause) if self.places.iter().any(Vec::is_empty) => Err(LocateError::Unsettled { cause }),
+            _ => Ok(self.places),
+        }
+    }
+}
+
+fn doubt(stale: Duration) -> String {
+    format!("the coordinators that answer have heard no majority of them for {} s", stale.as_secs())
 }
 
 fn ranges(index: Arc<dyn KeyIndex>) -> Arc<KeyRanges> {
@@ -123,6 +151,19 @@ mod tests {
         // One for each that is there, and two more for each that is not.
         assert_eq!(asked.len(), 50 + 50 * 3);
         assert!(asked.iter().all(|request| request.prefix.bits() == 20 && request.after.is_none()));
+    }
+
+    #[test]
+    fn nothing_counts_as_absent_while_coordinators_hear_no_majority() {
+        let here = vec![Location { bundle: firn_base::BundleNumber(1), block: 0, entry: 0 }];
+        let located = |places: &[&[Location]], stale: bool| Located {
+            places: places.iter().map(|places| places.to_vec()).collect(),
+            doubt: stale.then(|| doubt(Duration::from_secs(90))),
+        };
+        assert_eq!(located(&[&here], true).settled().unwrap(), std::slice::from_ref(&here));
+        assert_eq!(located(&[&here[..], &[]], false).settled().unwrap(), [here.clone(), Vec::new()]);
+        let error = located(&[&here[..], &[]], true).settled().unwrap_err().to_string();
+        assert!(error.contains("no majority of them for 90 s"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,7 +63,7 @@ pub use coordinators::{
 pub use feed_tail::{FeedGap, FeedTail};
 pub use gateway::{ArchiveParts, Gateway, OpenGateway, RunningGateway, StartError};
 pub use gateway_core::{CoreParts, GatewayCore};
-pub use key_lookup::{KeyLookup, LocateError};
+pub use key_lookup::{KeyLookup, LocateError, Located};
 pub use key_view::KeyView;
 pub use narinfo::{RenderedNarInfo, nar_url};
 pub use open_object::OpenObject;

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use firn_base::ObjectKey;
 use firn_wire::FeedEvent;
@@ -26,8 +27,21 @@ pub(crate) struct SharedKeys {
     changes: AtomicU64,
     begun: AtomicBool,
     usable: AtomicBool,
-    followed: Mutex<Option<Instant>>,
+    followed: Mutex<Option<Followed>>,
     position_header: RwLock<HeaderValue>,
+}
+
+/// When a coordinator was heard to hold nothing newer, and how long before it knew so.
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    heard: Instant,
+    stale: Duration,
+}
+
+impl Followed {
+    fn age(self) -> Duration {
+        self.heard.elapsed().saturating_add(self.stale)
+    }
 }
 
 impl SharedKeys {
@@ -82,14 +96,18 @@ impl SharedKeys {
         self.usable.load(Ordering::Acquire)
     }
 
-    /// When the feed was last known to hold nothing newer.
-    pub(crate) fn followed_at(&self) -> Option<Instant> {
-        *self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For how long it has not been known whether the feed holds anything newer; none if that was never known.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).map(Followed::age)
     }
 
-    /// The feed holds nothing newer now.
-    pub(crate) fn mark_followed(&self) {
-        *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// So long ago the feed held nothing newer.
+    pub(crate) fn mark_followed(&self, stale: Duration) {
+        let heard = Followed { heard: Instant::now(), stale };
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if followed.is_none_or(|before| heard.age() < before.age()) {
+            *followed = Some(heard);
+        }
         self.usable.store(true, Ordering::Release);
     }
 
@@ -199,7 +217,7 @@ mod tests {
         let keys = SharedKeys::new(100);
         keys.begin_at(0);
         keys.apply(0, &visible(0..101)).unwrap();
-        keys.mark_followed();
+        keys.mark_followed(Duration::ZERO);
         assert_eq!((keys.gap(), keys.tail_len()), (Some(0), 50));
         assert_eq!(keys.presence(&key(0)), Some(Presence::Unsettled { as_of: 51 }));
         assert_eq!(keys.presence(&key(1000)), Some(Presence::Unsettled { as_of: 51 }));
@@ -211,7 +229,7 @@ mod tests {
         let keys = SharedKeys::new(100);
         keys.begin_at(0);
         keys.apply(0, &visible(0..12)).unwrap();
-        keys.mark_followed();
+        keys.mark_followed(Duration::ZERO);
         let shown: Vec<_> = (0..8).map(key).collect();
         keys.install(FilterChain::new([held((0, 8), &shown)]));
         assert_eq!((keys.gap(), keys.tail_len(), keys.position()), (None, 4, 12));

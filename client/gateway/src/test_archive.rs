@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::{BundleId, BundleNumber, FilterId, Location, NodeId, ObjectKey, Timestamp};
+use firn_transport::FeedNews;
 use firn_wire::{
     CoordinatorEntry, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity, IndexRangePage,
     IndexRangeRequest, IndexedKey, Roster, Signed, VerifiedRoster,
@@ -45,6 +46,10 @@ pub(crate) struct TestArchive {
     pub(crate) asked: Mutex<Vec<IndexRangeRequest>>,
     /// Pieces of filters that were asked for.
     pub(crate) pieces: Mutex<Vec<u64>>,
+    /// How long pulls of the feed were to wait.
+    pub(crate) pulls: Mutex<Vec<Duration>>,
+    /// How many events whoever is there has, and since when it hears no majority, if it hears none.
+    cut_off: Mutex<Option<(usize, Instant)>>,
 }
 
 impl TestArchive {
@@ -75,6 +80,8 @@ impl TestArchive {
             page,
             asked: Mutex::default(),
             pieces: Mutex::default(),
+            pulls: Mutex::default(),
+            cut_off: Mutex::default(),
         }
     }
 
@@ -92,6 +99,12 @@ impl TestArchive {
 
     pub(crate) fn all_away(&self, away: bool) {
         self.coordinators.lock().unwrap().iter_mut().for_each(|coordinator| coordinator.away = away);
+    }
+
+    /// From now on whoever is there hears of nothing new, or does again.
+    pub(crate) fn cut_off(&self, cut_off: bool) {
+        let events = self.events.lock().unwrap().len();
+        *self.cut_off.lock().unwrap() = cut_off.then(|| (events, Instant::now()));
     }
 
     pub(crate) fn head(&self) -> u64 {
@@ -122,17 +135,21 @@ impl TestArchive {
 }
 
 impl FeedSource for TestArchive {
-    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedBatch, FeedError>> {
+    fn pull(&self, from: u64, wait: Duration) -> BoxFuture<'_, Result<FeedNews, FeedError>> {
         async move {
+            self.pulls.lock().unwrap().push(wait);
             self.anybody()?;
             let deadline = Instant::now() + wait;
             loop {
-                let events = self.events.lock().unwrap().clone();
+                let (cut_off, mut events) =
+                    (*self.cut_off.lock().unwrap(), self.events.lock().unwrap().clone());
+                events.truncate(cut_off.map_or(usize::MAX, |(head, _)| head));
                 let first = usize::try_from(from).unwrap();
-                if events.len() > first || Instant::now() >= deadline {
+                let stale = cut_off.map(|(_, since)| since.elapsed());
+                if events.len() > first || stale.is_some() || Instant::now() >= deadline {
                     let head = events.len() as u64;
                     let events = events.into_iter().skip(first).take(self.page).collect();
-                    return Ok(FeedBatch { first: from, events, head });
+                    return Ok(FeedNews { batch: FeedBatch { first: from, events, head }, stale });
                 }
                 sleep(Duration::from_millis(10)).await;
             }

@@ -35,6 +35,7 @@ mod filter_build;
 mod fleet;
 mod fleet_watch;
 mod fleet_width;
+mod freshness;
 mod headers;
 mod health;
 mod health_index;
@@ -116,6 +117,7 @@ pub use feed_filters::{
 pub use filter_build::{BuildStep, FilterBuild, FilterBuildError};
 pub use fleet::{FleetNode, FleetView};
 pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
+pub use freshness::Freshness;
 pub use headers::{CodedBundle, CodedBundleError};
 pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
 pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};

@@ -21,8 +21,9 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::raft::{
-    AppliedChanges, ClockBook, Inbound, InstallGate, LateDigests, LogStore, Member, MemberBook, Metrics,
-    NamedMembers, Network, QuorumGate, Raft, StateFacts, StateMachine, Timing, check_continuity,
+    AppliedChanges, ClockBook, FreshnessBook, Inbound, InstallGate, LateDigests, LogStore, Member,
+    MemberBook, Metrics, NamedMembers, Network, QuorumGate, Raft, StateFacts, StateMachine, Timing,
+    check_continuity,
 };
 use crate::standing::REMOVED_SENTENCE;
 use crate::storage::{KeyValue, StorageError};
@@ -71,6 +72,7 @@ struct Inner {
     changing: Mutex<()>,
     inbound: Inbound,
     gate: QuorumGate,
+    freshness: FreshnessBook,
     clocks: ClockBook,
     timing: Timing,
     facts: StateFacts,
@@ -173,6 +175,8 @@ impl Consensus {
         let raft = raft.map_err(|error| StartError::Stopped(error.to_string()))?;
         gate.open(raft.metrics());
         members.open(raft.metrics());
+        let freshness = FreshnessBook::new();
+        tokio::spawn(freshness.clone().follow(raft.metrics()));
         if bootstrap {
             match raft.initialize(founders).await {
                 // It was founded before: what is in the log counts.
@@ -181,8 +185,14 @@ impl Consensus {
             }
         }
         let facts = StateFacts::new(Arc::clone(&state) as _);
-        let inbound =
-            Inbound::new(members.clone(), Arc::clone(&log), Arc::clone(&state), environment, install_gate);
+        let inbound = Inbound::new(
+            members.clone(),
+            Arc::clone(&log),
+            Arc::clone(&state),
+            environment,
+            install_gate,
+            freshness.clone(),
+        );
         let changing = Mutex::default();
         let inner = Inner {
             raft_id,
@@ -194,6 +204,7 @@ impl Consensus {
             changing,
             inbound,
             gate,
+            freshness,
             clocks,
             timing,
             facts,
@@ -261,6 +272,17 @@ impl Consensus {
     /// Whether this member leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
         self.inner.raft.metrics().borrow().state.is_leader()
+    }
+
+    /// For how long this member has not known whether it has all that is committed: since its leader or a majority was heard,
+    /// and all applied that they had.
+    pub fn age(&self) -> Duration {
+        self.inner.freshness.age()
+    }
+
+    /// The [age](Self::age) where it is more than an election lets expect.
+    pub fn stale(&self) -> Option<Duration> {
+        Some(self.age()).filter(|age| *age > self.inner.timing.stale_after())
     }
 
     /// Whether this member leads, a majority answered it a moment ago, and its clock agrees with a majority's.

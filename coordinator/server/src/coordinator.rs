@@ -279,6 +279,11 @@ impl Administration {
         self.service.shared.consensus.status()
     }
 
+    /// For how long this coordinator has not known whether it has all that is committed.
+    pub(crate) fn age(&self) -> Duration {
+        self.service.shared.consensus.age()
+    }
+
     /// The counters of this coordinator's state.
     pub(crate) fn counters(&self) -> Result<Counters, RefusedRequest> {
         self.service.shared.facts()?.counters().map_err(|error| disk(&error))

@@ -163,6 +163,7 @@ impl Service {
             }
             CoordinatorRequest::Nodes => reads::nodes(shared),
             CoordinatorRequest::Feed { from, wait_millis } => reads::feed(shared, from, wait_millis).await,
+            CoordinatorRequest::News { from, wait_millis } => reads::news(shared, from, wait_millis).await,
             CoordinatorRequest::ListFilters => filters::list(shared),
             CoordinatorRequest::FilterPiece { filter, offset } => {
                 filters::piece(shared, filter, offset).await
@@ -301,6 +302,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::Similar(_)
         | CoordinatorRequest::Bundles(_)
         | CoordinatorRequest::Feed { .. }
+        | CoordinatorRequest::News { .. }
         | CoordinatorRequest::ListFilters
         | CoordinatorRequest::FilterPiece { .. }
         | CoordinatorRequest::IndexRange(_)

@@ -89,7 +89,7 @@ impl Pace {
             once: false,
         };
         match request {
-            CoordinatorRequest::Feed { wait_millis, .. } => {
+            CoordinatorRequest::Feed { wait_millis, .. } | CoordinatorRequest::News { wait_millis, .. } => {
                 let wait = Duration::from_millis((*wait_millis).into()).min(seconds(30));
                 // Who does not want to wait for events waits for no coordinator either.
                 let hedge = read.hedge.filter(|_| wait.is_zero());

@@ -1,8 +1,8 @@
 //! An archive's coordinators as one thing to ask.
 //!
 //! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is
-//! slow, gone, unable or caught lying is passed over for the others until the deadline; the roster is never
-//! replaced by an older one.
+//! slow, gone, unable or caught lying is passed over for the others until the deadline; a stale answer counts only if none
+//! that is not comes soon; the roster is never replaced by an older one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -34,6 +34,9 @@ const ROSTER_WITHIN: Duration = Duration::from_secs(2);
 // one that was killed looks alive for ten seconds.
 const ALIVE_EVERY: Duration = Duration::from_millis(500);
 const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+
+// Whoever hears the others answers sooner; an election of theirs is not waited for.
+const BETTER_WITHIN: Duration = Duration::from_millis(700);
 
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
 #[derive(Debug, Clone)]
@@ -152,6 +155,8 @@ impl CoordinatorClient {
             (entry.id, if pace.once { self.while_alive(entry.id, turn).await } else { turn.await })
         };
         turns.push(begin(waiting.pop_front()?));
+        let mut stale: Option<CoordinatorReply> = None;
+        let mut until = deadline;
         loop {
             let hedge = pace.hedge.filter(|_| !waiting.is_empty());
             let slow = async {
@@ -174,10 +179,25 @@ impl CoordinatorClient {
                             }
                             _ => return Some(Err(AskError::Refused(refusal))),
                         },
-                        Turn::Answered(reply) => {
-                            self.known().preferred = coordinator;
-                            return Some(Ok(reply));
-                        }
+                        Turn::Answered(reply) => match nothing_newer_since(&reply) {
+                            None => {
+                                self.known().preferred = coordinator;
+                                return Some(Ok(reply));
+                            }
+                            Some(since) => {
+                                self.turn_away_from(coordinator);
+                                // The others would hold back theirs.
+                                if pace.hedge.is_none() {
+                                    return Some(Ok(reply));
+                                }
+                                until = until.min(Instant::now() + BETTER_WITHIN);
+                                let before = stale.as_ref().and_then(nothing_newer_since);
+                                if before.is_none_or(|before| since < before) {
+                                    stale = Some(reply);
+                                }
+                                turns.extend(waiting.drain(..).map(&begin));
+                            }
+                        },
                         Turn::Lost(reason) if pace.once => {
                             self.turn_away_from(coordinator);
                             return Some(Err(AskError::Uncertain { reason }));
@@ -188,12 +208,12 @@ impl CoordinatorClient {
                     }
                     match waiting.pop_front() {
                         Some(entry) => turns.push(begin(entry)),
-                        None if turns.is_empty() => return None,
+                        None if turns.is_empty() => return stale.map(Ok),
                         None => {}
                     }
                 }
                 () = slow => turns.extend(waiting.pop_front().map(&begin)),
-                () = sleep_until(deadline) => return None,
+                () = sleep_until(until) => return stale.map(Ok),
             }
         }
     }
@@ -296,4 +316,11 @@ impl CoordinatorClient {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For how many milliseconds whoever gave `reply` does not know what it says in it: that nothing is newer. None for any
+/// other reply, events included.
+fn nothing_newer_since(reply: &CoordinatorReply) -> Option<u64> {
+    let CoordinatorReply::News { batch, stale_millis: Some(since) } = reply else { return None };
+    batch.peek().is_ok_and(|batch| batch.events.is_empty()).then_some(*since)
 }

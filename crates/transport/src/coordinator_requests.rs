@@ -12,7 +12,7 @@ use firn_wire::{
     CommitRequest, CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
     FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
     IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
-    Receipt, ReservationGrant, ReserveRequest, Signed, SimilarRecord, VerifiedRoster,
+    Receipt, RefusalKind, ReservationGrant, ReserveRequest, Signed, SimilarRecord, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -26,6 +26,16 @@ pub struct Committed {
     pub visible: u64,
     /// Keys of this commit that wait, with what for.
     pub held: Vec<HeldPath>,
+}
+
+/// What a coordinator tells of the feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedNews {
+    /// Events, true whoever tells them.
+    pub batch: FeedBatch,
+    /// For how long the coordinator has not known whether more follows its head. None if it knows, or is of a version that
+    /// does not say.
+    pub stale: Option<Duration>,
 }
 
 // One arm that is wanted; `reply_check` has turned away the others already.
@@ -135,13 +145,21 @@ impl CoordinatorClient {
     }
 
     /// The feed from a position, signed by a coordinator; waits up to `wait` (at most 30 s) for an event. A
-    /// batch without events comes when there was none.
-    pub async fn feed(&self, from: u64, wait: Duration) -> Result<FeedBatch, AskError> {
+    /// batch without events comes when there was none. It is stale only if nobody who knows better answers soon; whoever
+    /// waits is told so at once, and asks another one next.
+    pub async fn news(&self, from: u64, wait: Duration) -> Result<FeedNews, AskError> {
         let wait_millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
-        let batch =
-            expect!(self.ask(&Request::Feed { from, wait_millis }).await?, Reply::Feed(batch) => batch)?;
+        let (batch, stale_millis) = match self.ask(&Request::News { from, wait_millis }).await {
+            // One of a version before this question reads none in it.
+            Err(AskError::Refused(refused)) if refused.kind == RefusalKind::Malformed => {
+                let reply = self.ask(&Request::Feed { from, wait_millis }).await?;
+                (expect!(reply, Reply::Feed(batch) => batch)?, None)
+            }
+            reply => expect!(reply?, Reply::News { batch, stale_millis } => (batch, stale_millis))?,
+        };
         // The signature was checked with the reply.
-        batch.peek().map_err(|_| AskError::UnexpectedReply)
+        let batch = batch.peek().map_err(|_| AskError::UnexpectedReply)?;
+        Ok(FeedNews { batch, stale: stale_millis.map(Duration::from_millis) })
     }
 
     /// The filters over the feed that a coordinator has, signed by it: checked to follow each other, each of a size

@@ -31,7 +31,7 @@ mod tls;
 pub use ask::AskError;
 pub use connection::Connection;
 pub use coordinator_client::CoordinatorClient;
-pub use coordinator_requests::Committed;
+pub use coordinator_requests::{Committed, FeedNews};
 pub use data_dir::{DataDir, DataDirError, write_synced};
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
 pub use environment::{Blocking, BoxFuture, Clock, Entropy, Environment, Sockets};

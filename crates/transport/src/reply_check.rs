@@ -32,7 +32,10 @@ pub(crate) fn check_reply(
             let pass = open(roster, pass)?;
             if pass.reader == asker { Ok(()) } else { Err("its pass is for another reader".into()) }
         }
-        (Request::Feed { from, .. }, Reply::Feed(batch)) => check_batch(&open(roster, batch)?, *from),
+        (Request::Feed { from, .. }, Reply::Feed(batch))
+        | (Request::News { from, .. }, Reply::News { batch, .. }) => {
+            check_batch(&open(roster, batch)?, *from)
+        }
         (Request::ListFilters, Reply::Filters(list)) => {
             open(roster, list)?.check().map_err(|error| error.to_string())
         }

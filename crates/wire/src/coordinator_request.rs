@@ -120,6 +120,14 @@ pub enum CoordinatorRequest {
     Similar(Vec<Feature>),
     /// Let uploaded bundles take the place of small ones, with an operator's key.
     Compact(CompactRequest),
+    /// Events of the feed from a position, and whether the coordinator knows of all there are. Waits for one if there is
+    /// none, for as long as it knows that.
+    News {
+        /// The first position wanted.
+        from: u64,
+        /// How long to wait, at most 30 s.
+        wait_millis: u32,
+    },
 }
 
 /// Where a record lies, by the id of its bundle.
@@ -398,4 +406,12 @@ pub enum CoordinatorReply {
     ReportTaken,
     /// For each feature the objects that had it last, the latest first, at most [`crate::SIMILAR_RECORDS_MAX`].
     Similar(Vec<Vec<SimilarRecord>>),
+    /// Events of the feed.
+    News {
+        /// They are true whoever tells them, and however late.
+        batch: Signed<FeedBatch>,
+        /// For how long the coordinator has not known whether it has all that is committed: more may follow the head that
+        /// it tells. None while it hears a majority, or who does.
+        stale_millis: Option<u64>,
+    },
 }

@@ -55,6 +55,7 @@ fn messages_are_encoded_as_ever() {
     governance(&mut lines);
     commands(&mut lines);
     requests(&mut lines);
+    news(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -451,6 +452,15 @@ fn compactions(lines: &mut Lines, bundle: BundleId) {
     let uploaded = UploadedBundle { reservation, manifest: vec![1, 2], receipts: Vec::new() };
     let request = CompactRequest { bundles: vec![uploaded], gathered };
     lines.add("compact", &CoordinatorRequest::Compact(request));
+}
+
+fn news(lines: &mut Lines) {
+    lines.add("news-request", &CoordinatorRequest::News { from: 5, wait_millis: 20_000 });
+    let batch = FeedBatch { first: 7, events: Vec::new(), head: 7 };
+    let batch = Signed::seal(&Identity::from_seed(&[4; 32]), ArchiveId::from_bytes([5; 32]), &batch);
+    let news = |stale_millis| CoordinatorReply::News { batch: batch.clone(), stale_millis };
+    lines.add("news", &news(None));
+    lines.add("news-stale", &news(Some(300)));
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

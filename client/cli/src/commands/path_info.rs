@@ -2,12 +2,14 @@
 
 use clap::Args;
 use firn_client::publisher_keys;
+use firn_gateway::Located;
 use firn_nix_format::{PathInfo, StorePath};
 use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::output::{print, print_json};
+use crate::path_search::unsettled;
 use crate::record_finder::FoundPath;
 use crate::session::Session;
 use crate::store_path_argument::StorePathArgument;
@@ -49,7 +51,8 @@ pub(crate) async fn run(common: &CommonOptions, options: PathInfoOptions) -> Res
     let (places, ledger) = tokio::join!(finder.locate(&keys), session.archive().ledger());
     let publishers = publisher_keys(&ledger?);
     let (mut found, mut complete) = (Vec::new(), true);
-    for ((argument, key), places) in options.paths.iter().zip(&keys).zip(places?) {
+    let Located { places, doubt } = places?;
+    for ((argument, key), places) in options.paths.iter().zip(&keys).zip(places) {
         match finder.path(key, &places, &publishers).await? {
             Some(path) if argument.names(&path.info.store_path) => found.push(path),
             Some(path) => {
@@ -58,7 +61,10 @@ pub(crate) async fn run(common: &CommonOptions, options: PathInfoOptions) -> Res
             }
             None => {
                 complete = false;
-                eprintln!("error: {argument} is not archived");
+                match &doubt {
+                    Some(why) => eprintln!("error: {argument}: {}", unsettled(why)),
+                    None => eprintln!("error: {argument} is not archived"),
+                }
             }
         }
     }

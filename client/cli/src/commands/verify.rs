@@ -82,7 +82,7 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
     } else {
         let keys: Vec<ObjectKey> = options.paths.iter().map(StorePathArgument::key).collect();
         progress.expect(u64::try_from(keys.len()).unwrap_or(u64::MAX));
-        let places = finder.locate(&keys).await?;
+        let places = finder.locate(&keys).await?.settled()?;
         check_keys(&finder, &keys, places, &mut summary, &progress).await;
     }
     drop(progress);

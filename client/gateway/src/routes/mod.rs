@@ -221,7 +221,10 @@ impl Router {
             Some(age) if age < FEED_AGE_MAX => Ok(()),
             Some(age) => {
                 let seconds = age.as_secs();
-                Err(format!("no coordinator told the archive's feed for {seconds} s").into())
+                Err(format!(
+                    "no coordinator has told for {seconds} s that the archive's feed holds nothing newer"
+                )
+                .into())
             }
             None => Err("no coordinator has answered since the gateway was started".into()),
         }

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_wire::{ArchiveStatus, CoordinatorStatus, FilterEntry, RefusedRequest};
 
@@ -17,6 +18,8 @@ use crate::coordinator::Administration;
 pub(super) struct OwnFigures {
     consensus: ConsensusStatus,
     ready: bool,
+    /// For how long it has not been known whether something newer is committed.
+    age: Duration,
     clock_wrong: bool,
     /// Log and state, on disk; none if the disk does not say.
     disk_bytes: Option<(u64, u64)>,
@@ -31,6 +34,7 @@ impl OwnFigures {
         Self {
             consensus: administration.consensus_status(),
             ready: administration.readiness().is_ok(),
+            age: administration.age(),
             clock_wrong: administration.is_clock_wrong(),
             disk_bytes: administration.disk_bytes().await.ok(),
             state: administration.counters().ok().map(|counters| (counters.feed_head, counters.rebuilding)),
@@ -67,6 +71,11 @@ fn own_figures(own: &OwnFigures) -> String {
         own.ready.into(),
     );
     gauge("coordinator_leads", "Whether it leads.", (*is_leader).into());
+    gauge(
+        "coordinator_age_seconds",
+        "Time since it last knew that it has all that is committed: it hears its leader or a majority.",
+        own.age.as_secs(),
+    );
     gauge(
         "clock_wrong",
         "Whether this coordinator's clock is more than ten minutes from a majority's.",
@@ -299,6 +308,7 @@ mod tests {
                 failure: None,
             },
             ready: false,
+            age: Duration::from_secs(70),
             clock_wrong: false,
             disk_bytes: Some((1_000, 2_000)),
             state: Some((64, true)),

@@ -11,11 +11,12 @@ use firn_wire::{decode, encode};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::continuity::note_install;
+use super::freshness_book::{FreshnessBook, LeaderWord};
 use super::install_gate::InstallGate;
 use super::member_book::MemberBook;
 use super::message::{RaftAnswer, RaftReply, RaftRequest};
 use super::snapshot::{self, StateImage};
-use super::types::{LogId, Raft, Snapshot, SnapshotMeta, Vote};
+use super::types::{AppendResponse, LogId, Raft, Snapshot, SnapshotMeta, Vote};
 use crate::storage::{ImageFile, Intake, KeyValue, StorageError};
 
 /// Answers messages of other members.
@@ -28,6 +29,7 @@ pub(crate) struct Inbound {
     // At most one snapshot arrives at a time.
     arriving: Arc<Mutex<Option<Arriving>>>,
     gate: InstallGate,
+    freshness: FreshnessBook,
 }
 
 #[derive(Debug)]
@@ -44,8 +46,9 @@ impl Inbound {
         state: Arc<dyn KeyValue>,
         environment: Environment,
         gate: InstallGate,
+        freshness: FreshnessBook,
     ) -> Self {
-        Self { members, log, state, environment, arriving: Arc::default(), gate }
+        Self { members, log, state, environment, arriving: Arc::default(), gate, freshness }
     }
 
     /// The answer of `raft` to `message`, which came by a connection of `peer`.
@@ -64,10 +67,18 @@ impl Inbound {
 
     async fn answer(&self, raft: &Raft, request: RaftRequest) -> RaftReply {
         match request {
-            RaftRequest::Append(request) => match raft.append_entries(request).await {
-                Ok(response) => RaftReply::Append(response),
-                Err(error) => RaftReply::Refused(error.to_string()),
-            },
+            RaftRequest::Append(request) => {
+                let word = LeaderWord::of(&request);
+                match raft.append_entries(request).await {
+                    Ok(response) => {
+                        if let Some(word) = word.filter(|_| !is_of_another(&response)) {
+                            self.freshness.hear_leader(word);
+                        }
+                        RaftReply::Append(response)
+                    }
+                    Err(error) => RaftReply::Refused(error.to_string()),
+                }
+            }
             RaftRequest::Vote(request) => match raft.vote(request).await {
                 Ok(response) => RaftReply::Vote(response),
                 Err(error) => RaftReply::Refused(error.to_string()),
@@ -194,6 +205,11 @@ impl Inbound {
         let vote = installed.map_err(|error| InboundError::Stopped(error.to_string()))?.vote;
         Ok(RaftReply::Installed { vote })
     }
+}
+
+/// Whether whoever sent the entries leads no more.
+const fn is_of_another(response: &AppendResponse) -> bool {
+    matches!(response, AppendResponse::HigherVote(_))
 }
 
 fn refused(error: &InboundError) -> RaftReply {

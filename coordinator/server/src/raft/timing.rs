@@ -76,6 +76,12 @@ impl Timing {
         self.heartbeat.saturating_mul(2).max(REDIAL_MIN)
     }
 
+    /// A member that has not known for longer whether it has all that is committed says so. Two elections take as long: a
+    /// leader that is followed by another one is missed by hardly anybody.
+    pub(crate) const fn stale_after(&self) -> Duration {
+        self.append_gate
+    }
+
     /// As the library wants them; the sentence says what contradicts what.
     pub(crate) fn config(&self) -> Result<Config, String> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

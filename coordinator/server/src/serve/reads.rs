@@ -1,7 +1,8 @@
 //! What any replica answers from its applied state.
 //!
 //! Always holds: presence is an immutable fact once true; a page never exceeds its bound. Leaves to others:
-//! absence that must be current (readers compare feed positions).
+//! absence that must be current (readers compare feed positions); events are told however long nobody was heard, and what is
+//! said of the head is said with its age.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ type Reply = Result<CoordinatorReply, RefusedRequest>;
 
 /// The longest that a reader may wait for news: below the idle timeouts of what lies between.
 const FEED_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Who waits for news learns this soon that nobody is heard who could tell them.
+const FRESHNESS_LOOK: Duration = Duration::from_secs(1);
 /// Held paths and external references in one answer.
 const LIST_MAX: usize = 10_000;
 /// Entries of the ledger in one answer: names are bounded, so a page stays within a control message.
@@ -95,23 +98,46 @@ pub(super) fn nodes(shared: &Shared) -> Reply {
     Ok(CoordinatorReply::Nodes(addresses.collect()))
 }
 
+/// The answer to those who do not ask how fresh it is: they wait in any case.
 pub(super) async fn feed(shared: &Shared, from: u64, wait_millis: u32) -> Reply {
+    let (batch, _) = told(shared, from, wait_millis, |_| true).await?;
+    Ok(CoordinatorReply::Feed(batch))
+}
+
+pub(super) async fn news(shared: &Shared, from: u64, wait_millis: u32) -> Reply {
+    // Who is cut off has nothing to wait for.
+    let (batch, stale) = told(shared, from, wait_millis, |stale| stale.is_none()).await?;
+    let stale_millis = stale.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    Ok(CoordinatorReply::News { batch, stale_millis })
+}
+
+/// Events, and how stale it is that there are no more. Waits for one as long as `waits` says so of what is stale.
+async fn told(
+    shared: &Shared,
+    from: u64,
+    wait_millis: u32,
+    waits: impl Fn(Option<Duration>) -> bool,
+) -> Result<(Signed<FeedBatch>, Option<Duration>), RefusedRequest> {
     let wait = Duration::from_millis(wait_millis.into()).min(FEED_WAIT_MAX);
     let deadline = Instant::now() + wait;
     let mut watch = shared.consensus.watch();
     loop {
+        // Before the state is read: what it has then is at least as new.
+        let stale = shared.consensus.stale();
         // Whatever is applied from here on wakes the wait below.
         let applied = watch.status().applied;
         let facts = shared.facts()?;
         let head = facts.counters().map_err(|error| disk(&error))?.feed_head;
         let events = facts.feed_from(from, FEED_EVENTS_MAX).map_err(|error| disk(&error))?;
-        let waited = match events.is_empty() {
-            true => timeout_at(deadline, watch.wait_for(|now| now.applied > applied)).await.unwrap_or(false),
-            false => false,
+        let now = Instant::now();
+        let goes_on = events.is_empty() && now < deadline && waits(stale) && {
+            let look = deadline.min(now + FRESHNESS_LOOK);
+            // A member that has ended applies nothing more.
+            timeout_at(look, watch.wait_for(|now| now.applied > applied)).await.unwrap_or(true)
         };
-        if !waited {
+        if !goes_on {
             let batch = FeedBatch { first: from, events, head };
-            return Ok(CoordinatorReply::Feed(Signed::seal(&shared.identity, shared.archive, &batch)));
+            return Ok((Signed::seal(&shared.identity, shared.archive, &batch), stale));
         }
     }
 }

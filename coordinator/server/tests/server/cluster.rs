@@ -117,6 +117,36 @@ async fn a_leader_without_a_majority_refuses_writes_and_a_majority_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_says_for_how_long_it_has_not_known_whether_it_has_all_that_is_committed() {
+    let mut cluster = Cluster::start(3, timing()).await;
+    cluster.write(add_uploader(1)).await;
+    for number in cluster.running() {
+        let member = cluster.consensus(number).clone();
+        cluster.wait(number, |_| member.stale().is_none()).await;
+    }
+    // Whether it led or followed: one that is alone hears no majority.
+    let leader = cluster.leader().await;
+    let follower = cluster.running().into_iter().find(|number| *number != leader).unwrap();
+    for alone in [leader, follower] {
+        let others: Vec<_> = cluster.running().into_iter().filter(|number| *number != alone).collect();
+        for number in &others {
+            cluster.kill(*number, false).await;
+        }
+        let member = cluster.consensus(alone).clone();
+        cluster.wait(alone, |_| member.stale().is_some()).await;
+        let before = member.age();
+        cluster.wait(alone, |_| member.age() > before + timing().append_gate).await;
+        for number in others {
+            cluster.run(number).await;
+        }
+        cluster.wait(alone, |_| member.stale().is_none()).await;
+        cluster.write(add_uploader(alone)).await;
+        cluster.settled().await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_left_alone_with_an_entry_that_nobody_has_leads_again_with_one_other() {
     // It takes the command however long the others take to end.
     let mut cluster = Cluster::start(3, Timing { write_gate: PATIENCE, ..timing() }).await;

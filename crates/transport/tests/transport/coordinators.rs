@@ -9,7 +9,8 @@ use firn_base::{
     Timestamp, TokenId,
 };
 use firn_transport::{
-    AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, Handler, LedgerError, Stream, serve,
+    AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, FeedNews, Handler, LedgerError,
+    Stream, serve,
 };
 use firn_wire::{
     AdminRequest, COMMIT_BYTES_MAX, CommitRequest, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
@@ -220,12 +221,14 @@ async fn whoever_cannot_be_asked_is_named_with_the_reason() {
 #[tokio::test]
 async fn signatures_of_strangers_and_passes_of_others_are_not_believed() {
     let seal = |signer: u8, batch: &FeedBatch| {
-        answers(CoordinatorReply::Feed(Signed::seal(&identity(signer), archive(), batch)))
+        let batch = Signed::seal(&identity(signer), archive(), batch);
+        answers(CoordinatorReply::News { batch, stale_millis: None })
     };
     let batch = |first| FeedBatch { first, events: vec![FeedEvent::Visible(key(1))], head: 9 };
     let fleet = fleet(vec![seal(7, &batch(4)), seal(2, &batch(3)), seal(2, &batch(4))]).await;
     // The first is signed by a stranger, the second goes on elsewhere; a coordinator may serve another's word.
-    assert_eq!(fleet.client.feed(4, Duration::ZERO).await.unwrap(), batch(4));
+    let news = FeedNews { batch: batch(4), stale: None };
+    assert_eq!(fleet.client.news(4, Duration::ZERO).await.unwrap(), news);
 
     let pass = |signer: u8, reader: PublicKey| {
         let pass = Pass { reader, expires: Timestamp::from_millis(5), purpose: PassPurpose::Reading };
@@ -236,6 +239,54 @@ async fn signatures_of_strangers_and_passes_of_others_are_not_believed() {
     *fleet.fakes[2].answer.lock().unwrap() = pass(9, fleet.reader.public());
     let pass = fleet.client.pass().await.unwrap();
     assert_eq!((pass.signer(), pass.peek().unwrap().reader), (identity(1).public(), fleet.reader.public()));
+}
+
+/// News of the coordinator `signer`: a feed of so many events, which ends where it is asked from.
+fn news(signer: u8, head: u64, stale_millis: Option<u64>) -> Answer {
+    Box::new(move |_, request| {
+        let CoordinatorRequest::News { from, .. } = request else { return None };
+        let events = if *from < head { vec![FeedEvent::Visible(key(1))] } else { Vec::new() };
+        let batch = Signed::seal(&identity(signer), archive(), &FeedBatch { first: *from, events, head });
+        Some(CoordinatorReply::News { batch, stale_millis })
+    })
+}
+
+#[tokio::test]
+async fn that_nothing_is_newer_is_taken_from_one_that_hears_a_majority_if_there_is_one() {
+    let fleet = fleet(vec![news(1, 9, Some(60_000)), news(2, 9, Some(40_000)), news(3, 9, None)]).await;
+    let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
+    assert_eq!((told.batch.head, told.stale), (9, None));
+    // The least stale of those that are cut off, if all are; nobody waits for one that hangs.
+    *fleet.fakes[2].answer.lock().unwrap() = news(3, 9, Some(50_000));
+    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(40)));
+    fleet.fakes[2].hangs.store(true, Ordering::SeqCst);
+    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(40)));
+    // Events are true whoever tells them.
+    let told = fleet.client.news(8, Duration::ZERO).await.unwrap();
+    assert_eq!(told.batch.events.len(), 1);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_news_is_told_at_once_that_nobody_is_heard_and_asks_another_one_next() {
+    let fleet = fleet(vec![news(1, 9, Some(60_000)), news(2, 9, None)]).await;
+    let wait = Duration::from_secs(20);
+    assert_eq!(fleet.client.news(9, wait).await.unwrap().stale, Some(Duration::from_secs(60)));
+    assert_eq!(fleet.client.news(9, wait).await.unwrap().stale, None);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_does_not_know_the_question_is_asked_for_the_feed() {
+    let fleet = fleet(vec![Box::new(|_, request| {
+        let CoordinatorRequest::Feed { from: 9, .. } = request else {
+            let refused = RefusedRequest::new(RefusalKind::Malformed, "the message is malformed");
+            return Some(CoordinatorReply::Refused(refused));
+        };
+        let batch = FeedBatch { first: 9, events: Vec::new(), head: 9 };
+        Some(CoordinatorReply::Feed(Signed::seal(&identity(1), archive(), &batch)))
+    })])
+    .await;
+    let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
+    assert_eq!((told.batch.head, told.stale), (9, None));
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ fn kinds(messages: &[Vec<u8>], asked: &[Hash]) -> BTreeMap<&'static str, usize> 
                 assert!(prefixes.contains(&request.prefix.first()), "nobody asked for {:?}", request.prefix);
                 "index range"
             }
-            Ok(CoordinatorRequest::Feed { .. }) => "feed",
+            Ok(CoordinatorRequest::News { .. }) => "feed",
             Ok(CoordinatorRequest::ListFilters) => "list of filters",
             Ok(CoordinatorRequest::GetDescriptor | CoordinatorRequest::GetLedger { .. }) => "governance",
             other => panic!("nothing else is told: {other:?} {message:02x?}"),

@@ -1,8 +1,8 @@
 //! The programs as separate processes on loopback ports, with the real Nix client, and kill -9.
 
 use crate::support::fetch::{assert_served, path_infos};
-use crate::support::fleet::{Fleet, NODES};
-use crate::support::{demo_cache, demo_key, nix};
+use crate::support::fleet::{COORDINATORS, Fleet, NODES, text};
+use crate::support::{demo_cache, demo_key, nix, wait_for};
 
 #[test]
 fn separate_programs_serve_nix_and_survive_kill_9() {
@@ -31,6 +31,24 @@ fn separate_programs_serve_nix_and_survive_kill_9() {
     let (_gateway, url) = fleet.start_gateway("gateway-2");
     assert_served(&url, &published, &key);
 
+    // One coordinator alone knows what is archived, and not what is not.
+    let second = (leader + 1) % COORDINATORS;
+    fleet.coordinators[second].take().unwrap().kill();
+    let path = published.values().next().unwrap().store_path.to_string();
+    let (absent, cache) = ("00000000000000000000000000000000", fleet.home().join("cache"));
+    wait_for("the last coordinator says that it hears nobody", || {
+        let looked = fleet.firn(&["verify", absent]);
+        looked.stderr.contains("have heard no majority").then_some(())
+    });
+    let get = ["get", "--trusted-public-keys", key.trim(), "--output", text(&cache), &path];
+    fleet.firn(&get).success();
+    let gone = fleet.firn(&[&get[..], &[absent]].concat()).failure(1);
+    assert!(gone.contains("whether it is archived is not known now"), "{gone}");
+    assert_served(&url, &published, &key);
+    let (_lone_gateway, url) = fleet.start_gateway("gateway-3");
+    assert_served(&url, &published, &key);
+
+    fleet.coordinators[second] = Some(fleet.start_coordinator(second, false));
     fleet.coordinators[leader] = Some(fleet.start_coordinator(leader, false));
     for node in [1, 4] {
         fleet.nodes[node] = Some(fleet.start_node(node));
