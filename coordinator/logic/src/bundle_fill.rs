@@ -1,6 +1,6 @@
 //! How full bundles are.
 //!
-//! Owns: what a small bundle is, and the sums over all bundles. Always holds: what was added is taken out again with the same
+//! Owns: what a small bundle is, and the sums over all bundles but emptied ones: what was in those lies in others. Always holds: what was added is taken out again with the same
 //! figures, for a bundle never changes. Leaves to others: what to do about it (`compacting`).
 
 use firn_bundle::{PAYLOAD_BYTES_MAX, RECORDS_MAX};
@@ -21,6 +21,9 @@ pub(crate) const fn is_small(payload_bytes: u64, records: u64) -> bool {
 
 /// Counts a bundle in.
 pub(crate) fn add(fill: &mut BundleFill, bundle: &BundleView) {
+    if bundle.is_emptied() {
+        return;
+    }
     fill.bundles = fill.bundles.saturating_add(1);
     fill.payload.0 = fill.payload.0.saturating_add(bundle.payload_bytes);
     if bundle.is_small() {
@@ -31,6 +34,9 @@ pub(crate) fn add(fill: &mut BundleFill, bundle: &BundleView) {
 
 /// Counts a bundle out.
 pub(crate) fn remove(fill: &mut BundleFill, bundle: &BundleView) {
+    if bundle.is_emptied() {
+        return;
+    }
     fill.bundles = fill.bundles.saturating_sub(1);
     fill.payload.0 = fill.payload.0.saturating_sub(bundle.payload_bytes);
     if bundle.is_small() {

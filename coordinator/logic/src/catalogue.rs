@@ -16,10 +16,9 @@ use crate::bundle_fill;
 use crate::change::Change;
 use crate::facts::Scan;
 use crate::names::{NameTable, NodeNames};
+use crate::purge_index::PurgeIndex;
 use crate::second_codings::{SecondCodings, SecondView};
-use crate::state::{
-    BundleRecord, CodingRecord, ErasureRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord,
-};
+use crate::state::{BundleRecord, CodingRecord, NodeNumber, NodeRecord, ReservationRecord, SurplusRecord};
 
 const PAGE: usize = 4096;
 
@@ -78,7 +77,15 @@ impl BundleView {
 
     /// Whether it is under a quarter full and could come together with others: what is left over of a large object cannot.
     pub(crate) const fn is_small(&self) -> bool {
-        matches!(self.role, BundleRole::Ordinary) && bundle_fill::is_small(self.payload_bytes, self.records)
+        matches!(self.role, BundleRole::Ordinary)
+            && !self.is_without_records
+            && bundle_fill::is_small(self.payload_bytes, self.records)
+    }
+
+    /// Whether nothing of it can be read but by others, which use its chunks: a rebuild brings back so what other bundles
+    /// had taken the place of.
+    pub(crate) const fn is_emptied(&self) -> bool {
+        matches!(self.role, BundleRole::Ordinary) && self.is_without_records
     }
 }
 
@@ -95,10 +102,13 @@ pub struct Catalogue {
     held: Vec<Vec<(BundleNumber, ShardIndex)>>,
     /// Which bundles cannot be read without this one, sorted. By id, for a bundle may be known later than who names it.
     dependents: BTreeMap<BundleId, Vec<BundleNumber>>,
-    /// Of all bundles but those that others have taken the place of.
+    /// Of all bundles but those that others have taken the place of, and emptied ones.
     fill: BundleFill,
     /// Bundles that others have taken the place of and that are not erased yet.
     going: BTreeSet<BundleNumber>,
+    /// Emptied bundles that nothing has taken the place of, as far as is known.
+    emptied: BTreeSet<BundleNumber>,
+    purges: PurgeIndex,
     seconds: SecondCodings,
     codings: BTreeMap<CodingId, BundleNumber>,
     reservations: BTreeMap<ReservationId, (CodingId, Timestamp)>,
@@ -120,6 +130,8 @@ impl Catalogue {
             dependents: BTreeMap::new(),
             fill: BundleFill::default(),
             going: BTreeSet::new(),
+            emptied: BTreeSet::new(),
+            purges: PurgeIndex::read(state)?,
             seconds: SecondCodings::default(),
             codings: BTreeMap::new(),
             reservations: BTreeMap::new(),
@@ -137,15 +149,8 @@ impl Catalogue {
                 _ => break,
             }
         }
-        let mut from = BundleNumber(0);
-        loop {
-            let page = state.erasures_from(from, PAGE)?;
-            page.iter().for_each(|record| catalogue.put_erasure(record));
-            match page.last().and_then(|last| last.bundle.0.checked_add(1)) {
-                Some(next) if page.len() == PAGE => from = BundleNumber(next),
-                _ => break,
-            }
-        }
+        let going: Vec<BundleNumber> = catalogue.purges.open_erasures().map(|record| record.bundle).collect();
+        going.into_iter().for_each(|bundle| catalogue.set_going(bundle));
         let mut after = None;
         loop {
             let page = state.reservations_after(after, PAGE)?;
@@ -218,7 +223,11 @@ impl Catalogue {
                 Change::RemoveSurplus(node, coding, index) => {
                     self.surplus.remove(&(*node, *coding, *index));
                 }
-                Change::PutErasure(record) => self.put_erasure(record),
+                Change::PutErasure(record) => {
+                    self.purges.put_erasure(record);
+                    self.set_going(record.bundle);
+                }
+                Change::PutPurge(record) => self.purges.put_purge(record),
                 Change::PutPolicy(policy) => self.policy = policy.clone(),
                 _ => {}
             }
@@ -237,6 +246,7 @@ impl Catalogue {
                 | Change::PutSurplus(_)
                 | Change::RemoveSurplus(..)
                 | Change::PutErasure(_)
+                | Change::PutPurge(_)
                 | Change::PutPolicy(_)
         )
     }
@@ -271,6 +281,9 @@ impl Catalogue {
         }
         if let Some(view) = &self.bundles[place] {
             bundle_fill::add(&mut self.fill, view);
+            if view.is_emptied() {
+                self.emptied.insert(record.number);
+            }
         }
         self.bundle_names.insert(record.id, record.number);
         // Apply parsed it before; a header that cannot be read names nobody.
@@ -292,6 +305,7 @@ impl Catalogue {
         let known = self.bundles.get_mut(position(record.number)).and_then(Option::take);
         let Some(before) = known else { return Vec::new() };
         self.change_holders(record.number, &before.placements, &[]);
+        self.emptied.remove(&record.number);
         if !self.going.remove(&record.number) {
             bundle_fill::remove(&mut self.fill, &before);
         }
@@ -314,9 +328,10 @@ impl Catalogue {
     }
 
     /// Others have taken the place of a bundle.
-    fn put_erasure(&mut self, record: &ErasureRecord) {
-        let known = self.bundles.get(position(record.bundle)).and_then(Option::as_ref);
-        if let Some(view) = known.filter(|_| self.going.insert(record.bundle)) {
+    fn set_going(&mut self, bundle: BundleNumber) {
+        self.emptied.remove(&bundle);
+        let known = self.bundles.get(position(bundle)).and_then(Option::as_ref);
+        if let Some(view) = known.filter(|_| self.going.insert(bundle)) {
             bundle_fill::remove(&mut self.fill, view);
         }
     }
@@ -396,6 +411,21 @@ impl Catalogue {
     /// Those of these bundles that are there.
     pub(crate) fn bundles_named(&self, ids: &[BundleId]) -> impl Iterator<Item = &BundleView> {
         ids.iter().filter_map(|id| self.bundle(*self.bundle_names.get(id)?))
+    }
+
+    /// Bundles without a record of their own that nothing has taken the place of, in order of their numbers.
+    pub(crate) fn emptied(&self) -> impl Iterator<Item = BundleNumber> {
+        self.emptied.iter().copied()
+    }
+
+    /// Whether nothing is to be done for purges, or waited for.
+    pub fn is_purged(&self) -> bool {
+        self.purges.is_settled() && (self.emptied.is_empty() || self.purges.len() == 0)
+    }
+
+    /// All purges, and what is in the place of others.
+    pub const fn purges(&self) -> &PurgeIndex {
+        &self.purges
     }
 
     /// How full these are.

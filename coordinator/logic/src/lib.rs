@@ -60,11 +60,13 @@ mod pass;
 mod placement;
 mod planning;
 mod policy;
+mod purge_index;
 mod purged_references;
 mod purging;
 mod receipts;
 mod recode;
 mod refusals;
+mod refused_steps;
 mod repair;
 mod repair_traffic;
 mod report_book;
@@ -140,14 +142,16 @@ pub use pass::{PassPlan, plan_pass};
 pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
+pub use purge_index::PurgeIndex;
 pub use purged_references::PurgedReferences;
 pub use purging::{
     PurgeBook, PurgesWanted, ReplacementError, leaving_with, plan_purging, plan_replacement, purge_progress,
-    purge_summary, replaced_among,
+    purge_summary, replaced_among, unwanted_of,
 };
 pub use receipts::{ExpectedReceipts, ReceiptError};
 pub use recode::{RecodePlan, RecodeStep, RecodeTerms, RecodeWork, plan_recoding};
 pub use refusals::Refusals;
+pub use refused_steps::RefusedSteps;
 pub use repair::{RepairPlan, plan_repairs, survey};
 pub use repair_traffic::LineShares;
 pub use report_book::ReportBook;

@@ -3,7 +3,7 @@
 //! Owns: when the shards of a replaced bundle may go. Always holds: none goes before readers have learnt where its paths
 //! lie now, before its replacements have as many durable shards as a commit needs, and as long as a path is read by chunks
 //! of it; parts of an object stay as long as their head; a purge is not over while a bundle that was replaced before it lies
-//! anywhere with what it wants gone; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
+//! anywhere with what it wants gone; a bundle of which nobody knows what was in it counts for every purge; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
 //! Leaves to others: packing anew what is left of a bundle, and what uses its chunks (an operator's program), deleting
 //! (nodes, by the ledger).
 //!
@@ -11,6 +11,9 @@
 //! own. It keeps nothing else: its paths are read elsewhere, so it needs the chunks of others no more. Were they waited for
 //! all the same, a purge would have to pack anew whatever uses chunks of what uses chunks of its bundle, and so on, which is
 //! most of an archive.
+//!
+//! A rebuild brings such a bundle back without its records, and what took its place is forgotten: it is *emptied*. Any purged
+//! path may lie in it. It is replaced by nothing, and counts for every purge until it is erased.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,17 +25,13 @@ use firn_wire::{
     ReplacementBundle, SurplusCopy,
 };
 
-use crate::catalogue::BundleView;
+use crate::catalogue::{BundleView, Catalogue};
 use crate::commit_check::{CheckedBundle, RecordSummary};
-use crate::facts::{Facts, Scan};
+use crate::facts::Facts;
 use crate::planning::PlanningView;
-use crate::state::{ErasureRecord, NodeNumber, PurgeRecord};
-
-/// Purges looked at; an archive has few, and each is an act of its operators.
-const PURGES_MAX: usize = 65_536;
-
-/// Erasures read at a time.
-const PAGE: usize = 1_024;
+use crate::purge_index::PurgeIndex;
+use crate::refused_steps::RefusedSteps;
+use crate::state::{ErasureRecord, NodeNumber};
 
 /// Bundles of each kind that one plan replaces or erases.
 const BUNDLES_MAX: usize = 64;
@@ -45,58 +44,77 @@ const DEPENDENTS_MAX: usize = 4_096;
 /// Confirmations recorded by one command.
 const CONFIRMED_MAX: usize = 4_096;
 
-/// All that is committed of purges.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PurgeBook {
-    purges: Vec<PurgeRecord>,
-    /// In order of numbers; left out are those that are over and were for no purged key. Of the others, `keys` are also those
-    /// that purges wanted gone later, of what has taken the bundle's place: its own shards hold them as well.
-    erasures: Vec<ErasureRecord>,
-    /// Of bundles that hold purged records: their ids, and how many records they have altogether.
-    bundles: BTreeMap<BundleNumber, (BundleId, u64)>,
+/// All that is committed of purges, and what follows of one for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeBook<'a> {
+    index: &'a PurgeIndex,
+    /// Of erasures that are not over: the keys that purges wanted gone, also of what has taken the bundle's place: its own
+    /// shards hold them as well.
+    keys: BTreeMap<BundleNumber, BTreeSet<ObjectKey>>,
+    /// The records that purges want gone, by bundle.
+    unwanted: BTreeMap<BundleNumber, Vec<(ObjectKey, RecordPlace)>>,
 }
 
-impl PurgeBook {
-    /// Reads it.
-    pub fn read<S: Scan>(state: &S) -> Result<Self, S::Error> {
-        let purges = state.purges_after(None, PURGES_MAX)?;
-        let mut erasures = read_erasures(state)?;
-        add_later_keys(state, &purges, &mut erasures)?;
-        let mut bundles = BTreeMap::new();
-        for number in purges.iter().flat_map(|purge| &purge.places).map(|place| place.bundle) {
-            if let Some(record) = state.bundle(number)? {
-                bundles.insert(number, (record.id, record.keys));
-            }
+impl<'a> PurgeBook<'a> {
+    /// The book of `catalogue`; `state` tells of what was replaced long ago.
+    pub fn read<F: Facts>(state: &F, catalogue: &'a Catalogue) -> Result<Self, F::Error> {
+        let index = catalogue.purges();
+        let unwanted = unwanted(index);
+        let keys = later_keys(state, index, &unwanted)?;
+        Ok(Self { index, keys, unwanted })
+    }
+
+    /// Whether a purge wants gone what the shards of a replaced bundle hold, or may hold.
+    fn is_wanted_gone(&self, erasure: &ErasureRecord) -> bool {
+        match is_emptied(erasure) {
+            true => self.index.len() > 0,
+            false => self.keys.get(&erasure.bundle).map_or(!erasure.keys.is_empty(), |keys| !keys.is_empty()),
         }
-        Ok(Self { purges, erasures, bundles })
     }
 
-    /// Whether nothing is to be done or waited for.
-    pub fn is_settled(&self) -> bool {
-        self.bundles.is_empty() && self.erasures.iter().all(ErasureRecord::is_over)
+    /// Whether the purge of `key` is not over before the shards of a replaced bundle are gone.
+    fn counts_for(&self, erasure: &ErasureRecord, key: &ObjectKey) -> bool {
+        match self.keys.get(&erasure.bundle) {
+            Some(_) if is_emptied(erasure) => true,
+            Some(keys) => keys.contains(key),
+            None => erasure.keys.contains(key),
+        }
     }
 
-    fn erasure(&self, bundle: BundleNumber) -> Option<&ErasureRecord> {
-        let place = self.erasures.binary_search_by_key(&bundle, |erasure| erasure.bundle).ok()?;
-        self.erasures.get(place)
-    }
-
-    /// Bundles that use chunks of a replaced one, and that nothing has taken the place of.
-    fn dependents<'a>(
-        &'a self,
-        view: &'a PlanningView<'_>,
-        erasure: &ErasureRecord,
-    ) -> impl Iterator<Item = &'a BundleView> {
-        let dependents = dependents_of(view, erasure.bundle).iter();
+    /// Bundles that use chunks of one that goes, and that nothing has taken the place of.
+    fn dependents<'v>(
+        &self,
+        view: &'v PlanningView<'_>,
+        bundle: BundleNumber,
+    ) -> impl Iterator<Item = &'v BundleView> {
+        let dependents = dependents_of(view, bundle).iter();
         dependents
-            .filter(|number| self.erasure(**number).is_none())
-            .filter_map(|number| view.catalogue.bundle(*number))
+            .filter_map(|number| view.catalogue.bundle(*number).filter(|_| view.catalogue.stays(*number)))
     }
 
     /// Bundles to pack anew because they use chunks of one that a purge wants erased.
-    fn all_dependents<'a>(&'a self, view: &'a PlanningView<'_>) -> impl Iterator<Item = &'a BundleView> {
-        let kept = self.erasures.iter().filter(|own| own.erased.is_none() && !own.keys.is_empty());
-        kept.flat_map(|erasure| self.dependents(view, erasure))
+    fn all_dependents<'v>(&self, view: &'v PlanningView<'_>) -> impl Iterator<Item = &'v BundleView> {
+        let kept = self.index.open_erasures();
+        let kept = kept.filter(|own| own.erased.is_none() && self.is_wanted_gone(own));
+        let kept: Vec<BundleNumber> = kept.map(|erasure| erasure.bundle).chain(self.emptied(view)).collect();
+        kept.into_iter().flat_map(|bundle| self.dependents(view, bundle).collect::<Vec<_>>())
+    }
+
+    /// Emptied bundles, if there is a purge that they count for.
+    fn emptied(&self, view: &PlanningView<'_>) -> impl Iterator<Item = BundleNumber> {
+        view.catalogue.emptied().filter(|_| self.index.len() > 0)
+    }
+
+    /// Emptied bundles that are to be replaced by nothing now. One that no bundle is known to use waits until nodes that are
+    /// away count as lost: they may have one that does, and a rebuild can be taken up again. It was asked for every purge
+    /// anew when the ledger was told again.
+    fn emptied_to_replace<'v>(&self, view: &'v PlanningView<'_>) -> impl Iterator<Item = &'v BundleView> {
+        let lost_after = Duration::from_millis(view.catalogue.policy().count_lost_after_millis);
+        let oldest = self.index.purges_after(None).map(|purge| purge.since).min();
+        let all_came = oldest.is_some_and(|since| view.now.since(since) >= lost_after);
+        let emptied = view.catalogue.emptied().filter(move |_| oldest.is_some());
+        let known = emptied.filter_map(|number| view.catalogue.bundle(number));
+        known.filter(move |bundle| all_came || !view.catalogue.dependents_of(bundle).is_empty())
     }
 
     /// Whether no path is read by chunks of a replaced bundle, and those that stand in its place would stand a loss.
@@ -108,73 +126,80 @@ impl PurgeBook {
             let stays = bundle.is_some_and(|bundle| {
                 bundle.role != BundleRole::Head && !view.catalogue.dependents_of(bundle).is_empty()
             });
-            stays && self.erasure(*number).is_some_and(|own| has_moved(view, own, within))
+            stays && self.index.erasure(*number).is_some_and(|own| has_moved(view, own, within))
         };
         has_moved(view, erasure, within) && dependents_of(view, erasure.bundle).iter().all(is_free_of_it)
     }
 
-    /// The records that purges want gone, by bundle.
-    fn unwanted(&self) -> BTreeMap<BundleNumber, Vec<(ObjectKey, RecordPlace)>> {
-        let mut unwanted: BTreeMap<BundleNumber, Vec<_>> = BTreeMap::new();
-        for purge in &self.purges {
-            for place in &purge.places {
-                let (block, entry) = (place.block, place.entry);
-                unwanted.entry(place.bundle).or_default().push((purge.key, RecordPlace { block, entry }));
+    /// A bundle that goes, with those that use chunks of it; of these at most `names_left` are named.
+    fn needed(
+        &self,
+        view: &PlanningView<'_>,
+        (number, bundle): (BundleNumber, BundleId),
+        names_left: &mut usize,
+    ) -> NeededBundle {
+        let mut needed = NeededBundle { bundle, dependents: 0, to_repack: Vec::new() };
+        for dependent in self.dependents(view, number).filter(|bundle| !bundle.is_without_records) {
+            needed.dependents = needed.dependents.saturating_add(1);
+            if needed.to_repack.len() < DEPENDENTS_OF_ONE_MAX && *names_left > 0 {
+                needed.to_repack.push(dependent.id);
+                *names_left -= 1;
             }
         }
-        unwanted
-    }
-
-    /// What purges want gone of one bundle.
-    pub fn unwanted_of(&self, bundle: BundleNumber) -> Vec<(ObjectKey, RecordPlace)> {
-        self.unwanted().remove(&bundle).unwrap_or_default()
+        needed
     }
 }
 
-/// All erasures that anything is told of, or waited for.
-fn read_erasures<S: Scan>(state: &S) -> Result<Vec<ErasureRecord>, S::Error> {
-    let mut erasures = Vec::new();
-    let mut from = BundleNumber(0);
-    loop {
-        let page = state.erasures_from(from, PAGE)?;
-        let next = page.last().and_then(|last| last.bundle.0.checked_add(1)).filter(|_| page.len() == PAGE);
-        erasures.extend(page.into_iter().filter(|erasure| !erasure.is_over() || !erasure.keys.is_empty()));
-        match next {
-            Some(next) => from = BundleNumber(next),
-            None => return Ok(erasures),
+/// The records that purges want gone, by bundle.
+fn unwanted(index: &PurgeIndex) -> BTreeMap<BundleNumber, Vec<(ObjectKey, RecordPlace)>> {
+    let mut unwanted: BTreeMap<BundleNumber, Vec<_>> = BTreeMap::new();
+    for purge in index.open_purges() {
+        for place in &purge.places {
+            let (block, entry) = (place.block, place.entry);
+            unwanted.entry(place.bundle).or_default().push((purge.key, RecordPlace { block, entry }));
         }
     }
+    unwanted
 }
 
-/// Adds to each erasure that is not over the keys that purges want gone, or wanted, of what has taken its bundle's place, however
-/// often that was replaced in turn: they were in the bundle, or may have been. Looked at are these erasures and what followed
-/// on them.
-fn add_later_keys<S: Scan>(
-    state: &S,
-    purges: &[PurgeRecord],
-    erasures: &mut [ErasureRecord],
-) -> Result<(), S::Error> {
+/// What purges want gone of one bundle.
+pub fn unwanted_of(catalogue: &Catalogue, bundle: BundleNumber) -> Vec<(ObjectKey, RecordPlace)> {
+    unwanted(catalogue.purges()).remove(&bundle).unwrap_or_default()
+}
+
+/// Whether it is not known what was in a replaced bundle: a rebuild brought it back without its records.
+const fn is_emptied(erasure: &ErasureRecord) -> bool {
+    erasure.keys.is_empty() && erasure.replacements.is_empty()
+}
+
+/// For each erasure that is not over its keys, and those that purges want gone, or wanted, of what has taken its bundle's
+/// place, however often that was replaced in turn: they were in the bundle, or may have been. Looked at are these erasures and
+/// what followed on them.
+fn later_keys<F: Facts>(
+    state: &F,
+    index: &PurgeIndex,
+    unwanted: &BTreeMap<BundleNumber, Vec<(ObjectKey, RecordPlace)>>,
+) -> Result<BTreeMap<BundleNumber, BTreeSet<ObjectKey>>, F::Error> {
+    let mut keys: BTreeMap<BundleNumber, BTreeSet<ObjectKey>> = BTreeMap::new();
     // Without a purge no erasure has a key: compaction alone must cost nothing here.
-    if purges.is_empty() {
-        return Ok(());
+    if index.len() == 0 {
+        keys.extend(index.open_erasures().map(|erasure| (erasure.bundle, BTreeSet::new())));
+        return Ok(keys);
     }
     let mut followed: BTreeMap<BundleNumber, ErasureRecord> = BTreeMap::new();
     let mut seen: BTreeSet<BundleNumber> = BTreeSet::new();
-    let open = erasures.iter().filter(|erasure| !erasure.is_over());
-    let mut to_look_at: Vec<ErasureRecord> = open.cloned().collect();
+    let mut to_look_at: Vec<ErasureRecord> = index.open_erasures().cloned().collect();
     while let Some(erasure) = to_look_at.pop() {
-        for number in &erasure.replacements {
-            if seen.insert(*number) {
-                to_look_at.extend(state.erasure(*number)?);
-            }
+        for number in erasure.replacements.iter().filter(|number| seen.insert(**number)) {
+            to_look_at.extend(match index.erasure(*number) {
+                Some(known) => Some(known.clone()),
+                None => state.erasure(*number)?,
+            });
         }
         followed.insert(erasure.bundle, erasure);
     }
-    let mut keys: BTreeMap<BundleNumber, BTreeSet<ObjectKey>> = BTreeMap::new();
-    for purge in purges {
-        for place in &purge.places {
-            keys.entry(place.bundle).or_default().insert(purge.key);
-        }
+    for (bundle, records) in unwanted {
+        keys.entry(*bundle).or_default().extend(records.iter().map(|(key, _)| *key));
     }
     // What takes the place of a bundle has a greater number.
     for (number, erasure) in followed.iter().rev() {
@@ -182,12 +207,9 @@ fn add_later_keys<S: Scan>(
         own.extend(erasure.replacements.iter().filter_map(|later| keys.get(later)).flatten());
         keys.entry(*number).or_default().extend(own);
     }
-    for erasure in erasures.iter_mut().filter(|erasure| !erasure.is_over()) {
-        if let Some(keys) = keys.get(&erasure.bundle) {
-            erasure.keys = keys.iter().copied().collect();
-        }
-    }
-    Ok(())
+    let is_open = |number: &BundleNumber| index.erasure(*number).is_some_and(|erasure| !erasure.is_over());
+    keys.retain(|number, _| is_open(number));
+    Ok(keys)
 }
 
 /// Why bundles cannot take the place of another.
@@ -258,36 +280,31 @@ pub fn plan_replacement(
     Ok(Command::ReplaceBundle { bundle: replaced.bundle, left_out: unwanted, replacements })
 }
 
-/// What to commit now. Shards of a replaced bundle stay for `readers_learn_within`.
+/// What to commit now. Shards of a replaced bundle stay for `readers_learn_within`; what was refused a moment ago waits.
 pub fn plan_purging(
-    book: &PurgeBook,
+    book: &PurgeBook<'_>,
     view: &PlanningView<'_>,
     readers_learn_within: Duration,
+    refused: &RefusedSteps,
 ) -> Vec<Command> {
-    let mut commands = Vec::new();
-    for (number, left_out) in book.unwanted() {
-        let Some((bundle, records)) = book.bundles.get(&number) else { continue };
-        // Nothing else is in it: nobody need pack anything.
-        if left_out.len() as u64 == *records {
-            commands.push(Command::ReplaceBundle { bundle: *bundle, left_out, replacements: Vec::new() });
-        }
-    }
-    commands.truncate(BUNDLES_MAX);
-    // A rebuild brings such a one back without its records, which lie in others.
-    let empty: BTreeSet<BundleId> = book
-        .all_dependents(view)
-        .filter(|bundle| bundle.is_without_records)
-        .map(|bundle| bundle.id)
-        .collect();
-    commands.extend(empty.into_iter().take(BUNDLES_MAX).map(|bundle| Command::ReplaceBundle {
+    let may_try = |bundle: &BundleId| refused.may_try(*bundle, view.now);
+    let replace = |bundle: BundleId, left_out: Vec<(ObjectKey, RecordPlace)>| Command::ReplaceBundle {
         bundle,
-        left_out: Vec::new(),
+        left_out,
         replacements: Vec::new(),
-    }));
-    let due = book
-        .erasures
-        .iter()
-        .filter(|erasure| erasure.erased.is_none() && book.is_free(view, erasure, readers_learn_within));
+    };
+    let all_unwanted = book.unwanted.iter().filter_map(|(number, left_out)| {
+        let bundle = view.catalogue.bundle(*number)?;
+        // Nothing else is in it: nobody need pack anything.
+        let holds_no_more = left_out.len() as u64 == bundle.records;
+        (holds_no_more && may_try(&bundle.id)).then(|| replace(bundle.id, left_out.clone()))
+    });
+    let mut commands: Vec<Command> = all_unwanted.take(BUNDLES_MAX).collect();
+    let emptied = book.emptied_to_replace(view).map(|bundle| bundle.id).filter(may_try);
+    commands.extend(emptied.take(BUNDLES_MAX).map(|bundle| replace(bundle, Vec::new())));
+    let due = book.index.open_erasures().filter(|erasure| {
+        erasure.erased.is_none() && may_try(&erasure.id) && book.is_free(view, erasure, readers_learn_within)
+    });
     // Each kind has room of its own: one that is refused again and again keeps no other waiting.
     commands.extend(due.take(BUNDLES_MAX).map(|erasure| Command::EraseBundle {
         bundle: erasure.id,
@@ -301,8 +318,9 @@ pub fn plan_purging(
 }
 
 /// Which waiting nodes have carried the ledger out beyond an erasure.
-fn confirmed(book: &PurgeBook, view: &PlanningView<'_>) -> Vec<(BundleId, NodeId)> {
-    let erased = book.erasures.iter().filter_map(|erasure| Some((erasure.id, erasure.erased.as_ref()?)));
+fn confirmed(book: &PurgeBook<'_>, view: &PlanningView<'_>) -> Vec<(BundleId, NodeId)> {
+    let open = book.index.open_erasures();
+    let erased = open.filter_map(|erasure| Some((erasure.id, erasure.erased.as_ref()?)));
     let nodes = erased.flat_map(|(bundle, erased)| {
         let waiting = erased.waiting.iter().filter_map(|number| view.fleet.node(*number));
         let done = waiting.filter(|node| node.erased_through > erased.position);
@@ -351,16 +369,13 @@ pub struct PurgesWanted {
 
 /// How far each wanted purge has come, in order of keys.
 pub fn purge_progress(
-    book: &PurgeBook,
+    book: &PurgeBook<'_>,
     view: &PlanningView<'_>,
     wanted: &PurgesWanted,
 ) -> Vec<PurgeProgress> {
-    let unwanted = book.unwanted();
     let mut names_left = DEPENDENTS_MAX;
-    let is_wanted = |purge: &&PurgeRecord| {
-        purge.since >= wanted.since && wanted.after.is_none_or(|after| purge.key > after)
-    };
-    let progress = book.purges.iter().filter(is_wanted).take(wanted.limit).map(|purge| {
+    let purges = book.index.purges_after(wanted.after).filter(|purge| purge.since >= wanted.since);
+    let progress = purges.take(wanted.limit).map(|purge| {
         let mut progress = PurgeProgress {
             key: purge.key,
             since: purge.since,
@@ -371,29 +386,29 @@ pub fn purge_progress(
             waiting: Vec::new(),
         };
         let held: BTreeSet<BundleNumber> = purge.places.iter().map(|place| place.bundle).collect();
-        for number in held {
-            let Some((bundle, records)) = book.bundles.get(&number) else { continue };
-            let left_out = unwanted.get(&number).map_or(0, |records| records.len() as u64);
-            let list = if left_out == *records { &mut progress.passing } else { &mut progress.to_repack };
-            list.push(*bundle);
+        for bundle in held.into_iter().filter_map(|number| view.catalogue.bundle(number)) {
+            let left_out = book.unwanted.get(&bundle.number).map_or(0, |records| records.len() as u64);
+            let list =
+                if left_out == bundle.records { &mut progress.passing } else { &mut progress.to_repack };
+            list.push(bundle.id);
         }
         let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
-        for erasure in book.erasures.iter().filter(|erasure| erasure.keys.contains(&purge.key)) {
-            if let Some(erased) = &erasure.erased {
-                holders.extend(&erased.holders);
-                waiting.extend(&erased.waiting);
-                continue;
-            }
-            let mut needed = NeededBundle { bundle: erasure.id, dependents: 0, to_repack: Vec::new() };
-            for dependent in book.dependents(view, erasure).filter(|bundle| !bundle.is_without_records) {
-                needed.dependents = needed.dependents.saturating_add(1);
-                if needed.to_repack.len() < DEPENDENTS_OF_ONE_MAX && names_left > 0 {
-                    needed.to_repack.push(dependent.id);
-                    names_left -= 1;
+        let mut going: Vec<(BundleNumber, BundleId)> = Vec::new();
+        for erasure in book.index.erasures().filter(|erasure| book.counts_for(erasure, &purge.key)) {
+            match &erasure.erased {
+                Some(erased) => {
+                    holders.extend(&erased.holders);
+                    waiting.extend(&erased.waiting);
                 }
+                None => going.push((erasure.bundle, erasure.id)),
             }
+        }
+        let emptied = book.emptied(view).filter_map(|number| view.catalogue.bundle(number));
+        going.extend(emptied.map(|bundle| (bundle.number, bundle.id)));
+        for bundle in going {
+            let needed = book.needed(view, bundle, &mut names_left);
             match needed.dependents {
-                0 => progress.passing.push(erasure.id),
+                0 => progress.passing.push(needed.bundle),
                 _ => progress.kept.push(needed),
             }
         }
@@ -405,28 +420,35 @@ pub fn purge_progress(
 }
 
 /// What is left to do of all purges together. A node counts once, whatever it held.
-pub fn purge_summary(book: &PurgeBook, view: &PlanningView<'_>) -> PurgeSummary {
-    let open = book.erasures.iter().filter(|erasure| !erasure.is_over());
-    let mut under_way: BTreeSet<ObjectKey> = open.flat_map(|erasure| erasure.keys.iter().copied()).collect();
+pub fn purge_summary(book: &PurgeBook<'_>, view: &PlanningView<'_>) -> PurgeSummary {
+    let counts_for_all = |erasure: &ErasureRecord| is_emptied(erasure) && book.is_wanted_gone(erasure);
+    let any_may_be_left =
+        book.emptied(view).next().is_some() || book.index.open_erasures().any(counts_for_all);
+    let mut under_way: BTreeSet<ObjectKey> = book.keys.values().flatten().copied().collect();
     let dependents = book.all_dependents(view).filter(|bundle| !bundle.is_without_records);
     let mut to_repack: BTreeSet<BundleNumber> = dependents.map(|bundle| bundle.number).collect();
-    for (number, left_out) in book.unwanted() {
-        let Some((_, records)) = book.bundles.get(&number) else { continue };
-        if left_out.len() as u64 != *records {
-            to_repack.insert(number);
+    for (number, left_out) in &book.unwanted {
+        let Some(bundle) = view.catalogue.bundle(*number) else { continue };
+        if left_out.len() as u64 != bundle.records {
+            to_repack.insert(*number);
         }
-        under_way.extend(left_out.into_iter().map(|(key, _)| key));
+        under_way.extend(left_out.iter().map(|(key, _)| *key));
     }
     let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
-    for erasure in &book.erasures {
+    for erasure in book.index.erasures() {
         let Some(erased) = &erasure.erased else { continue };
-        if erasure.keys.iter().any(|key| under_way.contains(key)) {
+        let is_counted = match book.keys.get(&erasure.bundle) {
+            Some(keys) => !keys.is_disjoint(&under_way),
+            None => erasure.keys.iter().any(|key| under_way.contains(key)),
+        };
+        if any_may_be_left || is_counted {
             holders.extend(&erased.holders);
             waiting.extend(&erased.waiting);
         }
     }
+    let under_way = if any_may_be_left { book.index.len() } else { under_way.len() };
     PurgeSummary {
-        under_way: under_way.len() as u64,
+        under_way: under_way as u64,
         to_repack: to_repack.len() as u64,
         holders: holders.len() as u64,
         waiting: waiting.len() as u64,

@@ -13,11 +13,8 @@ use firn_wire::{Command, RecordPlace, SimilarRecord};
 use crate::commit_check::RecordSummary;
 use crate::facts::{Facts, Scan};
 
-// Withdrawals read at a time.
+// Withdrawals and purges read at a time.
 const PAGE: usize = 1_024;
-
-/// Purges looked at, as for carrying them out.
-const PURGES_MAX: usize = 65_536;
 
 /// The command that remembers by what the `records` of `bundle` are found, proposed right behind the one that brought them;
 /// none where there is nothing to remember. If it is lost because the leader changes in between, packing what is like them
@@ -58,9 +55,13 @@ impl GoingContent {
                 going.records.extend(record.places);
             }
         }
-        let purges = state.purges_after(None, PURGES_MAX)?;
-        going.bundles.extend(purges.iter().flat_map(|purge| &purge.places).map(|place| place.bundle));
-        Ok(going)
+        let mut after: Option<ObjectKey> = None;
+        loop {
+            let page = state.purges_after(after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(going) };
+            after = Some(last.key);
+            going.bundles.extend(page.iter().flat_map(|purge| &purge.places).map(|place| place.bundle));
+        }
     }
 
     /// Whether a purge wants a record of a bundle gone.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::Timestamp;
-use firn_coordinator_logic::{Orders, PassPlan, SUMMARY_INTERVAL, Scan, plan_pass};
+use firn_coordinator_logic::{Orders, PassPlan, RefusedSteps, SUMMARY_INTERVAL, Scan, plan_pass};
 use firn_wire::{Command, NodeState, RefusalKind, RefusedRequest};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -80,6 +80,7 @@ fn begin_to_lead(shared: &Shared) {
     soft.fleet.measure_from(now);
     soft.orders = Orders::succeeding(now);
     soft.repair_traffic_bytes = 0;
+    soft.refused_steps = RefusedSteps::default();
     soft.steady_width.restart();
 }
 

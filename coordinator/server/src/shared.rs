@@ -10,8 +10,8 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, GoingContent, HearingFacts,
-    LossWatch, NodeNumber, Orders, PlanningView, Refusals, ReportBook, Reserve, Scan, SteadyWidth,
-    WidthMemory, brake, check_level, is_still_hearing,
+    LossWatch, NodeNumber, Orders, PlanningView, Refusals, RefusedSteps, ReportBook, Reserve, Scan,
+    SteadyWidth, WidthMemory, brake, check_level, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -75,6 +75,8 @@ pub(crate) struct Soft {
     pub(crate) repair_traffic_bytes: u64,
     /// What operators were refused of late.
     pub(crate) refusals: Refusals,
+    /// Steps of purges that were refused to this leader.
+    pub(crate) refused_steps: RefusedSteps,
     /// When nodes were looked at because of what readers said.
     pub(crate) reports: ReportBook,
 }
@@ -133,6 +135,7 @@ impl Shared {
             levels: BTreeMap::new(),
             repair_traffic_bytes: 0,
             refusals: Refusals::new(),
+            refused_steps: RefusedSteps::default(),
             reports: ReportBook::default(),
         };
         Arc::new(Self {
@@ -202,6 +205,12 @@ impl Shared {
         Ok(going)
     }
 
+    /// Whether nothing is to be done for purges, or waited for, as of the last look at the archive.
+    pub(crate) fn is_purged(&self) -> bool {
+        let picture = self.picture.lock().unwrap_or_else(PoisonError::into_inner);
+        picture.as_ref().is_some_and(|picture| picture.catalogue.is_purged())
+    }
+
     /// Forgets the picture of the archive: the next look begins anew.
     pub(crate) fn forget_picture(&self) {
         *self.picture.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -216,6 +225,7 @@ impl Shared {
             soft.fleet = FleetWatch::new(now);
             soft.losses = LossWatch::new();
             soft.findings = None;
+            soft.refused_steps = RefusedSteps::default();
             // Most nodes are yet to be heard, as by a leader that is new.
             soft.leading_since = soft.leading_since.map(|_| now);
         }

@@ -6,7 +6,7 @@ use firn_base::{BundleNumber, ByteCount, Location, Timestamp};
 use firn_bundle::BundleRole;
 use firn_coordinator_logic::{
     Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, PurgesWanted, RecordSummary,
-    Scan, advance, apply, check_compaction, first_used_by_others, full_digest, plan_compaction,
+    RefusedSteps, Scan, advance, apply, check_compaction, first_used_by_others, full_digest, plan_compaction,
     plan_gathered_features, plan_gathering, plan_purging, purge_progress, read_small, small_bundles,
 };
 use firn_wire::{
@@ -333,8 +333,10 @@ fn what_was_compacted_counts_no_more_and_is_erased_once_readers_know_and_the_new
     assert_eq!(run(&mut archive, compact(&[1, 2, 3], vec![into(7, &ALL)])), CommandOutcome::Applied);
     assert_eq!(fill(&archive).bundles, 1, "what others took the place of is not counted");
     let commands = |archive: &Archive| {
-        let Ok(book) = PurgeBook::read(&archive.state);
-        archive.planning(|view| plan_purging(&book, view, GRACE))
+        archive.planning(|view| {
+            let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+            plan_purging(&book, view, GRACE, &RefusedSteps::default())
+        })
     };
     assert_eq!(commands(&archive), []);
     archive.wait(600_000);
@@ -353,8 +355,7 @@ fn what_was_compacted_counts_no_more_and_is_erased_once_readers_know_and_the_new
     for command in commands(&archive) {
         assert_eq!(run(&mut archive, command), CommandOutcome::Applied);
     }
-    let Ok(book) = PurgeBook::read(&archive.state);
-    assert!(book.is_settled());
+    assert!(archive.planning(|view| view.catalogue.is_purged()));
     assert_eq!(fill(&archive).bundles, 1);
 }
 
@@ -529,9 +530,12 @@ fn a_purge_goes_on_behind_a_compaction() {
     // Its bytes lie in a bundle that was replaced before, and nobody asks which.
     let old = [1, 2, 3].map(bundle_id);
     let progress = |archive: &Archive| {
-        let Ok(book) = PurgeBook::read(&archive.state);
         let wanted = PurgesWanted { since: Timestamp::default(), after: None, limit: usize::MAX };
-        archive.planning(|view| purge_progress(&book, view, &wanted)).remove(0)
+        let mut all = archive.planning(|view| {
+            let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+            purge_progress(&book, view, &wanted)
+        });
+        all.remove(0)
     };
     let before = progress(&archive);
     assert_eq!((&before.to_repack[..], &before.passing[..]), (&[bundle_id(7)][..], &old[..]));

@@ -5,12 +5,12 @@ use std::time::Duration;
 use firn_base::{BundleId, Timestamp};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    Facts, MemoryState, PurgeBook, PurgesWanted, leaving_with, plan_purging, plan_restored, purge_progress,
-    purge_summary, replaced_among,
+    COUNT_LOST_AFTER_MILLIS, Catalogue, Facts, MemoryState, PurgeBook, PurgesWanted, RefusedSteps, apply,
+    leaving_with, plan_purging, plan_restored, purge_progress, purge_summary, replaced_among,
 };
 use firn_wire::{
     Command, CommandOutcome, KeptBundle, LedgerAct, NodeStatus, PurgeProgress, RejectReason,
-    ReplacementBundle,
+    ReplacementBundle, TimedCommand,
 };
 
 use crate::rebuild_support::{codings, evidence, heads, in_order, show};
@@ -70,8 +70,10 @@ impl Archive {
     }
 
     fn planned(&self) -> Vec<Command> {
-        let Ok(book) = PurgeBook::read(&self.state);
-        self.planning(|view| plan_purging(&book, view, GRACE))
+        self.planning(|view| {
+            let Ok(book) = PurgeBook::read(&self.state, view.catalogue);
+            plan_purging(&book, view, GRACE, &RefusedSteps::default())
+        })
     }
 
     /// Carries out what follows from purges, once readers know of all that was replaced; gives what was erased.
@@ -102,15 +104,19 @@ impl Archive {
     }
 
     fn progress_of_all(&self) -> Vec<PurgeProgress> {
-        let Ok(book) = PurgeBook::read(&self.state);
         let wanted = PurgesWanted { since: Timestamp::default(), after: None, limit: usize::MAX };
-        self.planning(|view| purge_progress(&book, view, &wanted))
+        self.planning(|view| {
+            let Ok(book) = PurgeBook::read(&self.state, view.catalogue);
+            purge_progress(&book, view, &wanted)
+        })
     }
 
     fn the_progress(&self) -> PurgeProgress {
-        let Ok(book) = PurgeBook::read(&self.state);
         let progress = self.progress_of_all().remove(0);
-        let summary = self.planning(|view| purge_summary(&book, view));
+        let summary = self.planning(|view| {
+            let Ok(book) = PurgeBook::read(&self.state, view.catalogue);
+            purge_summary(&book, view)
+        });
         let waiting: u64 = progress.kept.iter().map(|kept| u64::from(kept.dependents)).sum();
         assert_eq!(summary.to_repack, progress.to_repack.len() as u64 + waiting);
         assert_eq!(summary.under_way == 0, progress.is_done());
@@ -223,17 +229,104 @@ fn an_answer_names_some_of_many_dependents_and_counts_all() {
     assert_eq!((progress.kept[0].dependents, &progress.kept[0].to_repack[..]), (70, &all[..64]));
 }
 
+/// Bundle 60 is as a rebuild brings one back that had stayed for its chunks: without a record, and used by bundle 61.
+fn emptied() -> (Archive, BundleId, BundleId) {
+    let mut archive = Archive::of(4);
+    archive.publish(1, (2, 4), &FOUR);
+    let empty = archive.add_with(60, &using(60, &[]), Vec::new());
+    let further = archive.add(61, &using(61, &[empty]));
+    (archive, empty, further)
+}
+
 #[test]
-fn a_dependent_without_records_need_not_be_packed_by_anybody() {
+fn what_came_back_without_its_records_counts_for_every_purge_until_it_is_gone() {
+    let (mut archive, empty, further) = emptied();
+    archive.publish(2, (2, 4), &FOUR);
+    assert_eq!(archive.planned(), [], "without a purge it stays");
+    archive.purge_away(1);
+    archive.purge_away(2);
+    let stays_for_others = |archive: &Archive| {
+        for purge in archive.progress_of_all() {
+            let [needed] = &purge.kept[..] else { panic!("{purge:?}") };
+            assert_eq!((needed.bundle, needed.dependents, &needed.to_repack[..]), (empty, 1, &[further][..]));
+        }
+    };
+    stays_for_others(&archive);
+    assert_eq!(archive.carry_on(), []);
+    stays_for_others(&archive);
+    assert_eq!(archive.carry_on(), [bundle_id(1), bundle_id(2)]);
+    archive.confirm_all();
+    stays_for_others(&archive);
+    let summary = |archive: &Archive| {
+        archive.planning(|view| {
+            let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+            purge_summary(&book, view)
+        })
+    };
+    assert_eq!((summary(&archive).under_way, summary(&archive).to_repack), (2, 1));
+    // Nothing new comes to use it.
+    let Ok(replaced) = replaced_among(&archive.state, &[empty, further]);
+    assert_eq!(replaced, [empty]);
+    archive.pack_anew(further, 61, (71, &headers(71, 2, Vec::new())));
+    assert_eq!(archive.carry_on(), [further]);
+    assert_eq!(archive.carry_on(), [empty]);
+    assert_eq!(summary(&archive).under_way, 2, "nobody has said that it is gone");
+    assert!(archive.progress_of_all().iter().all(|purge| !purge.is_done()));
+    archive.confirm_all();
+    assert!(archive.progress_of_all().iter().all(PurgeProgress::is_done));
+    assert_eq!(summary(&archive), firn_wire::PurgeSummary::default());
+}
+
+#[test]
+fn what_came_back_without_its_records_and_nobody_is_known_to_use_waits_for_nodes_that_are_away() {
     let mut archive = Archive::of(4);
     archive.publish(1, (2, 4), &FOUR);
     let empty = archive.add_with(60, &using(60, &[bundle_id(1)]), Vec::new());
     archive.purge_away(1);
-    archive.carry_on();
-    assert!(archive.the_progress().kept.is_empty());
+    assert_eq!(archive.carry_on(), []);
+    assert_eq!(archive.carry_on(), [], "it needs the chunks of the other one");
+    let progress = archive.the_progress();
+    assert_eq!((&progress.passing[..], &progress.kept[..]), (&[bundle_id(1), empty][..], &[][..]));
+    archive.wait(COUNT_LOST_AFTER_MILLIS);
     assert_eq!(archive.carry_on(), []);
     assert_eq!(archive.carry_on(), [empty]);
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
+    archive.confirm_all();
+    assert!(archive.the_progress().is_done());
+}
+
+#[test]
+fn what_came_back_without_its_records_is_no_small_bundle() {
+    let (archive, ..) = emptied();
+    let fill = archive.planning(|view| view.catalogue.fill());
+    assert_eq!((fill.bundles, fill.small_bundles), (2, 2));
+}
+
+#[test]
+fn a_step_that_was_refused_waits_and_holds_up_no_other() {
+    let mut archive = Archive::of(4);
+    let mut refused = RefusedSteps::default();
+    for tag in [1, 2] {
+        archive.publish(tag, (2, 4), &FOUR);
+        archive.purge_away(tag);
+    }
+    refused.refused(bundle_id(1), archive.now);
+    let planned = |archive: &Archive| {
+        let commands = archive.planning(|view| {
+            let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+            plan_purging(&book, view, GRACE, &refused)
+        });
+        commands
+            .iter()
+            .map(|command| match command {
+                Command::ReplaceBundle { bundle, .. } => *bundle,
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(planned(&archive), [bundle_id(2)]);
+    archive.wait(1_000);
+    assert_eq!(planned(&archive), [bundle_id(1), bundle_id(2)]);
 }
 
 #[test]
@@ -394,4 +487,42 @@ fn what_stayed_for_its_chunks_alone_comes_back_without_its_records_and_digests_a
     let Ok(number) = again.state.bundle_number(new.0.bundle_id());
     assert_eq!(places.iter().map(|place| place.bundle).collect::<Vec<_>>(), [number.unwrap()]);
     assert_eq!(again.digests(), old.digests());
+}
+
+#[test]
+fn the_index_of_purges_that_follows_changes_is_the_one_that_is_read() {
+    let (mut archive, _, further) = emptied();
+    archive.add(63, &using(63, &[bundle_id(1)]));
+    let mut followed = archive.planning(|view| view.catalogue.clone());
+    let govern = |act| Command::Govern(act);
+    let (reason, key) = ("court".to_owned(), key(1));
+    let withdraw = govern(LedgerAct::Withdraw { key, reason: reason.clone() });
+    let mut due = vec![withdraw, govern(LedgerAct::Purge { key, reason })];
+    let mut kinds = 0;
+    for round in 0..6 {
+        for command in std::mem::take(&mut due) {
+            let Ok(applied) =
+                apply(&archive.state, &TimedCommand::of_coordinators(archive.now, command.clone()));
+            followed.absorb(applied.changes.iter().filter(|change| Catalogue::concerns(change)), archive.now);
+            assert_eq!(archive.run(command), CommandOutcome::Applied);
+            archive.planning(|view| assert_eq!(view.catalogue.purges(), followed.purges()));
+            archive.planning(|view| assert_eq!(view.catalogue.is_purged(), followed.is_purged()));
+        }
+        if round == 3 {
+            for (old, name, new) in [(further, 61, 71), (using(63, &[bundle_id(1)]).0.bundle_id(), 63, 73)] {
+                archive.pack_anew(old, name, (new, &headers(new, 2, Vec::new())));
+            }
+            followed = archive.planning(|view| view.catalogue.clone());
+        }
+        archive.wait(600_000);
+        archive.hear_all_but(&[]);
+        let Ok(counters) = archive.state.counters();
+        for node in FOUR {
+            let erased_through = counters.ledger.entries;
+            archive.hear_status(node, NodeStatus { erased_through, ..status(1) });
+        }
+        due = archive.planned();
+        kinds += due.len();
+    }
+    assert!(kinds >= 6, "bundles are replaced and erased, and nodes confirm it");
 }

@@ -7,8 +7,9 @@ use firn_base::{
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    BundleRecord, Catalogue, Facts, FleetView, HealthIndex, PurgeBook, PurgesWanted, Scan, advance, apply,
-    bundles_since, full_digest, plan_purging, plan_replacement, purge_progress, purge_summary,
+    BundleRecord, Catalogue, Facts, FleetView, HealthIndex, PurgeBook, PurgesWanted, RefusedSteps, Scan,
+    advance, apply, bundles_since, full_digest, plan_purging, plan_replacement, purge_progress,
+    purge_summary, unwanted_of,
 };
 use firn_wire::{
     Command, CommandOutcome, FeedEvent, LedgerAct, NodeStatus, PlacementChange, PurgeProgress, PurgeSummary,
@@ -79,20 +80,27 @@ fn shared_bundle() -> Archive {
 }
 
 fn commands(archive: &Archive) -> Vec<Command> {
-    let Ok(book) = PurgeBook::read(&archive.state);
-    archive.planning(|view| plan_purging(&book, view, GRACE))
+    archive.planning(|view| {
+        let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+        plan_purging(&book, view, GRACE, &RefusedSteps::default())
+    })
 }
 
 const ALL: PurgesWanted = PurgesWanted { since: Timestamp::from_millis(0), after: None, limit: usize::MAX };
 
 fn page(archive: &Archive, wanted: &PurgesWanted) -> Vec<PurgeProgress> {
-    let Ok(book) = PurgeBook::read(&archive.state);
-    archive.planning(|view| purge_progress(&book, view, wanted))
+    archive.planning(|view| {
+        let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+        purge_progress(&book, view, wanted)
+    })
 }
 
 fn summary(archive: &Archive) -> PurgeSummary {
-    let Ok(book) = PurgeBook::read(&archive.state);
-    let (summary, all) = (archive.planning(|view| purge_summary(&book, view)), page(archive, &ALL));
+    let summary = archive.planning(|view| {
+        let Ok(book) = PurgeBook::read(&archive.state, view.catalogue);
+        purge_summary(&book, view)
+    });
+    let all = page(archive, &ALL);
     assert_eq!(summary.under_way, all.iter().filter(|purge| !purge.is_done()).count() as u64);
     summary
 }
@@ -242,8 +250,8 @@ fn what_is_purged_while_it_is_packed_anew_has_to_be_packed_once_more() {
     withdraw(&mut archive, 1);
     purge(&mut archive, 1);
     assert_eq!(run(&mut archive, replace(&[2], vec![replacement(7, &[1, 3])])), CommandOutcome::Applied);
-    let Ok(book) = PurgeBook::read(&archive.state);
-    assert_eq!(book.unwanted_of(archive.bundle(7).number), [(key(1), at(11))]);
+    let number = archive.bundle(7).number;
+    assert_eq!(archive.planning(|view| unwanted_of(view.catalogue, number)), [(key(1), at(11))]);
 }
 
 #[test]

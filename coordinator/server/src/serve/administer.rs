@@ -93,9 +93,13 @@ pub(super) async fn administer(
             Ok(AdminReply::Bundles { bundles: page.0, next: page.1 })
         }
         AdminRequest::Purges { since, after } => {
-            let book = PurgeBook::read(&shared.facts()?).map_err(|error| disk(&error))?;
+            let facts = shared.facts()?;
             let wanted = PurgesWanted { since, after, limit: PURGES_PAGE };
-            Ok(AdminReply::Purges(shared.with_view(|view| purge_progress(&book, view, &wanted))?))
+            let progress = shared.with_view(|view| {
+                let book = PurgeBook::read(&facts, view.catalogue)?;
+                Ok(purge_progress(&book, view, &wanted))
+            })?;
+            Ok(AdminReply::Purges(progress.map_err(|error: StorageError| disk(&error))?))
         }
         AdminRequest::Compaction { older_than_millis } => {
             compaction(shared, Duration::from_millis(older_than_millis)).await.map(AdminReply::Compaction)

@@ -13,8 +13,8 @@ use std::time::Duration;
 use firn_base::{BundleId, ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
-    CheckedBundle, CommitRoom, ExpectedReceipts, Facts, PurgeBook, RecordSummary, ReservationRecord,
-    leaving_with, plan_commit, plan_features, plan_replacement,
+    CheckedBundle, CommitRoom, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, leaving_with,
+    plan_commit, plan_features, plan_replacement, unwanted_of,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -72,11 +72,10 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
     let command = match replaces {
         None => plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?,
         Some(replaced) => {
-            let book = PurgeBook::read(&facts).map_err(|error| disk(&error))?;
             let number = facts.bundle_number(replaced.bundle).map_err(|error| disk(&error))?;
             let number = number.ok_or_else(|| malformed("no such bundle is to be replaced"))?;
-            plan_replacement(&replaced, book.unwanted_of(number), checked)
-                .map_err(|error| malformed(error.to_string()))?
+            let unwanted = shared.with_view(|view| unwanted_of(view.catalogue, number))?;
+            plan_replacement(&replaced, unwanted, checked).map_err(|error| malformed(error.to_string()))?
         }
     };
     let outcome = shared.propose_as(by, command).await?;

@@ -9,7 +9,7 @@ use firn_coordinator_logic::{
     BundleFindings, Facts, FleetWatch, NodeRecord, PurgeBook, Scan, bundle_summary, choose_scheme,
     node_summary, purge_summary, sum_drains,
 };
-use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, RefusedRequest};
+use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, PurgeSummary, RefusedRequest};
 
 use crate::shared::{Shared, disk};
 use crate::storage::StorageError;
@@ -23,14 +23,16 @@ pub(super) fn archive(shared: &Shared) -> Reply {
     let facts = shared.facts()?;
     let counters = facts.counters().map_err(|error| disk(&error))?;
     let nodes = facts.all_nodes().map_err(|error| disk(&error))?;
-    let purges = PurgeBook::read(&facts).map_err(|error| disk(&error))?;
-    // They have their numbers still, and no shards: nobody can wait for them to be full.
-    let erasures = facts.erasures_from(BundleNumber(0), usize::MAX).map_err(|error| disk(&error))?;
-    let erased = erasures.iter().filter(|erasure| erasure.erased.is_some()).count() as u64;
-    let (fleet, wait, purges, fill) = shared.with_view(|view| {
-        let purges = purge_summary(&purges, view);
-        (view.fleet.clone(), view.brake.wait(), purges, view.catalogue.fill())
+    let looked = shared.with_view(|view| {
+        let purges = match view.catalogue.is_purged() {
+            true => PurgeSummary::default(),
+            false => purge_summary(&PurgeBook::read(&facts, view.catalogue)?, view),
+        };
+        // Those that were erased have their numbers still, and no shards: nobody can wait for them to be full.
+        let bundles = view.catalogue.bundles().count() as u64;
+        Ok((view.fleet.clone(), view.brake.wait(), purges, view.catalogue.fill(), bundles))
     })?;
+    let (fleet, wait, purges, fill, bundles) = looked.map_err(|error: StorageError| disk(&error))?;
     let mut states: BTreeMap<NodeState, (u64, u64)> = BTreeMap::new();
     let (mut capacity, mut free) = (0_u64, 0_u64);
     for node in &nodes {
@@ -62,7 +64,7 @@ pub(super) fn archive(shared: &Shared) -> Reply {
         visible_keys: counters.visible_keys,
         held_keys: counters.held_records,
         external_references: counters.externals,
-        bundles: u64::from(counters.next_bundle).saturating_sub(erased),
+        bundles,
         payload: ByteCount(counters.payload_bytes),
         stored: ByteCount(counters.stored_bytes),
         capacity: ByteCount(capacity),
