@@ -160,6 +160,11 @@ impl TestArchive {
         self.state().faults.outdated_commits = commits;
     }
 
+    /// So many commits are carried out, and nobody hears of it.
+    pub(super) fn lose_answers(&self, answers: u32) {
+        self.state().faults.lost_answers = answers;
+    }
+
     /// From now on others have taken the place of this bundle.
     pub(super) fn replace(&self, bundle: BundleId) {
         self.state().faults.replaced.insert(bundle);

@@ -212,3 +212,16 @@ async fn what_is_archived_already_and_in_nobodys_place_is_packed_as_another_bund
     assert_ne!(first, second);
     assert_restores(&archive, &cache);
 }
+
+#[tokio::test]
+async fn a_replacement_whose_answer_was_lost_is_done_and_made_once() {
+    let archive = TestArchive::new(4, 8);
+    let cache = cache_of(&[("hello-1.0", 1), ("news-1", 3)]);
+    let [old] = publish(&archive, &cache, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
+    archive.lose_answers(1);
+    // As soon as it is carried out.
+    archive.replace(old);
+    let (done, new) = pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    assert_eq!((done.kept, done.left_out, new.len()), (1, 1, 1));
+    assert_restores(&archive, &cache);
+}
