@@ -1,6 +1,6 @@
 //! How fresh a coordinator's state is: the last moment of which it knows that it has all that was committed by then.
 //!
-//! Always holds: the moment never goes back; silence makes it older, whatever the reason: a leader that hears no majority, a
+//! Always holds: who has heard nobody yet is never fresh; the moment never goes back; silence makes it older, whatever the reason: a leader that hears no majority, a
 //! follower that hears no leader, either of them with a disk that hangs. Leaves to others: who is heard, and the
 //! steady clock (the shell).
 
@@ -9,7 +9,8 @@ use std::time::Duration;
 /// What a coordinator knows of its own freshness. Moments are times of a steady clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Freshness {
-    fresh_at: Duration,
+    began: Duration,
+    fresh_at: Option<Duration>,
     applied: u64,
     awaited: Option<Heard>,
 }
@@ -22,10 +23,9 @@ struct Heard {
 }
 
 impl Freshness {
-    /// Of a coordinator that begins at `now` and has heard nobody: it counts as fresh at that moment, so that an age says
-    /// for how long at least nothing was heard.
+    /// Of a coordinator that begins at `now` and has heard nobody.
     pub const fn new(now: Duration) -> Self {
-        Self { fresh_at: now, applied: 0, awaited: None }
+        Self { began: now, fresh_at: None, applied: 0, awaited: None }
     }
 
     /// By the moment `at` nothing behind `entry` was committed: so a majority showed, or a leader said that has committed in
@@ -44,14 +44,21 @@ impl Freshness {
         self.settle();
     }
 
-    /// For how long it has not been known whether something newer was committed.
+    /// For how long it has not been known whether something newer was committed; of a coordinator that has heard nobody, for
+    /// how long at least.
     pub fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.fresh_at)
+        now.saturating_sub(self.fresh_at.unwrap_or(self.began))
+    }
+
+    /// The age of a coordinator that has heard nobody, or not within `limit`.
+    pub fn stale(&self, now: Duration, limit: Duration) -> Option<Duration> {
+        let age = self.age(now);
+        (self.fresh_at.is_none() || age > limit).then_some(age)
     }
 
     fn settle(&mut self) {
         if let Some(heard) = self.awaited.take_if(|heard| heard.entry <= self.applied) {
-            self.fresh_at = self.fresh_at.max(heard.at);
+            self.fresh_at = self.fresh_at.max(Some(heard.at));
         }
     }
 }
@@ -68,9 +75,11 @@ mod tests {
     fn a_coordinator_that_hears_nobody_grows_old() {
         let mut freshness = Freshness::new(at(10));
         assert_eq!(freshness.age(at(15)), at(5));
+        assert_eq!(freshness.stale(at(10), at(2)), Some(at(0)), "it may have been away for a year");
         freshness.apply(8);
         freshness.hear(8, at(20));
         assert_eq!((freshness.age(at(20)), freshness.age(at(90))), (at(0), at(70)));
+        assert_eq!((freshness.stale(at(22), at(2)), freshness.stale(at(23), at(2))), (None, Some(at(3))));
         // Entries that it applies do not make it fresh: nobody says that they are all.
         freshness.apply(9);
         assert_eq!(freshness.age(at(90)), at(70));

@@ -280,9 +280,9 @@ impl Consensus {
         self.inner.freshness.age()
     }
 
-    /// The [age](Self::age) where it is more than an election lets expect.
+    /// The [age](Self::age) where it is more than an election lets expect, or nobody was heard yet.
     pub fn stale(&self) -> Option<Duration> {
-        Some(self.age()).filter(|age| *age > self.inner.timing.stale_after())
+        self.inner.freshness.stale(self.inner.timing.stale_after())
     }
 
     /// Whether this member leads, a majority answered it a moment ago, and its clock agrees with a majority's.

@@ -47,6 +47,11 @@ impl FreshnessBook {
         self.lock().age(self.moment(Instant::now()))
     }
 
+    /// The [age](Self::age) if nobody was heard, or not within `limit`.
+    pub(crate) fn stale(&self, limit: Duration) -> Option<Duration> {
+        self.lock().stale(self.moment(Instant::now()), limit)
+    }
+
     /// The leader said so, and this member follows it.
     pub(super) fn hear_leader(&self, word: LeaderWord) {
         self.lock().hear(word.entry, self.moment(word.at));
