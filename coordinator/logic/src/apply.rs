@@ -150,6 +150,7 @@ fn carry_out<F: Facts>(
         Command::BeginRebuild => rebuild::begin(state),
         Command::RestoreLedger(entries) => rebuild::restore_ledger(state, entries)?,
         Command::RestoreBundle(bundle) => rebuild::restore_bundle(state, bundle)?,
+        Command::RestoreLacking(bundle) => rebuild::restore_lacking(state, bundle)?,
         Command::ForgetUncounted { reservations, surplus } => {
             rebuild::forget_uncounted(state, reservations, surplus)?
         }

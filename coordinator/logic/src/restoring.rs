@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use firn_base::BundleId;
-use firn_bundle::ContentHeader;
+use firn_bundle::{BundleRole, ContentHeader};
 use firn_wire::{Command, RestoredBundle};
 
 use crate::commit_check::{RecordSummary, plan_entries};
@@ -34,14 +34,18 @@ pub fn plan_restored<F: Facts>(
     erased: &BTreeSet<BundleId>,
 ) -> Result<RestoringPlan, F::Error> {
     let content = ContentHeader::parse(&bundle.content_header).ok();
-    let uses_erased = content.is_some_and(|own| own.dependencies().iter().any(|one| erased.contains(one)));
+    let uses_erased =
+        content.as_ref().is_some_and(|own| own.dependencies().iter().any(|one| erased.contains(one)));
     let records = if uses_erased { &[] } else { records };
     let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
     let summaries: Vec<&RecordSummary> = records.iter().collect();
     let (entries, externals) = plan_entries(facts, &summaries, &certificate.externals)?;
     // A bundle that took the place of another is told where that one stood, so what comes later is the latest again.
     let remember = plan_features(certificate.bundle, None, records);
-    let restore = Command::RestoreBundle(Box::new(RestoredBundle {
+    let is_head = content.as_ref().is_some_and(|own| own.role() == BundleRole::Head);
+    let dependencies = content.iter().flat_map(ContentHeader::dependencies);
+    let lacks_one = !is_head && lacks_one(facts, dependencies)?;
+    let restored = Box::new(RestoredBundle {
         content_header,
         coding_header,
         n: certificate.n,
@@ -50,6 +54,22 @@ pub fn plan_restored<F: Facts>(
         ledger_entries: certificate.ledger_entries,
         externals,
         entries,
-    }));
+    });
+    let restore =
+        if lacks_one { Command::RestoreLacking(restored) } else { Command::RestoreBundle(restored) };
     Ok(RestoringPlan { restore, remember })
+}
+
+fn lacks_one<'a, F: Facts>(
+    facts: &F,
+    bundles: impl IntoIterator<Item = &'a BundleId>,
+) -> Result<bool, F::Error> {
+    for bundle in bundles {
+        let number = facts.bundle_number(*bundle)?;
+        let stays = number.map_or(Ok(false), |number| Ok(facts.erasure(number)?.is_none()))?;
+        if !stays {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -76,6 +76,7 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         | Command::BeginRebuild
         | Command::RestoreLedger(_)
         | Command::RestoreBundle(_)
+        | Command::RestoreLacking(_)
         | Command::ForgetUncounted { .. }
         | Command::EndRebuild
         | Command::EraseBundle { .. }

@@ -179,6 +179,9 @@ pub enum Command {
         /// What holds their records, fewer bundles than those.
         into: Vec<CompactedBundle>,
     },
+    /// As [`Self::RestoreBundle`], of one that may lack bundles whose chunks it uses: what needs those fails by itself. A head
+    /// lacks none of its parts.
+    RestoreLacking(Box<RestoredBundle>),
 }
 
 /// A bundle as its certificate, its headers and its manifest say.

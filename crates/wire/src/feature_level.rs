@@ -7,7 +7,7 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = COMPACTION;
+pub const FEATURE_LEVEL: u16 = LACKING;
 
 /// What every program knows.
 const FIRST: u16 = 0;
@@ -20,6 +20,9 @@ const LIKENESS: u16 = 3;
 
 /// Full bundles in the place of small ones.
 const COMPACTION: u16 = 4;
+
+/// Bundles that come back without others whose chunks they use.
+const LACKING: u16 = 5;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -46,6 +49,7 @@ impl Command {
             Self::ReplaceBundle { .. } | Self::EraseBundle { .. } | Self::ConfirmErasures(_) => PURGES,
             Self::RememberFeatures { .. } => LIKENESS,
             Self::CompactBundles { .. } => COMPACTION,
+            Self::RestoreLacking(_) => LACKING,
         }
     }
 }

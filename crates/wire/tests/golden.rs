@@ -22,10 +22,11 @@ use firn_wire::{
     Descriptor, DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Gathered,
     GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey,
     JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord,
-    NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStatus, OperatorRole, OrderRank, Pass,
-    PassPurpose, PlacementChange, Policy, PublisherEntry, RangeRequest, Receipt, RecodeOrder, RecodeReport,
-    RecordPlace, ReplacementBundle, RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests,
-    SurplusCopy, Ticket, TimedCommand, UploadedBundle, decode, encode,
+    NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStatus, OperatorRole,
+    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress,
+    RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster,
+    ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle,
+    decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,6 +57,7 @@ fn messages_are_encoded_as_ever() {
     commands(&mut lines);
     requests(&mut lines);
     news(&mut lines);
+    purges(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -323,6 +325,16 @@ fn all_commands() -> Vec<Command> {
                 }],
             }],
         },
+        Command::RestoreLacking(Box::new(RestoredBundle {
+            content_header: vec![1, 2],
+            coding_header: vec![3],
+            n: 12,
+            uploader: PublicKey::from_bytes([9; 32]),
+            committed_at: at(4),
+            ledger_entries: 5,
+            externals: vec![key],
+            entries: entries.clone(),
+        })),
     ]
 }
 
@@ -454,6 +466,30 @@ fn compactions(lines: &mut Lines, bundle: BundleId) {
     lines.add("compact", &CoordinatorRequest::Compact(request));
 }
 
+fn purges(lines: &mut Lines) {
+    let bundle = |byte| BundleId::from_bytes([byte; 32]);
+    let request = AdminRequest::ReplacedAmong(vec![bundle(9), bundle(10)]);
+    lines.add("replaced-among", &CoordinatorRequest::Admin(request));
+    lines.add("replaced", &CoordinatorReply::Admin(AdminReply::Replaced(vec![bundle(10)])));
+    let needed = NeededBundle { bundle: bundle(9), dependents: 300, to_repack: vec![bundle(10)] };
+    let waiting = PurgeHolder {
+        node: NodeId::from_bytes([6; 32]),
+        state: firn_wire::NodeState::Suspended,
+        online: true,
+        last_seen: at(300),
+    };
+    let purge = PurgeProgress {
+        key: ObjectKey::store_path([3; 20]),
+        since: at(90),
+        to_repack: vec![bundle(11)],
+        passing: vec![bundle(12)],
+        kept: vec![needed],
+        holders: 39,
+        waiting: vec![waiting],
+    };
+    lines.add("purges", &CoordinatorReply::Admin(AdminReply::Purges(vec![purge])));
+}
+
 fn news(lines: &mut Lines) {
     lines.add("news-request", &CoordinatorRequest::News { from: 5, wait_millis: 20_000 });
     let batch = FeedBatch { first: 7, events: Vec::new(), head: 7 };
@@ -479,7 +515,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4]);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5]);
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

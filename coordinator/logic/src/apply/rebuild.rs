@@ -2,7 +2,8 @@
 //!
 //! Owns: the commands that only a rebuild uses. Always holds: none of them does anything unless a rebuild is under way;
 //! entries of the ledger follow on the last one or are refused; a bundle comes back with its keys and without placements,
-//! so that only proved shards count, and also where one is missing whose chunks it uses, but for a head without its parts; nothing becomes surplus, so nothing is deleted for a rebuild.
+//! so that only proved shards count, where the command says so also if one is missing whose chunks it uses, but for a head
+//! without its parts; nothing becomes surplus, so nothing is deleted for a rebuild.
 //! Leaves to others: what is believed of what nodes show (`evidence`), placements (`placements`, by inventories).
 
 use firn_base::{Location, ReservationId};
@@ -61,6 +62,22 @@ pub(super) fn restore_bundle<F: Facts>(
     state: &mut Overlay<'_, F>,
     bundle: &RestoredBundle,
 ) -> Result<Verdict<()>, F::Error> {
+    restore(state, bundle, false)
+}
+
+/// The same, of one that may lack bundles whose chunks it uses.
+pub(super) fn restore_lacking<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    bundle: &RestoredBundle,
+) -> Result<Verdict<()>, F::Error> {
+    restore(state, bundle, true)
+}
+
+fn restore<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    bundle: &RestoredBundle,
+    may_lack: bool,
+) -> Result<Verdict<()>, F::Error> {
     if !state.counters()?.rebuilding {
         return Ok(Err(RejectReason::NotRebuilding));
     }
@@ -76,7 +93,7 @@ pub(super) fn restore_bundle<F: Facts>(
     }
     // Without a part nothing of a head can be read. Of another bundle, what needs the missing one fails by itself, and comes
     // back with it.
-    if coded.role == BundleRole::Head
+    if (coded.role == BundleRole::Head || !may_lack)
         && let Err(reason) = check_dependencies(state, &coded)?
     {
         return Ok(Err(reason));

@@ -146,8 +146,8 @@ fn nothing_is_taken_on_while_an_archive_is_rebuilt_and_nothing_restored_while_it
     );
 }
 
-fn comes_back(archive: &mut Archive, headers: &(ContentHeader, CodingHeader), tag: u8) -> CommandOutcome {
-    archive.run(Command::RestoreBundle(Box::new(RestoredBundle {
+fn bundle(headers: &(ContentHeader, CodingHeader), tag: u8) -> Box<RestoredBundle> {
+    Box::new(RestoredBundle {
         content_header: headers.0.to_bytes(),
         coding_header: headers.1.to_bytes(),
         n: 4,
@@ -156,7 +156,11 @@ fn comes_back(archive: &mut Archive, headers: &(ContentHeader, CodingHeader), ta
         ledger_entries: 0,
         externals: Vec::new(),
         entries: vec![entry(tag, &[])],
-    })))
+    })
+}
+
+fn comes_back(archive: &mut Archive, headers: &(ContentHeader, CodingHeader), tag: u8) -> CommandOutcome {
+    archive.run(Command::RestoreLacking(bundle(headers, tag)))
 }
 
 #[test]
@@ -173,6 +177,9 @@ fn a_head_does_not_come_back_without_its_parts() {
 fn an_ordinary_bundle_comes_back_before_and_without_one_whose_chunks_it_uses() {
     let mut new = Archive::beginning(MemoryState::new(), Timestamp::from_millis(1));
     let dependent = headers_as(BundleRole::Ordinary, 7, 2, vec![bundle_id(1)]);
+    let unknown = CommandOutcome::Rejected(RejectReason::UnknownDependency);
+    let as_before = Command::RestoreBundle(bundle(&dependent, 7));
+    assert_eq!(new.run(as_before), unknown, "as programs have it that know no other command");
     assert_eq!(comes_back(&mut new, &dependent, 7), CommandOutcome::Applied);
     let Ok(places) = new.state.locations(key(7));
     assert_eq!(places.len(), 1, "its paths are archived, readable or not");

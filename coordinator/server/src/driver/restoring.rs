@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_base::BundleId;
 use firn_bundle::{ContentHeader, FeatureReader, Manifest};
@@ -17,6 +18,7 @@ use firn_wire::{
     Command, CommandOutcome, LedgerState, RebuildStage, RefusalKind, RefusedRequest, RejectReason,
 };
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::evidence_reader::read_manifest;
 use crate::rebuild::{SharedEvidence, lock_evidence};
@@ -29,6 +31,10 @@ const HISTORY_PAGE: usize = 1_024;
 const AHEAD_MAX: usize = 16;
 /// No more are read ahead while those that are have so many bytes. One may exceed it.
 const AHEAD_BYTES: u64 = 32 << 20;
+/// Coordinators are asked every ten seconds which commands they know. What cannot be told again is named, and comes back when
+/// the rebuild is taken up again.
+const KNOWN_WITHIN: Duration = Duration::from_secs(30);
+const KNOWN_LOOK: Duration = Duration::from_millis(200);
 
 /// What restoring needs at every step.
 struct Telling {
@@ -38,6 +44,8 @@ struct Telling {
     /// among them, and that it was committed its certificate says.
     publishers: Arc<[PublisherKey]>,
     erased: BTreeSet<BundleId>,
+    /// Until when it is waited for coordinators that have not said which commands they know.
+    known_by: Instant,
     purged: PurgedReferences,
 }
 
@@ -68,8 +76,14 @@ pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> 
     let own = shared.governance(&shared.facts()?)?;
     let mut publishers = publishers_ever(&shown);
     publishers.extend(publishers_ever(&own));
-    let telling =
-        Telling { shared: Arc::clone(shared), evidence, publishers: publishers.into(), erased, purged };
+    let telling = Telling {
+        shared: Arc::clone(shared),
+        evidence,
+        publishers: publishers.into(),
+        erased,
+        known_by: Instant::now() + KNOWN_WITHIN,
+        purged,
+    };
     let mut ahead = Ahead { history: VecDeque::new(), read_up_to: told, bundles: VecDeque::new(), bytes: 0 };
     loop {
         ahead.read(&telling).await?;
@@ -197,6 +211,9 @@ impl Telling {
         self.purged.forget_in(&mut records, bundle.certificate.ledger_entries);
         let plan = plan_restored(&self.shared.facts()?, bundle, &records, &self.erased)
             .map_err(|error| disk(&error))?;
+        if let Err(refusal) = self.wait_until_known(&plan.restore).await {
+            return Ok(Err(refusal.sentence));
+        }
         match self.shared.propose(plan.restore).await? {
             CommandOutcome::Rejected(RejectReason::UnknownDependency) => {
                 let parts = self.not_there(&dependencies)?;
@@ -219,6 +236,16 @@ impl Telling {
             self.shared.rebuild.with(|under_way| under_way.note_unrestored(missing, reason))?;
         }
         Ok(Ok(()))
+    }
+
+    /// Waits for a while until all coordinators have said that they know the command: a leader that is new has not asked.
+    async fn wait_until_known(&self, command: &Command) -> Result<(), RefusedRequest> {
+        loop {
+            match self.shared.check_known(command) {
+                Err(_) if Instant::now() < self.known_by => tokio::time::sleep(KNOWN_LOOK).await,
+                known => return known,
+            }
+        }
     }
 
     /// Those of `bundles` that are not in the archive, but for erased ones, which nothing that is read needs.
