@@ -6,8 +6,8 @@ use firn_base::{BundleId, Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{AskError, BoxFuture, Committed};
 use firn_wire::{
-    AdminReply, AdminRequest, CommitRequest, CompactRequest, Receipt, RefusalKind, RefusedRequest,
-    ReservationGrant, ReserveRequest, Signed, SimilarRecord,
+    AdminReply, AdminRequest, BundleName, COMPACTED_BUNDLES_MAX, CommitRequest, CompactRequest, Receipt,
+    RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, Signed, SimilarRecord,
 };
 
 use crate::archive::Archive;
@@ -63,14 +63,29 @@ impl Destination for ArchiveDestination {
 
     fn replaced(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>> {
         Box::pin(async move {
-            let request = AdminRequest::ReplacedAmong(bundles);
-            match self.0.coordinators().administer(request).await.map_err(refused)? {
-                AdminReply::Replaced(replaced) => Ok(replaced),
-                _ => Err(RefusedRequest::new(
-                    RefusalKind::Unavailable,
-                    "the coordinators' answer does not fit",
-                )),
+            let mut replaced = Vec::new();
+            for some in bundles.chunks(COMPACTED_BUNDLES_MAX) {
+                let request = AdminRequest::ReplacedAmong(some.to_vec());
+                match self.0.coordinators().administer(request).await.map_err(refused)? {
+                    AdminReply::Replaced(some) => replaced.extend(some),
+                    _ => {
+                        let sentence = "the coordinators' answer does not fit";
+                        return Err(RefusedRequest::new(RefusalKind::Unavailable, sentence));
+                    }
+                }
             }
+            Ok(replaced)
+        })
+    }
+
+    fn archived(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move {
+            let names: Vec<BundleName> = bundles.iter().copied().map(BundleName::Id).collect();
+            let known = self.0.coordinators().bundles(&names).await.map_err(refused)?;
+            // Readers are not told of one that was erased.
+            let replaced = self.replaced(bundles.clone()).await?;
+            let there = known.iter().map(Option::is_some).zip(&bundles);
+            Ok(there.map(|(is_known, bundle)| is_known || replaced.contains(bundle)).collect())
         })
     }
 

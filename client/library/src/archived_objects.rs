@@ -14,6 +14,7 @@ use firn_bundle::{
     BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, NewRecord,
     PartChunk, Record,
 };
+use firn_client_logic::MARK_BYTES;
 use firn_nix_format::PathInfo;
 use firn_retrieval::{ObjectPlan, ObjectReader, ReadError};
 use firn_transport::Environment;
@@ -27,11 +28,8 @@ use crate::events::{PublishEvent, PublishEvents};
 use crate::nar_writer::NarWriter;
 use crate::pack::{PackError, Packer};
 use crate::spool::{SpoolDir, SpoolError};
-use crate::spooled_bundle::{BundleSet, SpooledBundle};
+use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError};
-
-// Frames of so many eighths of their size make other bundles of the same contents, which compress nearly as well.
-const FRAME_SHARE: (u32, u32) = (7, 8);
 
 /// Why archived objects were not packed once more.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +54,6 @@ pub enum KeepError {
         /// Why.
         cause: BuildError,
     },
-}
-
-/// How objects are packed that did not get into the archive as they were packed first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct PackedAgain {
-    /// In smaller frames: bundles of exactly these objects are archived already, the smallest of which has so many bytes.
-    pub(crate) other_than: Option<u64>,
-    /// Without chunks of other bundles: one of these is not there to stay.
-    pub(crate) alone: bool,
 }
 
 /// A record of an archived bundle.
@@ -102,50 +91,22 @@ impl ArchivedObjects {
     }
 
     /// Packs these objects in their order, into as few bundles of at most that many bytes as they need: all of these belong
-    /// to one commit, and none of them is one that is going. Objects of a single chunk have no other frames.
+    /// to one commit. Each of them has `mark` besides, if there is one.
     pub(crate) async fn pack(
         &self,
         records: &[ArchivedRecord],
         compression: FrameCompression,
         bundle_bytes: u64,
-        again: PackedAgain,
+        mark: Option<[u8; MARK_BYTES]>,
         events: &PublishEvents,
     ) -> Result<BundleSet, KeepError> {
-        let usual = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
-        let smaller = usual.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
-        let options = match again.other_than {
-            // What fits into one frame makes two.
-            Some(payload_bytes) => {
-                let half = u32::try_from(payload_bytes / 2).unwrap_or(u32::MAX).max(1);
-                BuilderOptions { frame_raw_bytes: smaller.min(half), ..usual }
-            }
-            None => usual,
-        };
-        let set = self.pack_as(records, options, again.alone, events).await?;
-        let is_going = |bundle: &Arc<SpooledBundle>| self.going.contains(&bundle.sealed.content.bundle_id());
-        if !set.bundles.iter().any(is_going) {
-            return Ok(set);
-        }
-        // Parts of an object are the same bundles whatever it is called, and a bundle that goes cannot come again.
-        let frame_raw_bytes = options.frame_raw_bytes / FRAME_SHARE.1 * FRAME_SHARE.0;
-        self.pack_as(records, BuilderOptions { frame_raw_bytes, ..options }, again.alone, events).await
-    }
-
-    async fn pack_as(
-        &self,
-        records: &[ArchivedRecord],
-        options: BuilderOptions,
-        alone: bool,
-        events: &PublishEvents,
-    ) -> Result<BundleSet, KeepError> {
-        let (staying, losing) = match alone {
-            true => Default::default(),
-            false => self.dependencies(records).await?,
-        };
+        let options = BuilderOptions { payload_bytes_max: bundle_bytes, ..BuilderOptions::with(compression) };
+        let (staying, losing) = self.dependencies(records).await?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         // They were worth their price when the objects were packed first.
-        let mut packer =
-            Packer::new(self.environment.clone(), self.spool.clone(), options, threads).counting_on(staying);
+        let mut packer = Packer::new(self.environment.clone(), self.spool.clone(), options, threads)
+            .counting_on(staying)
+            .marking(mark);
         let mut all = BundleSet { bundles: Vec::new(), objects: Vec::new() };
         for batch in records.chunks(NAMES_PER_REQUEST) {
             let losing = batch.iter().filter(|own| losing.contains(&own.bundle));
@@ -158,7 +119,7 @@ impl ArchivedObjects {
             for own in batch {
                 let key = own.record.key;
                 let named = named.remove(&key).unwrap_or_default();
-                let object = self.read(own, (!alone).then_some(&named)).await?;
+                let object = self.read(own, &named).await?;
                 let content = ByteCount(object.content.bytes());
                 let pushed = packer.push(object).await?;
                 if let Some(cause) = pushed.refused {
@@ -192,12 +153,8 @@ impl ArchivedObjects {
     }
 
     /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
-    /// objects of its name; if none are given, chunks of no other bundle are used.
-    async fn read(
-        &self,
-        own: &ArchivedRecord,
-        named: Option<&Vec<SimilarRecord>>,
-    ) -> Result<VerifiedObject, KeepError> {
+    /// objects of its name.
+    async fn read(&self, own: &ArchivedRecord, named: &[SimilarRecord]) -> Result<VerifiedObject, KeepError> {
         let ArchivedRecord { bundle, record, .. } = own;
         let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
@@ -226,10 +183,7 @@ impl ArchivedObjects {
             patches: content.take_patches(),
             body: record.body.clone(),
         };
-        let earlier = match named {
-            Some(named) => self.chunks_elsewhere(&plan, &content, named).await?,
-            None => Vec::new(),
-        };
+        let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
         Ok(VerifiedObject { record, content, source_bytes: 0, earlier })
     }
 

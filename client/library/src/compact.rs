@@ -1,32 +1,29 @@
 //! Packing the objects of small bundles together into full ones.
 //!
-//! Owns: putting new bundles in the place of several old ones by one commit. Always holds: records stay as they were published,
-//! in their order; each object was read whole, with its hash, and restored from what is sent, before anything is sent; there
-//! are fewer bundles behind it than before; whatever is interrupted, the old bundles are as they were, and running again
-//! begins anew.
-//! Leaves to others: which bundles, and when they are erased (coordinators); reading and packing (`archived_objects`).
+//! Owns: which packed set may take the place of several old bundles. Always holds: there are fewer bundles behind it than before,
+//! one of them small at most; whatever is interrupted, the old bundles are as they were, and running again begins anew.
+//! Leaves to others: which bundles, and when they are erased (coordinators); getting new bundles into their place
+//! (`replacement`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use firn_base::{BundleId, ByteCount, ObjectKey};
-use firn_bundle::{BundleRole, FrameCompression, Manifest, ManifestError, PAYLOAD_BYTES_MAX};
-use firn_client_logic::{UploadError, UploadOutcome, UploadPolicy};
-use firn_retrieval::{ObjectReader, ReadError};
+use firn_base::{BundleId, ByteCount};
+use firn_bundle::{BundleRole, FrameCompression, PAYLOAD_BYTES_MAX};
+use firn_client_logic::UploadPolicy;
+use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
-use firn_wire::{Gathered, GatheredPlace};
-use tokio::sync::Semaphore;
+use firn_wire::Gathered;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{
-    ArchivedObjects, ArchivedRecord, KeepError, PackedAgain, archived_records, frame_compression,
-};
+use crate::archived_objects::{archived_records, frame_compression};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
-use crate::ship::{ShipError, Shipping, TakesPlaceOf};
-use crate::spool::{SpoolDir, SpoolError};
+use crate::replacement::{ReplaceError, Replacement};
+use crate::ship::TakesPlaceOf;
+use crate::spool::SpoolDir;
 use crate::spooled_bundle::{BundleSet, SpooledBundle};
 
 /// Small bundles that come together.
@@ -57,18 +54,6 @@ pub struct Compacted {
 /// Why bundles were not packed together. They are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum CompactError {
-    /// Some of them cannot be read.
-    #[error("a bundle cannot be read: {0}")]
-    Read(#[from] ReadError),
-    /// The spool failed.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-    /// Something in them cannot be kept.
-    #[error(transparent)]
-    Keep(#[from] KeepError),
-    /// What was packed has a bad manifest.
-    #[error("a new bundle has a bad manifest: {0}")]
-    Manifest(#[from] ManifestError),
     /// Packed together, they would be as many as before, or small ones still.
     #[error("packed together, {before} bundles would be {behind}, and no fuller: they stay as they are")]
     NoFewer {
@@ -82,27 +67,15 @@ pub enum CompactError {
         "an object fits into one bundle only with chunks of others, which cannot be read now: compact again later"
     )]
     TooLarge,
-    /// The new bundles did not get into the archive.
+    /// No new bundles took their place.
     #[error(transparent)]
-    Ship(#[from] ShipError),
-    /// They are in the archive: an answer was lost, or they do not take the place of these.
-    #[error(
-        "a bundle of exactly these objects is archived already: if compacting again names these once more, it is not in their place"
-    )]
-    AlreadyArchived,
+    Replace(#[from] ReplaceError),
 }
 
 impl CompactError {
     /// Whether other bundles would fare alike: it says nothing of these.
     pub const fn is_general(&self) -> bool {
-        matches!(
-            self,
-            Self::Spool(_)
-                | Self::Keep(KeepError::Spool(_))
-                | Self::Ship(ShipError::Upload(
-                    UploadError::Full(_) | UploadError::NotAllowed(_) | UploadError::Unavailable(_)
-                ))
-        )
+        matches!(self, Self::Replace(error) if error.is_general())
     }
 }
 
@@ -125,90 +98,44 @@ pub(crate) async fn compact_in(
     options: &CompactOptions,
     events: PublishEvents,
 ) -> Result<Compacted, CompactError> {
-    let spool = SpoolDir::open(options.spool_dir.as_deref())?;
+    let spool = SpoolDir::open(options.spool_dir.as_deref()).map_err(ReplaceError::from)?;
     let mut records = Vec::new();
     for bundle in &options.bundles {
-        records.extend(archived_records(objects, *bundle).await?);
+        records.extend(archived_records(objects, *bundle).await.map_err(ReplaceError::from)?);
     }
     let going: BTreeSet<BundleId> = options.bundles.iter().copied().collect();
     let compression = match options.frame_compression {
         Some(compression) => compression,
-        None => frame_compression(objects, &going).await?,
+        None => frame_compression(objects, &going).await.map_err(ReplaceError::from)?,
     };
-    let archived = ArchivedObjects::new(
-        Arc::clone(&destination),
-        objects.clone(),
-        environment.clone(),
-        spool.clone(),
-        going,
-    );
-    let shipping = Shipping {
-        environment: environment.clone(),
-        destination: Arc::clone(&destination),
+    let replacement = Replacement {
+        destination,
+        objects,
+        environment,
         spool,
         policy: options.policy,
-        events: events.clone(),
-        sends: Arc::new(Semaphore::new(options.policy.sends_in_flight_max.max(1))),
+        events,
+        compression,
+        bundle_bytes: PAYLOAD_BYTES_MAX,
+        old: &options.bundles,
+        records: &records,
     };
-    let mut again = PackedAgain::default();
-    loop {
-        let set = archived.pack(&records, compression, PAYLOAD_BYTES_MAX, again, &events).await?;
-        let (before, behind) = (options.bundles.len(), set.bundles.len());
-        // The coordinators take no small one but the last.
-        let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
-        let mut all_but_last = set.bundles.iter().rev().skip(1);
-        if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
-            return Err(CompactError::NoFewer { before, behind });
-        }
-        if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {
-            return Err(CompactError::TooLarge);
-        }
-        let gathered =
-            Gathered { bundles: options.bundles.clone(), from: places_of(&options.bundles, &records, &set)? };
-        let payloads = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes());
-        let smallest = payloads.min().unwrap_or(0);
-        let shipped = shipping.ship(Arc::new(set), TakesPlaceOf::Bundles(gathered)).await?;
-        let payload = ByteCount(shipped.payload);
-        let compacted = Compacted { objects: records.len() as u64, bundles: behind as u64, payload };
-        if shipped.outcome != UploadOutcome::AlreadyArchived {
-            return Ok(compacted);
-        }
-        // By a commit whose answer was lost, or by one of which a rebuild knew nothing but what it brought.
-        let replaced = destination.replaced(options.bundles.clone()).await;
-        if replaced.is_ok_and(|replaced| replaced.len() == before) {
-            return Ok(compacted);
-        }
-        if again.other_than.is_some() {
-            return Err(CompactError::AlreadyArchived);
-        }
-        again.other_than = Some(smallest);
-    }
+    let takes_place = |from| TakesPlaceOf::Bundles(Gathered { bundles: options.bundles.clone(), from });
+    let new =
+        replacement.carry_out(going, |set| check_fewer(options.bundles.len(), set), takes_place).await?;
+    Ok(Compacted { objects: records.len() as u64, bundles: new.manifests.len() as u64, payload: new.payload })
 }
 
-/// Where each record of the new bundles, in the order of their manifests, lies in the old ones.
-fn places_of(
-    bundles: &[BundleId],
-    records: &[ArchivedRecord],
-    set: &BundleSet,
-) -> Result<Vec<Vec<GatheredPlace>>, ManifestError> {
-    let numbers: BTreeMap<&BundleId, u16> = bundles.iter().zip(0..).collect();
-    // Records of one key stay in their order.
-    let mut places: BTreeMap<ObjectKey, VecDeque<GatheredPlace>> = BTreeMap::new();
-    for ArchivedRecord { bundle, place, record } in records {
-        if let Some(number) = numbers.get(bundle) {
-            let place = GatheredPlace { bundle: *number, place: *place };
-            places.entry(record.key).or_default().push_back(place);
-        }
+/// Refuses a set that is no gain over so many bundles: coordinators take no small one but the last.
+fn check_fewer(before: usize, set: &BundleSet) -> Result<(), CompactError> {
+    let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
+    let mut all_but_last = set.bundles.iter().rev().skip(1);
+    let behind = set.bundles.len();
+    if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
+        return Err(CompactError::NoFewer { before, behind });
     }
-    let mut all = Vec::with_capacity(set.bundles.len());
-    for bundle in &set.bundles {
-        let manifest = Manifest::parse_whole(&bundle.sealed.content, bundle.sealed.manifest.clone())?;
-        let mut own = Vec::new();
-        for located in manifest.records() {
-            let key = located?.record.key;
-            own.extend(places.get_mut(&key).and_then(VecDeque::pop_front));
-        }
-        all.push(own);
+    if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {
+        return Err(CompactError::TooLarge);
     }
-    Ok(all)
+    Ok(())
 }

@@ -46,6 +46,9 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
     /// Of which of these bundles others have taken the place: nothing new may use chunks of them.
     fn replaced(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>>;
 
+    /// Which of these bundles are archived, or were: none of them can come again.
+    fn archived(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>>;
+
     /// Makes bundles part of the archive.
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>>;
 

@@ -27,6 +27,7 @@ mod plan;
 mod publish;
 mod publish_options;
 mod repack;
+mod replacement;
 mod restore;
 mod ship;
 mod source;
@@ -54,6 +55,7 @@ pub use plan::PlanError;
 pub use publish::publish;
 pub use publish_options::{PublishError, PublishOptions, PublishStop, PublishStopped, publisher_endpoint};
 pub use repack::{RepackError, RepackOptions, Repacked, repack};
+pub use replacement::ReplaceError;
 pub use restore::RestoreCheckError;
 pub use ship::ShipError;
 pub use source::{

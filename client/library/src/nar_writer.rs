@@ -51,9 +51,10 @@ mod tests {
 
     use firn_bundle::{BEFORE_BORDER_BYTES_MIN, hash_parts};
     use firn_nix_format::nar::{NarNode, encode, inspect};
-    use firn_nix_format::{Compression, ListingNode, Sha256, StorePath};
+    use firn_nix_format::{ListingNode, StorePath};
 
     use super::*;
+    use crate::tests::cache::info_of;
 
     fn noise(bytes: usize, seed: u8) -> Vec<u8> {
         let mut noise = vec![0; bytes];
@@ -62,20 +63,7 @@ mod tests {
     }
 
     fn info(nar: &[u8]) -> PathInfo {
-        PathInfo {
-            store_path: StorePath::from_parts([1; 20], "own").unwrap(),
-            url: "nar/1.nar".to_owned(),
-            compression: Compression::None,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(nar),
-            nar_size: nar.len() as u64,
-            references: Vec::new(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
-        }
+        info_of(StorePath::from_parts([1; 20], "own").unwrap(), nar)
     }
 
     /// Where chunks of a NAR begin, and how many patches it has.

@@ -15,7 +15,7 @@ use firn_bundle::{
     BuildError, BuilderOptions, BundleBuilder, CompressedFrame, NewRecord, PartChunk, PartChunks,
     PendingFrame, PushedChunk, compress_frame,
 };
-use firn_client_logic::{DependencyChoice, DependencyPlan};
+use firn_client_logic::{DependencyChoice, DependencyPlan, MARK_BYTES};
 use firn_transport::Environment;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -64,6 +64,8 @@ pub(crate) struct Packer {
     // A bundle with at least one record.
     open: Option<OpenBundle>,
     choice: DependencyChoice,
+    // A chunk that each bundle begins with and no object has.
+    mark: Option<[u8; MARK_BYTES]>,
     objects: Vec<PackedObject>,
 }
 
@@ -112,12 +114,18 @@ impl Packer {
         threads: usize,
     ) -> Self {
         let choice = DependencyChoice::new();
-        Self { environment, spool, options, threads, open: None, choice, objects: Vec::new() }
+        Self { environment, spool, options, threads, open: None, choice, mark: None, objects: Vec::new() }
     }
 
     /// One to which each of these bundles is worth depending on, however little of it is found.
     pub(crate) fn counting_on(mut self, bundles: BTreeSet<BundleId>) -> Self {
         self.choice = DependencyChoice::counting_on(bundles);
+        self
+    }
+
+    /// One each of whose bundles has this chunk besides, if there is one: it is another bundle than without it.
+    pub(crate) const fn marking(mut self, mark: Option<[u8; MARK_BYTES]>) -> Self {
+        self.mark = mark;
         self
     }
 
@@ -138,7 +146,7 @@ impl Packer {
         }
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => OpenBundle::new(self.options, &self.spool)?,
+            None => OpenBundle::new(self.options, self.mark, &self.spool)?,
         };
         // What needs several bundles all the same stores all of it: a head depends on its parts alone.
         let usable = usable.filter(|usable| open.has_room(content_bytes, usable, &record));
@@ -265,9 +273,9 @@ impl Packer {
 
     /// Seals what is pushed so far as a part and goes on in a new bundle.
     async fn next_part(&self, mut passage: Passage) -> Result<Passage, PackError> {
-        let (spool, options) = (self.spool.clone(), self.options);
+        let (spool, options, mark) = (self.spool.clone(), self.options, self.mark);
         let seal = move || {
-            let mut next = OpenBundle::new(options, &spool)?;
+            let mut next = OpenBundle::new(options, mark, &spool)?;
             next.builder.begin_object();
             let full = std::mem::replace(&mut passage.open, next);
             let (part, chunks) = full.seal_as_part(&spool)?;
@@ -281,9 +289,18 @@ impl Packer {
 }
 
 impl OpenBundle {
-    fn new(options: BuilderOptions, spool: &SpoolDir) -> Result<Self, SpoolError> {
+    fn new(
+        options: BuilderOptions,
+        mark: Option<[u8; MARK_BYTES]>,
+        spool: &SpoolDir,
+    ) -> Result<Self, PackError> {
         let payload = BufWriter::with_capacity(BUFFER_BYTES, spool.file()?);
-        let (builder, offered) = (BundleBuilder::new(options), BTreeSet::new());
+        let (mut builder, offered) = (BundleBuilder::new(options), BTreeSet::new());
+        if let Some(mark) = mark {
+            builder.begin_object();
+            builder.push_chunk(&mark)?;
+            builder.abandon_object();
+        }
         Ok(Self { builder, payload, foreign: None, foreign_bytes: 0, offered })
     }
 

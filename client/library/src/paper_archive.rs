@@ -277,6 +277,10 @@ impl Destination for Inner {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    fn archived(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move { Ok(bundles.into_iter().map(|bundle| self.bundle(bundle).is_ok()).collect()) })
+    }
+
     fn late_receipts(&self, _: Vec<Signed<Receipt>>) -> BoxFuture<'_, Result<(), RefusedRequest>> {
         Box::pin(async { Ok(()) })
     }

@@ -18,7 +18,7 @@ use firn_transport::{AskError, BoxFuture, Environment};
 use firn_wire::{HeldPath, SimilarRecord};
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
@@ -295,14 +295,13 @@ impl Publish<'_> {
         spool: &SpoolDir,
         mut sealed: mpsc::Receiver<BundleSet>,
     ) -> Result<Vec<HeldPath>, PublishError> {
-        let shipping = Shipping {
-            environment: self.environment.clone(),
-            destination: Arc::clone(&self.destination),
-            spool: spool.clone(),
-            policy: self.options.policy,
-            events: self.events.clone(),
-            sends: Arc::new(Semaphore::new(self.options.policy.sends_in_flight_max.max(1))),
-        };
+        let shipping = Shipping::to(
+            Arc::clone(&self.destination),
+            self.environment.clone(),
+            spool.clone(),
+            self.options.policy,
+            self.events.clone(),
+        );
         let mut running: FuturesUnordered<BoxFuture<'_, Shipment>> = FuturesUnordered::new();
         let (mut held, mut stopped) = (Vec::new(), None);
         loop {

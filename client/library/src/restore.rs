@@ -252,6 +252,7 @@ mod tests {
     use crate::content::ContentWriter;
     use crate::pack::Packer;
     use crate::spool::SpoolDir;
+    use crate::tests::cache::info_of;
     use crate::verify::VerifiedObject;
 
     fn noise(bytes: usize) -> Vec<u8> {
@@ -332,27 +333,10 @@ mod tests {
         assert!(matches!(check_restores(&set), Err(RestoreCheckError::Object(_))));
     }
 
-    fn info(store_path: StorePath, nar: &[u8], references: Vec<StorePath>) -> PathInfo {
-        PathInfo {
-            store_path,
-            url: "nar/1.nar".to_owned(),
-            compression: Compression::None,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(nar),
-            nar_size: nar.len() as u64,
-            references,
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
-        }
-    }
-
     #[tokio::test]
     async fn a_verbatim_file_of_another_hash_does_not_pass_even_if_its_nar_is_right() {
         let nar = noise(300_000);
-        let mut info = info(StorePath::from_parts([1; 20], "own").unwrap(), &nar, Vec::new());
+        let mut info = info_of(StorePath::from_parts([1; 20], "own").unwrap(), &nar);
         for (file_hash, passes) in [(None, true), (Some(&nar[..]), true), (Some(&b"another"[..]), false)] {
             info.file_hash = file_hash.map(Sha256::of);
             let set = packed_as(NewRecord::store_path(info.clone(), Encoding::Verbatim), &nar).await;
@@ -370,7 +354,7 @@ mod tests {
         for offset in offsets {
             patched[offset..offset + PATCH_PLACEHOLDER.len()].copy_from_slice(&PATCH_PLACEHOLDER);
         }
-        let info = info(own, &nar, vec![reference]);
+        let info = PathInfo { references: vec![reference], ..info_of(own, &nar) };
         let check = async |numbers: &[u32], shift: u64| {
             let mut record = NewRecord::store_path(info.clone(), Encoding::Chunked);
             let patches = offsets.iter().zip(numbers);

@@ -34,13 +34,13 @@ const COMMIT_RESERVE_BYTES: usize = 4 << 20;
 /// Carries bundle sets into an archive.
 #[derive(Debug)]
 pub(crate) struct Shipping {
-    pub(crate) environment: Environment,
-    pub(crate) destination: Arc<dyn Destination>,
-    pub(crate) spool: SpoolDir,
-    pub(crate) policy: UploadPolicy,
-    pub(crate) events: PublishEvents,
+    environment: Environment,
+    destination: Arc<dyn Destination>,
+    spool: SpoolDir,
+    policy: UploadPolicy,
+    events: PublishEvents,
     /// One permit for each shard on its way.
-    pub(crate) sends: Arc<Semaphore>,
+    sends: Arc<Semaphore>,
 }
 
 /// What a bundle set takes the place of.
@@ -90,6 +90,18 @@ enum StepResult {
 type Running<'a> = FuturesUnordered<BoxFuture<'a, StepResult>>;
 
 impl Shipping {
+    /// Carries sets to `destination`, with as many shards on their way as the policy lets be.
+    pub(crate) fn to(
+        destination: Arc<dyn Destination>,
+        environment: Environment,
+        spool: SpoolDir,
+        policy: UploadPolicy,
+        events: PublishEvents,
+    ) -> Self {
+        let sends = Arc::new(Semaphore::new(policy.sends_in_flight_max.max(1)));
+        Self { environment, destination, spool, policy, events, sends }
+    }
+
     /// Ships one set, which takes the place of `old`.
     pub(crate) async fn ship(&self, set: Arc<BundleSet>, old: TakesPlaceOf) -> Result<Shipped, ShipError> {
         let manifests: usize = set.bundles.iter().map(|bundle| bundle.sealed.manifest.len()).sum();

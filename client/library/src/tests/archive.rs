@@ -40,8 +40,10 @@ pub(super) struct Faults {
     pub(super) change_scheme: Option<Scheme>,
     /// Grants that ask for more shards than the scheme said.
     pub(super) grow_to: Option<Scheme>,
-    /// Commits that are refused because what they build upon was replaced.
-    pub(super) outdated_commits: u32,
+    /// Commits that are refused, whatever they bring.
+    pub(super) refused_commits: u32,
+    /// Bundles that others take the place of just before the next commit.
+    pub(super) replace_at_commit: Vec<BundleId>,
     /// Bundles that others have taken the place of: nothing that uses their chunks is taken.
     pub(super) replaced: BTreeSet<BundleId>,
     /// Commits that answer `Expired`.
@@ -155,9 +157,19 @@ impl TestArchive {
         self.state().commits.concat()
     }
 
-    /// So many commits are refused because what they build upon was replaced.
+    /// So many commits are refused, whatever they bring.
     pub(super) fn refuse_commits(&self, commits: u32) {
-        self.state().faults.outdated_commits = commits;
+        self.state().faults.refused_commits = commits;
+    }
+
+    /// Others take the place of this bundle just before the next commit.
+    pub(super) fn replace_at_commit(&self, bundle: BundleId) {
+        self.state().faults.replace_at_commit.push(bundle);
+    }
+
+    /// How many reservations were granted.
+    pub(super) fn reservations(&self) -> usize {
+        usize::from(self.state().counter)
     }
 
     /// So many commits are carried out, and nobody hears of it.
@@ -428,9 +440,11 @@ impl TestArchive {
             state.faults.expired_commits -= 1;
             state.reservations.clear();
         }
-        if state.faults.outdated_commits > 0 {
-            state.faults.outdated_commits -= 1;
-            return Err(RefusedRequest::new(RefusalKind::Malformed, "it was replaced: publish them again"));
+        let replaced = std::mem::take(&mut state.faults.replace_at_commit);
+        state.faults.replaced.extend(replaced);
+        if state.faults.refused_commits > 0 {
+            state.faults.refused_commits -= 1;
+            return Err(RefusedRequest::new(RefusalKind::Malformed, "not today: publish them again"));
         }
         let expired = || RefusedRequest::new(RefusalKind::Expired, "the reservation has ended");
         let mut ids = Vec::new();
@@ -590,6 +604,15 @@ impl Destination for TestArchive {
         Box::pin(async move {
             let state = self.state();
             Ok(bundles.into_iter().filter(|bundle| state.faults.replaced.contains(bundle)).collect())
+        })
+    }
+
+    fn archived(&self, bundles: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<bool>, RefusedRequest>> {
+        Box::pin(async move {
+            self.check_silence()?;
+            let state = self.state();
+            let there = |bundle| state.bundles.contains_key(bundle) || state.faults.replaced.contains(bundle);
+            Ok(bundles.iter().map(there).collect())
         })
     }
 

@@ -53,6 +53,24 @@ pub(crate) fn store_path(name: &str) -> StorePath {
     StorePath::from_parts(digest.as_bytes()[..20].try_into().unwrap(), name).unwrap()
 }
 
+/// The path info of an uncompressed NAR without references, as nobody has signed it.
+pub(crate) fn info_of(store_path: StorePath, nar: &[u8]) -> PathInfo {
+    PathInfo {
+        store_path,
+        url: "nar/1.nar".to_owned(),
+        compression: Compression::None,
+        file_hash: None,
+        file_size: None,
+        nar_hash: Sha256::of(nar),
+        nar_size: nar.len() as u64,
+        references: Vec::new(),
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+        extra: Vec::new(),
+    }
+}
+
 /// The NAR of a directory with one file.
 pub(crate) fn nar_of(contents: &[u8]) -> Vec<u8> {
     let file = NarNode::Regular { contents: contents.to_vec(), executable: false };
@@ -93,17 +111,11 @@ impl Cache {
         let store_path = store_path(name);
         let info = PathInfo {
             url: format!("nar/{}.nar{}", store_path.hash_part(), compression.file_suffix()),
-            store_path,
             compression,
             file_hash: Some(Sha256::of(&file)),
             file_size: Some(file.len() as u64),
-            nar_hash: Sha256::of(&nar),
-            nar_size: nar.len() as u64,
             references: references.iter().map(|name| super::cache::store_path(name)).collect(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
+            ..info_of(store_path, &nar)
         };
         Entry { info, file }
     }

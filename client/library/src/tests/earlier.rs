@@ -226,7 +226,7 @@ async fn a_read_that_never_ends_is_not_waited_for_without_end() {
 
 #[tokio::test]
 async fn what_was_replaced_between_look_up_and_commit_is_named_as_such_and_publishing_again_helps() {
-    let archive = TestArchive::with_faults(4, 8, Faults { outdated_commits: 1, ..Faults::default() });
+    let archive = TestArchive::with_faults(4, 8, Faults { refused_commits: 1, ..Faults::default() });
     let cache = cache_of(&FIRST);
     let summary = publish(&archive, &cache).await;
     assert_eq!((summary.paths_published, summary.refused.len()), (0, 3), "{summary}");

@@ -4,11 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::time::Duration;
 
-use crate::support::cache::{Cache, Entry, store_path};
+use firn_nix_format::{PathInfo, Sha256, VerifyingReader, nar};
+use sha2::Digest;
+use crate::support::cache::{Cache, Entry, info_of, store_path};
 use crate::support::local::Local;
 use crate::support::{Running, command, tcp_port, wait_for};
-use firn_nix_format::{Compression, PathInfo, Sha256, VerifyingReader, nar};
-use sha2::Digest;
 
 const CONTENT_BYTES: u64 = 1 << 30;
 
@@ -44,20 +44,8 @@ fn add_large(cache: &Cache) -> PathInfo {
     let mut noise = blake3::Hasher::new().finalize_xof().take(CONTENT_BYTES);
     nar::encode_file(&mut out, &mut noise, CONTENT_BYTES, false).unwrap();
     out.flush().unwrap();
-    let info = PathInfo {
-        store_path,
-        url,
-        compression: Compression::None,
-        file_hash: None,
-        file_size: None,
-        nar_hash: Sha256::from_bytes(out.hash.finalize().into()),
-        nar_size: out.bytes,
-        references: Vec::new(),
-        deriver: None,
-        signatures: Vec::new(),
-        ca: None,
-        extra: Vec::new(),
-    };
+    let nar_hash = Sha256::from_bytes(out.hash.finalize().into());
+    let info = info_of(store_path, nar_hash, out.bytes);
     cache.add(Entry { info: info.clone(), file: None });
     info
 }

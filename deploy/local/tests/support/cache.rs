@@ -43,6 +43,24 @@ pub fn store_path(name: &str) -> StorePath {
     StorePath::from_parts(digest.as_bytes()[..20].try_into().unwrap(), name).unwrap()
 }
 
+/// The path info of an uncompressed NAR without references, not signed yet.
+pub fn info_of(store_path: StorePath, nar_hash: Sha256, nar_size: u64) -> PathInfo {
+    PathInfo {
+        url: format!("nar/{}.nar", store_path.hash_part()),
+        store_path,
+        compression: Compression::None,
+        file_hash: None,
+        file_size: None,
+        nar_hash,
+        nar_size,
+        references: Vec::new(),
+        deriver: None,
+        signatures: Vec::new(),
+        ca: None,
+        extra: Vec::new(),
+    }
+}
+
 impl Cache {
     /// An empty cache in `path`, which is made.
     pub fn new(path: PathBuf) -> Self {
@@ -65,17 +83,8 @@ impl Cache {
         let store_path = store_path(name);
         let info = PathInfo {
             url: format!("nar/{}.nar.xz", store_path.hash_part()),
-            store_path,
             compression: Compression::Xz,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(&nar),
-            nar_size: u64::try_from(nar.len()).unwrap(),
-            references: Vec::new(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
+            ..info_of(store_path, Sha256::of(&nar), u64::try_from(nar.len()).unwrap())
         };
         Entry { info, file: Some(xz(&nar)) }
     }
