@@ -6,6 +6,7 @@
 //! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
 
 use std::io::{self, BufReader, Read};
+use std::sync::mpsc::sync_channel;
 use std::thread::{self, Builder, ScopedJoinHandle};
 
 use firn_bundle::{Encoding, NewRecord};
@@ -203,7 +204,7 @@ fn decode(
     if info.nar_size < STAGED_BYTES_MIN {
         check(decompressed, info, SMALL_PIECE_BYTES, |piece| target.push(piece))?;
     } else {
-        target = check_staged(decompressed, info, target)?;
+        target = check_staged(decompressed, info, target, thread_of)?;
     }
     target.finish()
 }
@@ -227,27 +228,47 @@ fn check(
     }
 }
 
-/// The same on three threads: this one reads and decompresses, the second hashes, the third does whatever `target` does.
-fn check_staged(nar: impl Read, info: &PathInfo, mut target: Target) -> Result<Target, VerifyError> {
+/// The same on three threads: this one reads and decompresses, the second hashes, the third does whatever `target` does. Where
+/// the system gives no more threads, this one does it all. `stage` says how the thread of a name is begun.
+fn check_staged(
+    nar: impl Read,
+    info: &PathInfo,
+    mut target: Target,
+    stage: impl Fn(&str) -> Builder,
+) -> Result<Target, VerifyError> {
     let (decompressed, to_hash) = pieces();
     let (hashed, mut to_keep) = pieces();
+    // It is handed over once both threads have begun: one that does not begin would take it along.
+    let (hand_over, handed_over) = sync_channel::<Target>(1);
     thread::scope(|scope| {
-        let no_thread = |error: io::Error| unreadable(info, &error);
         let keep = move || -> Result<Target, VerifyError> {
+            let mut target =
+                handed_over.recv().map_err(|unsent| unreadable(info, &io::Error::other(unsent)))?;
             while let Some(piece) = to_keep.next_piece().map_err(|error| unreadable(info, &error))? {
                 target.push(&piece)?;
             }
             Ok(target)
         };
-        let keeping = Builder::new().name("nar-keep".to_owned()).spawn_scoped(scope, keep);
-        let keeping = keeping.map_err(no_thread)?;
         let hash = move || -> Result<(), VerifyError> {
             check(to_hash, info, PIECE_BYTES, |piece| {
                 hashed.send(piece).map_err(|unread| unreadable(info, &io::Error::other(unread)))
             })
         };
-        let hashing = Builder::new().name("nar-hash".to_owned()).spawn_scoped(scope, hash);
-        let hashing = hashing.map_err(no_thread)?;
+        let keeping = stage("nar-keep").spawn_scoped(scope, keep);
+        let hashing = stage("nar-hash").spawn_scoped(scope, hash);
+        let (keeping, hashing) = match (keeping, hashing) {
+            (Ok(keeping), Ok(hashing)) => (keeping, hashing),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::debug!(%error, "no thread can be begun: one does it all");
+                // Nothing comes to one that has begun, and the scope waits for its end.
+                drop((decompressed, hand_over));
+                check(nar, info, PIECE_BYTES, |piece| target.push(piece))?;
+                return Ok(target);
+            }
+        };
+        if let Err(unsent) = hand_over.send(target) {
+            return Err(unreadable(info, &io::Error::other(unsent.to_string())));
+        }
         decompressed.send_all(nar);
         let hashed = join(hashing);
         // What is wrong with the bytes before a mismatch is told first, as where one thread does it all. And whoever could
@@ -255,6 +276,11 @@ fn check_staged(nar: impl Read, info: &PathInfo, mut target: Target) -> Result<T
         let target = join(keeping)?;
         hashed.map(|()| target)
     })
+}
+
+/// How a thread of this name is begun.
+fn thread_of(name: &str) -> Builder {
+    Builder::new().name(name.to_owned())
 }
 
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
@@ -302,25 +328,12 @@ const fn file_bytes_max(nar_size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::cache::{nar_of, noise, store_path};
+    use crate::tests::cache::{info_of, nar_of, noise, store_path};
 
     const LARGE: usize = 9 << 20;
 
     fn info(nar: &[u8]) -> PathInfo {
-        PathInfo {
-            store_path: store_path("own"),
-            url: "nar/1.nar".to_owned(),
-            compression: Compression::None,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(nar),
-            nar_size: nar.len() as u64,
-            references: Vec::new(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
-        }
+        info_of(store_path("own"), nar)
     }
 
     fn kept(spool: &SpoolDir, info: &PathInfo) -> Target {
@@ -333,7 +346,7 @@ mod tests {
         let whole = |target: Target| target.finish().map(|content| content.expect("it is kept"));
         let mut alone = kept(&spool, info);
         let one = check(nar(), info, SMALL_PIECE_BYTES, |piece| alone.push(piece));
-        let three = check_staged(nar(), info, kept(&spool, info));
+        let three = check_staged(nar(), info, kept(&spool, info), thread_of);
         [one.and_then(|()| whole(alone)), three.and_then(whole)]
     }
 
@@ -347,6 +360,24 @@ mod tests {
             assert!(one.chunks().eq(three.chunks()));
             let patches = one.take_patches();
             assert_eq!((patches.len(), patches), (1, three.take_patches()));
+        }
+    }
+
+    #[test]
+    fn where_no_thread_can_be_begun_one_does_it_all() {
+        let nar = nar_of(&noise(LARGE, 1));
+        let (info, spool) = (info(&nar), SpoolDir::open(None).unwrap());
+        let mut alone = kept(&spool, &info);
+        check(&nar[..], &info, SMALL_PIECE_BYTES, |piece| alone.push(piece)).unwrap();
+        let chunks: Vec<_> = alone.finish().unwrap().unwrap().chunks().collect();
+        for lacking in [&["nar-keep", "nar-hash"][..], &["nar-keep"], &["nar-hash"]] {
+            // Nobody has room for such a stack.
+            let stage = |name: &str| match lacking.contains(&name) {
+                true => thread_of(name).stack_size(1 << 60),
+                false => thread_of(name),
+            };
+            let target = check_staged(&nar[..], &info, kept(&spool, &info), stage).unwrap();
+            assert!(target.finish().unwrap().unwrap().chunks().eq(chunks.iter().copied()), "{lacking:?}");
         }
     }
 
