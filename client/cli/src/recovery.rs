@@ -229,7 +229,7 @@ impl Recovery {
         let bytes = self.files.read(id, content.manifest_extent()).await?;
         let content = content.clone();
         let parsed = self.environment.blocking(move || Manifest::parse_whole(&content, bytes)).await;
-        parsed.map_err(|error| ReadError::Damaged { bundle: id, what: error.to_string() })
+        parsed.map_err(|error| ReadError::in_manifest(id, &error))
     }
 
     async fn restore_object(&self, bundle: BundleId, record: Record) -> Result<ObjectOutcome, CommandError> {

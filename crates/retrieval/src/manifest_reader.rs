@@ -234,7 +234,7 @@ impl ManifestReader {
 
 impl Shared {
     async fn read_head(&self, bundle: BundleId) -> Result<Arc<ManifestHead>, ReadError> {
-        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let damaged = |error: ManifestError| ReadError::in_manifest(bundle, &error);
         let content = self.payloads.content(bundle).await?;
         let length = content.manifest_bytes();
         let start = content.manifest_extent().start;
@@ -264,7 +264,7 @@ impl Shared {
         head: &ManifestHead,
         block: u16,
     ) -> Result<Records, ReadError> {
-        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let damaged = |error: ManifestError| ReadError::in_manifest(bundle, &error);
         let entry = head.directory.entry(block).map_err(damaged)?;
         let stored = self.manifest_bytes(bundle, head, entry.extent.clone()).await?;
         let parsed = Block::parse(&stored, entry).map_err(|error| {
@@ -287,7 +287,7 @@ impl Shared {
 
     async fn read_page(&self, head: &ManifestHead, name: PageName) -> Result<Arc<Page>, ReadError> {
         let (bundle, table, number) = name;
-        let damaged = |error: ManifestError| ReadError::damaged(bundle, error);
+        let damaged = |error: ManifestError| ReadError::in_manifest(bundle, &error);
         let count = match table {
             Table::Chunks => head.header.chunk_count(),
             Table::Frames => head.header.frame_count(),

@@ -1,6 +1,7 @@
 //! Why something could not be read, for whoever serves it.
 
 use firn_base::{BundleId, ObjectKey};
+use firn_bundle::ManifestError;
 
 /// Why a payload, record or object could not be read.
 ///
@@ -50,6 +51,14 @@ pub enum ReadError {
         /// What does not fit.
         what: String,
     },
+    /// A newer program has made it: nothing is wrong with it.
+    #[error("bundle {} was made by a newer Firn, update this one: {what}", .bundle.short())]
+    TooNew {
+        /// The bundle.
+        bundle: BundleId,
+        /// What this program does not know.
+        what: String,
+    },
     /// What was put together is not what the path info promises. Nothing was handed out as complete.
     #[error("the object {key} does not match its path info: {what}")]
     WrongObject {
@@ -72,6 +81,19 @@ impl ReadError {
     /// Whether the same read may succeed later without anybody repairing content.
     pub const fn is_temporary(&self) -> bool {
         matches!(self, Self::Unreadable { .. } | Self::NoDirectory { .. })
+    }
+
+    /// A bundle whose manifest cannot be used: it is too new, or does not fit together.
+    pub fn in_manifest(bundle: BundleId, error: &ManifestError) -> Self {
+        let what = error.to_string();
+        match error {
+            ManifestError::TooNew { .. } | ManifestError::Dictionary(_) => Self::TooNew { bundle, what },
+            ManifestError::Magic
+            | ManifestError::Root
+            | ManifestError::Length { .. }
+            | ManifestError::Damaged { .. }
+            | ManifestError::NoEntry { .. } => Self::Damaged { bundle, what },
+        }
     }
 
     /// A bundle whose own bytes do not fit together.

@@ -530,6 +530,26 @@ fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
 }
 
 #[test]
+fn a_bundle_of_a_newer_program_is_told_from_a_damaged_one() {
+    let nar = noise(10, 1);
+    let packed = pack(&[(nar_record(1, &nar), nar)]);
+    let manifest = usize::try_from(packed.content.manifest_extent().start).unwrap();
+    block_on(async {
+        // Behind eight bytes of magic is the version.
+        for (place, value, is_new) in [(8, 200, true), (8, 0, false), (0, 0, false)] {
+            let mut payload = packed.payload.clone();
+            payload[manifest + place] = value;
+            let reader = objects(MemoryReader::with_payload(&packed, payload), inline());
+            let error = reader.manifests().head(packed.id()).await.unwrap_err();
+            assert_eq!(matches!(error, ReadError::TooNew { .. }), is_new, "{error}");
+            assert_eq!(matches!(error, ReadError::Damaged { .. }), !is_new, "{error}");
+            assert_eq!(error.to_string().contains("made by a newer Firn, update"), is_new, "{error}");
+            assert!(!error.is_temporary());
+        }
+    });
+}
+
+#[test]
 fn a_record_of_another_key_is_refused() {
     let nar = noise(10, 1);
     let packed = pack(&[(nar_record(1, &nar), nar)]);
