@@ -106,7 +106,7 @@ impl ClosureWalk {
 
 #[cfg(test)]
 mod tests {
-    use firn_bundle::{Encoding, RecordBody};
+    use firn_bundle::{Encoding, RecipeNumber, RecordBody};
     use firn_nix_format::{Compression, PathInfo, Sha256, StorePath};
 
     use super::*;
@@ -139,7 +139,7 @@ mod tests {
         Arc::new(Record {
             key: key(number),
             encoding: Encoding::Chunked,
-            recipe: 0,
+            recipe: RecipeNumber::NONE,
             content_bytes: 0,
             chunk_list: 0..0,
             body: RecordBody::StorePath(Box::new(info)),

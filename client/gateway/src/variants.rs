@@ -61,7 +61,7 @@ fn rank(fingerprint: &str, info: &PathInfo, publishers: &[PublisherKey]) -> usiz
 #[cfg(test)]
 mod tests {
     use firn_base::ObjectKey;
-    use firn_bundle::{Encoding, RecordBody};
+    use firn_bundle::{Encoding, RecipeNumber, RecordBody};
     use firn_nix_format::{Compression, PublisherSecretKey, StorePath};
 
     use super::*;
@@ -89,7 +89,7 @@ mod tests {
         let record = Record {
             key: ObjectKey::store_path([7; 20]),
             encoding: Encoding::Chunked,
-            recipe: 0,
+            recipe: RecipeNumber::NONE,
             content_bytes: contents.len() as u64,
             chunk_list: 0..0,
             body: RecordBody::StorePath(Box::new(info)),

@@ -145,7 +145,8 @@ impl Packer {
     ) -> Result<Pushed, PackError> {
         let VerifiedObject { record, content, source_bytes, mut earlier } = object;
         let content_bytes = content.bytes();
-        let packed = PackedObject { key: record.key, content_bytes, source_bytes };
+        let has_recipe = !record.recipe.is_none();
+        let packed = PackedObject { key: record.key, content_bytes, source_bytes, has_recipe };
         let expected_bytes = expected_bytes.min(content_bytes);
         let mut sealed = Vec::new();
         let mut content = content.into_reader(&self.spool)?;

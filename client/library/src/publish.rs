@@ -3,7 +3,7 @@
 //! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published;
 //! whatever is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are
 //! skipped); memory is bounded by [`PublishOptions::memory`], the frames of one bundle and the shards on their
-//! way, whatever the source.
+//! way, and an encoder on each thread if recipes are looked for, whatever the source.
 //! Leaves to others: every single step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +18,7 @@ use firn_transport::{AskError, BoxFuture, Environment};
 use firn_wire::{HeldPath, SimilarRecord};
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
@@ -74,7 +74,8 @@ pub(crate) async fn publish_into(
     let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
     let objects = objects.filter(|_| options.reuse_chunks);
     let earlier = objects.map(|objects| EarlierChunks::new(Arc::clone(&destination), objects));
-    let publish = Publish { destination, earlier, environment, options, events, summary };
+    let encoders = Arc::new(Semaphore::new(options.threads.max(1)));
+    let publish = Publish { destination, earlier, environment, options, encoders, events, summary };
     let outcome = publish.run(publishers).await;
     let mut summary = publish.summary.into_inner().unwrap_or_else(PoisonError::into_inner);
     summary.sort();
@@ -89,6 +90,8 @@ struct Publish<'a> {
     earlier: Option<EarlierChunks>,
     environment: &'a Environment,
     options: PublishOptions,
+    /// One permit for each file that is compressed again.
+    encoders: Arc<Semaphore>,
     events: PublishEvents,
     summary: Mutex<PublishSummary>,
 }
@@ -268,15 +271,19 @@ impl Publish<'_> {
         let (source, spool, encoding) = (self.options.source.clone(), spool.clone(), self.options.encoding);
         let (info, blob) = (plan.paths.get(&key).cloned(), plan.blobs.get(&key).cloned());
         let owners = Arc::clone(&plan.owners);
+        let recipe = info.as_ref().and_then(|info| self.options.recipe_of(info));
         let work = move || match (info, blob) {
-            (Some(info), _) => verify_path(&source, &info, encoding, &spool).map(Some),
+            (Some(info), _) => verify_path(&source, &info, encoding, recipe, &spool).map(Some),
             (None, Some(blob)) => blob.read(&source, &owners, &spool),
             (None, None) => Ok(None),
         };
         let environment = self.environment.clone();
-        let earlier = self.earlier.clone();
+        let (earlier, encoders) = (self.earlier.clone(), Arc::clone(&self.encoders));
         let checked = begin(async move {
+            // Never closed, so waiting ends with a permit.
+            let permit = if recipe.is_some() { Some(encoders.acquire_owned().await) } else { None };
             let mut checked = environment.blocking(work).await;
+            drop(permit);
             if let (Some(earlier), Ok(Some(object))) = (earlier, &mut checked) {
                 object.earlier = earlier.find(&object.content, &named).await;
             }
@@ -356,12 +363,18 @@ impl Publish<'_> {
         let count = |kind| set.objects.iter().filter(|object| object.key.kind() == kind).count() as u64;
         let content = set.objects.iter().map(|object| object.content_bytes).fold(0, u64::saturating_add);
         let source = set.objects.iter().map(|object| object.source_bytes).fold(0, u64::saturating_add);
+        let tried =
+            set.objects.iter().filter_map(|object| self.options.recipe_of(plan.paths.get(&object.key)?));
+        let (tried, found) =
+            (tried.count() as u64, set.objects.iter().filter(|object| object.has_recipe).count() as u64);
         let reused = set.bundles.iter().map(|bundle| bundle.foreign_bytes()).fold(0, u64::saturating_add);
         self.note(|summary| {
             summary.paths_published += count(KeyKind::StorePath);
             summary.logs_published += count(KeyKind::BuildLog);
             summary.realisations_published += count(KeyKind::Realisation);
             summary.debuginfo_published += count(KeyKind::DebugInfo);
+            summary.recipes_tried += tried;
+            summary.recipes_kept += found;
             summary.bundles += set.bundles.len() as u64;
             for (total, more) in [
                 (&mut summary.content, content),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, FrameCompression, PAYLOAD_BYTES_MAX};
 use firn_client_logic::{PublishOrder, PublishSummary, Selection, UploadError, UploadPolicy};
-use firn_nix_format::PublisherKey;
+use firn_nix_format::{PathInfo, PublisherKey, Recipe};
 use firn_transport::{AskError, EndpointOptions};
 
 use crate::code::CodeError;
@@ -37,6 +37,9 @@ pub struct PublishOptions {
     pub trusted_keys: Option<Vec<PublisherKey>>,
     /// In which form NARs are kept.
     pub encoding: Encoding,
+    /// Whether the recipes of published files are looked for, and kept: where that is wished, the NAR of every compressed file is
+    /// compressed again, by one encoder on each of the threads ([`Recipe::memory_bytes`]).
+    pub keep_recipes: bool,
     /// Whether chunks of bundles that are archived already are used instead of being stored again. Before a bundle whose chunks
     /// are used can be erased, the bundles that use them have to be packed anew.
     pub reuse_chunks: bool,
@@ -50,7 +53,7 @@ pub struct PublishOptions {
     pub spool_dir: Option<PathBuf>,
     /// Objects read and checked side by side.
     pub jobs: usize,
-    /// Threads that compress frames.
+    /// Threads that compress frames, and files again for their recipes.
     pub threads: usize,
     /// Estimated memory of objects between their source and their bundle, beyond which no further one is begun.
     pub memory: ByteCount,
@@ -120,6 +123,13 @@ pub struct PublishStopped {
 }
 
 impl PublishOptions {
+    /// The recipe to try on the file of this path.
+    pub(crate) fn recipe_of(&self, info: &PathInfo) -> Option<Recipe> {
+        let is_wished = self.keep_recipes && self.encoding == Encoding::Chunked;
+        // Without a FileHash nothing tells whether it makes the published file.
+        Recipe::of(info.compression).filter(|_| is_wished && info.file_hash.is_some())
+    }
+
     /// Everything in `source`, with the defaults.
     pub fn new(source: Source) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -131,6 +141,7 @@ impl PublishOptions {
             order: PublishOrder::default(),
             trusted_keys: None,
             encoding: Encoding::Chunked,
+            keep_recipes: false,
             reuse_chunks: true,
             bundle_bytes: PAYLOAD_BYTES_MAX,
             frame_bytes: None,

@@ -1,17 +1,19 @@
 //! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
-//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads. Always holds: a verified path is a
-//! well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
-//! stated; whatever the source sends, no more is read than it may have and memory is bounded.
+//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads; trying the
+//! recipe of the published file. Always holds: a verified path is a well-formed NAR of exactly its NarSize and NarHash, and its
+//! file has the FileSize and FileHash that were stated; a recipe is recorded only if it has just made that file; whatever the
+//! source sends, no more is read than it may have and memory is bounded.
 //! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, Builder, ScopedJoinHandle};
 
-use firn_bundle::{Encoding, NewRecord};
+use firn_bundle::{Encoding, NewRecord, RecipeNumber};
 use firn_nix_format::{
-    Compression, NarError, NarInspector, NarMismatch, PathInfo, Sha256, VerifyingReader, decoder,
+    Compression, NarError, NarInspector, NarMismatch, PathInfo, PublishedBytes, Recipe, Reproduction, Sha256,
+    VerifyingReader, decoder,
 };
 use sha2::Digest;
 
@@ -24,6 +26,10 @@ use crate::spool::{SpoolDir, SpoolError};
 
 const SMALL_PIECE_BYTES: usize = 64 << 10;
 const FILE_BUFFER_BYTES: usize = 256 << 10;
+
+// With which a file is compared that is made again. Another preset shows in the first bytes, another encoder in the first
+// block of LZMA2, which takes up to 64 KiB.
+const FILE_HEAD_BYTES_MAX: usize = 64 << 10;
 
 // From this NarSize on decompressing, hashing and cutting go side by side: smaller NARs are many, and keep all cores busy by
 // being read several at once. Nine tenths of all bytes are in larger ones.
@@ -141,11 +147,12 @@ impl FileState {
     }
 }
 
-/// Reads and checks the NAR of `info`. Blocks.
+/// Reads and checks the NAR of `info`, and tries `recipe` on it, which takes several times as long. Blocks.
 pub(crate) fn verify_path(
     source: &Source,
     info: &PathInfo,
     encoding: Encoding,
+    recipe: Option<Recipe>,
     spool: &SpoolDir,
 ) -> Result<VerifiedObject, VerifyError> {
     let file = source.open_hashed(&info.url, info.file_size)?;
@@ -163,9 +170,9 @@ pub(crate) fn verify_path(
     let hasher = hash_file.then(sha2::Sha256::default);
     let mut state = FileState { hasher, read: 0, limit, keep, failure: None };
     let reader = FileReader { inner: file.reader, state: &mut state };
-    let decoded = decode(reader, info, encoding, spool);
-    let chunked = match (decoded, state.failure.take()) {
-        (Ok(chunked), _) => chunked,
+    let decoded = decode(reader, info, (encoding, recipe), spool);
+    let kept = match (decoded, state.failure.take()) {
+        (Ok(kept), _) => kept,
         // Only what went through the decoder has a reason behind it: the file may be read ahead of what is wrong with the NAR.
         (Err(VerifyError::Read { .. }), Some(failure)) | (Err(failure), _) => return Err(failure),
     };
@@ -178,28 +185,32 @@ pub(crate) fn verify_path(
             return Err(VerifyError::FileHash { stated, found });
         }
     }
-    let mut content = match (chunked, state.keep) {
-        (Some(chunked), _) => chunked,
-        (None, Some(keep)) => keep.finish()?,
+    let (mut content, recipe) = match (kept, state.keep) {
+        (Some(kept), _) => kept,
+        (None, Some(keep)) => (keep.finish()?, None),
         (None, None) => unreachable!("one of the two encodings keeps the content"),
     };
     let mut record = NewRecord::store_path(info.clone(), encoding);
     record.patches = content.take_patches();
+    record.recipe = recipe.map(RecipeNumber::from).unwrap_or_default();
     Ok(VerifiedObject { record, content, source_bytes: state.read, earlier: Vec::new() })
 }
 
-/// Decompresses and checks; gives the NAR's chunks if they are what is kept.
+/// Decompresses and checks; gives the NAR's chunks if they are what is kept, with the recipe of the file if that was found.
 fn decode(
     file: FileReader<'_>,
     info: &PathInfo,
-    encoding: Encoding,
+    (encoding, recipe): (Encoding, Option<Recipe>),
     spool: &SpoolDir,
-) -> Result<Option<Content>, VerifyError> {
+) -> Result<Option<(Content, Option<Recipe>)>, VerifyError> {
+    let mut buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
     let mut target = match encoding {
-        Encoding::Chunked => Target::Kept(Box::new(NarWriter::new(spool, info)?)),
+        Encoding::Chunked => {
+            let reproduction = recipe.map(|recipe| reproduction(recipe, info, &mut buffered)).transpose()?;
+            Target::kept(NarWriter::new(spool, info)?, reproduction.flatten())
+        }
         Encoding::Verbatim => Target::Inspected(Box::new(NarInspector::new(info.nar_size))),
     };
-    let buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
     let decompressed = decoder(info.compression, buffered).map_err(|error| unreadable(info, &error))?;
     if info.nar_size < STAGED_BYTES_MIN {
         check(decompressed, info, SMALL_PIECE_BYTES, |piece| target.push(piece))?;
@@ -207,6 +218,25 @@ fn decode(
         target = check_staged(decompressed, info, target, thread_of)?;
     }
     target.finish()
+}
+
+/// Begins to make the published file again; none if there is nothing to know it by, or no memory for it.
+fn reproduction(
+    recipe: Recipe,
+    info: &PathInfo,
+    file: &mut impl BufRead,
+) -> Result<Option<Reproduction>, VerifyError> {
+    let Some(sha256) = info.file_hash else { return Ok(None) };
+    let head = loop {
+        match file.fill_buf() {
+            Ok(head) => break head[..head.len().min(FILE_HEAD_BYTES_MAX)].to_vec(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(info, &error)),
+        }
+    };
+    let begun = Reproduction::new(recipe, PublishedBytes { head, sha256, bytes: info.file_size });
+    let warn = |error: &io::Error| tracing::warn!(path = %info.store_path, %error, "its recipe is not tried");
+    Ok(begun.inspect_err(warn).ok())
 }
 
 /// Reads a NAR to its end, which must be the one of its path info, and gives `take` each piece of it. An error of `take` ends it.
@@ -296,22 +326,34 @@ fn unreadable(info: &PathInfo, error: &io::Error) -> VerifyError {
 
 /// What becomes of a NAR's bytes: kept, or only looked at where the published file is what is kept.
 enum Target {
-    Kept(Box<NarWriter>),
+    Kept(Box<NarWriter>, Option<Box<Reproduction>>),
     Inspected(Box<NarInspector>),
 }
 
 impl Target {
+    fn kept(writer: NarWriter, reproduction: Option<Reproduction>) -> Self {
+        Self::Kept(Box::new(writer), reproduction.map(Box::new))
+    }
+
     fn push(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
         match self {
-            Self::Kept(writer) => writer.push(bytes),
+            Self::Kept(writer, reproduction) => {
+                if let Some(reproduction) = reproduction {
+                    reproduction.push(bytes);
+                }
+                writer.push(bytes)
+            }
             Self::Inspected(inspector) => Ok(inspector.push(bytes)?),
         }
     }
 
     /// Refuses a NAR that ended too early.
-    fn finish(self) -> Result<Option<Content>, VerifyError> {
+    fn finish(self) -> Result<Option<(Content, Option<Recipe>)>, VerifyError> {
         match self {
-            Self::Kept(writer) => writer.finish().map(Some),
+            Self::Kept(writer, reproduction) => {
+                let content = writer.finish()?;
+                Ok(Some((content, reproduction.and_then(|reproduction| reproduction.finish()))))
+            }
             Self::Inspected(inspector) => {
                 inspector.finish()?;
                 Ok(None)
@@ -337,13 +379,13 @@ mod tests {
     }
 
     fn kept(spool: &SpoolDir, info: &PathInfo) -> Target {
-        Target::Kept(Box::new(NarWriter::new(spool, info).unwrap()))
+        Target::kept(NarWriter::new(spool, info).unwrap(), None)
     }
 
     /// What comes of a NAR on one thread, and on three.
     fn both(mut nar: impl FnMut() -> Box<dyn Read>, info: &PathInfo) -> [Result<Content, VerifyError>; 2] {
         let spool = SpoolDir::open(None).unwrap();
-        let whole = |target: Target| target.finish().map(|content| content.expect("it is kept"));
+        let whole = |target: Target| target.finish().map(|kept| kept.expect("it is kept").0);
         let mut alone = kept(&spool, info);
         let one = check(nar(), info, SMALL_PIECE_BYTES, |piece| alone.push(piece));
         let three = check_staged(nar(), info, kept(&spool, info), thread_of);

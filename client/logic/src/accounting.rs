@@ -35,6 +35,8 @@ pub struct ObjectFacts {
     pub content_bytes: u64,
     /// Bytes of the file that was published.
     pub file_bytes: u64,
+    /// Whether a recipe of the published file is kept.
+    pub has_recipe: bool,
     /// The bundle's own chunks that it uses.
     pub chunks: Vec<u32>,
 }
@@ -44,6 +46,8 @@ pub struct ObjectFacts {
 pub struct Takings {
     /// Objects.
     pub objects: u64,
+    /// Those of them that have a recipe of their published file.
+    pub recipes: u64,
     /// Bytes of their contents.
     pub logical: u64,
     /// Bytes of the files that were published.
@@ -113,6 +117,7 @@ impl Accounts {
             let mut paid = 0;
             let mut takings = Takings {
                 objects: 1,
+                recipes: u64::from(object.has_recipe),
                 logical: object.content_bytes,
                 files: object.file_bytes,
                 ..Takings::default()
@@ -180,6 +185,7 @@ impl Takings {
     /// Adds another group's.
     pub const fn add(&mut self, other: Self) {
         self.objects = self.objects.saturating_add(other.objects);
+        self.recipes = self.recipes.saturating_add(other.recipes);
         self.logical = self.logical.saturating_add(other.logical);
         self.files = self.files.saturating_add(other.files);
         self.unique = self.unique.saturating_add(other.unique);
@@ -208,6 +214,7 @@ mod tests {
             name: Some(name.to_owned()),
             content_bytes: 100,
             file_bytes: 50,
+            has_recipe: name.starts_with('a'),
             chunks: chunks.to_vec(),
         }
     }
@@ -229,9 +236,9 @@ mod tests {
         let mut accounts = Accounts::new(Grouping::Package);
         accounts.enter(id(1), &bundle(vec![object("a-1", &[0, 1, 0]), object("b-1", &[1, 2, 3])]));
         let groups = accounts.groups();
-        let expected = Takings { objects: 1, logical: 100, files: 50, unique: 100, stored: 300 };
+        let expected = Takings { objects: 1, recipes: 1, logical: 100, files: 50, unique: 100, stored: 300 };
         assert_eq!(groups["a"], expected, "100 of 120 payload bytes, stored three times");
-        assert_eq!(groups["b"], Takings { unique: 80, stored: 60, ..expected });
+        assert_eq!(groups["b"], Takings { recipes: 0, unique: 80, stored: 60, ..expected });
     }
 
     #[test]

@@ -68,6 +68,10 @@ pub struct PublishSummary {
     pub reused: ByteCount,
     /// Bytes of all shards that nodes gave receipts for.
     pub sent: ByteCount,
+    /// Committed paths whose published file was tried to be made again.
+    pub recipes_tried: u64,
+    /// Those of them whose recipe was found and is kept.
+    pub recipes_kept: u64,
     /// Bundles that were committed.
     pub bundles: u64,
     /// What was not published, sorted by name.
@@ -127,6 +131,10 @@ impl fmt::Display for PublishSummary {
             if self.reused.0 > 0 {
                 write!(formatter, "; {} found in earlier bundles", self.reused)?;
             }
+        }
+        if self.recipes_tried > 0 {
+            let (kept, tried) = (self.recipes_kept, self.recipes_tried);
+            write!(formatter, "\n{kept} of {tried} published files can be made again by their recipes")?;
         }
         for note in &self.notes {
             write!(formatter, "\nnote: {note}")?;

@@ -35,6 +35,7 @@ mod patch;
 mod patch_finder;
 mod payload_tree;
 mod proof;
+mod recipe_number;
 mod record;
 mod record_codec;
 mod restore;
@@ -77,6 +78,7 @@ pub use proof::{
     ProofError, ReadAt, ReadWindow, covering_groups, decode_range, decode_range_exact, encode_range,
     encode_range_of_file, encoded_range_bytes,
 };
+pub use recipe_number::{PublishedFile, RecipeNumber};
 pub use record::{Blob, Encoding, NewRecord, Record, RecordBody, hash_parts};
 pub use restore::{BundleReader, FRAMES_KEPT_BYTES, RestoreError};
 pub use sealed_bundle::{PartChunk, PartChunks, PushedChunk, RecordPosition, SealedBundle};

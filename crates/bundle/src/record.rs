@@ -10,6 +10,7 @@ use firn_nix_format::{Compression, PathInfo, Sha256, StorePath};
 
 use crate::chunk_list::Patch;
 use crate::cursor::leb128_bytes;
+use crate::recipe_number::RecipeNumber;
 
 // A record's fields of fixed width are below 160 bytes; a block of its own adds 22.
 const RECORD_FIXED_BYTES_MAX: usize = 200;
@@ -53,8 +54,8 @@ pub struct NewRecord {
     pub key: ObjectKey,
     /// In which form its chunks are.
     pub encoding: Encoding,
-    /// The recipe that reproduces the published file; 0 none. No other is defined yet.
-    pub recipe: u8,
+    /// The recipe that makes the published file of the content.
+    pub recipe: RecipeNumber,
     /// Hash parts that were replaced while packing, by offset; only for chunked store paths.
     pub patches: Vec<Patch>,
     /// What the source published.
@@ -67,7 +68,7 @@ impl NewRecord {
         Self {
             key: ObjectKey::store_path(*info.store_path.hash()),
             encoding,
-            recipe: 0,
+            recipe: RecipeNumber::NONE,
             patches: Vec::new(),
             body: RecordBody::StorePath(Box::new(info)),
         }
@@ -100,7 +101,8 @@ impl NewRecord {
 
     /// The record of any other object.
     pub const fn blob(key: ObjectKey, blob: Blob, encoding: Encoding) -> Self {
-        Self { key, encoding, recipe: 0, patches: Vec::new(), body: RecordBody::Blob(blob) }
+        let body = RecordBody::Blob(blob);
+        Self { key, encoding, recipe: RecipeNumber::NONE, patches: Vec::new(), body }
     }
 }
 
@@ -111,8 +113,8 @@ pub struct Record {
     pub key: ObjectKey,
     /// In which form its chunks are.
     pub encoding: Encoding,
-    /// The recipe that reproduces the published file; 0 none, others are not known here.
-    pub recipe: u8,
+    /// The recipe that makes the published file of the content: see [`Self::published_file`].
+    pub recipe: RecipeNumber,
     /// Bytes of all its chunks.
     pub content_bytes: u64,
     /// Where among the chunk lists of the manifest its own lies: see [`crate::ManifestHeader::chunk_list_extent`].

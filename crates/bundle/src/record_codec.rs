@@ -9,6 +9,7 @@ use firn_nix_format::{Compression, NamedSignature, PathInfo, Sha256, StorePath, 
 
 use crate::cursor::Cursor;
 use crate::manifest_error::{ManifestError, Place};
+use crate::recipe_number::RecipeNumber;
 use crate::record::{Blob, Encoding, NewRecord, Record, RecordBody};
 
 const HAS_FILE_HASH: u8 = 1;
@@ -34,7 +35,7 @@ pub(crate) struct Content {
 pub(crate) fn put_record(record: &NewRecord, content: Content, positions: &[u16]) -> Option<Vec<u8>> {
     let mut bytes = vec![0; 4];
     bytes.extend_from_slice(&record.key.to_bytes());
-    bytes.extend_from_slice(&[record.encoding as u8, record.recipe]);
+    bytes.extend_from_slice(&[record.encoding as u8, record.recipe.to_byte()]);
     bytes.extend_from_slice(&content.bytes.to_le_bytes());
     bytes.extend_from_slice(&content.list_offset.to_le_bytes());
     bytes.extend_from_slice(&content.list_bytes.to_le_bytes());
@@ -166,7 +167,7 @@ impl RecordReader<'_> {
             1 => Encoding::Verbatim,
             _ => return Err(self.place.refuse("its encoding is unknown")),
         };
-        let recipe = cursor.u8().map_err(truncated)?;
+        let recipe = RecipeNumber::from_byte(cursor.u8().map_err(truncated)?);
         let content_bytes = cursor.u64().map_err(truncated)?;
         let list_offset = u64::from(cursor.u32().map_err(truncated)?);
         let list_bytes = u64::from(cursor.u32().map_err(truncated)?);

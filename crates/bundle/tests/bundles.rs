@@ -12,7 +12,7 @@ use firn_bundle::{
     Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleReader, BundleRole, ChunkEntry,
     ChunkList, ChunkRef, Codec, Encoding, FRAMES_KEPT_BYTES, ForeignChunk, FrameCompression, FrameEntry,
     MANIFEST_FIRST_READ_BYTES, Manifest, ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER,
-    PartChunk, Patch, PushedChunk, ReadAt, compress_frame, decompress_frame,
+    PartChunk, Patch, PushedChunk, ReadAt, RecipeNumber, compress_frame, decompress_frame,
 };
 use proptest::prelude::*;
 
@@ -338,6 +338,20 @@ fn a_verbatim_object_is_its_published_file() {
     let found = records(&reader).remove(0);
     assert_eq!((found.encoding, found.content_bytes), (Encoding::Verbatim, 3000));
     assert_eq!(restore(&mut reader, &found, &mut BTreeMap::new()), file);
+}
+
+#[test]
+fn a_recipe_is_kept_also_if_only_a_newer_version_knows_it() {
+    let objects = [0, 1, 2, 3, 255].map(|number: u8| {
+        let nar = noise(1_000, number);
+        let mut record = NewRecord::store_path(info(number, &nar, Vec::new()), Encoding::Chunked);
+        record.recipe = RecipeNumber::from_byte(number);
+        (record, nar)
+    });
+    let (sealed, payload) = pack(&objects);
+    let reader = reader(&sealed.content, &payload);
+    let kept: Vec<u8> = records(&reader).iter().map(|record| record.recipe.to_byte()).collect();
+    assert_eq!(kept, [0, 1, 2, 3, 255]);
 }
 
 #[test]

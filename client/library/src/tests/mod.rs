@@ -12,6 +12,7 @@ mod faults;
 mod large;
 mod patches;
 mod pipeline;
+mod recipes;
 mod repack;
 mod servers;
 mod transfer;
