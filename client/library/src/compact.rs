@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount};
-use firn_bundle::{BundleRole, FrameCompression, PAYLOAD_BYTES_MAX};
+use firn_bundle::{BundleRole, FrameCompression, PAYLOAD_BYTES_MAX, is_small};
 use firn_client_logic::UploadPolicy;
 use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
@@ -128,10 +128,13 @@ pub(crate) async fn compact_in(
 
 /// Refuses a set that is no gain over so many bundles: coordinators take no small one but the last.
 fn check_fewer(before: usize, set: &BundleSet) -> Result<(), CompactError> {
-    let payload = |bundle: &Arc<SpooledBundle>| bundle.sealed.content.payload_bytes();
+    let is_small = |bundle: &Arc<SpooledBundle>| {
+        let sealed = &bundle.sealed;
+        is_small(sealed.content.payload_bytes(), sealed.positions.len() as u64)
+    };
     let mut all_but_last = set.bundles.iter().rev().skip(1);
     let behind = set.bundles.len();
-    if behind >= before || all_but_last.any(|bundle| payload(bundle) < PAYLOAD_BYTES_MAX / 4) {
+    if behind >= before || all_but_last.any(is_small) {
         return Err(CompactError::NoFewer { before, behind });
     }
     if set.bundles.iter().any(|bundle| bundle.sealed.content.role() != BundleRole::Ordinary) {

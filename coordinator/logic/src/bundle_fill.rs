@@ -1,23 +1,17 @@
 //! How full bundles are.
 //!
-//! Owns: what a small bundle is, and the sums over all bundles but emptied ones: what was in those lies in others. Always holds: what was added is taken out again with the same
-//! figures, for a bundle never changes. Leaves to others: what to do about it (`compacting`).
+//! Owns: the sums over all bundles but emptied ones: what was in those lies in others. Always holds: what was added is taken
+//! out again with the same figures, for a bundle never changes. Leaves to others: what a small bundle is (`firn-bundle`), what to
+//! do about it (`compacting`).
 
-use firn_bundle::{PAYLOAD_BYTES_MAX, RECORDS_MAX};
+use firn_bundle::PAYLOAD_BYTES_MAX;
+pub(crate) use firn_bundle::is_small;
 use firn_wire::BundleFill;
 
 use crate::catalogue::BundleView;
 
 /// With as many payload bytes a bundle is not small.
 pub(crate) const QUARTER_BYTES: u64 = PAYLOAD_BYTES_MAX / 4;
-
-/// With as many records a bundle is not small, whatever their bytes.
-const QUARTER_RECORDS: u64 = RECORDS_MAX as u64 / 4;
-
-/// Whether a bundle is under a quarter full.
-pub(crate) const fn is_small(payload_bytes: u64, records: u64) -> bool {
-    payload_bytes < QUARTER_BYTES && records < QUARTER_RECORDS
-}
 
 /// Counts a bundle in.
 pub(crate) fn add(fill: &mut BundleFill, bundle: &BundleView) {
