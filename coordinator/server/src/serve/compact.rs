@@ -1,6 +1,7 @@
 //! Compaction: an operator's program has packed small bundles anew, and asks that the new ones take their place.
 //!
-//! Always holds: what is proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
+//! Always holds: no bundle that goes is used by another one when the command is applied, but by one that goes with it; what is
+//! proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
 //! that are accepted no more. Leaves to others: whether every record is moved (`apply`), erasing what goes (`purging`).
 
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use firn_base::PublicKey;
 use firn_coordinator_logic::{first_used_by_others, plan_gathered_features, plan_gathering};
 use firn_wire::{
-    BUNDLES_PER_REQUEST_MAX, COMPACTED_BUNDLES_MAX, CommandOutcome, CompactRequest, CoordinatorReply,
-    OperatorRole, RefusedRequest,
+    BUNDLES_PER_REQUEST_MAX, COMPACTED_BUNDLES_MAX, Command, CommandOutcome, CompactRequest,
+    CoordinatorReply, OperatorRole, RefusalKind, RefusedRequest,
 };
 
 use super::commit::{check_dependencies, check_uploads, hint, own_uploads, publishers_ever, refusal};
@@ -46,13 +47,19 @@ pub(super) async fn compact(
         Ok::<_, RefusedRequest>((command, features))
     };
     let (command, features) = shared.environment.blocking(plan).await?;
-    // What somebody has come to use meanwhile would have to stay beside what takes its place.
+    // What somebody has come to use meanwhile would have to stay beside what takes its place, and nobody would see it. So no commit
+    // is proposed between this look and the command; those that were proposed before are applied once this, which changes
+    // nothing, is.
+    let alone = shared.commits.write().await;
+    shared.carry_out(Command::ExpireReservations(Vec::new()), RefusalKind::Unavailable).await?;
     if let Some(bundle) = shared.with_view(|view| first_used_by_others(view, &going))? {
         return Err(malformed(format!(
             "another bundle uses chunks of bundle {bundle} by now: compact again"
         )));
     }
-    match shared.propose_as(by, command).await? {
+    let outcome = shared.propose_as(by, command).await?;
+    drop(alone);
+    match outcome {
         CommandOutcome::Rejected(reason) => Err(refusal(&reason)),
         // No key became visible that was not.
         _ => {
