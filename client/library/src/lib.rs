@@ -45,9 +45,9 @@ pub use compact::{CompactError, CompactOptions, Compacted, compact};
 pub use events::{PublishEvent, PublishEvents};
 pub use firn_bundle::FrameCompression;
 pub use firn_client_logic::{
-    Accounts, BundleFacts, Following, Grouping, NotedFile, ObjectFacts, OrderClass, PublishOrder,
-    PublishSummary, RefusedPath, RepackWork, RoundOutcome, Selection, Share, Takings, UploadError,
-    UploadPolicy, WaitingPath,
+    Accounts, BundleFacts, CompactionRounds, Following, Grouping, NotedFile, ObjectFacts, OrderClass,
+    PublishOrder, PublishSummary, RefusedPath, RepackWork, RoundOutcome, Selection, Share, Takings,
+    UploadError, UploadPolicy, WaitingPath,
 };
 pub use pack::PackError;
 pub use paper_archive::{PaperArchive, PaperBundle, PaperRequests};

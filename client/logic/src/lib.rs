@@ -9,6 +9,7 @@
 mod accounting;
 mod address_rule;
 mod body_version;
+mod compaction_rounds;
 mod dependency_choice;
 mod fetch_failure;
 mod following;
@@ -32,6 +33,7 @@ mod upload_step;
 pub use accounting::{Accounts, BundleFacts, Grouping, OTHER_OBJECTS, ObjectFacts, Takings};
 pub use address_rule::AddressRule;
 pub use body_version::{BodyPart, BodyVersion};
+pub use compaction_rounds::CompactionRounds;
 pub use dependency_choice::{DependencyChoice, DependencyPlan};
 pub use fetch_failure::{FetchFailure, FetchVerdict};
 pub use following::{Following, RoundOutcome};

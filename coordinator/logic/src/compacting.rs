@@ -23,7 +23,7 @@ use crate::brake::BrakeState;
 use crate::bundle_fill::{QUARTER_BYTES, is_small};
 use crate::catalogue::BundleView;
 use crate::commit_check::{CheckedBundle, RecordSummary};
-use crate::facts::Scan;
+use crate::facts::{Facts, Scan};
 use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
 use crate::planning::PlanningView;
 use crate::similar::{GoingContent, plan_features};
@@ -139,6 +139,17 @@ pub fn read_small<S: Scan>(
     }
     small.sort_by_key(|bundle| bundle.order);
     Ok(small)
+}
+
+/// Keeps those of these bundles that stand behind `bundle` in the history; none if nobody knows it.
+pub fn keep_behind<F: Facts>(
+    state: &F,
+    bundle: BundleId,
+    small: &mut Vec<SmallBundle>,
+) -> Result<(), F::Error> {
+    let order = state.bundle_by_id(bundle)?.map(|record| History::order(&record));
+    small.retain(|other| order.is_some_and(|order| other.order > order));
+    Ok(())
 }
 
 fn describe<S: Scan>(
@@ -475,10 +486,82 @@ mod tests {
         assert_eq!(lengths(&[5, 8]), [3, 1]);
     }
 
+    /// By number: bytes, and the bundles whose chunks it uses.
+    type Users = BTreeMap<u32, (u64, BTreeSet<u32>)>;
+
+    /// Packs what is told once; whether there was any.
+    fn compact_with_users(all: &mut Users, homes: &mut [u32]) -> bool {
+        let numbers = |numbers: &[u32]| numbers.iter().copied().map(BundleNumber).collect::<Vec<_>>();
+        let users = |all: &Users, number: u32| -> Vec<u32> {
+            all.iter().filter(|(_, (_, used))| used.contains(&number)).map(|(user, _)| *user).collect()
+        };
+        let payload: u64 = all.values().map(|(bytes, _)| bytes).sum();
+        let small: Vec<_> = all.iter().filter(|(_, (bytes, _))| is_small(*bytes, 1)).collect();
+        let small_bytes: u64 = small.iter().map(|(_, (bytes, _))| bytes).sum();
+        let described = |(number, (bytes, used)): &(&u32, &(u64, BTreeSet<u32>))| SmallBundle {
+            dependencies: used.iter().map(|used| bundle(*used, 0).id).collect(),
+            dependents: numbers(&users(all, **number)),
+            ..bundle(**number, *bytes)
+        };
+        let row: Vec<SmallBundle> = small.iter().map(described).collect();
+        let groups = groups(&row, small_bytes * 20 > payload);
+        for group in &groups {
+            let members: BTreeSet<u32> = group.iter().copied().collect();
+            for member in group {
+                let users = users(all, *member);
+                assert!(
+                    users.iter().all(|user| members.contains(user)),
+                    "{member} goes, and {users:?} use it"
+                );
+            }
+            let gone: Vec<_> = group.iter().filter_map(|number| all.remove(number)).collect();
+            let bytes: u64 = gone.iter().map(|(bytes, _)| bytes).sum();
+            let largest = gone.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+            assert!(bytes <= PAYLOAD_BYTES_MAX && (bytes >= 2 * largest || !is_small(bytes, 1)));
+            let used: BTreeSet<u32> = gone.into_iter().flat_map(|(_, used)| used).collect();
+            let used: BTreeSet<u32> = used.difference(&members).copied().collect();
+            assert!(used.len() <= DEPENDENCIES_MAX);
+            let last = group[group.len() - 1];
+            all.insert(last, (bytes, used));
+            homes.iter_mut().filter(|home| members.contains(&**home)).for_each(|home| *home = last);
+        }
+        !groups.is_empty()
+    }
+
     /// By number: bytes, and for each published bundle in it its bytes and how often it was packed anew.
     type Bundles = BTreeMap<u32, (u64, Vec<(u64, u32)>)>;
 
     proptest! {
+        /// Publishes bundles that use chunks of earlier ones, and compacts in between.
+        #[test]
+        fn what_uses_chunks_of_a_small_bundle_comes_along_or_keeps_it_and_it_comes_to_an_end(
+            published in prop::collection::vec(
+                (prop_oneof![1..(80 * MIB), 1..MIB], prop::collection::vec(0_usize..1000, 0..4)),
+                1..100,
+            ),
+            every in 1_usize..30,
+        ) {
+            let (mut all, mut homes) = (Users::new(), Vec::new());
+            for (number, (bytes, used)) in (0_u32..).zip(published) {
+                // Mostly of late ones.
+                let used = used.into_iter().filter(|back| *back < 10 && *back < homes.len());
+                let used = used.map(|back| homes[homes.len() - 1 - back]).collect();
+                all.insert(number, (bytes, used));
+                homes.push(number);
+                if (number as usize).is_multiple_of(every) {
+                    compact_with_users(&mut all, &mut homes);
+                }
+            }
+            let mut rounds = 0;
+            while compact_with_users(&mut all, &mut homes) {
+                rounds += 1;
+                prop_assert!(rounds < 64, "it comes to an end");
+            }
+            for (_, used) in all.values() {
+                prop_assert!(used.iter().all(|used| all.contains_key(used)), "what is used is there");
+            }
+        }
+
         /// Publishes bundle by bundle and compacts in between: what is packed anew, how often, and what stays.
         #[test]
         fn a_byte_is_packed_anew_few_times_and_little_stays_in_small_bundles(

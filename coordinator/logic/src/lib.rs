@@ -101,7 +101,7 @@ pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
     CompactionRefusal, GatheringError, SmallBundle, UsedBundle, check_compaction, first_used_by_others,
-    plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
+    keep_behind, plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
 };
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};

@@ -28,6 +28,7 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. }
         | AdminRequest::Compaction { .. }
+        | AdminRequest::CompactionBehind { .. }
         | AdminRequest::ReplacedAmong(_) => OperatorRole::Observer,
     }
 }

@@ -111,6 +111,7 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         | AdminRequest::Purges { .. }
         | AdminRequest::BundlesSince { .. }
         | AdminRequest::Compaction { .. }
+        | AdminRequest::CompactionBehind { .. }
         | AdminRequest::ReplacedAmong(_) => "look".to_owned(),
     };
     // Names in it are whatever the asker wrote.

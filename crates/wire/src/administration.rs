@@ -86,6 +86,13 @@ pub enum AdminRequest {
     /// Of which of these bundles others have taken the place: nothing new may use chunks of them. At most
     /// [`crate::COMPACTED_BUNDLES_MAX`].
     ReplacedAmong(Vec<BundleId>),
+    /// The same as [`Self::Compaction`], of what stands behind a bundle in the history: the next page.
+    CompactionBehind {
+        /// None that is younger than this, in milliseconds.
+        older_than_millis: u64,
+        /// The last bundle of the page before.
+        bundle: BundleId,
+    },
 }
 
 /// The answer to an act of administration.

@@ -98,6 +98,6 @@ pub struct CompactionGroup {
 pub struct CompactionPlan {
     /// How full bundles are.
     pub fill: BundleFill,
-    /// The first groups, at most [`COMPACTION_GROUPS_MAX`].
+    /// The first groups, at most [`COMPACTION_GROUPS_MAX`]; if there are as many, more may stand behind the last one.
     pub groups: Vec<CompactionGroup>,
 }

@@ -464,6 +464,8 @@ fn compactions(lines: &mut Lines, bundle: BundleId) {
     let uploaded = UploadedBundle { reservation, manifest: vec![1, 2], receipts: Vec::new() };
     let request = CompactRequest { bundles: vec![uploaded], gathered };
     lines.add("compact", &CoordinatorRequest::Compact(request));
+    let request = AdminRequest::CompactionBehind { older_than_millis: 300, bundle };
+    lines.add("compaction-behind-request", &CoordinatorRequest::Admin(request));
 }
 
 fn purges(lines: &mut Lines) {

@@ -1,6 +1,5 @@
 //! `firn compact`: small bundles, packed together into full ones.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,8 @@ use clap::Args;
 use firn_base::{BundleId, ByteCount};
 use firn_bundle::FrameCompression;
 use firn_client::{
-    CompactError, CompactOptions, Compacted, PublishEvent, PublishEvents, UploadPolicy, compact,
-    publisher_endpoint,
+    CompactError, CompactOptions, Compacted, CompactionRounds, PublishEvent, PublishEvents, UploadPolicy,
+    compact, publisher_endpoint,
 };
 use firn_transport::{Environment, load_identity};
 use firn_wire::{AdminReply, AdminRequest, BundleFill, CompactionGroup, CompactionPlan};
@@ -94,21 +93,19 @@ pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<D
     Ok(Done::when(is_whole && report.stopped.is_none()))
 }
 
-/// Packs one group after the other, and asks again, until nothing new is told, or what fails would fail for all.
+/// Packs one group after the other, and asks for more, until nothing new is told, or what fails would fail for all.
 async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactReport, CommandError> {
     let progress = Arc::new(Progress::new("compacting", Unit::Bytes, 0));
     let limit = flags.limit.map_or(u64::MAX, |limit| limit.0);
     let mut packed_bytes = 0_u64;
-    let mut tried: BTreeSet<Vec<BundleId>> = BTreeSet::new();
-    let CompactionPlan { fill, mut groups } = plan(session, flags.older_than).await?;
+    let mut rounds = CompactionRounds::default();
+    let CompactionPlan { fill, mut groups } = plan(session, flags.older_than, None).await?;
     let mut report = CompactReport { groups: Vec::new(), fill, stopped: None };
     loop {
-        let mut is_new = false;
-        for group in groups {
-            if packed_bytes >= limit || !tried.insert(group.bundles.clone()) {
-                continue;
+        for group in rounds.take(&groups) {
+            if packed_bytes >= limit {
+                return Ok(report);
             }
-            is_new = true;
             packed_bytes = packed_bytes.saturating_add(group.payload.0);
             if flags.dry_run {
                 report.groups.push(GroupReport::of(&group, Ok(Compacted::default())));
@@ -117,16 +114,19 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             progress.say(format!("{} bundles, {}", group.bundles.len(), group.payload));
             let compacted = compact_group(session, flags, &group, &progress).await;
             let stops = compacted.as_ref().is_err_and(CompactError::is_general);
+            if compacted.is_ok() {
+                rounds.note_packed();
+            }
             report.groups.push(GroupReport::of(&group, compacted.map_err(|error| error.to_string())));
             if stops {
                 return Ok(report);
             }
         }
-        if !is_new || flags.dry_run {
+        if !rounds.go_on(&groups) {
             return Ok(report);
         }
         // What was done is told, whatever is refused now.
-        match plan(session, flags.older_than).await {
+        match plan(session, flags.older_than, rounds.behind()).await {
             Ok(next) => (report.fill, groups) = (next.fill, next.groups),
             Err(refused) => {
                 report.stopped = Some(refused.to_string());
@@ -136,9 +136,17 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
     }
 }
 
-async fn plan(session: &Session, older_than: Duration) -> Result<CompactionPlan, CommandError> {
+/// Asks for groups: the first ones, or those behind a bundle.
+async fn plan(
+    session: &Session,
+    older_than: Duration,
+    behind: Option<BundleId>,
+) -> Result<CompactionPlan, CommandError> {
     let older_than_millis = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
-    let request = AdminRequest::Compaction { older_than_millis };
+    let request = match behind {
+        None => AdminRequest::Compaction { older_than_millis },
+        Some(bundle) => AdminRequest::CompactionBehind { older_than_millis, bundle },
+    };
     match session.archive().coordinators().administer(request).await? {
         AdminReply::Compaction(plan) => Ok(plan),
         _ => Err(CommandError::Failed("the coordinators' answer does not fit".to_owned())),

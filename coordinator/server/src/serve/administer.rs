@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use firn_base::TokenId;
+use firn_base::{BundleId, TokenId};
 use firn_coordinator_logic::{
     Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
-    check_name, ledger_position, plan_compaction, purge_progress, read_small, replaced_among, small_bundles,
-    survey_drain,
+    check_name, keep_behind, ledger_position, plan_compaction, purge_progress, read_small, replaced_among,
+    small_bundles, survey_drain,
 };
 use firn_wire::{
     ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, COMPACTED_BUNDLES_MAX, Command, CompactionPlan,
@@ -102,7 +102,12 @@ pub(super) async fn administer(
             Ok(AdminReply::Purges(progress.map_err(|error: StorageError| disk(&error))?))
         }
         AdminRequest::Compaction { older_than_millis } => {
-            compaction(shared, Duration::from_millis(older_than_millis)).await.map(AdminReply::Compaction)
+            let older_than = Duration::from_millis(older_than_millis);
+            compaction(shared, older_than, None).await.map(AdminReply::Compaction)
+        }
+        AdminRequest::CompactionBehind { older_than_millis, bundle } => {
+            let older_than = Duration::from_millis(older_than_millis);
+            compaction(shared, older_than, Some(bundle)).await.map(AdminReply::Compaction)
         }
         AdminRequest::ReplacedAmong(bundles) => {
             if bundles.len() > COMPACTED_BUNDLES_MAX {
@@ -166,8 +171,12 @@ pub(super) async fn snapshot(shared: &Shared, to: &str) -> Result<AdminReply, Re
     }
 }
 
-/// What to compact now of what is older than this.
-async fn compaction(shared: &Shared, older_than: Duration) -> Result<CompactionPlan, RefusedRequest> {
+/// What to compact now of what is older than this, and stands behind a bundle if one is named.
+async fn compaction(
+    shared: &Shared,
+    older_than: Duration,
+    behind: Option<BundleId>,
+) -> Result<CompactionPlan, RefusedRequest> {
     if shared.is_rebuilding()? {
         return Err(malformed(RejectReason::Rebuilding.to_string()));
     }
@@ -180,7 +189,10 @@ async fn compaction(shared: &Shared, older_than: Duration) -> Result<CompactionP
     let going = shared.going(&facts).map_err(|error| disk(&error))?;
     // Some ten thousand records may have to be read, and as many acts of the ledger: not on the threads of the network.
     let plan = move || {
-        let small = read_small(&facts, &numbers, &going, older_than)?;
+        let mut small = read_small(&facts, &numbers, &going, older_than)?;
+        if let Some(bundle) = behind {
+            keep_behind(&facts, bundle, &mut small)?;
+        }
         plan_compaction(&facts, &small, fill)
     };
     shared.environment.blocking(plan).await.map_err(|error: StorageError| disk(&error))
