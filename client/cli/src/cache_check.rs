@@ -13,6 +13,8 @@ use firn_nix_format::{
     Compression, NarInspector, PathInfo, PublisherKey, Sha256, VerifyingReader, accepted_by, decoder,
 };
 
+use sha2::Digest;
+
 use crate::cache_directory::{CacheDirectory, StoredNar};
 use crate::object_writer::{NarListing, list};
 
@@ -27,6 +29,8 @@ pub(crate) enum There<T> {
     Damaged(String),
     /// Another content of the same store path, signed by one of the publishers.
     Other,
+    /// All of it, and as another file than the one that was published.
+    OtherFile,
 }
 
 /// A NAR that lies there and is what its narinfo says.
@@ -41,16 +45,17 @@ pub(crate) struct RightNar {
 const BUFFER_BYTES: usize = 256 << 10;
 
 impl CacheDirectory {
-    /// What lies there of the store path of `info`, with its listing if that is wanted. A narinfo that says something
-    /// else stays if one of `publishers` has signed it.
+    /// What lies there of the store path of `info`, with its listing if that is wanted; `as_published` only the published
+    /// file is right. A narinfo that says something else stays if one of `publishers` has signed it.
     pub(crate) async fn look(
         &self,
         info: &PathInfo,
         publishers: &[PublisherKey],
         listing: bool,
+        as_published: bool,
     ) -> There<RightNar> {
         let (root, info, publishers) = (self.root().to_owned(), info.clone(), publishers.to_vec());
-        self.environment().blocking(move || look(&root, &info, &publishers, listing)).await
+        self.environment().blocking(move || look(&root, &info, &publishers, (listing, as_published))).await
     }
 
     /// What lies there of a log or the like, whose file is compressed as `compression` says.
@@ -58,7 +63,9 @@ impl CacheDirectory {
         let (root, blob): (PathBuf, Blob) = (self.root().to_owned(), blob.clone());
         let look = move || {
             let source = source(&root)?;
-            is_content(&source, &blob.url, compression, blob.sha256, blob.bytes, None)
+            let wanted =
+                Wanted { url: &blob.url, compression, sha256: blob.sha256, bytes: blob.bytes, file: None };
+            is_content(&source, wanted, None)
         };
         match self.environment().blocking(look).await {
             Ok(true) => There::Right(()),
@@ -68,7 +75,12 @@ impl CacheDirectory {
     }
 }
 
-fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey], listing: bool) -> There<RightNar> {
+fn look(
+    root: &Path,
+    info: &PathInfo,
+    publishers: &[PublisherKey],
+    (listing, as_published): (bool, bool),
+) -> There<RightNar> {
     let narinfo = source(root).and_then(|source| {
         let text = source.narinfo(info.store_path.hash_part()).map_err(|error| error.to_string())?;
         Ok(text.map(|text| (source, text)))
@@ -90,8 +102,18 @@ fn look(root: &Path, info: &PathInfo, publishers: &[PublisherKey], listing: bool
         };
     }
     let mut inspector = listing.then(|| NarInspector::new(info.nar_size));
-    let (hash, size) = (info.nar_hash, info.nar_size);
-    match is_content(&source, &there.url, there.compression, hash, size, inspector.as_mut()) {
+    let wanted = Wanted {
+        url: &there.url,
+        compression: there.compression,
+        sha256: info.nar_hash,
+        bytes: info.nar_size,
+        file: info.file_hash.filter(|_| as_published),
+    };
+    let file = |info: &PathInfo| (info.compression, info.file_hash);
+    if as_published && file(&there) != file(info) {
+        return There::OtherFile;
+    }
+    match is_content(&source, wanted, inspector.as_mut()) {
         Ok(true) => There::Right(RightNar {
             nar: StoredNar {
                 bytes: there.file_size.unwrap_or(info.nar_size),
@@ -111,15 +133,38 @@ fn source(root: &Path) -> Result<Source, String> {
     Source::open(&format!("file://{root}")).map_err(|error| error.to_string())
 }
 
-/// Whether there is a file at `url`; an error if it does not decompress to these bytes. They are shown to `inspector`.
-fn is_content(
-    source: &Source,
-    url: &str,
+/// A file that should lie there.
+struct Wanted<'a> {
+    url: &'a str,
     compression: Compression,
+    /// What it decompresses to.
     sha256: Sha256,
     bytes: u64,
+    /// Its own hash, where that matters.
+    file: Option<Sha256>,
+}
+
+/// A file that is hashed on its way.
+struct Hashed<'a> {
+    file: Box<dyn Read + Send>,
+    hasher: &'a mut sha2::Sha256,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// Whether there is such a file; an error if it is not what it should be. Its contents are shown to `inspector`.
+fn is_content(
+    source: &Source,
+    wanted: Wanted<'_>,
     mut inspector: Option<&mut NarInspector>,
 ) -> Result<bool, String> {
+    let Wanted { url, compression, sha256, bytes, file: file_sha256 } = wanted;
     let failed = |error: io::Error| format!("{url}: {error}");
     let file = match source.open_file(url) {
         Ok(Some(file)) => file,
@@ -127,7 +172,12 @@ fn is_content(
         Err(error @ SourceError::LeavesCache(_)) => return Err(error.to_string()),
         Err(error) => return Err(format!("{url}: {error}")),
     };
-    let file = BufReader::with_capacity(BUFFER_BYTES, file.reader);
+    let mut hasher = sha2::Sha256::default();
+    let file: Box<dyn Read + Send + '_> = match file_sha256 {
+        Some(_) => Box::new(Hashed { file: file.reader, hasher: &mut hasher }),
+        None => file.reader,
+    };
+    let file = BufReader::with_capacity(BUFFER_BYTES, file);
     let decoded = decoder(compression, file).map_err(failed)?;
     let mut checked = VerifyingReader::new(decoded, sha256, bytes);
     let mut piece = vec![0; BUFFER_BYTES];
@@ -142,7 +192,12 @@ fn is_content(
             Err(error) => return Err(failed(error)),
         }
     }
-    checked.finish().map(|()| true).map_err(|mismatch| format!("{url}: {mismatch}"))
+    checked.finish().map_err(|mismatch| format!("{url}: {mismatch}"))?;
+    let found = Sha256::from_bytes(hasher.finalize().into());
+    match file_sha256.filter(|stated| *stated != found) {
+        Some(stated) => Err(format!("{url}: it has the hash {found} and not its FileHash {stated}")),
+        None => Ok(true),
+    }
 }
 
 #[cfg(test)]
@@ -158,7 +213,7 @@ mod tests {
     use super::*;
     use crate::nar_encoder::NarCompression;
 
-    const ALL: [NarCompression; 3] = [NarCompression::None, NarCompression::Zstd, NarCompression::Xz];
+    const ALL: [NarCompression; 3] = [NarCompression::None, NarCompression::Zstd, NarCompression::XZ];
 
     fn key() -> PublisherSecretKey {
         PublisherSecretKey::from_seed("a", &[1; 32]).unwrap()
@@ -199,11 +254,12 @@ mod tests {
     }
 
     async fn look_at(cache: &CacheDirectory, nar: &'static [u8]) -> There<StoredNar> {
-        match cache.look(&info(nar), &[key().public_key()], false).await {
+        match cache.look(&info(nar), &[key().public_key()], false, false).await {
             There::Right(RightNar { nar, listing: None }) => There::Right(nar),
             There::Right(right) => panic!("nobody asked for a listing: {right:?}"),
             There::Damaged(why) => There::Damaged(why),
             There::Other => There::Other,
+            There::OtherFile => There::OtherFile,
             There::Nothing => There::Nothing,
         }
     }
@@ -256,7 +312,7 @@ mod tests {
     async fn another_content_stays_only_where_a_publisher_has_signed_it() {
         let (_place, cache) = cache_with(b"one", NarCompression::None).await;
         assert_eq!(look_at(&cache, b"two").await, There::Other);
-        assert_damaged(&cache.look(&info(b"two"), &[], false).await, "no publisher");
+        assert_damaged(&cache.look(&info(b"two"), &[], false, false).await, "no publisher");
         let narinfo = cache.root().join(format!("{}.narinfo", info(b"one").store_path.hash_part()));
         fs::write(&narinfo, "what?").unwrap();
         assert!(matches!(look_at(&cache, b"one").await, There::Damaged(_)));
@@ -271,16 +327,34 @@ mod tests {
         let json = nar::inspect(bytes).unwrap().to_json().unwrap();
         for compression in ALL {
             let (_place, cache) = cache_with(bytes, compression).await;
-            let look = cache.look(&info(bytes), &[key().public_key()], true).await;
+            let look = cache.look(&info(bytes), &[key().public_key()], true, false).await;
             let There::Right(right) = look else { panic!("{look:?}") };
             assert_eq!(right.listing, Some(NarListing::Json(json.clone())), "{compression:?}");
         }
         let (_place, cache) = cache_with(b"no nar", NarCompression::None).await;
-        let look = cache.look(&info(b"no nar"), &[key().public_key()], true).await;
+        let look = cache.look(&info(b"no nar"), &[key().public_key()], true, false).await;
         assert!(
             matches!(look, There::Right(RightNar { listing: Some(NarListing::NotText), .. })),
             "{look:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn where_the_published_file_is_wanted_it_is_right_by_its_own_hash() {
+        let (_place, cache) = cache_with(b"the nar", NarCompression::XZ).await;
+        let There::Right(stored) = look_at(&cache, b"the nar").await else { panic!("it was written") };
+        let look =
+            async |published: &PathInfo| cache.look(published, &[key().public_key()], false, true).await;
+        let mut published =
+            PathInfo { compression: Compression::Xz, file_hash: stored.sha256, ..info(b"the nar") };
+        assert!(matches!(look(&published).await, There::Right(_)));
+        // The same NAR by another encoder, in a file that the narinfo says is the published one.
+        let other = liblzma::encode_all(&b"the nar"[..], 1).unwrap();
+        fs::write(cache.root().join(&stored.url), other).unwrap();
+        assert_damaged(&look(&published).await, "FileHash");
+        assert!(matches!(look_at(&cache, b"the nar").await, There::Right(_)), "where any file will do");
+        published.file_hash = Some(Sha256::of(b"another file"));
+        assert!(matches!(look(&published).await, There::OtherFile));
     }
 
     #[tokio::test]

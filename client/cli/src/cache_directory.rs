@@ -31,7 +31,7 @@ const FOLDERS: [&str; 5] = ["nar", "log", "realisations", "build-trace-v2", "deb
 pub(crate) enum NarInfoOutcome {
     /// It is there.
     Written,
-    /// The cache has one that says the same; it carries the signatures of both now.
+    /// The cache has one that says the same; it carries the signatures of both now, and names the NAR that was added last.
     Merged,
     /// The cache has one that says something else, which stays.
     OtherStays,
@@ -104,16 +104,24 @@ impl CacheDirectory {
     }
 
     /// Adds the file that `info` was published with, at the published URL, unless that is not to be trusted or belongs
-    /// to another file.
+    /// to another file. The stream was checked to be it, or is its NAR, which is compressed here and then has the FileHash.
     pub(crate) async fn add_published_nar(
         &self,
         info: &PathInfo,
+        compression: NarCompression,
         stream: ByteStream,
     ) -> Result<StoredNar, WriteError> {
         let own = own_url(info, info.compression);
         let wanted = if is_usable_nar_url(info) { info.url.clone() } else { own.clone() };
         let path = self.root.join(&wanted);
-        let file = self.partial(&path, stream, NarCompression::None).await?;
+        let file = self.partial(&path, stream, compression).await?;
+        if let (Some(made), published) = (file.sha256, info.file_hash)
+            && published != Some(made)
+        {
+            return Err(
+                published.map_or(WriteError::Lost, |published| WriteError::OtherFile { made, published })
+            );
+        }
         let bytes = file.bytes;
         let own_path = self.root.join(&own);
         let place = move || match file.keep_first(&path)? {
@@ -289,19 +297,22 @@ fn write_narinfo(
     if let Some(listing) = listing {
         write_listing(root, &path.with_extension("ls"), listing)?;
     }
+    let file = nar.sha256.map(|hash| (hash, nar.bytes));
     let (text, outcome) = match there {
-        None => {
-            let file = nar.sha256.map(|hash| (hash, nar.bytes));
-            (info.to_narinfo(&nar.url, nar.compression.name(), file), NarInfoOutcome::Written)
-        }
+        None => (info.to_narinfo(&nar.url, nar.compression.name(), file), NarInfoOutcome::Written),
         Some(mut there) => {
             let fresh = info.signatures.iter().filter(|one| !there.signatures.contains(one));
             let fresh: Vec<_> = fresh.cloned().collect();
-            if fresh.is_empty() {
+            let is_same_file = there.url == nar.url;
+            if fresh.is_empty() && is_same_file {
                 return Ok(NarInfoOutcome::Merged);
             }
             there.signatures.extend(fresh);
-            (there.to_string(), NarInfoOutcome::Merged)
+            let text = match is_same_file {
+                true => there.to_string(),
+                false => there.to_narinfo(&nar.url, nar.compression.name(), file),
+            };
+            (text, NarInfoOutcome::Merged)
         }
     };
     PartialFile::from_text(root, text.as_bytes())?.replace(path)?;
@@ -355,11 +366,17 @@ mod tests {
     async fn a_published_url_is_kept_where_it_is_free() {
         let (_place, cache) = cache().await;
         let one = info(1, "nar/a.nar.xz", Compression::Xz);
-        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().url, "nar/a.nar.xz");
-        assert_eq!(cache.add_published_nar(&one, bytes("one")).await.unwrap().url, "nar/a.nar.xz");
+        assert_eq!(
+            cache.add_published_nar(&one, NarCompression::None, bytes("one")).await.unwrap().url,
+            "nar/a.nar.xz"
+        );
+        assert_eq!(
+            cache.add_published_nar(&one, NarCompression::None, bytes("one")).await.unwrap().url,
+            "nar/a.nar.xz"
+        );
         let two = info(2, "nar/a.nar.xz", Compression::Xz);
         let StoredNar { url, bytes: count, .. } =
-            cache.add_published_nar(&two, bytes("other")).await.unwrap();
+            cache.add_published_nar(&two, NarCompression::None, bytes("other")).await.unwrap();
         assert_eq!((url.as_str(), count), (own_url(&two, Compression::Xz).as_str(), 5));
         assert_eq!(fs::read_to_string(cache.root.join("nar/a.nar.xz")).unwrap(), "one");
         assert_eq!(fs::read_to_string(cache.root.join(url)).unwrap(), "other");
@@ -374,7 +391,7 @@ mod tests {
         let outside = ["../secret", "/etc/passwd", "nix-cache-info", "x.narinfo", "nar/../x", "nar/.x"];
         for url in outside.into_iter().chain([foreign.as_str(), &others]) {
             let hostile = info(3, url, Compression::Xz);
-            let stored = cache.add_published_nar(&hostile, bytes("x")).await.unwrap();
+            let stored = cache.add_published_nar(&hostile, NarCompression::None, bytes("x")).await.unwrap();
             assert_eq!(stored.url, own_url(&hostile, Compression::Xz));
         }
         for url in ["../log/x", "nix-cache-info", "nar/x", "log/../../x", "log"] {

@@ -270,7 +270,8 @@ impl Export {
                 cache.remove_narinfo(&path.info).await?;
                 true
             }
-            There::Nothing => false,
+            // Another file of it is no damage, and stays until this one is there.
+            There::OtherFile | There::Nothing => false,
         };
         let plan = self.plan(&path.found).await?;
         let written = self.writer.write_path(&plan, &path.info).await?;
@@ -293,7 +294,7 @@ impl Export {
             match cache.look_for_blob(blob, plan.file_compression()).await {
                 There::Right(()) => return Ok(Some(Outcome::KeptBlob)),
                 There::Damaged(_) => cache.remove_blob(key.kind(), &blob.url).await?,
-                There::Nothing | There::Other => {}
+                There::Nothing | There::Other | There::OtherFile => {}
             }
         }
         Ok(Some(Outcome::Blob(self.writer.write(&plan).await?)))
@@ -308,6 +309,9 @@ impl Export {
 fn why_missing(error: &WriteError) -> (MissingState, String) {
     match error {
         WriteError::Read(error) => (MissingState::Unreadable, unreadable(error)),
+        WriteError::Lost | WriteError::NewerRecipe(_) | WriteError::OtherFile { .. } => {
+            (MissingState::NotAsPublished, error.to_string())
+        }
         WriteError::Disk { .. } => (MissingState::Unwritable, unwritable(error)),
         WriteError::Refused { .. } => {
             (MissingState::Refused, format!("{error}; whoever published it may do so with another URL"))
@@ -323,6 +327,8 @@ fn count(number: usize) -> u64 {
 mod tests {
     use std::io;
 
+    use firn_nix_format::Sha256;
+
     use super::*;
 
     #[test]
@@ -330,7 +336,11 @@ mod tests {
         let read = ReadError::NoDirectory { cause: "all are away".to_owned() };
         let disk = WriteError::disk(Path::new("/out/nar/x"), io::ErrorKind::IsADirectory.into());
         let refused = WriteError::Refused { url: "log/../x".to_owned() };
+        let other = WriteError::OtherFile { made: Sha256::of(b"one"), published: Sha256::of(b"two") };
         for (error, state, words) in [
+            (WriteError::Lost, MissingState::NotAsPublished, "and not the file that was published"),
+            (WriteError::NewerRecipe(9), MissingState::NotAsPublished, "recipe 9"),
+            (other, MissingState::NotAsPublished, "and not its FileHash"),
             (WriteError::Read(read), MissingState::Unreadable, "cannot be read now"),
             (disk, MissingState::Unwritable, "cannot write /out/nar/x: is a directory; see to that"),
             (refused, MissingState::Refused, "its URL log/../x is none"),

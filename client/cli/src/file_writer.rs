@@ -33,6 +33,24 @@ pub(crate) enum WriteError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Neither the published file is archived nor a recipe that makes it.
+    #[error(
+        "the archive has its contents and not the file that was published: it was published without --keep-recipes, or no recipe makes it"
+    )]
+    Lost,
+    /// A newer version says how the published file is made.
+    #[error("its published file is made by recipe {0}, which this version does not know: update firn")]
+    NewerRecipe(u8),
+    /// What was made is another file than the published one.
+    #[error(
+        "what was made of it has the hash {made} and not its FileHash {published}: another version of firn may make it"
+    )]
+    OtherFile {
+        /// Of what was made.
+        made: Sha256,
+        /// What the narinfo said.
+        published: Sha256,
+    },
     /// The URL is none that an object of its kind may have, whoever published it so.
     #[error("its URL {url} is none for an object of its kind, so it is not written")]
     Refused {
@@ -214,7 +232,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_breaks_off_leaves_no_file() {
         let place = tempfile::tempdir().unwrap();
-        for compression in [NarCompression::None, NarCompression::Xz] {
+        for compression in [NarCompression::None, NarCompression::XZ] {
             let cause = ReadError::NoDirectory { cause: "gone".to_owned() };
             let pieces = vec![Ok(Bytes::from_static(b"abc")), Err(cause)];
             let stream = stream::iter(pieces).boxed();

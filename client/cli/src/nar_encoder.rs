@@ -6,12 +6,10 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use firn_nix_format::Compression;
+use firn_nix_format::{Compression, Recipe, RecipeEncoder};
 
 /// What zstd calls its default: as fast as most disks.
 const ZSTD_LEVEL: i32 = 3;
-/// What the public cache wrote for ten years.
-const XZ_PRESET: u32 = 6;
 
 /// How a NAR is compressed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +18,13 @@ pub(crate) enum NarCompression {
     None,
     /// Zstandard.
     Zstd,
-    /// xz.
-    Xz,
+    /// As this recipe makes published files.
+    Recipe(Recipe),
+}
+
+impl NarCompression {
+    /// What the public cache wrote for ten years.
+    pub(crate) const XZ: Self = Self::Recipe(Recipe::Xz6);
 }
 
 impl From<NarCompression> for Compression {
@@ -29,7 +32,7 @@ impl From<NarCompression> for Compression {
         match compression {
             NarCompression::None => Self::None,
             NarCompression::Zstd => Self::Zstd,
-            NarCompression::Xz => Self::Xz,
+            NarCompression::Recipe(recipe) => recipe.compression(),
         }
     }
 }
@@ -41,7 +44,7 @@ pub(crate) struct Encoder<W: Write> {
 
 enum Inner<W: Write> {
     None(W),
-    Xz(liblzma::write::XzEncoder<W>),
+    Recipe(RecipeEncoder<W>),
     Zstd(zstd::stream::write::Encoder<'static, W>),
 }
 
@@ -53,7 +56,7 @@ impl<W: Write> Encoder<W> {
     pub(crate) fn new(compression: NarCompression, file: W) -> io::Result<Self> {
         let inner = match compression {
             NarCompression::None => Inner::None(file),
-            NarCompression::Xz => Inner::Xz(liblzma::write::XzEncoder::new(file, XZ_PRESET)),
+            NarCompression::Recipe(recipe) => Inner::Recipe(RecipeEncoder::new(recipe, file)?),
             NarCompression::Zstd => {
                 let mut encoder = zstd::stream::write::Encoder::new(file, ZSTD_LEVEL)?;
                 encoder.include_checksum(true)?;
@@ -67,7 +70,7 @@ impl<W: Write> Encoder<W> {
     pub(crate) fn file(&self) -> &W {
         match &self.inner {
             Inner::None(file) => file,
-            Inner::Xz(encoder) => encoder.get_ref(),
+            Inner::Recipe(encoder) => encoder.file(),
             Inner::Zstd(encoder) => encoder.get_ref(),
         }
     }
@@ -76,7 +79,7 @@ impl<W: Write> Encoder<W> {
     pub(crate) fn finish(self) -> io::Result<W> {
         match self.inner {
             Inner::None(file) => Ok(file),
-            Inner::Xz(encoder) => encoder.finish(),
+            Inner::Recipe(encoder) => encoder.finish(),
             Inner::Zstd(encoder) => encoder.finish(),
         }
     }
@@ -86,7 +89,7 @@ impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.inner {
             Inner::None(file) => file.write(bytes),
-            Inner::Xz(encoder) => encoder.write(bytes),
+            Inner::Recipe(encoder) => encoder.write(bytes),
             Inner::Zstd(encoder) => encoder.write(bytes),
         }
     }
@@ -94,7 +97,7 @@ impl<W: Write> Write for Encoder<W> {
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.inner {
             Inner::None(file) => file.flush(),
-            Inner::Xz(encoder) => encoder.flush(),
+            Inner::Recipe(encoder) => encoder.flush(),
             Inner::Zstd(encoder) => encoder.flush(),
         }
     }
@@ -104,7 +107,7 @@ impl<W: Write> fmt::Debug for Encoder<W> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match &self.inner {
             Inner::None(_) => "none",
-            Inner::Xz(_) => "xz",
+            Inner::Recipe(_) => "recipe",
             Inner::Zstd(_) => "zstd",
         };
         formatter.debug_tuple("Encoder").field(&name).finish()
@@ -119,7 +122,12 @@ mod tests {
 
     use super::*;
 
-    const ALL: [NarCompression; 3] = [NarCompression::None, NarCompression::Zstd, NarCompression::Xz];
+    const ALL: [NarCompression; 4] = [
+        NarCompression::None,
+        NarCompression::Zstd,
+        NarCompression::XZ,
+        NarCompression::Recipe(Recipe::Bzip2_9),
+    ];
 
     #[test]
     fn what_is_compressed_is_read_back_whole_and_smaller() {

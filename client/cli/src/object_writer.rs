@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use firn_bundle::{Blob, Encoding, RecordBody};
+use firn_bundle::{Blob, Encoding, PublishedFile, Record, RecordBody};
 use firn_nix_format::{NarInspector, PathInfo, PublisherKey};
 use firn_retrieval::{ByteStream, ObjectPlan, ReadError};
 use futures::StreamExt;
@@ -20,10 +20,33 @@ use crate::nar_encoder::NarCompression;
 /// In which form NARs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct NarForm {
-    /// Compressed like this; as the archive has it if not given: bare, or as it was published.
-    pub(crate) compression: Option<NarCompression>,
+    /// As which file.
+    pub(crate) file: NarFile,
     /// With a listing beside each.
     pub(crate) listings: bool,
+}
+
+/// As which file a NAR is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum NarFile {
+    /// As the archive has it: bare, or the file that was published.
+    #[default]
+    AsArchived,
+    /// As the very file that was published.
+    AsPublished,
+    /// Compressed like this.
+    Compressed(NarCompression),
+}
+
+/// What becomes of the content of an object on its way into a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passage {
+    /// It is the published file, which is not the NAR.
+    Verbatim,
+    /// The NAR is compressed, which gives the published file.
+    Published(NarCompression),
+    /// The NAR is compressed into a file of ours.
+    Own(NarCompression),
 }
 
 /// What was written.
@@ -72,21 +95,22 @@ impl ObjectWriter {
 
     /// Writes the NAR of `plan` and the narinfo of `info`, which may carry more signatures than the record.
     pub(crate) async fn write_path(&self, plan: &ObjectPlan, info: &PathInfo) -> Result<Written, WriteError> {
-        let is_wanted = |form: NarCompression| plan.file_compression() == form.into();
-        let as_published =
-            plan.record().encoding == Encoding::Verbatim && self.form.compression.is_none_or(is_wanted);
+        let passage = passage(plan.record(), self.form.file)?;
         let listing = Arc::new(Mutex::new(NarInspector::new(info.nar_size)));
-        let nar = if as_published {
-            // The file is not the NAR, so whether the NAR is right shows before it is written.
-            let mut stream = self.inspected(plan.stream(None)?, &listing);
-            while let Some(piece) = stream.next().await {
-                piece?;
+        let mut stream = self.inspected(plan.stream(None)?, &listing);
+        let nar = match passage {
+            Passage::Verbatim => {
+                // The file is not the NAR, so whether the NAR is right shows before it is written.
+                while let Some(piece) = stream.next().await {
+                    piece?;
+                }
+                drop(stream);
+                self.cache.add_published_nar(info, NarCompression::None, plan.stream_file(None)?).await?
             }
-            self.cache.add_published_nar(info, plan.stream_file(None)?).await?
-        } else {
-            let stream = self.inspected(plan.stream(None)?, &listing);
-            let compression = self.form.compression.unwrap_or(NarCompression::None);
-            self.cache.add_nar(info, compression, stream).await?
+            Passage::Published(compression) => {
+                self.cache.add_published_nar(info, compression, stream).await?
+            }
+            Passage::Own(compression) => self.cache.add_nar(info, compression, stream).await?,
         };
         let inspector = Arc::into_inner(listing).map(Mutex::into_inner);
         let inspector = inspector.map(|inspector| inspector.unwrap_or_else(PoisonError::into_inner));
@@ -97,7 +121,8 @@ impl ObjectWriter {
 
     /// What lies in the cache of the store path of `info`; with its listing, if listings are wanted.
     pub(crate) async fn look(&self, info: &PathInfo, publishers: &[PublisherKey]) -> There<RightNar> {
-        self.cache.look(info, publishers, self.form.listings).await
+        let as_published = self.form.file == NarFile::AsPublished;
+        self.cache.look(info, publishers, self.form.listings, as_published).await
     }
 
     /// Completes what lies there, and is right: the archive may know signatures that were not there then, and a listing
@@ -159,6 +184,27 @@ impl ObjectWriter {
             piece
         };
         stream.map(look).boxed()
+    }
+}
+
+/// How the NAR of `record` becomes such a file.
+fn passage(record: &Record, file: NarFile) -> Result<Passage, WriteError> {
+    let is_verbatim = record.encoding == Encoding::Verbatim;
+    let published = record.path_info();
+    match file {
+        NarFile::AsArchived if is_verbatim => Ok(Passage::Verbatim),
+        NarFile::AsArchived => Ok(Passage::Own(NarCompression::None)),
+        NarFile::Compressed(form) => {
+            let is_wanted = published.is_some_and(|info| info.compression == form.into());
+            Ok(if is_verbatim && is_wanted { Passage::Verbatim } else { Passage::Own(form) })
+        }
+        NarFile::AsPublished => match record.published_file() {
+            PublishedFile::Content if is_verbatim => Ok(Passage::Verbatim),
+            PublishedFile::Content => Ok(Passage::Published(NarCompression::None)),
+            PublishedFile::Made(recipe) => Ok(Passage::Published(NarCompression::Recipe(recipe))),
+            PublishedFile::Newer(number) => Err(WriteError::NewerRecipe(number)),
+            PublishedFile::Lost => Err(WriteError::Lost),
+        },
     }
 }
 

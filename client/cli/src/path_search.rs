@@ -36,6 +36,8 @@ pub(crate) enum MissingState {
     Different,
     /// The archive gave it, and it could not be written.
     Unwritable,
+    /// The archive has it, and not the file as which it was published.
+    NotAsPublished,
     /// It has a URL that a cache must not have, and was not written.
     Refused,
 }
@@ -206,10 +208,19 @@ mod tests {
             MissingState::Unreadable,
             MissingState::Different,
             MissingState::Unwritable,
+            MissingState::NotAsPublished,
             MissingState::Refused,
         ];
         let others = others.map(state);
-        let names = ["withdrawn", "untrusted", "unreadable", "different", "unwritable", "refused"];
+        let names = [
+            "withdrawn",
+            "untrusted",
+            "unreadable",
+            "different",
+            "unwritable",
+            "not-as-published",
+            "refused",
+        ];
         assert_eq!(others, names.map(|name| format!("\"{name}\"")));
     }
 }

@@ -145,7 +145,7 @@ fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<F
 
 #[cfg(test)]
 mod tests {
-    use firn_bundle::{Encoding, RecordBody};
+    use firn_bundle::{Encoding, RecipeNumber, RecordBody};
     use firn_nix_format::{Compression, PublisherSecretKey, Sha256, StorePath};
 
     use super::*;
@@ -169,7 +169,7 @@ mod tests {
         let record = Record {
             key: ObjectKey::store_path([1; 20]),
             encoding: Encoding::Chunked,
-            recipe: 0,
+            recipe: RecipeNumber::NONE,
             content_bytes: info.nar_size,
             chunk_list: 0..0,
             body: RecordBody::StorePath(Box::new(info)),

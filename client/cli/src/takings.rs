@@ -106,6 +106,7 @@ fn facts_of(
             name: info.map(|info| info.store_path.name().to_owned()),
             content_bytes: info.map_or(record.content_bytes, |info| info.nar_size),
             file_bytes: info.map_or(record.content_bytes, |info| info.file_size.unwrap_or(info.nar_size)),
+            has_recipe: !record.recipe.is_none(),
             chunks: own.collect(),
         });
     }

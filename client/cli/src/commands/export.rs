@@ -13,7 +13,7 @@ use crate::export::{Export, Others};
 use crate::export_summary::ExportSummary;
 use crate::feed_keys::FeedKeys;
 use crate::nar_encoder::NarCompression;
-use crate::object_writer::NarForm;
+use crate::object_writer::{NarFile, NarForm};
 use crate::output::{print, print_json};
 use crate::path_list::read_paths;
 use crate::path_search::PathSearch;
@@ -61,6 +61,11 @@ pub(crate) struct NarFlags {
     /// archived verbatim
     #[arg(long, value_enum)]
     compression: Option<CompressionFlag>,
+    /// Write the very files that were published, with their URL, FileHash, FileSize and Compression: those that are archived
+    /// verbatim or bare, and those whose recipe is kept (`firn publish --keep-recipes`), which are made again and checked against
+    /// their FileHash. Of what is neither nothing is written, and it is named. xz takes some 1.2 MB of a NAR in a second of a core
+    #[arg(long, conflicts_with = "compression")]
+    as_published: bool,
     /// Write a listing (.ls) beside each NAR
     #[arg(long)]
     listings: bool,
@@ -76,12 +81,14 @@ enum CompressionFlag {
 
 impl From<NarFlags> for NarForm {
     fn from(flags: NarFlags) -> Self {
-        let compression = flags.compression.map(|flag| match flag {
-            CompressionFlag::None => NarCompression::None,
-            CompressionFlag::Zstd => NarCompression::Zstd,
-            CompressionFlag::Xz => NarCompression::Xz,
-        });
-        Self { compression, listings: flags.listings }
+        let file = match flags.compression {
+            _ if flags.as_published => NarFile::AsPublished,
+            None => NarFile::AsArchived,
+            Some(CompressionFlag::None) => NarFile::Compressed(NarCompression::None),
+            Some(CompressionFlag::Zstd) => NarFile::Compressed(NarCompression::Zstd),
+            Some(CompressionFlag::Xz) => NarFile::Compressed(NarCompression::XZ),
+        };
+        Self { file, listings: flags.listings }
     }
 }
 

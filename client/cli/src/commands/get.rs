@@ -38,7 +38,7 @@ pub(crate) struct GetOptions {
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
     /// Unpack the paths instead of writing a cache
-    #[arg(long, conflicts_with_all = ["compression", "listings"])]
+    #[arg(long, conflicts_with_all = ["compression", "as_published", "listings"])]
     unpack: bool,
     #[command(flatten)]
     form: NarFlags,

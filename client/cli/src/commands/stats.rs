@@ -20,7 +20,7 @@ use crate::takings::{Takeoff, take_off};
 ///
 /// With --by the manifest of each bundle is read. Logical bytes are those of the NARs, published ones those of the files as
 /// their publishers compressed them, unique ones those of stored chunks (one that two bundles store counts twice), stored ones
-/// those of shards, with all redundancy. The first object that uses a chunk is charged for it. Exit codes: 0 done, 1 a bundle
+/// those of shards, with all redundancy. Recipes are those of published files that can be made again. The first object that uses a chunk is charged for it. Exit codes: 0 done, 1 a bundle
 /// could not be read: what is printed lacks it.
 #[derive(Debug, Args)]
 pub(crate) struct StatsOptions {
@@ -43,6 +43,7 @@ enum GroupingFlag {
 struct Row {
     group: String,
     objects: u64,
+    recipes: u64,
     logical: u64,
     published: u64,
     unique: u64,
@@ -126,6 +127,7 @@ impl Row {
         Self {
             group: group.to_owned(),
             objects: takings.objects,
+            recipes: takings.recipes,
             logical: takings.logical,
             published: takings.files,
             unique: takings.unique,
@@ -137,12 +139,12 @@ impl Row {
 
 impl std::fmt::Display for Groups {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let headings = ["objects", "logical", "published", "unique", "stored", "stored/published"];
+        let headings = ["objects", "recipes", "logical", "published", "unique", "stored", "stored/published"];
         let mut columns = vec![("", Align::Left)];
         columns.extend(headings.map(|heading| (heading, Align::Right)));
         let mut table = Table::new(&columns);
         for row in self.groups.iter().chain([&self.total]) {
-            let mut cells = vec![row.group.clone(), row.objects.to_string()];
+            let mut cells = vec![row.group.clone(), row.objects.to_string(), row.recipes.to_string()];
             cells.extend(
                 [row.logical, row.published, row.unique, row.stored]
                     .map(|bytes| ByteCount(bytes).to_string()),
@@ -190,16 +192,22 @@ mod tests {
 
     #[test]
     fn groups_are_a_table_with_what_takes_most_first() {
-        let takings =
-            |stored| Takings { objects: 2, logical: 4_000_000, files: 1_000_000, unique: 3_000_000, stored };
+        let takings = |stored| Takings {
+            objects: 2,
+            recipes: 1,
+            logical: 4_000_000,
+            files: 1_000_000,
+            unique: 3_000_000,
+            stored,
+        };
         let groups = vec![("a".to_owned(), takings(500_000)), ("b".to_owned(), takings(2_500_000))];
         let unread = vec![(7, "nobody has it".to_owned())];
         let groups = Groups::new(Takeoff { groups, unread }, Grouping::Package);
         let expected = [
-            "       objects  logical  published  unique    stored  stored/published",
-            "b            2   4.0 MB     1.0 MB  3.0 MB    2.5 MB             2.50x",
-            "a            2   4.0 MB     1.0 MB  3.0 MB  500.0 kB             0.50x",
-            "total        4   8.0 MB     2.0 MB  6.0 MB    3.0 MB             1.50x",
+            "       objects  recipes  logical  published  unique    stored  stored/published",
+            "b            2        1   4.0 MB     1.0 MB  3.0 MB    2.5 MB             2.50x",
+            "a            2        1   4.0 MB     1.0 MB  3.0 MB  500.0 kB             0.50x",
+            "total        4        2   8.0 MB     2.0 MB  6.0 MB    3.0 MB             1.50x",
             "bundle 7 could not be read: nobody has it",
         ];
         assert_eq!(groups.to_string(), expected.join("\n"));

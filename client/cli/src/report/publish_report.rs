@@ -74,6 +74,8 @@ pub(crate) struct PublishReport<'a> {
     payload: u64,
     reused: u64,
     sent: u64,
+    recipes_tried: u64,
+    recipes_kept: u64,
     bundles: u64,
     /// Of a dry run; null where the archive is no guide yet.
     estimated_upload: Option<u64>,
@@ -101,6 +103,8 @@ impl<'a> PublishReport<'a> {
             payload: summary.payload.0,
             reused: summary.reused.0,
             sent: summary.sent.0,
+            recipes_tried: summary.recipes_tried,
+            recipes_kept: summary.recipes_kept,
             bundles: summary.bundles,
             estimated_upload: estimate.map(|estimate| estimate.upload().0),
             refused: refused.map(|path| Refused { name: &path.name, reason: &path.reason }).collect(),
@@ -124,7 +128,7 @@ mod tests {
         let expected = concat!(
             r#"{"dry_run":false,"paths_read":2,"paths_published":1,"logs_published":0,"#,
             r#""realisations_published":0,"debuginfo_published":0,"paths_skipped":0,"#,
-            r#""content":0,"source":0,"payload":0,"reused":0,"sent":0,"bundles":0,"estimated_upload":2500,"#,
+            r#""content":0,"source":0,"payload":0,"reused":0,"sent":0,"recipes_tried":0,"recipes_kept":0,"bundles":0,"estimated_upload":2500,"#,
             r#""refused":[{"name":"x","reason":"no signature"}],"waiting":[],"externals":[],"notes":[]}"#
         );
         let estimate = UploadEstimate { files: ByteCount(1000), redundancy: 2.5 };

@@ -301,3 +301,88 @@ fn content_addressed_outputs_and_debug_information_are_found_by_those_who_look_f
         assert!(nar.body.windows(8).any(|window| window == b"symbols\n"));
     }
 }
+
+/// A derivation whose output is what this shell command prints.
+fn printed(name: &str, command: &str) -> String {
+    format!(
+        "derivation {{ name = \"{name}\"; system = builtins.currentSystem; builder = \"/bin/sh\"; \
+         args = [ \"-c\" \"{command} > $out\" ]; }}"
+    )
+}
+
+#[test]
+fn the_very_files_that_nix_published_are_made_again_where_their_recipes_are_kept() {
+    if !nix::is_there() {
+        println!("there is no `nix` here: this test is skipped");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let [secret, public, cache] = ["secret", "public", "cache"].map(|name| place.path().join(name));
+    let (root, no_cache) = (place.path().join("builder"), "");
+    let builder = Client { url: no_cache, key: no_cache, root: &root, settings: no_cache, authorities: None };
+    let made =
+        ["--generate-binary-cache-key", "nix-test-1", secret.to_str().unwrap(), public.to_str().unwrap()];
+    builder.run("nix-store", &made).success();
+    // The first is of more than the 8 MiB of a window of xz, and is read on several threads.
+    for (compression, name, command) in [
+        ("xz", "large-xz", "/usr/bin/seq 1300000"),
+        ("xz", "small-xz", "/usr/bin/seq 2000"),
+        ("bzip2", "large-bzip2", "/usr/bin/seq 2 1300000"),
+        ("zstd", "small-zstd", "/usr/bin/seq 3000"),
+        ("none", "small-bare", "/usr/bin/seq 4000"),
+    ] {
+        let expression = printed(name, command);
+        let to =
+            format!("file://{}?secret-key={}&compression={compression}", cache.display(), secret.display());
+        builder.run("nix", &["build", "--impure", "--no-link", "--expr", &expression]).success();
+        builder.run("nix", &["copy", "--impure", "--to", &to, "--expr", &expression]).success();
+    }
+    let key = std::fs::read_to_string(public).unwrap();
+    let local = Local::up(&["--coordinators", "1", "--storage-nodes", "3", "--publisher", key.trim()]);
+    let summary = local.json(&["publish", "--keep-recipes", cache.to_str().unwrap()]);
+    assert_eq!(summary["paths_published"], 5, "{summary}");
+    assert_eq!((&summary["recipes_tried"], &summary["recipes_kept"]), (&3.into(), &3.into()), "{summary}");
+    let stats = local.json(&["stats", "--by", "total"]);
+    assert_eq!((&stats["total"]["objects"], &stats["total"]["recipes"]), (&5.into(), &3.into()), "{stats}");
+
+    let output = local.home().join("published");
+    let words = ["export", "--all", "--as-published", "--json", "--to", output.to_str().unwrap()];
+    let published = path_infos(&cache);
+    let assert_exported = |kept: u64| {
+        let ended = local.firn(&words);
+        let said: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((ended.code, &said["kept"]), (Some(1), &kept.into()), "{said}");
+        assert_eq!(
+            (&said["missing_total"], &said["missing"][0]["state"]),
+            (&1.into(), &"not-as-published".into())
+        );
+        assert!(ended.stderr.contains("and not the file that was published"), "{}", ended.stderr);
+        for (hash, info) in &published {
+            let read = |cache: &Path, name: &str| std::fs::read(cache.join(name)).ok();
+            let is_there = info.compression.name() != "zstd";
+            for name in [&info.url, &format!("{hash}.narinfo")] {
+                let expected = read(&cache, name).filter(|_| is_there);
+                assert!(read(&output, name) == expected, "{name} of {}", info.store_path);
+            }
+        }
+    };
+    assert_exported(0);
+    assert_exported(4);
+    let sound: Vec<&PathInfo> = published.values().filter(|info| info.compression.name() != "zstd").collect();
+    let paths: Vec<String> = sound.iter().map(|info| info.store_path.to_string()).collect();
+    nix::verify(&format!("file://{}", output.display()), &key, &paths, &local.home().join("verify-home"));
+
+    // What lies there as another file makes room.
+    let large = sound.iter().find(|info| info.store_path.name() == "large-xz").unwrap();
+    std::fs::remove_dir_all(&output).unwrap();
+    let path = large.store_path.to_string();
+    let to = output.to_str().unwrap();
+    local.firn(&["get", &path, "--output", to]).success();
+    assert_eq!(path_infos(&output).values().next().unwrap().compression.name(), "none");
+    let got = local.json(&["get", &path, "--as-published", "--output", to]);
+    assert_eq!((&got["paths"], &got["replaced"]), (&1.into(), &0.into()), "{got}");
+    let file = std::fs::read(cache.join(&large.url)).unwrap();
+    assert!(std::fs::read(output.join(&large.url)).unwrap() == file);
+    let again = local.json(&["get", &path, "--as-published", "--output", to]);
+    assert_eq!((&again["kept"], &again["paths"]), (&1.into(), &0.into()), "{again}");
+}
