@@ -411,7 +411,8 @@ mod tests {
         let (info, spool) = (info(&nar), SpoolDir::open(None).unwrap());
         let mut alone = kept(&spool, &info);
         check(&nar[..], &info, SMALL_PIECE_BYTES, |piece| alone.push(piece)).unwrap();
-        let chunks: Vec<_> = alone.finish().unwrap().unwrap().chunks().collect();
+        let (alone, _) = alone.finish().unwrap().unwrap();
+        let chunks: Vec<_> = alone.chunks().collect();
         for lacking in [&["nar-keep", "nar-hash"][..], &["nar-keep"], &["nar-hash"]] {
             // Nobody has room for such a stack.
             let stage = |name: &str| match lacking.contains(&name) {
@@ -419,7 +420,8 @@ mod tests {
                 false => thread_of(name),
             };
             let target = check_staged(&nar[..], &info, kept(&spool, &info), stage).unwrap();
-            assert!(target.finish().unwrap().unwrap().chunks().eq(chunks.iter().copied()), "{lacking:?}");
+            let (content, _) = target.finish().unwrap().unwrap();
+            assert!(content.chunks().eq(chunks.iter().copied()), "{lacking:?}");
         }
     }
 
