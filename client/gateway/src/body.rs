@@ -107,6 +107,15 @@ impl GatewayBody {
         self
     }
 
+    /// All of it, if it is in memory.
+    pub(crate) fn as_whole(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Kind::Empty => Some(&[]),
+            Kind::Whole(bytes) => Some(bytes),
+            Kind::Stream(_) => None,
+        }
+    }
+
     /// Whether it comes in pieces, which may take long.
     pub(crate) const fn is_streamed(&self) -> bool {
         matches!(self.0, Kind::Stream(_))

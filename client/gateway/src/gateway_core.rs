@@ -32,7 +32,7 @@ use crate::encoder_places::EncoderPlaces;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::frame_book::FrameBook;
 use crate::key_ranges::KeyRanges;
-use crate::key_view::KeyView;
+use crate::key_view::{KeyView, Presence};
 use crate::metrics::Metrics;
 use crate::narinfo::{RenderedNarInfo, nar_url};
 use crate::open_object::OpenObject;
@@ -243,14 +243,30 @@ impl GatewayCore {
         hash: [u8; 20],
         compression: NarCompression,
     ) -> Result<RenderedNarInfo, ServeError> {
-        let key = ObjectKey::store_path(hash);
-        self.walk.asked();
-        let found = match self.remembered(&key)? {
-            Remembered::Found(found) => found,
-            // Boxed, so that the future of a miss stays small.
-            Remembered::Unknown(presence) => Box::pin(self.look_up(key, presence)).await?,
+        match self.narinfo_in_memory(hash, compression) {
+            Ok(narinfo) => narinfo,
+            Err(presence) => {
+                self.walk.asked();
+                // Boxed, so that the future of a miss stays small.
+                let found = Box::pin(self.look_up(ObjectKey::store_path(hash), presence)).await?;
+                Ok(found.narinfos()?.rendered(compression).clone())
+            }
+        }
+    }
+
+    /// [`Self::narinfo`], if it is known without asking or waiting; else what is known of its key.
+    pub(crate) fn narinfo_in_memory(
+        self: &Arc<Self>,
+        hash: [u8; 20],
+        compression: NarCompression,
+    ) -> Result<Result<RenderedNarInfo, ServeError>, Presence> {
+        let found = match self.remembered(&ObjectKey::store_path(hash)) {
+            Ok(Remembered::Unknown(presence)) => return Err(presence),
+            Ok(Remembered::Found(found)) => Ok(found),
+            Err(error) => Err(error),
         };
-        Ok(found.narinfos()?.rendered(compression).clone())
+        self.walk.asked();
+        Ok(found.and_then(|found| Ok(found.narinfos()?.rendered(compression).clone())))
     }
 
     /// The NAR of this hash among those archived for the store path.

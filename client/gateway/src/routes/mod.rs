@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::body::GatewayBody;
 use crate::gateway_core::GatewayCore;
 use crate::metrics::RouteKind;
+use crate::narinfo::RenderedNarInfo;
 use crate::options::{NarCompression, WhenUnreadable};
 use crate::serve_error::ServeError;
 use answer::Answer;
@@ -48,6 +49,13 @@ struct Asked<'a> {
     uri: &'a Uri,
     headers: &'a HeaderMap,
     arrival: Arrival<'a>,
+}
+
+/// What is known at once of a path that was asked for.
+#[derive(Debug)]
+pub(crate) struct FoundInMemory {
+    hash: [u8; 20],
+    narinfo: Result<RenderedNarInfo, ServeError>,
 }
 
 /// How a request came. Told beside it: what is put into a request itself costs three allocations.
@@ -135,14 +143,33 @@ impl Router {
         (route, response)
     }
 
+    /// What is known at once of what `path` names, if that is a narinfo.
+    pub(crate) fn find_in_memory(&self, path: &str) -> Option<FoundInMemory> {
+        let (base, Target::NarInfo(hash)) = Target::parse(path, None) else { return None };
+        let narinfo = self.core.narinfo_in_memory(hash, self.compression(base)).ok()?;
+        Some(FoundInMemory { hash, narinfo })
+    }
+
+    /// [`Self::respond`] with what was found, to a request without conditions.
+    pub(crate) fn answer_found(&self, found: FoundInMemory, head: bool) -> Response<GatewayBody> {
+        let response = self.narinfo(found.hash, found.narinfo, |_| false).into_response(head);
+        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        self.core.metrics.count_request(RouteKind::NarInfo, response.status(), bytes);
+        response
+    }
+
+    const fn compression(&self, base: Base) -> NarCompression {
+        match base {
+            Base::Root => self.nar_compression,
+            Base::Plain => NarCompression::None,
+        }
+    }
+
     async fn answer(&self, base: Base, target: Target, asked: Asked<'_>) -> (RouteKind, Answer) {
         match target {
             Target::NarInfo(hash) => {
-                let compression = match base {
-                    Base::Root => self.nar_compression,
-                    Base::Plain => NarCompression::None,
-                };
-                (RouteKind::NarInfo, self.narinfo(hash, compression, asked).await)
+                let narinfo = self.core.narinfo(hash, self.compression(base)).await;
+                (RouteKind::NarInfo, self.narinfo(hash, narinfo, |etag| asked.has(etag)))
             }
             // Boxed, so that the future of a narinfo, which is moved about for every request, stays small.
             Target::Nar { hash, nar_hash, compression: NarCompression::None } => {
@@ -189,12 +216,18 @@ impl Router {
         }
     }
 
-    async fn narinfo(&self, hash: [u8; 20], compression: NarCompression, asked: Asked<'_>) -> Answer {
-        let narinfo = match self.core.narinfo(hash, compression).await {
+    /// What was found of a path, for a client that says of versions whether it has them.
+    fn narinfo(
+        &self,
+        hash: [u8; 20],
+        found: Result<RenderedNarInfo, ServeError>,
+        has: impl Fn(&HeaderValue) -> bool,
+    ) -> Answer {
+        let narinfo = match found {
             Ok(narinfo) => narinfo,
             Err(error) => return self.refusal(&ObjectKey::store_path(hash), error),
         };
-        let answer = if asked.has(&narinfo.etag) {
+        let answer = if has(&narinfo.etag) {
             Answer::new(StatusCode::NOT_MODIFIED)
         } else {
             Answer::new(StatusCode::OK)

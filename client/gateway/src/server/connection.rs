@@ -12,6 +12,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_transport::Environment;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
 use hyper::rt::bounds::Http2ServerConnExec;
@@ -30,12 +31,16 @@ use super::activity::Activity;
 use super::certificate::HTTP_2;
 use super::client_address::{AddressRange, Asking, asking};
 use super::clients::{Client, ClientConnection, Clients, TooManyConnections};
+use super::from_memory::FromMemory;
 use super::limits::ServerLimits;
+use super::plain_request::PlainRequest;
 use super::refusal::Refusal;
 use super::request_log::{PendingLine, RequestLog};
 use super::served_body::{Progress, ServedBody};
+use super::short_cut::ShortCut;
 use super::stall_guard::StallGuard;
 use super::stopped;
+use crate::body::GatewayBody;
 use crate::metrics::RouteKind;
 use crate::routes::{Arrival, Router};
 
@@ -144,7 +149,7 @@ impl Peer {
 }
 
 /// One connection's part in its answers.
-struct Served {
+pub(super) struct Served {
     shared: Arc<Shared>,
     peer: Peer,
     activity: Arc<Activity>,
@@ -156,6 +161,23 @@ impl Served {
     fn new(shared: Arc<Shared>, peer: Peer) -> Arc<Self> {
         let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
         Arc::new(Self { shared, peer, activity: Arc::default(), downloads })
+    }
+
+    /// The answer that hyper would be given, if it is in memory and nothing of the request has to be read or written down
+    /// for it but what is plain.
+    pub(super) fn answer_from_memory(&self, request: &PlainRequest<'_>) -> Option<Response<GatewayBody>> {
+        let Self { shared, peer, activity, .. } = self;
+        if shared.log.is_some() || !shared.proxies.is_empty() || peer.is_refused() || activity.is_closing() {
+            return None;
+        }
+        let found = shared.router.find_in_memory(request.path)?;
+        // Whoever is refused is told so by hyper: it has not taken anything of its budget yet.
+        shared.refusal(peer, None).is_none().then(|| shared.router.answer_found(found, request.head))
+    }
+
+    /// Clock and blocking work.
+    pub(super) fn environment(&self) -> &Environment {
+        self.shared.router.core().environment()
     }
 }
 
@@ -199,8 +221,10 @@ async fn serve_http_1<T: AsyncRead + AsyncWrite + Unpin>(
     let (limits, activity) = (served.shared.limits, Arc::clone(&served.activity));
     // Its own limits are not asked for: that of header lines makes it allocate for each request (a hundred are its
     // default), that of the time for a head starts a timer for each. Time is kept below.
+    let stream = StallGuard::new(stream, limits.stall_max);
+    let stream = ShortCut::new(stream, FromMemory::new(Arc::clone(&served)), Arc::clone(&activity));
     let connection = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(
-        TokioIo::new(StallGuard::new(stream, limits.stall_max)),
+        TokioIo::new(stream),
         service_fn(move |request| answer(request, Arc::clone(&served))),
     );
     drive(connection, &activity, limits, stop).await

@@ -8,12 +8,15 @@ mod certificate;
 mod client_address;
 mod clients;
 mod connection;
+mod from_memory;
 mod limits;
+mod plain_request;
 mod port;
 mod refusal;
 mod request_budget;
 mod request_log;
 mod served_body;
+mod short_cut;
 mod stall_guard;
 
 pub use certificate::{Certificate, CertificateError, CertificateFiles};

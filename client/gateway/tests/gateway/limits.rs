@@ -46,6 +46,17 @@ async fn ask_on(stream: &mut TcpStream, path: &str, more: &str) -> (String, Vec<
     (head, body)
 }
 
+/// An address of this machine that is not loopback, if it has one. Nothing is sent.
+fn address_beside_loopback() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
+    let address = address.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback());
+    if address.is_none() {
+        println!("skipped: this machine has no address but loopback");
+    }
+    address
+}
+
 fn status(answer: &(String, Vec<u8>)) -> &str {
     answer.0.split(' ').nth(1).unwrap()
 }
@@ -106,14 +117,32 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_back_and_nobody_else(
 }
 
 #[tokio::test]
+async fn misses_are_limited_like_everything_else() {
+    let Some(address) = address_beside_loopback() else { return };
+    let (archive, _) = one_path(1000);
+    let limits = ServerLimits { client_requests_per_second: NonZeroU32::new(1), ..ServerLimits::default() };
+    let server = serve(&archive, address, limits.into());
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let absent = format!("/{}.narinfo", hash_part(9));
+    let mut answers = 0;
+    // The store of a minute, and what comes into it meanwhile.
+    let refused = timeout(LONG, async {
+        loop {
+            let answer = ask_on(&mut stream, &absent, "").await;
+            if status(&answer) != "404" {
+                return answer;
+            }
+            answers += 1;
+        }
+    });
+    let refused = refused.await.unwrap();
+    assert_eq!(status(&refused), "429");
+    assert!(answers >= 60, "{answers} were answered");
+}
+
+#[tokio::test]
 async fn a_client_with_too_many_connections_is_refused_until_one_of_them_ends() {
-    // An address of this machine that is not loopback, if it has one. Nothing is sent.
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    let address = socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr());
-    let Some(address) = address.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback()) else {
-        println!("skipped: this machine has no address but loopback");
-        return;
-    };
+    let Some(address) = address_beside_loopback() else { return };
     let (archive, _) = one_path(1000);
     let limits = ServerLimits { client_connections_max: 2, ..ServerLimits::default() };
     let server = serve(&archive, address, limits.into());

@@ -188,3 +188,73 @@ async fn a_download_that_broke_off_is_resumed_to_the_same_bytes() {
     received.extend_from_slice(&rest[head..]);
     assert!(received == nar);
 }
+
+/// Heads as clients of today and yesterday send them, the last line but the empty one.
+const SENT: [(&str, &str); 7] = [
+    ("Nix 2.8", "Host: {host}\r\nUser-Agent: curl/7.85.0 Nix/2.8.0\r\nAccept: */*"),
+    ("curl", "Host: {host}\r\nUser-Agent: curl/7.88.1\r\nAccept: */*"),
+    (
+        "Nix with compressed transfers",
+        "Host: {host}\r\nUser-Agent: curl/8.9.1 Nix/2.24.10\r\nAccept: */*\r\n\
+         Accept-Encoding: deflate, gzip, br, zstd",
+    ),
+    (
+        "a libcurl that would rather speak HTTP/2",
+        "Host: {host}\r\nUser-Agent: curl/7.64.0 Nix/2.3.16\r\nAccept: */*\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+    ),
+    ("a proxy", "host: {host}\r\nvia: 1.1 proxy\r\nx-forwarded-for: 192.0.2.1\r\nconnection: keep-alive"),
+    ("two hosts", "Host: {host}\r\nHost: elsewhere"),
+    ("no host", "User-Agent: x"),
+];
+
+/// The head and the body of the next answer, of which a HEAD has none.
+async fn next_answer(stream: &mut TcpStream, head_alone: bool) -> (String, Vec<u8>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; if head_alone { 0 } else { length.parse().unwrap() }];
+    stream.read_exact(&mut body).await.unwrap();
+    (head, body)
+}
+
+#[tokio::test]
+async fn one_connection_takes_heads_of_every_client_in_turn_and_gives_each_the_same() {
+    let server = serve();
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let (absent, nar) = (format!("/{}.narinfo", hash_part(9)), nar_path());
+    let mut expected = std::collections::BTreeMap::new();
+    for round in 0..2 {
+        for (client, lines) in SENT {
+            let lines = lines.replace("{host}", &server.address().to_string());
+            for path in
+                ["/nix-cache-info", &format!("/{}", narinfo()), &absent, &nar, "/nar/x", "/index.html"]
+            {
+                for method in ["GET", "HEAD"] {
+                    let request = format!("{method} {path} HTTP/1.1\r\n{lines}\r\n\r\n");
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    let (head, body) = next_answer(&mut stream, method == "HEAD").await;
+                    let head: Vec<String> =
+                        head.lines().filter(|line| !line.starts_with("date:")).map(str::to_owned).collect();
+                    let (first, first_body) =
+                        expected.entry(path.to_owned()).or_insert((head.clone(), body.clone()));
+                    assert_eq!(&head, first, "{method} {path} of {client}, round {round}");
+                    assert!(method == "HEAD" || body == *first_body, "{path} of {client}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_longer_than_a_head_may_be_is_refused_and_costs_its_connection_alone() {
+    let server = serve();
+    let endless = format!("GET /{}.narinfo HTTP/1.1\r\nHost: cache\r\n\r\n", "0".repeat(100_000));
+    let refused = answer(&server, endless.as_bytes()).await;
+    // Of the refusal nothing may be left where the rest comes too late to be read.
+    assert!(refused.is_empty() || [414, 431].contains(&parts(&refused).0));
+    assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "").await.0, 200, "others are served");
+}

@@ -50,6 +50,54 @@ async fn several_requests_share_a_connection() {
     server.shutdown().await;
 }
 
+/// The head, without its date, and the body of an answer on a connection that stays.
+async fn ask_on(stream: &mut TcpStream, request: String) -> (String, Vec<u8>) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let dates = head.lines().filter(|line| line.starts_with("date: ")).count();
+    assert_eq!(dates, 1, "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let bytes = if request.starts_with("HEAD") { 0 } else { length.unwrap().parse().unwrap() };
+    let mut body = vec![0; bytes];
+    stream.read_exact(&mut body).await.unwrap();
+    (head.lines().filter(|line| !line.starts_with("date: ")).map(|line| format!("{line}\n")).collect(), body)
+}
+
+#[tokio::test]
+async fn an_answer_from_memory_is_the_one_that_every_other_way_gives_and_is_counted_like_it() {
+    for when_unreadable in [WhenUnreadable::Retry, WhenUnreadable::Miss] {
+        let (archive, _) = one_path(1000);
+        let router = router(&archive, when_unreadable);
+        let server =
+            BoundPort::bind(ANY_PORT).unwrap().serve(router, ServerLimits::default().into()).unwrap();
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let mut other = TcpStream::connect(server.address()).await.unwrap();
+        let (here, absent) = (format!("/{}.narinfo", hash_part(1)), format!("/{}.narinfo", hash_part(9)));
+        // From now on it is in memory.
+        ask_on(&mut other, format!("GET {here} HTTP/1.1\r\nHost: cache\r\n\r\n")).await;
+        let paths = [here.clone(), format!("/plain{here}"), absent, "/nix-cache-info".to_owned()];
+        for path in &paths {
+            for method in ["GET", "HEAD"] {
+                let plain = format!("{method} {path} HTTP/1.1\r\nHost: cache\r\nAccept: */*\r\n\r\n");
+                let unusual = plain.replace("Accept: */*", "X-Unusual: 1");
+                let (at_once, otherwise) =
+                    (ask_on(&mut stream, plain).await, ask_on(&mut other, unusual).await);
+                assert_eq!(at_once, otherwise, "{method} {path}");
+            }
+        }
+        let (_, metrics) =
+            ask_on(&mut other, "GET /metrics HTTP/1.1\r\nHost: cache\r\n\r\n".to_owned()).await;
+        let metrics = String::from_utf8(metrics).unwrap();
+        for line in ["route=\"narinfo\",status=\"200\"} 9\n", "route=\"narinfo\",status=\"404\"} 4\n"] {
+            assert!(metrics.contains(line), "{line}{metrics}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_nar_cuts_the_connection_short_of_its_length() {
     // A reset takes with it what the kernel had still to send, 4 MiB at most: the good part is many times that.

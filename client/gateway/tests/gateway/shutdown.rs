@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::support::{MemoryArchive, nar_of, nar_path, one_path, router};
 use firn_gateway::{BoundPort, RunningServer, ServerLimits, WhenUnreadable};
+use crate::support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -66,6 +67,30 @@ async fn a_transfer_ends_whole_and_its_connection_takes_one_more_request() {
     ask(&mut stream, "/nix-cache-info").await;
     let head = head_of(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("connection: close\r\n"), "{head}");
+    body_of(&mut stream, &head).await;
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "that was the last one");
+    shutdown.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_is_answered_from_memory_is_told_of_the_last_time_like_everybody() {
+    let (archive, _) = one_path(1000);
+    let server = serve(&archive, LONG);
+    let address = server.address();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let absent = format!("/{}.narinfo", hash_part(9));
+    ask(&mut stream, &absent).await;
+    let head = head_of(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n") && !head.contains("connection: close"), "{head}");
+    body_of(&mut stream, &head).await;
+    let shutdown = tokio::spawn(server.shutdown());
+    closed(address).await;
+    ask(&mut stream, &absent).await;
+    let head = head_of(&mut stream).await;
+    assert!(
+        head.starts_with("HTTP/1.1 404 Not Found\r\n") && head.contains("connection: close\r\n"),
+        "{head}"
+    );
     body_of(&mut stream, &head).await;
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "that was the last one");
     shutdown.await.unwrap();
