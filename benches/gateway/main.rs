@@ -13,6 +13,7 @@ mod closure;
 mod compression;
 mod delay;
 mod existing;
+mod far_archive;
 #[path = "../filters/feed.rs"]
 mod feed;
 mod load;
@@ -34,6 +35,7 @@ use firn_nix_format::{PathInfo, nixbase32};
 
 use crate::closure::Closure;
 use crate::existing::ExistingCache;
+use crate::far_archive::FarArchive;
 use crate::load::{Load, Seen};
 use crate::servers::{Server, gateway, mirror, move_to, nginx};
 
@@ -362,6 +364,11 @@ impl<'a> Bench<'a> {
         drop(gateway);
         let ours = far(&self.gateway(ANYWHERE)?)?;
         compared(&format!("{name}, s, server 40 ms away, from nodes beside it"), ours, theirs, 2);
+        let beside = FarArchive::serve(&self.descriptor, ROUND_TRIP)?;
+        let ours = self.copy(beside.address, &made_up)?;
+        drop(beside);
+        let what = "gateway here and its archive 40 ms away, nothing in memory; beside it nginx 40 ms away";
+        compared(&format!("{name}, s, {what}"), ours, theirs, 2);
         drop(nginx);
         if let Some(cache) = &self.existing {
             let (paths, megabytes) = (cache.paths.len(), cache.nar_bytes / 1_000_000);
