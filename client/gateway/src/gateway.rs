@@ -117,7 +117,8 @@ impl Gateway {
             None => (None, None),
             Some(directory) => {
                 let (files, seed) = (files.clone(), environment.seed());
-                environment.blocking(move || load_view(&directory, &files, archive, &seed)).await?
+                let load = move || load_view(&directory, &files, archive, &seed, keeps_filters);
+                environment.blocking(load).await?
             }
         };
         let source: Arc<dyn DirectorySource> = Arc::new(CoordinatorSource::new(coordinators.clone()));
@@ -373,16 +374,26 @@ fn load_view(
     files: &FilterFiles,
     archive: ArchiveId,
     seed: &[u8; 32],
+    keeps_filters: bool,
 ) -> Result<(Option<ViewFile>, Option<KeyView>), ViewFileError> {
-    let file = ViewFile::in_directory(directory, archive)?;
-    let saved = match file.load() {
-        Ok(saved) => saved,
+    let saved_in = |file: &ViewFile| match file.load() {
         Err(error @ ViewFileError::Unfit { .. }) => {
             tracing::warn!("{error}");
-            None
+            Ok(None)
         }
-        Err(error) => return Err(error),
+        saved => saved,
     };
+    let mut file = ViewFile::in_directory(directory, archive)?;
+    let mut saved = None;
+    if !keeps_filters {
+        saved = saved_in(&file.without_filters())?;
+    }
+    if saved.is_none() {
+        saved = saved_in(&file)?;
+    }
+    if !keeps_filters {
+        file = file.without_filters();
+    }
     let view = saved.map(|saved| {
         let filters = saved.filters.into_iter().map_while(|entry| {
             let bytes = files.read(&entry).ok().flatten()?;

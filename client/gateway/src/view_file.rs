@@ -69,6 +69,12 @@ impl ViewFile {
         Ok(file)
     }
 
+    /// The file beside it for a life that keeps no filters: what it would save in the same one says nothing of the
+    /// filters that lie there, and the next life that wants them would begin with nothing.
+    pub(crate) fn without_filters(&self) -> Self {
+        Self { path: self.path.with_file_name("gateway-unfiltered.view"), archive: self.archive }
+    }
+
     fn io(&self, source: io::Error) -> ViewFileError {
         ViewFileError::Io { path: self.path.display().to_string(), source }
     }

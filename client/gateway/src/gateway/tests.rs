@@ -100,3 +100,26 @@ async fn without_filters_what_was_told_before_a_restart_is_known_after_it_and_no
     assert_eq!(core.keys.presence(&key(2)), Some(Presence::Unsettled { as_of: 10 }));
     open.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_life_without_filters_leaves_what_one_with_filters_saved_as_it_is() {
+    let (silent, place) = (Silent::new(), tempfile::tempdir().unwrap());
+    leave_behind(place.path(), silent.roster.archive());
+    let saved = || std::fs::read(place.path().join("gateway.view")).unwrap();
+    let before = saved();
+    let options = GatewayOptions {
+        filter: FilterChoice::None,
+        cache_dir: Some(place.path().to_owned()),
+        ..GatewayOptions::default()
+    };
+    let open = Gateway::open(silent.parts().await, &options).await.unwrap();
+    // The follower begins, and sees what is new from now on.
+    tokio::task::yield_now().await;
+    open.core().keys.apply(11, &[FeedEvent::Visible(key(3))]).unwrap();
+    open.close().await;
+    assert!(saved() == before, "it was written anew");
+    // What it learned is not lost either.
+    let open = Gateway::open(silent.parts().await, &options).await.unwrap();
+    assert_eq!(open.core().keys.presence(&key(3)), Some(Presence::Visible { as_of: 12 }));
+    open.close().await;
+}
