@@ -105,16 +105,11 @@ impl<'a> PurgeBook<'a> {
         view.catalogue.emptied().filter(|_| self.index.len() > 0)
     }
 
-    /// Emptied bundles that are to be replaced by nothing now. One that no bundle is known to use waits until nodes that are
-    /// away count as lost: they may have one that does, and a rebuild can be taken up again. It was asked for every purge
-    /// anew when the ledger was told again.
+    /// Emptied bundles that are to be replaced by nothing now.
     fn emptied_to_replace<'v>(&self, view: &'v PlanningView<'_>) -> impl Iterator<Item = &'v BundleView> {
-        let lost_after = Duration::from_millis(view.catalogue.policy().count_lost_after_millis);
-        let oldest = self.index.purges_after(None).map(|purge| purge.since).min();
-        let all_came = oldest.is_some_and(|since| view.now.since(since) >= lost_after);
-        let emptied = view.catalogue.emptied().filter(move |_| oldest.is_some());
-        let known = emptied.filter_map(|number| view.catalogue.bundle(number));
-        known.filter(move |bundle| all_came || !view.catalogue.dependents_of(bundle).is_empty())
+        let has_purges = self.index.len() > 0;
+        let emptied = view.catalogue.emptied().filter(move |_| has_purges);
+        emptied.filter_map(|number| view.catalogue.bundle(number))
     }
 
     /// Whether no path is read by chunks of a replaced bundle, and those that stand in its place would stand a loss.
@@ -335,7 +330,12 @@ fn dependents_of<'a>(view: &'a PlanningView<'_>, number: BundleNumber) -> &'a [B
 
 /// Whether readers know where the paths of a replaced bundle lie now, and that is as safe as a new bundle.
 fn has_moved(view: &PlanningView<'_>, erasure: &ErasureRecord, readers_learn_within: Duration) -> bool {
-    view.now.since(erasure.since) >= readers_learn_within
+    // Nodes that are away may have what uses an emptied bundle, or what took its place: a rebuild can be taken up again with
+    // what they show until they count as lost.
+    let lost_after = Duration::from_millis(view.catalogue.policy().count_lost_after_millis);
+    let within =
+        if is_emptied(erasure) { lost_after.max(readers_learn_within) } else { readers_learn_within };
+    view.now.since(erasure.since) >= within
         && erasure.replacements.iter().all(|number| is_safe(view, *number))
 }
 

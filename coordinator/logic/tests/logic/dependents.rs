@@ -269,6 +269,8 @@ fn what_came_back_without_its_records_counts_for_every_purge_until_it_is_gone() 
     assert_eq!(replaced, [empty]);
     archive.pack_anew(further, 61, (71, &headers(71, 2, Vec::new())));
     assert_eq!(archive.carry_on(), [further]);
+    assert_eq!(archive.carry_on(), [], "nodes that are away may have another one that uses it");
+    archive.wait(COUNT_LOST_AFTER_MILLIS);
     assert_eq!(archive.carry_on(), [empty]);
     assert_eq!(summary(&archive).under_way, 2, "nobody has said that it is gone");
     assert!(archive.progress_of_all().iter().all(|purge| !purge.is_done()));
@@ -288,7 +290,6 @@ fn what_came_back_without_its_records_and_nobody_is_known_to_use_waits_for_nodes
     let progress = archive.the_progress();
     assert_eq!((&progress.passing[..], &progress.kept[..]), (&[bundle_id(1), empty][..], &[][..]));
     archive.wait(COUNT_LOST_AFTER_MILLIS);
-    assert_eq!(archive.carry_on(), []);
     assert_eq!(archive.carry_on(), [empty]);
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
     archive.confirm_all();
