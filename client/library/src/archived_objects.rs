@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, FrameEntry,
-    NewRecord, PartChunk, Record,
+    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, NewRecord,
+    PartChunk, Record,
 };
 use firn_client_logic::MARK_BYTES;
 use firn_nix_format::PathInfo;
@@ -30,9 +30,6 @@ use crate::pack::{PackError, Packer};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError};
-
-// Of the bytes that a chunk took, what it may take more among others or at another level.
-const EXPECTED_MORE_SHARE: u64 = 8;
 
 /// Why archived objects were not packed once more.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +119,9 @@ impl ArchivedObjects {
             for own in batch {
                 let key = own.record.key;
                 let named = named.remove(&key).unwrap_or_default();
-                let (object, expected_bytes) = self.read(own, &named).await?;
+                let object = self.read(own, &named).await?;
                 let content = ByteCount(object.content.bytes());
-                let pushed = packer.push_expecting(object, expected_bytes).await?;
+                let pushed = packer.push(object).await?;
                 if let Some(cause) = pushed.refused {
                     return Err(KeepError::Object { key, cause });
                 }
@@ -156,12 +153,8 @@ impl ArchivedObjects {
     }
 
     /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
-    /// objects of its name. With how many bytes it takes, if it compresses as it did and its chunks of other bundles are stored.
-    async fn read(
-        &self,
-        own: &ArchivedRecord,
-        named: &[SimilarRecord],
-    ) -> Result<(VerifiedObject, u64), KeepError> {
+    /// objects of its name.
+    async fn read(&self, own: &ArchivedRecord, named: &[SimilarRecord]) -> Result<VerifiedObject, KeepError> {
         let ArchivedRecord { bundle, record, .. } = own;
         let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
@@ -191,29 +184,7 @@ impl ArchivedObjects {
             body: record.body.clone(),
         };
         let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
-        let expected_bytes = content.bytes().saturating_sub(self.saved_bytes(&plan).await?);
-        Ok((VerifiedObject { record, content, source_bytes: 0, earlier }, expected_bytes))
-    }
-
-    /// How many bytes compression saves of the object's own chunks, a little less than it saved when they were packed.
-    async fn saved_bytes(&self, plan: &ObjectPlan) -> Result<u64, ReadError> {
-        let (bundle, manifests) = (plan.bundle(), self.objects.manifests());
-        let mut saved = 0_u64;
-        let mut last: Option<(u32, FrameEntry)> = None;
-        for ChunkRun { first, count } in plan.chunk_list().runs().iter().flat_map(steps) {
-            let ChunkRef::Own(first) = first else { continue };
-            for chunk in manifests.chunk_entries(bundle, first..first.saturating_add(count)).await? {
-                let frame = match last.filter(|(number, _)| *number == chunk.frame) {
-                    Some((_, frame)) => frame,
-                    None => manifests.frame_entry(bundle, chunk.frame).await?,
-                };
-                last = Some((chunk.frame, frame));
-                let (length, stored) = (u64::from(chunk.length), u64::from(frame.stored_bytes));
-                let packed = length * stored / u64::from(frame.raw_bytes.max(1));
-                saved += length.saturating_sub(packed + packed / EXPECTED_MORE_SHARE);
-            }
-        }
-        Ok(saved)
+        Ok(VerifiedObject { record, content, source_bytes: 0, earlier })
     }
 
     /// Reads all of an object into `writer`.

@@ -58,9 +58,7 @@ pub(crate) struct Content {
 /// Gives an object's chunks one after the other.
 #[derive(Debug)]
 pub(crate) struct ContentReader {
-    lengths: Vec<u32>,
-    // The chunk that comes next.
-    next: usize,
+    lengths: std::vec::IntoIter<u32>,
     bytes: Place<BufReader<File>>,
     read: usize,
     chunk: Vec<u8>,
@@ -198,26 +196,16 @@ impl Content {
                 Place::File(BufReader::with_capacity(BUFFER_BYTES, file))
             }
         };
-        let lengths = self.lengths;
-        Ok(ContentReader { lengths, next: 0, bytes, read: 0, chunk: Vec::new(), spool: spool.clone() })
+        let lengths = self.lengths.into_iter();
+        Ok(ContentReader { lengths, bytes, read: 0, chunk: Vec::new(), spool: spool.clone() })
     }
 }
 
 impl ContentReader {
-    /// Begins with the first chunk again.
-    pub(crate) fn begin_again(&mut self) -> Result<(), SpoolError> {
-        (self.next, self.read) = (0, 0);
-        match &mut self.bytes {
-            Place::Memory(_) => Ok(()),
-            Place::File(file) => file.rewind().map_err(|error| self.spool.failed(error)),
-        }
-    }
-
     /// The next chunk; none behind the last.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<&[u8]>, SpoolError> {
-        let Some(length) = self.lengths.get(self.next) else { return Ok(None) };
-        let length = *length as usize;
-        self.next += 1;
+        let Some(length) = self.lengths.next() else { return Ok(None) };
+        let length = length as usize;
         match &mut self.bytes {
             Place::Memory(bytes) => {
                 let chunk = &bytes[self.read..self.read + length];
@@ -258,12 +246,6 @@ mod tests {
             bytes.extend_from_slice(chunk);
         }
         assert!(bytes == object, "the chunks are not the object");
-        reader.begin_again().unwrap();
-        let mut again = Vec::new();
-        while let Some(chunk) = reader.next_chunk().unwrap() {
-            again.extend_from_slice(chunk);
-        }
-        assert!(again == object, "it comes twice alike");
         lengths
     }
 

@@ -131,91 +131,54 @@ impl Packer {
 
     /// Packs one object.
     pub(crate) async fn push(&mut self, object: VerifiedObject) -> Result<Pushed, PackError> {
-        // However badly it compresses.
-        let bytes = object.content.bytes();
-        self.push_expecting(object, bytes).await
-    }
-
-    /// Packs one object that probably takes so many bytes, of which chunks of earlier bundles count as they are. If it takes more,
-    /// and the bundle has no room for that, it is packed into the next one; what the bundle got of it stays there unused.
-    pub(crate) async fn push_expecting(
-        &mut self,
-        object: VerifiedObject,
-        expected_bytes: u64,
-    ) -> Result<Pushed, PackError> {
-        let VerifiedObject { record, content, source_bytes, mut earlier } = object;
+        let VerifiedObject { record, content, source_bytes, earlier } = object;
         let content_bytes = content.bytes();
         let has_recipe = !record.recipe.is_none();
         let packed = PackedObject { key: record.key, content_bytes, source_bytes, has_recipe };
-        let expected_bytes = expected_bytes.min(content_bytes);
         let mut sealed = Vec::new();
-        let mut content = content.into_reader(&self.spool)?;
-        loop {
-            let open = self.open_for(expected_bytes, &earlier, &record, &mut sealed).await?;
-            let passage = Passage {
-                open,
-                content,
-                frames: Vec::new(),
-                unpushed: None,
-                spool: self.spool.clone(),
-                touched: false,
-                parts: Vec::new(),
-                part_bundles: Vec::new(),
-            };
-            let (mut passage, outcome) = self.carry(passage, record.clone()).await?;
-            let Err(error) = outcome else {
-                self.objects.push(packed);
-                let ends = !passage.parts.is_empty() || passage.open.builder.is_full();
-                self.open = Some(passage.open);
-                if ends && let Some(mut last) = self.finish().await? {
-                    passage.part_bundles.append(&mut last.bundles);
-                    sealed.push(BundleSet { bundles: passage.part_bundles, objects: last.objects });
-                }
-                return Ok(Pushed { sealed, refused: None });
-            };
-            passage.open.builder.abandon_object();
-            let has_others = passage.open.builder.record_count() > 0;
-            let uses_earlier = !passage.open.builder.dependencies().is_empty();
-            self.open = Some(passage.open).filter(|_| has_others);
-            match error {
-                BuildError::Full if has_others => sealed.extend(self.finish().await?),
-                // Alone and without them it may have parts.
-                BuildError::Full if uses_earlier => earlier.clear(),
-                error => return Ok(Pushed { sealed, refused: Some(error) }),
-            }
-            content = passage.content;
-            content.begin_again()?;
-        }
-    }
-
-    /// The bundle that an object goes into, which is begun there: the open one if it has room, else a new one.
-    async fn open_for(
-        &mut self,
-        expected_bytes: u64,
-        earlier: &[EarlierChunk],
-        record: &NewRecord,
-        sealed: &mut Vec<BundleSet>,
-    ) -> Result<OpenBundle, PackError> {
-        let mut usable = self.usable(earlier);
+        let mut usable = self.usable(&earlier);
         let is_full = |open: &OpenBundle, usable: &Option<Vec<EarlierChunk>>| match usable {
             None => true,
-            Some(usable) => !open.has_room(expected_bytes, usable, record),
+            Some(usable) => !open.has_room(content_bytes, usable, &record),
         };
         if self.open.as_ref().is_some_and(|open| is_full(open, &usable)) {
             sealed.extend(self.finish().await?);
-            usable = self.usable(earlier);
+            usable = self.usable(&earlier);
         }
         let mut open = match self.open.take() {
             Some(open) => open,
             None => OpenBundle::new(self.options, self.mark, &self.spool)?,
         };
         // What needs several bundles all the same stores all of it: a head depends on its parts alone.
-        let usable = usable.filter(|usable| open.has_room(expected_bytes, usable, record));
+        let usable = usable.filter(|usable| open.has_room(content_bytes, usable, &record));
         for (bundle, chunk) in usable.unwrap_or_default() {
             open.offer(bundle, chunk);
         }
         open.builder.begin_object();
-        Ok(open)
+        let passage = Passage {
+            open,
+            content: content.into_reader(&self.spool)?,
+            frames: Vec::new(),
+            unpushed: None,
+            spool: self.spool.clone(),
+            touched: false,
+            parts: Vec::new(),
+            part_bundles: Vec::new(),
+        };
+        let (mut passage, outcome) = self.carry(passage, record).await?;
+        if let Err(error) = outcome {
+            passage.open.builder.abandon_object();
+            self.open = Some(passage.open).filter(|open| open.builder.record_count() > 0);
+            return Ok(Pushed { sealed, refused: Some(error) });
+        }
+        self.objects.push(packed);
+        let ends = !passage.parts.is_empty() || passage.open.builder.is_full();
+        self.open = Some(passage.open);
+        if ends && let Some(mut last) = self.finish().await? {
+            passage.part_bundles.append(&mut last.bundles);
+            sealed.push(BundleSet { bundles: passage.part_bundles, objects: last.objects });
+        }
+        Ok(Pushed { sealed, refused: None })
     }
 
     /// Which of an object's chunks that lie in earlier bundles the open bundle may use; none if it is to be sealed first.
@@ -348,7 +311,7 @@ impl OpenBundle {
         self.offered.insert((bundle, chunk.number, chunk.hash));
     }
 
-    /// Whether an object fits that takes so many bytes, of which those of `usable` chunks are not stored.
+    /// Whether an object fits, however badly what is new of it compresses.
     fn has_room(&self, content_bytes: u64, usable: &[EarlierChunk], record: &NewRecord) -> bool {
         let foreign: u64 = usable.iter().map(|(_, chunk)| u64::from(chunk.length)).sum();
         let fits = self.foreign_bytes == 0 || self.foreign_bytes + foreign <= FOREIGN_BYTES_MAX;
@@ -445,7 +408,6 @@ mod tests {
 
     use super::*;
     use crate::content::ContentWriter;
-    use crate::restore::check_restores;
 
     fn noise(bytes: usize, seed: u8) -> Vec<u8> {
         let mut noise = vec![0; bytes];
@@ -508,45 +470,6 @@ mod tests {
         let part_ids: Vec<_> = parts.iter().map(|part| part.sealed.content.bundle_id()).collect();
         assert_eq!(head.sealed.content.dependencies(), part_ids);
         assert!(packer.finish().await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn objects_that_compress_share_a_bundle_that_has_no_room_for_all_of_their_bytes() {
-        let spool = SpoolDir::open(None).unwrap();
-        // Each is different, and hardly any of it is new.
-        let texts =
-            [1_u8, 2, 3, 4].map(|name| [noise(20_000, name), noise(2_000, name).repeat(1_700)].concat());
-        let pack = async |expected: u64| {
-            let mut packer = packer(&spool, 4 << 20);
-            let mut sets = Vec::new();
-            for (name, text) in (0..).zip(&texts) {
-                let pushed = packer.push_expecting(object(&spool, text, name), expected).await.unwrap();
-                assert!(pushed.refused.is_none());
-                sets.extend(pushed.sealed);
-            }
-            sets.extend(packer.finish().await.unwrap());
-            sets.iter().for_each(|set| check_restores(set).unwrap());
-            sets.len()
-        };
-        assert_eq!(pack(200_000).await, 1);
-        assert!(pack(u64::MAX).await > 1, "however badly they compress");
-    }
-
-    #[tokio::test]
-    async fn an_object_that_takes_more_than_was_expected_goes_into_the_next_bundle_or_becomes_parts() {
-        let spool = SpoolDir::open(None).unwrap();
-        for (second, bundles) in [(3 << 20, 1), (9 << 20, 3)] {
-            let mut packer = packer(&spool, 4 << 20);
-            let first = packer.push_expecting(object(&spool, &noise(3 << 20, 1), 1), 10).await.unwrap();
-            assert!(first.sealed.is_empty() && first.refused.is_none());
-            let second = object(&spool, &noise(second, 2), 2);
-            let mut sets = packer.push_expecting(second, 10).await.unwrap().sealed;
-            sets.extend(packer.finish().await.unwrap());
-            let [one, other] = &sets[..] else { panic!("{sets:?}") };
-            assert_eq!((one.objects.len(), other.objects.len()), (1, 1));
-            assert!(other.bundles.len() >= bundles, "{}", other.bundles.len());
-            sets.iter().for_each(|set| check_restores(set).unwrap());
-        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Compaction: an operator's program has packed small bundles anew, and asks that the new ones take their place.
 //!
-//! Always holds: no bundle that goes is used by another one when the command is applied, but by one that goes with it; what is
+//! Always holds: no bundle that goes is used by another one when the command is applied, but by one that goes with it, as long as
+//! the same coordinator leads; what is
 //! proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
 //! that are accepted no more. Leaves to others: whether every record is moved (`apply`), erasing what goes (`purging`).
 
