@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use firn_base::{BundleId, Feature, NodeId, ObjectKey, ReservationId, ShardIndex};
+use firn_bundle::BundleRole;
 use firn_wire::{BundleCommit, Command, IndexEntry};
 
 use crate::facts::Facts;
@@ -38,6 +39,26 @@ pub struct CheckedBundle {
     pub receipts: Vec<(ShardIndex, NodeId)>,
     /// The records of its manifest.
     pub records: Vec<RecordSummary>,
+}
+
+/// A bundle is to be committed in which nothing can be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "bundle {0} holds no path and no file, and is no part of a larger object: leave it out, and publish again what uses its chunks"
+)]
+pub struct WithoutRecords(pub BundleId);
+
+/// Refuses an ordinary bundle without records. One that is there was emptied when the archive was rebuilt, and every purge
+/// waits until it is gone: whoever may upload could hold them all up with such bundles.
+pub const fn check_has_records(
+    bundle: BundleId,
+    role: BundleRole,
+    records: usize,
+) -> Result<(), WithoutRecords> {
+    match role {
+        BundleRole::Ordinary if records == 0 => Err(WithoutRecords(bundle)),
+        BundleRole::Ordinary | BundleRole::Part | BundleRole::Head => Ok(()),
+    }
 }
 
 /// The command for checked bundles. Of `externals` only references of these bundles are taken that are neither

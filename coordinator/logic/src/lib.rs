@@ -97,7 +97,9 @@ pub use caps::BREACH_MENDED_AFTER;
 pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Clocks, READING_GOOD_FOR};
-pub use commit_check::{CheckedBundle, RecordSummary, plan_commit, plan_entries};
+pub use commit_check::{
+    CheckedBundle, RecordSummary, WithoutRecords, check_has_records, plan_commit, plan_entries,
+};
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
     CompactionRefusal, GatheringError, SmallBundle, UsedBundle, check_compaction, first_used_by_others,

@@ -1,7 +1,10 @@
 //! Commits: all or none, receipts, visibility.
 
 use firn_base::BundleNumber;
-use firn_coordinator_logic::{CheckedBundle, Facts, RecordSummary, Scan, plan_commit};
+use firn_bundle::BundleRole;
+use firn_coordinator_logic::{
+    CheckedBundle, Facts, RecordSummary, Scan, WithoutRecords, check_has_records, plan_commit,
+};
 use firn_wire::{Command, CommandOutcome, FeedEvent, NodeState, RejectReason};
 
 use crate::support::{Archive, bundle_id, commit_of, entry, feature, headers, key, reservation_id};
@@ -143,6 +146,16 @@ fn no_publisher_delays_anothers_path() {
     committed(1, &[], &archive.commit(3, &FOUR, vec![entry(9, &[])]));
     let Ok(places) = archive.state.locations(key(7));
     assert_eq!(places.iter().map(|place| place.bundle.0).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
+fn an_ordinary_bundle_without_records_is_refused_and_a_part_has_none() {
+    let refused = check_has_records(bundle_id(1), BundleRole::Ordinary, 0);
+    assert_eq!(refused, Err(WithoutRecords(bundle_id(1))));
+    let sentence = WithoutRecords(bundle_id(1)).to_string();
+    assert!(sentence.contains("holds no path") && sentence.contains("publish again"), "{sentence}");
+    assert_eq!(check_has_records(bundle_id(1), BundleRole::Ordinary, 1), Ok(()));
+    assert_eq!(check_has_records(bundle_id(1), BundleRole::Part, 0), Ok(()));
 }
 
 fn record(name: u8, references: &[u8]) -> RecordSummary {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use firn_base::{BundleId, ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
-    CheckedBundle, CommitRoom, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, leaving_with,
-    plan_commit, plan_features, plan_replacement, unwanted_of,
+    CheckedBundle, CommitRoom, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, check_has_records,
+    leaving_with, plan_commit, plan_features, plan_replacement, unwanted_of,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -255,6 +255,8 @@ pub(super) fn check_uploads(
                 .map_err(|error| malformed(error.to_string()))?;
             records.push(record);
         }
+        check_has_records(content.bundle_id(), content.role(), records.len())
+            .map_err(|error| malformed(error.to_string()))?;
         checked.push(CheckedBundle {
             reservation: reservation.id,
             bundle: content.bundle_id(),
