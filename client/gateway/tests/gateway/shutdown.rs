@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{MemoryArchive, nar_of, nar_path, one_path, router};
-use firn_gateway::{BoundPort, RunningServer, ServerLimits, WhenUnreadable};
 use crate::support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
+use firn_gateway::{BoundPort, RunningServer, ServerLimits, WhenUnreadable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
