@@ -234,8 +234,10 @@ impl FeedFollower {
     fn take(&self, FeedNews { batch, stale }: &FeedNews) -> Result<Progress, String> {
         let from = self.keys.position();
         if batch.head < from {
+            let Some(stale) = stale else { return Ok(Progress::Behind) };
             // One that is cut off says nothing of how long the feed is by now.
-            return Ok(stale.map_or(Progress::Behind, Progress::Stale));
+            self.keys.mark_told();
+            return Ok(Progress::Stale(*stale));
         }
         let end = batch.first.saturating_add(batch.events.len() as u64);
         if batch.events.len() > FEED_EVENTS_MAX || end > batch.head {
@@ -406,6 +408,8 @@ mod tests {
         sleep(Duration::from_secs(60)).await;
         assert!(keys.is_usable() && shown(&keys, 4) && !shown(&keys, 5));
         assert_eq!(keys.age().map(|age| age.as_secs()), Some(100), "so long nobody knows of anything newer");
+        let is_heard = keys.silence().is_some_and(|silence| silence <= PAUSE_MAX);
+        assert!(is_heard, "it answers: who serves what it tells is ready");
         // It is asked again and again, and not to wait.
         let pulls = std::mem::take(&mut *archive.pulls.lock().unwrap());
         assert!((10..30).contains(&pulls.len()) && pulls.iter().filter(|wait| !wait.is_zero()).count() == 0);
@@ -427,6 +431,10 @@ mod tests {
         let (keys, _stop, _task) = follow(cut_off);
         sleep(SHORTER_FEED_FOR * 3).await;
         assert!(shown(&keys, 1), "it lags, and the archive was not rebuilt");
+        assert!(keys.silence() <= Some(PAUSE_MAX) && keys.age() >= Some(SHORTER_FEED_FOR * 3));
+        archive.all_away(true);
+        sleep(PULL_TIMEOUT * 2).await;
+        assert!(keys.silence() > Some(PULL_TIMEOUT), "nobody answers");
     }
 
     #[tokio::test(start_paused = true)]

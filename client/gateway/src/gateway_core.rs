@@ -196,6 +196,12 @@ impl GatewayCore {
         self.keys.age()
     }
 
+    /// How long ago a coordinator told the end of the feed, also one that is cut off from the others; none if none has since the
+    /// gateway was started.
+    pub fn feed_silence(&self) -> Option<Duration> {
+        self.keys.silence()
+    }
+
     /// Takes the publishers' ranks into use, and the reasons of withdrawals, as the archive tells them.
     pub fn set_governance(&self, governance: Governance) {
         self.take_governance(governance, true);

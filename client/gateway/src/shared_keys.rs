@@ -28,6 +28,8 @@ pub(crate) struct SharedKeys {
     begun: AtomicBool,
     usable: AtomicBool,
     followed: Mutex<Option<Followed>>,
+    /// When a coordinator told the end of the feed last, whether it hears the others or not.
+    told: Mutex<Option<Instant>>,
     position_header: RwLock<HeaderValue>,
 }
 
@@ -55,6 +57,7 @@ impl SharedKeys {
             begun: AtomicBool::new(false),
             usable: AtomicBool::new(false),
             followed: Mutex::new(None),
+            told: Mutex::new(None),
             position_header: RwLock::new(HeaderValue::from_static("0")),
         }
     }
@@ -101,8 +104,19 @@ impl SharedKeys {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner).map(Followed::age)
     }
 
+    /// How long ago a coordinator told the end of the feed, as far as it knows it; none if none has since the beginning.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).map(|told| told.elapsed())
+    }
+
+    /// A coordinator has told all that it knows.
+    pub(crate) fn mark_told(&self) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     /// So long ago the feed held nothing newer.
     pub(crate) fn mark_followed(&self, stale: Duration) {
+        self.mark_told();
         let heard = Followed { heard: Instant::now(), stale };
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if followed.is_none_or(|before| heard.age() < before.age()) {
@@ -130,6 +144,7 @@ impl SharedKeys {
         self.begun.store(false, Ordering::Release);
         self.usable.store(false, Ordering::Release);
         *self.followed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut view = self.write();
         *view = KeyView::default();
         self.changes.fetch_add(1, Ordering::Relaxed);

@@ -92,8 +92,9 @@ const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 // Shards are read around and coordinators elect within seconds; what takes longer is worth a longer pause.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
-/// Invariant 9: absence is at most this old while a coordinator is reachable.
-const FEED_AGE_MAX: Duration = Duration::from_secs(60);
+/// A gateway that hears of no coordinator for so long sends its clients to others that do. How old its view is says the
+/// metric: where coordinators hear no majority all gateways grow old together, and read on.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 impl Router {
     /// Answers from `core`, with narinfos that name NARs in this form; `swarm`'s counts appear among the metrics.
@@ -245,19 +246,15 @@ impl Router {
         }
     }
 
-    /// Whether absence is as new as it shall be; else why not, in a sentence.
+    /// Whether it knows what is archived, and some coordinator tells it more; else why not, in a sentence.
     fn readiness(&self) -> Result<(), Cow<'static, str>> {
         if !self.core.is_usable() {
             return Err("the archive's feed was not heard yet".into());
         }
-        match self.core.feed_age() {
-            Some(age) if age < FEED_AGE_MAX => Ok(()),
-            Some(age) => {
-                let seconds = age.as_secs();
-                Err(format!(
-                    "no coordinator has told for {seconds} s that the archive's feed holds nothing newer"
-                )
-                .into())
+        match self.core.feed_silence() {
+            Some(silence) if silence < SILENCE_MAX => Ok(()),
+            Some(silence) => {
+                Err(format!("no coordinator told the archive's feed for {} s", silence.as_secs()).into())
             }
             None => Err("no coordinator has answered since the gateway was started".into()),
         }
