@@ -83,6 +83,7 @@ mod steady_width;
 mod survival;
 mod taken;
 mod tidying;
+mod unrestored;
 mod view;
 mod vouching;
 mod width;
@@ -169,6 +170,7 @@ pub use state::{
 };
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
+pub use unrestored::UnrestoredBundles;
 pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary};
 pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

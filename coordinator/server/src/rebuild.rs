@@ -1,7 +1,8 @@
 //! A rebuild that is under way: what nodes have shown so far, and how far it has come.
 //!
 //! Owns: the soft state of a rebuild on the coordinator that leads it. Always holds: it is lost with the process, for nodes
-//! show everything again; what was restored is in the committed state; memory does not grow with the number of bundles.
+//! show everything again; what was restored is in the committed state; memory does not grow with the number of bundles,
+//! but for those that are put off.
 //! Leaves to others: what is believed (`coordinator/logic`), its rows (`evidence_store`), asking nodes and restoring
 //! (`driver`).
 
@@ -10,8 +11,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, BundleId, NodeId, Timestamp};
-use firn_coordinator_logic::{CommitOrder, Evidence, Facts, Listening};
+use firn_base::{ArchiveId, NodeId, Timestamp};
+use firn_coordinator_logic::{CommitOrder, Evidence, Facts, Listening, UnrestoredBundles};
 use firn_wire::{
     RebuildProgress, RebuildStage, RefusalKind, RefusedRequest, RejectReason, Unrestored, VerifiedRoster,
 };
@@ -25,7 +26,7 @@ use crate::storage::StorageError;
 /// Volunteers need a while to tell their nodes of the new coordinators.
 const QUIET_DEFAULT: Duration = Duration::from_secs(3600);
 
-/// Bundles and nodes of which a report tells one by one.
+/// Nodes of which a report tells one by one.
 const TOLD_MAX: usize = 100;
 
 /// What whoever rebuilds an archive has at hand.
@@ -76,10 +77,10 @@ pub(crate) struct UnderWay {
     pub(crate) entered_at: Timestamp,
     /// The history is told again up to here.
     pub(crate) restored: Option<CommitOrder>,
-    /// How many bundles were not restored.
-    pub(crate) unrestored_count: u64,
-    /// Why not, of the first of them.
-    pub(crate) unrestored: BTreeMap<BundleId, String>,
+    /// All that is left to tell waits while the coordinators have agreed on this level of commands.
+    pub(crate) waits_at_level: Option<u16>,
+    /// Bundles that were not restored, and those that are put off to the end.
+    pub(crate) unrestored: UnrestoredBundles,
     /// The believed ledger does not follow on the one that the state began with.
     pub(crate) ledger_refused: bool,
 }
@@ -90,24 +91,6 @@ impl UnderWay {
         tracing::info!(%stage, "the rebuild goes on");
         (self.stage, self.entered_at, self.finish) = (stage, now, false);
         self.asking.clear();
-    }
-
-    /// A bundle does not come back, as it looks now.
-    pub(crate) fn note_unrestored(&mut self, bundle: BundleId, reason: String) {
-        if self.unrestored.contains_key(&bundle) {
-            return;
-        }
-        self.unrestored_count = self.unrestored_count.saturating_add(1);
-        if self.unrestored.len() < TOLD_MAX {
-            self.unrestored.insert(bundle, reason);
-        }
-    }
-
-    /// A bundle came back, perhaps after it was missed.
-    pub(crate) fn note_restored(&mut self, bundle: BundleId) {
-        if self.unrestored.remove(&bundle).is_some() {
-            self.unrestored_count = self.unrestored_count.saturating_sub(1);
-        }
     }
 
     /// Whether the stage has lasted for so long.
@@ -151,8 +134,8 @@ impl Rebuild {
             asking: BTreeMap::new(),
             entered_at: now,
             restored: None,
-            unrestored_count: 0,
-            unrestored: BTreeMap::new(),
+            waits_at_level: None,
+            unrestored: UnrestoredBundles::default(),
             ledger_refused: false,
         };
         *self.lock() = Some(under_way);
@@ -228,9 +211,10 @@ fn report(under_way: &UnderWay, facts: &StateFacts) -> Result<RebuildProgress, R
         bundles_restored: counters.next_bundle.into(),
         bundles_uncertified: counts.uncertified,
         shards_shown: counts.shards,
-        bundles_unrestored: under_way.unrestored_count,
+        bundles_unrestored: under_way.unrestored.count(),
         unrestored: under_way
             .unrestored
+            .reasons()
             .iter()
             .map(|(bundle, reason)| Unrestored { bundle: bundle.to_string(), reason: reason.clone() })
             .collect(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, GoingContent, HearingFacts,
-    LossWatch, NodeNumber, Orders, PlanningView, Refusals, RefusedSteps, ReportBook, Reserve, Scan,
-    SteadyWidth, WidthMemory, brake, check_level, is_still_hearing,
+    LevelRefusal, LossWatch, NodeNumber, Orders, PlanningView, Refusals, RefusedSteps, ReportBook, Reserve,
+    Scan, SteadyWidth, WidthMemory, brake, check_level, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -332,10 +332,17 @@ impl Shared {
 
     /// Refuses a command that not all coordinators know.
     pub(crate) fn check_known(&self, command: &Command) -> Result<(), RefusedRequest> {
+        match self.level_refusal(command)? {
+            None => Ok(()),
+            Some(refusal) => Err(RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string())),
+        }
+    }
+
+    /// Why `command` is not to be proposed yet, if not all coordinators are known to know it.
+    pub(crate) fn level_refusal(&self, command: &Command) -> Result<Option<LevelRefusal>, RefusedRequest> {
         use firn_coordinator_logic::Facts;
         let committed = self.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
-        check_level(command, committed, &self.soft().levels)
-            .map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))
+        Ok(check_level(command, committed, &self.soft().levels).err())
     }
 
     /// Commits `command` if it can be done now: nothing depends on it.

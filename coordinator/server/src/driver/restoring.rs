@@ -1,7 +1,9 @@
 //! Telling the history of a rebuilt archive again, in its order.
 //!
 //! Owns: which bundle is next, reading ahead, and what did not come back. Always holds: a bundle is proposed once everything
-//! older was, and the ledger as far as it is older; manifests that are read ahead are bounded in number and bytes.
+//! older was, and the ledger as far as it is older, but for those that lack others: they are told at the end while not all
+//! coordinators know the command for them, and the rebuild goes on only with them, or when its operator waits no longer.
+//! Manifests that are read ahead are bounded in number and bytes.
 //! Leaves to others: what was shown and in which order (`Evidence`), reading around nodes that lie (`evidence_reader`).
 
 use std::collections::{BTreeSet, VecDeque};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use firn_base::BundleId;
 use firn_bundle::{ContentHeader, FeatureReader, Manifest};
 use firn_coordinator_logic::{
-    CertifiedBundle, CommitOrder, Facts, PurgedReferences, RecordSummary, plan_restored,
+    CertifiedBundle, CommitOrder, Facts, LevelRefusal, PurgedReferences, RecordSummary, plan_restored,
 };
 use firn_nix_format::PublisherKey;
 use firn_wire::{
@@ -31,8 +33,8 @@ const HISTORY_PAGE: usize = 1_024;
 const AHEAD_MAX: usize = 16;
 /// No more are read ahead while those that are have so many bytes. One may exceed it.
 const AHEAD_BYTES: u64 = 32 << 20;
-/// Coordinators are asked every ten seconds which commands they know. What cannot be told again is named, and comes back when
-/// the rebuild is taken up again.
+/// Coordinators are asked every ten seconds which commands they know. What cannot be told in its place by then is put off to
+/// the end.
 const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 const KNOWN_LOOK: Duration = Duration::from_millis(200);
 
@@ -52,6 +54,8 @@ struct Telling {
 /// The next bundles, in order, with what is known of their records.
 struct Ahead {
     history: VecDeque<CommitOrder>,
+    /// Whether what follows in the history is read as well.
+    goes_on: bool,
     /// The last place that was read of the history.
     read_up_to: Option<CommitOrder>,
     bundles: VecDeque<(CommitOrder, u64, JoinHandle<Prepared>)>,
@@ -64,10 +68,26 @@ struct Prepared {
     records: Result<Vec<RecordSummary>, String>,
 }
 
-/// Tells the history again, in its order, from where it was told before.
+/// Why a bundle was not restored.
+enum Untold {
+    /// Not all coordinators know the command for it.
+    PutOff(String),
+    /// This coding of it does not come back.
+    Refused(String),
+}
+
+/// Tells the history again, in its order, from where it was told before, and then what was put off. While that waits for other
+/// coordinators nothing is done: the next look tries again.
 pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
-    let (evidence, told) =
-        shared.rebuild.with(|under_way| (Arc::clone(&under_way.evidence), under_way.restored))?;
+    let (evidence, told, waits) = shared
+        .rebuild
+        .with(|under_way| (Arc::clone(&under_way.evidence), under_way.restored, under_way.waits_at_level))?;
+    if let Some(level) = waits
+        && feature_level(shared)? == level
+        && !shared.rebuild.with(|under_way| under_way.finish)?
+    {
+        return Ok(());
+    }
     let (shown, erased, purged) = {
         let evidence = lock_evidence(&evidence);
         let ledger = evidence.ledger();
@@ -84,34 +104,79 @@ pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> 
         known_by: Instant::now() + KNOWN_WITHIN,
         purged,
     };
-    let mut ahead = Ahead { history: VecDeque::new(), read_up_to: told, bundles: VecDeque::new(), bytes: 0 };
-    loop {
-        ahead.read(&telling).await?;
-        let Some((order, bytes, prepared)) = ahead.bundles.pop_front() else { break };
-        ahead.bytes = ahead.bytes.saturating_sub(bytes);
-        let prepared = prepared.await.map_err(|error| {
-            RefusedRequest::new(RefusalKind::Unavailable, format!("a manifest was not read: {error}"))
-        })?;
-        telling.restore_bundle(order.bundle, prepared).await?;
+    let mut ahead = Ahead::behind(told);
+    while let Some(order) = ahead.tell_next(&telling).await? {
         shared.rebuild.with(|under_way| under_way.restored = Some(order))?;
+    }
+    loop {
+        // Before the round: if they agree meanwhile there is another one.
+        let level = feature_level(shared)?;
+        let put_off = shared.rebuild.with(|under_way| under_way.unrestored.put_off())?;
+        let before = put_off.len();
+        let mut ahead = Ahead::of(put_off);
+        while ahead.tell_next(&telling).await?.is_some() {}
+        let left = shared.rebuild.with(|under_way| under_way.unrestored.put_off().len())?;
+        if left == 0 {
+            break;
+        }
+        // One that lacked another may lack none any more, once that one was told.
+        if left == before {
+            if shared.rebuild.with(|under_way| under_way.finish)? {
+                tracing::warn!(bundles = left, "bundles that wait for other coordinators do not come back");
+                break;
+            }
+            tracing::warn!(bundles = left, "bundles wait until all coordinators know the command for them");
+            return shared.rebuild.with(|under_way| under_way.waits_at_level = Some(level));
+        }
     }
     telling.restore_ledger(u64::MAX).await?;
     let now = shared.environment.now();
     shared.rebuild.with(|under_way| under_way.enter(RebuildStage::Placing, now))
 }
 
+/// The level of commands that the coordinators have agreed on.
+fn feature_level(shared: &Shared) -> Result<u16, RefusedRequest> {
+    shared.facts()?.counters().map(|counters| counters.feature_level).map_err(|error| disk(&error))
+}
+
 impl Ahead {
+    /// The history behind this place.
+    const fn behind(told: Option<CommitOrder>) -> Self {
+        Self { history: VecDeque::new(), goes_on: true, read_up_to: told, bundles: VecDeque::new(), bytes: 0 }
+    }
+
+    /// These, in this order.
+    fn of(orders: Vec<CommitOrder>) -> Self {
+        Self { history: orders.into(), goes_on: false, ..Self::behind(None) }
+    }
+
+    /// Tells the next bundle, and says where in the history it stands; none if there is no more.
+    async fn tell_next(&mut self, telling: &Telling) -> Result<Option<CommitOrder>, RefusedRequest> {
+        self.read(telling).await?;
+        let Some((order, bytes, prepared)) = self.bundles.pop_front() else { return Ok(None) };
+        self.bytes = self.bytes.saturating_sub(bytes);
+        let prepared = prepared.await.map_err(|error| {
+            RefusedRequest::new(RefusalKind::Unavailable, format!("a manifest was not read: {error}"))
+        })?;
+        telling.restore_bundle(order, prepared).await?;
+        Ok(Some(order))
+    }
+
     /// Begins to read manifests until enough are under way.
     async fn read(&mut self, telling: &Telling) -> Result<(), RefusedRequest> {
         while self.bundles.len() < AHEAD_MAX && self.bytes < AHEAD_BYTES {
-            if self.history.is_empty() {
+            if self.history.is_empty() && self.goes_on {
                 let after = self.read_up_to;
                 self.history =
                     telling.look(move |evidence| evidence.history(after, HISTORY_PAGE)).await?.into();
             }
             let Some(order) = self.history.pop_front() else { return Ok(()) };
             self.read_up_to = Some(order);
-            let Some(codings) = telling.missing(order.bundle).await? else { continue };
+            let Some(codings) = telling.missing(order.bundle).await? else {
+                // Its answer may have been lost.
+                telling.shared.rebuild.with(|under_way| under_way.unrestored.note_restored(order.bundle))?;
+                continue;
+            };
             let bytes = codings.front().map_or(0, manifest_bytes);
             self.bytes = self.bytes.saturating_add(bytes);
             let (shared, publishers) = (Arc::clone(&telling.shared), Arc::clone(&telling.publishers));
@@ -152,8 +217,9 @@ impl Telling {
         self.look(move |evidence| evidence.bundle(bundle)).await.map(|codings| Some(codings.into()))
     }
 
-    /// Restores a bundle by the first of its codings that can be read, or notes why it does not come back.
-    async fn restore_bundle(&self, id: BundleId, prepared: Prepared) -> Result<(), RefusedRequest> {
+    /// Restores a bundle by the first of its codings that can be read, puts it off, or notes why it does not come back.
+    async fn restore_bundle(&self, order: CommitOrder, prepared: Prepared) -> Result<(), RefusedRequest> {
+        let id = order.bundle;
         let Prepared { mut codings, mut records } = prepared;
         let until = codings.front().map_or(0, |first| first.certificate.ledger_entries);
         self.restore_ledger(until).await?;
@@ -161,20 +227,26 @@ impl Telling {
         while let Some(coding) = codings.pop_front() {
             let came_of_it = match records {
                 Ok(records) => self.propose(coding, records).await?,
-                Err(reason) => Err(reason),
+                Err(reason) => Err(Untold::Refused(reason)),
             };
             match came_of_it {
-                Ok(()) => return self.shared.rebuild.with(|under_way| under_way.note_restored(id)),
-                Err(reason) => drop(failed.get_or_insert(reason)),
+                Ok(()) => {
+                    return self.shared.rebuild.with(|under_way| under_way.unrestored.note_restored(id));
+                }
+                Err(Untold::PutOff(reason)) => {
+                    tracing::info!(bundle = %id, reason, "a bundle that lacks another is put off");
+                    return self.shared.rebuild.with(|under_way| {
+                        under_way.unrestored.put_off_until_the_end(order, reason);
+                    });
+                }
+                Err(Untold::Refused(reason)) => drop(failed.get_or_insert(reason)),
             }
             let Some(next) = codings.front() else { break };
             records = read_records(&self.shared, next, Arc::clone(&self.publishers)).await;
         }
-        if let Some(reason) = failed {
-            tracing::warn!(bundle = %id, reason, "a bundle does not come back");
-            self.shared.rebuild.with(|under_way| under_way.note_unrestored(id, reason))?;
-        }
-        Ok(())
+        let reason = failed.unwrap_or_else(|| "nobody shows it".to_owned());
+        tracing::warn!(bundle = %id, reason, "a bundle does not come back");
+        self.shared.rebuild.with(|under_way| under_way.unrestored.give_up(id, reason))
     }
 
     /// Restores entries of the ledger up to that many.
@@ -199,32 +271,33 @@ impl Telling {
         }
     }
 
-    /// Proposes a bundle with the records that it holds; says why it was rejected.
+    /// Proposes a bundle with the records that it holds; says why it was not told.
     async fn propose(
         &self,
         bundle: CertifiedBundle,
         mut records: Vec<RecordSummary>,
-    ) -> Result<Result<(), String>, RefusedRequest> {
+    ) -> Result<Result<(), Untold>, RefusedRequest> {
         let id = bundle.certificate.bundle;
         let dependencies = ContentHeader::parse(&bundle.content_header)
             .map_or(Vec::new(), |content| content.dependencies().to_vec());
         self.purged.forget_in(&mut records, bundle.certificate.ledger_entries);
         let plan = plan_restored(&self.shared.facts()?, bundle, &records, &self.erased)
             .map_err(|error| disk(&error))?;
-        if let Err(refusal) = self.wait_until_known(&plan.restore).await {
-            return Ok(Err(refusal.sentence));
+        if let Some(refusal) = self.wait_until_known(&plan.restore).await? {
+            let reason = format!("it lacks a bundle whose chunks it uses, and waits: {refusal}");
+            return Ok(Err(Untold::PutOff(reason)));
         }
         match self.shared.propose(plan.restore).await? {
             CommandOutcome::Rejected(RejectReason::UnknownDependency) => {
                 let parts = self.not_there(&dependencies)?;
                 let first =
                     parts.first().map_or_else(String::new, |part| format!(", {part} the first of them"));
-                return Ok(Err(format!(
+                return Ok(Err(Untold::Refused(format!(
                     "{} of the bundles that it is made of are missing{first}",
                     parts.len()
-                )));
+                ))));
             }
-            CommandOutcome::Rejected(reason) => return Ok(Err(reason.to_string())),
+            CommandOutcome::Rejected(reason) => return Ok(Err(Untold::Refused(reason.to_string()))),
             _ => {}
         }
         if let Some(remember) = plan.remember {
@@ -233,18 +306,25 @@ impl Telling {
         for missing in self.not_there(&dependencies)? {
             let reason = format!("bundle {id}, which came back, cannot be read whole without its chunks");
             tracing::warn!(bundle = %missing, reason, "a bundle has not come back");
-            self.shared.rebuild.with(|under_way| under_way.note_unrestored(missing, reason))?;
+            self.shared.rebuild.with(|under_way| under_way.unrestored.miss(missing, reason))?;
         }
         Ok(Ok(()))
     }
 
     /// Waits for a while until all coordinators have said that they know the command: a leader that is new has not asked.
-    async fn wait_until_known(&self, command: &Command) -> Result<(), RefusedRequest> {
+    /// Says why it cannot be proposed yet, if that is so.
+    async fn wait_until_known(&self, command: &Command) -> Result<Option<LevelRefusal>, RefusedRequest> {
         loop {
-            match self.shared.check_known(command) {
-                Err(_) if Instant::now() < self.known_by => tokio::time::sleep(KNOWN_LOOK).await,
-                known => return known,
+            let Some(refusal) = self.shared.level_refusal(command)? else { return Ok(None) };
+            let waits = !self.shared.rebuild.with(|under_way| under_way.finish)?;
+            if !waits || Instant::now() >= self.known_by {
+                return Ok(Some(refusal));
             }
+            if !self.shared.consensus.is_leader() {
+                let sentence = "this coordinator leads the rebuild no more";
+                return Err(RefusedRequest::new(RefusalKind::Unavailable, sentence));
+            }
+            tokio::time::sleep(KNOWN_LOOK).await;
         }
     }
 
