@@ -19,7 +19,7 @@ use crate::cache_check::There;
 use crate::cache_directory::CacheDirectory;
 use crate::command_error::CommandError;
 use crate::export_summary::ExportSummary;
-use crate::feed_keys::FeedKeys;
+use crate::feed_keys::{FeedKeys, may_be_more};
 use crate::file_writer::WriteError;
 use crate::object_writer::{NarForm, ObjectWriter, Written};
 use crate::path_search::{Missing, MissingState, PathSearch, unreadable, unwritable};
@@ -114,6 +114,7 @@ impl Export {
     ) -> Result<ExportSummary, CommandError> {
         let mut summary = self.summary();
         progress.expect(feed.events());
+        summary.notes.extend(feed.stale().map(may_be_more));
         let failed = |error: crate::feed_keys::FeedError| CommandError::Failed(error.to_string());
         while let Some(keys) = feed.next_page().await.map_err(failed)? {
             for keys in keys.chunks(KEYS_AT_ONCE) {

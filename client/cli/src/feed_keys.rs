@@ -31,6 +31,7 @@ pub(crate) struct FeedKeys {
     coordinators: CoordinatorClient,
     position: u64,
     head: u64,
+    stale: Option<Duration>,
     // Keys that were withdrawn at some time, and whether they are visible and still to be told.
     withdrawn: BTreeMap<ObjectKey, bool>,
 }
@@ -45,9 +46,14 @@ const BEHIND_EVERYTHING: u64 = u64::MAX;
 impl FeedKeys {
     /// Reads the feed once for what was withdrawn.
     pub(crate) async fn open(coordinators: &CoordinatorClient) -> Result<Self, FeedError> {
-        let head = coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?.batch.head;
-        let mut feed =
-            Self { coordinators: coordinators.clone(), position: 0, head, withdrawn: BTreeMap::new() };
+        let news = coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?;
+        let mut feed = Self {
+            coordinators: coordinators.clone(),
+            position: 0,
+            head: news.batch.head,
+            stale: news.stale,
+            withdrawn: BTreeMap::new(),
+        };
         while let Some(events) = feed.next_events().await? {
             note_withdrawals(&mut feed.withdrawn, &events);
         }
@@ -58,6 +64,11 @@ impl FeedKeys {
     /// Events that will be looked at; an upper bound of the keys.
     pub(crate) const fn events(&self) -> u64 {
         self.head
+    }
+
+    /// For how long those that answer have not known whether there is more; none if they know that this is all.
+    pub(crate) const fn stale(&self) -> Option<Duration> {
+        self.stale
     }
 
     /// The visible keys of the next page; none at the end.
@@ -90,6 +101,15 @@ impl FeedKeys {
     }
 }
 
+/// That there may be more than what was looked at, as a sentence.
+pub(crate) fn may_be_more(stale: Duration) -> String {
+    format!(
+        "the coordinators that answer have heard no majority of them for {} s: what became visible since is left out; run \
+         the command again once they are back",
+        stale.as_secs()
+    )
+}
+
 fn note_withdrawals(withdrawn: &mut BTreeMap<ObjectKey, bool>, events: &[FeedEvent]) {
     for event in events {
         match event {
@@ -119,6 +139,15 @@ fn visible(withdrawn: &mut BTreeMap<ObjectKey, bool>, events: &[FeedEvent]) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_may_have_missed_something_is_told_since_when() {
+        let sentence = may_be_more(Duration::from_secs(604_800));
+        assert!(
+            sentence.contains("for 604800 s: what became visible since is left out; run the"),
+            "{sentence}"
+        );
+    }
 
     #[test]
     fn a_withdrawn_key_is_left_out_and_one_that_came_back_is_told_once() {

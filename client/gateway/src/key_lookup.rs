@@ -79,19 +79,6 @@ impl KeyLookup {
     }
 }
 
-impl Located {
-    /// The places, where those without any are known to be not archived.
-    ///
-    /// # Errors
-    /// That is not known of one of them.
-    pub fn settled(self) -> Result<Vec<Vec<Location>>, LocateError> {
-        match self.doubt {
-            Some(cause) if self.places.iter().any(Vec::is_empty) => Err(LocateError::Unsettled { cause }),
-            _ => Ok(self.places),
-        }
-    }
-}
-
 fn doubt(stale: Duration) -> String {
     format!("the coordinators that answer have heard no majority of them for {} s", stale.as_secs())
 }
@@ -151,19 +138,6 @@ mod tests {
         // One for each that is there, and two more for each that is not.
         assert_eq!(asked.len(), 50 + 50 * 3);
         assert!(asked.iter().all(|request| request.prefix.bits() == 20 && request.after.is_none()));
-    }
-
-    #[test]
-    fn nothing_counts_as_absent_while_coordinators_hear_no_majority() {
-        let here = vec![Location { bundle: firn_base::BundleNumber(1), block: 0, entry: 0 }];
-        let located = |places: &[&[Location]], stale: bool| Located {
-            places: places.iter().map(|places| places.to_vec()).collect(),
-            doubt: stale.then(|| doubt(Duration::from_secs(90))),
-        };
-        assert_eq!(located(&[&here], true).settled().unwrap(), std::slice::from_ref(&here));
-        assert_eq!(located(&[&here[..], &[]], false).settled().unwrap(), [here.clone(), Vec::new()]);
-        let error = located(&[&here[..], &[]], true).settled().unwrap_err().to_string();
-        assert!(error.contains("no majority of them for 90 s"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -263,15 +263,23 @@ impl Administration {
         self.service.answer(own, None, request).await
     }
 
-    /// At most `limit` events of the feed from a position on, as this coordinator has applied them.
-    pub(crate) async fn feed(&self, from: u64, limit: usize) -> Result<FeedBatch, RefusedRequest> {
+    /// At most `limit` events of the feed from a position on, as this coordinator has applied them, and for how long it has
+    /// not known whether there are more, if it does not.
+    pub(crate) async fn feed(
+        &self,
+        from: u64,
+        limit: usize,
+    ) -> Result<(FeedBatch, Option<Duration>), RefusedRequest> {
+        // Before the events are read: what comes meanwhile makes them no older.
+        let stale = self.service.shared.consensus.stale();
         let facts = self.service.shared.facts()?;
         let read = move || -> Result<FeedBatch, StorageError> {
             let head = facts.counters()?.feed_head;
             let most = usize::try_from(head.saturating_sub(from)).unwrap_or(usize::MAX);
             Ok(FeedBatch { first: from, events: facts.feed_from(from, limit.min(most))?, head })
         };
-        self.service.shared.environment.blocking(read).await.map_err(|error| disk(&error))
+        let batch = self.service.shared.environment.blocking(read).await.map_err(|error| disk(&error))?;
+        Ok((batch, stale))
     }
 
     /// How the consensus stands, as this coordinator sees it.

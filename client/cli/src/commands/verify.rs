@@ -3,6 +3,7 @@
 use clap::Args;
 use firn_base::{ByteCount, Location, ObjectKey};
 use firn_bundle::RecordBody;
+use firn_gateway::Located;
 use firn_nix_format::nixbase32;
 use firn_retrieval::ReadError;
 use futures::stream::{self, StreamExt};
@@ -10,8 +11,9 @@ use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::feed_keys::FeedKeys;
+use crate::feed_keys::{FeedKeys, may_be_more};
 use crate::output::{print, print_json};
+use crate::path_search::unsettled;
 use crate::progress::{Progress, Unit};
 use crate::record_finder::RecordFinder;
 use crate::session::Session;
@@ -50,6 +52,10 @@ struct VerifySummary {
     bytes: u64,
     /// All that failed.
     failures: Vec<Failure>,
+    /// Of everything: for how many seconds the coordinators that answer have not known whether there is more. Left out where
+    /// they know that this is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_seconds: Option<u64>,
 }
 
 // Keys that are looked up together: their places are sorted, so that a bundle is read in one go.
@@ -70,20 +76,25 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
         let feed = FeedKeys::open(session.archive().coordinators()).await;
         let mut feed = feed.map_err(|error| CommandError::Failed(error.to_string()))?;
         progress.expect(feed.events());
+        if let Some(stale) = feed.stale() {
+            eprintln!("note: {}", may_be_more(stale));
+            summary.stale_seconds = Some(stale.as_secs());
+        }
         let next = async |feed: &mut FeedKeys| {
             feed.next_page().await.map_err(|error| CommandError::Failed(error.to_string()))
         };
         while let Some(keys) = next(&mut feed).await? {
             for keys in keys.chunks(KEYS_AT_ONCE) {
                 let places = finder.locate_visible(keys).await?;
-                check_keys(&finder, keys, places, &mut summary, &progress).await;
+                let located = Located { places, doubt: None };
+                check_keys(&finder, keys, located, &mut summary, &progress).await;
             }
         }
     } else {
         let keys: Vec<ObjectKey> = options.paths.iter().map(StorePathArgument::key).collect();
         progress.expect(u64::try_from(keys.len()).unwrap_or(u64::MAX));
-        let places = finder.locate(&keys).await?.settled()?;
-        check_keys(&finder, &keys, places, &mut summary, &progress).await;
+        let located = finder.locate(&keys).await?;
+        check_keys(&finder, &keys, located, &mut summary, &progress).await;
     }
     drop(progress);
     summary.failures.sort();
@@ -99,14 +110,15 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
 async fn check_keys(
     finder: &RecordFinder,
     keys: &[ObjectKey],
-    places: Vec<Vec<Location>>,
+    Located { places, doubt }: Located,
     summary: &mut VerifySummary,
     progress: &Progress,
 ) {
+    let doubt = doubt.as_deref();
     let mut places: Vec<(ObjectKey, Vec<Location>)> = keys.iter().copied().zip(places).collect();
     places.sort_by(|(_, one), (_, other)| one.cmp(other));
     let checks = places.into_iter().map(|(key, places)| async move {
-        let checked = check(finder, &key, &places).await;
+        let checked = check(finder, &key, &places, doubt).await;
         (key, checked)
     });
     let mut checks = std::pin::pin!(stream::iter(checks).buffer_unordered(OBJECTS_AT_ONCE));
@@ -125,10 +137,14 @@ struct Wrong {
 }
 
 /// Reads every record of the key completely; gives the bytes.
-async fn check(finder: &RecordFinder, key: &ObjectKey, places: &[Location]) -> Result<u64, Wrong> {
+async fn check(
+    finder: &RecordFinder,
+    key: &ObjectKey,
+    places: &[Location],
+    doubt: Option<&str>,
+) -> Result<u64, Wrong> {
     if places.is_empty() {
-        let reason = "the archive does not have it".to_owned();
-        return Err(Wrong { name: None, reason, mismatched: false });
+        return Err(without_places(doubt));
     }
     let mut bytes = 0_u64;
     for place in places {
@@ -141,6 +157,12 @@ async fn check(finder: &RecordFinder, key: &ObjectKey, places: &[Location]) -> R
         bytes = bytes.saturating_add(read);
     }
     Ok(bytes)
+}
+
+/// Of an object that has no place: it is not archived, or that is in doubt.
+fn without_places(doubt: Option<&str>) -> Wrong {
+    let reason = doubt.map_or_else(|| "the archive does not have it".to_owned(), unsettled);
+    Wrong { name: None, reason, mismatched: false }
 }
 
 async fn read(
@@ -211,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_doubt_is_unreadable_beside_what_was_read() {
+        let mut summary = VerifySummary::default();
+        summary.take(&ObjectKey::store_path([0; 20]), Err(without_places(Some("one is cut off"))));
+        summary.take(&ObjectKey::store_path([1; 20]), Err(without_places(None)));
+        summary.take(&ObjectKey::store_path([2; 20]), Ok(100));
+        assert_eq!((summary.checked, summary.unreadable, summary.bytes), (3, 2, 100));
+        assert!(summary.failures[0].reason.contains("not known now: one is cut off"));
+        assert_eq!(summary.failures[1].reason, "the archive does not have it");
+    }
+
+    #[test]
     fn failures_are_named_and_counted_by_their_kind() {
         let zeros = "0".repeat(32);
         assert_eq!(
@@ -229,5 +262,9 @@ mod tests {
             "0".repeat(32)
         );
         assert_eq!(serde_json::to_string(&summary()).unwrap(), expected);
+        let stale = VerifySummary { stale_seconds: Some(7), ..VerifySummary::default() };
+        let expected =
+            r#"{"checked":0,"unreadable":0,"mismatched":0,"bytes":0,"failures":[],"stale_seconds":7}"#;
+        assert_eq!(serde_json::to_string(&stale).unwrap(), expected);
     }
 }

@@ -3,6 +3,8 @@
 //! Always holds: a page is of a bounded number of events; whoever goes on at `next` misses nothing and sees nothing twice.
 //! Names of paths are not known here: they are in the path infos, which gateways serve.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -24,8 +26,11 @@ struct Page {
     paths: Vec<Path>,
     /// Where the next page begins: the `after` to ask with.
     next: u64,
-    /// The length of the feed: a mirror that has reached it has everything.
+    /// The length of the feed: a mirror that has reached it has everything, unless that is stale.
     head: u64,
+    /// For how many seconds this coordinator has not known whether there is more. Left out where it knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_seconds: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -50,7 +55,7 @@ pub(super) async fn paths(State(administration): State<Administration>, uri: Uri
         Err(sentence) => return (StatusCode::BAD_REQUEST, format!("{sentence}\n")).into_response(),
     };
     match administration.feed(question.after, question.limit).await {
-        Ok(batch) => match serde_json::to_string(&Page::of(&batch)) {
+        Ok((batch, stale)) => match serde_json::to_string(&Page::of(&batch, stale)) {
             Ok(page) => ([(header::CONTENT_TYPE, "application/json")], page).into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         },
@@ -81,7 +86,7 @@ impl Question {
 }
 
 impl Page {
-    fn of(batch: &FeedBatch) -> Self {
+    fn of(batch: &FeedBatch, stale: Option<Duration>) -> Self {
         let paths = batch.events.iter().filter_map(|event| {
             let (key, withdrawn) = match event {
                 FeedEvent::Visible(key) => (key, false),
@@ -91,7 +96,8 @@ impl Page {
             is_path.then(|| Path { hash: nixbase32::encode(key.name()), withdrawn })
         });
         let next = batch.first.saturating_add(batch.events.len() as u64);
-        Self { paths: paths.collect(), next, head: batch.head }
+        let stale_seconds = stale.map(|age| age.as_secs());
+        Self { paths: paths.collect(), next, head: batch.head, stale_seconds }
     }
 }
 
@@ -120,11 +126,14 @@ mod tests {
             FeedEvent::Visible(ObjectKey::build_log([1; 20])),
             FeedEvent::Withdrawn(path),
         ];
-        let page = serde_json::to_string(&Page::of(&FeedBatch { first: 40, events, head: 50 })).unwrap();
+        let batch = FeedBatch { first: 40, events, head: 50 };
+        let page = serde_json::to_string(&Page::of(&batch, None)).unwrap();
         let hash = "z".repeat(32);
         let expected = format!(
             r#"{{"paths":[{{"hash":"{hash}","withdrawn":false}},{{"hash":"{hash}","withdrawn":true}}],"next":43,"head":50}}"#
         );
         assert_eq!(page, expected);
+        let stale = serde_json::to_string(&Page::of(&batch, Some(Duration::from_secs(90)))).unwrap();
+        assert_eq!(stale, expected.replace(r#""head":50"#, r#""head":50,"stale_seconds":90"#));
     }
 }
