@@ -74,8 +74,11 @@ impl Record {
             return if is_nar { PublishedFile::Content } else { PublishedFile::Lost };
         }
         match self.recipe.recipe() {
-            // Only a FileHash tells whether what is made is it.
-            Some(recipe) if file_hash.is_some() => PublishedFile::Made(recipe),
+            // Only a FileHash tells whether what is made is it; and a file that is compressed otherwise than its uploader
+            // says would be read by nobody, whatever its hash.
+            Some(recipe) if file_hash.is_some() && recipe.compression() == compression => {
+                PublishedFile::Made(recipe)
+            }
             None if !self.recipe.is_none() => PublishedFile::Newer(self.recipe.to_byte()),
             _ => PublishedFile::Lost,
         }
@@ -149,8 +152,12 @@ mod tests {
         assert_eq!(had(Compression::Bzip2, Encoding::Chunked, 2), Made(Recipe::Bzip2_9));
         assert_eq!(had(Compression::Zstd, Encoding::Chunked, 200), Newer(200));
         assert_eq!(had(Compression::Xz, Encoding::Chunked, 0), Lost);
+        let xyz = Some(Sha256::of(b"xyz"));
         for (compression, file_hash, expected) in [
             (Compression::Xz, None, Lost),
+            (Compression::Xz, xyz, Made(Recipe::Xz6)),
+            (Compression::Bzip2, xyz, Lost),
+            (Compression::Zstd, xyz, Lost),
             (Compression::None, None, Content),
             (Compression::None, Some(Sha256::of(b"another")), Lost),
         ] {
