@@ -184,7 +184,7 @@ impl ArchivedObjects {
             body: record.body.clone(),
         };
         let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
-        Ok(VerifiedObject { record, content, source_bytes: 0, earlier })
+        Ok(VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier })
     }
 
     /// Reads all of an object into `writer`.

@@ -165,6 +165,7 @@ impl BlobWriter {
             record,
             content: self.content.finish()?,
             source_bytes: self.bytes,
+            recipe_tried: false,
             earlier: Vec::new(),
         })
     }

@@ -131,10 +131,10 @@ impl Packer {
 
     /// Packs one object.
     pub(crate) async fn push(&mut self, object: VerifiedObject) -> Result<Pushed, PackError> {
-        let VerifiedObject { record, content, source_bytes, earlier } = object;
+        let VerifiedObject { record, content, source_bytes, recipe_tried, earlier } = object;
         let content_bytes = content.bytes();
         let has_recipe = !record.recipe.is_none();
-        let packed = PackedObject { key: record.key, content_bytes, source_bytes, has_recipe };
+        let packed = PackedObject { key: record.key, content_bytes, source_bytes, recipe_tried, has_recipe };
         let mut sealed = Vec::new();
         let mut usable = self.usable(&earlier);
         let is_full = |open: &OpenBundle, usable: &Option<Vec<EarlierChunk>>| match usable {
@@ -426,7 +426,13 @@ mod tests {
         };
         let key = firn_base::ObjectKey::build_log([name; 20]);
         let record = NewRecord::blob(key, blob, Encoding::Chunked);
-        VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 1, earlier: Vec::new() }
+        VerifiedObject {
+            record,
+            content: content.finish().unwrap(),
+            source_bytes: 1,
+            recipe_tried: false,
+            earlier: Vec::new(),
+        }
     }
 
     fn packer(spool: &SpoolDir, bundle_bytes: u64) -> Packer {

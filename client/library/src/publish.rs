@@ -363,10 +363,8 @@ impl Publish<'_> {
         let count = |kind| set.objects.iter().filter(|object| object.key.kind() == kind).count() as u64;
         let content = set.objects.iter().map(|object| object.content_bytes).fold(0, u64::saturating_add);
         let source = set.objects.iter().map(|object| object.source_bytes).fold(0, u64::saturating_add);
-        let tried =
-            set.objects.iter().filter_map(|object| self.options.recipe_of(plan.paths.get(&object.key)?));
-        let (tried, found) =
-            (tried.count() as u64, set.objects.iter().filter(|object| object.has_recipe).count() as u64);
+        let tried = set.objects.iter().filter(|object| object.recipe_tried).count() as u64;
+        let found = set.objects.iter().filter(|object| object.has_recipe).count() as u64;
         let reused = set.bundles.iter().map(|bundle| bundle.foreign_bytes()).fold(0, u64::saturating_add);
         self.note(|summary| {
             summary.paths_published += count(KeyKind::StorePath);

@@ -275,7 +275,8 @@ mod tests {
         let mut content = ContentWriter::new(&spool, 0).unwrap();
         content.push(bytes).unwrap();
         let content = content.finish().unwrap();
-        let object = VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() };
+        let object =
+            VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier: Vec::new() };
         let mut pushed = packer.push(object).await.unwrap();
         assert!(pushed.refused.is_none());
         match packer.finish().await.unwrap() {
@@ -318,7 +319,10 @@ mod tests {
         let key = firn_base::ObjectKey::build_log([1; 20]);
         let record = NewRecord::blob(key, blob, Encoding::Chunked);
         let mut packer = Packer::new(Environment::real(), spool.clone(), BuilderOptions::default(), 2);
-        packer.push(VerifiedObject { record, content, source_bytes: 0, earlier }).await.unwrap();
+        packer
+            .push(VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier })
+            .await
+            .unwrap();
         let mut set = packer.finish().await.unwrap().unwrap();
         assert_eq!(set.bundles[0].sealed.content.dependencies(), [bundle]);
         assert_eq!(set.bundles[0].foreign_bytes(), 1_000_000);

@@ -50,6 +50,8 @@ pub(crate) struct PackedObject {
     pub(crate) key: ObjectKey,
     pub(crate) content_bytes: u64,
     pub(crate) source_bytes: u64,
+    /// Whether a recipe was tried on its published file.
+    pub(crate) recipe_tried: bool,
     /// Whether its published file can be made again.
     pub(crate) has_recipe: bool,
 }

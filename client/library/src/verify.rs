@@ -42,6 +42,8 @@ pub(crate) struct VerifiedObject {
     pub(crate) content: Content,
     /// Bytes of its file in the source.
     pub(crate) source_bytes: u64,
+    /// Whether a recipe was tried on its file.
+    pub(crate) recipe_tried: bool,
     /// Which of its chunks lie in earlier bundles, as far as anybody has looked.
     pub(crate) earlier: Vec<EarlierChunk>,
 }
@@ -185,24 +187,25 @@ pub(crate) fn verify_path(
             return Err(VerifyError::FileHash { stated, found });
         }
     }
-    let (mut content, recipe) = match (kept, state.keep) {
+    let (mut content, tried) = match (kept, state.keep) {
         (Some(kept), _) => kept,
         (None, Some(keep)) => (keep.finish()?, None),
         (None, None) => unreachable!("one of the two encodings keeps the content"),
     };
     let mut record = NewRecord::store_path(info.clone(), encoding);
     record.patches = content.take_patches();
-    record.recipe = recipe.map(RecipeNumber::from).unwrap_or_default();
-    Ok(VerifiedObject { record, content, source_bytes: state.read, earlier: Vec::new() })
+    let recipe_tried = tried.is_some();
+    record.recipe = tried.and_then(|tried| tried.found).map(RecipeNumber::from).unwrap_or_default();
+    Ok(VerifiedObject { record, content, source_bytes: state.read, recipe_tried, earlier: Vec::new() })
 }
 
-/// Decompresses and checks; gives the NAR's chunks if they are what is kept, with the recipe of the file if that was found.
+/// Decompresses and checks; gives the NAR's chunks if they are what is kept, with what came of the recipe if one was tried.
 fn decode(
     file: FileReader<'_>,
     info: &PathInfo,
     (encoding, recipe): (Encoding, Option<Recipe>),
     spool: &SpoolDir,
-) -> Result<Option<(Content, Option<Recipe>)>, VerifyError> {
+) -> Result<Option<(Content, Option<TriedRecipe>)>, VerifyError> {
     let mut buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
     let mut target = match encoding {
         Encoding::Chunked => {
@@ -324,6 +327,13 @@ fn unreadable(info: &PathInfo, error: &io::Error) -> VerifyError {
     }
 }
 
+/// What came of a recipe that was tried on a file.
+#[derive(Debug, Clone, Copy)]
+struct TriedRecipe {
+    /// It, if it makes the file.
+    found: Option<Recipe>,
+}
+
 /// What becomes of a NAR's bytes: kept, or only looked at where the published file is what is kept.
 enum Target {
     Kept(Box<NarWriter>, Option<Box<Reproduction>>),
@@ -348,11 +358,12 @@ impl Target {
     }
 
     /// Refuses a NAR that ended too early.
-    fn finish(self) -> Result<Option<(Content, Option<Recipe>)>, VerifyError> {
+    fn finish(self) -> Result<Option<(Content, Option<TriedRecipe>)>, VerifyError> {
         match self {
             Self::Kept(writer, reproduction) => {
                 let content = writer.finish()?;
-                Ok(Some((content, reproduction.and_then(|reproduction| reproduction.finish()))))
+                let tried = reproduction.map(|reproduction| TriedRecipe { found: reproduction.finish() });
+                Ok(Some((content, tried)))
             }
             Self::Inspected(inspector) => {
                 inspector.finish()?;

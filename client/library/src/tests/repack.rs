@@ -136,7 +136,10 @@ async fn what_is_archived_as_a_nar_and_is_none_to_us_is_packed_anew_all_the_same
     let mut record = NewRecord::store_path(info, Encoding::Chunked);
     record.patches = content.take_patches();
     let mut packer = Packer::new(Environment::real(), spool.clone(), BuilderOptions::default(), 1);
-    packer.push(VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() }).await.unwrap();
+    packer
+        .push(VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier: Vec::new() })
+        .await
+        .unwrap();
     ship(&archive, packer.finish().await.unwrap().unwrap()).await;
     let key = ObjectKey::store_path(*path.hash());
     assert_eq!(archive.patches(key), 1);
@@ -244,7 +247,16 @@ async fn bring_logs(archive: &Arc<TestArchive>, logs: &[&[u8]]) -> BundleId {
         let blob = Blob { url, compression: Compression::None, bytes, sha256 };
         let record = NewRecord::blob(ObjectKey::build_log([name; 20]), blob, Encoding::Chunked);
         let content = content.finish().unwrap();
-        packer.push(VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() }).await.unwrap();
+        packer
+            .push(VerifiedObject {
+                record,
+                content,
+                source_bytes: 0,
+                recipe_tried: false,
+                earlier: Vec::new(),
+            })
+            .await
+            .unwrap();
     }
     ship(archive, packer.finish().await.unwrap().unwrap()).await;
     archive.bundles().pop().unwrap()
@@ -303,7 +315,10 @@ async fn nothing_is_reserved_for_a_set_that_does_not_restore() {
     let record = NewRecord::store_path(info_of(path, &nar), Encoding::Chunked);
     let content = writer.finish().unwrap();
     let mut packer = Packer::new(Environment::real(), spool.clone(), BuilderOptions::default(), 1);
-    packer.push(VerifiedObject { record, content, source_bytes: 0, earlier: Vec::new() }).await.unwrap();
+    packer
+        .push(VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier: Vec::new() })
+        .await
+        .unwrap();
     let set = Arc::new(packer.finish().await.unwrap().unwrap());
     let (policy, events) = (UploadPolicy::default(), PublishEvents::none());
     let shipping = Shipping::to(archive.clone(), Environment::real(), spool, policy, events);

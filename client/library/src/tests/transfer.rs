@@ -44,8 +44,13 @@ async fn coded() -> Arc<CodedBundle> {
     let blob = Blob { url, compression, bytes: bytes.len() as u64, sha256: Sha256::of(&bytes) };
     let record = NewRecord::blob(ObjectKey::build_log([1; 20]), blob, Encoding::Chunked);
     let mut packer = Packer::new(environment, spool.clone(), BuilderOptions::default(), 2);
-    let object =
-        VerifiedObject { record, content: content.finish().unwrap(), source_bytes: 0, earlier: Vec::new() };
+    let object = VerifiedObject {
+        record,
+        content: content.finish().unwrap(),
+        source_bytes: 0,
+        recipe_tried: false,
+        earlier: Vec::new(),
+    };
     packer.push(object).await.unwrap();
     let set = packer.finish().await.unwrap().unwrap();
     Arc::new(code(Arc::clone(&set.bundles[0]), Scheme::new(2, 4).unwrap(), &spool).unwrap())
