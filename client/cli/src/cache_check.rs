@@ -12,10 +12,9 @@ use firn_client::{Source, SourceError};
 use firn_nix_format::{
     Compression, NarInspector, PathInfo, PublisherKey, Sha256, VerifyingReader, accepted_by, decoder,
 };
-
 use sha2::Digest;
 
-use crate::cache_directory::{CacheDirectory, StoredNar};
+use crate::cache_directory::{CacheDirectory, StoredNar, is_published_place};
 use crate::object_writer::{NarListing, list};
 
 /// What was found.
@@ -110,7 +109,7 @@ fn look(
         file: info.file_hash.filter(|_| as_published),
     };
     let file = |info: &PathInfo| (info.compression, info.file_hash);
-    if as_published && file(&there) != file(info) {
+    if as_published && (file(&there) != file(info) || !is_published_place(root, info, &there.url)) {
         return There::OtherFile;
     }
     match is_content(&source, wanted, inspector.as_mut()) {
@@ -211,6 +210,7 @@ mod tests {
     use futures::{StreamExt, stream};
 
     use super::*;
+    use crate::cache_directory::NamedNar;
     use crate::nar_encoder::NarCompression;
 
     const ALL: [NarCompression; 3] = [NarCompression::None, NarCompression::Zstd, NarCompression::XZ];
@@ -249,7 +249,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let cache = CacheDirectory::open(&Environment::real(), &place.path().join("out")).await.unwrap();
         let stored = cache.add_nar(&info(nar), compression, stream_of(nar)).await.unwrap();
-        cache.add_narinfo(&info(nar), &stored, None).await.unwrap();
+        cache.add_narinfo(&info(nar), &stored, NamedNar::First, None).await.unwrap();
         (place, cache)
     }
 
@@ -345,8 +345,12 @@ mod tests {
         let There::Right(stored) = look_at(&cache, b"the nar").await else { panic!("it was written") };
         let look =
             async |published: &PathInfo| cache.look(published, &[key().public_key()], false, true).await;
-        let mut published =
-            PathInfo { compression: Compression::Xz, file_hash: stored.sha256, ..info(b"the nar") };
+        let mut published = PathInfo {
+            url: stored.url.clone(),
+            compression: Compression::Xz,
+            file_hash: stored.sha256,
+            ..info(b"the nar")
+        };
         assert!(matches!(look(&published).await, There::Right(_)));
         // The same NAR by another encoder, in a file that the narinfo says is the published one.
         let other = liblzma::encode_all(&b"the nar"[..], 1).unwrap();
@@ -355,6 +359,29 @@ mod tests {
         assert!(matches!(look_at(&cache, b"the nar").await, There::Right(_)), "where any file will do");
         published.file_hash = Some(Sha256::of(b"another file"));
         assert!(matches!(look(&published).await, There::OtherFile));
+    }
+
+    #[tokio::test]
+    async fn where_the_published_file_is_wanted_it_lies_at_its_url_unless_that_belongs_to_another() {
+        let (_place, cache) = cache_with(b"the nar", NarCompression::XZ).await;
+        let There::Right(stored) = look_at(&cache, b"the nar").await else { panic!("it was written") };
+        let is_right = async |url: &str| {
+            let (url, file_hash) = (url.to_owned(), stored.sha256);
+            let published = PathInfo { url, compression: Compression::Xz, file_hash, ..info(b"the nar") };
+            match cache.look(&published, &[key().public_key()], false, true).await {
+                There::Right(_) => true,
+                There::OtherFile => false,
+                there => panic!("{there:?}"),
+            }
+        };
+        let by_hash = format!("nar/{}.nar.xz", stored.sha256.unwrap().to_base32());
+        assert!(is_right(&stored.url).await && is_right("../x").await);
+        assert!(!is_right(&by_hash).await && !is_right("nar/a.nar.xz").await);
+        for url in [by_hash.as_str(), "nar/a.nar.xz"] {
+            fs::write(cache.root().join(url), "something else").unwrap();
+        }
+        assert!(is_right("nar/a.nar.xz").await, "another path's file lies there");
+        assert!(!is_right(&by_hash).await, "what lies there is nobody's file");
     }
 
     #[tokio::test]

@@ -3,7 +3,8 @@
 //! Owns: where files lie in it, and who writes into it. Always holds: nothing is written outside of it, whatever URL a
 //! record names; a narinfo gets its name after its NAR and its listing, and all of them when their bytes are on disk; a
 //! file that another path relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that hash, and
-//! `nar/<store path hash>-<NarHash>.nar…` that of this path, and nothing else; one program writes at a time.
+//! `nar/<store path hash>-<NarHash>.nar…` that of this path, `nar/<FileHash>.nar…` the file of that hash where its path info
+//! states it, and nothing else; one program writes at a time.
 //! Leaves to others: whether bytes are right (what is written was checked), what lies there already (`cache_check`).
 
 use std::fs::{self, File};
@@ -31,10 +32,19 @@ const FOLDERS: [&str; 5] = ["nar", "log", "realisations", "build-trace-v2", "deb
 pub(crate) enum NarInfoOutcome {
     /// It is there.
     Written,
-    /// The cache has one that says the same; it carries the signatures of both now, and names the NAR that was added last.
+    /// The cache has one that says the same; it carries the signatures of both now.
     Merged,
     /// The cache has one that says something else, which stays.
     OtherStays,
+}
+
+/// Which NAR a narinfo goes on to name that is there already and says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NamedNar {
+    /// The one that it names: others of the same content may lie beside it.
+    First,
+    /// The one that was added: the other one was found to be another file than is wanted.
+    Added,
 }
 
 /// The file of a NAR as it lies in the cache: what the narinfo says of it.
@@ -123,13 +133,9 @@ impl CacheDirectory {
             );
         }
         let bytes = file.bytes;
-        let own_path = self.root.join(&own);
-        let place = move || match file.keep_first(&path)? {
-            Ok(()) => Ok(true),
-            Err(file) => file.replace(&own_path).map(|()| false),
-        };
-        let placed = self.environment.blocking(place).await?;
-        let url = if placed { wanted } else { own };
+        let (root, narinfo, published) = (self.root.clone(), self.narinfo_path(info), info.clone());
+        let place = move || place_published(&root, &narinfo, &published, (file, wanted));
+        let url = self.environment.blocking(place).await?;
         Ok(StoredNar { url, compression: info.compression, bytes, sha256: info.file_hash })
     }
 
@@ -154,12 +160,13 @@ impl CacheDirectory {
         &self,
         info: &PathInfo,
         nar: &StoredNar,
+        named: NamedNar,
         listing: Option<Vec<u8>>,
     ) -> Result<NarInfoOutcome, WriteError> {
         let _merging = self.narinfos.lock().await;
         let path = self.narinfo_path(info);
         let (root, info, nar) = (self.root.clone(), info.clone(), nar.clone());
-        let write = move || write_narinfo(&root, &path, &info, &nar, listing.as_deref());
+        let write = move || write_narinfo(&root, &path, &info, (&nar, named), listing.as_deref());
         self.environment.blocking(write).await
     }
 
@@ -232,6 +239,60 @@ fn is_usable_nar_url(info: &PathInfo) -> bool {
     hash.is_none_or(|hash| hash == info.nar_hash && info.compression == Compression::None)
 }
 
+/// Whether the published file of `info` is in its place at `url`: the published one, unless that is not to be used or
+/// belongs to another file.
+pub(crate) fn is_published_place(root: &Path, info: &PathInfo, url: &str) -> bool {
+    let is_taken = || !is_named_after(info) && fs::symlink_metadata(root.join(&info.url)).is_ok();
+    !is_usable_nar_url(info) || url == info.url || (url == own_url(info, info.compression) && is_taken())
+}
+
+/// Whether the published URL, which may be used, says which bytes lie there: those of the published file, and no others.
+fn is_named_after(info: &PathInfo) -> bool {
+    let name = info.url.strip_prefix("nar/").and_then(|name| name.split_once('.'));
+    let is_file_hash = |hash: Sha256| name.is_some_and(|(stem, _)| stem == hash.to_base32());
+    is_named_after_nar(info, &info.url) || info.file_hash.is_some_and(is_file_hash)
+}
+
+/// Whether this is a place for nothing but the NAR of `info`.
+fn is_named_after_nar(info: &PathInfo, url: &str) -> bool {
+    url == own_url(info, info.compression) || url == nar_url(info.nar_hash)
+}
+
+/// Gives the published file of `info` the name `wanted`, or our own name where another file lies there; says which.
+///
+/// What lies under a name that says what lies there, and is something else, was damaged: it is replaced.
+fn place_published(
+    root: &Path,
+    narinfo: &Path,
+    info: &PathInfo,
+    (file, wanted): (PartialFile, String),
+) -> Result<String, WriteError> {
+    let file = match file.keep_first(&root.join(&wanted))? {
+        Ok(()) => return Ok(wanted),
+        Err(file) => file,
+    };
+    // A FileHash is the word of whoever published it: only bytes that have it take the place that is named after it.
+    let is_its_place = is_named_after_nar(info, &wanted)
+        || (is_named_after(info) && info.url == wanted && Some(file.hash()?) == info.file_hash);
+    let (file, url) = match is_its_place {
+        true => (file, wanted),
+        false => {
+            let own = own_url(info, info.compression);
+            match file.keep_first(&root.join(&own))? {
+                Ok(()) => return Ok(own),
+                Err(file) => (file, own),
+            }
+        }
+    };
+    // The path is better absent than with a narinfo whose FileHash is that of the file before.
+    let there = fs::read(narinfo).ok().and_then(|text| PathInfo::parse(&text).ok());
+    if there.is_some_and(|there| there.url == url) {
+        fs::remove_file(narinfo).map_err(|source| WriteError::disk(narinfo, source))?;
+    }
+    file.replace(&root.join(&url))?;
+    Ok(url)
+}
+
 /// Whether an object of this kind may have this URL.
 fn is_usable_blob_url(kind: KeyKind, url: &str) -> bool {
     let folders: &[&str] = match kind {
@@ -287,7 +348,7 @@ fn write_narinfo(
     root: &Path,
     path: &Path,
     info: &PathInfo,
-    nar: &StoredNar,
+    (nar, named): (&StoredNar, NamedNar),
     listing: Option<&[u8]>,
 ) -> Result<NarInfoOutcome, WriteError> {
     let there = fs::read(path).ok().and_then(|text| PathInfo::parse(&text).ok());
@@ -303,12 +364,16 @@ fn write_narinfo(
         Some(mut there) => {
             let fresh = info.signatures.iter().filter(|one| !there.signatures.contains(one));
             let fresh: Vec<_> = fresh.cloned().collect();
-            let is_same_file = there.url == nar.url;
-            if fresh.is_empty() && is_same_file {
+            let (file_hash, file_size) = file.unzip();
+            let is_same_file = there.url == nar.url
+                && there.compression == nar.compression
+                && (there.file_hash, there.file_size) == (file_hash, file_size);
+            let stays = is_same_file || named == NamedNar::First;
+            if fresh.is_empty() && stays {
                 return Ok(NarInfoOutcome::Merged);
             }
             there.signatures.extend(fresh);
-            let text = match is_same_file {
+            let text = match stays {
                 true => there.to_string(),
                 false => there.to_narinfo(&nar.url, nar.compression.name(), file),
             };
@@ -329,11 +394,14 @@ fn write_listing(root: &Path, path: &Path, listing: &[u8]) -> Result<(), WriteEr
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use bytes::Bytes;
     use firn_nix_format::{NamedSignature, StorePath};
     use futures::{StreamExt, stream};
 
     use super::*;
+    use crate::nar_encoder::Encoder;
 
     fn info(seed: u8, url: &str, compression: Compression) -> PathInfo {
         PathInfo {
@@ -383,6 +451,122 @@ mod tests {
         assert_eq!(fs::read_dir(cache.root.join("nar")).unwrap().count(), 2, "nothing is left behind");
     }
 
+    /// The path info of a NAR whose published file `xz -6` has made, and that file.
+    fn made(nar: &'static str, url: impl FnOnce(Sha256) -> String) -> (PathInfo, Vec<u8>) {
+        let mut encoder = Encoder::new(NarCompression::XZ, Vec::new()).unwrap();
+        encoder.write_all(nar.as_bytes()).unwrap();
+        let file = encoder.finish().unwrap();
+        let hash = Sha256::of(&file);
+        let info = PathInfo {
+            file_hash: Some(hash),
+            file_size: Some(file.len() as u64),
+            nar_hash: Sha256::of(nar.as_bytes()),
+            nar_size: nar.len() as u64,
+            ..info(1, &url(hash), Compression::Xz)
+        };
+        (info, file)
+    }
+
+    fn by_hash(hash: Sha256) -> String {
+        format!("nar/{}.nar.xz", hash.to_base32())
+    }
+
+    fn narinfo(cache: &CacheDirectory, info: &PathInfo) -> String {
+        fs::read_to_string(cache.narinfo_path(info)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_made_again_gets_its_name_only_if_it_has_its_file_hash() {
+        let (_place, cache) = cache().await;
+        let (info, file) = made("the nar", by_hash);
+        let lie = PathInfo { file_hash: Some(Sha256::of(b"another")), ..info.clone() };
+        let error = cache.add_published_nar(&lie, NarCompression::XZ, bytes("the nar")).await.unwrap_err();
+        let hashes = (info.file_hash.unwrap(), lie.file_hash.unwrap());
+        assert!(
+            matches!(error, WriteError::OtherFile { made, published } if (made, published) == hashes),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(cache.root.join("nar")).unwrap().count(), 0, "nothing is left behind");
+        let nar = cache.add_published_nar(&info, NarCompression::XZ, bytes("the nar")).await.unwrap();
+        cache.add_narinfo(&info, &nar, NamedNar::First, None).await.unwrap();
+        assert_eq!(fs::read(cache.root.join(&info.url)).unwrap(), file);
+        assert_eq!(narinfo(&cache, &info), info.to_string());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_replaced_where_its_name_says_which_bytes_are_its_own() {
+        let (_place, cache) = cache().await;
+        let (info, file) = made("the nar", by_hash);
+        let add = async |info: &PathInfo, compression, text| {
+            cache.add_published_nar(info, compression, bytes(text)).await.unwrap().url
+        };
+        fs::create_dir_all(cache.root.join("nar")).unwrap();
+        fs::write(cache.root.join(&info.url), "damaged").unwrap();
+        assert_eq!(add(&info, NarCompression::XZ, "the nar").await, info.url);
+        assert_eq!(fs::read(cache.root.join(&info.url)).unwrap(), file);
+        // Whoever states the hash of another file does not get its place.
+        let liar = PathInfo { store_path: StorePath::from_parts([2; 20], "x").unwrap(), ..info.clone() };
+        assert_eq!(add(&liar, NarCompression::None, "a lie").await, own_url(&liar, Compression::Xz));
+        assert_eq!(fs::read(cache.root.join(&info.url)).unwrap(), file);
+        // A name that says nothing belongs to whoever came first.
+        let (info, _) = made("the nar", |_| "nar/a.nar.xz".to_owned());
+        fs::write(cache.root.join(&info.url), "of another path").unwrap();
+        assert_eq!(add(&info, NarCompression::XZ, "the nar").await, own_url(&info, Compression::Xz));
+        assert_eq!(fs::read_to_string(cache.root.join(&info.url)).unwrap(), "of another path");
+    }
+
+    #[tokio::test]
+    async fn no_narinfo_states_the_hash_of_a_file_that_was_replaced() {
+        let (_place, cache) = cache().await;
+        let (mut info, file) = made("the nar", by_hash);
+        info.url = own_url(&info, Compression::Xz);
+        // What another encoder made, where the published file belongs.
+        let other = liblzma::encode_all(&b"the nar"[..], 1).unwrap();
+        fs::create_dir_all(cache.root.join("nar")).unwrap();
+        fs::write(cache.root.join(&info.url), &other).unwrap();
+        let of_other = (Sha256::of(&other), other.len() as u64);
+        fs::write(cache.narinfo_path(&info), info.to_narinfo(&info.url, "xz", Some(of_other))).unwrap();
+        let nar = cache.add_published_nar(&info, NarCompression::XZ, bytes("the nar")).await.unwrap();
+        assert_eq!(fs::read(cache.root.join(&info.url)).unwrap(), file);
+        assert!(!cache.narinfo_path(&info).exists());
+        cache.add_narinfo(&info, &nar, NamedNar::Added, None).await.unwrap();
+        assert_eq!(narinfo(&cache, &info), info.to_string());
+    }
+
+    #[tokio::test]
+    async fn a_narinfo_names_another_file_only_where_that_is_wanted() {
+        let (_place, cache) = cache().await;
+        let published = info(1, &nar_url(Sha256::of(&[1])), Compression::None);
+        let first = StoredNar {
+            url: published.url.clone(),
+            compression: Compression::None,
+            bytes: 1,
+            sha256: Some(published.nar_hash),
+        };
+        let add = async |nar: &StoredNar, named| {
+            cache.add_narinfo(&published, nar, named, None).await.unwrap();
+            PathInfo::parse(narinfo(&cache, &published).as_bytes()).unwrap()
+        };
+        let there = add(&first, NamedNar::First).await;
+        assert_eq!((there.file_hash, there.file_size), (first.sha256, Some(1)));
+        for changed in [
+            StoredNar { url: "nar/a.nar".to_owned(), ..first.clone() },
+            StoredNar { url: "nar/a.nar.xz".to_owned(), compression: Compression::Xz, ..first.clone() },
+            StoredNar { bytes: 2, ..first.clone() },
+            // As it was published: without FileHash.
+            StoredNar { sha256: None, ..first.clone() },
+        ] {
+            assert_eq!(add(&changed, NamedNar::First).await, there);
+            let now = add(&changed, NamedNar::Added).await;
+            let size = changed.sha256.map(|_| changed.bytes);
+            assert_eq!(
+                (&now.url, now.compression, now.file_hash, now.file_size),
+                (&changed.url, changed.compression, changed.sha256, size)
+            );
+            assert_eq!(add(&first, NamedNar::Added).await, there);
+        }
+    }
+
     #[tokio::test]
     async fn no_url_leads_out_of_the_cache_or_onto_other_files() {
         let (_place, cache) = cache().await;
@@ -413,7 +597,7 @@ mod tests {
         let add = async |info: &PathInfo| {
             let url = "nar/b.nar".to_owned();
             let nar = StoredNar { url, compression: Compression::None, bytes: 1, sha256: None };
-            cache.add_narinfo(info, &nar, None).await.unwrap()
+            cache.add_narinfo(info, &nar, NamedNar::First, None).await.unwrap()
         };
         assert_eq!(add(&signed("a")).await, NarInfoOutcome::Written);
         assert_eq!(add(&signed("b")).await, NarInfoOutcome::Merged);
@@ -434,7 +618,7 @@ mod tests {
         let url = "nar/b.nar".to_owned();
         let nar = StoredNar { url, compression: Compression::None, bytes: 1, sha256: None };
         let add = async |info: &PathInfo, text: &str| {
-            cache.add_narinfo(info, &nar, Some(text.as_bytes().to_vec())).await
+            cache.add_narinfo(info, &nar, NamedNar::First, Some(text.as_bytes().to_vec())).await
         };
         let narinfo = cache.narinfo_path(&info);
         let listing = narinfo.with_extension("ls");

@@ -16,7 +16,7 @@ use firn_transport::{AskError, Environment};
 use futures::stream::{self, StreamExt};
 
 use crate::cache_check::There;
-use crate::cache_directory::CacheDirectory;
+use crate::cache_directory::{CacheDirectory, NamedNar};
 use crate::command_error::CommandError;
 use crate::export_summary::ExportSummary;
 use crate::feed_keys::{FeedKeys, may_be_more};
@@ -259,7 +259,7 @@ impl Export {
     /// None if another content of the path lies there.
     async fn path(&self, path: &FoundPath) -> Result<Option<Outcome>, WriteError> {
         let cache = self.writer.cache();
-        let replaced = match self.writer.look(&path.info, self.search.publishers()).await {
+        let (replaced, named) = match self.writer.look(&path.info, self.search.publishers()).await {
             There::Other => return Ok(None),
             There::Right(there) => {
                 let note = self.writer.complete(&path.info, there).await?;
@@ -269,13 +269,14 @@ impl Export {
                 tracing::warn!("{} is written anew: {why}", path.info.store_path);
                 // While the NAR is on its way the path is better absent than wrong.
                 cache.remove_narinfo(&path.info).await?;
-                true
+                (true, NamedNar::First)
             }
             // Another file of it is no damage, and stays until this one is there.
-            There::OtherFile | There::Nothing => false,
+            There::OtherFile => (false, NamedNar::Added),
+            There::Nothing => (false, NamedNar::First),
         };
         let plan = self.plan(&path.found).await?;
-        let written = self.writer.write_path(&plan, &path.info).await?;
+        let written = self.writer.write_path(&plan, &path.info, named).await?;
         Ok(Some(Outcome::Path { written, replaced }))
     }
 

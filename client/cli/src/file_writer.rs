@@ -180,6 +180,18 @@ impl PartialFile {
         Growing::new(directory, NarCompression::None)?.push(&[Bytes::copy_from_slice(text)])?.finish()
     }
 
+    /// Its SHA-256: read from the disk where it is not known.
+    pub(crate) fn hash(&self) -> Result<Sha256, WriteError> {
+        if let Some(sha256) = self.sha256 {
+            return Ok(sha256);
+        }
+        let failed = |source| WriteError::disk(self.file.path(), source);
+        let mut file = File::open(self.file.path()).map_err(failed)?;
+        let mut hasher = sha2::Sha256::default();
+        io::copy(&mut file, &mut hasher).map_err(failed)?;
+        Ok(Sha256::from_bytes(hasher.finalize().into()))
+    }
+
     /// Gives it the name `path`, in place of whatever was there.
     pub(crate) fn replace(self, path: &Path) -> Result<(), WriteError> {
         self.file.persist(path).map_err(|error| WriteError::disk(path, error.error))?;

@@ -13,7 +13,7 @@ use firn_retrieval::{ByteStream, ObjectPlan, ReadError};
 use futures::StreamExt;
 
 use crate::cache_check::{RightNar, There};
-use crate::cache_directory::{CacheDirectory, NarInfoOutcome, StoredNar};
+use crate::cache_directory::{CacheDirectory, NamedNar, NarInfoOutcome, StoredNar};
 use crate::file_writer::WriteError;
 use crate::nar_encoder::NarCompression;
 
@@ -88,13 +88,19 @@ impl ObjectWriter {
     /// Writes the object of `plan`, as its own record describes it.
     pub(crate) async fn write(&self, plan: &ObjectPlan) -> Result<Written, WriteError> {
         match &plan.record().body {
-            RecordBody::StorePath(info) => self.write_path(plan, info).await,
+            RecordBody::StorePath(info) => self.write_path(plan, info, NamedNar::First).await,
             RecordBody::Blob(blob) => self.write_blob(plan, blob).await,
         }
     }
 
-    /// Writes the NAR of `plan` and the narinfo of `info`, which may carry more signatures than the record.
-    pub(crate) async fn write_path(&self, plan: &ObjectPlan, info: &PathInfo) -> Result<Written, WriteError> {
+    /// Writes the NAR of `plan` and the narinfo of `info`, which may carry more signatures than the record. A narinfo that
+    /// is there goes on to name the NAR that `named` says.
+    pub(crate) async fn write_path(
+        &self,
+        plan: &ObjectPlan,
+        info: &PathInfo,
+        named: NamedNar,
+    ) -> Result<Written, WriteError> {
         let passage = passage(plan.record(), self.form.file)?;
         let listing = Arc::new(Mutex::new(NarInspector::new(info.nar_size)));
         let mut stream = self.inspected(plan.stream(None)?, &listing);
@@ -115,7 +121,7 @@ impl ObjectWriter {
         let inspector = Arc::into_inner(listing).map(Mutex::into_inner);
         let inspector = inspector.map(|inspector| inspector.unwrap_or_else(PoisonError::into_inner));
         let listing = inspector.filter(|_| self.form.listings).map(list);
-        let note = self.add_narinfo(info, &nar, listing).await?;
+        let note = self.add_narinfo(info, &nar, named, listing).await?;
         Ok(Written { bytes: nar.bytes, note })
     }
 
@@ -132,13 +138,14 @@ impl ObjectWriter {
         info: &PathInfo,
         there: RightNar,
     ) -> Result<Option<String>, WriteError> {
-        self.add_narinfo(info, &there.nar, there.listing).await
+        self.add_narinfo(info, &there.nar, NamedNar::First, there.listing).await
     }
 
     async fn add_narinfo(
         &self,
         info: &PathInfo,
         nar: &StoredNar,
+        named: NamedNar,
         listing: Option<NarListing>,
     ) -> Result<Option<String>, WriteError> {
         let has_none = listing == Some(NarListing::NotText);
@@ -146,7 +153,7 @@ impl ObjectWriter {
             Some(NarListing::Json(json)) => Some(json),
             Some(NarListing::NotText) | None => None,
         };
-        Ok(match self.cache.add_narinfo(info, nar, json).await? {
+        Ok(match self.cache.add_narinfo(info, nar, named, json).await? {
             NarInfoOutcome::OtherStays => Some(format!(
                 "{} was found with two contents: its narinfo names one, the NAR {} lies beside it",
                 info.store_path, info.nar_hash
@@ -221,4 +228,67 @@ async fn check_whole(plan: &ObjectPlan) -> Result<(), ReadError> {
         piece?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_base::ObjectKey;
+    use firn_bundle::RecipeNumber;
+    use firn_nix_format::{Compression, Recipe, Sha256, StorePath};
+
+    use super::*;
+
+    fn record(compression: Compression, encoding: Encoding, recipe: u8) -> Record {
+        let info = PathInfo {
+            store_path: StorePath::from_parts([1; 20], "x").unwrap(),
+            url: "nar/x.nar".to_owned(),
+            compression,
+            file_hash: Some(Sha256::of(if compression == Compression::None { b"nar" } else { b"xyz" })),
+            file_size: Some(3),
+            nar_hash: Sha256::of(b"nar"),
+            nar_size: 3,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        };
+        Record {
+            key: ObjectKey::store_path([1; 20]),
+            encoding,
+            recipe: RecipeNumber::from_byte(recipe),
+            content_bytes: 3,
+            chunk_list: 0..0,
+            body: RecordBody::StorePath(Box::new(info)),
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_a_content_depends_on_how_it_is_kept_and_what_is_wanted() {
+        use Encoding::{Chunked, Verbatim};
+        use NarFile::{AsArchived, AsPublished, Compressed};
+        use Passage::{Own, Published};
+        let xz6 = NarCompression::XZ;
+        let bzip2 = NarCompression::Recipe(Recipe::Bzip2_9);
+        let bare = NarCompression::None;
+        for ((compression, encoding, recipe), file, expected) in [
+            ((Compression::Xz, Chunked, 1), AsArchived, Own(bare)),
+            ((Compression::Xz, Verbatim, 0), AsArchived, Passage::Verbatim),
+            ((Compression::Xz, Chunked, 1), Compressed(xz6), Own(xz6)),
+            ((Compression::Xz, Verbatim, 0), Compressed(xz6), Passage::Verbatim),
+            ((Compression::Bzip2, Verbatim, 0), Compressed(xz6), Own(xz6)),
+            ((Compression::Xz, Verbatim, 0), Compressed(bare), Own(bare)),
+            ((Compression::Xz, Chunked, 1), AsPublished, Published(xz6)),
+            ((Compression::Bzip2, Chunked, 2), AsPublished, Published(bzip2)),
+            ((Compression::None, Chunked, 0), AsPublished, Published(bare)),
+            ((Compression::Zstd, Verbatim, 0), AsPublished, Passage::Verbatim),
+        ] {
+            let found = passage(&record(compression, encoding, recipe), file);
+            assert_eq!(found.unwrap(), expected, "{compression} {encoding:?} {recipe} {file:?}");
+        }
+        let refused = |compression, recipe| passage(&record(compression, Chunked, recipe), AsPublished);
+        assert!(matches!(refused(Compression::Xz, 0), Err(WriteError::Lost)));
+        assert!(matches!(refused(Compression::Bzip2, 1), Err(WriteError::Lost)));
+        assert!(matches!(refused(Compression::Zstd, 200), Err(WriteError::NewerRecipe(200))));
+    }
 }
