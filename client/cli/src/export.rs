@@ -59,7 +59,7 @@ enum Outcome {
     Missing(Missing),
 }
 
-/// Each holds up to 12 MiB of frames ahead, and an encoder.
+/// Each holds up to 12 MiB of frames ahead, and as many as there are cores an encoder besides.
 const OBJECTS_AT_ONCE: usize = 8;
 /// The tree of a NAR can take 250 MB.
 const OBJECTS_WITH_LISTINGS_AT_ONCE: usize = 2;

@@ -11,6 +11,7 @@ use firn_bundle::{Blob, Encoding, PublishedFile, Record, RecordBody};
 use firn_nix_format::{NarInspector, PathInfo, PublisherKey};
 use firn_retrieval::{ByteStream, ObjectPlan, ReadError};
 use futures::StreamExt;
+use tokio::sync::Semaphore;
 
 use crate::cache_check::{RightNar, There};
 use crate::cache_directory::{CacheDirectory, NamedNar, NarInfoOutcome, StoredNar};
@@ -49,6 +50,13 @@ enum Passage {
     Own(NarCompression),
 }
 
+impl Passage {
+    /// Whether it takes the memory and the time of a recipe's encoder.
+    const fn takes_encoder(self) -> bool {
+        matches!(self, Self::Published(NarCompression::Recipe(_)) | Self::Own(NarCompression::Recipe(_)))
+    }
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -72,12 +80,15 @@ pub(crate) enum NarListing {
 pub(crate) struct ObjectWriter {
     cache: CacheDirectory,
     form: NarForm,
+    /// One permit for each encoder of a recipe: more than cores would take memory and make nothing sooner.
+    encoders: Semaphore,
 }
 
 impl ObjectWriter {
     /// Writes into `cache`.
-    pub(crate) const fn new(cache: CacheDirectory, form: NarForm) -> Self {
-        Self { cache, form }
+    pub(crate) fn new(cache: CacheDirectory, form: NarForm) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { cache, form, encoders: Semaphore::new(cores) }
     }
 
     /// The cache.
@@ -102,6 +113,8 @@ impl ObjectWriter {
         named: NamedNar,
     ) -> Result<Written, WriteError> {
         let passage = passage(plan.record(), self.form.file)?;
+        // Never closed, so waiting ends with a permit.
+        let _permit = if passage.takes_encoder() { self.encoders.acquire().await.ok() } else { None };
         let listing = Arc::new(Mutex::new(NarInspector::new(info.nar_size)));
         let mut stream = self.inspected(plan.stream(None)?, &listing);
         let nar = match passage {
@@ -290,5 +303,19 @@ mod tests {
         assert!(matches!(refused(Compression::Xz, 0), Err(WriteError::Lost)));
         assert!(matches!(refused(Compression::Bzip2, 1), Err(WriteError::Lost)));
         assert!(matches!(refused(Compression::Zstd, 200), Err(WriteError::NewerRecipe(200))));
+    }
+
+    #[test]
+    fn only_what_a_recipe_makes_waits_for_an_encoder() {
+        let waits = [
+            Passage::Verbatim,
+            Passage::Own(NarCompression::None),
+            Passage::Own(NarCompression::Zstd),
+            Passage::Own(NarCompression::XZ),
+            Passage::Published(NarCompression::None),
+            Passage::Published(NarCompression::XZ),
+        ]
+        .map(Passage::takes_encoder);
+        assert_eq!(waits, [false, false, false, true, false, true]);
     }
 }
