@@ -57,12 +57,12 @@ impl Reproduction {
     /// The recipe, if it has made the published file of the whole NAR.
     pub fn finish(self) -> Option<Recipe> {
         let made = self.encoder?.finish().ok()?;
-        made.is_published().then_some(self.recipe)
+        made.ends_as_published().then_some(self.recipe)
     }
 }
 
 impl Compared {
-    fn is_published(self) -> bool {
+    fn ends_as_published(self) -> bool {
         let sha256 = Sha256::from_bytes(self.hasher.finalize().into());
         sha256 == self.published.sha256 && self.published.bytes.is_none_or(|bytes| bytes == self.bytes)
     }
