@@ -69,7 +69,7 @@ struct GroupReport {
 struct CompactReport {
     groups: Vec<GroupReport>,
     fill: BundleFill,
-    /// Why no more was asked for, where that is not the end.
+    /// Why no more was asked for, where that is not the end; or why `fill` is that of before.
     stopped: Option<String>,
 }
 
@@ -93,7 +93,8 @@ pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<D
     Ok(Done::when(is_whole && report.stopped.is_none()))
 }
 
-/// Packs one group after the other, and asks for more, until nothing new is told, or what fails would fail for all.
+/// Packs one group after the other, and asks for more, until nothing new is told, the limit is reached, or what fails would fail
+/// for all.
 async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactReport, CommandError> {
     let progress = Arc::new(Progress::new("compacting", Unit::Bytes, 0));
     let limit = flags.limit.map_or(u64::MAX, |limit| limit.0);
@@ -101,10 +102,12 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
     let mut rounds = CompactionRounds::default();
     let CompactionPlan { fill, mut groups } = plan(session, flags.older_than, None).await?;
     let mut report = CompactReport { groups: Vec::new(), fill, stopped: None };
-    loop {
+    // Whether something was packed since the coordinators said how full bundles are.
+    let mut is_fill_old = false;
+    'pages: loop {
         for group in rounds.take(&groups) {
             if packed_bytes >= limit {
-                return Ok(report);
+                break 'pages;
             }
             packed_bytes = packed_bytes.saturating_add(group.payload.0);
             if flags.dry_run {
@@ -116,24 +119,38 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             let stops = compacted.as_ref().is_err_and(CompactError::is_general);
             if compacted.is_ok() {
                 rounds.note_packed();
+                is_fill_old = true;
             }
             report.groups.push(GroupReport::of(&group, compacted.map_err(|error| error.to_string())));
             if stops {
-                return Ok(report);
+                break 'pages;
             }
         }
         if !rounds.go_on(&groups) {
-            return Ok(report);
+            break;
         }
         // What was done is told, whatever is refused now.
         match plan(session, flags.older_than, rounds.behind()).await {
-            Ok(next) => (report.fill, groups) = (next.fill, next.groups),
+            Ok(next) => {
+                (report.fill, groups) = (next.fill, next.groups);
+                is_fill_old = false;
+            }
             Err(refused) => {
                 report.stopped = Some(refused.to_string());
                 return Ok(report);
             }
         }
     }
+    if is_fill_old {
+        match plan(session, flags.older_than, None).await {
+            Ok(now) => report.fill = now.fill,
+            Err(refused) => {
+                report.stopped =
+                    Some(format!("how full bundles are since the packing is not told: {refused}"));
+            }
+        }
+    }
+    Ok(report)
 }
 
 /// Asks for groups: the first ones, or those behind a bundle.
