@@ -4,14 +4,10 @@
 //! out again with the same figures, for a bundle never changes. Leaves to others: what a small bundle is (`firn-bundle`), what to
 //! do about it (`compacting`).
 
-use firn_bundle::PAYLOAD_BYTES_MAX;
-pub(crate) use firn_bundle::is_small;
+pub(crate) use firn_bundle::{QUARTER_BYTES, is_small};
 use firn_wire::BundleFill;
 
 use crate::catalogue::BundleView;
-
-/// With as many payload bytes a bundle is not small.
-pub(crate) const QUARTER_BYTES: u64 = PAYLOAD_BYTES_MAX / 4;
 
 /// Counts a bundle in.
 pub(crate) fn add(fill: &mut BundleFill, bundle: &BundleView) {

@@ -15,6 +15,7 @@ use firn_wire::{BundleFill, Policy};
 use crate::bundle_fill;
 use crate::change::Change;
 use crate::facts::Scan;
+use crate::history::{History, HistoryOrder};
 use crate::names::{NameTable, NodeNames};
 use crate::purge_index::PurgeIndex;
 use crate::second_codings::{SecondCodings, SecondView};
@@ -27,6 +28,8 @@ const PAGE: usize = 4096;
 pub struct BundleView {
     /// The bundle.
     pub number: BundleNumber,
+    /// Where it stands in the history.
+    pub order: HistoryOrder,
     /// Its id.
     pub id: BundleId,
     /// The coding that is counted.
@@ -61,6 +64,7 @@ impl BundleView {
     ) -> Self {
         Self {
             number: record.number,
+            order: History::order(record),
             id: record.id,
             coding: coding.id,
             scheme: coding.scheme,

@@ -24,7 +24,7 @@ use crate::bundle_fill::{QUARTER_BYTES, is_small};
 use crate::catalogue::BundleView;
 use crate::commit_check::{CheckedBundle, RecordSummary};
 use crate::facts::{Facts, Scan};
-use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
+use crate::history::{History, HistoryOrder, LEDGER_SPAN_MAX, is_turning_point};
 use crate::planning::PlanningView;
 use crate::similar::{GoingContent, plan_features};
 use crate::state::BundleRecord;
@@ -36,7 +36,7 @@ const SMALL_PER_CENT_MAX: u8 = 5;
 const HALF_BYTES: u64 = PAYLOAD_BYTES_MAX / 2;
 const HALF_RECORDS: u64 = RECORDS_MAX as u64 / 2;
 
-/// Small bundles looked at for one plan, the first by their numbers.
+/// Small bundles that one plan is made of: the first in the history, of those that nothing keeps where they are.
 const LOOKED_AT_MAX: usize = 65_536;
 
 /// Entries of the ledger read at a time.
@@ -67,7 +67,7 @@ pub enum GatheringError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmallBundle {
     id: BundleId,
-    order: (u64, Timestamp, BundleNumber),
+    order: HistoryOrder,
     payload_bytes: u64,
     manifest_bytes: u64,
     records: u64,
@@ -89,18 +89,24 @@ pub fn check_compaction(view: &PlanningView<'_>) -> Result<(), CompactionRefusal
 }
 
 /// A small bundle, and those that use chunks of it and stay.
-pub type UsedBundle = (BundleNumber, Vec<BundleNumber>);
+pub type UsedBundle = (HistoryOrder, Vec<BundleNumber>);
+
+/// Where a bundle stands in the history.
+pub fn order_of<F: Facts>(state: &F, bundle: BundleId) -> Result<Option<HistoryOrder>, F::Error> {
+    Ok(state.bundle_by_id(bundle)?.map(|record| History::order(&record)))
+}
 
 /// Small bundles that nothing keeps where they are, as far as the picture shows it: they can be read, nothing is on its way to
-/// them, and they have one coding.
-pub fn small_bundles(view: &PlanningView<'_>) -> Vec<UsedBundle> {
+/// them, and they have one coding. All of these, or those that stand `behind` a place in the history.
+pub fn small_bundles(view: &PlanningView<'_>, behind: Option<HistoryOrder>) -> Vec<UsedBundle> {
     let small = view.catalogue.staying_bundles().filter(|bundle| {
-        bundle.is_small()
+        behind.is_none_or(|order| bundle.order > order)
+            && bundle.is_small()
             && view.is_at_rest(bundle)
             && view.catalogue.second(bundle.number).is_none()
             && view.health.standing(bundle.number).is_some_and(|standing| !standing.unreadable)
     });
-    small.map(|bundle| (bundle.number, staying_dependents(view, bundle))).take(LOOKED_AT_MAX).collect()
+    small.map(|bundle| (bundle.order, staying_dependents(view, bundle))).collect()
 }
 
 fn staying_dependents(view: &PlanningView<'_>, bundle: &BundleView) -> Vec<BundleNumber> {
@@ -117,39 +123,33 @@ pub fn first_used_by_others(view: &PlanningView<'_>, bundles: &[BundleId]) -> Op
     view.catalogue.bundles_named(bundles).find(is_used).map(|bundle| bundle.id)
 }
 
-/// Reads what decides about small bundles, in the order of the history. Left out are heads and parts, what holds a record that
-/// a purge wants gone or uses chunks of a bundle that is going, and what is younger than `older_than`.
+/// Reads what decides about small bundles, in the order of the history, until these are enough for a plan. Left out are heads and
+/// parts, what holds a record that a purge wants gone or uses chunks of a bundle that is going, and what is younger than
+/// `older_than`.
 pub fn read_small<S: Scan>(
     state: &S,
-    used: &[UsedBundle],
+    mut used: Vec<UsedBundle>,
     going: &GoingContent,
     older_than: Duration,
 ) -> Result<Vec<SmallBundle>, S::Error> {
     let now = state.counters()?.time;
-    let mut small = Vec::with_capacity(used.len());
-    for (number, dependents) in used {
-        let Some(record) = state.bundle(*number)? else { continue };
+    used.sort_by_key(|(order, _)| *order);
+    let mut small = Vec::new();
+    for ((_, _, number), dependents) in used {
+        // Counted here: what is left out must not hide what stands behind it.
+        if small.len() >= LOOKED_AT_MAX {
+            break;
+        }
+        let Some(record) = state.bundle(number)? else { continue };
         let is_free = is_small(record.payload_bytes, record.keys)
             && now.since(record.committed_at) >= older_than
-            && !going.wants_some_of(*number)
-            && state.erasure(*number)?.is_none();
+            && !going.wants_some_of(number)
+            && state.erasure(number)?.is_none();
         if is_free && let Some(bundle) = describe(state, &record, going)? {
-            small.push(SmallBundle { dependents: dependents.clone(), ..bundle });
+            small.push(SmallBundle { dependents, ..bundle });
         }
     }
-    small.sort_by_key(|bundle| bundle.order);
     Ok(small)
-}
-
-/// Keeps those of these bundles that stand behind `bundle` in the history; none if nobody knows it.
-pub fn keep_behind<F: Facts>(
-    state: &F,
-    bundle: BundleId,
-    small: &mut Vec<SmallBundle>,
-) -> Result<(), F::Error> {
-    let order = state.bundle_by_id(bundle)?.map(|record| History::order(&record));
-    small.retain(|other| order.is_some_and(|order| other.order > order));
-    Ok(())
 }
 
 fn describe<S: Scan>(

@@ -12,6 +12,9 @@ use crate::state::BundleRecord;
 /// each. Compaction itself makes two acts for each bundle, so that a day's 144 small bundles are some 300 acts later.
 pub(crate) const LEDGER_SPAN_MAX: u64 = 16_384;
 
+/// By what bundles are told one after the other: entries of the ledger when it was committed, when that was, and its number.
+pub type HistoryOrder = (u64, Timestamp, BundleNumber);
+
 /// A bundle's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct History {
@@ -27,7 +30,7 @@ impl History {
     }
 
     /// By what bundles are told one after the other.
-    pub(crate) const fn order(record: &BundleRecord) -> (u64, Timestamp, BundleNumber) {
+    pub(crate) const fn order(record: &BundleRecord) -> HistoryOrder {
         (record.ledger_entries, record.committed_at, record.number)
     }
 }

@@ -104,7 +104,7 @@ pub use commit_check::{
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
     CompactionRefusal, GatheringError, SmallBundle, UsedBundle, check_compaction, first_used_by_others,
-    keep_behind, plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
+    order_of, plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
 };
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};
@@ -126,6 +126,7 @@ pub use freshness::Freshness;
 pub use headers::{CodedBundle, CodedBundleError};
 pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
 pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
+pub use history::HistoryOrder;
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
     replaced_file_bytes,

@@ -9,9 +9,12 @@ pub const MANIFEST_BYTES_MAX: u64 = 32 << 20;
 /// Records of one bundle: index values name block and entry with 16 bits each.
 pub const RECORDS_MAX: u32 = 65_535;
 
+/// With as many payload bytes a bundle is not small: a quarter of what it may have.
+pub const QUARTER_BYTES: u64 = PAYLOAD_BYTES_MAX / 4;
+
 /// Whether a bundle is under a quarter full, by payload bytes and by records, whichever fill it more.
 pub const fn is_small(payload_bytes: u64, records: u64) -> bool {
-    payload_bytes < PAYLOAD_BYTES_MAX / 4 && records < RECORDS_MAX as u64 / 4
+    payload_bytes < QUARTER_BYTES && records < RECORDS_MAX as u64 / 4
 }
 
 /// Bundles that an ordinary bundle may depend on: each of them must live for it to be read.

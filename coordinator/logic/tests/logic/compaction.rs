@@ -6,8 +6,9 @@ use firn_base::{BundleNumber, ByteCount, Location, Timestamp};
 use firn_bundle::BundleRole;
 use firn_coordinator_logic::{
     Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, PurgesWanted, RecordSummary,
-    RefusedSteps, Scan, advance, apply, check_compaction, first_used_by_others, full_digest, keep_behind, plan_compaction,
-    plan_gathered_features, plan_gathering, plan_purging, purge_progress, read_small, small_bundles,
+    RefusedSteps, Scan, advance, apply, check_compaction, first_used_by_others, full_digest, order_of,
+    plan_compaction, plan_gathered_features, plan_gathering, plan_purging, purge_progress, read_small,
+    small_bundles,
 };
 use firn_wire::{
     Actor, BundleFill, Command, CommandOutcome, CompactedBundle, CompactionPlan, FeedEvent, Gathered,
@@ -253,12 +254,12 @@ fn fill(archive: &Archive) -> BundleFill {
 }
 
 fn plan(archive: &Archive, older_than: Duration) -> CompactionPlan {
-    let (numbers, fill) = archive.planning(|view| {
+    let (used, fill) = archive.planning(|view| {
         assert_eq!(check_compaction(view), Ok(()));
-        (small_bundles(view), view.catalogue.fill())
+        (small_bundles(view, None), view.catalogue.fill())
     });
     let Ok(going) = GoingContent::read(&archive.state);
-    let Ok(small) = read_small(&archive.state, &numbers, &going, older_than);
+    let Ok(small) = read_small(&archive.state, used, &going, older_than);
     let Ok(plan) = plan_compaction(&archive.state, &small, fill);
     plan
 }
@@ -307,16 +308,17 @@ fn small_neighbours_are_planned_together_unless_something_keeps_them() {
     assert_eq!(groups(&archive), [vec![1, 2, 3], vec![11, 12]]);
     // Who has tried the first group asks for what stands behind it.
     let behind = |tag| {
-        let numbers = archive.planning(small_bundles);
+        let Ok(place) = order_of(&archive.state, bundle_id(tag));
+        let used = archive.planning(|view| small_bundles(view, Some(place.unwrap())));
+        let looked_at = used.len();
         let Ok(going) = GoingContent::read(&archive.state);
-        let Ok(mut small) = read_small(&archive.state, &numbers, &going, Duration::ZERO);
-        let Ok(()) = keep_behind(&archive.state, bundle_id(tag), &mut small);
+        let Ok(small) = read_small(&archive.state, used, &going, Duration::ZERO);
         let Ok(plan) = plan_compaction(&archive.state, &small, fill(&archive));
-        plan.groups.into_iter().map(|group| group.bundles).collect::<Vec<_>>()
+        (looked_at, plan.groups.into_iter().map(|group| group.bundles).collect::<Vec<_>>())
     };
-    assert_eq!(behind(3), [[11, 12].map(bundle_id)]);
-    assert_eq!(behind(12), Vec::<Vec<_>>::new());
-    assert_eq!(behind(99), Vec::<Vec<_>>::new(), "nobody knows that one");
+    assert_eq!(behind(3), (2, vec![[11, 12].map(bundle_id).to_vec()]), "no other is looked at");
+    assert_eq!(behind(12), (0, Vec::new()));
+    assert_eq!(order_of(&archive.state, bundle_id(99)), Ok(None), "nobody knows that one");
     // One of which others use chunks stays.
     let dependent = headers_as(BundleRole::Ordinary, 13, 2, vec![bundle_id(2)]);
     assert_eq!(archive.reserve_as(13, &dependent, 4, &FOUR), CommandOutcome::Applied);

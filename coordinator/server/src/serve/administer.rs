@@ -8,7 +8,7 @@ use std::time::Duration;
 use firn_base::{BundleId, TokenId};
 use firn_coordinator_logic::{
     Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
-    check_name, keep_behind, ledger_position, plan_compaction, purge_progress, read_small, replaced_among,
+    check_name, ledger_position, order_of, plan_compaction, purge_progress, read_small, replaced_among,
     small_bundles, survey_drain,
 };
 use firn_wire::{
@@ -182,17 +182,22 @@ async fn compaction(
     }
     // Better now than when all of it is packed and sent.
     shared.check_known(&Command::CompactBundles { bundles: Vec::new(), into: Vec::new() })?;
-    let (may, fill, numbers) =
-        shared.with_view(|view| (check_compaction(view), view.catalogue.fill(), small_bundles(view)))?;
+    let place = match behind {
+        Some(bundle) => order_of(&shared.facts()?, bundle).map_err(|error| disk(&error))?,
+        None => None,
+    };
+    let (may, fill, used) = shared.with_view(|view| {
+        // Nothing stands behind what nobody knows.
+        let is_known = behind.is_none() || place.is_some();
+        let used = if is_known { small_bundles(view, place) } else { Vec::new() };
+        (check_compaction(view), view.catalogue.fill(), used)
+    })?;
     may.map_err(|refusal| RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string()))?;
     let facts = shared.facts()?;
     let going = shared.going(&facts).map_err(|error| disk(&error))?;
     // Some ten thousand records may have to be read, and as many acts of the ledger: not on the threads of the network.
     let plan = move || {
-        let mut small = read_small(&facts, &numbers, &going, older_than)?;
-        if let Some(bundle) = behind {
-            keep_behind(&facts, bundle, &mut small)?;
-        }
+        let small = read_small(&facts, used, &going, older_than)?;
         plan_compaction(&facts, &small, fill)
     };
     shared.environment.blocking(plan).await.map_err(|error: StorageError| disk(&error))
