@@ -106,6 +106,7 @@ impl ArchivedObjects {
         // They were worth their price when the objects were packed first.
         let mut packer = Packer::new(self.environment.clone(), self.spool.clone(), options, threads)
             .counting_on(staying)
+            .using_all_that_is_earlier()
             .marking(mark);
         let mut all = BundleSet { bundles: Vec::new(), objects: Vec::new() };
         for batch in records.chunks(NAMES_PER_REQUEST) {

@@ -31,7 +31,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 // What is used of earlier bundles lies in the spool until the restore check, with up to four bundles at once. Of pure rebuilds
 // this many bytes leave a bundle that takes 2.6 MB in 40 shards, a hundredth of them; only an object that is larger by itself
-// has more, and lies in the spool itself.
+// has more, and lies in the spool itself. Not so where all bundles belong to one commit: what came together, or lay in one bundle,
+// must not come apart for it.
 const FOREIGN_BYTES_MAX: u64 = 256 << 20;
 
 /// What became of an object.
@@ -66,6 +67,8 @@ pub(crate) struct Packer {
     choice: DependencyChoice,
     // A chunk that each bundle begins with and no object has.
     mark: Option<[u8; MARK_BYTES]>,
+    // Of earlier bundles, in one; an object that is larger by itself may have more.
+    foreign_bytes_max: u64,
     objects: Vec<PackedObject>,
 }
 
@@ -113,8 +116,23 @@ impl Packer {
         options: BuilderOptions,
         threads: usize,
     ) -> Self {
-        let choice = DependencyChoice::new();
-        Self { environment, spool, options, threads, open: None, choice, mark: None, objects: Vec::new() }
+        Self {
+            environment,
+            spool,
+            options,
+            threads,
+            open: None,
+            choice: DependencyChoice::new(),
+            mark: None,
+            foreign_bytes_max: FOREIGN_BYTES_MAX,
+            objects: Vec::new(),
+        }
+    }
+
+    /// One whose bundles use as much of earlier ones as there is: all of it lies in the spool until the set is sent.
+    pub(crate) const fn using_all_that_is_earlier(mut self) -> Self {
+        self.foreign_bytes_max = u64::MAX;
+        self
     }
 
     /// One to which each of these bundles is worth depending on, however little of it is found.
@@ -137,9 +155,10 @@ impl Packer {
         let packed = PackedObject { key: record.key, content_bytes, source_bytes, recipe_tried, has_recipe };
         let mut sealed = Vec::new();
         let mut usable = self.usable(&earlier);
+        let foreign_bytes_max = self.foreign_bytes_max;
         let is_full = |open: &OpenBundle, usable: &Option<Vec<EarlierChunk>>| match usable {
             None => true,
-            Some(usable) => !open.has_room(content_bytes, usable, &record),
+            Some(usable) => !open.has_room(content_bytes, usable, foreign_bytes_max, &record),
         };
         if self.open.as_ref().is_some_and(|open| is_full(open, &usable)) {
             sealed.extend(self.finish().await?);
@@ -150,7 +169,7 @@ impl Packer {
             None => OpenBundle::new(self.options, self.mark, &self.spool)?,
         };
         // What needs several bundles all the same stores all of it: a head depends on its parts alone.
-        let usable = usable.filter(|usable| open.has_room(content_bytes, usable, &record));
+        let usable = usable.filter(|usable| open.has_room(content_bytes, usable, foreign_bytes_max, &record));
         for (bundle, chunk) in usable.unwrap_or_default() {
             open.offer(bundle, chunk);
         }
@@ -312,9 +331,15 @@ impl OpenBundle {
     }
 
     /// Whether an object fits, however badly what is new of it compresses.
-    fn has_room(&self, content_bytes: u64, usable: &[EarlierChunk], record: &NewRecord) -> bool {
+    fn has_room(
+        &self,
+        content_bytes: u64,
+        usable: &[EarlierChunk],
+        foreign_bytes_max: u64,
+        record: &NewRecord,
+    ) -> bool {
         let foreign: u64 = usable.iter().map(|(_, chunk)| u64::from(chunk.length)).sum();
-        let fits = self.foreign_bytes == 0 || self.foreign_bytes + foreign <= FOREIGN_BYTES_MAX;
+        let fits = self.foreign_bytes == 0 || self.foreign_bytes.saturating_add(foreign) <= foreign_bytes_max;
         fits && !self.builder.would_exceed(content_bytes, usable.iter().map(|(_, chunk)| *chunk), record)
     }
 
@@ -458,6 +483,32 @@ mod tests {
         for set in &sets {
             assert_eq!(set.bundles.len(), 1);
             assert_eq!(set.bundles[0].sealed.content.role(), BundleRole::Ordinary);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_used_of_earlier_bundles_parts_objects_at_the_limit_and_not_where_there_is_none() {
+        let spool = SpoolDir::open(None).unwrap();
+        let earlier = [8, 9].map(|number| BundleId::from_bytes([number; 32]));
+        for (bounded, bundles) in [(true, 2), (false, 1)] {
+            let packer = packer(&spool, 64 << 20).counting_on(earlier.into());
+            let mut packer = match bounded {
+                true => Packer { foreign_bytes_max: 3 << 19, ..packer },
+                false => packer.using_all_that_is_earlier(),
+            };
+            let mut sets = Vec::new();
+            for (name, bundle) in (0..).zip(earlier) {
+                let mut object = object(&spool, &noise(1 << 20, name), name);
+                let chunk = |(number, (hash, length))| (bundle, PartChunk { number, length, hash });
+                object.earlier = (0..).zip(object.content.chunks()).map(chunk).collect();
+                let pushed = packer.push(object).await.unwrap();
+                assert!(pushed.refused.is_none(), "{pushed:?}");
+                sets.extend(pushed.sealed);
+            }
+            sets.extend(packer.finish().await.unwrap());
+            assert_eq!(sets.len(), bundles, "bounded: {bounded}");
+            let foreign: u64 = sets.iter().flat_map(|set| &set.bundles).map(|own| own.foreign_bytes()).sum();
+            assert_eq!(foreign, 2 << 20, "all of it lies in earlier ones");
         }
     }
 
