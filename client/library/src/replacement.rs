@@ -2,7 +2,8 @@
 //!
 //! Owns: packing records of old bundles and getting what comes of it into the archive, otherwise once more where that helps. Always
 //! holds: records stay as they were published, in their order; each object was read whole, with its hash, and restored from what
-//! is sent, before anything is sent; no bundle is sent that is archived already, nor one that goes; it ends; whatever is
+//! is sent, before anything is sent; no bundle is sent that was known to be archived, nor one that goes; figures are told only of a
+//! set that lies in the place of the old bundles; it ends; whatever is
 //! interrupted, the old bundles are as they were, and running again begins anew.
 //! Leaves to others: which bundles, and when they are erased (coordinators); which set may be sent (`repack`, `compact`); what
 //! the next attempt does otherwise (`firn-client-logic`); reading and packing (`archived_objects`).
@@ -50,12 +51,18 @@ pub enum ReplaceError {
         "the archive refused it: {0}; everything is as it was: run this again, which asks anew what is to be packed"
     )]
     Refused(String),
-    /// Whatever was packed was archived, or used what was replaced meanwhile.
+    /// Other bundles than these lie in the place of the old ones.
     #[error(
-        "however it was packed, the new bundles were archived already, or what they use was replaced meanwhile: everything is as \
-         it was, run this again when nobody else packs the same bundles"
+        "others have taken the place of what was to be packed, and nothing of this was taken: run this again to see what is left"
     )]
-    NoEnd,
+    Others,
+    /// Whatever was packed was archived, or used what was replaced meanwhile. With what was said last.
+    #[error(
+        "however it was packed, the new bundles were archived already, or what they use was replaced meanwhile (at last: {0}): \
+         everything is as it was; run this again when nobody else packs the same bundles, or with another --frame-compression, \
+         which makes other bundles of the same objects"
+    )]
+    NoEnd(String),
 }
 
 impl ReplaceError {
@@ -128,10 +135,14 @@ impl Replacement<'_> {
             let set = Arc::new(set);
             match self.send(Arc::clone(&set), takes_place(places), &attempts).await? {
                 Sent::InPlace => return Ok(new),
+                Sent::Others => return Err(ReplaceError::Others.into()),
                 Sent::Archived if attempts.note_archived() => {
                     tracing::debug!("packing once more: bundles of exactly these objects are archived");
                 }
-                Sent::Archived => return Err(ReplaceError::NoEnd.into()),
+                Sent::Archived => {
+                    let what = "bundles of exactly these objects are archived".to_owned();
+                    return Err(ReplaceError::NoEnd(what).into());
+                }
                 Sent::Refused(why) => {
                     // Whose chunks it uses may have been replaced meanwhile. If nobody says so, that is not why.
                     let replaced = self.destination.replaced(used(&set)).await.unwrap_or_default();
@@ -139,7 +150,7 @@ impl Replacement<'_> {
                         let ended = if replaced.is_empty() {
                             ReplaceError::Refused(why)
                         } else {
-                            ReplaceError::NoEnd
+                            ReplaceError::NoEnd(why)
                         };
                         return Err(ended.into());
                     }
@@ -170,9 +181,10 @@ impl Replacement<'_> {
     ) -> Result<Sent, ReplaceError> {
         let ids: Vec<BundleId> = set.bundles.iter().map(|bundle| bundle.sealed.content.bundle_id()).collect();
         let goes = ids.iter().any(|id| attempts.going().contains(id));
-        let archived = self.destination.archived(ids).await.map_err(ReplaceError::NotTold)?;
+        let archived = self.destination.archived(ids.clone()).await.map_err(ReplaceError::NotTold)?;
         if goes || archived.contains(&true) {
-            return Ok(if self.is_done().await { Sent::InPlace } else { Sent::Archived });
+            // Whose bundles lie there is not known, but it was not this that brought them.
+            return Ok(if self.is_done().await { Sent::Others } else { Sent::Archived });
         }
         let shipping = Shipping::to(
             Arc::clone(&self.destination),
@@ -184,10 +196,24 @@ impl Replacement<'_> {
         match shipping.ship(set, old).await {
             Ok(shipped) if shipped.outcome != UploadOutcome::AlreadyArchived => Ok(Sent::InPlace),
             // By a commit whose answer was lost, or by somebody else since.
-            Ok(_) => Ok(if self.is_done().await { Sent::InPlace } else { Sent::Archived }),
-            Err(ShipError::Upload(UploadError::Refused(why))) => Ok(Sent::Refused(why)),
+            Ok(_) => Ok(self.found(ids).await?.unwrap_or(Sent::Archived)),
+            // A replica that lags may have called them new, and somebody else may have been faster.
+            Err(ShipError::Upload(UploadError::Refused(why))) => {
+                Ok(self.found(ids).await.ok().flatten().unwrap_or(Sent::Refused(why)))
+            }
             Err(error) => Err(ReplaceError::Ship(error)),
         }
+    }
+
+    /// What the archive has of a set that it did not take just now; nothing if there is none of it, and no other in its place.
+    async fn found(&self, ids: Vec<BundleId>) -> Result<Option<Sent>, ReplaceError> {
+        let archived = self.destination.archived(ids).await.map_err(ReplaceError::NotTold)?;
+        let (all, any) = (!archived.contains(&false), archived.contains(&true));
+        Ok(match self.is_done().await {
+            true if all => Some(Sent::InPlace),
+            true => Some(Sent::Others),
+            false => any.then_some(Sent::Archived),
+        })
     }
 
     /// Whether others have taken the place of every old bundle.
@@ -199,8 +225,10 @@ impl Replacement<'_> {
 
 /// What became of a set.
 enum Sent {
-    /// It lies in the place of the old bundles, or another one does.
+    /// It lies in the place of the old bundles.
     InPlace,
+    /// Another one does, or it was there before it could be sent.
+    Others,
     /// Some of it is archived already, in nobody's place.
     Archived,
     /// It was refused, for this reason.

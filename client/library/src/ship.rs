@@ -71,6 +71,9 @@ pub enum ShipError {
     /// It could not be coded.
     #[error(transparent)]
     Code(#[from] CodeError),
+    /// One commit does not take its manifests: nothing was asked of the archive.
+    #[error("the objects are too large: the manifests of their bundles do not fit one commit")]
+    TooLarge,
     /// The upload was given up.
     #[error(transparent)]
     Upload(#[from] UploadError),
@@ -106,8 +109,7 @@ impl Shipping {
     pub(crate) async fn ship(&self, set: Arc<BundleSet>, old: TakesPlaceOf) -> Result<Shipped, ShipError> {
         let manifests: usize = set.bundles.iter().map(|bundle| bundle.sealed.manifest.len()).sum();
         if manifests > COMMIT_BYTES_MAX - COMMIT_RESERVE_BYTES {
-            let sentence = "the object is too large: the manifests of its bundles do not fit one commit";
-            return Err(UploadError::Refused(sentence.to_owned()).into());
+            return Err(ShipError::TooLarge);
         }
         let (scheme, coded) = self.check_and_code(&set).await?;
         for bundle in &coded {

@@ -236,6 +236,25 @@ async fn a_replacement_whose_answer_was_lost_is_done_and_made_once() {
     assert_restores(&archive, &cache);
 }
 
+#[tokio::test]
+async fn what_others_have_taken_the_place_of_is_told_so_and_no_figures_of_a_set_that_was_not_sent() {
+    let archive = TestArchive::new(4, 8);
+    let cache = cache_of(&[("hello-1.0", 1), ("news-1", 3)]);
+    let [old] = publish(&archive, &cache, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
+    // Somebody else packs the same, and that takes the place.
+    pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap();
+    archive.replace(old);
+    let before = (archive.reservations(), archive.bundles().len());
+    let done = pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap_err();
+    assert!(matches!(done, RepackError::Replace(ReplaceError::Others)), "{done:?}");
+    assert_eq!((archive.reservations(), archive.bundles().len()), before, "nothing was sent");
+    // Also where it shows only when the set is refused.
+    archive.refuse_commits(1);
+    let other = pack_anew(&archive, old, &["hello-1.0"], &[], PAYLOAD_BYTES_MAX).await.unwrap_err();
+    assert!(matches!(other, RepackError::Replace(ReplaceError::Others)), "{other:?}");
+    assert_eq!(archive.bundles().len(), before.1);
+}
+
 /// Packs logs of these bytes, one behind the other, and brings them.
 async fn bring_logs(archive: &Arc<TestArchive>, logs: &[&[u8]]) -> BundleId {
     let spool = SpoolDir::open(None).unwrap();
