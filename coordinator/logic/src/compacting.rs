@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use firn_base::{BundleId, BundleNumber, ByteCount, Timestamp};
+use firn_base::{BundleId, BundleNumber, ByteCount};
 use firn_bundle::{
     BundleRole, ContentHeader, DEPENDENCIES_MAX, MANIFEST_BYTES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
 };
@@ -388,6 +388,7 @@ pub fn plan_gathered_features(gathered: &Gathered, checked: &[CheckedBundle]) ->
 
 #[cfg(test)]
 mod tests {
+    use firn_base::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
