@@ -4,11 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::time::Duration;
 
-use firn_nix_format::{PathInfo, Sha256, VerifyingReader, nar};
-use sha2::Digest;
 use crate::support::cache::{Cache, Entry, info_of, store_path};
 use crate::support::local::Local;
 use crate::support::{Running, command, tcp_port, wait_for};
+use firn_nix_format::{PathInfo, Sha256, VerifyingReader, nar};
+use sha2::Digest;
 
 const CONTENT_BYTES: u64 = 1 << 30;
 
