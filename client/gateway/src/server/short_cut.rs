@@ -80,7 +80,10 @@ impl<T: AsyncWrite + Unpin, A> ShortCut<T, A> {
                 bytes => self.sent_bytes += bytes,
             }
         }
-        if self.answering.take().is_some() {
+        if self.answering.is_some() {
+            // What encrypts takes more than it has sent: until all of it is on its way it is being answered.
+            ready!(Pin::new(&mut self.inner).poll_flush(context))?;
+            self.answering = None;
             self.sent_bytes = 0;
             self.answer.clear();
             self.answer.shrink_to(ANSWER_KEPT_BYTES);
@@ -165,7 +168,9 @@ impl<T: AsyncWrite + Unpin, A: Unpin> AsyncWrite for ShortCut<T, A> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::pin;
     use std::sync::Mutex;
+    use std::task::Waker;
 
     use bytes::Bytes;
     use futures::stream;
@@ -176,7 +181,7 @@ mod tests {
     use hyper::{Request, Response};
     use hyper_util::rt::TokioIo;
     use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream, DuplexStream, duplex};
     use tokio::task::{JoinHandle, yield_now};
 
     use super::*;
@@ -295,6 +300,30 @@ mod tests {
         assert_eq!(reads.read(&mut [0; 1]).await.unwrap(), 0);
         asking.await.unwrap();
         serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_taken_and_not_sent_is_still_being_answered() {
+        let (mut asks, asked) = duplex(1 << 16);
+        let (told, mut hears) = duplex(7);
+        // Like TLS it takes all at once, and sends it when it is told to.
+        let stream = BufStream::with_capacity(1 << 10, 1 << 10, tokio::io::join(asked, told));
+        let activity = Arc::<Activity>::default();
+        let mut short_cut = ShortCut::new(stream, Known, Arc::clone(&activity));
+        asks.write_all(request("/known/1", "").as_bytes()).await.unwrap();
+        let mut buffer = [0; 1 << 10];
+        let mut reading = pin!(short_cut.read(&mut buffer));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(reading.as_mut().poll(&mut context).is_pending());
+        assert!(!activity.is_idle(), "seven bytes are on their way");
+        let heard = tokio::select! {
+            biased;
+            _ = reading.as_mut() => panic!("nothing is hyper's"),
+            heard = answer(&mut hears) => heard,
+        };
+        assert_eq!(heard, "/known/1");
+        assert!(reading.as_mut().poll(&mut context).is_pending());
+        assert!(activity.is_idle());
     }
 
     proptest! {
