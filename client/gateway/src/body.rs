@@ -108,9 +108,9 @@ impl GatewayBody {
     }
 
     /// All of it, if it is in memory.
-    pub(crate) fn as_whole(&self) -> Option<&[u8]> {
-        match &self.0 {
-            Kind::Empty => Some(&[]),
+    pub(crate) fn into_whole(self) -> Option<Bytes> {
+        match self.0 {
+            Kind::Empty => Some(Bytes::new()),
             Kind::Whole(bytes) => Some(bytes),
             Kind::Stream(_) => None,
         }

@@ -44,6 +44,7 @@ use crate::shared_keys::SharedKeys;
 use crate::variants::Variant;
 use behind::Behind;
 use found::Found;
+pub(crate) use looking_up::Hit;
 use looking_up::Remembered;
 
 /// What a core reads through and how much it remembers.
@@ -65,6 +66,14 @@ pub struct CoreParts {
     pub narinfo_cache_bytes: usize,
     /// Bytes of listings to remember.
     pub listing_cache_bytes: usize,
+}
+
+/// What is known at once of a narinfo.
+#[derive(Debug)]
+pub(crate) struct KnownNarInfo {
+    pub(crate) narinfo: Result<RenderedNarInfo, ServeError>,
+    /// What it was taken from; none if it is known that there is none.
+    pub(crate) hit: Option<Hit>,
 }
 
 /// Answers what a binary cache is asked.
@@ -250,7 +259,10 @@ impl GatewayCore {
         compression: NarCompression,
     ) -> Result<RenderedNarInfo, ServeError> {
         match self.narinfo_in_memory(hash, compression) {
-            Ok(narinfo) => narinfo,
+            Ok(KnownNarInfo { narinfo, hit }) => {
+                self.gave_from_memory(hit.as_ref());
+                narinfo
+            }
             Err(presence) => {
                 self.walk.asked();
                 // Boxed, so that the future of a miss stays small.
@@ -260,19 +272,28 @@ impl GatewayCore {
         }
     }
 
-    /// [`Self::narinfo`], if it is known without asking or waiting; else what is known of its key.
+    /// [`Self::narinfo`], if it is known without asking or waiting; else what is known of its key. Only looks: who answers
+    /// with it tells [`Self::gave_from_memory`].
     pub(crate) fn narinfo_in_memory(
-        self: &Arc<Self>,
+        &self,
         hash: [u8; 20],
         compression: NarCompression,
-    ) -> Result<Result<RenderedNarInfo, ServeError>, Presence> {
-        let found = match self.remembered(&ObjectKey::store_path(hash)) {
+    ) -> Result<KnownNarInfo, Presence> {
+        let hit = match self.remembered(&ObjectKey::store_path(hash)) {
             Ok(Remembered::Unknown(presence)) => return Err(presence),
-            Ok(Remembered::Found(found)) => Ok(found),
-            Err(error) => Err(error),
+            Ok(Remembered::Found(hit)) => hit,
+            Err(error) => return Ok(KnownNarInfo { narinfo: Err(error), hit: None }),
         };
+        let narinfo = hit.found.narinfos().map(|narinfos| narinfos.rendered(compression).clone());
+        Ok(KnownNarInfo { narinfo, hit: Some(hit) })
+    }
+
+    /// A narinfo that was known, or that there is none, was answered.
+    pub(crate) fn gave_from_memory(self: &Arc<Self>, hit: Option<&Hit>) {
+        if let Some(hit) = hit {
+            self.take_hit(hit);
+        }
         self.walk.asked();
-        Ok(found.and_then(|found| Ok(found.narinfos()?.rendered(compression).clone())))
     }
 
     /// The NAR of this hash among those archived for the store path.

@@ -24,8 +24,16 @@ use crate::variants::{Variant, are_contested, preferred};
 
 /// What is known of a key that may be archived.
 pub(super) enum Remembered {
-    Found(Arc<Found>),
+    Found(Hit),
     Unknown(Presence),
+}
+
+/// A key that was found before, and still is what was found.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    key: ObjectKey,
+    presence: Presence,
+    pub(super) found: Arc<Found>,
 }
 
 // The feed does not tell of a further publisher's record of a known key: what is older is looked up again, while
@@ -37,8 +45,9 @@ const RECORD_SHARE: usize = 3;
 const PATH_INFO_SHARE: usize = 3;
 
 impl GatewayCore {
-    /// What is known of a key without asking anybody; an error if it is known not to be archived.
-    pub(super) fn remembered(self: &Arc<Self>, key: &ObjectKey) -> Result<Remembered, ServeError> {
+    /// What is known of a key without asking anybody; an error if it is known not to be archived. Only looks: who answers
+    /// with a hit tells [`Self::take_hit`].
+    pub(super) fn remembered(&self, key: &ObjectKey) -> Result<Remembered, ServeError> {
         let presence = self.keys.presence(key);
         let presence =
             presence.ok_or_else(|| ServeError::unsettled(&"the archive's feed was not heard yet"))?;
@@ -48,12 +57,16 @@ impl GatewayCore {
         };
         let generation = self.generation();
         let holds = |found: &Arc<Found>| found.position >= as_of && found.generation == generation;
-        let Some(found) = self.found.get(key).filter(holds) else {
-            return Ok(Remembered::Unknown(presence));
-        };
+        Ok(match self.found.get(key).filter(holds) {
+            Some(found) => Remembered::Found(Hit { key: *key, presence, found }),
+            None => Remembered::Unknown(presence),
+        })
+    }
+
+    /// Counts a hit, and sees that it stays true.
+    pub(super) fn take_hit(self: &Arc<Self>, hit: &Hit) {
         self.metrics.count_cache_hit();
-        self.refresh_behind(*key, presence, &found);
-        Ok(Remembered::Found(found))
+        self.refresh_behind(hit.key, hit.presence, &hit.found);
     }
 
     /// Looks up again what may be old, while it is answered: if it fails, or too much is under way, whoever asks next
@@ -80,7 +93,10 @@ impl GatewayCore {
         absent: &'static str,
     ) -> Result<Arc<Found>, ServeError> {
         let found = match self.remembered(&key) {
-            Ok(Remembered::Found(found)) => Ok(found),
+            Ok(Remembered::Found(hit)) => {
+                self.take_hit(&hit);
+                Ok(hit.found)
+            }
             Ok(Remembered::Unknown(presence)) => self.look_up(key, presence).await,
             Err(error) => Err(error),
         };

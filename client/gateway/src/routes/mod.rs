@@ -25,7 +25,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::GatewayBody;
-use crate::gateway_core::GatewayCore;
+use crate::gateway_core::{GatewayCore, Hit, KnownNarInfo};
 use crate::metrics::RouteKind;
 use crate::narinfo::RenderedNarInfo;
 use crate::options::{NarCompression, WhenUnreadable};
@@ -51,11 +51,18 @@ struct Asked<'a> {
     arrival: Arrival<'a>,
 }
 
-/// What is known at once of a path that was asked for.
+/// An answer that is known at once. It was not given yet: nothing is counted or begun for it.
 #[derive(Debug)]
 pub(crate) struct FoundInMemory {
-    hash: [u8; 20],
-    narinfo: Result<RenderedNarInfo, ServeError>,
+    response: Response<Bytes>,
+    hit: Option<Hit>,
+}
+
+impl FoundInMemory {
+    /// How long its body is.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.response.body().len()
+    }
 }
 
 /// How a request came. Told beside it: what is put into a request itself costs three allocations.
@@ -144,17 +151,24 @@ impl Router {
         (route, response)
     }
 
-    /// What is known at once of what `path` names, if that is a narinfo.
-    pub(crate) fn find_in_memory(&self, path: &str) -> Option<FoundInMemory> {
+    /// What [`Self::respond`] would answer to a request for `path` without conditions, if that is a narinfo and known at
+    /// once. Only looks: for what is answered [`Self::give`] is told.
+    pub(crate) fn find_in_memory(&self, path: &str, head: bool) -> Option<FoundInMemory> {
         let (base, Target::NarInfo(hash)) = Target::parse(path, None) else { return None };
-        let narinfo = self.core.narinfo_in_memory(hash, self.compression(base)).ok()?;
-        Some(FoundInMemory { hash, narinfo })
+        let KnownNarInfo { narinfo, hit } = self.core.narinfo_in_memory(hash, self.compression(base)).ok()?;
+        // Other refusals are counted, and told in the log, while they are made.
+        if !matches!(narinfo, Ok(_) | Err(ServeError::NotArchived(_))) {
+            return None;
+        }
+        let (parts, body) = self.narinfo(hash, narinfo, |_| false).into_response(head).into_parts();
+        Some(FoundInMemory { response: Response::from_parts(parts, body.into_whole()?), hit })
     }
 
-    /// [`Self::respond`] with what was found, to a request without conditions.
-    pub(crate) fn answer_found(&self, found: FoundInMemory, head: bool) -> Response<GatewayBody> {
-        let response = self.narinfo(found.hash, found.narinfo, |_| false).into_response(head);
-        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+    /// What was found goes to whoever asked.
+    pub(crate) fn give(&self, found: FoundInMemory) -> Response<Bytes> {
+        let bytes = found.body_bytes() as u64;
+        let FoundInMemory { response, hit } = found;
+        self.core.gave_from_memory(hit.as_ref());
         self.core.metrics.count_request(RouteKind::NarInfo, response.status(), bytes);
         response
     }

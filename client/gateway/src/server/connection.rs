@@ -12,6 +12,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use firn_transport::Environment;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONNECTION, HeaderMap, HeaderValue};
@@ -31,7 +32,7 @@ use super::activity::Activity;
 use super::certificate::HTTP_2;
 use super::client_address::{AddressRange, Asking, asking};
 use super::clients::{Client, ClientConnection, Clients, TooManyConnections};
-use super::from_memory::FromMemory;
+use super::from_memory::{BODY_BYTES_MAX, FromMemory};
 use super::limits::ServerLimits;
 use super::plain_request::PlainRequest;
 use super::refusal::Refusal;
@@ -40,7 +41,6 @@ use super::served_body::{Progress, ServedBody};
 use super::short_cut::ShortCut;
 use super::stall_guard::StallGuard;
 use super::stopped;
-use crate::body::GatewayBody;
 use crate::metrics::RouteKind;
 use crate::routes::{Arrival, Router};
 
@@ -165,14 +165,16 @@ impl Served {
 
     /// The answer that hyper would be given, if it is in memory and nothing of the request has to be read or written down
     /// for it but what is plain.
-    pub(super) fn answer_from_memory(&self, request: &PlainRequest<'_>) -> Option<Response<GatewayBody>> {
+    pub(super) fn answer_from_memory(&self, request: &PlainRequest<'_>) -> Option<Response<Bytes>> {
         let Self { shared, peer, activity, .. } = self;
         if shared.log.is_some() || !shared.proxies.is_empty() || peer.is_refused() || activity.is_closing() {
             return None;
         }
-        let found = shared.router.find_in_memory(request.path)?;
-        // Whoever is refused is told so by hyper: it has not taken anything of its budget yet.
-        shared.refusal(peer, None).is_none().then(|| shared.router.answer_found(found, request.head))
+        let found = shared.router.find_in_memory(request.path, request.head)?;
+        // Until here nothing was taken or counted: what is hyper's after all is as if it had not been looked at. Whoever is
+        // refused is told so there.
+        let is_ours = found.body_bytes() <= BODY_BYTES_MAX && shared.refusal(peer, None).is_none();
+        is_ours.then(|| shared.router.give(found))
     }
 
     /// Clock and blocking work.

@@ -6,12 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use bytes::Bytes;
 use hyper::Response;
 
 use super::connection::Served;
 use super::plain_request::PlainRequest;
 use super::short_cut::Answers;
-use crate::body::GatewayBody;
+
+/// What of a body is copied behind its head at most. Hyper sends larger ones from where they lie, for all connections
+/// that ask for them.
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// What a connection answers from memory.
 pub(super) struct FromMemory {
@@ -37,7 +41,8 @@ impl Answers for FromMemory {
     fn answer(&mut self, request: &PlainRequest<'_>, into: &mut Vec<u8>) -> bool {
         let Some(response) = self.served.answer_from_memory(request) else { return false };
         let now = self.served.environment().now().as_millis() / 1000;
-        write_answer(&response, self.date.at(now), into)
+        write_answer(&response, self.date.at(now), into);
+        true
     }
 }
 
@@ -51,9 +56,7 @@ impl DateLine {
     }
 }
 
-/// The bytes of an answer whose body is whole; false, and nothing, if it is not.
-fn write_answer(response: &Response<GatewayBody>, date: &str, into: &mut Vec<u8>) -> bool {
-    let Some(body) = response.body().as_whole() else { return false };
+fn write_answer(response: &Response<Bytes>, date: &str, into: &mut Vec<u8>) {
     let status = response.status();
     let reason = status.canonical_reason().unwrap_or_default();
     for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
@@ -66,6 +69,5 @@ fn write_answer(response: &Response<GatewayBody>, date: &str, into: &mut Vec<u8>
     }
     into.extend_from_slice(date.as_bytes());
     into.extend_from_slice(b"\r\n");
-    into.extend_from_slice(body);
-    true
+    into.extend_from_slice(response.body());
 }

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{MemoryArchive, hash_part, nar_of, nar_path, one_path, router};
+use crate::support::{
+    ArchiveMaker, MemoryArchive, get, hash_part, nar_of, nar_path, one_path, path_info_of, router,
+};
 use firn_gateway::{
-    BoundPort, LogDestination, LogDetail, RequestLog, RunningServer, ServerLimits, ServerOptions,
+    BoundPort, LogDestination, LogDetail, RequestLog, Router, RunningServer, ServerLimits, ServerOptions,
     WhenUnreadable,
 };
+use firn_nix_format::StorePath;
 use firn_transport::Environment;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -138,6 +141,62 @@ async fn misses_are_limited_like_everything_else() {
     let refused = refused.await.unwrap();
     assert_eq!(status(&refused), "429");
     assert!(answers >= 60, "{answers} were answered");
+}
+
+#[tokio::test]
+async fn a_client_over_its_budget_is_refused_before_anything_is_done_for_it() {
+    let Some(address) = address_beside_loopback() else { return };
+    let (archive, _) = one_path(1000);
+    let limits = ServerLimits { client_requests_per_second: NonZeroU32::new(1), ..ServerLimits::default() };
+    let router = router(&archive, WhenUnreadable::Retry);
+    let port = BoundPort::bind((address, 0).into()).unwrap();
+    let server = port.serve(router.clone(), limits.into()).unwrap();
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let path = format!("/{}.narinfo", hash_part(1));
+    assert_eq!(status(&ask_on(&mut stream, &path, "").await), "200");
+    let before = cache_hits(&router).await;
+    let (mut answered, mut refused) = (0, 0);
+    while refused < 50 {
+        match status(&timeout(LONG, ask_on(&mut stream, &path, "")).await.unwrap()) {
+            "200" => answered += 1,
+            "429" => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(cache_hits(&router).await - before, answered, "{refused} were refused");
+}
+
+#[tokio::test]
+async fn a_narinfo_too_large_to_be_copied_is_counted_once_all_the_same() {
+    let nar = nar_of(1000);
+    let references = (0..2000_u32).map(|number| {
+        let mut hash = [7; 20];
+        hash[..4].copy_from_slice(&number.to_le_bytes());
+        StorePath::from_parts(hash, "one-of-very-many").unwrap()
+    });
+    let store_path = StorePath::from_parts([1; 20], "hello-2.12.1").unwrap();
+    let mut maker = ArchiveMaker::default();
+    maker.path(&path_info_of(store_path, &nar, references.collect()), &nar);
+    maker.seal();
+    let router = router(&Arc::new(maker.finish()), WhenUnreadable::Retry);
+    let port = BoundPort::bind((LOCAL, 0).into()).unwrap();
+    let server = port.serve(router.clone(), ServerOptions::default()).unwrap();
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let path = format!("/{}.narinfo", hash_part(1));
+    for hits in 0..3 {
+        let answer = ask_on(&mut stream, &path, "").await;
+        assert_eq!(status(&answer), "200");
+        assert!(answer.1.len() > 64 << 10);
+        assert_eq!(cache_hits(&router).await, hits);
+    }
+}
+
+/// Narinfos that the router's core has answered from memory.
+async fn cache_hits(router: &Router) -> u64 {
+    let metrics = crate::support::body(get(router, "/metrics").await).await;
+    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+    let line = metrics.lines().find(|line| line.contains("_cache_hits_total ") && !line.contains("disk"));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -316,7 +316,7 @@ fn core_reading(archive: &Arc<MemoryArchive>, options: ObjectOptions) -> Gateway
         view: Some(tail.into()),
         tail_keys_max: 1 << 20,
         range_cache_bytes: 1 << 20,
-        narinfo_cache_bytes: 1 << 20,
+        narinfo_cache_bytes: 16 << 20,
         listing_cache_bytes: 1 << 20,
     })
 }
