@@ -124,7 +124,7 @@ impl FeedFollower {
                     let since = *behind_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= SHORTER_FEED_FOR {
                         tracing::warn!("the archive's feed is shorter than before: it is followed anew");
-                        self.keys.forget_all();
+                        self.forget_all().await;
                         behind_since = None;
                     }
                     pause
@@ -263,6 +263,15 @@ impl FeedFollower {
     fn is_due(&self, saved: &Saved) -> bool {
         let every = if self.keys.tail_len() > LARGE_TAIL { SAVE_LARGE_EVERY } else { SAVE_EVERY };
         self.is_news(saved) && (saved.changes != self.keys.changes() || saved.at.elapsed() >= every)
+    }
+
+    /// Forgets what is known, and what lives before this one saved of it: the next would begin with the longer feed.
+    async fn forget_all(&self) {
+        self.keys.forget_all();
+        let Some(file) = self.file.clone() else { return };
+        if let Err(error) = self.environment.blocking(move || file.remove_all()).await {
+            tracing::warn!("{error}");
+        }
     }
 
     async fn save(&self, saved: &mut Saved) {
@@ -435,6 +444,29 @@ mod tests {
         archive.all_away(true);
         sleep(PULL_TIMEOUT * 2).await;
         assert!(keys.silence() > Some(PULL_TIMEOUT), "nobody answers");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_feed_that_was_followed_anew_nothing_is_left_in_any_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = firn_base::ArchiveId::from_bytes([1; 32]);
+        let file = ViewFile::in_directory(directory.path(), id).unwrap();
+        let archive = Arc::new(TestArchive::new(100));
+        archive.show(0);
+        let rebuilt = follower(&archive, 1000, Some(file.clone()));
+        let mut longer = FeedTail::at(0);
+        longer.apply(0, &[0, 1, 2].map(|number| FeedEvent::Visible(key(number)))).unwrap();
+        rebuilt.keys.resume(longer.clone().into());
+        for file in [&file, &file.without_filters()] {
+            file.save(&longer.clone().into()).unwrap();
+        }
+        let (keys, stop, task) = follow(rebuilt);
+        sleep(SHORTER_FEED_FOR * 2).await;
+        assert_eq!((keys.position(), shown(&keys, 0), shown(&keys, 1)), (1, true, false));
+        stop.send(true).unwrap();
+        task.await.unwrap();
+        assert_eq!(file.load().unwrap().map(|saved| saved.tail.position()), Some(1));
+        assert_eq!(file.without_filters().load().unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,6 +123,16 @@ impl FeedTail {
         Ok(())
     }
 
+    /// What this tail and one that goes as far or farther tell of the same feed. Of what lies between them nobody knows: if
+    /// something does, the later one alone is what is known exactly.
+    pub(crate) fn continued_by(mut self, later: Self) -> Self {
+        if later.first > self.position || later.first <= self.first {
+            return later;
+        }
+        self.keys.extend(later.keys);
+        Self { keys: self.keys, first: self.first, position: later.position }
+    }
+
     /// Forgets what was told before `position`, as far as nothing was told since.
     pub fn forget_before(&mut self, position: u64) {
         let position = position.min(self.position);
@@ -187,6 +197,22 @@ mod tests {
         assert_eq!(tail.first(), 2, "what is forgotten does not come back");
         tail.forget_before(100);
         assert_eq!((tail.first(), tail.position(), tail.is_empty()), (4, 4, true));
+    }
+
+    #[test]
+    fn a_tail_goes_on_in_a_later_one_unless_something_lies_between_them() {
+        let mut whole = FeedTail::at(0);
+        let events = [visible(1), visible(2), FeedEvent::Withdrawn(key(1)), visible(3), visible(1)];
+        whole.apply(0, &events).unwrap();
+        let part = |first: usize, end: usize| {
+            let mut tail = FeedTail::at(first as u64);
+            tail.apply(first as u64, &events[first..end]).unwrap();
+            tail
+        };
+        for (end, first) in [(2, 2), (3, 1), (3, 0), (5, 4)] {
+            assert_eq!(part(0, end).continued_by(part(first, 5)), whole, "0..{end} and {first}..5");
+        }
+        assert_eq!(part(0, 2).continued_by(part(3, 5)), part(3, 5), "nobody knows what was told at 2");
     }
 
     #[test]

@@ -368,7 +368,8 @@ fn open_cache(
     Some(DiskCache::new(environment.clone(), archive, directory.join("data"), bytes))
 }
 
-/// What an earlier life knew. A filter that is not there any more leaves a gap, which coordinators fill.
+/// What earlier lives knew, with filters and without. A filter that is not there any more leaves a gap, which coordinators
+/// fill.
 fn load_view(
     directory: &std::path::Path,
     files: &FilterFiles,
@@ -383,17 +384,14 @@ fn load_view(
         }
         saved => saved,
     };
-    let mut file = ViewFile::in_directory(directory, archive)?;
-    let mut saved = None;
-    if !keeps_filters {
-        saved = saved_in(&file.without_filters())?;
-    }
-    if saved.is_none() {
-        saved = saved_in(&file)?;
-    }
-    if !keeps_filters {
-        file = file.without_filters();
-    }
+    let file = ViewFile::in_directory(directory, archive)?;
+    let without_filters = file.without_filters();
+    let saved = match (saved_in(&file)?, saved_in(&without_filters)?) {
+        (Some(saved), Some(unfiltered)) => Some(saved.with_unfiltered(unfiltered)),
+        // Where filters are wanted and none are named, it is better to begin anew than with the end alone.
+        (saved, unfiltered) => saved.or(unfiltered.filter(|_| !keeps_filters)),
+    };
+    let file = if keeps_filters { file } else { without_filters };
     let view = saved.map(|saved| {
         let filters = saved.filters.into_iter().map_while(|entry| {
             let bytes = files.read(&entry).ok().flatten()?;

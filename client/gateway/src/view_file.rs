@@ -61,6 +61,17 @@ pub(crate) struct ViewFile {
     archive: ArchiveId,
 }
 
+impl SavedView {
+    /// What a life with filters saved, and one without them, together. Neither makes the other forget: a key that one of
+    /// them knows to be withdrawn is not served by the next, and what became visible only in one is not called absent.
+    pub(crate) fn with_unfiltered(self, unfiltered: Self) -> Self {
+        if unfiltered.tail.position() < self.tail.position() {
+            return self;
+        }
+        Self { filters: self.filters, tail: self.tail.continued_by(unfiltered.tail) }
+    }
+}
+
 impl ViewFile {
     /// The file of `archive` in `directory`, which is made if it is not there.
     pub(crate) fn in_directory(directory: &Path, archive: ArchiveId) -> Result<Self, ViewFileError> {
@@ -73,6 +84,21 @@ impl ViewFile {
     /// filters that lie there, and the next life that wants them would begin with nothing.
     pub(crate) fn without_filters(&self) -> Self {
         Self { path: self.path.with_file_name("gateway-unfiltered.view"), archive: self.archive }
+    }
+
+    /// Removes what was saved, here and without filters: it was of another feed, which may have been longer.
+    pub(crate) fn remove_all(&self) -> Result<(), ViewFileError> {
+        for file in [self, &self.without_filters()] {
+            match fs::remove_file(&file.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file.io(error)),
+                _ => {}
+            }
+        }
+        self.sync_directory().map_err(|error| self.io(error))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 
     fn io(&self, source: io::Error) -> ViewFileError {
@@ -132,7 +158,7 @@ impl ViewFile {
         let new = self.path.with_extension("new");
         self.write(&new, view)
             .and_then(|()| fs::rename(&new, &self.path))
-            .and_then(|()| File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all())
+            .and_then(|()| self.sync_directory())
             .map_err(|error| self.io(error))
     }
 

@@ -8,7 +8,7 @@ use firn_wire::{CoordinatorEntry, FeedEvent, Identity, Roster, Signed, VerifiedR
 
 use super::*;
 use crate::coordinators::Governance;
-use crate::feed_tail::FeedTail;
+use crate::feed_tail::{FeedTail, Latest};
 use crate::key_view::Presence;
 
 /// Coordinators that take everything and answer nothing, as where packets are dropped; gone when dropped.
@@ -122,4 +122,77 @@ async fn a_life_without_filters_leaves_what_one_with_filters_saved_as_it_is() {
     let open = Gateway::open(silent.parts().await, &options).await.unwrap();
     assert_eq!(open.core().keys.presence(&key(3)), Some(Presence::Visible { as_of: 12 }));
     open.close().await;
+}
+
+/// Lives of one gateway that followed the feed so far, with filters and without.
+struct Lives {
+    silent: Silent,
+    place: tempfile::TempDir,
+}
+
+impl Lives {
+    fn new() -> Self {
+        let (silent, place) = (Silent::new(), tempfile::tempdir().unwrap());
+        GovernanceFile::in_directory(place.path(), silent.roster.archive())
+            .save(&Governance::default())
+            .unwrap();
+        Self { silent, place }
+    }
+
+    /// A life that began at `first` and ended at `position` was told this of keys.
+    fn lived(&self, filter: &FilterChoice, (first, position): (u64, u64), told: &[(u8, u64, bool)]) {
+        let told = told.iter().map(|(number, at, visible)| (key(*number), Latest::new(*at, *visible)));
+        let tail = FeedTail::from_parts(first, position, told.collect()).unwrap();
+        let file = ViewFile::in_directory(self.place.path(), self.silent.roster.archive()).unwrap();
+        let file = if *filter == FilterChoice::None { file.without_filters() } else { file };
+        file.save(&KeyView::from(tail)).unwrap();
+    }
+
+    /// What the next life knows of these keys while nobody is there.
+    async fn next<const N: usize>(&self, filter: &FilterChoice, numbers: [u8; N]) -> [Option<Presence>; N] {
+        let options = GatewayOptions {
+            filter: filter.clone(),
+            cache_dir: Some(self.place.path().to_owned()),
+            ..GatewayOptions::default()
+        };
+        let open = Gateway::open(self.silent.parts().await, &options).await.unwrap();
+        let known = numbers.map(|number| open.core().keys.presence(&key(number)));
+        open.close().await;
+        known
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_life_knew_to_be_withdrawn_no_later_one_serves_whichever_of_them_kept_filters() {
+    for (earlier, later) in
+        [(FilterChoice::None, FilterChoice::Full), (FilterChoice::Full, FilterChoice::None)]
+    {
+        let lives = Lives::new();
+        lives.lived(&earlier, (0, 5000), &[(1, 4000, true), (2, 4001, true)]);
+        lives.lived(&later, (4500, 9000), &[(1, 8000, false)]);
+        let known = lives.next(&earlier, [1]).await;
+        assert_eq!(known, [Some(Presence::Absent)], "it was withdrawn at 8000");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_life_without_filters_was_told_is_not_called_absent_by_one_with_filters() {
+    let lives = Lives::new();
+    lives.lived(&FilterChoice::Full, (0, 1000), &[(1, 500, true)]);
+    lives.lived(&FilterChoice::None, (900, 9000), &[(2, 8000, true)]);
+    let visible = |at: u64| Some(Presence::Visible { as_of: at + 1 });
+    // The one goes on where the other ended.
+    assert_eq!(
+        lives.next(&FilterChoice::Full, [1, 2, 3]).await,
+        [visible(500), visible(8000), Some(Presence::Absent)]
+    );
+    let lives = Lives::new();
+    lives.lived(&FilterChoice::Full, (0, 1000), &[(1, 500, true)]);
+    lives.lived(&FilterChoice::None, (7000, 9000), &[(2, 8000, true)]);
+    let unsettled = Some(Presence::Unsettled { as_of: 7000 });
+    assert_eq!(
+        lives.next(&FilterChoice::Full, [1, 2, 3]).await,
+        [unsettled, visible(8000), unsettled],
+        "what was told between 1000 and 7000 nobody knows"
+    );
 }
