@@ -7,6 +7,6 @@ mod lent;
 mod node;
 mod program;
 mod recode;
-mod service;
 mod store_conformance;
 mod support;
+mod units;
