@@ -195,8 +195,8 @@ async fn a_narinfo_too_large_to_be_copied_is_counted_once_all_the_same() {
 async fn cache_hits(router: &Router) -> u64 {
     let metrics = crate::support::body(get(router, "/metrics").await).await;
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
-    let line = metrics.lines().find(|line| line.contains("_cache_hits_total ") && !line.contains("disk"));
-    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    let hits = metrics.lines().find_map(|line| line.strip_prefix("firn_gateway_cache_hits_total "));
+    hits.unwrap().parse().unwrap()
 }
 
 #[tokio::test]
