@@ -38,7 +38,7 @@ fn separate_programs_serve_nix_and_survive_kill_9() {
     let (absent, cache) = ("00000000000000000000000000000000", fleet.home().join("cache"));
     wait_for("the last coordinator says that it hears nobody", || {
         let looked = fleet.firn(&["verify", absent]);
-        looked.stderr.contains("have heard no majority").then_some(())
+        (looked.stdout + &looked.stderr).contains("have heard no majority").then_some(())
     });
     let get = ["get", "--trusted-public-keys", key.trim(), "--output", text(&cache), &path];
     fleet.firn(&get).success();
