@@ -5,8 +5,8 @@
 //! and 16 nodes runs beside on the same machine; servers have the first core and clients the second one, but for NARs
 //! from nodes and `nix copy`, where every program takes what it gets.
 //!
-//! Always holds: both servers are measured in one run, one after the other, with the same requests over as many
-//! connections; an answer that is not as expected ends the run. Leaves to others: whether what is served is right
+//! Always holds: both servers are measured in one run, in turns, with the same requests over as many connections; of
+//! requests and copies the turn in the middle counts; an answer that is not as expected ends the run. Leaves to others: whether what is served is right
 //! (end-to-end tests).
 
 mod closure;
@@ -47,8 +47,8 @@ struct Options {
     /// Measure these alone
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// How long each kind of request is sent, in seconds
-    #[arg(long, default_value_t = 5)]
+    /// How long each kind of request is sent in each of five turns, in seconds
+    #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// Paths of the closure
     #[arg(long, default_value_t = 500)]
@@ -95,6 +95,8 @@ const ABSENT_PATHS: u64 = 10_000;
 const SLOW_FOR: Duration = Duration::from_secs(20);
 /// An odd number: the one in the middle counts.
 const COPY_ROUNDS: usize = 7;
+/// An odd number, too.
+const REQUEST_ROUNDS: usize = 5;
 const ROUND_TRIP: Duration = Duration::from_millis(40);
 
 /// What `nix copy` is to copy: the closures of `paths`.
@@ -232,16 +234,28 @@ impl<'a> Bench<'a> {
                     connections,
                     lasts: Duration::from_secs(self.options.seconds),
                 };
-                let [(ours, our_cpu), (theirs, their_cpu)] =
-                    [measured(&gateway, &load(&gateway))?, measured(&nginx, &load(&nginx))?];
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                for round in 0..REQUEST_ROUNDS {
+                    let mut turns = [(&gateway, &mut ours), (&nginx, &mut theirs)];
+                    // Neither always has the quieter turn.
+                    if round % 2 == 1 {
+                        turns.reverse();
+                    }
+                    for (server, rounds) in turns {
+                        rounds.push(Round::of(measured(server, &load(server))?));
+                    }
+                }
                 let name = format!("{what}, {connections} connections");
-                compared(&format!("{name}, per second"), ours.per_second(), theirs.per_second(), 0);
-                let per_cpu = |seen: &Seen, cpu: Duration| seen.answers as f64 / cpu.as_secs_f64();
-                let (our_rate, their_rate) = (per_cpu(&ours, our_cpu), per_cpu(&theirs, their_cpu));
-                compared(&format!("{name}, per CPU second of the server"), our_rate, their_rate, 0);
-                for (within, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
-                    let millis = |seen: &Seen| seen.within(per_mille).as_secs_f64() * 1e3;
-                    compared(&format!("{name}, {within}, ms"), millis(&ours), millis(&theirs), 2);
+                let kinds: [(&str, fn(&Round) -> f64, usize); 5] = [
+                    ("per second", |round| round.per_second, 0),
+                    ("per CPU second of the server", |round| round.per_cpu_second, 0),
+                    ("p50, ms", |round| round.millis[0], 2),
+                    ("p99, ms", |round| round.millis[1], 2),
+                    ("p99.9, ms", |round| round.millis[2], 2),
+                ];
+                for (figure, of, digits) in kinds {
+                    let middle = |rounds: &[Round]| median(rounds.iter().map(of).collect());
+                    compared(&format!("{name}, {figure}"), middle(&ours), middle(&theirs), digits);
                 }
             }
         }
@@ -435,6 +449,24 @@ impl<'a> Bench<'a> {
     fn copy(&self, from: SocketAddr, what: &Copied<'_>) -> Result<f64, Failure> {
         let took = nix::copy(from, what.publisher, &what.paths, &self.options.dir.join("nix"))?;
         Ok(took.as_secs_f64())
+    }
+}
+
+/// What one turn of requests gave.
+struct Round {
+    per_second: f64,
+    per_cpu_second: f64,
+    /// p50, p99 and p99.9.
+    millis: [f64; 3],
+}
+
+impl Round {
+    fn of((seen, cpu): (Seen, Duration)) -> Self {
+        Self {
+            per_second: seen.per_second(),
+            per_cpu_second: seen.answers as f64 / cpu.as_secs_f64(),
+            millis: [500, 990, 999].map(|per_mille| seen.within(per_mille).as_secs_f64() * 1e3),
+        }
     }
 }
 
