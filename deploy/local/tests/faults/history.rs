@@ -47,6 +47,14 @@ pub(crate) struct Read {
     pub(crate) entries: Vec<Key>,
 }
 
+/// What a replica said of whether a key is archived.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) replica: usize,
+    pub(crate) key: Key,
+    pub(crate) there: bool,
+}
+
 /// What happened in a run. The reads of a replica stand in the order in which they were made, one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct History {
@@ -77,6 +85,8 @@ pub(crate) enum Violation {
     Differs { replica: usize, position: usize },
     /// A replica showed less than it had shown before.
     WentBack { replica: usize, before: usize, after: usize },
+    /// A replica showed a key, and later said that it is not archived.
+    Vanished { replica: usize, key: Key },
     /// The archive's time of an act is so many seconds earlier (if negative) or later than any that a clock which is right
     /// to ten minutes could give it.
     OutOfTime { key: Key, seconds: i64 },
@@ -168,6 +178,23 @@ fn check_reads(reads: &[Read], ledger: &[Key]) -> Vec<Violation> {
             found.push(Violation::WentBack { replica: *replica, before: *before, after });
         }
         *before = after.max(*before);
+    }
+    found
+}
+
+/// Keys that a replica showed and later did not: nobody withdraws any. What each replica said stands in the order in which it
+/// said so.
+pub(crate) fn check_shown(shown: &[Shown]) -> Vec<Violation> {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for Shown { replica, key, there } in shown {
+        match there {
+            true => drop(seen.insert((replica, key))),
+            false if seen.contains(&(replica, key)) => {
+                found.push(Violation::Vanished { replica: *replica, key: *key });
+            }
+            false => {}
+        }
     }
     found
 }
@@ -300,6 +327,15 @@ mod tests {
         history.reads.extend([read(1, 0, &[100, 1, 2]), read(0, 2, &[]), read(1, 2, &[])]);
         let found = check_one(&history, &[100, 1, 2]);
         assert_eq!(found, [Violation::WentBack { replica: 1, before: 3, after: 2 }]);
+    }
+
+    #[test]
+    fn a_key_that_a_replica_showed_and_shows_no_more_vanished() {
+        let shown = |replica, number, there| Shown { replica, key: key(number), there };
+        let sound = [shown(0, 1, false), shown(0, 1, true), shown(1, 1, false), shown(0, 2, false)];
+        assert_eq!(check_shown(&sound), []);
+        let found = check_shown(&[&sound[..], &[shown(0, 1, false)]].concat());
+        assert_eq!(found, [Violation::Vanished { replica: 0, key: key(1) }]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Coordinators as separate processes in namespaces of the network, while everything goes wrong that does in earnest:
-//! cut ways in one or both directions, kill -9, pauses, disks that stall, clocks that are off. Writers and readers go on
-//! all the while; what they were told is checked against what the coordinators have in the end.
+//! cut ways in one or both directions, kill -9, pauses, disks that stall, clocks that are off. Writers and readers of the
+//! ledger, publishers with storage nodes, and readers of the feeds and of presence go on all the while; what they were told
+//! is checked against what the coordinators have in the end.
 //!
 //! `FIRN_TEST_FAULT_RUNS` says how many runs (default 3), `FIRN_TEST_FAULT_SEED` with which seed they begin (default 1):
 //! `FIRN_TEST_FAULT_RUNS=200 cargo test --release -p firn-local --test faults -- --nocapture` takes about 45 minutes on two busy cores.
@@ -15,6 +16,8 @@ mod disk;
 mod history;
 mod members;
 mod network;
+mod observer;
+mod outside;
 mod run;
 mod script;
 #[path = "../support/mod.rs"]
@@ -27,10 +30,15 @@ use clock::Clocks;
 use disk::Disk;
 use members::{Founded, Members};
 use network::Network;
+use outside::Outside;
 use run::play;
 use script::Script;
 
 const HOSTS: usize = 5;
+
+/// Behind the coordinators': the host of all others, to which no way is ever cut. So one that is cut off from its like goes on
+/// being asked.
+const OUTSIDE: usize = HOSTS;
 
 /// A number from the environment.
 fn setting(name: &str, default: u64) -> u64 {
@@ -40,7 +48,7 @@ fn setting(name: &str, default: u64) -> u64 {
 /// What this machine gives, if it gives all.
 fn equipment(place: &std::path::Path) -> Result<(Network, Vec<Disk>, Clocks), String> {
     let clocks = Clocks::find()?;
-    let network = Network::make(HOSTS)?;
+    let network = Network::make(HOSTS + 1)?;
     let disks = (0..HOSTS).map(|number| Disk::make(place, number)).collect::<Result<_, _>>()?;
     Ok((network, disks, clocks))
 }
@@ -69,16 +77,22 @@ fn no_acknowledged_act_is_lost_and_no_replica_goes_back_whatever_goes_wrong() {
         let begun = Instant::now();
         let founded = founded
             .entry(script.members)
-            .or_insert_with(|| Founded::new(place.path(), &network, &clocks, script.members));
+            .or_insert_with(|| Founded::with_nodes(place.path(), &network, &clocks, script.members));
+        let outside = Outside::start(founded, network.host(OUTSIDE), place.path(), seed);
         let members = Members::start(founded, &mut network, &mut disks, &format!("run-{seed}"));
-        let outcome = play(members, &script);
+        let outcome = play(members, outside, &script);
         println!(
-            "seed {seed}: {} acts acknowledged, {} refused, {} unknown, {} reads, longest gap {:.1} s, {:.1} s in all",
+            "seed {seed}: {} acts acknowledged, {} refused, {} unknown, {} reads, longest gap {:.1} s; {} bundles acknowledged, {} \
+             unknown, {} reads of feeds, {} of presence; {:.1} s in all",
             outcome.acknowledged,
             outcome.refused,
             outcome.unknown,
             outcome.reads,
             outcome.longest_gap.as_secs_f64(),
+            outcome.published,
+            outcome.unknown_published,
+            outcome.feed_reads,
+            outcome.presence_reads,
             begun.elapsed().as_secs_f64()
         );
         assert_eq!(outcome.violations, [], "seed {seed}");

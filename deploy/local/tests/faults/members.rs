@@ -13,6 +13,7 @@ use crate::clock::{self, Clocks};
 use crate::disk::Disk;
 use crate::network::{Network, address};
 use crate::support::{Running, quietly, run, signal_process, wait_for};
+use crate::{OUTSIDE, outside};
 
 const PORT: u16 = 4433;
 const CLOCK: &str = "clock";
@@ -22,6 +23,8 @@ pub(crate) struct Founded<'a> {
     place: PathBuf,
     ids: Vec<String>,
     clocks: &'a Clocks,
+    /// The data directories of its storage nodes.
+    nodes: Vec<PathBuf>,
 }
 
 /// The coordinators of one run.
@@ -41,9 +44,25 @@ fn text(path: &Path) -> &str {
 impl<'a> Founded<'a> {
     /// Founds an archive of `count` coordinators, and lets them end.
     pub(crate) fn new(place: &Path, network: &Network, clocks: &'a Clocks, count: usize) -> Self {
+        Self::found(place, network, clocks, count, |_| Vec::new())
+    }
+
+    /// The same with storage nodes, an uploader and a publisher.
+    pub(crate) fn with_nodes(place: &Path, network: &Network, clocks: &'a Clocks, count: usize) -> Self {
+        let outside = network.host(OUTSIDE);
+        Self::found(place, network, clocks, count, |founded| outside::admit(founded, &outside))
+    }
+
+    fn found(
+        place: &Path,
+        network: &Network,
+        clocks: &'a Clocks,
+        count: usize,
+        admit: impl FnOnce(&Self) -> Vec<PathBuf>,
+    ) -> Self {
         let place = place.join(format!("founded-{count}"));
         std::fs::create_dir(&place).unwrap();
-        let mut founded = Self { place, ids: Vec::new(), clocks };
+        let mut founded = Self { place, ids: Vec::new(), clocks, nodes: Vec::new() };
         for number in 0..count {
             let directory = founded.directory(number);
             let id =
@@ -57,10 +76,38 @@ impl<'a> Founded<'a> {
                 (ledger_entries(&founded.directory(number)) == Some(1)).then_some(())
             });
         }
+        founded.nodes = admit(&founded);
+        wait_for("the founders have the same ledger", || {
+            let entries = (0..count).map(|number| ledger_entries(&founded.directory(number)));
+            let entries: Vec<usize> = entries.collect::<Option<_>>()?;
+            entries.iter().all(|other| *other == entries[0]).then_some(())
+        });
         for program in programs {
             assert_eq!(program.terminate(), Some(0));
         }
         founded
+    }
+
+    /// Where its programs keep what is theirs.
+    pub(crate) fn home(&self) -> &Path {
+        &self.place
+    }
+
+    /// By which others find it.
+    pub(crate) fn descriptor(&self) -> PathBuf {
+        self.directory(0).join("archive.firn")
+    }
+
+    /// The data directories of its storage nodes, as they are at the founding.
+    pub(crate) fn nodes(&self) -> &[PathBuf] {
+        &self.nodes
+    }
+
+    /// Does what an administrator does, by the first coordinator's socket.
+    pub(crate) fn administer(&self, words: &[&str]) -> String {
+        let directory = self.directory(0);
+        let words = words.iter().copied().chain(["--data-dir", text(&directory)]);
+        run(&self.place, "firn-coordinator", words).success()
     }
 
     fn directory(&self, number: usize) -> PathBuf {

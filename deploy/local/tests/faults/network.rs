@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -73,19 +74,13 @@ impl Network {
     }
 
     /// A command that runs one of our programs on `host`.
-    pub(crate) fn command(&self, host: usize, name: &str, home: &std::path::Path) -> Command {
-        let ours = support::command(name, home);
-        // It becomes the program: signals reach that one.
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace(host))).arg(program(name));
-        for (variable, value) in ours.get_envs() {
-            match value {
-                Some(value) => command.env(variable, value),
-                None => command.env_remove(variable),
-            };
-        }
-        command.stdin(Stdio::null());
-        command
+    pub(crate) fn command(&self, host: usize, name: &str, home: &Path) -> Command {
+        self.host(host).command(&program(name), home)
+    }
+
+    /// Where programs are started on `host`.
+    pub(crate) fn host(&self, host: usize) -> Host {
+        Host { namespace: self.namespace(host) }
     }
 
     /// Cuts exactly these ways, each from its first host to its second; all others are open.
@@ -99,6 +94,23 @@ impl Network {
             }
         }
         self.cut = ways.clone();
+    }
+}
+
+/// A host, for whoever starts programs there while ways are cut.
+#[derive(Clone)]
+pub(crate) struct Host {
+    namespace: String,
+}
+
+impl Host {
+    /// A command that runs the program in this file, with nothing of the caller's configuration.
+    pub(crate) fn command(&self, program: &Path, home: &Path) -> Command {
+        let mut command = Command::new("nsenter");
+        support::without_configuration(&mut command, home);
+        // It becomes the program: signals reach that one.
+        command.arg(format!("--net=/run/netns/{}", self.namespace)).arg(program);
+        command
     }
 }
 

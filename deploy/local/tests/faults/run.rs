@@ -10,8 +10,9 @@ use firn_coordinator::storage::{RocksDb, StoreKind};
 use firn_wire::StateDigests;
 
 use crate::clients::{Clients, add_uploader_once, ledger, ledger_times};
-use crate::history::{Answer, History, Key, Violation, check, check_times};
+use crate::history::{Answer, History, Key, Violation, Write, check, check_shown, check_times};
 use crate::members::Members;
+use crate::outside::Outside;
 use crate::script::{Event, Fault, Script, Who, cut_ways};
 use crate::support::wait_for;
 
@@ -28,6 +29,11 @@ pub(crate) struct Outcome {
     pub(crate) reads: usize,
     /// The longest time in which nothing was acknowledged.
     pub(crate) longest_gap: Duration,
+    /// Paths that a publisher was told are archived, and those of publishers that were told nothing of the kind.
+    pub(crate) published: usize,
+    pub(crate) unknown_published: usize,
+    pub(crate) feed_reads: usize,
+    pub(crate) presence_reads: usize,
     pub(crate) violations: Vec<Violation>,
 }
 
@@ -39,16 +45,20 @@ struct Active {
 }
 
 /// Plays `script` on `members`, and judges what clients were told.
-pub(crate) fn play(mut members: Members<'_>, script: &Script) -> Outcome {
+pub(crate) fn play(mut members: Members<'_>, outside: Outside, script: &Script) -> Outcome {
     let directories: Vec<_> = (0..members.count()).map(|number| members.directory(number)).collect();
     let founding =
         wait_for("the coordinators run", || ledger(&directories[0]).filter(|all| !all.is_empty())).len();
     let clients = Clients::start(directories.clone());
     wait_for("the first acts are acknowledged", || (clients.acknowledged() > 0).then_some(()));
+    wait_for("the first bundle is acknowledged", || (outside.published() > 0).then_some(()));
     storm(&mut members, script);
     members.heal();
     let before = clients.acknowledged();
     wait_for("acts are acknowledged again", || (clients.acknowledged() > before + 20).then_some(()));
+    let published = outside.published();
+    wait_for("bundles are acknowledged again", || (outside.published() > published).then_some(()));
+    let bundles = outside.end(members.count());
     let mut history = clients.stop();
     let mut probes = Vec::new();
     // Each of them finds a leader and hands acts on to it.
@@ -71,6 +81,14 @@ pub(crate) fn play(mut members: Members<'_>, script: &Script) -> Outcome {
     left.iter().for_each(|place| std::fs::remove_dir_all(place).unwrap());
     let mut outcome = judge(&history, &last, founding);
     outcome.violations.extend(check_times(&history, &times));
+    // The feed is a ledger of its own, of what was published.
+    outcome.violations.extend(check(&bundles.history, &bundles.feeds, 0));
+    outcome.violations.extend(check_shown(&bundles.shown));
+    let acknowledged = |write: &&Write| write.answer == Answer::Acknowledged;
+    outcome.published = bundles.history.writes.iter().filter(acknowledged).count();
+    outcome.unknown_published = bundles.history.writes.len() - outcome.published;
+    outcome.feed_reads = bundles.history.reads.len();
+    outcome.presence_reads = bundles.shown.len();
     outcome
 }
 
@@ -94,6 +112,10 @@ fn judge(history: &History, last: &[Vec<Key>], founding: usize) -> Outcome {
         refused: count(Answer::Refused),
         reads: history.reads.len(),
         longest_gap: Duration::from_nanos(gaps.max().unwrap_or(0)),
+        published: 0,
+        unknown_published: 0,
+        feed_reads: 0,
+        presence_reads: 0,
         violations: check(history, last, founding),
     }
 }

@@ -53,13 +53,18 @@ pub fn program(name: &str) -> PathBuf {
 /// A program of ours with nothing of the caller's configuration; what it keeps for its user lies in `home`.
 pub fn command(name: &str, home: &Path) -> Command {
     let mut command = Command::new(program(name));
+    without_configuration(&mut command, home);
+    command
+}
+
+/// Takes the caller's configuration away from a command.
+pub fn without_configuration(command: &mut Command, home: &Path) {
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("FIRN_") {
             command.env_remove(variable);
         }
     }
     command.env("HOME", home).env_remove("XDG_STATE_HOME").stdin(Stdio::null());
-    command
 }
 
 /// Whether a command of the system succeeds; what it says is nobody's concern.
