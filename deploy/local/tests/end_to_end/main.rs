@@ -1,5 +1,6 @@
 //! Everything as real processes on one machine: one program, for each has to be linked for itself, and two tests at
-//! a time wait for their fleets side by side.
+//! a time wait for their fleets side by side. What needs the real Nix says so where there is none, and passes unless
+//! `FIRN_TEST_NIX=required`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../support/mod.rs"]
@@ -18,6 +19,7 @@ mod gateway_cache;
 mod large_nar;
 mod local_archive;
 mod nix_client;
+mod page;
 mod public_caps;
 mod purge;
 mod rebuild;

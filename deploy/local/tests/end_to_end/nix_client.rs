@@ -68,13 +68,11 @@ fn assert_nix_reads(url: &str, compression: &str, published: &BTreeMap<String, P
 
     let many = named("many-files-1").store_path.to_string();
     let listed = client.run("nix", &["store", "ls", "--recursive", "--store", url, &many]).success();
-    let file = listed.lines().find(|line| !line.ends_with('/') && line.len() > 1);
-    let file = file.unwrap_or_else(|| panic!("no file in\n{listed}")).trim_start_matches("./");
-    let in_store = client.place(&many).join(file);
-    if in_store.is_file() {
-        let shown = client.run("nix", &["store", "cat", "--store", url, &format!("{many}/{file}")]).success();
-        assert_eq!(shown.as_bytes(), std::fs::read(in_store).unwrap());
-    }
+    let names = listed.lines().map(|line| line.trim_start_matches("./"));
+    let file = names.filter(|name| !name.is_empty()).find(|name| client.place(&many).join(name).is_file());
+    let file = file.unwrap_or_else(|| panic!("no file in\n{listed}"));
+    let shown = client.run("nix", &["store", "cat", "--store", url, &format!("{many}/{file}")]).success();
+    assert_eq!(shown.as_bytes(), std::fs::read(client.place(&many).join(file)).unwrap());
 
     // The derivation itself is nowhere: Nix finds its name by the output.
     let script = named("script-1");
@@ -96,7 +94,6 @@ fn assert_nix_reads(url: &str, compression: &str, published: &BTreeMap<String, P
 #[test]
 fn nix_reads_everything_from_both_bases_in_both_compressions() {
     if !nix::is_there() {
-        println!("there is no `nix` here: this test is skipped");
         return;
     }
     let key = demo_key();
@@ -117,7 +114,6 @@ fn nix_reads_everything_from_both_bases_in_both_compressions() {
 #[test]
 fn nix_reads_over_tls_from_whoever_it_believes_and_from_nobody_else() {
     if !nix::is_there() {
-        println!("there is no `nix` here: this test is skipped");
         return;
     }
     let key = demo_key();
@@ -208,7 +204,6 @@ fn bad_line(address: String, breaks: usize) -> (String, Arc<Mutex<Vec<String>>>)
 #[test]
 fn nix_goes_on_with_a_broken_download_where_it_was_compressed_or_not() {
     if !nix::is_there() {
-        println!("there is no `nix` here: this test is skipped");
         return;
     }
     let place = tempfile::tempdir().unwrap();
@@ -264,7 +259,6 @@ fn written_by_nix(place: &Path) -> (std::path::PathBuf, String) {
 #[test]
 fn content_addressed_outputs_and_debug_information_are_found_by_those_who_look_for_them() {
     if !nix::is_there() {
-        println!("there is no `nix` here: this test is skipped");
         return;
     }
     let place = tempfile::tempdir().unwrap();
@@ -313,7 +307,6 @@ fn printed(name: &str, command: &str) -> String {
 #[test]
 fn the_very_files_that_nix_published_are_made_again_where_their_recipes_are_kept() {
     if !nix::is_there() {
-        println!("there is no `nix` here: this test is skipped");
         return;
     }
     let place = tempfile::tempdir().unwrap();

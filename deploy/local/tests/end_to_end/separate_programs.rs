@@ -16,8 +16,6 @@ fn separate_programs_serve_nix_and_survive_kill_9() {
     if nix::is_there() {
         let paths: Vec<String> = published.values().map(|info| info.store_path.to_string()).collect();
         nix::copy(&url, &key, &paths, &fleet.home().join("nix"));
-    } else {
-        println!("there is no `nix` here: its part is skipped");
     }
 
     let leader = fleet.leader();

@@ -1,13 +1,30 @@
-//! The real Nix client, where there is one.
+//! The real Nix client, where there is one. With `FIRN_TEST_NIX=required` there has to be one.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Ended, finish};
 
-/// Whether `nix` can be run here.
+/// Whether `nix` can be run here; where it cannot, that is said, and is a failure if it must be there.
+#[track_caller]
 pub fn is_there() -> bool {
-    Command::new("nix").arg("--version").output().is_ok_and(|output| output.status.success())
+    let is_there = Command::new("nix").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !is_there {
+        assert_ne!(
+            std::env::var("FIRN_TEST_NIX").as_deref(),
+            Ok("required"),
+            "`nix` cannot be run here: install Nix (Debian: nix-bin), or unset FIRN_TEST_NIX"
+        );
+        // Not by a macro: of a test that does not fail nobody would see it.
+        let place = std::panic::Location::caller();
+        let said = writeln!(
+            io::stderr(),
+            "NOT TESTED: what {place} wants of the real Nix: `nix` cannot be run here"
+        );
+        said.expect("messages can be written");
+    }
+    is_there
 }
 
 /// `nix copy` of `paths` from the cache at `url` into the empty store below `root`, signatures required.
