@@ -140,6 +140,16 @@ async fn http_2_answers_many_requests_at_once() {
 }
 
 #[tokio::test]
+async fn a_path_longer_than_a_head_may_be_is_refused_and_its_connection_goes_on() {
+    let (place, (archive, _)) = (Place::new(), one_path(1000));
+    let server = place.serve(&archive, ServerLimits::default());
+    let mut sender = http_2(place.connect(&server, "h2").await).await;
+    let refused = ask(&mut sender, &format!("/{}.narinfo", "0".repeat(40_000))).await.unwrap();
+    assert_eq!(refused.status(), 431);
+    assert_eq!(ask(&mut sender, "/nix-cache-info").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn the_page_names_the_secure_address_in_both_protocols() {
     let (place, (archive, _)) = (Place::new(), one_path(1000));
     let server = place.serve(&archive, ServerLimits::default());

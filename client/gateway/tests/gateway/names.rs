@@ -219,8 +219,29 @@ async fn the_page_is_one_answer_that_needs_nothing_else() {
     for foreign in ["<script", "src=", "@import", "url(", "javascript:", "style=", "onload", "onclick"] {
         assert!(!page.to_lowercase().contains(foreign), "{foreign}");
     }
-    assert!(page.contains(" copy --from http://cache.example.org:8080 /nix/store/"));
-    assert!(page.contains("extra-trusted-substituters = http://cache.example.org:8080"));
+    let url = "http://cache.example.org:8080";
+    let blocks = page.split("<pre><code>").skip(1).map(|block| block.split_once("</code></pre>").unwrap().0);
+    assert_eq!(
+        blocks.collect::<Vec<_>>(),
+        [
+            format!("nix --extra-experimental-features nix-command copy --from {url} /nix/store/…"),
+            format!("extra-substituters = {url}"),
+            format!("extra-trusted-substituters = {url}"),
+            format!("nix-build --option extra-substituters {url} …"),
+            format!("export NIX_CONFIG=\"extra-substituters = {url}\""),
+        ]
+    );
+    let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
+    for sentence in [
+        "This is a gateway to a Firn archive: store paths of Nix, kept on the disks of many volunteers",
+        "You add a URL, and no key. Paths carry the signatures of those who published them",
+        "Nix takes them only where it trusts one of those keys already. This gateway signs nothing and need not be trusted.",
+        "Needs no rights and changes no settings:",
+        "Is a store path here?",
+    ] {
+        assert!(words.contains(sentence), "{sentence}");
+    }
+    assert!(words.contains(&format!("Nix before 2.4 knows no zstd: give it <code>{url}/plain</code>.")));
     assert!(page.contains("<form action=\"/why\" method=\"get\""));
     assert!(page.contains("(cache-2, cache-1)"), "who publishes is told");
     assert!(page.contains("Not up to date: no coordinator has answered"), "nobody has heard a feed here");

@@ -1,20 +1,30 @@
-//! Requests as no ordinary client makes them, over real sockets: each gets one answer with one sentence.
+//! Requests as Nix and curl sent them when they were recorded, and such as no ordinary client makes, over real sockets: each
+//! gets one answer, and what is refused one sentence.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::support::{ArchiveMaker, compressing_router, hash_part, nar_of, path_info};
+use firn_base::{KeyKind, ObjectKey};
 use firn_gateway::{BoundPort, NarCompression, RunningServer, ServerOptions, WhenUnreadable};
-use firn_nix_format::Sha256;
+use firn_nix_format::{Compression, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const NAR_BYTES: usize = 3 << 20;
+const LOG: &[u8] = b"building\nbuilt\n";
+
+fn realisation() -> String {
+    format!("sha256:{}!out", "0a".repeat(32))
+}
 
 fn serve() -> RunningServer {
     let mut maker = ArchiveMaker::default();
     maker.path(&path_info(1, &nar_of(NAR_BYTES)), &nar_of(NAR_BYTES));
+    maker.log([11; 20], LOG, Compression::None, LOG);
+    let url = format!("realisations/{}.doi", realisation());
+    maker.blob(ObjectKey::named(KeyKind::Realisation, &url), &url, b"{}");
     maker.seal();
     let router = compressing_router(&Arc::new(maker.finish()), WhenUnreadable::Retry, NarCompression::Zstd);
     BoundPort::bind(ANY_PORT).unwrap().serve(router, ServerOptions::default()).unwrap()
@@ -107,7 +117,14 @@ async fn queries_absolute_targets_and_bodies_change_nothing() {
     ] {
         assert_eq!(ask(&server, &line, more).await, plain, "{line} {more}");
     }
-    assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "Content-Length: 5\r\n\r\nhello").await, plain);
+    for body in [
+        "Content-Length: 5\r\n\r\nhello",
+        // Nobody asks for it.
+        "Content-Length: 5\r\nExpect: 100-continue\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ] {
+        assert_eq!(ask(&server, &format!("GET /{}", narinfo()), body).await, plain, "{body}");
+    }
     let old = format!("GET /{} HTTP/1.0\r\n\r\n", narinfo());
     assert_eq!(parts(&answer(&server, old.as_bytes()).await), plain);
 }
@@ -189,24 +206,124 @@ async fn a_download_that_broke_off_is_resumed_to_the_same_bytes() {
     assert!(received == nar);
 }
 
-/// Heads as clients of today and yesterday send them, the last line but the empty one.
-const SENT: [(&str, &str); 7] = [
-    ("Nix 2.8", "Host: {host}\r\nUser-Agent: curl/7.85.0 Nix/2.8.0\r\nAccept: */*"),
-    ("curl", "Host: {host}\r\nUser-Agent: curl/7.88.1\r\nAccept: */*"),
+/// A request as a client sent it.
+struct Recorded {
+    /// What was run.
+    client: &'static str,
+    status: &'static str,
+    method: &'static str,
+    target: &'static str,
+    version: &'static str,
+    /// Each with its end.
+    header_lines: String,
+}
+
+fn recorded() -> Vec<Recorded> {
+    let blocks = include_str!("recorded_requests.txt").split("\n\n").skip(1);
+    let recorded = blocks.map(|block| {
+        let mut lines = block.lines();
+        let told = lines.next().and_then(|line| line.strip_prefix("> ")?.split_once(' '));
+        let (status, client) = told.unwrap_or_else(|| panic!("nothing is told of {block}"));
+        let words: Vec<&str> = lines.next().unwrap().split(' ').collect();
+        let [method, target, version] = words[..] else { panic!("{block}") };
+        let header_lines = lines.map(|line| format!("{line}\r\n")).collect();
+        Recorded { client, status, method, target, version, header_lines }
+    });
+    recorded.collect()
+}
+
+/// The text of a recording, of what is here.
+fn filled(text: &str, server: &RunningServer) -> String {
+    let nar = nar_path();
+    let nar = nar.strip_prefix("/nar/").and_then(|nar| nar.strip_suffix(".nar")).unwrap();
+    let filled = text
+        .replace("{host}", &server.address().to_string())
+        .replace("{path}", &hash_part(1))
+        .replace("{absent}", &hash_part(9))
+        .replace("{nar}", nar)
+        .replace("{log}", &format!("{}-hello.drv", hash_part(11)))
+        .replace("{realisation}", &realisation())
+        .replace("{old}", &Sha256::of(b"an old file").to_base32());
+    assert!(!filled.contains(['{', '}']), "{filled}");
+    filled
+}
+
+#[tokio::test]
+async fn what_nix_and_curl_were_recorded_to_send_is_answered_as_they_expect() {
+    let (server, nar) = (serve(), nar_of(NAR_BYTES));
+    let recorded = recorded();
+    assert_eq!(recorded.len(), 24);
+    // From nodes, then from memory.
+    for round in 0..2 {
+        for Recorded { client, status, method, target, version, header_lines } in &recorded {
+            let request = filled(&format!("{method} {target} {version}\r\n{header_lines}\r\n"), &server);
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            // Bodies are not sent: nobody waits for them.
+            let (head, body) = next_answer(&mut stream, *method == "HEAD").await;
+            let name = format!("{client}, {method} {target}, round {round}");
+            assert_eq!(head.split(' ').nth(1), Some(*status), "{name}: {head}");
+            assert!(head.starts_with("HTTP/1."), "{name}: {head}");
+            let is_nar = target.starts_with("/nar/") && *method == "GET";
+            if is_nar {
+                // What a client needs to go on where a transfer broke.
+                assert!(
+                    head.contains("accept-ranges: bytes\r\n") && !head.contains("content-encoding"),
+                    "{head}"
+                );
+            }
+            if *status == "206" {
+                let range = header_lines.lines().find_map(|line| line.strip_prefix("Range: bytes=")).unwrap();
+                let (first, last) = range.split_once('-').unwrap();
+                let first: usize = first.parse().unwrap();
+                let end = last.parse::<usize>().map_or(nar.len(), |last| last + 1);
+                assert!(body == nar[first..end], "{name}");
+                assert!(
+                    head.contains(&format!("content-range: bytes {first}-{}/{}", end - 1, nar.len())),
+                    "{head}"
+                );
+            } else if is_nar {
+                assert!(body == nar, "{name}");
+            } else if *status != "200" && *method != "HEAD" {
+                let sentence = String::from_utf8(body).unwrap();
+                assert!(!sentence.is_empty() && sentence.lines().count() == 1, "{name}: {sentence}");
+            }
+        }
+    }
+}
+
+/// Header lines that nobody recorded: written by hand, for what other versions, proxies and strangers may send.
+const WRITTEN: [(&str, &str); 5] = [
     (
-        "Nix with compressed transfers",
+        "Nix that offers to decompress transfers",
         "Host: {host}\r\nUser-Agent: curl/8.9.1 Nix/2.24.10\r\nAccept: */*\r\n\
-         Accept-Encoding: deflate, gzip, br, zstd",
+         Accept-Encoding: deflate, gzip, br, zstd\r\n",
     ),
     (
-        "a libcurl that would rather speak HTTP/2",
+        "Nix whose libcurl would rather speak HTTP/2",
         "Host: {host}\r\nUser-Agent: curl/7.64.0 Nix/2.3.16\r\nAccept: */*\r\nConnection: Upgrade, HTTP2-Settings\r\n\
-         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+         Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n",
     ),
-    ("a proxy", "host: {host}\r\nvia: 1.1 proxy\r\nx-forwarded-for: 192.0.2.1\r\nconnection: keep-alive"),
-    ("two hosts", "Host: {host}\r\nHost: elsewhere"),
-    ("no host", "User-Agent: x"),
+    ("a proxy", "host: {host}\r\nvia: 1.1 proxy\r\nx-forwarded-for: 192.0.2.1\r\nconnection: keep-alive\r\n"),
+    ("two hosts", "Host: {host}\r\nHost: elsewhere\r\n"),
+    ("no host", "User-Agent: x\r\n"),
 ];
+
+/// The header lines that change no answer, each once: of recorded clients, and of others.
+fn header_lines_without_meaning() -> Vec<(&'static str, String)> {
+    let mut all: Vec<(&str, String)> = Vec::new();
+    for Recorded { client, method, version, header_lines, .. } in recorded() {
+        let is_plain = matches!(method, "GET" | "HEAD")
+            && version == "HTTP/1.1"
+            && !["Range: ", "If-"].iter().any(|meant| header_lines.contains(meant));
+        if is_plain && all.iter().all(|(_, known)| *known != header_lines) {
+            all.push((client, header_lines));
+        }
+    }
+    assert_eq!(all.len(), 4, "Nix, and curl in three ways");
+    all.extend(WRITTEN.map(|(client, lines)| (client, lines.to_owned())));
+    all
+}
 
 /// The head and the body of the next answer, of which a HEAD has none.
 async fn next_answer(stream: &mut TcpStream, head_alone: bool) -> (String, Vec<u8>) {
@@ -228,13 +345,13 @@ async fn one_connection_takes_heads_of_every_client_in_turn_and_gives_each_the_s
     let (absent, nar) = (format!("/{}.narinfo", hash_part(9)), nar_path());
     let mut expected = std::collections::BTreeMap::new();
     for round in 0..2 {
-        for (client, lines) in SENT {
-            let lines = lines.replace("{host}", &server.address().to_string());
+        for (client, lines) in header_lines_without_meaning() {
+            let lines = filled(&lines, &server);
             for path in
                 ["/nix-cache-info", &format!("/{}", narinfo()), &absent, &nar, "/nar/x", "/index.html"]
             {
                 for method in ["GET", "HEAD"] {
-                    let request = format!("{method} {path} HTTP/1.1\r\n{lines}\r\n\r\n");
+                    let request = format!("{method} {path} HTTP/1.1\r\n{lines}\r\n");
                     stream.write_all(request.as_bytes()).await.unwrap();
                     let (head, body) = next_answer(&mut stream, method == "HEAD").await;
                     let head: Vec<String> =
@@ -252,9 +369,62 @@ async fn one_connection_takes_heads_of_every_client_in_turn_and_gives_each_the_s
 #[tokio::test]
 async fn a_path_longer_than_a_head_may_be_is_refused_and_costs_its_connection_alone() {
     let server = serve();
-    let endless = format!("GET /{}.narinfo HTTP/1.1\r\nHost: cache\r\n\r\n", "0".repeat(100_000));
-    let refused = answer(&server, endless.as_bytes()).await;
-    // Of the refusal nothing may be left where the rest comes too late to be read.
-    assert!(refused.is_empty() || [414, 431].contains(&parts(&refused).0));
+    // What came whole may have been read before it was found to be too long: then it is no key.
+    for bytes in [40_000, 100_000, 10_000_000] {
+        let path = format!("GET /{}", "0".repeat(bytes));
+        for more in ["", ".narinfo HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n"] {
+            // Nobody waits for the end of the first.
+            let refused = answer(&server, format!("{path}{more}").as_bytes()).await;
+            // Of the refusal nothing may be left where the rest comes too late to be read.
+            let is_refused = refused.is_empty() || [400, 414, 431].contains(&parts(&refused).0);
+            assert!(is_refused && refused.len() < 1000, "{bytes}: {}", String::from_utf8_lossy(&refused));
+        }
+    }
+    assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "").await.0, 200, "others are served");
+}
+
+#[tokio::test]
+async fn what_two_readers_could_take_for_different_requests_is_refused_and_is_the_last_of_its_connection() {
+    let server = serve();
+    let smuggled = "GET /nix-cache-info HTTP/1.1\r\nHost: cache\r\n\r\n";
+    for lines in [
+        "Content-Length: 5\r\nContent-Length: 50",
+        "Content-Length: +5",
+        "Content-Length: 5, 6",
+        "Content-Length: -1",
+        "Content-Length: 99999999999999999999999",
+        "Transfer-Encoding: gzip",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding : chunked",
+        "X: folded\r\n header",
+        "X: \0",
+        "X\0: x",
+        ": no name",
+    ] {
+        let request = format!("GET /{} HTTP/1.1\r\nHost: cache\r\n{lines}\r\n\r\n{smuggled}", narinfo());
+        let answers = answer(&server, request.as_bytes()).await;
+        assert_eq!(parts(&answers).0, 400, "{lines}: {}", String::from_utf8_lossy(&answers));
+        let heads = answers.windows(9).filter(|window| window == b"HTTP/1.1 ").count();
+        assert_eq!(heads, 1, "{lines}: {}", String::from_utf8_lossy(&answers));
+    }
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused_on_a_port_that_does_not_speak_them() {
+    let server = serve();
+    for request in [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
+        b"GET /nix-cache-info HTTP/9.9\r\nHost: cache\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03 a hello of TLS \r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"GET /nix-cache-info\r\n\r\n",
+        b"GET /\xff\xfe.narinfo HTTP/1.1\r\nHost: cache\r\n\r\n",
+    ] {
+        let refused = answer(&server, request).await;
+        // What begins as HTTP/2 does is not answered in words that it would not read.
+        let is_refused = refused.is_empty() || (400..600).contains(&parts(&refused).0);
+        let [asked, answered] = [request, &refused].map(String::from_utf8_lossy);
+        assert!(is_refused && refused.is_empty() == request.starts_with(b"PRI "), "{asked}: {answered}");
+    }
     assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "").await.0, 200, "others are served");
 }
