@@ -59,8 +59,11 @@ fn address_beside_loopback() -> Option<IpAddr> {
     if address.is_none() {
         // Not by a macro: of a test that does not fail nobody would see it.
         let place = std::panic::Location::caller();
-        writeln!(io::stderr(), "NOT TESTED: {place} needs an address of this machine that is not loopback")
-            .unwrap();
+        let said = writeln!(
+            io::stderr(),
+            "NOT TESTED: {place} needs an address of this machine that is not loopback"
+        );
+        said.unwrap();
     }
     address
 }
