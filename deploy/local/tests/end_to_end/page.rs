@@ -1,5 +1,6 @@
 //! The ways to use a cache that its page shows, done by the real Nix to the letter: whoever copies them gets what is promised.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,6 +77,8 @@ impl Machine {
             .env("NIX_REMOTE", self.store())
             .env_remove("NIX_CONFIG")
             .env_remove("NIX_USER_CONF_FILES")
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_CONFIG_DIRS")
             .env_remove("NIX_PATH");
         command
     }
@@ -106,7 +109,7 @@ impl Daemon {
         let log = std::fs::File::create(machine.root.join("daemon.log")).unwrap();
         let mut command = machine.command("nix-daemon");
         let daemon = Self(command.stderr(log).spawn().unwrap());
-        wait_for("the daemon listens", || machine.root.join("socket").exists().then_some(()));
+        wait_for("the daemon listens", || UnixStream::connect(machine.root.join("socket")).ok());
         daemon
     }
 }
@@ -158,6 +161,8 @@ fn what_the_page_shows_works_when_it_is_copied() {
         let _daemon = Daemon::start(&machine);
         let ended = machine.shell_of_untrusted_user(&by_user);
         assert_eq!((ended.code == Some(0), machine.has(&path)), (succeeds, succeeds), "{name}: {ended:?}");
+        let is_ignored = ended.stderr.contains("ignoring untrusted substituter");
+        assert_eq!(is_ignored, !succeeds, "{name}: {ended:?}");
         // What is copied once needs nobody's leave.
         machine.shell_of_untrusted_user(&once).success();
         assert!(machine.has(&path), "{name}");

@@ -18,8 +18,8 @@ use firn_wire::Descriptor;
 /// So much longer a private build may take than without a gateway, on a machine that does nothing else.
 const LONGER_MAX: Duration = Duration::from_secs(5);
 
-/// For all that a busy machine does meanwhile: a wait that the promise forbids would be one for each path and coordinator.
-const SLACK: Duration = Duration::from_secs(15);
+/// A machine that is busy needs longer: this many times what the build takes alone.
+const SLACK: u32 = 8;
 
 /// An archive that is there, and a gateway's cache directory from an earlier time.
 fn published() -> (tempfile::TempDir, Local) {
@@ -92,7 +92,7 @@ fn private_builds_go_on_where_no_coordinator_is_reached() {
     let ways: [(&str, &[&str]); 3] =
         [("filters", &with_filters), ("nothing", &[]), ("none", &["--filter", "none"])];
 
-    let alone = build("alone", place.path(), None);
+    let alone = ["alone-1", "alone-2"].map(|name| build(name, place.path(), None)).into_iter().min().unwrap();
     for dropped in [false, true] {
         let _holes = dropped.then(|| black_holes(&local));
         for (kind, options) in ways {
@@ -102,7 +102,7 @@ fn private_builds_go_on_where_no_coordinator_is_reached() {
             let built = build(&name, place.path(), Some(&address));
             eprintln!("{name}: opens after {opened:?}, builds in {built:?}, alone: {alone:?}");
             let longer = (opened + built).saturating_sub(alone);
-            assert!(longer <= LONGER_MAX + SLACK, "{name}: {longer:?} longer than without a gateway");
+            assert!(longer <= LONGER_MAX + alone * SLACK, "{name}: {longer:?} longer than without a gateway");
             assert_eq!(ranges_asked(&address), 0, "{name}: no answer waited for a coordinator");
             // It gives up a first call after 5 s at the soonest, and says so.
             let said = wait_for("the feed's follower has given up", || {
