@@ -32,6 +32,9 @@ const SLICE_SHARE: usize = 4;
 // What lies between two hash parts is not copied with them if it is longer: then the copy costs more than the piece.
 const COPY_BYTES_MAX: u64 = 16 << 10;
 
+// As long as it takes to hash so many bytes, 20 µs, anybody may be kept waiting.
+const HASHED_HERE_BYTES_MAX: u64 = 64 << 10;
+
 // Tasks of one stream, where frames are tiny.
 const VISITS_AHEAD_MAX: usize = 32;
 
@@ -58,12 +61,9 @@ pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> Byt
             let source = Arc::clone(planner.source());
             // Shares are given out in the order of the object, so that the first one waited for has its own.
             let share = budget.share(source.frames.weight(visit.bundle, visit.frame).await?).await;
-            let pieces = match source.frames.remembered(visit.bundle, visit.frame) {
-                // There is nothing to fetch or hash: changing threads costs more than what is left to do.
-                Some(frame) if frame.are_right(visit.chunks()) => {
-                    Either::Left(ready(cut_visit(&source, &visit, &frame)))
-                }
-                _ => Either::Right(Task::spawn(read_visit(source, visit))),
+            let pieces = match cut_here(&source, &visit) {
+                Some(pieces) => Either::Left(ready(Ok(pieces))),
+                None => Either::Right(Task::spawn(read_visit(source, visit))),
             };
             Ok(Some((pieces.map_ok(move |pieces| (pieces, share)), planner)))
         }
@@ -85,11 +85,23 @@ pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> Byt
         .boxed()
 }
 
+/// What is left to do costs less than changing threads: there is nothing to fetch, and little to hash or nothing. What is
+/// wrong with it is found once more by whoever sees to it.
+fn cut_here(source: &ContentSource, visit: &Visit) -> Option<Vec<Bytes>> {
+    let frame = source.frames.remembered(visit.bundle, visit.frame)?;
+    let is_little = frame.are_right(visit.chunks()) || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX;
+    if is_little { cut_visit(source, visit, &frame).ok() } else { None }
+}
+
 async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {
     let frame = source.frames.frame(visit.bundle, visit.frame).await?;
     let (environment, frames) = (source.environment.clone(), Arc::clone(&source.frames));
     let (bundle, number) = (visit.bundle, visit.frame);
-    let cut = environment.blocking(move || cut_visit(&source, &visit, &frame)).await;
+    let cut = if visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX {
+        cut_visit(&source, &visit, &frame)
+    } else {
+        environment.blocking(move || cut_visit(&source, &visit, &frame)).await
+    };
     if let Err(ReadError::Damaged { .. }) = cut {
         frames.doubt(bundle, number).await;
     }

@@ -1,4 +1,4 @@
-//! Manifests by their pieces: the header and directory once, then the block or table page that is wanted.
+//! Manifests by their pieces: the header and directory once, then the block or page that is wanted.
 //!
 //! Owns: which bytes of a manifest are read, and remembering them. Always holds: memory is bounded; equal
 //! pieces under way are read once; a record that is handed out carries the key that was asked for.
@@ -27,6 +27,10 @@ pub const CHUNK_LIST_BYTES_MAX: u64 = 8 << 20;
 // About one range proof's worth: smaller reads carry as many bytes.
 const PAGE_ENTRIES: u32 = 512;
 
+// Exactly one range proof's worth. The lists of some hundred small objects lie in it: what opens one has opened its
+// neighbours. Longer lists are those of large objects, of which few are opened.
+const LIST_PAGE_BYTES: u64 = 16 << 10;
+
 // Parsed records take about this many times their raw bytes.
 const RECORD_WEIGHT: usize = 4;
 
@@ -37,7 +41,7 @@ pub struct ManifestOptions {
     pub heads_bytes: usize,
     /// Bytes of parsed blocks of records.
     pub blocks_bytes: usize,
-    /// Bytes of chunk and frame table pages.
+    /// Bytes of pages of chunk lists, and of chunk and frame tables.
     pub tables_bytes: usize,
 }
 
@@ -65,6 +69,8 @@ enum Table {
     Chunks,
     Frames,
     Foreign,
+    /// Chunk lists, by stretches of the payload.
+    Lists,
 }
 
 type PageName = (BundleId, Table, u32);
@@ -74,6 +80,7 @@ enum Page {
     Chunks(Vec<ChunkEntry>),
     Frames(Vec<FrameEntry>),
     Foreign(Vec<ForeignChunk>),
+    Lists(Bytes),
 }
 
 type Records = Arc<[Arc<Record>]>;
@@ -169,8 +176,36 @@ impl ManifestReader {
         if extent.end - extent.start > CHUNK_LIST_BYTES_MAX {
             return Err(ReadError::damaged(bundle, "a chunk list is larger than 8 MiB"));
         }
-        let bytes = self.shared.manifest_bytes(bundle, &head, extent).await?;
+        let bytes = self.list_bytes(bundle, &head, extent).await?;
         ChunkList::parse(&bytes, 0, &head.header).map_err(|error| ReadError::damaged(bundle, error))
+    }
+
+    /// The bytes of a chunk list, by its place in the manifest.
+    async fn list_bytes(
+        &self,
+        bundle: BundleId,
+        head: &ManifestHead,
+        extent: Range<u64>,
+    ) -> Result<Bytes, ReadError> {
+        if extent.is_empty() || head.whole.is_some() || extent.end - extent.start > LIST_PAGE_BYTES {
+            return self.shared.manifest_bytes(bundle, head, extent).await;
+        }
+        let start = head.content.manifest_extent().start;
+        let place = start.saturating_add(extent.start)..start.saturating_add(extent.end);
+        // Payloads are too short for others.
+        let number = |page: u64| u32::try_from(page).unwrap_or(u32::MAX);
+        let first = number(place.start / LIST_PAGE_BYTES);
+        let numbers = first..number(place.end.div_ceil(LIST_PAGE_BYTES));
+        let pages = self.pages(bundle, Table::Lists, numbers).await?;
+        let parts = pages.iter().filter_map(|page| match &**page {
+            Page::Lists(bytes) => Some(bytes.clone()),
+            Page::Chunks(_) | Page::Frames(_) | Page::Foreign(_) => None,
+        });
+        // One nearly always, two where the list lies across a border.
+        let bytes = parts.reduce(|one, next| [one, next].concat().into()).unwrap_or_default();
+        let offset = place.start - list_page(head, first).start;
+        let found = slice(&bytes, &(offset..offset + (place.end - place.start)));
+        found.ok_or_else(|| ReadError::damaged(bundle, "it is cut off"))
     }
 
     /// Entries of the chunk table.
@@ -179,10 +214,10 @@ impl ManifestReader {
         bundle: BundleId,
         entries: Range<u32>,
     ) -> Result<Vec<ChunkEntry>, ReadError> {
-        let pages = self.pages(bundle, Table::Chunks, &entries).await?;
+        let pages = self.pages(bundle, Table::Chunks, pages_of(&entries)).await?;
         gather(bundle, &pages, &entries, |page| match page {
             Page::Chunks(own) => own,
-            Page::Frames(_) | Page::Foreign(_) => &[],
+            Page::Frames(_) | Page::Foreign(_) | Page::Lists(_) => &[],
         })
     }
 
@@ -192,20 +227,20 @@ impl ManifestReader {
         bundle: BundleId,
         entries: Range<u32>,
     ) -> Result<Vec<ForeignChunk>, ReadError> {
-        let pages = self.pages(bundle, Table::Foreign, &entries).await?;
+        let pages = self.pages(bundle, Table::Foreign, pages_of(&entries)).await?;
         gather(bundle, &pages, &entries, |page| match page {
             Page::Foreign(own) => own,
-            Page::Chunks(_) | Page::Frames(_) => &[],
+            Page::Chunks(_) | Page::Frames(_) | Page::Lists(_) => &[],
         })
     }
 
     /// One entry of the frame table.
     pub async fn frame_entry(&self, bundle: BundleId, number: u32) -> Result<FrameEntry, ReadError> {
         let entries = number..number.saturating_add(1);
-        let pages = self.pages(bundle, Table::Frames, &entries).await?;
+        let pages = self.pages(bundle, Table::Frames, pages_of(&entries)).await?;
         let found = gather(bundle, &pages, &entries, |page| match page {
             Page::Frames(own) => own,
-            Page::Chunks(_) | Page::Foreign(_) => &[],
+            Page::Chunks(_) | Page::Foreign(_) | Page::Lists(_) => &[],
         })?;
         found.into_iter().next().ok_or_else(|| ReadError::damaged(bundle, "the frame table is too short"))
     }
@@ -214,9 +249,8 @@ impl ManifestReader {
         &self,
         bundle: BundleId,
         table: Table,
-        entries: &Range<u32>,
+        numbers: Range<u32>,
     ) -> Result<Vec<Arc<Page>>, ReadError> {
-        let numbers = entries.start / PAGE_ENTRIES..entries.end.div_ceil(PAGE_ENTRIES);
         try_join_all(numbers.map(|number| self.page(bundle, table, number))).await
     }
 
@@ -288,17 +322,27 @@ impl Shared {
     async fn read_page(&self, head: &ManifestHead, name: PageName) -> Result<Arc<Page>, ReadError> {
         let (bundle, table, number) = name;
         let damaged = |error: ManifestError| ReadError::in_manifest(bundle, &error);
-        let count = match table {
-            Table::Chunks => head.header.chunk_count(),
-            Table::Frames => head.header.frame_count(),
-            Table::Foreign => head.header.foreign_count(),
+        let entries = |count: u32| {
+            let first = number.saturating_mul(PAGE_ENTRIES).min(count);
+            first..first.saturating_add(PAGE_ENTRIES).min(count)
         };
-        let first = number.saturating_mul(PAGE_ENTRIES).min(count);
-        let entries = first..first.saturating_add(PAGE_ENTRIES).min(count);
-        let extent = match table {
-            Table::Chunks => head.header.chunk_entries_extent(&entries),
-            Table::Frames => head.header.frame_entries_extent(&entries),
-            Table::Foreign => head.header.foreign_entries_extent(&entries),
+        let (first, extent) = match table {
+            Table::Chunks => {
+                let entries = entries(head.header.chunk_count());
+                (entries.start, head.header.chunk_entries_extent(&entries))
+            }
+            Table::Frames => {
+                let entries = entries(head.header.frame_count());
+                (entries.start, head.header.frame_entries_extent(&entries))
+            }
+            Table::Foreign => {
+                let entries = entries(head.header.foreign_count());
+                (entries.start, head.header.foreign_entries_extent(&entries))
+            }
+            Table::Lists => {
+                let (page, start) = (list_page(head, number), head.content.manifest_extent().start);
+                (0, Ok(page.start - start..page.end - start))
+            }
         };
         let bytes = self.manifest_bytes(bundle, head, extent.map_err(damaged)?).await?;
         let content = &head.content;
@@ -311,6 +355,7 @@ impl Shared {
             Table::Foreign => {
                 ForeignChunk::parse_table(&bytes, first, content.dependencies().len()).map(Page::Foreign)
             }
+            Table::Lists => Ok(Page::Lists(bytes.clone())),
         };
         let page = Arc::new(page.map_err(damaged)?);
         self.pages.insert(name, Arc::clone(&page), bytes.len());
@@ -333,6 +378,20 @@ impl Shared {
         let start = head.content.manifest_extent().start;
         self.payloads.read(bundle, start.saturating_add(extent.start)..start.saturating_add(extent.end)).await
     }
+}
+
+/// The pages of a table that hold these entries.
+fn pages_of(entries: &Range<u32>) -> Range<u32> {
+    entries.start / PAGE_ENTRIES..entries.end.div_ceil(PAGE_ENTRIES)
+}
+
+/// What of the payload is a page of chunk lists: the part of them that lies in one group of the payload's tree.
+fn list_page(head: &ManifestHead, number: u32) -> Range<u64> {
+    let (lists, start) = (head.header.chunk_lists_extent(), head.content.manifest_extent().start);
+    let lists = start.saturating_add(lists.start)..start.saturating_add(lists.end);
+    let page = u64::from(number) * LIST_PAGE_BYTES;
+    let within = |place: u64| place.clamp(lists.start, lists.end);
+    within(page)..within(page + LIST_PAGE_BYTES)
 }
 
 /// The entries asked for, out of the pages that hold them.

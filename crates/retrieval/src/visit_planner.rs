@@ -38,6 +38,11 @@ impl Visit {
     pub(crate) fn chunks(&self) -> impl Iterator<Item = &ChunkEntry> {
         self.cuts.iter().map(|cut| &cut.entry)
     }
+
+    /// Bytes of its chunks, whole ones.
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        self.chunks().map(|chunk| u64::from(chunk.length)).sum()
+    }
 }
 
 /// One chunk and which of its bytes are wanted.

@@ -497,8 +497,8 @@ fn a_budget_below_one_frame_still_gives_the_object() {
     });
 }
 
-#[test]
-fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
+/// A bundle of 20,000 objects, of which each is its number.
+fn pack_twenty_thousand() -> Packed {
     let mut builder = BundleBuilder::new(BuilderOptions {
         frame_compression: FrameCompression::Zstd(1),
         ..BuilderOptions::default()
@@ -517,7 +517,31 @@ fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
         builder.append_pending(&mut payload).unwrap();
     }
     let sealed = builder.seal(&mut payload).unwrap();
-    let packed = Packed { content: sealed.content, payload, positions: sealed.positions };
+    Packed { content: sealed.content, payload, positions: sealed.positions }
+}
+
+#[test]
+fn small_objects_that_lie_together_are_opened_together() {
+    let packed = pack_twenty_thousand();
+    block_on(async {
+        let memory = MemoryReader::of(std::slice::from_ref(&packed));
+        let reader = objects(Arc::clone(&memory) as _, inline());
+        for number in 0..20_000_u32 {
+            let plan = open(&reader, &packed, usize::try_from(number).unwrap()).await;
+            assert_eq!(read(&plan, None).await, number.to_le_bytes());
+        }
+        let reads = memory.reads.lock().unwrap().len();
+        assert!(reads < 500, "{reads} reads, where there are 313 blocks");
+        for number in (0..20_000).step_by(1000) {
+            open(&reader, &packed, number).await;
+        }
+        assert_eq!(memory.reads.lock().unwrap().len(), reads, "what was opened is remembered");
+    });
+}
+
+#[test]
+fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
+    let packed = pack_twenty_thousand();
     block_on(async {
         let memory = MemoryReader::of(std::slice::from_ref(&packed));
         let reader = objects(Arc::clone(&memory) as _, inline());
