@@ -85,19 +85,23 @@ pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> Byt
         .boxed()
 }
 
-/// What is left to do costs less than changing threads: there is nothing to fetch, and little to hash or nothing. What is
-/// wrong with it is found once more by whoever sees to it.
+/// The visit, if there is nothing to fetch and little to do. What is wrong with it is found once more by whoever sees to it.
 fn cut_here(source: &ContentSource, visit: &Visit) -> Option<Vec<Bytes>> {
     let frame = source.frames.remembered(visit.bundle, visit.frame)?;
-    let is_little = frame.are_right(visit.chunks()) || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX;
-    if is_little { cut_visit(source, visit, &frame).ok() } else { None }
+    if is_little(visit, &frame) { cut_visit(source, visit, &frame).ok() } else { None }
+}
+
+/// Whether to cut it costs less than to change threads for it: nothing has to be hashed, or little.
+fn is_little(visit: &Visit, frame: &CheckedFrame) -> bool {
+    frame.are_right(visit.chunks()) || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX
 }
 
 async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {
-    let frame = source.frames.frame(visit.bundle, visit.frame).await?;
+    let wanted = visit.chunks().copied().collect();
+    let frame = source.frames.frame(visit.bundle, visit.frame, wanted).await?;
     let (environment, frames) = (source.environment.clone(), Arc::clone(&source.frames));
     let (bundle, number) = (visit.bundle, visit.frame);
-    let cut = if visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX {
+    let cut = if is_little(&visit, &frame) {
         cut_visit(&source, &visit, &frame)
     } else {
         environment.blocking(move || cut_visit(&source, &visit, &frame)).await

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_base::BundleId;
-use firn_bundle::decompress_frame;
+use firn_bundle::{ChunkEntry, FrameError, decompress_frame};
 use firn_transport::Environment;
 use futures::FutureExt;
 
@@ -43,17 +43,19 @@ impl FrameReader {
         self.frames.get(&(bundle, number))
     }
 
-    /// The raw frame. Chunks cut out of it are not all checked yet.
+    /// The raw frame. Chunks cut out of it are not all checked yet; if it has to be fetched, `wanted` are looked at where it
+    /// is decompressed, so that nobody changes threads for them once more.
     pub(crate) async fn frame(
         self: &Arc<Self>,
         bundle: BundleId,
         number: u32,
+        wanted: Vec<ChunkEntry>,
     ) -> Result<Arc<CheckedFrame>, ReadError> {
         if let Some(frame) = self.remembered(bundle, number) {
             return Ok(frame);
         }
         let own = Arc::clone(self);
-        let fetch = move || async move { own.fetch(bundle, number).await }.boxed();
+        let fetch = move || async move { own.fetch(bundle, number, wanted).await }.boxed();
         self.flights.run((bundle, number), fetch).await
     }
 
@@ -65,15 +67,24 @@ impl FrameReader {
         }
     }
 
-    async fn fetch(&self, bundle: BundleId, number: u32) -> Result<Arc<CheckedFrame>, ReadError> {
+    async fn fetch(
+        &self,
+        bundle: BundleId,
+        number: u32,
+        wanted: Vec<ChunkEntry>,
+    ) -> Result<Arc<CheckedFrame>, ReadError> {
         let entry = self.manifests.frame_entry(bundle, number).await?;
         let stored = self.manifests.payloads().read(bundle, entry.payload_extent()).await?;
-        let raw =
-            self.environment.blocking(move || decompress_frame(&stored, &entry)).await.map_err(|error| {
-                self.manifests.payloads().doubt(bundle, entry.payload_extent());
-                ReadError::damaged(bundle, error)
-            })?;
-        let frame = Arc::new(CheckedFrame::new(Bytes::from(raw)));
+        let open = move || {
+            let frame = CheckedFrame::new(Bytes::from(decompress_frame(&stored, &entry)?));
+            // Whoever cuts one that is wrong finds it out.
+            wanted.iter().for_each(|chunk| drop(frame.place(chunk)));
+            Ok(Arc::new(frame))
+        };
+        let frame = self.environment.blocking(open).await.map_err(|error: FrameError| {
+            self.manifests.payloads().doubt(bundle, entry.payload_extent());
+            ReadError::damaged(bundle, error)
+        })?;
         self.frames.insert((bundle, number), Arc::clone(&frame), frame.weight());
         Ok(frame)
     }

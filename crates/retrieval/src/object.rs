@@ -90,7 +90,7 @@ impl ObjectReader {
         frame: u32,
         chunks: Vec<ChunkEntry>,
     ) -> Result<(), ReadError> {
-        let read = self.frames.frame(bundle, frame).await?;
+        let read = self.frames.frame(bundle, frame, Vec::new()).await?;
         let check = move || chunks.iter().try_for_each(|chunk| read.place(chunk).map(|_| ()));
         if let Err(error) = self.environment.blocking(check).await {
             self.frames.doubt(bundle, frame).await;
