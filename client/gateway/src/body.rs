@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::compressed_nar::FrameStream;
+use crate::download_places::DownloadPlace;
 use crate::gateway_core::GatewayCore;
 use crate::metrics::RouteKind;
 
@@ -39,6 +40,8 @@ struct Streaming {
     core: Arc<GatewayCore>,
     /// Its place among the bodies of its connection, until it ends.
     turn: Option<OwnedSemaphorePermit>,
+    /// Its place among all that are sent, until it ends.
+    place: Option<DownloadPlace>,
 }
 
 enum Source {
@@ -81,7 +84,7 @@ impl GatewayBody {
         core: Arc<GatewayCore>,
     ) -> Self {
         let source = Source::Object(source);
-        Self::streaming(Streaming { source, left: Some(bytes), name, route, core, turn: None })
+        Self::streaming(Streaming { source, left: Some(bytes), name, route, core, turn: None, place: None })
     }
 
     /// Of a compressed NAR `bytes` bytes, or all if nobody knows how many they are.
@@ -92,7 +95,15 @@ impl GatewayBody {
         core: Arc<GatewayCore>,
     ) -> Self {
         let source = Source::Frames(source);
-        Self::streaming(Streaming { source, left: bytes, name, route: RouteKind::Nar, core, turn: None })
+        Self::streaming(Streaming {
+            source,
+            left: bytes,
+            name,
+            route: RouteKind::Nar,
+            core,
+            turn: None,
+            place: None,
+        })
     }
 
     fn streaming(streaming: Streaming) -> Self {
@@ -103,6 +114,14 @@ impl GatewayBody {
     pub(crate) fn in_turn(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
         if let Kind::Stream(stream) = &mut self.0 {
             stream.turn = turn;
+        }
+        self
+    }
+
+    /// The same, which keeps its place until it has ended.
+    pub(crate) fn in_place(mut self, place: Option<DownloadPlace>) -> Self {
+        if let Kind::Stream(stream) = &mut self.0 {
+            stream.place = place;
         }
         self
     }

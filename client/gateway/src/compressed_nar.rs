@@ -15,7 +15,7 @@ use futures::future::join;
 use futures::stream::{self, BoxStream};
 use zstd::stream::write::Encoder;
 
-use crate::encoder_places::EncoderPlace;
+use crate::download_places::DownloadPlace;
 use crate::frame_lengths::{FRAME_BYTES, FrameDiffers, MadeFrame};
 
 /// Names these parameters together with what the library makes of them: part of the ETag.
@@ -66,7 +66,7 @@ pub(crate) fn compressed(
     bytes: u64,
     environment: Environment,
     listener: Box<dyn FrameListener>,
-    place: EncoderPlace,
+    place: DownloadPlace,
 ) -> io::Result<FrameStream> {
     let maker = FrameMaker::new(bytes, place)?;
     let state = Some(State { maker, nar: gathered(nar), ahead: None, listener });
@@ -142,7 +142,7 @@ struct FrameMaker {
     /// Frames of which nobody heard yet.
     ended: Vec<MadeFrame>,
     /// Here, for the encoder may be at work on another thread when its client has left.
-    place: EncoderPlace,
+    place: DownloadPlace,
 }
 
 /// An encoder of the next frame of `bytes`, behind those that are in `made`.
@@ -156,7 +156,7 @@ fn encoder(made: Vec<u8>, bytes: u64) -> io::Result<Encoder<'static, Vec<u8>>> {
 }
 
 impl FrameMaker {
-    fn new(bytes: u64, place: EncoderPlace) -> io::Result<Self> {
+    fn new(bytes: u64, place: DownloadPlace) -> io::Result<Self> {
         let lacking = bytes.min(FRAME_BYTES);
         let encoder = encoder(Vec::new(), lacking)?;
         let behind = bytes - lacking;
@@ -259,7 +259,7 @@ mod tests {
     use futures::TryStreamExt;
 
     use super::*;
-    use crate::encoder_places::EncoderPlaces;
+    use crate::download_places::DownloadPlaces;
     use crate::frame_lengths::{FrameLengths, tests::frames};
 
     const FRAME: usize = 16 << 20;
@@ -300,7 +300,7 @@ mod tests {
         let pieces: Vec<_> = nar.chunks(piece).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
         let heard = Heard::default();
         let listener = Box::new(heard.clone());
-        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let place = DownloadPlaces::default().encoder(None).await.unwrap();
         let made = compressed(stream::iter(pieces).boxed(), bytes, Environment::real(), listener, place)?;
         let made = made.try_collect::<Vec<_>>().await;
         assert_eq!(heard.ended.load(Ordering::Relaxed), made.is_ok());
@@ -378,7 +378,7 @@ mod tests {
         let pieces: Vec<_> = pieces.chain([Err(failure)]).collect();
         let heard = Heard::default();
         let listener = Box::new(heard.clone());
-        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let place = DownloadPlaces::default().encoder(None).await.unwrap();
         let made = compressed(stream::iter(pieces).boxed(), announced, Environment::real(), listener, place);
         let (mut made, mut sent) = (made.unwrap(), Vec::new());
         let error = loop {
@@ -419,7 +419,7 @@ mod tests {
         let before = FrameLengths::new(frames(&[7]), 1000);
         let heard = Heard { before, ..Heard::default() };
         let nar = stream::iter([Ok(Bytes::from(nar(1000)))]).boxed();
-        let place = EncoderPlaces::default().place(None).await.unwrap();
+        let place = DownloadPlaces::default().encoder(None).await.unwrap();
         let mut made = compressed(nar, 1000, Environment::real(), Box::new(heard), place).unwrap();
         assert!(matches!(made.next().await, Some(Err(CompressError::Differs(_)))));
     }

@@ -28,7 +28,7 @@ use crate::bounded_cache::BoundedCache;
 use crate::closure_walk::ClosureWalk;
 use crate::coordinators::{Governance, KeyIndex};
 use crate::disk_cache::DiskCache;
-use crate::encoder_places::EncoderPlaces;
+use crate::download_places::DownloadPlaces;
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::frame_book::FrameBook;
 use crate::key_ranges::KeyRanges;
@@ -86,7 +86,7 @@ pub struct GatewayCore {
     pub(crate) keeper: Arc<KeeperCounts>,
     pub(crate) filter_lists: Arc<FilterLists>,
     pub(crate) frames: FrameBook,
-    pub(crate) encoders: EncoderPlaces,
+    pub(crate) downloads: DownloadPlaces,
     pub(crate) disk: Option<DiskParts>,
     environment: Environment,
     index: Arc<dyn KeyIndex>,
@@ -158,7 +158,7 @@ impl GatewayCore {
             keeper: Arc::default(),
             filter_lists: Arc::default(),
             frames: FrameBook::default(),
-            encoders: EncoderPlaces::default(),
+            downloads: DownloadPlaces::default(),
             disk: None,
             environment: parts.environment,
             index: parts.index,

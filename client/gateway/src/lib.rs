@@ -20,7 +20,7 @@ mod closure_walk;
 mod compressed_nar;
 mod coordinators;
 mod disk_cache;
-mod encoder_places;
+mod download_places;
 mod explanation;
 mod feed_follower;
 mod feed_tail;

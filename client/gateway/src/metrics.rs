@@ -146,8 +146,10 @@ impl Metrics {
             read(&self.broken_off),
         );
         page.one("cache_hits_total", "counter", "Records found in memory.", read(&self.cache_hits));
-        let encoders = core.encoders.taken() as u64;
+        let encoders = core.downloads.encoders_taken() as u64;
         page.one("encoders", "gauge", "Downloads that are compressed now.", encoders);
+        let streams = core.downloads.streams_taken() as u64;
+        page.one("streams", "gauge", "Downloads of more than 64 KiB that are sent as they are now.", streams);
         page.one("connections_total", "counter", "Connections accepted.", read(&self.connections));
         page.one(
             "feed_position",

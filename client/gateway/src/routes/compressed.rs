@@ -3,7 +3,7 @@
 //! Always holds: a part has the bytes that the whole has, since the same NAR gives the same frames, and it breaks off before
 //! the end of a frame that is another; how long the whole is is told where all its frames were made before of a NAR that was
 //! right to the end, and found out for whoever asks for a part. Leaves to others: making frames (`compressed_nar`),
-//! remembering their lengths (`frame_book`), how many are made at once (`encoder_places`).
+//! remembering their lengths (`frame_book`), how many are made at once (`download_places`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::{Answer, Asked, CACHE_FOR_EVER, NO_STORE, Router, ZSTD};
 use crate::body::GatewayBody;
 use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
-use crate::encoder_places::EncoderPlace;
+use crate::download_places::DownloadPlace;
 use crate::frame_book::{NarName, Unmeasured};
 use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
 use crate::gateway_core::GatewayCore;
@@ -63,7 +63,7 @@ impl Router {
         let turn = if asked.head { None } else { asked.turn().await };
         if wants_part && lengths.is_none() {
             // Of those who ask for the same meanwhile the first one's counts.
-            let place = match self.core.encoders.place(asked.arrival.encoders).await {
+            let place = match self.core.downloads.encoder(asked.arrival.places).await {
                 Ok(place) => place,
                 Err(busy) => return self.busy(&busy),
             };
@@ -89,7 +89,7 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
-            let place = match self.core.encoders.place(asked.arrival.encoders).await {
+            let place = match self.core.downloads.encoder(asked.arrival.places).await {
                 Ok(place) => place,
                 Err(busy) => return self.busy(&busy),
             };
@@ -116,7 +116,7 @@ impl Router {
         self,
         named: NarName,
         nar: OpenObject,
-        place: EncoderPlace,
+        place: DownloadPlace,
     ) -> Result<Arc<FrameLengths>, ServeError> {
         // Somebody may have downloaded all of it meanwhile.
         if let Some(known) = self.core.frames.lengths(named, self.disk()).await {
@@ -136,7 +136,7 @@ impl Router {
         first: usize,
         range: Range<u64>,
         known: Option<Arc<FrameLengths>>,
-        place: EncoderPlace,
+        place: DownloadPlace,
     ) -> Result<FrameStream, ServeError> {
         let key = ObjectKey::store_path(named.path);
         let again = || self.core.nar(named.path, named.sha256);
@@ -148,8 +148,8 @@ impl Router {
             .map_err(|error| ServeError::unreadable(&error))
     }
 
-    /// 503: others are compressed at the moment.
-    fn busy(&self, why: &impl std::fmt::Display) -> Answer {
+    /// 503: others are served at the moment.
+    pub(super) fn busy(&self, why: &impl std::fmt::Display) -> Answer {
         let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, why.to_string().into(), NO_STORE);
         self.at_position(refusal.with(RETRY_AFTER, super::RETRY_AFTER))
     }

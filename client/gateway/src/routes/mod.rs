@@ -25,6 +25,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::GatewayBody;
+use crate::download_places::ClientPlaces;
 use crate::gateway_core::{GatewayCore, Hit, KnownNarInfo};
 use crate::metrics::RouteKind;
 use crate::narinfo::RenderedNarInfo;
@@ -72,8 +73,8 @@ pub(crate) struct Arrival<'a> {
     pub(crate) over_tls: bool,
     /// What is read for its connection at once: who gets no turn opens nothing. None if nobody has to wait.
     pub(crate) turns: Option<&'a Arc<Semaphore>>,
-    /// What is compressed for its client at once. None if that is not limited.
-    pub(crate) encoders: Option<&'a Arc<Semaphore>>,
+    /// The places of its client's downloads. None if that is not limited.
+    pub(crate) places: Option<&'a ClientPlaces>,
 }
 
 const CACHE_INFO: &str = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 45\n";

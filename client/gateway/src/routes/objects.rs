@@ -16,6 +16,7 @@ use hyper::header::{
 
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
+use crate::download_places::{DownloadPlace, NoPlace, WITHOUT_PLACE_BYTES_MAX};
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, counts_from_end, wanted};
@@ -115,15 +116,27 @@ impl Router {
         if !asked.head {
             let length = range.end - range.start;
             let turn = asked.turn().await;
+            let place = match self.place(length, asked).await {
+                Ok(place) => place,
+                Err(none) => return self.busy(&none),
+            };
             let stream = match self.stream(&key, object, range, again).await {
                 Ok(stream) => stream,
                 Err(error) => return self.refusal(&key, error),
             };
             let core = self.core.clone();
             let body = GatewayBody::stream(stream, length, key.to_string(), kind.route, core);
-            answer = answer.body(body.in_turn(turn));
+            answer = answer.body(body.in_turn(turn).in_place(place));
         }
         finish(answer)
+    }
+
+    /// A place to send so many bytes from; none for what is short.
+    async fn place(&self, bytes: u64, asked: Asked<'_>) -> Result<Option<DownloadPlace>, NoPlace> {
+        if bytes <= WITHOUT_PLACE_BYTES_MAX {
+            return Ok(None);
+        }
+        self.core.downloads.stream(asked.arrival.places).await.map(Some)
     }
 
     /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before.

@@ -1,4 +1,4 @@
-//! What each client takes of the server: its connections, its requests, and the encoders at work for it.
+//! What each client takes of the server: its connections, its requests, and its downloads.
 //!
 //! Owns: who counts as one client. Always holds: the table is bounded, and a client with open connections does not fall out
 //! of it; clients of this machine are not limited, others behind a proxy on it are. Leaves to others: which address asks
@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::request_budget::{RequestBudget, RequestRate};
-use crate::encoder_places::CLIENT_ENCODERS_MAX;
+use crate::download_places::ClientPlaces;
 
 /// All clients of late.
 #[derive(Debug)]
@@ -35,24 +34,17 @@ enum ClientKey {
     Behind(IpAddr),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Client {
     connections: AtomicUsize,
     requests: RequestBudget,
-    encoders: Arc<Semaphore>,
-}
-
-impl Default for Client {
-    fn default() -> Self {
-        let encoders = Arc::new(Semaphore::new(CLIENT_ENCODERS_MAX));
-        Self { connections: AtomicUsize::default(), requests: RequestBudget::default(), encoders }
-    }
+    places: ClientPlaces,
 }
 
 impl Client {
-    /// What is compressed at once for all its connections.
-    pub(super) const fn encoders(&self) -> &Arc<Semaphore> {
-        &self.encoders
+    /// The places of downloads over all its connections.
+    pub(super) const fn places(&self) -> &ClientPlaces {
+        &self.places
     }
 }
 

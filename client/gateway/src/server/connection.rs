@@ -355,8 +355,8 @@ async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Respo
     let Served { shared, peer, activity, downloads } = &*served;
     let answering = activity.begin();
     let behind = shared.behind_proxy(peer, request.headers());
-    let encoders = peer.client().or(behind.as_deref()).map(Client::encoders);
-    let arrival = Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads), encoders };
+    let places = peer.client().or(behind.as_deref()).map(Client::places);
+    let arrival = Arrival { over_tls: shared.tls.is_some(), turns: Some(downloads), places };
     let says_when_it_closes = request.version() < Version::HTTP_2;
     let line = shared.log.as_ref().map(|log| {
         let client = shared.asking(peer, request.headers()).address();

@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::{
-    ArchiveMaker, MemoryArchive, get, hash_part, nar_of, nar_path, one_path, path_info_of, router,
+    ArchiveMaker, MemoryArchive, body, get, hash_part, header, nar_of, nar_path, one_path, path_info,
+    path_info_of, router,
 };
 use firn_gateway::{
     BoundPort, LogDestination, LogDetail, RequestLog, Router, RunningServer, ServerLimits, ServerOptions,
@@ -16,6 +17,7 @@ use firn_gateway::{
 };
 use firn_nix_format::StorePath;
 use firn_transport::Environment;
+use hyper::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Barrier;
@@ -258,6 +260,43 @@ async fn a_request_with_a_body_is_answered_without_reading_it() {
     assert_eq!(status(&ask_on(&mut stream, "/nix-cache-info", endless).await), "200");
     let mut rest = Vec::new();
     drop(timeout(LONG, stream.read_to_end(&mut rest)).await.expect("the connection ends"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_take_nothing_hold_so_many_downloads_and_who_finds_no_place_is_told_to_come_again() {
+    let mut maker = ArchiveMaker::default();
+    for (number, bytes) in [(1, 2 << 20), (2, 60_000)] {
+        maker.path(&path_info(number, &nar_of(bytes)), &nar_of(bytes));
+    }
+    maker.seal();
+    let router = router(&Arc::new(maker.finish()), WhenUnreadable::Miss);
+    let (large, mut held) = (nar_path(&nar_of(2 << 20)), Vec::new());
+    let refused = loop {
+        let answer = get(&router, &large).await;
+        if answer.status() != StatusCode::OK {
+            break answer;
+        }
+        held.push(answer);
+        assert!(held.len() <= 1024, "they are bounded");
+    };
+    assert_eq!((held.len(), refused.status()), (1024, StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(header(&refused, "retry-after"), "10");
+    // What is short needs none, nor does who only wants to know of it.
+    let small = nar_path(&nar_of(60_000)).replace(&hash_part(1), &hash_part(2));
+    assert!(body(get(&router, &small).await).await == nar_of(60_000));
+    let head = router.respond(Request::head(&large).body(()).unwrap()).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    // One leaves, another one has its place and reads to the end.
+    drop(held.pop());
+    assert!(body(get(&router, &large).await).await == nar_of(2 << 20));
+    assert_eq!(
+        get(&router, &large).await.status(),
+        StatusCode::OK,
+        "whoever has read all of it holds no place"
+    );
+    drop(held);
+    let metrics = body(get(&router, "/metrics").await).await;
+    assert!(String::from_utf8_lossy(&metrics).contains("firn_gateway_streams 0\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
