@@ -225,7 +225,10 @@ async fn serve_http_1<T: AsyncRead + AsyncWrite + Unpin>(
     // default), that of the time for a head starts a timer for each. Time is kept below.
     let stream = StallGuard::new(stream, limits.stall_max);
     let stream = ShortCut::new(stream, FromMemory::new(Arc::clone(&served)), Arc::clone(&activity));
-    let connection = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(
+    // A head that has come whole may have filled more than the buffer that others wait in.
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
+    let connection = builder.serve_connection(
         TokioIo::new(stream),
         service_fn(move |request| answer(request, Arc::clone(&served))),
     );
