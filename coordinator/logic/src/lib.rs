@@ -79,6 +79,7 @@ mod similar;
 mod spare_homes;
 mod standing;
 mod state;
+mod stay;
 mod steady_width;
 mod survival;
 mod taken;

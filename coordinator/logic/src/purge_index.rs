@@ -1,7 +1,7 @@
 //! Purges, and bundles in whose place others are, as planners need them: in memory, and the open ones at hand.
 //!
 //! Owns: all purges, and those erasures of which something is told or waited for. Always holds: an index that took in every
-//! change is the one that is read now; what is over costs no look. Leaves to others: what follows from them (`purging`).
+//! change is the one that is read now; what is over costs a look only where it is asked for by its key. Leaves to others: what follows from them (`purging`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +24,8 @@ pub struct PurgeIndex {
     erasures: BTreeMap<BundleNumber, ErasureRecord>,
     /// Those of them that are not over.
     open_erasures: BTreeSet<BundleNumber>,
+    /// Those that are, by the keys that they were for.
+    ended_erasures: BTreeSet<(ObjectKey, BundleNumber)>,
 }
 
 impl PurgeIndex {
@@ -56,8 +58,13 @@ impl PurgeIndex {
     }
 
     pub(crate) fn put_erasure(&mut self, erasure: &ErasureRecord) {
+        let before = self.erasures.get(&erasure.bundle).map_or(&[][..], |before| &before.keys);
+        for key in before {
+            self.ended_erasures.remove(&(*key, erasure.bundle));
+        }
         if erasure.is_over() {
             self.open_erasures.remove(&erasure.bundle);
+            self.ended_erasures.extend(erasure.keys.iter().map(|key| (*key, erasure.bundle)));
         } else {
             self.open_erasures.insert(erasure.bundle);
         }
@@ -89,9 +96,10 @@ impl PurgeIndex {
         self.open_purges.iter().filter_map(|key| self.purges.get(key))
     }
 
-    /// Erasures of which something is told or waited for, in order of bundles.
-    pub(crate) fn erasures(&self) -> impl Iterator<Item = &ErasureRecord> {
-        self.erasures.values()
+    /// Erasures for `key` that are over, in order of bundles.
+    pub(crate) fn ended_erasures(&self, key: ObjectKey) -> impl Iterator<Item = &ErasureRecord> {
+        let all = (key, BundleNumber(0))..=(key, BundleNumber(u32::MAX));
+        self.ended_erasures.range(all).filter_map(|(_, bundle)| self.erasures.get(bundle))
     }
 
     /// Those that are not over.
@@ -102,5 +110,49 @@ impl PurgeIndex {
     /// One that is told of or not over.
     pub(crate) fn erasure(&self, bundle: BundleNumber) -> Option<&ErasureRecord> {
         self.erasures.get(&bundle)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_base::{BundleId, Timestamp};
+
+    use super::*;
+    use crate::state::{ErasedRecord, NodeNumber};
+
+    fn key(number: u8) -> ObjectKey {
+        ObjectKey::store_path([number; 20])
+    }
+
+    fn erasure(bundle: u32, keys: &[u8], waiting: &[u32]) -> ErasureRecord {
+        ErasureRecord {
+            bundle: BundleNumber(bundle),
+            id: BundleId::from_bytes([7; 32]),
+            since: Timestamp::from_millis(1),
+            keys: keys.iter().map(|number| key(*number)).collect(),
+            replacements: Vec::new(),
+            erased: Some(ErasedRecord {
+                position: 1,
+                holders: vec![NodeNumber(1)],
+                waiting: waiting.iter().map(|number| NodeNumber(*number)).collect(),
+            }),
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_found_by_its_keys_alone() {
+        let mut index = PurgeIndex::default();
+        let ended = |index: &PurgeIndex, number: u8| {
+            index.ended_erasures(key(number)).map(|erasure| erasure.bundle.0).collect::<Vec<_>>()
+        };
+        index.put_erasure(&erasure(3, &[1, 2], &[1]));
+        index.put_erasure(&erasure(4, &[2], &[]));
+        assert_eq!((ended(&index, 1), ended(&index, 2)), (vec![], vec![4]));
+        index.put_erasure(&erasure(3, &[1, 2], &[]));
+        assert_eq!((ended(&index, 1), ended(&index, 2)), (vec![3], vec![3, 4]));
+        assert_eq!(index.open_erasures().count(), 0);
+        // A rebuild may bring back that one of them is not over.
+        index.put_erasure(&erasure(4, &[2], &[1]));
+        assert_eq!((ended(&index, 2), index.open_erasures().count()), (vec![3], 1));
     }
 }

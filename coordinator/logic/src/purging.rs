@@ -32,6 +32,7 @@ use crate::planning::PlanningView;
 use crate::purge_index::PurgeIndex;
 use crate::refused_steps::RefusedSteps;
 use crate::state::{ErasureRecord, NodeNumber};
+use crate::stay::{Stay, stay_of};
 
 /// Bundles of each kind that one plan replaces or erases.
 const BUNDLES_MAX: usize = 64;
@@ -72,13 +73,19 @@ impl<'a> PurgeBook<'a> {
         }
     }
 
-    /// Whether the purge of `key` is not over before the shards of a replaced bundle are gone.
-    fn counts_for(&self, erasure: &ErasureRecord, key: &ObjectKey) -> bool {
-        match self.keys.get(&erasure.bundle) {
-            Some(_) if is_emptied(erasure) => true,
-            Some(keys) => keys.contains(key),
-            None => erasure.keys.contains(key),
+    /// The erasures that are not over, by the purge that is not over before them; by none those that no purge is over before.
+    fn open_by_key(&self) -> BTreeMap<Option<ObjectKey>, Vec<&'a ErasureRecord>> {
+        let mut open: BTreeMap<Option<ObjectKey>, Vec<_>> = BTreeMap::new();
+        for erasure in self.index.open_erasures() {
+            if is_emptied(erasure) {
+                open.entry(None).or_default().push(erasure);
+                continue;
+            }
+            for key in self.keys.get(&erasure.bundle).into_iter().flatten() {
+                open.entry(Some(*key)).or_default().push(erasure);
+            }
         }
+        open
     }
 
     /// Bundles that use chunks of one that goes, and that nothing has taken the place of.
@@ -235,8 +242,7 @@ pub fn leaving_with<F: Facts>(facts: &F, bundle: BundleId) -> Result<BTreeSet<Bu
 pub fn replaced_among<F: Facts>(facts: &F, bundles: &[BundleId]) -> Result<Vec<BundleId>, F::Error> {
     let mut replaced = Vec::new();
     for bundle in bundles {
-        let number = facts.bundle_number(*bundle)?;
-        if number.map_or(Ok(None), |number| facts.erasure(number))?.is_some() {
+        if stay_of(facts, *bundle)? == Stay::Replaced {
             replaced.push(*bundle);
         }
     }
@@ -374,6 +380,7 @@ pub fn purge_progress(
     wanted: &PurgesWanted,
 ) -> Vec<PurgeProgress> {
     let mut names_left = DEPENDENTS_MAX;
+    let open = book.open_by_key();
     let purges = book.index.purges_after(wanted.after).filter(|purge| purge.since >= wanted.since);
     let progress = purges.take(wanted.limit).map(|purge| {
         let mut progress = PurgeProgress {
@@ -394,7 +401,8 @@ pub fn purge_progress(
         }
         let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
         let mut going: Vec<(BundleNumber, BundleId)> = Vec::new();
-        for erasure in book.index.erasures().filter(|erasure| book.counts_for(erasure, &purge.key)) {
+        let open = open.get(&Some(purge.key)).into_iter().chain(open.get(&None)).flatten().copied();
+        for erasure in open.chain(book.index.ended_erasures(purge.key)) {
             match &erasure.erased {
                 Some(erased) => {
                     holders.extend(&erased.holders);
@@ -435,16 +443,17 @@ pub fn purge_summary(book: &PurgeBook<'_>, view: &PlanningView<'_>) -> PurgeSumm
         under_way.extend(left_out.iter().map(|(key, _)| *key));
     }
     let (mut holders, mut waiting) = (BTreeSet::<NodeNumber>::new(), BTreeSet::<NodeNumber>::new());
-    for erasure in book.index.erasures() {
-        let Some(erased) = &erasure.erased else { continue };
-        let is_counted = match book.keys.get(&erasure.bundle) {
-            Some(keys) => !keys.is_disjoint(&under_way),
-            None => erasure.keys.iter().any(|key| under_way.contains(key)),
-        };
-        if any_may_be_left || is_counted {
-            holders.extend(&erased.holders);
-            waiting.extend(&erased.waiting);
-        }
+    if any_may_be_left {
+        under_way.extend(book.index.purges_after(None).map(|purge| purge.key));
+    }
+    let open = book.index.open_erasures().filter(|erasure| {
+        let keys = book.keys.get(&erasure.bundle);
+        any_may_be_left || keys.is_some_and(|keys| !keys.is_disjoint(&under_way))
+    });
+    let ended = under_way.iter().flat_map(|key| book.index.ended_erasures(*key));
+    for erased in open.chain(ended).filter_map(|erasure| erasure.erased.as_ref()) {
+        holders.extend(&erased.holders);
+        waiting.extend(&erased.waiting);
     }
     let under_way = if any_may_be_left { book.index.len() } else { under_way.len() };
     PurgeSummary {

@@ -15,6 +15,7 @@ use crate::commit_check::{RecordSummary, plan_entries};
 use crate::evidence::CertifiedBundle;
 use crate::facts::Facts;
 use crate::similar::plan_features;
+use crate::stay::all_stay;
 
 /// How a bundle comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +44,9 @@ pub fn plan_restored<F: Facts>(
     // A bundle that took the place of another is told where that one stood, so what comes later is the latest again.
     let remember = plan_features(certificate.bundle, None, records);
     let is_head = content.as_ref().is_some_and(|own| own.role() == BundleRole::Head);
-    let dependencies = content.iter().flat_map(ContentHeader::dependencies);
-    let lacks_one = !is_head && lacks_one(facts, dependencies)?;
+    let dependencies: Vec<BundleId> = content.iter().flat_map(ContentHeader::dependencies).copied().collect();
+    // As the commands see it: else the one for those that lack none would be refused.
+    let lacks_one = !is_head && !all_stay(facts, &dependencies)?;
     let restored = Box::new(RestoredBundle {
         content_header,
         coding_header,
@@ -58,18 +60,4 @@ pub fn plan_restored<F: Facts>(
     let restore =
         if lacks_one { Command::RestoreLacking(restored) } else { Command::RestoreBundle(restored) };
     Ok(RestoringPlan { restore, remember })
-}
-
-fn lacks_one<'a, F: Facts>(
-    facts: &F,
-    bundles: impl IntoIterator<Item = &'a BundleId>,
-) -> Result<bool, F::Error> {
-    for bundle in bundles {
-        let number = facts.bundle_number(*bundle)?;
-        let stays = number.map_or(Ok(false), |number| Ok(facts.erasure(number)?.is_none()))?;
-        if !stays {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

@@ -16,6 +16,7 @@ use crate::facts::Facts;
 use crate::headers::CodedBundle;
 use crate::overlay::Overlay;
 use crate::state::{BundleRecord, CodingRecord, NodeNumber, ReservationRecord};
+use crate::stay::all_stay;
 
 /// Commits `bundles`, in which a head stands behind its parts.
 pub(super) fn commit<F: Facts>(
@@ -109,14 +110,8 @@ pub(super) fn check_dependencies<F: Facts>(
     state: &Overlay<'_, F>,
     coded: &CodedBundle,
 ) -> Result<Verdict<()>, F::Error> {
-    for dependency in &coded.dependencies {
-        let number = state.bundle_number(*dependency)?;
-        // One that is on its way out would have to stay for this bundle's sake.
-        if number.map_or(Ok(true), |number| Ok(state.erasure(number)?.is_some()))? {
-            return Ok(Err(RejectReason::UnknownDependency));
-        }
-    }
-    Ok(Ok(()))
+    // One that is on its way out would have to stay for this bundle's sake.
+    Ok(if all_stay(state, &coded.dependencies)? { Ok(()) } else { Err(RejectReason::UnknownDependency) })
 }
 
 /// The number of one more bundle, which is counted from here on.
