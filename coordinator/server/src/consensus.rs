@@ -175,7 +175,7 @@ impl Consensus {
         let raft = raft.map_err(|error| StartError::Stopped(error.to_string()))?;
         gate.open(raft.metrics());
         members.open(raft.metrics());
-        let freshness = FreshnessBook::new();
+        let freshness = FreshnessBook::new(timing);
         tokio::spawn(freshness.clone().follow(raft.metrics()));
         if bootstrap {
             match raft.initialize(founders).await {
