@@ -4,6 +4,7 @@
 //! absence that must be current (readers compare feed positions); events are told however long nobody was heard, and what is
 //! said of the head is said with its age.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,27 +101,28 @@ pub(super) fn nodes(shared: &Shared) -> Reply {
 
 /// The answer to those who do not ask how fresh it is: they wait in any case.
 pub(super) async fn feed(shared: &Shared, from: u64, wait_millis: u32) -> Reply {
-    let (batch, _) = told(shared, from, wait_millis, |_| true).await?;
+    let (batch, _) = told(shared, from, wait_millis, false).await?;
     Ok(CoordinatorReply::Feed(batch))
 }
 
 pub(super) async fn news(shared: &Shared, from: u64, wait_millis: u32) -> Reply {
     // Who is cut off has nothing to wait for.
-    let (batch, stale) = told(shared, from, wait_millis, |stale| stale.is_none()).await?;
+    let (batch, stale) = told(shared, from, wait_millis, true).await?;
     let stale_millis = stale.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     Ok(CoordinatorReply::News { batch, stale_millis })
 }
 
-/// Events, and how stale it is that there are no more. Waits for one as long as `waits` says so of what is stale.
+/// Events, and how stale it is that there are no more. Waits for one, if so told only while somebody is heard.
 async fn told(
     shared: &Shared,
     from: u64,
     wait_millis: u32,
-    waits: impl Fn(Option<Duration>) -> bool,
+    while_heard: bool,
 ) -> Result<(Signed<FeedBatch>, Option<Duration>), RefusedRequest> {
     let wait = Duration::from_millis(wait_millis.into()).min(FEED_WAIT_MAX);
     let deadline = Instant::now() + wait;
     let mut watch = shared.consensus.watch();
+    let mut waits = true;
     loop {
         // Before the state is read: what it has then is at least as new.
         let stale = shared.consensus.stale();
@@ -129,15 +131,28 @@ async fn told(
         let facts = shared.facts()?;
         let head = facts.counters().map_err(|error| disk(&error))?.feed_head;
         let events = facts.feed_from(from, FEED_EVENTS_MAX).map_err(|error| disk(&error))?;
-        let now = Instant::now();
-        let goes_on = events.is_empty() && now < deadline && waits(stale) && {
-            let look = deadline.min(now + FRESHNESS_LOOK);
-            // A member that has ended applies nothing more.
-            timeout_at(look, watch.wait_for(|now| now.applied > applied)).await.unwrap_or(true)
-        };
-        if !goes_on {
+        waits &= Instant::now() < deadline && !(while_heard && stale.is_some());
+        if !waits || !events.is_empty() {
             let batch = FeedBatch { first: from, events, head };
             return Ok((Signed::seal(&shared.identity, shared.archive, &batch), stale));
+        }
+        let is_cut_off = || while_heard && shared.consensus.stale().is_some();
+        // A member that has ended applies nothing more.
+        let applies = watch.wait_for(|now| now.applied > applied);
+        waits = comes(applies, deadline, is_cut_off).await;
+    }
+}
+
+/// Whether `news` come with `true` before the deadline, and before it is found that nobody is heard who could tell them.
+/// Thousands wait at a time: nothing is read meanwhile.
+async fn comes(news: impl Future<Output = bool>, deadline: Instant, is_cut_off: impl Fn() -> bool) -> bool {
+    let mut news = pin!(news);
+    loop {
+        let look = deadline.min(Instant::now() + FRESHNESS_LOOK);
+        match timeout_at(look, news.as_mut()).await {
+            Ok(come) => return come,
+            Err(_) if Instant::now() >= deadline || is_cut_off() => return false,
+            Err(_) => {}
         }
     }
 }
@@ -157,4 +172,42 @@ pub(super) fn held(shared: &Shared) -> Reply {
 pub(super) fn externals(shared: &Shared) -> Reply {
     let keys = shared.facts()?.externals_after(None, LIST_MAX).map_err(|error| disk(&error))?;
     Ok(CoordinatorReply::Externals(keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn after(time: Duration) -> bool {
+        sleep(time).await;
+        true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_news_has_them_at_once_and_nothing_is_looked_at_meanwhile_but_who_is_heard() {
+        let (began, looks) = (Instant::now(), Cell::new(0));
+        let deadline = began + SECOND * 30;
+        let is_heard = || {
+            looks.set(looks.get() + 1);
+            false
+        };
+        assert!(comes(after(SECOND * 10 + SECOND / 2), deadline, is_heard).await);
+        assert_eq!((began.elapsed(), looks.get()), (SECOND * 10 + SECOND / 2, 10));
+        assert!(!comes(after(SECOND * 30), deadline, is_heard).await);
+        assert_eq!(began.elapsed(), SECOND * 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_ends_when_nobody_is_heard_any_more() {
+        let began = Instant::now();
+        let is_cut_off = || began.elapsed() > SECOND * 4;
+        assert!(!comes(after(SECOND * 20), began + SECOND * 30, is_cut_off).await);
+        assert_eq!(began.elapsed(), SECOND * 5);
+    }
 }

@@ -12,7 +12,7 @@ mod filters;
 mod health;
 mod likeness;
 mod members;
-mod mixed_versions;
+mod news;
 mod operators;
 mod reports;
 mod support;
