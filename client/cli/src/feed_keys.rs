@@ -40,20 +40,12 @@ pub(crate) struct FeedKeys {
 const BEHIND_TRIES: u32 = 20;
 const BEHIND_PAUSE: Duration = Duration::from_millis(250);
 
-/// A position that no feed has reached: who asks from there is told the head and no events.
-const BEHIND_EVERYTHING: u64 = u64::MAX;
-
 impl FeedKeys {
     /// Reads the feed once for what was withdrawn.
     pub(crate) async fn open(coordinators: &CoordinatorClient) -> Result<Self, FeedError> {
-        let news = coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?;
-        let mut feed = Self {
-            coordinators: coordinators.clone(),
-            position: 0,
-            head: news.batch.head,
-            stale: news.stale,
-            withdrawn: BTreeMap::new(),
-        };
+        let (head, stale) = coordinators.head().await?;
+        let mut feed =
+            Self { coordinators: coordinators.clone(), position: 0, head, stale, withdrawn: BTreeMap::new() };
         while let Some(events) = feed.next_events().await? {
             note_withdrawals(&mut feed.withdrawn, &events);
         }

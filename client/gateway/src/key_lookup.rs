@@ -58,9 +58,6 @@ const RANGE_CACHE_BYTES: usize = 16 << 20;
 const TRIES: usize = 4;
 const TRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// A position that no feed has reached: who asks from there is told the head and no events.
-const BEHIND_EVERYTHING: u64 = u64::MAX;
-
 impl KeyLookup {
     /// Asks `coordinators`; `directory` knows bundles.
     pub fn new(coordinators: CoordinatorClient, directory: Arc<dyn Directory>) -> Self {
@@ -73,9 +70,9 @@ impl KeyLookup {
     /// # Errors
     /// Not enough coordinators answer.
     pub async fn locate(&self, keys: &[ObjectKey]) -> Result<Located, LocateError> {
-        let news = self.coordinators.news(BEHIND_EVERYTHING, Duration::ZERO).await?;
-        let places = locate_as_of(&self.ranges, keys, news.batch.head).await?;
-        Ok(Located { places, doubt: news.stale.map(doubt) })
+        let (head, stale) = self.coordinators.head().await?;
+        let places = locate_as_of(&self.ranges, keys, head).await?;
+        Ok(Located { places, doubt: stale.map(doubt) })
     }
 }
 

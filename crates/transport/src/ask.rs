@@ -72,45 +72,70 @@ pub(crate) struct Pace {
     pub(crate) hedge: Option<Duration>,
     /// Whether it must not be done twice.
     pub(crate) once: bool,
+    /// How it is seen meanwhile that the coordinator is still there; none where the next one is asked soon in any case.
+    pub(crate) signs: Option<SignsOfLife>,
 }
+
+/// Signs of life that are asked for while an answer is waited for: a connection to a coordinator that was killed looks alive for
+/// ten seconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignsOfLife {
+    /// So often.
+    pub(crate) every: Duration,
+    /// None for so long, beside what the way takes there and back, and nobody is there.
+    pub(crate) within: Duration,
+}
+
+const SIGNS: SignsOfLife = SignsOfLife { every: Duration::from_millis(500), within: seconds(1) };
+
+// Each of ten thousand gateways waits for news all the time: a coordinator is to notice them as little as their connections,
+// which say every three seconds that they are there.
+const SIGNS_TO_WAITERS: SignsOfLife = SignsOfLife { every: seconds(3), within: seconds(1) };
+
+// What is asked stands behind megabytes that the same line takes up.
+const SIGNS_BESIDE_UPLOADS: SignsOfLife = SignsOfLife { every: seconds(1), within: seconds(4) };
+
+// A coordinator that was killed answers nothing until the idle timeout ends its connection; readers should not notice.
+const HEDGE: Duration = Duration::from_millis(700);
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 impl Pace {
+    /// Whether nothing but the way takes long.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.hedge.is_some_and(|hedge| hedge <= HEDGE)
+    }
+
     pub(crate) fn of(request: &CoordinatorRequest) -> Self {
-        // A coordinator that was killed answers nothing until the idle timeout ends its connection; readers
-        // should not notice.
-        let read = Self {
-            turn: seconds(5),
-            total: seconds(15),
-            hedge: Some(Duration::from_millis(700)),
-            once: false,
-        };
+        let read =
+            Self { turn: seconds(5), total: seconds(15), hedge: Some(HEDGE), once: false, signs: None };
         match request {
             CoordinatorRequest::Feed { wait_millis, .. } | CoordinatorRequest::News { wait_millis, .. } => {
                 let wait = Duration::from_millis((*wait_millis).into()).min(seconds(30));
                 // Who does not want to wait for events waits for no coordinator either.
                 let hedge = read.hedge.filter(|_| wait.is_zero());
-                Self { turn: wait + seconds(5), total: wait + seconds(15), hedge, once: false }
+                let signs = hedge.is_none().then_some(SIGNS_TO_WAITERS);
+                Self { turn: wait + seconds(5), total: wait + seconds(15), hedge, once: false, signs }
             }
             // A piece of 1 MiB takes 5 s over 2 Mbit/s; whoever asks a second coordinator sooner gets it twice.
             CoordinatorRequest::FilterPiece { .. } => {
-                Self { turn: seconds(30), total: seconds(90), hedge: Some(seconds(10)), once: false }
+                Self { turn: seconds(30), total: seconds(90), hedge: Some(seconds(10)), ..read }
             }
             // 80 MiB of manifests over a home line of 10 Mbit/s take 70 s. Committing twice is refused as done
             // already, reserving twice leaves a reservation that expires.
             CoordinatorRequest::Commit(_) | CoordinatorRequest::Compact(_) => {
-                Self { turn: seconds(120), total: seconds(240), hedge: None, once: false }
+                let signs = Some(SIGNS_BESIDE_UPLOADS);
+                Self { turn: seconds(120), total: seconds(240), hedge: None, once: false, signs }
             }
             CoordinatorRequest::Reserve(_)
             | CoordinatorRequest::LateReceipts(_)
             | CoordinatorRequest::Release(_) => {
-                Self { turn: seconds(10), total: seconds(30), hedge: None, once: false }
+                Self { turn: seconds(10), total: seconds(30), hedge: None, once: false, signs: Some(SIGNS) }
             }
             CoordinatorRequest::Admin(_) => {
-                Self { turn: seconds(10), total: seconds(20), hedge: None, once: true }
+                Self { turn: seconds(10), total: seconds(20), hedge: None, once: true, signs: Some(SIGNS) }
             }
             CoordinatorRequest::Join(_)
             | CoordinatorRequest::Heartbeat(_)

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::ask::{Pace, Turn};
+use crate::ask::{Pace, SignsOfLife, Turn};
 use crate::reply_check::check_reply;
 use crate::{AskError, Connection, ConnectionPool};
 
@@ -30,12 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 // It has just answered.
 const ROSTER_WITHIN: Duration = Duration::from_secs(2);
 
-// Whoever waits for what must not be asked twice looks this often whether the coordinator is still there: a connection to
-// one that was killed looks alive for ten seconds.
-const ALIVE_EVERY: Duration = Duration::from_millis(500);
-const ALIVE_WITHIN: Duration = Duration::from_secs(1);
-
-// Whoever hears the others answers sooner; an election of theirs is not waited for.
+// Whoever hears the others answers sooner, if it is not known to be further away; an election of theirs is not waited for.
 const BETTER_WITHIN: Duration = Duration::from_millis(700);
 
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
@@ -50,6 +45,8 @@ struct Known {
     roster: VerifiedRoster,
     /// Who answered last: asked first.
     preferred: NodeId,
+    /// How long each that could be reached took last for an answer that it did not hold back.
+    took: BTreeMap<NodeId, Duration>,
 }
 
 /// What a coordinator's last turn came to, if to nothing useful.
@@ -67,7 +64,7 @@ impl CoordinatorClient {
         let own = usize::from(pool.endpoint().public().as_bytes()[0]);
         let first = coordinators.get(own % coordinators.len().max(1));
         let preferred = first.map_or(NodeId::from_bytes([0; 32]), |entry| entry.id);
-        Self { pool, known: Arc::new(Mutex::new(Known { roster, preferred })) }
+        Self { pool, known: Arc::new(Mutex::new(Known { roster, preferred, took: BTreeMap::new() })) }
     }
 
     /// The roster in use.
@@ -87,6 +84,8 @@ impl CoordinatorClient {
             && roster.roster().generation > known.roster.roster().generation;
         if newer {
             known.roster = roster.clone();
+            let entries = &roster.roster().coordinators;
+            known.took.retain(|id, _| entries.iter().any(|entry| entry.id == *id));
         }
         newer
     }
@@ -151,11 +150,18 @@ impl CoordinatorClient {
         let mut waiting = self.in_order();
         let mut turns = FuturesUnordered::new();
         let begin = |entry: CoordinatorEntry| async move {
+            let begun = Instant::now();
             let turn = self.turn(&entry, request, encoded.clone(), pace.turn);
-            (entry.id, if pace.once { self.while_alive(entry.id, turn).await } else { turn.await })
+            let turn = match pace.signs {
+                Some(signs) => self.while_alive(entry.id, turn, signs).await,
+                None => turn.await,
+            };
+            self.note_time(entry.id, &turn, pace.is_quick().then(|| begun.elapsed()));
+            (entry.id, turn)
         };
         turns.push(begin(waiting.pop_front()?));
         let mut stale: Option<CoordinatorReply> = None;
+        let mut not_understood = None;
         let mut until = deadline;
         loop {
             let hedge = pace.hedge.filter(|_| !waiting.is_empty());
@@ -177,6 +183,11 @@ impl CoordinatorClient {
                                 let sentence = format!("{}: {refusal}", coordinator.short());
                                 failures.insert(coordinator, Failure { sentence, refused: true });
                             }
+                            // One of a version before this question reads none in it; others may, and know more.
+                            RefusalKind::Malformed if matches!(request, CoordinatorRequest::News { .. }) => {
+                                self.turn_away_from(coordinator);
+                                not_understood = Some(refusal);
+                            }
                             _ => return Some(Err(AskError::Refused(refusal))),
                         },
                         Turn::Answered(reply) => match nothing_newer_since(&reply) {
@@ -190,7 +201,7 @@ impl CoordinatorClient {
                                 if pace.hedge.is_none() {
                                     return Some(Ok(reply));
                                 }
-                                until = until.min(Instant::now() + BETTER_WITHIN);
+                                until = until.min(Instant::now() + self.better_within(coordinator, pace));
                                 let before = stale.as_ref().and_then(nothing_newer_since);
                                 if before.is_none_or(|before| since < before) {
                                     stale = Some(reply);
@@ -208,7 +219,10 @@ impl CoordinatorClient {
                     }
                     match waiting.pop_front() {
                         Some(entry) => turns.push(begin(entry)),
-                        None if turns.is_empty() => return stale.map(Ok),
+                        None if turns.is_empty() => {
+                            let refused = || not_understood.map(|refusal| Err(AskError::Refused(refusal)));
+                            return stale.map(Ok).or_else(refused);
+                        }
                         None => {}
                     }
                 }
@@ -219,20 +233,25 @@ impl CoordinatorClient {
     }
 
     /// `turn`, for as long as the coordinator shows signs of life meanwhile.
-    async fn while_alive(&self, coordinator: NodeId, turn: impl Future<Output = Turn>) -> Turn {
+    async fn while_alive(
+        &self,
+        coordinator: NodeId,
+        turn: impl Future<Output = Turn>,
+        signs: SignsOfLife,
+    ) -> Turn {
         let mut turn = pin!(turn);
         loop {
             tokio::select! {
                 biased;
                 turn = &mut turn => return turn,
-                () = sleep(ALIVE_EVERY) => {}
+                () = sleep(signs.every) => {}
             }
             // While it is dialled there is no connection, and a dial ends by itself.
             let Some(connection) = self.pool.existing(coordinator) else { continue };
             let asked = connection.call::<_, CoordinatorReply>(
                 &CoordinatorRequest::GetMembers,
                 CONTROL_BYTES_MAX,
-                ALIVE_WITHIN,
+                signs.within + connection.round_trip() * 2,
             );
             let answer = tokio::select! {
                 biased;
@@ -243,6 +262,25 @@ impl CoordinatorClient {
                 self.pool.forget(coordinator);
                 return Turn::Lost(format!("{} has stopped answering", coordinator.short()));
             }
+        }
+    }
+
+    /// How long an answer is waited for that is better than that of `coordinator`.
+    fn better_within(&self, coordinator: NodeId, pace: Pace) -> Duration {
+        let known = self.known();
+        let others = known.took.iter().filter(|(id, _)| **id != coordinator);
+        let slowest = others.map(|(_, took)| *took).max().unwrap_or_default();
+        // It may be as late again.
+        BETTER_WITHIN.max(slowest * 2).min(pace.turn)
+    }
+
+    /// Notes how long a turn took, where that says how far away a coordinator is.
+    fn note_time(&self, coordinator: NodeId, turn: &Turn, took: Option<Duration>) {
+        let mut known = self.known();
+        match (turn, took) {
+            (Turn::Answered(_), Some(took)) => drop(known.took.insert(coordinator, took)),
+            (Turn::Answered(_), None) => {}
+            (Turn::NotReached(_) | Turn::Lost(_), _) => drop(known.took.remove(&coordinator)),
         }
     }
 

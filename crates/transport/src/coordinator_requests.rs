@@ -38,6 +38,9 @@ pub struct FeedNews {
     pub stale: Option<Duration>,
 }
 
+/// A position that no feed has reached: who asks from there is told the head and no events.
+const BEHIND_EVERYTHING: u64 = u64::MAX;
+
 // One arm that is wanted; `reply_check` has turned away the others already.
 macro_rules! expect {
     ($reply:expr, $pattern:pat => $value:expr) => {
@@ -144,13 +147,19 @@ impl CoordinatorClient {
         expect!(self.ask(&Request::Release(reservations)).await?, Reply::Released => ())
     }
 
+    /// How many events the feed has, and for how long it has not been known whether that is all; none if it is known.
+    pub async fn head(&self) -> Result<(u64, Option<Duration>), AskError> {
+        let news = self.news(BEHIND_EVERYTHING, Duration::ZERO).await?;
+        Ok((news.batch.head, news.stale))
+    }
+
     /// The feed from a position, signed by a coordinator; waits up to `wait` (at most 30 s) for an event. A
     /// batch without events comes when there was none. It is stale only if nobody who knows better answers soon; whoever
     /// waits is told so at once, and asks another one next.
     pub async fn news(&self, from: u64, wait: Duration) -> Result<FeedNews, AskError> {
         let wait_millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(30_000);
         let (batch, stale_millis) = match self.ask(&Request::News { from, wait_millis }).await {
-            // One of a version before this question reads none in it.
+            // All that answer are of a version before this question.
             Err(AskError::Refused(refused)) if refused.kind == RefusalKind::Malformed => {
                 let reply = self.ask(&Request::Feed { from, wait_millis }).await?;
                 (expect!(reply, Reply::Feed(batch) => batch)?, None)

@@ -18,7 +18,7 @@ use firn_wire::{
     IndexRangePage, IndexRangeRequest, IndexedKey, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, Pass,
     PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, VerifiedRoster,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::world::{CountedWay, LOOPBACK, address, endpoint, identity};
 
@@ -35,6 +35,8 @@ type Answer = Box<dyn Fn(&Connection, &CoordinatorRequest) -> Option<Coordinator
 struct Fake {
     answer: Mutex<Answer>,
     hangs: AtomicBool,
+    /// How long each answer takes.
+    takes: Mutex<Duration>,
     /// Those who wait for an answer gave it up, so many times.
     given_up: Arc<AtomicUsize>,
 }
@@ -48,6 +50,8 @@ impl Handler for Fake {
             self.given_up.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let takes = *self.takes.lock().unwrap();
+        sleep(takes).await;
         let reply = (self.answer.lock().unwrap())(connection, &request);
         match reply {
             Some(reply) => {
@@ -85,6 +89,7 @@ async fn fleet(answers: Vec<Answer>) -> Fleet {
             Arc::new(Fake {
                 answer: Mutex::new(answer),
                 hangs: AtomicBool::new(false),
+                takes: Mutex::default(),
                 given_up: Arc::default(),
             }),
         );
@@ -289,6 +294,47 @@ async fn a_coordinator_that_does_not_know_the_question_is_asked_for_the_feed() {
     assert_eq!((told.batch.head, told.stale), (9, None));
 }
 
+/// One of a version before news were asked for.
+fn old(signer: u8) -> Answer {
+    Box::new(move |_, request| {
+        let CoordinatorRequest::Feed { from, .. } = request else {
+            let refused = RefusedRequest::new(RefusalKind::Malformed, "the message is malformed");
+            return Some(CoordinatorReply::Refused(refused));
+        };
+        let batch = FeedBatch { first: *from, events: Vec::new(), head: 9 };
+        Some(CoordinatorReply::Feed(Signed::seal(&identity(signer), archive(), &batch)))
+    })
+}
+
+#[tokio::test]
+async fn that_a_coordinator_is_cut_off_is_not_forgotten_for_one_that_does_not_know_the_question() {
+    let cut_off = || news(1, 9, Some(60_000));
+    // Either may be asked first.
+    for answers in [vec![cut_off(), old(2)], vec![old(1), news(2, 9, Some(60_000))]] {
+        let fleet = fleet(answers).await;
+        for _ in 0..3 {
+            let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
+            assert_eq!((told.batch.head, told.stale), (9, Some(Duration::from_secs(60))));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_known_to_be_far_is_waited_for_if_the_near_one_is_cut_off() {
+    let hears_others = news(2, 9, None);
+    let far: Answer = Box::new(move |connection, request| match request {
+        CoordinatorRequest::Nodes => Some(CoordinatorReply::Nodes(Vec::new())),
+        request => hears_others(connection, request),
+    });
+    let fleet = fleet(vec![news(1, 9, Some(60_000)), far]).await;
+    *fleet.fakes[1].takes.lock().unwrap() = Duration::from_secs(2);
+    // It answered something before, which the near one did not.
+    fleet.client.nodes().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
+    }
+}
+
 #[tokio::test]
 async fn filters_and_index_ranges_that_contradict_themselves_are_not_believed() {
     let list = |first: u64, signer: u8| {
@@ -365,6 +411,21 @@ async fn an_act_is_not_waited_for_when_its_coordinator_has_gone_and_the_next_goe
         "{error}"
     );
     assert_eq!(fleet.client.administer(act()).await.unwrap(), firn_wire::AdminReply::Done);
+}
+
+#[tokio::test]
+async fn what_is_waited_for_is_asked_of_another_one_when_its_coordinator_has_gone() {
+    let committed = || CoordinatorReply::Committed { bundles: Vec::new(), visible: 0, held: Vec::new() };
+    let commit = CommitRequest { bundles: Vec::new(), externals: Vec::new(), replaces: None };
+    let wait = Duration::from_secs(20);
+    // One that was killed answers nothing, and its connection looks alive.
+    let waiting = fleet(vec![news(1, 9, None), news(2, 9, None)]).await;
+    waiting.fakes[0].hangs.store(true, Ordering::SeqCst);
+    let told = timeout(wait, waiting.client.news(9, wait)).await.expect("sooner than the wait is over");
+    assert_eq!(told.unwrap().stale, None);
+    let committing = fleet(vec![answers(committed()), answers(committed())]).await;
+    committing.fakes[0].hangs.store(true, Ordering::SeqCst);
+    timeout(wait, committing.client.commit(commit)).await.expect("sooner than a commit may take").unwrap();
 }
 
 #[tokio::test]

@@ -132,6 +132,7 @@ fn kinds(messages: &[Vec<u8>], asked: &[Hash]) -> BTreeMap<&'static str, usize> 
                 "index range"
             }
             Ok(CoordinatorRequest::News { .. }) => "feed",
+            Ok(CoordinatorRequest::GetMembers) => "whether a coordinator is still there",
             Ok(CoordinatorRequest::ListFilters) => "list of filters",
             Ok(CoordinatorRequest::GetDescriptor | CoordinatorRequest::GetLedger { .. }) => "governance",
             other => panic!("nothing else is told: {other:?} {message:02x?}"),
