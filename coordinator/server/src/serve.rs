@@ -22,11 +22,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{AddressPrefix, PublicKey};
+use firn_coordinator_logic::Facts;
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     Actor, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CommitRequest, CoordinatorReply, CoordinatorRequest,
     FEATURE_LEVEL, OperatorRole, PassPurpose, RefusalKind, RefusedRequest, RejectReason, decode, encode,
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::driver::take_report;
 use crate::shared::{Shared, malformed, not_allowed};
@@ -37,6 +39,9 @@ const NO_LEADER: &str = "the coordinators have no leader now: try again in a mom
 
 /// Time for the leader to answer what was forwarded: a commit is checked, replicated and synced.
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
+
+/// A follower is behind its leader by less than a heartbeat, or is slow.
+const OWN_COMMIT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -258,7 +263,10 @@ impl Service {
         let reason = tokio::select! {
             biased;
             reply = reply => match reply {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    self.until_here(&reply).await;
+                    return Ok(reply);
+                }
                 Err(error) => error.to_string(),
             },
             _ = another_leads => "another coordinator leads by now".to_owned(),
@@ -267,6 +275,26 @@ impl Service {
         // It was sent, and may be done.
         let kind = if is_act { RefusalKind::Uncertain } else { RefusalKind::Unavailable };
         Err(RefusedRequest::new(kind, sentence))
+    }
+
+    /// Waits until what the leader has committed is here, too: whoever commits by this coordinator asks it next, and is to
+    /// find what it brought.
+    async fn until_here(&self, reply: &CoordinatorReply) {
+        let CoordinatorReply::Committed { bundles, .. } = reply else { return };
+        let Some(last) = bundles.iter().max() else { return };
+        let deadline = Instant::now() + OWN_COMMIT_WITHIN;
+        let mut watch = self.shared.consensus.watch();
+        loop {
+            let applied = watch.status().applied;
+            let is_here =
+                self.shared.facts().is_ok_and(|facts| facts.bundle(*last).is_ok_and(|it| it.is_some()));
+            // One that lags for longer answers all the same: what was committed is committed.
+            if is_here
+                || !timeout_at(deadline, watch.wait_for(|now| now.applied > applied)).await.unwrap_or(false)
+            {
+                return;
+            }
+        }
     }
 
     /// An act of administration from this machine's own socket.

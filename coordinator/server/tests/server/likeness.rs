@@ -1,13 +1,15 @@
 //! What is like an archived object, as an uploader is told of it by a coordinator that took a real manifest.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use crate::archive::{Archive, endpoint, until};
+use crate::archive::{Archive, PATIENCE, endpoint, until};
 use firn_base::{Feature, NodeId, ObjectKey, ReservationId, ShardIndex, Timestamp, TokenId};
 use firn_bundle::{
     BuilderOptions, BundleBuilder, CodingHeader, Encoding, FeatureSampler, NewRecord, SealedBundle,
     name_feature,
 };
+use firn_coordinator::Joined;
 use firn_coordinator_logic::Facts;
 use firn_nix_format::{Compression, PathInfo, PublisherSecretKey, Sha256, StorePath};
 use firn_transport::{AskError, ConnectionPool, CoordinatorClient};
@@ -20,6 +22,9 @@ use firn_wire::{
 /// A plain copy on each of three nodes.
 const COPIES: u8 = 3;
 const CHUNKS: u8 = 40;
+
+/// Longer than a question and its answer are under way on loopback, and shorter than a follower is waited for.
+const SLOWNESS: Duration = Duration::from_millis(400);
 
 fn node(index: u8) -> Identity {
     Identity::from_seed(&[100 + index; 32])
@@ -52,13 +57,18 @@ fn features(version: u8) -> Vec<Feature> {
 
 /// A bundle of one version of the package, with its payload.
 fn packed(version: u8) -> (SealedBundle, Vec<u8>) {
+    packed_with(version, version)
+}
+
+/// The same, with the contents of another version.
+fn packed_with(version: u8, contents: u8) -> (SealedBundle, Vec<u8>) {
     let mut info = PathInfo {
         store_path: path(version),
         url: "nar/package.nar".to_owned(),
         compression: Compression::None,
         file_hash: None,
         file_size: None,
-        nar_hash: Sha256::from_bytes([version; 32]),
+        nar_hash: Sha256::from_bytes([contents; 32]),
         nar_size: 1000 * u64::from(CHUNKS),
         references: Vec::new(),
         deriver: None,
@@ -69,7 +79,7 @@ fn packed(version: u8) -> (SealedBundle, Vec<u8>) {
     info.signatures.push(publisher().sign(&info));
     let mut builder = BundleBuilder::new(BuilderOptions::default());
     builder.begin_object();
-    for chunk in chunks(version) {
+    for chunk in chunks(contents) {
         builder.push_chunk(&chunk).unwrap();
     }
     builder.finish_object(NewRecord::store_path(info, Encoding::Chunked)).unwrap();
@@ -80,7 +90,7 @@ fn packed(version: u8) -> (SealedBundle, Vec<u8>) {
 async fn apply(archive: &Archive, command: Command) {
     let timed = TimedCommand::of_coordinators(Timestamp::from_millis(1_000_000), command);
     let outcome = until("the leader takes the command", async || {
-        archive.coordinator(1).consensus().propose(timed.clone()).await.ok()
+        archive.coordinator(archive.leader().await).consensus().propose(timed.clone()).await.ok()
     })
     .await;
     assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
@@ -89,11 +99,19 @@ async fn apply(archive: &Archive, command: Command) {
 /// Commits a version of the package as an uploader does whose shards lie on the nodes.
 async fn committed(archive: &Archive, client: &CoordinatorClient, version: u8) -> SealedBundle {
     let (sealed, payload) = packed(version);
+    let request = uploaded(archive, &sealed, &payload).await;
+    let reply = client.ask(&request).await.unwrap();
+    assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
+    sealed
+}
+
+/// What an uploader says whose shards of a bundle lie on the nodes.
+async fn uploaded(archive: &Archive, sealed: &SealedBundle, payload: &[u8]) -> CoordinatorRequest {
     let content = &sealed.content;
-    let root = firn_base::ShardRoot::from_bytes([version; 32]);
+    let root = firn_base::ShardRoot::from_bytes(*content.bundle_id().as_bytes());
     let shard = firn_base::shard_bytes(content.payload_bytes(), 1);
     let coding = CodingHeader::new(content.bundle_id(), 1, shard, vec![root; COPIES.into()]).unwrap();
-    let reservation = ReservationId::from_bytes([version; 32]);
+    let reservation = ReservationId::from_bytes(*content.bundle_id().as_bytes());
     apply(
         archive,
         Command::Reserve {
@@ -120,19 +138,22 @@ async fn committed(archive: &Archive, client: &CoordinatorClient, version: u8) -
     };
     let extent = content.manifest_extent();
     let manifest = payload[usize::try_from(extent.start).unwrap()..].to_vec();
-    let request = CommitRequest {
+    CoordinatorRequest::Commit(CommitRequest {
         bundles: vec![UploadedBundle { reservation, manifest, receipts: (0..COPIES).map(receipt).collect() }],
         externals: Vec::new(),
         replaces: None,
-    };
-    let reply = client.ask(&CoordinatorRequest::Commit(request)).await.unwrap();
-    assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
-    sealed
+    })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_latest_first() {
-    let archive = Archive::found(1).await;
+/// An archive of so many coordinators that takes the uploader's bundles, and who asks them for it.
+async fn archive(coordinators: u8, slow: Option<u8>) -> (Archive, CoordinatorClient) {
+    let mut archive = Archive::found(coordinators).await;
+    if let Some(slow) = slow {
+        archive.end(slow).await;
+        archive.machines.get_mut(&slow).unwrap().slowness = Some(SLOWNESS);
+        let joined = Joined { descriptor: archive.descriptor.clone(), named_since: None };
+        archive.start(slow, joined, false).await.unwrap();
+    }
     let bound = endpoint(&uploader(), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let client = CoordinatorClient::new(ConnectionPool::new(bound), archive.descriptor.verify().unwrap());
     let key = publisher().public_key();
@@ -160,6 +181,12 @@ async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_late
         )
         .await;
     }
+    (archive, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_latest_first() {
+    let (archive, client) = archive(1, None).await;
     until("all coordinators are known to know of features", async || {
         let counters = archive.coordinator(1).consensus().facts().counters().unwrap();
         (counters.feature_level == FEATURE_LEVEL).then_some(())
@@ -189,4 +216,27 @@ async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_late
     let key = ObjectKey::store_path(*path(2).hash());
     apply(&archive, Command::Govern(LedgerAct::Withdraw { key, reason: "asked to".into() })).await;
     assert_eq!(client.similar(&[name_feature(&path(3))]).await.unwrap(), [expected[1..].to_vec()]);
+    // Nor is it taken again, whatever it is packed into.
+    let (sealed, payload) = packed_with(2, 4);
+    let refused = client.ask(&uploaded(&archive, &sealed, &payload).await).await;
+    let Err(AskError::Refused(refused)) = refused else { panic!("{refused:?}") };
+    assert_eq!(refused.kind, RefusalKind::NotAllowed);
+    assert!(refused.sentence.contains("was withdrawn from this archive (asked to)"), "{}", refused.sentence);
+    assert_eq!(client.lookup(&[key]).await.unwrap(), [Vec::new()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_commits_by_a_follower_that_lags_finds_there_what_it_has_committed() {
+    let (archive, client) = archive(3, Some(3)).await;
+    until("another one leads", async || (archive.leader().await != 3).then_some(())).await;
+    let (sealed, payload) = packed(1);
+    let request = uploaded(&archive, &sealed, &payload).await;
+    let before = archive.coordinator(archive.leader().await).consensus().ensure_linearizable().await.unwrap();
+    archive.coordinator(3).consensus().wait_applied(before, PATIENCE).await.unwrap();
+    let by = archive.id(3);
+    let reply = client.ask_coordinator(by, &request, PATIENCE).await.unwrap();
+    assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
+    let key = ObjectKey::store_path(*path(1).hash());
+    let found = client.ask_coordinator(by, &CoordinatorRequest::Presence(vec![key]), PATIENCE).await.unwrap();
+    assert_eq!(found, CoordinatorReply::Presence(vec![true]));
 }

@@ -15,4 +15,5 @@ mod members;
 mod news;
 mod operators;
 mod reports;
+mod slow_disk;
 mod support;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
-use firn_coordinator::storage::{Memory, StoreKind};
+use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined,
     Peer, RECODE_AFTER, Timing, ask_back, ask_peers, found_archive,
@@ -22,6 +22,8 @@ use firn_wire::{
 };
 use tokio::time::{sleep, timeout};
 
+use crate::slow_disk::SlowDisk;
+
 pub const PATIENCE: Duration = Duration::from_secs(180);
 pub const PAUSE: Duration = Duration::from_millis(20);
 
@@ -33,6 +35,8 @@ pub struct Machine {
     pub state: Memory,
     pub clock: Arc<SetClock>,
     pub running: Option<Coordinator>,
+    /// How long each write to its state takes.
+    pub slowness: Option<Duration>,
 }
 
 /// The machine's clock, put off by so many milliseconds.
@@ -118,7 +122,7 @@ pub async fn machine(number: u8) -> Machine {
     bound.close().await;
     let (log, state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
     let clock = Arc::new(SetClock { real: Environment::real(), ahead_millis: AtomicI64::new(0) });
-    Machine { identity, address, log, state, clock, running: None }
+    Machine { identity, address, log, state, clock, running: None, slowness: None }
 }
 
 /// Waits until `look` finds something.
@@ -162,13 +166,17 @@ impl Archive {
         let timing = self.timing;
         let machine = self.machines.get_mut(&number).unwrap();
         let endpoint = endpoint(&machine.identity, machine.address).await;
+        let state: Arc<dyn KeyValue> = match machine.slowness {
+            Some(takes) => Arc::new(SlowDisk { disk: machine.state.opened(), takes }),
+            None => Arc::new(machine.state.opened()),
+        };
         let coordinator = Coordinator::start(CoordinatorOptions {
             identity: machine.identity.clone(),
             descriptor: joined.descriptor,
             named_since: joined.named_since,
             endpoint,
             log: Arc::new(machine.log.opened()),
-            state: Arc::new(machine.state.opened()),
+            state,
             founding: founding.then(policy),
             timing,
             recode_after: RECODE_AFTER,
