@@ -88,9 +88,9 @@ pub(crate) struct SignsOfLife {
 
 const SIGNS: SignsOfLife = SignsOfLife { every: Duration::from_millis(500), within: seconds(1) };
 
-// Each of ten thousand gateways waits for news all the time: a coordinator is to notice them as little as their connections,
-// which say every three seconds that they are there.
-const SIGNS_TO_WAITERS: SignsOfLife = SignsOfLife { every: seconds(3), within: seconds(1) };
+// Each of ten thousand gateways waits for news all the time, so a coordinator is asked seldom; and one that stood still for a
+// moment must not be left by all of them at once, for the next one would stand still then.
+const SIGNS_TO_WAITERS: SignsOfLife = SignsOfLife { every: seconds(2), within: seconds(4) };
 
 // What is asked stands behind megabytes that the same line takes up.
 const SIGNS_BESIDE_UPLOADS: SignsOfLife = SignsOfLife { every: seconds(1), within: seconds(4) };

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use firn_base::NodeId;
 use firn_wire::{
-    CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, RefusalKind, VerifiedRoster,
-    encode,
+    CONTROL_BYTES_MAX, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, RefusalKind, RefusedRequest,
+    VerifiedRoster, encode,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -33,6 +33,10 @@ const ROSTER_WITHIN: Duration = Duration::from_secs(2);
 // Whoever hears the others answers sooner, if it is not known to be further away; an election of theirs is not waited for.
 const BETTER_WITHIN: Duration = Duration::from_millis(700);
 
+// One of which nothing is known may be as far as coordinators are from each other at most, 2 s there and back, and is dialled
+// before it is asked.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(4);
+
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
 #[derive(Debug, Clone)]
 pub struct CoordinatorClient {
@@ -45,8 +49,8 @@ struct Known {
     roster: VerifiedRoster,
     /// Who answered last: asked first.
     preferred: NodeId,
-    /// How long each that could be reached took last for an answer that it did not hold back.
-    took: BTreeMap<NodeId, Duration>,
+    /// How long each took last for an answer that it did not hold back; none if it was waited for in vain.
+    took: BTreeMap<NodeId, Option<Duration>>,
 }
 
 /// What a coordinator's last turn came to, if to nothing useful.
@@ -97,13 +101,18 @@ impl CoordinatorClient {
         let encoded = Bytes::from(encode(request));
         let deadline = Instant::now() + pace.total;
         let mut failures = BTreeMap::new();
+        let mut not_understood = None;
         let mut pause = PAUSE_FIRST;
         loop {
-            let round = self.ask_round(request, &encoded, pace, deadline, &mut failures).await;
+            let so_far = (&mut failures, &mut not_understood);
+            let round = self.ask_round(request, &encoded, pace, deadline, so_far).await;
             if let Some(result) = round {
                 return result;
             }
             if Instant::now() + pause >= deadline {
+                if let Some(refusal) = not_understood {
+                    return Err(AskError::Refused(refusal));
+                }
                 let archive = self.known().roster.archive();
                 let refused = failures.values().any(|failure: &Failure| failure.refused);
                 let tried = failures.into_values().map(|failure| failure.sentence).collect();
@@ -127,7 +136,10 @@ impl CoordinatorClient {
             let entry = entries.find(|entry| entry.id == coordinator);
             entry.cloned().ok_or(AskError::NotACoordinator(coordinator))?
         };
-        match self.turn(&entry, request, Bytes::from(encode(request)), within).await {
+        let begun = Instant::now();
+        let turn = self.turn(&entry, request, Bytes::from(encode(request)), within).await;
+        self.note_time(coordinator, &turn, Pace::of(request).is_quick().then(|| begun.elapsed()));
+        match turn {
             Turn::Answered(CoordinatorReply::Refused(refusal)) => Err(AskError::Refused(refusal)),
             Turn::Answered(reply) => Ok(reply),
             Turn::NotReached(reason) | Turn::Lost(reason) => {
@@ -145,7 +157,7 @@ impl CoordinatorClient {
         encoded: &Bytes,
         pace: Pace,
         deadline: Instant,
-        failures: &mut BTreeMap<NodeId, Failure>,
+        (failures, not_understood): (&mut BTreeMap<NodeId, Failure>, &mut Option<RefusedRequest>),
     ) -> Option<Result<CoordinatorReply, AskError>> {
         let mut waiting = self.in_order();
         let mut turns = FuturesUnordered::new();
@@ -161,7 +173,7 @@ impl CoordinatorClient {
         };
         turns.push(begin(waiting.pop_front()?));
         let mut stale: Option<CoordinatorReply> = None;
-        let mut not_understood = None;
+        let mut has_failed = false;
         let mut until = deadline;
         loop {
             let hedge = pace.hedge.filter(|_| !waiting.is_empty());
@@ -182,11 +194,12 @@ impl CoordinatorClient {
                             RefusalKind::Unavailable | RefusalKind::Disk | RefusalKind::Uncertain => {
                                 let sentence = format!("{}: {refusal}", coordinator.short());
                                 failures.insert(coordinator, Failure { sentence, refused: true });
+                                has_failed = true;
                             }
                             // One of a version before this question reads none in it; others may, and know more.
                             RefusalKind::Malformed if matches!(request, CoordinatorRequest::News { .. }) => {
                                 self.turn_away_from(coordinator);
-                                not_understood = Some(refusal);
+                                *not_understood = Some(refusal);
                             }
                             _ => return Some(Err(AskError::Refused(refusal))),
                         },
@@ -215,19 +228,25 @@ impl CoordinatorClient {
                         }
                         Turn::Lost(sentence) | Turn::NotReached(sentence) => {
                             failures.insert(coordinator, Failure { sentence, refused: false });
+                            has_failed = true;
                         }
                     }
                     match waiting.pop_front() {
                         Some(entry) => turns.push(begin(entry)),
                         None if turns.is_empty() => {
-                            let refused = || not_understood.map(|refusal| Err(AskError::Refused(refusal)));
-                            return stale.map(Ok).or_else(refused);
+                            // Where some could not be asked now, the next round may find one that understands.
+                            let refusal = not_understood.take_if(|_| !has_failed && stale.is_none());
+                            let refused = refusal.map(|refusal| Err(AskError::Refused(refusal)));
+                            return stale.map(Ok).or(refused);
                         }
                         None => {}
                     }
                 }
                 () = slow => turns.extend(waiting.pop_front().map(&begin)),
-                () = sleep_until(until) => return stale.map(Ok),
+                () = sleep_until(until) => {
+                    self.note_silent();
+                    return stale.map(Ok);
+                }
             }
         }
     }
@@ -268,19 +287,31 @@ impl CoordinatorClient {
     /// How long an answer is waited for that is better than that of `coordinator`.
     fn better_within(&self, coordinator: NodeId, pace: Pace) -> Duration {
         let known = self.known();
-        let others = known.took.iter().filter(|(id, _)| **id != coordinator);
-        let slowest = others.map(|(_, took)| *took).max().unwrap_or_default();
-        // It may be as late again.
-        BETTER_WITHIN.max(slowest * 2).min(pace.turn)
+        let others = known.roster.roster().coordinators.iter().filter(|entry| entry.id != coordinator);
+        let patience = others.map(|other| match known.took.get(&other.id) {
+            None => FIRST_ANSWER_WITHIN,
+            // It may be as late again.
+            Some(took) => took.unwrap_or_default() * 2,
+        });
+        patience.max().unwrap_or_default().max(BETTER_WITHIN).min(pace.turn)
+    }
+
+    /// Those of which nothing is known were waited for in vain.
+    fn note_silent(&self) {
+        let mut known = self.known();
+        let all: Vec<NodeId> = known.roster.roster().coordinators.iter().map(|entry| entry.id).collect();
+        for id in all {
+            known.took.entry(id).or_insert(None);
+        }
     }
 
     /// Notes how long a turn took, where that says how far away a coordinator is.
     fn note_time(&self, coordinator: NodeId, turn: &Turn, took: Option<Duration>) {
         let mut known = self.known();
         match (turn, took) {
-            (Turn::Answered(_), Some(took)) => drop(known.took.insert(coordinator, took)),
+            (Turn::Answered(_), Some(took)) => drop(known.took.insert(coordinator, Some(took))),
             (Turn::Answered(_), None) => {}
-            (Turn::NotReached(_) | Turn::Lost(_), _) => drop(known.took.remove(&coordinator)),
+            (Turn::NotReached(_) | Turn::Lost(_), _) => drop(known.took.insert(coordinator, None)),
         }
     }
 

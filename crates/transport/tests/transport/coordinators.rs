@@ -37,6 +37,8 @@ struct Fake {
     hangs: AtomicBool,
     /// How long each answer takes.
     takes: Mutex<Duration>,
+    /// Questions that were answered.
+    asked: AtomicUsize,
     /// Those who wait for an answer gave it up, so many times.
     given_up: Arc<AtomicUsize>,
 }
@@ -53,6 +55,7 @@ impl Handler for Fake {
         let takes = *self.takes.lock().unwrap();
         sleep(takes).await;
         let reply = (self.answer.lock().unwrap())(connection, &request);
+        self.asked.fetch_add(1, Ordering::SeqCst);
         match reply {
             Some(reply) => {
                 let _ = stream.send(&reply).await;
@@ -90,6 +93,7 @@ async fn fleet(answers: Vec<Answer>) -> Fleet {
                 answer: Mutex::new(answer),
                 hangs: AtomicBool::new(false),
                 takes: Mutex::default(),
+                asked: AtomicUsize::new(0),
                 given_up: Arc::default(),
             }),
         );
@@ -320,7 +324,20 @@ async fn that_a_coordinator_is_cut_off_is_not_forgotten_for_one_that_does_not_kn
 }
 
 #[tokio::test]
-async fn a_coordinator_that_is_known_to_be_far_is_waited_for_if_the_near_one_is_cut_off() {
+async fn a_coordinator_that_does_not_know_the_question_is_no_reason_to_give_up_those_that_do() {
+    let fleet = fleet(vec![old(1), refuses(RefusalKind::Unavailable)]).await;
+    let client = fleet.client.clone();
+    let told = tokio::spawn(async move { client.news(9, Duration::ZERO).await });
+    // Until it has been asked and could not answer.
+    while fleet.fakes[1].asked.load(Ordering::SeqCst) == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    *fleet.fakes[1].answer.lock().unwrap() = news(2, 9, Some(60_000));
+    assert_eq!(told.await.unwrap().unwrap().stale, Some(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_far_is_waited_for_if_the_near_one_is_cut_off() {
     let hears_others = news(2, 9, None);
     let far: Answer = Box::new(move |connection, request| match request {
         CoordinatorRequest::Nodes => Some(CoordinatorReply::Nodes(Vec::new())),
@@ -328,11 +345,13 @@ async fn a_coordinator_that_is_known_to_be_far_is_waited_for_if_the_near_one_is_
     });
     let fleet = fleet(vec![news(1, 9, Some(60_000)), far]).await;
     *fleet.fakes[1].takes.lock().unwrap() = Duration::from_secs(2);
-    // It answered something before, which the near one did not.
-    fleet.client.nodes().await.unwrap();
+    // Nothing is known of it at first.
     for _ in 0..3 {
         assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
     }
+    // Nor is that it is near if it answered something before, which the other one did not.
+    fleet.client.nodes().await.unwrap();
+    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
 }
 
 #[tokio::test]
