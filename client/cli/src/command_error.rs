@@ -8,6 +8,8 @@ use firn_gateway::{LocateError, StartError};
 use firn_retrieval::ReadError;
 use firn_transport::{AskError, IdentityFileError};
 
+use crate::path_search::WhoseError;
+
 /// A command that came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Done {
@@ -55,6 +57,9 @@ pub(crate) enum CommandError {
     /// The coordinators.
     #[error(transparent)]
     Ask(#[from] AskError),
+    /// Whose word counts.
+    #[error(transparent)]
+    Whose(#[from] WhoseError),
     /// The index.
     #[error(transparent)]
     Locate(#[from] LocateError),

@@ -12,7 +12,7 @@ use firn_client::publisher_keys;
 use firn_gateway::{LocateError, Located};
 use firn_nix_format::{PublisherKey, StorePath};
 use firn_retrieval::ReadError;
-use firn_transport::{AskError, LedgerError};
+use firn_transport::{AskError, LedgerError, VerifiedLedger};
 use futures::stream::{self, StreamExt};
 use serde::Serialize;
 
@@ -42,6 +42,20 @@ pub(crate) enum MissingState {
     Refused,
 }
 
+/// Why it is not known whose signatures count.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WhoseError {
+    /// No majority says who the publishers are. One coordinator alone might name its own.
+    #[error(
+        "who the publishers of this archive are is not known now: {0}; pass their keys with --trusted-public-keys, or try again \
+         later"
+    )]
+    NotVouched(LedgerError),
+    /// The coordinators.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+}
+
 /// A path that was asked for, or is referred to, and is not there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Missing {
@@ -67,18 +81,11 @@ const LOOKS_AT_ONCE: usize = 32;
 impl PathSearch {
     /// Looks in the archive of `session`, for what `trusted` or, if that is not given, any publisher of the archive has
     /// signed.
-    pub(crate) async fn new(session: &Session, trusted: Option<Vec<PublisherKey>>) -> Result<Self, AskError> {
-        let (publishers, withdrawn) = match (session.archive().ledger().await, trusted) {
-            (Ok(ledger), trusted) => {
-                (trusted.unwrap_or_else(|| publisher_keys(&ledger)), ledger.state.withdrawn)
-            }
-            // Whose word counts is known without it, and what is withdrawn is in no index.
-            (Err(AskError::Ledger(error @ LedgerError::TooFew { .. })), Some(trusted)) => {
-                tracing::warn!("why a path was withdrawn is not known now: {error}");
-                (trusted, BTreeMap::new())
-            }
-            (Err(error), _) => return Err(error),
-        };
+    pub(crate) async fn new(
+        session: &Session,
+        trusted: Option<Vec<PublisherKey>>,
+    ) -> Result<Self, WhoseError> {
+        let (publishers, withdrawn) = whose_signatures(session.archive().ledger().await, trusted)?;
         Ok(Self { finder: session.finder(), publishers, withdrawn })
     }
 
@@ -179,6 +186,28 @@ impl PathSearch {
     }
 }
 
+/// Whose signatures count, the most preferred first, and why paths were withdrawn: as `ledger` says, unless the publishers are
+/// `trusted` ones.
+pub(crate) fn whose_signatures(
+    ledger: Result<VerifiedLedger, AskError>,
+    trusted: Option<Vec<PublisherKey>>,
+) -> Result<(Vec<PublisherKey>, BTreeMap<ObjectKey, String>), WhoseError> {
+    match (ledger, trusted) {
+        (Ok(ledger), trusted) => {
+            Ok((trusted.unwrap_or_else(|| publisher_keys(&ledger)), ledger.state.withdrawn))
+        }
+        // Whose word counts is known without it, and what is withdrawn is in no index.
+        (Err(AskError::Ledger(error @ LedgerError::TooFew { .. })), Some(trusted)) => {
+            tracing::warn!("why a path was withdrawn is not known now: {error}");
+            Ok((trusted, BTreeMap::new()))
+        }
+        (Err(AskError::Ledger(error @ LedgerError::TooFew { .. })), None) => {
+            Err(WhoseError::NotVouched(error))
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
 /// That it may be archived or not, as a sentence.
 pub(crate) fn unsettled(why: &str) -> String {
     format!("whether it is archived is not known now: {why}; try again later")
@@ -197,6 +226,20 @@ pub(crate) fn unreadable(error: &ReadError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_majority_only_keys_that_were_passed_count_and_whoever_passed_none_is_told_to() {
+        let too_few =
+            || Err(AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, failures: Vec::new() }));
+        let key: PublisherKey =
+            firn_nix_format::PublisherSecretKey::from_seed("test-1", &[7; 32]).unwrap().public_key();
+        let (publishers, withdrawn) = whose_signatures(too_few(), Some(vec![key.clone()])).unwrap();
+        assert_eq!((publishers, withdrawn.len()), (vec![key.clone()], 0));
+        let sentence = whose_signatures(too_few(), None).unwrap_err().to_string();
+        assert!(sentence.contains("pass their keys with --trusted-public-keys"), "{sentence}");
+        let rewritten = Err(AskError::Ledger(LedgerError::Rewritten { position: 3 }));
+        assert!(whose_signatures(rewritten, Some(vec![key])).is_err());
+    }
 
     #[test]
     fn states_are_pinned_as_json() {

@@ -1,15 +1,15 @@
 //! `firn path-info`: what the archive knows of store paths.
 
 use clap::Args;
-use firn_client::publisher_keys;
 use firn_gateway::Located;
 use firn_nix_format::{PathInfo, StorePath};
 use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
+use crate::commands::trusted_keys;
 use crate::output::{print, print_json};
-use crate::path_search::unsettled;
+use crate::path_search::{unsettled, whose_signatures};
 use crate::record_finder::FoundPath;
 use crate::session::Session;
 use crate::store_path_argument::StorePathArgument;
@@ -22,6 +22,9 @@ pub(crate) struct PathInfoOptions {
     /// Store paths: whole, by base name, or by their hash of 32 characters
     #[arg(required = true, value_name = "STOREPATH")]
     paths: Vec<StorePathArgument>,
+    /// Name as publishers only these keys, "K1 K2"; by default all of the archive's
+    #[arg(long, value_name = "KEYS", env = "FIRN_TRUSTED_PUBLIC_KEYS")]
+    trusted_public_keys: Vec<String>,
 }
 
 /// A path info as it is printed.
@@ -45,11 +48,12 @@ struct PathInfoReport {
 
 /// Runs the command.
 pub(crate) async fn run(common: &CommonOptions, options: PathInfoOptions) -> Result<Done, CommandError> {
+    let trusted = trusted_keys(&options.trusted_public_keys)?;
     let session = Session::open(common).await?;
     let finder = session.finder();
     let keys: Vec<_> = options.paths.iter().map(StorePathArgument::key).collect();
     let (places, ledger) = tokio::join!(finder.locate(&keys), session.archive().ledger());
-    let publishers = publisher_keys(&ledger?);
+    let (publishers, _) = whose_signatures(ledger, trusted)?;
     let (mut found, mut complete) = (Vec::new(), true);
     let Located { places, doubt } = places?;
     for ((argument, key), places) in options.paths.iter().zip(&keys).zip(places) {
