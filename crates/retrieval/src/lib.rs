@@ -26,7 +26,7 @@ mod node_health;
 mod object;
 mod payload;
 mod piece_race;
-mod proven_recipes;
+mod proven_compositions;
 mod race_plan;
 mod range;
 mod read_error;

@@ -22,7 +22,7 @@ use crate::content_stream::{ContentSource, content_stream};
 use crate::decoded_stream::decoded_stream;
 use crate::frame_reader::FrameReader;
 use crate::payload::check_range;
-use crate::proven_recipes::ProvenRecipes;
+use crate::proven_compositions::ProvenCompositions;
 use crate::verified_stream::{Expected, cut_stream, verified_stream};
 use crate::visit_planner::VisitPlanner;
 use crate::{ManifestReader, ReadError};
@@ -55,7 +55,7 @@ pub struct ObjectReader {
     environment: Environment,
     frames: Arc<FrameReader>,
     ahead: AheadBudget,
-    proven: Arc<ProvenRecipes>,
+    proven: Arc<ProvenCompositions>,
 }
 
 /// An object that can be read: its record and its chunk list.
@@ -173,7 +173,7 @@ impl ObjectPlan {
         }
         let file = self.checked_content(0..self.file_bytes(), self.file_bytes(), self.file_sha256());
         let decoded = decoded_stream(file, compression, self.record.key, self.reader.environment.clone());
-        let expected = Expected { key: self.record.key, bytes, sha256: Some(sha256), recipe: None };
+        let expected = Expected { key: self.record.key, bytes, sha256: Some(sha256), composition: None };
         if range == (0..bytes) {
             Ok(verified_stream(decoded, expected, self.reader.environment.clone()))
         } else {
@@ -222,10 +222,10 @@ impl ObjectPlan {
         if range != (0..bytes) {
             return content_stream(VisitPlanner::new(source, range, None), ahead);
         }
-        let recipe = sha256.map(|sha256| self.reader.proven.begin(&source, sha256));
-        let (recipe, writer) = recipe.unzip();
+        let composition = sha256.map(|sha256| self.reader.proven.begin(&source, sha256));
+        let (composition, writer) = composition.unzip();
         let content = content_stream(VisitPlanner::new(source, range, writer), ahead);
-        let expected = Expected { key: self.record.key, bytes, sha256, recipe };
+        let expected = Expected { key: self.record.key, bytes, sha256, composition };
         verified_stream(content, expected, self.reader.environment.clone())
     }
 }

@@ -11,7 +11,7 @@ use futures::stream::{self, StreamExt};
 use futures::{FutureExt, poll};
 use sha2::Digest;
 
-use crate::proven_recipes::RecipeCheck;
+use crate::proven_compositions::CompositionCheck;
 use crate::{ByteStream, ReadError};
 
 // Shorter pieces are hashed where they are: a change of threads costs more.
@@ -24,7 +24,7 @@ pub(crate) struct Expected {
     pub(crate) bytes: u64,
     pub(crate) sha256: Option<Sha256>,
     /// How it is made, where its hash depends on nothing else.
-    pub(crate) recipe: Option<RecipeCheck>,
+    pub(crate) composition: Option<CompositionCheck>,
 }
 
 struct Verification {
@@ -52,7 +52,7 @@ impl Expected {
 
     /// Whether its bytes have to be hashed.
     fn is_hashed(&mut self) -> bool {
-        self.sha256.is_some() && !self.recipe.as_mut().is_some_and(RecipeCheck::is_relied_on)
+        self.sha256.is_some() && !self.composition.as_mut().is_some_and(CompositionCheck::is_relied_on)
     }
 }
 
@@ -134,15 +134,15 @@ impl Verification {
         let Some(sha256) = sha256 else { return Ok(()) };
         if !self.expected.is_hashed() {
             let what = || format!("its chunks are others than those that gave {sha256} before");
-            let holds = self.expected.recipe.as_ref().is_some_and(RecipeCheck::holds);
+            let holds = self.expected.composition.as_ref().is_some_and(CompositionCheck::holds);
             return if holds { Ok(()) } else { Err(self.expected.wrong(what())) };
         }
         let actual = Sha256::from_bytes(self.hasher.back().await.finalize().into());
         if actual != sha256 {
             return Err(self.expected.wrong(format!("its hash is {actual} instead of {sha256}")));
         }
-        if let Some(recipe) = &self.expected.recipe {
-            recipe.remember();
+        if let Some(composition) = &self.expected.composition {
+            composition.remember();
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use firn_bundle::{ChunkEntry, ChunkRef, ChunkRun, ForeignChunk};
 
 use crate::ReadError;
 use crate::content_stream::ContentSource;
-use crate::proven_recipes::RecipeWriter;
+use crate::proven_compositions::CompositionWriter;
 
 // The first look is short, for small objects; later ones read several pages at once, so that a range at the end
 // of a large object is found in few round trips.
@@ -63,15 +63,15 @@ pub(crate) struct VisitPlanner {
     found: VecDeque<(BundleId, ChunkEntry)>,
     // Where in the object the first of `found` begins.
     position: u64,
-    recipe: Option<RecipeWriter>,
+    composition: Option<CompositionWriter>,
 }
 
 impl VisitPlanner {
-    /// `recipe` is told of every chunk, up to the end of the range.
+    /// `composition` is told of every chunk, up to the end of the range.
     pub(crate) const fn new(
         source: Arc<ContentSource>,
         range: Range<u64>,
-        recipe: Option<RecipeWriter>,
+        composition: Option<CompositionWriter>,
     ) -> Self {
         Self {
             source,
@@ -81,7 +81,7 @@ impl VisitPlanner {
             look_ahead: LOOK_AHEAD_FIRST,
             found: VecDeque::new(),
             position: 0,
-            recipe,
+            composition,
         }
     }
 
@@ -130,16 +130,16 @@ impl VisitPlanner {
                 .push(Cut { entry, wanted });
             self.pass(&entry, end);
         }
-        if let Some(recipe) = &self.recipe {
-            recipe.end();
+        if let Some(composition) = &self.composition {
+            composition.end();
         }
         Ok(visit)
     }
 
     /// The first of those found is done with; the next one begins at `end`.
     fn pass(&mut self, entry: &ChunkEntry, end: u64) {
-        if let Some(recipe) = &mut self.recipe {
-            recipe.chunk(entry);
+        if let Some(composition) = &mut self.composition {
+            composition.chunk(entry);
         }
         self.found.pop_front();
         self.position = end;

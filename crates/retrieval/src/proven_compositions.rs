@@ -1,7 +1,7 @@
-//! Which recipes were found to give what was promised: an object is hashed whole once, not at every reading.
+//! Which compositions were found to give what was promised: an object is hashed whole once, not at every reading.
 //!
-//! A recipe is all that decides the bytes of a content: lengths and hashes of its chunks in order, its patches and the
-//! hash parts that they put in. Always holds: a recipe is remembered only after bytes made by it had the SHA-256 that was
+//! A composition is all that decides the bytes of a content: lengths and hashes of its chunks in order, its patches and the
+//! hash parts that they put in. Always holds: a composition is remembered only after bytes made by it had the SHA-256 that was
 //! promised; whoever relies on one ends in an error if the chunks were others; memory is bounded. Leaves to others:
 //! checking chunks (`checked_frame`), hashing (`verified_stream`).
 
@@ -16,60 +16,60 @@ use lru::LruCache;
 use crate::content_stream::ContentSource;
 
 // Some 4 MB. An object that fell out is hashed whole once more.
-const RECIPES_MAX: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("it is not zero");
+const COMPOSITIONS_MAX: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("it is not zero");
 
 /// What a content is called before its chunks are known.
 type Name = [u8; 32];
 
-/// The recipes that gave what was promised, those used last.
+/// The compositions that gave what was promised, those used last.
 #[derive(Debug)]
-pub(crate) struct ProvenRecipes {
-    recipes: Mutex<LruCache<Name, Digest>>,
+pub(crate) struct ProvenCompositions {
+    compositions: Mutex<LruCache<Name, Digest>>,
 }
 
-/// One whole reading of a content, which is hashed or relies on a recipe.
+/// One whole reading of a content, which is hashed or relies on a composition.
 #[derive(Debug)]
-pub(crate) struct RecipeCheck {
-    proven: Arc<ProvenRecipes>,
+pub(crate) struct CompositionCheck {
+    proven: Arc<ProvenCompositions>,
     name: Name,
     relied_on: Option<Digest>,
     found: Arc<OnceLock<Digest>>,
 }
 
-/// Writes down the recipe while chunks are planned.
+/// Writes down the composition while chunks are planned.
 #[derive(Debug)]
-pub(crate) struct RecipeWriter {
+pub(crate) struct CompositionWriter {
     hasher: Box<blake3::Hasher>,
     found: Arc<OnceLock<Digest>>,
 }
 
-impl Default for ProvenRecipes {
+impl Default for ProvenCompositions {
     fn default() -> Self {
-        Self { recipes: Mutex::new(LruCache::new(RECIPES_MAX)) }
+        Self { compositions: Mutex::new(LruCache::new(COMPOSITIONS_MAX)) }
     }
 }
 
-impl ProvenRecipes {
+impl ProvenCompositions {
     /// Begins to read all of `content`, which is to have this SHA-256.
     pub(crate) fn begin(
         self: &Arc<Self>,
         content: &ContentSource,
         sha256: Sha256,
-    ) -> (RecipeCheck, RecipeWriter) {
+    ) -> (CompositionCheck, CompositionWriter) {
         let name = name(content, sha256);
         let found = Arc::<OnceLock<Digest>>::default();
         let mut hasher = Box::<blake3::Hasher>::default();
         hasher.update(&name);
-        let writer = RecipeWriter { hasher, found: Arc::clone(&found) };
-        (RecipeCheck { proven: Arc::clone(self), name, relied_on: None, found }, writer)
+        let writer = CompositionWriter { hasher, found: Arc::clone(&found) };
+        (CompositionCheck { proven: Arc::clone(self), name, relied_on: None, found }, writer)
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<Name, Digest>> {
-        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.compositions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl RecipeWriter {
+impl CompositionWriter {
     /// The next chunk of the content.
     pub(crate) fn chunk(&mut self, entry: &ChunkEntry) {
         self.hasher.update(&entry.length.to_le_bytes());
@@ -82,8 +82,8 @@ impl RecipeWriter {
     }
 }
 
-impl RecipeCheck {
-    /// Whether the bytes need not be hashed, or no longer: chunks that were checked, of a recipe that was, maybe by
+impl CompositionCheck {
+    /// Whether the bytes need not be hashed, or no longer: chunks that were checked, of a composition that was, maybe by
     /// another reading that began together with this one.
     pub(crate) fn is_relied_on(&mut self) -> bool {
         if self.relied_on.is_none() {
@@ -92,7 +92,7 @@ impl RecipeCheck {
         self.relied_on.is_some()
     }
 
-    /// Whether the chunks were those of the recipe that was relied on. If not it is forgotten.
+    /// Whether the chunks were those of the composition that was relied on. If not it is forgotten.
     pub(crate) fn holds(&self) -> bool {
         let holds = self.relied_on.is_some() && self.relied_on.as_ref() == self.found.get();
         if !holds {
@@ -103,8 +103,8 @@ impl RecipeCheck {
 
     /// The bytes had the SHA-256 that was promised.
     pub(crate) fn remember(&self) {
-        if let Some(recipe) = self.found.get() {
-            self.proven.lock().put(self.name, *recipe);
+        if let Some(composition) = self.found.get() {
+            self.proven.lock().put(self.name, *composition);
         }
     }
 }
