@@ -82,6 +82,7 @@ fn carry_out<F: Facts>(
             | Command::Commit { .. }
             | Command::ReplaceBundle { .. }
             | Command::CompactBundles { .. }
+            | Command::CompactUnused { .. }
             | Command::EraseBundle { .. }
     );
     if takes_on && state.counters()?.rebuilding {
@@ -160,6 +161,9 @@ fn carry_out<F: Facts>(
             purge::replace(state, *bundle, left_out, replacements)?
         }
         Command::CompactBundles { bundles, into } => compact::compact(state, bundles, into)?,
+        Command::CompactUnused { bundles, into, looked_to } => {
+            compact::compact_unused(state, bundles, into, *looked_to)?
+        }
         Command::EraseBundle { bundle, surplus } => purge::erase(state, *bundle, surplus)?,
         Command::ConfirmErasures(confirmed) => purge::confirm(state, confirmed)?,
         Command::GovernAll(acts) => govern::govern_all(state, acts)?,

@@ -55,6 +55,11 @@ pub enum CompactionRefusal {
     FleetAway,
 }
 
+/// Others than bundles that are to go use chunks of one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another bundle uses chunks of bundle {0} by now: compact again")]
+pub struct UsedByOthers(pub BundleId);
+
 /// Why bundles cannot take the place of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GatheringError {
@@ -114,13 +119,17 @@ fn staying_dependents(view: &PlanningView<'_>, bundle: &BundleView) -> Vec<Bundl
     dependents.filter(|number| view.catalogue.stays(*number)).collect()
 }
 
-/// The first of these bundles that others than they themselves use chunks of.
-pub fn first_used_by_others(view: &PlanningView<'_>, bundles: &[BundleId]) -> Option<BundleId> {
+/// Looks for others than these bundles themselves that use chunks of one of them. If there are none, up to which number that is
+/// known: `apply` reads those from there on.
+pub fn check_unused(view: &PlanningView<'_>, bundles: &[BundleId]) -> Result<BundleNumber, UsedByOthers> {
     let own: BTreeSet<BundleNumber> =
         view.catalogue.bundles_named(bundles).map(|bundle| bundle.number).collect();
     let is_used =
         |bundle: &&BundleView| staying_dependents(view, bundle).iter().any(|other| !own.contains(other));
-    view.catalogue.bundles_named(bundles).find(is_used).map(|bundle| bundle.id)
+    match view.catalogue.bundles_named(bundles).find(is_used) {
+        Some(bundle) => Err(UsedByOthers(bundle.id)),
+        None => Ok(BundleNumber(view.catalogue.last_bundle().map_or(0, |last| last.0.saturating_add(1)))),
+    }
 }
 
 /// Reads what decides about small bundles, in the order of the history, until these are enough for a plan. Left out are heads and
@@ -345,8 +354,12 @@ fn told(group: &[SmallBundle]) -> CompactionGroup {
     }
 }
 
-/// The command that lets `checked` bundles take the place of those that `gathered` names.
-pub fn plan_gathering(gathered: &Gathered, checked: Vec<CheckedBundle>) -> Result<Command, GatheringError> {
+/// The command that lets `checked` bundles take the place of those that `gathered` names, which no bundle below `looked_to` uses.
+pub fn plan_gathering(
+    gathered: &Gathered,
+    checked: Vec<CheckedBundle>,
+    looked_to: BundleNumber,
+) -> Result<Command, GatheringError> {
     if gathered.from.len() != checked.len() {
         return Err(GatheringError::Places);
     }
@@ -366,7 +379,7 @@ pub fn plan_gathering(gathered: &Gathered, checked: Vec<CheckedBundle>) -> Resul
             records: bundle.records.iter().zip(from.iter().copied()).map(record).collect(),
         });
     }
-    Ok(Command::CompactBundles { bundles: gathered.bundles.clone(), into })
+    Ok(Command::CompactUnused { bundles: gathered.bundles.clone(), into, looked_to })
 }
 
 /// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command for each

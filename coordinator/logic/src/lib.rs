@@ -104,7 +104,7 @@ pub use commit_check::{
 };
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
-    CompactionRefusal, GatheringError, SmallBundle, UsedBundle, check_compaction, first_used_by_others,
+    CompactionRefusal, GatheringError, SmallBundle, UsedBundle, UsedByOthers, check_compaction, check_unused,
     order_of, plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
 };
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};

@@ -62,7 +62,9 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         Command::Govern(act) => role_for_act(act),
         Command::GovernAll(acts) => role_for_acts(acts),
         Command::SetNodeState { .. } => OperatorRole::Nodes,
-        Command::ReplaceBundle { .. } | Command::CompactBundles { .. } => OperatorRole::Content,
+        Command::ReplaceBundle { .. } | Command::CompactBundles { .. } | Command::CompactUnused { .. } => {
+            OperatorRole::Content
+        }
         // The coordinators' own.
         Command::JoinNode { .. }
         | Command::Reserve { .. }

@@ -1,7 +1,7 @@
 //! What the parts of a running coordinator share.
 //!
 //! Owns: the handles, the soft state behind one lock, the cached reading of the ledger. Always holds: no lock
-//! is held over an await, but for the turn of commits. Leaves to others: answering (`serve`), leading (`driver`).
+//! is held over an await. Leaves to others: answering (`serve`), leading (`driver`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +18,6 @@ use firn_wire::{
     Actor, Command, CommandOutcome, CoordinatorEntry, Descriptor, Identity, LedgerHead, LedgerState,
     OrderRank, Pass, PassPurpose, RefusalKind, RefusedRequest, RejectReason, Roster, Signed, TimedCommand,
 };
-use tokio::sync::RwLock;
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::filters::{FilterOptions, Filters};
@@ -47,9 +46,6 @@ pub(crate) struct Shared {
     pub(crate) filters: Filters,
     /// How long shards of a bundle in whose place others are stay for readers who know of it only.
     pub(crate) erase_after: Duration,
-    /// Held by each commit while it is proposed, and by a compaction alone: what it found out about dependents holds until it is
-    /// applied.
-    pub(crate) commits: RwLock<()>,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     going: Mutex<Option<(LedgerHead, Arc<GoingContent>)>>,
@@ -153,7 +149,6 @@ impl Shared {
             address_table,
             filters: Filters::new(filters),
             erase_after,
-            commits: RwLock::default(),
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             going: Mutex::default(),

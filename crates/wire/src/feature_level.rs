@@ -7,7 +7,7 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = LACKING;
+pub const FEATURE_LEVEL: u16 = UNUSED;
 
 /// What every program knows.
 const FIRST: u16 = 0;
@@ -23,6 +23,9 @@ const COMPACTION: u16 = 4;
 
 /// Bundles that come back without others whose chunks they use.
 const LACKING: u16 = 5;
+
+/// Compactions that are refused where somebody has come to use what goes.
+const UNUSED: u16 = 6;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -50,6 +53,7 @@ impl Command {
             Self::RememberFeatures { .. } => LIKENESS,
             Self::CompactBundles { .. } => COMPACTION,
             Self::RestoreLacking(_) => LACKING,
+            Self::CompactUnused { .. } => UNUSED,
         }
     }
 }

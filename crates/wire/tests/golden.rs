@@ -335,6 +335,11 @@ fn all_commands() -> Vec<Command> {
             externals: vec![key],
             entries: entries.clone(),
         })),
+        Command::CompactUnused {
+            bundles: vec![BundleId::from_bytes([7; 32]), BundleId::from_bytes([8; 32])],
+            into: Vec::new(),
+            looked_to: BundleNumber(300),
+        },
     ]
 }
 
@@ -517,7 +522,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5]);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5, 6]);
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

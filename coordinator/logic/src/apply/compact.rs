@@ -3,8 +3,8 @@
 //! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from the
 //! same command on; there are fewer bundles behind it than before, one of them small at most; told again where the last of them stood, an archive comes
 //! out the same, for no act lies between them that changes what a commit shows, and no reference that an earlier one of them
-//! recorded as external is archived.
-//! Leaves to others: which are worth it (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
+//! recorded as external is archived; from the sixth level on, no bundle that came since the leader looked uses chunks of one that goes.
+//! Leaves to others: which are worth it and who used them before (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
 //! them, and the leader).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,33 @@ use crate::facts::Facts;
 use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
 use crate::overlay::Overlay;
 use crate::state::{BundleRecord, ErasureRecord};
+
+/// As [`compact`], if none of the bundles from `looked_to` on uses chunks of one that goes, unless it goes with it.
+pub(super) fn compact_unused<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    bundles: &[BundleId],
+    into: &[CompactedBundle],
+    looked_to: BundleNumber,
+) -> Result<Verdict<()>, F::Error> {
+    let next = state.counters()?.next_bundle;
+    if next.saturating_sub(looked_to.0) > NEWCOMERS_MAX {
+        return changed("too many bundles came while it was prepared");
+    }
+    let going: BTreeSet<&BundleId> = bundles.iter().collect();
+    for number in looked_to.0..next {
+        let Some(newcomer) = state.bundle(BundleNumber(number))? else { continue };
+        let header = ContentHeader::parse(&newcomer.content_header);
+        let uses_some =
+            header.is_ok_and(|header| header.dependencies().iter().any(|named| going.contains(named)));
+        if uses_some && !going.contains(&newcomer.id) {
+            return changed("another bundle has come to use chunks of one of them");
+        }
+    }
+    compact(state, bundles, into)
+}
+
+/// Bundles that one command reads for who uses others: some hundred come in the minute that checking what was sent may take.
+const NEWCOMERS_MAX: u32 = 4_096;
 
 /// Lets the bundles of `into` take the place of `bundles`, all at once.
 pub(super) fn compact<F: Facts>(

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleNumber, ByteCount, Location, Timestamp};
+use firn_base::{BundleId, BundleNumber, ByteCount, Location, Timestamp};
 use firn_bundle::BundleRole;
 use firn_coordinator_logic::{
-    Catalogue, CertifiedBundle, Facts, GoingContent, MemoryState, PurgeBook, PurgesWanted, RecordSummary,
-    RefusedSteps, Scan, advance, apply, check_compaction, first_used_by_others, full_digest, order_of,
-    plan_compaction, plan_gathered_features, plan_gathering, plan_purging, purge_progress, read_small,
-    small_bundles,
+    BundleRecord, Catalogue, CertifiedBundle, Change, Counters, Facts, GoingContent, MemoryState, PurgeBook,
+    PurgesWanted, RecordSummary, RefusedSteps, Scan, UsedByOthers, advance, apply, check_compaction,
+    check_unused, full_digest, order_of, plan_compaction, plan_gathered_features, plan_gathering,
+    plan_purging, purge_progress, read_small, small_bundles,
 };
 use firn_wire::{
-    Actor, BundleFill, Command, CommandOutcome, CompactedBundle, CompactionPlan, FeedEvent, Gathered,
-    GatheredPlace, GatheredRecord, LedgerAct, NodeStatus, OperatorRole, RecordPlace, RejectReason,
-    ReplacementBundle, SurplusCopy, TimedCommand,
+    Actor, BundleFill, COMPACTION_GROUPS_MAX, Command, CommandOutcome, CompactedBundle, CompactionPlan,
+    FeedEvent, Gathered, GatheredPlace, GatheredRecord, LedgerAct, NodeStatus, OperatorRole, RecordPlace,
+    RejectReason, ReplacementBundle, SurplusCopy, TimedCommand,
 };
 
 use crate::rebuild_support::{evidence, heads, in_order, show, withdraw};
@@ -53,6 +53,16 @@ fn into(tag: u8, records: &[(u16, u8)]) -> CompactedBundle {
 
 fn compact(tags: &[u8], into: Vec<CompactedBundle>) -> Command {
     Command::CompactBundles { bundles: tags.iter().copied().map(bundle_id).collect(), into }
+}
+
+fn compact_unused(tags: &[u8], into: Vec<CompactedBundle>, looked_to: BundleNumber) -> Command {
+    let bundles = tags.iter().copied().map(bundle_id).collect();
+    Command::CompactUnused { bundles, into, looked_to }
+}
+
+fn next_bundle(archive: &Archive) -> BundleNumber {
+    let Ok(counters) = archive.state.counters();
+    BundleNumber(counters.next_bundle)
 }
 
 fn changed(outcome: &CommandOutcome, why: &str) -> bool {
@@ -233,6 +243,66 @@ fn heads_parts_and_what_uses_chunks_of_a_small_bundle_do_not_take_its_place() {
     assert!(changed(&run(&mut archive, command), "head or a part"));
 }
 
+/// As [`three_bundles`], looked at; then bundle 8 comes, which uses chunks of bundle 2. Up to where was looked, and the id of 8.
+fn used_since() -> (Archive, BundleNumber, BundleId) {
+    let mut archive = three_bundles();
+    let all = [1, 2, 3].map(bundle_id);
+    let looked_to = archive.planning(|view| check_unused(view, &all)).unwrap();
+    assert_eq!(looked_to, next_bundle(&archive), "the picture has all that there is");
+    let dependent = headers_as(BundleRole::Ordinary, 8, 2, vec![bundle_id(2)]);
+    assert_eq!(archive.reserve_as(8, &dependent, 4, &FOUR), CommandOutcome::Applied);
+    archive.commit(8, &FOUR, vec![entry(8, &[])]);
+    (archive, looked_to, dependent.0.bundle_id())
+}
+
+#[test]
+fn a_bundle_that_came_to_use_chunks_of_a_small_one_since_somebody_looked_keeps_it_where_it_is() {
+    let (mut archive, looked_to, _) = used_since();
+    let Ok(before) = full_digest(&archive.state);
+    let late = run(&mut archive, compact_unused(&[1, 2, 3], vec![into(7, &ALL)], looked_to));
+    assert!(changed(&late, "has come to use chunks"), "{late:?}");
+    assert_eq!(full_digest(&archive.state), Ok(before));
+    // Those that it does not use may go.
+    let others = [(0, 1), (0, 2), (1, 5)];
+    let without = run(&mut archive, compact_unused(&[1, 3], vec![into(7, &others)], looked_to));
+    assert_eq!(without, CommandOutcome::Applied);
+}
+
+#[test]
+fn what_came_to_use_chunks_of_small_bundles_may_go_along_with_them() {
+    let (mut archive, looked_to, user) = used_since();
+    let bundles = [bundle_id(1), bundle_id(2), bundle_id(3), user].to_vec();
+    let into = vec![into(7, &[&ALL[..], &[(3, 8)]].concat())];
+    let along = run(&mut archive, Command::CompactUnused { bundles, into, looked_to });
+    assert_eq!(along, CommandOutcome::Applied);
+}
+
+#[test]
+fn a_bundle_whose_dependency_was_compacted_before_it_came_is_not_committed() {
+    let mut archive = three_bundles();
+    let dependent = headers_as(BundleRole::Ordinary, 8, 2, vec![bundle_id(2)]);
+    assert_eq!(archive.reserve_as(8, &dependent, 4, &FOUR), CommandOutcome::Applied);
+    let looked_to = next_bundle(&archive);
+    let command = compact_unused(&[1, 2, 3], vec![into(7, &ALL)], looked_to);
+    assert_eq!(run(&mut archive, command), CommandOutcome::Applied);
+    let commit = commit_of(8, &FOUR, vec![entry(8, &[])]);
+    let late = archive.run(Command::Commit { bundles: vec![commit], externals: Vec::new() });
+    assert_eq!(late, CommandOutcome::Rejected(RejectReason::UnknownDependency));
+}
+
+#[test]
+fn who_looked_too_long_ago_looks_again() {
+    let mut archive = three_bundles();
+    let (looked_to, Ok(counters)) = (next_bundle(&archive), archive.state.counters());
+    let later = |more| Counters { next_bundle: counters.next_bundle + more, ..counters };
+    archive.state.absorb([Change::PutCounters(later(4_097))]);
+    let late = run(&mut archive, compact_unused(&[1, 2, 3], vec![into(7, &ALL)], looked_to));
+    assert!(changed(&late, "too many bundles came"), "{late:?}");
+    archive.state.absorb([Change::PutCounters(later(4_096))]);
+    let command = compact_unused(&[1, 2, 3], vec![into(7, &ALL)], looked_to);
+    assert_eq!(run(&mut archive, command), CommandOutcome::Applied);
+}
+
 #[test]
 fn only_an_operator_for_content_has_it_done() {
     let mut archive = three_bundles();
@@ -327,8 +397,8 @@ fn small_neighbours_are_planned_together_unless_something_keeps_them() {
     let first = plan(&archive, Duration::ZERO).groups.remove(0);
     assert_eq!(first.bundles, [1, 3].map(bundle_id), "bundle 2 stays");
     let used = [bundle_id(1), bundle_id(2)];
-    assert_eq!(archive.planning(|view| first_used_by_others(view, &used)), Some(bundle_id(2)));
-    assert_eq!(archive.planning(|view| first_used_by_others(view, &used[..1])), None);
+    assert_eq!(archive.planning(|view| check_unused(view, &used)), Err(UsedByOthers(bundle_id(2))));
+    assert!(archive.planning(|view| check_unused(view, &used[..1])).is_ok());
     // What the first one called external is archived by now: it is the last of its group, and has no other.
     archive.commit_with(14, vec![entry(50, &[])], Vec::new());
     release(&mut archive);
@@ -339,6 +409,41 @@ fn small_neighbours_are_planned_together_unless_something_keeps_them() {
     archive.govern(LedgerAct::Purge { key: key(11), reason: "court".into() });
     let all = plan(&archive, Duration::ZERO).groups;
     assert!(all.iter().all(|group| !group.bundles.contains(&bundle_id(11))), "{all:?}");
+}
+
+#[test]
+fn of_more_small_bundles_than_one_plan_is_made_of_the_first_that_may_go_are_planned() {
+    let mut archive = three_bundles();
+    let (stays, goes) = (1_000, 65_536);
+    let example = archive.bundle(3);
+    let dependent = headers_as(BundleRole::Ordinary, 3, 2, vec![bundle_id(99)]).0.to_bytes();
+    let numbers = 100..100 + stays + goes + 5_000;
+    let record = |number: u32| {
+        let mut id = [0xff; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        // The first of them use chunks of one that is not there.
+        let header = if number < 100 + stays { &dependent } else { &example.content_header };
+        BundleRecord {
+            number: BundleNumber(number),
+            id: BundleId::from_bytes(id),
+            content_header: header.clone(),
+            externals: Vec::new(),
+            codings: Vec::new(),
+            ..example.clone()
+        }
+    };
+    archive.state.absorb(numbers.clone().map(record).map(Change::PutBundle));
+    let used = || {
+        let order = |number| (example.ledger_entries, example.committed_at, BundleNumber(number));
+        numbers.clone().rev().map(move |number| (order(number), Vec::new())).collect::<Vec<_>>()
+    };
+    let Ok(going) = GoingContent::read(&archive.state);
+    let Ok(small) = read_small(&archive.state, used(), &going, Duration::ZERO);
+    assert_eq!(small.len(), goes as usize, "neither more, nor fewer for what stays before them");
+    let Ok(plan) = plan_compaction(&archive.state, &small, fill(&archive));
+    assert!((1..=COMPACTION_GROUPS_MAX).contains(&plan.groups.len()));
+    let first = plan.groups.iter().flat_map(|group| &group.bundles).next();
+    assert_eq!(first, Some(&record(100 + stays).id));
 }
 
 #[test]
@@ -522,8 +627,8 @@ fn what_is_like_something_of_a_small_bundle_finds_it_in_the_full_one() {
         records: summaries.collect(),
     };
     let hints = plan_gathered_features(&gathered, std::slice::from_ref(&checked));
-    let command = plan_gathering(&gathered, vec![checked]).unwrap();
-    assert_eq!(command, compact(&[1, 2, 3], vec![into(7, &ALL)]));
+    let command = plan_gathering(&gathered, vec![checked], next_bundle(&archive)).unwrap();
+    assert_eq!(command, compact_unused(&[1, 2, 3], vec![into(7, &ALL)], next_bundle(&archive)));
     assert_eq!(run(&mut archive, command), CommandOutcome::Applied);
     for hint in hints {
         assert_eq!(run(&mut archive, hint), CommandOutcome::Applied);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use firn_base::{BundleId, TokenId};
+use firn_base::{BundleId, BundleNumber, TokenId};
 use firn_coordinator_logic::{
     Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
     check_name, ledger_position, order_of, plan_compaction, purge_progress, read_small, replaced_among,
@@ -181,7 +181,9 @@ async fn compaction(
         return Err(malformed(RejectReason::Rebuilding.to_string()));
     }
     // Better now than when all of it is packed and sent.
-    shared.check_known(&Command::CompactBundles { bundles: Vec::new(), into: Vec::new() })?;
+    let command =
+        Command::CompactUnused { bundles: Vec::new(), into: Vec::new(), looked_to: BundleNumber(0) };
+    shared.check_known(&command)?;
     let place = match behind {
         Some(bundle) => order_of(&shared.facts()?, bundle).map_err(|error| disk(&error))?,
         None => None,

@@ -78,10 +78,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
             plan_replacement(&replaced, unwanted, checked).map_err(|error| malformed(error.to_string()))?
         }
     };
-    let outcome = {
-        let _turn = shared.commits.read().await;
-        shared.propose_as(by, command).await?
-    };
+    let outcome = shared.propose_as(by, command).await?;
     if !matches!(outcome, CommandOutcome::Rejected(_)) {
         hint(shared, features).await;
     }
