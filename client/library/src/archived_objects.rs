@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount, Digest, ObjectKey};
 use firn_bundle::{
-    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, NewRecord,
-    PartChunk, Record,
+    BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, FrameEntry,
+    NewRecord, PartChunk, Record,
 };
 use firn_client_logic::MARK_BYTES;
 use firn_nix_format::PathInfo;
@@ -30,6 +30,9 @@ use crate::pack::{PackError, Packer};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError};
+
+// Of the bytes that a chunk took, what it may take more among others or at another level.
+const EXPECTED_MORE_SHARE: u64 = 8;
 
 /// Why archived objects were not packed once more.
 #[derive(Debug, thiserror::Error)]
@@ -120,9 +123,9 @@ impl ArchivedObjects {
             for own in batch {
                 let key = own.record.key;
                 let named = named.remove(&key).unwrap_or_default();
-                let object = self.read(own, &named).await?;
+                let (object, expected_bytes) = self.read(own, &named).await?;
                 let content = ByteCount(object.content.bytes());
-                let pushed = packer.push(object).await?;
+                let pushed = packer.push_expecting(object, expected_bytes).await?;
                 if let Some(cause) = pushed.refused {
                     return Err(KeepError::Object { key, cause });
                 }
@@ -154,8 +157,12 @@ impl ArchivedObjects {
     }
 
     /// Reads an object as it is archived: what comes whole has the hash that was published. `named` are the archived
-    /// objects of its name.
-    async fn read(&self, own: &ArchivedRecord, named: &[SimilarRecord]) -> Result<VerifiedObject, KeepError> {
+    /// objects of its name. With how many bytes all of it takes, if it compresses as what its bundle has of it did.
+    async fn read(
+        &self,
+        own: &ArchivedRecord,
+        named: &[SimilarRecord],
+    ) -> Result<(VerifiedObject, u64), KeepError> {
         let ArchivedRecord { bundle, record, .. } = own;
         let plan = self.objects.open(*bundle, Arc::clone(record)).await?;
         let mut content = match record.path_info().filter(|_| record.encoding == Encoding::Chunked) {
@@ -185,7 +192,33 @@ impl ArchivedObjects {
             body: record.body.clone(),
         };
         let earlier = self.chunks_elsewhere(&plan, &content, named).await?;
-        Ok(VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier })
+        let expected_bytes = self.expected_bytes(&plan, content.bytes()).await?;
+        let object = VerifiedObject { record, content, source_bytes: 0, recipe_tried: false, earlier };
+        Ok((object, expected_bytes))
+    }
+
+    /// What so many bytes of an object take if they compress as its own chunks did, and a little more.
+    async fn expected_bytes(&self, plan: &ObjectPlan, content_bytes: u64) -> Result<u64, ReadError> {
+        let (bundle, manifests) = (plan.bundle(), self.objects.manifests());
+        let (mut raw, mut stored) = (0_u64, 0_u64);
+        let mut last: Option<(u32, FrameEntry)> = None;
+        for ChunkRun { first, count } in plan.chunk_list().runs().iter().flat_map(steps) {
+            let ChunkRef::Own(first) = first else { continue };
+            for chunk in manifests.chunk_entries(bundle, first..first.saturating_add(count)).await? {
+                let frame = match last.filter(|(number, _)| *number == chunk.frame) {
+                    Some((_, frame)) => frame,
+                    None => manifests.frame_entry(bundle, chunk.frame).await?,
+                };
+                last = Some((chunk.frame, frame));
+                let length = u64::from(chunk.length);
+                raw = raw.saturating_add(length);
+                let share = length * u64::from(frame.stored_bytes) / u64::from(frame.raw_bytes.max(1));
+                stored = stored.saturating_add(share);
+            }
+        }
+        let stored = stored.saturating_add(stored / EXPECTED_MORE_SHARE);
+        let expected = u128::from(content_bytes) * u128::from(stored) / u128::from(raw.max(1));
+        Ok(u64::try_from(expected).map_or(content_bytes, |expected| expected.min(content_bytes)))
     }
 
     /// Reads all of an object into `writer`.

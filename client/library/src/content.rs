@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 
 use firn_base::Digest;
 use firn_bundle::{Chunker, Patch, PatchFinder, hash_parts};
@@ -58,9 +59,21 @@ pub(crate) struct Content {
 /// Gives an object's chunks one after the other.
 #[derive(Debug)]
 pub(crate) struct ContentReader {
-    lengths: std::vec::IntoIter<u32>,
+    lengths: Vec<u32>,
+    // The chunk that comes next.
+    next: usize,
     bytes: Place<BufReader<File>>,
     read: usize,
+    chunk: Vec<u8>,
+    spool: SpoolDir,
+}
+
+/// Gives copies of an object's chunks one after the other.
+#[derive(Debug)]
+pub(crate) struct ChunksAgain<'a> {
+    content: &'a Content,
+    next: usize,
+    offset: u64,
     chunk: Vec<u8>,
     spool: SpoolDir,
 }
@@ -187,6 +200,11 @@ impl Content {
         self.hashes.iter().copied().zip(self.lengths.iter().copied())
     }
 
+    /// The chunks from the first on, while it stays.
+    pub(crate) fn read_again(&self, spool: &SpoolDir) -> ChunksAgain<'_> {
+        ChunksAgain { content: self, next: 0, offset: 0, chunk: Vec::new(), spool: spool.clone() }
+    }
+
     /// The chunks from the first on.
     pub(crate) fn into_reader(self, spool: &SpoolDir) -> Result<ContentReader, SpoolError> {
         let bytes = match self.place {
@@ -196,16 +214,47 @@ impl Content {
                 Place::File(BufReader::with_capacity(BUFFER_BYTES, file))
             }
         };
-        let lengths = self.lengths.into_iter();
-        Ok(ContentReader { lengths, bytes, read: 0, chunk: Vec::new(), spool: spool.clone() })
+        let lengths = self.lengths;
+        Ok(ContentReader { lengths, next: 0, bytes, read: 0, chunk: Vec::new(), spool: spool.clone() })
+    }
+}
+
+impl ChunksAgain<'_> {
+    /// The next chunk; none behind the last.
+    pub(crate) fn next_chunk(&mut self) -> Result<Option<&mut [u8]>, SpoolError> {
+        let Some(length) = self.content.lengths.get(self.next) else { return Ok(None) };
+        self.chunk.resize(*length as usize, 0);
+        match &self.content.place {
+            Place::Memory(bytes) => {
+                let begin = usize::try_from(self.offset).unwrap_or(usize::MAX);
+                self.chunk.copy_from_slice(&bytes[begin..begin + *length as usize]);
+            }
+            Place::File(file) => {
+                let read = file.read_exact_at(&mut self.chunk, self.offset);
+                read.map_err(|error| self.spool.failed(error))?;
+            }
+        }
+        self.next += 1;
+        self.offset += u64::from(*length);
+        Ok(Some(&mut self.chunk))
     }
 }
 
 impl ContentReader {
+    /// Begins with the first chunk again.
+    pub(crate) fn begin_again(&mut self) -> Result<(), SpoolError> {
+        (self.next, self.read) = (0, 0);
+        match &mut self.bytes {
+            Place::Memory(_) => Ok(()),
+            Place::File(file) => file.rewind().map_err(|error| self.spool.failed(error)),
+        }
+    }
+
     /// The next chunk; none behind the last.
     pub(crate) fn next_chunk(&mut self) -> Result<Option<&[u8]>, SpoolError> {
-        let Some(length) = self.lengths.next() else { return Ok(None) };
-        let length = length as usize;
+        let Some(length) = self.lengths.get(self.next) else { return Ok(None) };
+        let length = *length as usize;
+        self.next += 1;
         match &mut self.bytes {
             Place::Memory(bytes) => {
                 let chunk = &bytes[self.read..self.read + length];
@@ -239,6 +288,11 @@ mod tests {
         }
         let content = writer.finish().unwrap();
         assert_eq!(content.bytes(), object.len() as u64);
+        let (mut copies, mut copied) = (content.read_again(&spool), Vec::new());
+        while let Some(chunk) = copies.next_chunk().unwrap() {
+            copied.extend_from_slice(chunk);
+        }
+        assert!(copied == object, "it may be read before");
         let mut reader = content.into_reader(&spool).unwrap();
         let (mut lengths, mut bytes) = (Vec::new(), Vec::new());
         while let Some(chunk) = reader.next_chunk().unwrap() {
@@ -246,6 +300,12 @@ mod tests {
             bytes.extend_from_slice(chunk);
         }
         assert!(bytes == object, "the chunks are not the object");
+        reader.begin_again().unwrap();
+        let mut again = Vec::new();
+        while let Some(chunk) = reader.next_chunk().unwrap() {
+            again.extend_from_slice(chunk);
+        }
+        assert!(again == object, "it comes twice alike");
         lengths
     }
 

@@ -1,9 +1,9 @@
 //! The builder: objects go in chunk by chunk, frames and at last a manifest come out.
 //!
-//! Owns: what a bundle being packed holds. Always holds: what is sealed keeps every limit of `limits`; equal
-//! objects in equal order give equal bundles (with one version of each compressor); memory is the tables, the open frame
-//! and frames not yet taken.
-//! Leaves to others: verifying objects before, chunking, threads (frames are compressed wherever the caller
+//! Owns: what a bundle being packed holds. Always holds: what is sealed keeps every limit of `limits`; every chunk in it, but a
+//! mark, is one that a record names; equal objects in equal order give equal bundles (with one version of each compressor); memory
+//! is the tables, the open frame, what it held before the object, and frames not yet taken.
+//! Leaves to others: taking an object back (`open_object`), verifying objects before, chunking, threads (frames are compressed wherever the caller
 //! likes), the spool.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,6 +21,7 @@ use crate::limits::{
     CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX, PARTS_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX,
 };
 use crate::manifest_header::{CHUNK_ENTRY_BYTES, FOREIGN_ENTRY_BYTES, FRAME_ENTRY_BYTES};
+use crate::open_object::OpenObject;
 use crate::record::{Encoding, NewRecord, RecordBody, contradiction};
 use crate::record_codec::Content;
 use crate::sealed_bundle::{PartChunk, PartChunks, PushedChunk, RecordPosition};
@@ -67,10 +68,8 @@ pub struct BundleBuilder {
     pub(crate) frames: Vec<FrameEntry>,
     pub(crate) open_frame: Vec<u8>,
     pub(crate) pending: VecDeque<PendingFrame>,
-    // Raw bytes of frames closed and not appended: what they will have at most.
-    pub(crate) unappended_bytes: u64,
-    // The number of the open frame.
-    pub(crate) next_frame: u32,
+    // Raw bytes of each frame that was closed: what it will have at most.
+    pub(crate) closed_bytes: Vec<u32>,
     pub(crate) next_pending: u32,
     pub(crate) chunks: Vec<ChunkEntry>,
     pub(crate) known: BTreeMap<Digest, ChunkRef>,
@@ -82,12 +81,6 @@ pub struct BundleBuilder {
     pub(crate) blocks: BlockPacker,
     pub(crate) positions: Vec<RecordPosition>,
     pub(crate) object: Option<OpenObject>,
-}
-
-#[derive(Debug)]
-pub(crate) struct OpenObject {
-    pub(crate) list: ChunkList,
-    pub(crate) bytes: u64,
 }
 
 impl BundleBuilder {
@@ -106,8 +99,7 @@ impl BundleBuilder {
             frames: Vec::new(),
             open_frame: Vec::new(),
             pending: VecDeque::new(),
-            unappended_bytes: 0,
-            next_frame: 0,
+            closed_bytes: Vec::new(),
             next_pending: 0,
             chunks: Vec::new(),
             known: BTreeMap::new(),
@@ -133,13 +125,16 @@ impl BundleBuilder {
         self.known.contains_key(hash)
     }
 
-    /// Begins an object.
+    /// Adds a chunk that no object has: the bundle is another one than without it.
     ///
     /// # Panics
-    /// If the object before was neither finished nor abandoned.
-    pub fn begin_object(&mut self) {
-        assert!(self.object.is_none(), "an object is open: finish or abandon it first");
-        self.object = Some(OpenObject { list: ChunkList::new(), bytes: 0 });
+    /// If an object is open.
+    pub fn push_mark(&mut self, mark: &[u8]) -> Result<(), BuildError> {
+        self.begin_object();
+        let pushed = self.push_chunk(mark);
+        // It is to stay.
+        self.object = None;
+        pushed.map(|_| ())
     }
 
     /// Takes the next chunk of the object. On an error nothing changed.
@@ -206,7 +201,7 @@ impl BundleBuilder {
         }
         let reference = ChunkRef::Own(count(self.chunks.len()));
         let offset = count(self.open_frame.len());
-        self.chunks.push(ChunkEntry { frame: self.next_frame, offset, length, hash });
+        self.chunks.push(ChunkEntry { frame: self.closed_frames(), offset, length, hash });
         self.open_frame.extend_from_slice(chunk);
         if self.open_frame.len() >= target {
             self.close_frame();
@@ -319,11 +314,6 @@ impl BundleBuilder {
         self.positions.push(position);
         self.object = None;
         Ok(position)
-    }
-
-    /// Forgets the open object, if there is one. Chunks it brought stay in the bundle, unused or for others.
-    pub fn abandon_object(&mut self) {
-        self.object = None;
     }
 }
 

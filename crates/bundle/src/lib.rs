@@ -31,6 +31,8 @@ mod lzma;
 mod manifest;
 mod manifest_error;
 mod manifest_header;
+mod object_size;
+mod open_object;
 mod patch;
 mod patch_finder;
 mod payload_tree;
@@ -71,6 +73,7 @@ pub use manifest_header::{
     BLOCK_ENTRY_BYTES, CHUNK_ENTRY_BYTES, FOREIGN_ENTRY_BYTES, FRAME_ENTRY_BYTES, MANIFEST_HEADER_BYTES,
     ManifestHeader,
 };
+pub use object_size::ObjectSize;
 pub use patch::{PATCH_PLACEHOLDER, PatchApplier, PatchError};
 pub use patch_finder::PatchFinder;
 pub use payload_tree::{PayloadTree, PayloadTreeError};

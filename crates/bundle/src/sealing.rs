@@ -12,7 +12,7 @@ use crate::block::PackError;
 use crate::build_error::BuildError;
 use crate::builder::{BundleBuilder, RUN_BYTES, count};
 use crate::chunk_entry::ChunkRef;
-use crate::chunking::{BEFORE_BORDER_BYTES_MIN, CHUNKER_MAX_BYTES};
+use crate::chunking::CHUNKER_MAX_BYTES;
 use crate::content_header::{BundleRole, ContentHeader};
 use crate::frame::{CompressedFrame, FrameEntry, PendingFrame};
 use crate::frame_compression::compress_frame;
@@ -21,6 +21,7 @@ use crate::manifest_header::{
     CHUNK_ENTRY_BYTES, FOREIGN_ENTRY_BYTES, FRAME_ENTRY_BYTES, MANIFEST_HEADER_BYTES, ManifestHeader,
     ManifestVersion,
 };
+use crate::object_size::ObjectSize;
 use crate::record::NewRecord;
 use crate::sealed_bundle::{PartChunk, PartChunks, SealedBundle};
 
@@ -44,10 +45,11 @@ impl BundleBuilder {
         if self.open_frame.is_empty() {
             return;
         }
+        self.keep_open_frame();
         let raw = std::mem::take(&mut self.open_frame);
-        self.unappended_bytes += raw.len() as u64;
-        self.pending.push_back(PendingFrame { number: self.next_frame, raw });
-        self.next_frame += 1;
+        let number = self.closed_frames();
+        self.closed_bytes.push(count(raw.len()));
+        self.pending.push_back(PendingFrame { number, raw });
     }
 
     /// Writes a frame that was taken. An error of the spool leaves the bundle useless.
@@ -65,6 +67,7 @@ impl BundleBuilder {
             return Err(BuildError::FrameOrder { expected, found: frame.number });
         };
         spool.write_all(&frame.stored).map_err(BuildError::Spool)?;
+        self.keep_payload();
         self.payload.update(&frame.stored);
         self.frames.push(FrameEntry {
             payload_offset: self.appended_bytes,
@@ -73,7 +76,6 @@ impl BundleBuilder {
             codec: frame.codec,
         });
         self.appended_bytes += u64::from(stored_bytes);
-        self.unappended_bytes -= u64::from(frame.raw_bytes);
         Ok(())
     }
 
@@ -105,13 +107,22 @@ impl BundleBuilder {
     /// What the payload will have at most if the bundle is sealed now.
     pub fn payload_bytes_bound(&self) -> u64 {
         self.appended_bytes
-            + self.unappended_bytes
+            + self.unappended_bytes()
             + self.open_frame.len() as u64
             + self.manifest_bytes_bound()
     }
 
+    /// The number of the open frame.
+    pub(crate) fn closed_frames(&self) -> u32 {
+        count(self.closed_bytes.len())
+    }
+
+    fn unappended_bytes(&self) -> u64 {
+        self.closed_bytes.iter().skip(self.frames.len()).map(|bytes| u64::from(*bytes)).sum()
+    }
+
     fn manifest_bytes_bound(&self) -> u64 {
-        let frames = self.next_frame as usize + usize::from(!self.open_frame.is_empty());
+        let frames = self.closed_bytes.len() + usize::from(!self.open_frame.is_empty());
         let tables = CHUNK_ENTRY_BYTES * self.chunks.len()
             + FRAME_ENTRY_BYTES * frames
             + FOREIGN_ENTRY_BYTES * self.foreign.len();
@@ -119,33 +130,27 @@ impl BundleBuilder {
         (MANIFEST_HEADER_BYTES + tables + self.lists.len() + list) as u64 + self.blocks.bytes_bound()
     }
 
-    /// Whether an object of `content_bytes`, cut by our chunker, with this record might not fit, however badly it
-    /// compresses: then seal first. An object that might not fit an empty builder either is begun in one all the
-    /// same, and becomes parts and a head if [`BuildError::Full`] comes.
-    ///
-    /// `foreign` are those of its chunks, once each, that were offered and will be used.
-    pub fn would_exceed(
-        &self,
-        content_bytes: u64,
-        foreign: impl Iterator<Item = PartChunk>,
-        record: &NewRecord,
-    ) -> bool {
-        let (foreign_chunks, foreign_bytes) = foreign
-            .fold((0_u64, 0_u64), |(chunks, bytes), chunk| (chunks + 1, bytes + u64::from(chunk.length)));
-        let content_bytes = content_bytes.saturating_sub(foreign_bytes);
-        // Those before borders are the shortest, and may be all that is left of it.
-        let chunks = content_bytes / BEFORE_BORDER_BYTES_MIN as u64 + 1;
+    /// Whether an object of this size with this record might not fit: then seal first. One that is told to take all of its new
+    /// bytes fits if this says so, however badly it compresses; of another one [`BuildError::Full`] may come all the same, and it
+    /// is to be abandoned. An object that might not fit an empty builder either is begun in one, and becomes parts and a head
+    /// if [`BuildError::Full`] comes.
+    pub fn would_exceed(&self, size: &ObjectSize, record: &NewRecord) -> bool {
+        // What is not compressed yet counts as it is.
+        let open_bytes = u64::from(self.options.frame_raw_bytes);
+        let frame_bytes = size.new_bytes.min(size.packed_bytes.saturating_add(open_bytes));
         // A frame has a chunk at least.
-        let frames = (content_bytes / u64::from(self.options.frame_raw_bytes) + 1).min(chunks);
-        let manifest_bytes = chunks
-            .saturating_mul(CHUNK_ENTRY_BYTES as u64 + RUN_BYTES)
-            .saturating_add(foreign_chunks.saturating_mul(FOREIGN_ENTRY_BYTES as u64 + RUN_BYTES))
+        let frames = (size.new_bytes / open_bytes + 1).min(size.new_chunks);
+        let manifest_bytes = size
+            .chunks
+            .saturating_mul(RUN_BYTES)
+            .saturating_add(size.new_chunks.saturating_mul(CHUNK_ENTRY_BYTES as u64))
+            .saturating_add(size.foreign_chunks.saturating_mul(FOREIGN_ENTRY_BYTES as u64))
             // Frames are closed before they are full if the next chunk does not fit.
             .saturating_add(frames.saturating_mul(2 * FRAME_ENTRY_BYTES as u64))
             .saturating_add(record.patches_bytes_bound())
             .saturating_add(LIST_COUNTS_BYTES + record.bytes_bound());
         self.blocks.records() >= self.options.records_max
-            || self.check_room(content_bytes, manifest_bytes).is_err()
+            || self.check_room(frame_bytes, manifest_bytes).is_err()
     }
 
     /// Whether hardly any object fits any more.
@@ -204,7 +209,7 @@ impl BundleBuilder {
     fn finish(mut self, spool: &mut impl Write) -> Result<SealedBundle, BuildError> {
         self.close_frame();
         self.append_pending(spool)?;
-        let missing = self.next_frame - count(self.frames.len());
+        let missing = self.closed_frames() - count(self.frames.len());
         if missing > 0 {
             return Err(BuildError::FramesMissing(missing));
         }

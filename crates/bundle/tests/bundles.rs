@@ -4,17 +4,27 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use common::{builder, chunks, info, log, noise, pack, path, reader, records, restore, with_manifest};
-use firn_base::ObjectKey;
+use firn_base::{BundleId, Digest, ObjectKey};
 use firn_bundle::{
     Block, BlockDirectory, BuildError, BuilderOptions, BundleBuilder, BundleReader, BundleRole, ChunkEntry,
     ChunkList, ChunkRef, Codec, Encoding, FRAMES_KEPT_BYTES, ForeignChunk, FrameCompression, FrameEntry,
-    MANIFEST_FIRST_READ_BYTES, Manifest, ManifestError, ManifestHeader, NewRecord, PATCH_PLACEHOLDER,
-    PartChunk, Patch, PushedChunk, ReadAt, RecipeNumber, compress_frame, decompress_frame,
+    MANIFEST_FIRST_READ_BYTES, Manifest, ManifestError, ManifestHeader, NewRecord, ObjectSize,
+    PATCH_PLACEHOLDER, PartChunk, Patch, PushedChunk, ReadAt, RecipeNumber, compress_frame, decompress_frame,
 };
 use proptest::prelude::*;
+
+/// What an object takes of an empty bundle, however badly it compresses.
+fn size_of(object: &[u8]) -> ObjectSize {
+    let chunks = chunks(object);
+    let new: BTreeSet<&Vec<u8>> = chunks.iter().collect();
+    let new_bytes = new.iter().map(|chunk| chunk.len() as u64).sum();
+    let new_chunks = new.len() as u64;
+    let chunks = chunks.len() as u64;
+    ObjectSize { chunks, new_chunks, new_bytes, packed_bytes: new_bytes, foreign_chunks: 0 }
+}
 
 /// An object made of pieces that other objects share.
 fn object(pieces: &[(u8, usize)]) -> Vec<u8> {
@@ -53,6 +63,67 @@ proptest! {
     }
 
     #[test]
+    fn of_an_object_that_is_taken_back_nothing_is_left(
+        objects in prop::collection::vec(
+            (prop::collection::vec((0u8..4, 0usize..150_000), 0..4), any::<bool>(), 0usize..5), 1..16),
+        offered in prop::collection::vec((0u8..4, 0usize..150_000), 0..3),
+    ) {
+        let earlier = chunks(&object(&offered));
+        let begin = || {
+            let mut builder = builder();
+            for (number, chunk) in (0..).zip(&earlier) {
+                let hash = Digest::from_bytes(*blake3::hash(chunk).as_bytes());
+                let length = u32::try_from(chunk.len()).unwrap();
+                let bundle = BundleId::from_bytes([u8::try_from(number).unwrap(); 32]);
+                builder.offer_foreign_chunk(bundle, PartChunk { number, length, hash });
+            }
+            builder
+        };
+        let (mut all, mut all_payload) = (begin(), Vec::new());
+        let (mut kept, mut kept_payload) = (begin(), Vec::new());
+        // Frames may be on their way when an object is begun, and are given back before one is taken back.
+        let mut on_their_way = VecDeque::new();
+        let mut give_back = |all: &mut BundleBuilder, spool: &mut Vec<u8>, left: usize| {
+            while let Some(frame) = all.take_frame() {
+                on_their_way.push_back(compress_frame(frame, FrameCompression::Zstd(3)).unwrap());
+            }
+            while on_their_way.len() > left {
+                all.append_frame(&on_their_way.pop_front().unwrap(), spool).unwrap();
+            }
+        };
+        let mut names = Vec::new();
+        for (seed, (pieces, is_kept, left)) in (0u8..).zip(objects) {
+            let object = object(&pieces);
+            all.begin_object();
+            for chunk in chunks(&object) {
+                all.push_chunk(&chunk).unwrap();
+                give_back(&mut all, &mut all_payload, left);
+            }
+            if is_kept {
+                all.finish_object(log(seed, &object)).unwrap();
+                kept.begin_object();
+                for chunk in chunks(&object) {
+                    kept.push_chunk(&chunk).unwrap();
+                }
+                kept.finish_object(log(seed, &object)).unwrap();
+                kept.append_pending(&mut kept_payload).unwrap();
+                names.push(seed);
+            } else {
+                give_back(&mut all, &mut all_payload, 0);
+                all_payload.truncate(usize::try_from(all.abandon_object()).unwrap());
+            }
+        }
+        if !names.is_empty() {
+            give_back(&mut all, &mut all_payload, 0);
+            let sealed = kept.seal(&mut kept_payload).unwrap();
+            prop_assert_eq!(all.seal(&mut all_payload).unwrap(), sealed.clone());
+            prop_assert!(all_payload == kept_payload);
+            let manifest = Manifest::parse_whole(&sealed.content, sealed.manifest.clone()).unwrap();
+            prop_assert_eq!(unnamed_chunks(&manifest), 0);
+        }
+    }
+
+    #[test]
     fn no_damage_of_a_manifest_panics(
         place in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<prop::sample::Index>(),
     ) {
@@ -74,6 +145,17 @@ proptest! {
             prop_assert!(Manifest::parse_whole(&content, damaged).is_err());
         }
     }
+}
+
+/// How many chunks, of its own and of others, no record names.
+fn unnamed_chunks(manifest: &Manifest) -> usize {
+    let mut named = BTreeSet::new();
+    for located in manifest.records() {
+        let list = manifest.chunk_list(&located.unwrap().record).unwrap();
+        named.extend(list.chunks().map(|chunk| format!("{chunk:?}")));
+    }
+    let header = manifest.header();
+    header.chunk_count() as usize + header.foreign_count() as usize - named.len()
 }
 
 fn small_bundle() -> (firn_bundle::SealedBundle, Vec<u8>) {
@@ -151,7 +233,7 @@ fn an_object_too_large_for_one_bundle_becomes_parts_and_a_head() {
         BuilderOptions { payload_bytes_max: 400_000, frame_raw_bytes: 100_000, ..BuilderOptions::default() };
     let object = noise(1_000_000, 5);
     let record = NewRecord::store_path(info(5, &object, vec![]), Encoding::Chunked);
-    assert!(BundleBuilder::new(options).would_exceed(1_000_000, std::iter::empty(), &record));
+    assert!(BundleBuilder::new(options).would_exceed(&size_of(&object), &record));
     let mut parts = Vec::new();
     let mut payloads = Vec::new();
     let mut builder = BundleBuilder::new(options);
@@ -245,18 +327,20 @@ fn patched_hash_parts_are_restored() {
 fn patches_count_when_it_is_asked_whether_an_object_fits() {
     // Nothing but placeholders, so that the patches are more than what is left of the content.
     let object = PATCH_PLACEHOLDER.repeat(20_000);
-    let content_bytes = object.len() as u64;
+    let size = size_of(&object);
     let references = (0..200).map(|seed| path(seed, "reference")).collect();
     let mut record = NewRecord::store_path(info(3, &object, references), Encoding::Chunked);
     let options = |payload_bytes_max| BuilderOptions { payload_bytes_max, ..BuilderOptions::default() };
-    let bound = content_bytes + 40_000;
-    assert!(!BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record));
+    let fits = |bound, record: &NewRecord| !BundleBuilder::new(options(bound)).would_exceed(&size, record);
+    let mut bound = size.new_bytes;
+    while !fits(bound, &record) {
+        bound += 1000;
+    }
     record.patches = (0..20_000).map(|number| Patch { offset: 32 * number, reference: 200 }).collect();
-    assert!(BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record));
+    assert!(!fits(bound, &record));
 
     // Where it is found to fit, it does.
-    let mut bound = bound;
-    while BundleBuilder::new(options(bound)).would_exceed(content_bytes, std::iter::empty(), &record) {
+    while !fits(bound, &record) {
         bound += 1000;
     }
     let mut builder = BundleBuilder::new(options(bound));
@@ -456,9 +540,7 @@ fn a_bundle_with_frames_missing_is_not_sealed() {
     builder.begin_object();
     builder.push_chunk(&noise(99_999, 1)).unwrap();
     builder.push_chunk(&noise(99_999, 2)).unwrap();
-    builder.abandon_object();
-    builder.begin_object();
-    builder.finish_object(log(1, b"")).unwrap();
+    builder.finish_object(log(1, &[noise(99_999, 1), noise(99_999, 2)].concat())).unwrap();
     assert!(builder.take_frame().is_some());
     let error = builder.seal(&mut Vec::new()).unwrap_err();
     assert!(matches!(error, BuildError::FramesMissing(1) | BuildError::FrameOrder { .. }), "{error}");

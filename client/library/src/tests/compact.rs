@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use firn_base::BundleId;
+use firn_bundle::FrameCompression;
 use firn_client_logic::UploadPolicy;
+use firn_nix_format::Compression;
 use firn_transport::Environment;
 
 use super::archive::TestArchive;
-use super::cache::Cache;
+use super::cache::{Cache, noise};
 use super::earlier::cache_of;
 use super::pipeline::{assert_restores, key, publish_with};
+use crate::archived_objects::{ArchivedObjects, archived_records};
 use crate::compact::{CompactError, CompactOptions, Compacted, compact_in};
 use crate::events::PublishEvents;
 use crate::publish_options::PublishOptions;
 use crate::replacement::ReplaceError;
+use crate::restore::check_restores;
+use crate::spool::SpoolDir;
 
 async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> BundleId {
     publish_with(archive, cache, PublishOptions::new(cache.source())).await.unwrap();
@@ -74,4 +79,32 @@ async fn what_does_not_become_fewer_bundles_and_what_cannot_be_read_stays_as_it_
     assert!(unread.as_ref().is_err_and(unreadable), "{unread:?}");
     assert!(small.iter().all(|bundle| archive.content_of(*bundle).is_some()));
     assert_restores(&archive, &one);
+}
+
+#[tokio::test]
+async fn what_compresses_comes_together_in_a_bundle_that_has_no_room_for_its_raw_bytes() {
+    const BUNDLE_BYTES: u64 = 1 << 20;
+    let archive = TestArchive::new(4, 8);
+    let mut old = Vec::new();
+    for seed in 0..4 {
+        // Each is different, and little of it is more than a compressor finds again.
+        let text = [noise(20_000, seed), noise(2_000, seed).repeat(450)].concat();
+        let mut cache = Cache::new();
+        cache.add_path(&format!("text-{seed}"), &text, Compression::Xz, &[]);
+        old.push(publish(&archive, &cache).await);
+    }
+    let objects = archive.objects();
+    let mut records = Vec::new();
+    for bundle in &old {
+        records.extend(archived_records(&objects, *bundle).await.unwrap());
+    }
+    let spool = SpoolDir::open(None).unwrap();
+    let archived =
+        ArchivedObjects::new(archive.clone(), objects, Environment::real(), spool, old.into_iter().collect());
+    let none = PublishEvents::none();
+    let set = archived.pack(&records, FrameCompression::ZSTD, BUNDLE_BYTES, None, &none).await.unwrap();
+    let raw: u64 = set.objects.iter().map(|object| object.content_bytes).sum();
+    assert!(raw > 3 * BUNDLE_BYTES);
+    assert_eq!((set.bundles.len(), set.objects.len()), (1, 4));
+    check_restores(&set).unwrap();
 }
