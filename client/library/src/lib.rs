@@ -26,6 +26,7 @@ mod pieces;
 mod plan;
 mod publish;
 mod publish_options;
+mod recipe_trial;
 mod repack;
 mod replacement;
 mod restore;

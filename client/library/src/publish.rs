@@ -2,8 +2,9 @@
 //!
 //! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published;
 //! whatever is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are
-//! skipped); memory is bounded by [`PublishOptions::memory`], the frames of one bundle and the shards on their
-//! way, and an encoder on each thread if recipes are looked for, whatever the source.
+//! skipped); beside the plan, which keeps what every narinfo says and so grows with the paths of the source, memory is bounded by
+//! [`PublishOptions::memory`], the frames of one bundle and the shards on their way, and an encoder on each thread if recipes
+//! are looked for.
 //! Leaves to others: every single step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,6 +31,7 @@ use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
+use crate::recipe_trial::{TrialError, try_recipe};
 use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
 use crate::source::SourceError;
 use crate::spool::SpoolDir;
@@ -242,7 +244,11 @@ impl Publish<'_> {
                 Ok(None) if key.kind() == KeyKind::BuildLog => {}
                 // Named by the user, or gone since it was listed.
                 Ok(None) => self.refuse(plan.name(&key), "the source has no such file".to_owned()),
-                Err(VerifyError::Spool(error)) => return Err(error.into()),
+                Err(VerifyError::Trial(TrialError::Spool(error)) | VerifyError::Spool(error)) => {
+                    return Err(error.into());
+                }
+                // The next run publishes it.
+                Err(VerifyError::Trial(TrialError::Stopped)) => {}
                 Err(VerifyError::Source(error)) if error.is_away() => away = away.or(Some(error)),
                 // What cannot be had besides takes nothing from a path.
                 Err(error) if key.kind() != KeyKind::StorePath => {
@@ -272,22 +278,27 @@ impl Publish<'_> {
         let (info, blob) = (plan.paths.get(&key).cloned(), plan.blobs.get(&key).cloned());
         let owners = Arc::clone(&plan.owners);
         let recipe = info.as_ref().and_then(|info| self.options.recipe_of(info));
+        let trial_spool = spool.clone();
         let work = move || match (info, blob) {
-            (Some(info), _) => verify_path(&source, &info, encoding, recipe, &spool).map(Some),
-            (None, Some(blob)) => blob.read(&source, &owners, &spool),
+            (Some(info), _) => verify_path(&source, &info, encoding, &spool).map(Some),
+            (None, Some(blob)) => Ok(blob.read(&source, &owners, &spool)?.map(|object| (object, Vec::new()))),
             (None, None) => Ok(None),
         };
         let environment = self.environment.clone();
         let (earlier, encoders) = (self.earlier.clone(), Arc::clone(&self.encoders));
+        let stop = self.options.stop.clone();
         let checked = begin(async move {
-            // Never closed, so waiting ends with a permit.
-            let permit = if recipe.is_some() { Some(encoders.acquire_owned().await) } else { None };
-            let mut checked = environment.blocking(work).await;
-            drop(permit);
-            if let (Some(earlier), Ok(Some(object))) = (earlier, &mut checked) {
+            let Some((mut object, head)) = environment.blocking(work).await? else { return Ok(None) };
+            if let Some(recipe) = recipe {
+                // Only now: a file that is still on its way keeps no encoder. Never closed, so waiting ends with a permit.
+                let _permit = encoders.acquire_owned().await;
+                let work = move || try_recipe(object, recipe, head, &trial_spool, &stop);
+                object = environment.blocking(work).await.map_err(VerifyError::from)?;
+            }
+            if let Some(earlier) = earlier {
                 object.earlier = earlier.find(&object.content, &named).await;
             }
-            checked
+            Ok(Some(object))
         });
         async move { (key, cost, checked.await) }
     }

@@ -1,19 +1,17 @@
 //! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
-//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads; trying the
-//! recipe of the published file. Always holds: a verified path is a well-formed NAR of exactly its NarSize and NarHash, and its
-//! file has the FileSize and FileHash that were stated; a recipe is recorded only if it has just made that file; whatever the
-//! source sends, no more is read than it may have and memory is bounded.
-//! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), packing (`pack`).
+//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads. Always holds: a
+//! verified path is a well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
+//! stated; whatever the source sends, no more is read than it may have and memory is bounded.
+//! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), recipes (`recipe_trial`), packing (`pack`).
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, Builder, ScopedJoinHandle};
 
-use firn_bundle::{Encoding, NewRecord, RecipeNumber};
+use firn_bundle::{Encoding, NewRecord};
 use firn_nix_format::{
-    Compression, NarError, NarInspector, NarMismatch, PathInfo, PublishedBytes, Recipe, Reproduction, Sha256,
-    VerifyingReader, decoder,
+    Compression, NarError, NarInspector, NarMismatch, PathInfo, Sha256, VerifyingReader, decoder,
 };
 use sha2::Digest;
 
@@ -21,15 +19,12 @@ use crate::content::{Content, ContentWriter};
 use crate::earlier::EarlierChunk;
 use crate::nar_writer::NarWriter;
 use crate::pieces::{PIECE_BYTES, pieces};
+use crate::recipe_trial::{FILE_HEAD_BYTES_MAX, TrialError};
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
 
 const SMALL_PIECE_BYTES: usize = 64 << 10;
 const FILE_BUFFER_BYTES: usize = 256 << 10;
-
-// With which a file is compared that is made again. Another preset shows in the first bytes, another encoder in the first
-// block of LZMA2, which takes up to 64 KiB.
-const FILE_HEAD_BYTES_MAX: usize = 64 << 10;
 
 // From this NarSize on decompressing, hashing and cutting go side by side: smaller NARs are many, and keep all cores busy by
 // being read several at once. Nine tenths of all bytes are in larger ones.
@@ -101,6 +96,9 @@ pub enum VerifyError {
     /// It is another NAR.
     #[error(transparent)]
     Mismatch(#[from] NarMismatch),
+    /// Its recipe could not be tried to the end.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// The spool failed: nobody's object is at fault.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -111,6 +109,8 @@ struct FileState {
     hasher: Option<sha2::Sha256>,
     read: u64,
     limit: u64,
+    // Takes the beginning of the file, for its recipe.
+    head: Vec<u8>,
     // Takes the file as it is, for `verbatim`.
     keep: Option<ContentWriter>,
     // The reason behind an error that went through the decoder.
@@ -142,6 +142,8 @@ impl FileState {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
+        let more = FILE_HEAD_BYTES_MAX.saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..more]);
         if let Some(keep) = &mut self.keep {
             keep.push(bytes)?;
         }
@@ -149,14 +151,13 @@ impl FileState {
     }
 }
 
-/// Reads and checks the NAR of `info`, and tries `recipe` on it, which takes several times as long. Blocks.
+/// Reads and checks the NAR of `info`, and gives the beginning of its file besides. Blocks.
 pub(crate) fn verify_path(
     source: &Source,
     info: &PathInfo,
     encoding: Encoding,
-    recipe: Option<Recipe>,
     spool: &SpoolDir,
-) -> Result<VerifiedObject, VerifyError> {
+) -> Result<(VerifiedObject, Vec<u8>), VerifyError> {
     let file = source.open_hashed(&info.url, info.file_size)?;
     let file = file.ok_or_else(|| VerifyError::Missing(info.url.clone()))?;
     let limit = info.file_size.unwrap_or_else(|| file_bytes_max(info.nar_size));
@@ -170,9 +171,9 @@ pub(crate) fn verify_path(
         Encoding::Chunked => None,
     };
     let hasher = hash_file.then(sha2::Sha256::default);
-    let mut state = FileState { hasher, read: 0, limit, keep, failure: None };
+    let mut state = FileState { hasher, read: 0, limit, head: Vec::new(), keep, failure: None };
     let reader = FileReader { inner: file.reader, state: &mut state };
-    let decoded = decode(reader, info, (encoding, recipe), spool);
+    let decoded = decode(reader, info, encoding, spool);
     let kept = match (decoded, state.failure.take()) {
         (Ok(kept), _) => kept,
         // Only what went through the decoder has a reason behind it: the file may be read ahead of what is wrong with the NAR.
@@ -187,31 +188,28 @@ pub(crate) fn verify_path(
             return Err(VerifyError::FileHash { stated, found });
         }
     }
-    let (mut content, tried) = match (kept, state.keep) {
+    let mut content = match (kept, state.keep) {
         (Some(kept), _) => kept,
-        (None, Some(keep)) => (keep.finish()?, None),
+        (None, Some(keep)) => keep.finish()?,
         (None, None) => unreachable!("one of the two encodings keeps the content"),
     };
     let mut record = NewRecord::store_path(info.clone(), encoding);
     record.patches = content.take_patches();
-    let recipe_tried = tried.is_some();
-    record.recipe = tried.and_then(|tried| tried.found).map(RecipeNumber::from).unwrap_or_default();
-    Ok(VerifiedObject { record, content, source_bytes: state.read, recipe_tried, earlier: Vec::new() })
+    let source_bytes = state.read;
+    let object = VerifiedObject { record, content, source_bytes, recipe_tried: false, earlier: Vec::new() };
+    Ok((object, state.head))
 }
 
-/// Decompresses and checks; gives the NAR's chunks if they are what is kept, with what came of the recipe if one was tried.
+/// Decompresses and checks; gives the NAR's chunks if they are what is kept.
 fn decode(
     file: FileReader<'_>,
     info: &PathInfo,
-    (encoding, recipe): (Encoding, Option<Recipe>),
+    encoding: Encoding,
     spool: &SpoolDir,
-) -> Result<Option<(Content, Option<TriedRecipe>)>, VerifyError> {
-    let mut buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
+) -> Result<Option<Content>, VerifyError> {
+    let buffered = BufReader::with_capacity(FILE_BUFFER_BYTES, file);
     let mut target = match encoding {
-        Encoding::Chunked => {
-            let reproduction = recipe.map(|recipe| reproduction(recipe, info, &mut buffered)).transpose()?;
-            Target::kept(NarWriter::new(spool, info)?, reproduction.flatten())
-        }
+        Encoding::Chunked => Target::Kept(Box::new(NarWriter::new(spool, info)?)),
         Encoding::Verbatim => Target::Inspected(Box::new(NarInspector::new(info.nar_size))),
     };
     let decompressed = decoder(info.compression, buffered).map_err(|error| unreadable(info, &error))?;
@@ -221,25 +219,6 @@ fn decode(
         target = check_staged(decompressed, info, target, thread_of)?;
     }
     target.finish()
-}
-
-/// Begins to make the published file again; none if there is nothing to know it by, or no memory for it.
-fn reproduction(
-    recipe: Recipe,
-    info: &PathInfo,
-    file: &mut impl BufRead,
-) -> Result<Option<Reproduction>, VerifyError> {
-    let Some(sha256) = info.file_hash else { return Ok(None) };
-    let head = loop {
-        match file.fill_buf() {
-            Ok(head) => break head[..head.len().min(FILE_HEAD_BYTES_MAX)].to_vec(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unreadable(info, &error)),
-        }
-    };
-    let begun = Reproduction::new(recipe, PublishedBytes { head, sha256, bytes: info.file_size });
-    let warn = |error: &io::Error| tracing::warn!(path = %info.store_path, %error, "its recipe is not tried");
-    Ok(begun.inspect_err(warn).ok())
 }
 
 /// Reads a NAR to its end, which must be the one of its path info, and gives `take` each piece of it. An error of `take` ends it.
@@ -327,44 +306,24 @@ fn unreadable(info: &PathInfo, error: &io::Error) -> VerifyError {
     }
 }
 
-/// What came of a recipe that was tried on a file.
-#[derive(Debug, Clone, Copy)]
-struct TriedRecipe {
-    /// It, if it makes the file.
-    found: Option<Recipe>,
-}
-
 /// What becomes of a NAR's bytes: kept, or only looked at where the published file is what is kept.
 enum Target {
-    Kept(Box<NarWriter>, Option<Box<Reproduction>>),
+    Kept(Box<NarWriter>),
     Inspected(Box<NarInspector>),
 }
 
 impl Target {
-    fn kept(writer: NarWriter, reproduction: Option<Reproduction>) -> Self {
-        Self::Kept(Box::new(writer), reproduction.map(Box::new))
-    }
-
     fn push(&mut self, bytes: &[u8]) -> Result<(), VerifyError> {
         match self {
-            Self::Kept(writer, reproduction) => {
-                if let Some(reproduction) = reproduction {
-                    reproduction.push(bytes);
-                }
-                writer.push(bytes)
-            }
+            Self::Kept(writer) => writer.push(bytes),
             Self::Inspected(inspector) => Ok(inspector.push(bytes)?),
         }
     }
 
     /// Refuses a NAR that ended too early.
-    fn finish(self) -> Result<Option<(Content, Option<TriedRecipe>)>, VerifyError> {
+    fn finish(self) -> Result<Option<Content>, VerifyError> {
         match self {
-            Self::Kept(writer, reproduction) => {
-                let content = writer.finish()?;
-                let tried = reproduction.map(|reproduction| TriedRecipe { found: reproduction.finish() });
-                Ok(Some((content, tried)))
-            }
+            Self::Kept(writer) => writer.finish().map(Some),
             Self::Inspected(inspector) => {
                 inspector.finish()?;
                 Ok(None)
@@ -390,13 +349,13 @@ mod tests {
     }
 
     fn kept(spool: &SpoolDir, info: &PathInfo) -> Target {
-        Target::kept(NarWriter::new(spool, info).unwrap(), None)
+        Target::Kept(Box::new(NarWriter::new(spool, info).unwrap()))
     }
 
     /// What comes of a NAR on one thread, and on three.
     fn both(mut nar: impl FnMut() -> Box<dyn Read>, info: &PathInfo) -> [Result<Content, VerifyError>; 2] {
         let spool = SpoolDir::open(None).unwrap();
-        let whole = |target: Target| target.finish().map(|kept| kept.expect("it is kept").0);
+        let whole = |target: Target| target.finish().map(|kept| kept.expect("it is kept"));
         let mut alone = kept(&spool, info);
         let one = check(nar(), info, SMALL_PIECE_BYTES, |piece| alone.push(piece));
         let three = check_staged(nar(), info, kept(&spool, info), thread_of);
@@ -422,7 +381,7 @@ mod tests {
         let (info, spool) = (info(&nar), SpoolDir::open(None).unwrap());
         let mut alone = kept(&spool, &info);
         check(&nar[..], &info, SMALL_PIECE_BYTES, |piece| alone.push(piece)).unwrap();
-        let (alone, _) = alone.finish().unwrap().unwrap();
+        let alone = alone.finish().unwrap().unwrap();
         let chunks: Vec<_> = alone.chunks().collect();
         for lacking in [&["nar-keep", "nar-hash"][..], &["nar-keep"], &["nar-hash"]] {
             // Nobody has room for such a stack.
@@ -431,7 +390,7 @@ mod tests {
                 false => thread_of(name),
             };
             let target = check_staged(&nar[..], &info, kept(&spool, &info), stage).unwrap();
-            let (content, _) = target.finish().unwrap().unwrap();
+            let content = target.finish().unwrap().unwrap();
             assert!(content.chunks().eq(chunks.iter().copied()), "{lacking:?}");
         }
     }

@@ -41,6 +41,25 @@ pub struct PathInfo {
 }
 
 impl PathInfo {
+    /// Of a NAR that lies uncompressed at `url`, as far as it can be told from the NAR: nobody has signed it, and what it refers
+    /// to is not said.
+    pub fn of_nar(store_path: StorePath, url: String, nar_hash: Sha256, nar_size: u64) -> Self {
+        Self {
+            store_path,
+            url,
+            compression: Compression::None,
+            file_hash: None,
+            file_size: None,
+            nar_hash,
+            nar_size,
+            references: Vec::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: None,
+            extra: Vec::new(),
+        }
+    }
+
     /// Reads a narinfo.
     pub fn parse(text: &[u8]) -> Result<Self, ParsePathInfoError> {
         parse_path_info::parse(text)

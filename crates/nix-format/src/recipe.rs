@@ -172,9 +172,12 @@ pub(crate) mod tests {
             (Recipe::Xz6, 0, "0xcjczshxx0vcc3p75p7x5rvi3cn93zv544a682ra0yh256zjh00"),
             (Recipe::Xz6, 1_000, "13r4p954pld16wlc2w12fqhswxgf77kld7d1zvi55yfghisk4m11"),
             (Recipe::Xz6, 3_000_000, "0q7jvjpr7hs7m279hy206b9k55jzwdb9qdp086338kiawz81p69h"),
+            // More than the window of xz, and ten blocks of bzip2.
+            (Recipe::Xz6, 9_000_000, "037gjqzyhc3z3ianpd3qvym9kgh5xfq6ay4mpnphiwzl7sn0mvmg"),
             (Recipe::Bzip2_9, 0, "0n40989ia26nka0hgbn0jc2901k14j7ffazb338ki5rvn17aipfk"),
             (Recipe::Bzip2_9, 1_000, "0b804dl0lyxw2ki66myg5zl7z15c2d4np4s9j52fphpp00r44163"),
             (Recipe::Bzip2_9, 3_000_000, "07xqamyqwn9n38gb4nn31nam1nvk98g2kyvpxwdvb1hgz4g3f4qp"),
+            (Recipe::Bzip2_9, 9_000_000, "196zhf7xmg0s3r98rq6dqi853q0rzxgknm6bm1i1s3i7avqg8sm9"),
         ] {
             let file = made(recipe, &sample(bytes), usize::MAX);
             assert_eq!(
@@ -182,6 +185,14 @@ pub(crate) mod tests {
                 format!("sha256:{sha256}"),
                 "{recipe} of {bytes} bytes"
             );
+        }
+        // What never ends to be alike takes other ways through both.
+        for (recipe, sha256) in [
+            (Recipe::Xz6, "0p60hj4w1s4vyp5hpshhw3xncaqgsa82dw9g90anlx9fqi2hadvq"),
+            (Recipe::Bzip2_9, "0lqyrnai8h8b4mcm5bvqdl8zkdfzvhwcyj9my8bkh2i2999cx3i8"),
+        ] {
+            let file = made(recipe, &[b'a'; 1_000_000], usize::MAX);
+            assert_eq!(Sha256::of(&file).to_string(), format!("sha256:{sha256}"), "{recipe} of one byte");
         }
     }
 

@@ -54,6 +54,11 @@ impl Reproduction {
         }
     }
 
+    /// Whether what was made so far is the beginning of the published file, as far as is known.
+    pub const fn may_succeed(&self) -> bool {
+        self.encoder.is_some()
+    }
+
     /// The recipe, if it has made the published file of the whole NAR.
     pub fn finish(self) -> Option<Recipe> {
         let made = self.encoder?.finish().ok()?;

@@ -14,7 +14,8 @@ use super::archive::TestArchive;
 use super::cache::{Cache, Entry, nar_of, noise};
 use super::pipeline::{assert_restores, key, publish_with};
 use crate::compact::{CompactOptions, compact_in};
-use crate::events::PublishEvents;
+use crate::events::{PublishEvent, PublishEvents};
+use crate::publish::publish_into;
 use crate::publish_options::PublishOptions;
 use crate::repack::{RepackOptions, repack_in};
 
@@ -177,4 +178,26 @@ async fn recipes_stay_when_their_paths_are_packed_anew() {
         compact_in(archive.clone(), &objects, &environment, &options, PublishEvents::none()).await.unwrap();
     assert_eq!((done.objects, done.bundles), (3, 1));
     assert_files(&archive, &kept);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_asked_to_stop_breaks_a_trial_off_and_leaves_its_path_to_the_next_run() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    cache.add_made("first", &contents(1_000, 1), Recipe::Xz6, |_| ());
+    cache.add_made("second", &contents(3 << 20, 2), Recipe::Xz6, |_| ());
+    let options = || PublishOptions { keep_recipes: true, threads: 1, ..PublishOptions::new(cache.source()) };
+    let (stopping, publishers) = (options(), vec![cache.publisher()]);
+    let stop = stopping.stop.clone();
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            stop.ask();
+        }
+    });
+    let (objects, environment) = (Some(archive.objects()), Environment::real());
+    let first =
+        publish_into(archive.clone(), objects, publishers, &environment, stopping, events).await.unwrap();
+    assert_eq!((first.refused.len(), first.exit_code()), (0, 0), "{first}");
+    // Nothing got in without the recipe that was wished.
+    publish_with(&archive, &cache, options()).await.unwrap();
+    assert_files(&archive, &[("first", XZ), ("second", XZ)]);
 }
