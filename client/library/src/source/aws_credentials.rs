@@ -1,6 +1,7 @@
 //! Whose requests to S3 are: the environment's and the credentials file's word, as Amazon's own programs read them.
 //!
-//! Always holds: a profile that was named and cannot be had is an error, never an anonymous request; no secret is shown.
+//! Always holds: a profile that was named and cannot be had, or a key without its secret, is an error, never an anonymous request;
+//! no secret is shown.
 //! Leaves to others: signing (`s3_bucket`), reading the environment (the program).
 
 use std::ffi::OsString;
@@ -14,6 +15,8 @@ use rusty_s3::Credentials;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AwsEnvironment {
     credentials: Option<Credentials>,
+    // Of key and secret the one that is not set, where only the other one is.
+    lacks: Option<&'static str>,
     profile: Option<String>,
     file: Option<PathBuf>,
 }
@@ -21,6 +24,11 @@ pub struct AwsEnvironment {
 /// Why there are no credentials although some were named.
 #[derive(Debug, thiserror::Error)]
 pub enum AwsCredentialsError {
+    /// Half of them is in the environment.
+    #[error(
+        "{0} is not set, and without it the other half of the credentials in the environment is of no use: set both, or none"
+    )]
+    Half(&'static str),
     /// Nobody knows where they would be.
     #[error("there is no file of credentials: HOME and AWS_SHARED_CREDENTIALS_FILE are not set")]
     NoFile,
@@ -49,6 +57,9 @@ pub enum AwsCredentialsError {
     },
 }
 
+const KEY: &str = "AWS_ACCESS_KEY_ID";
+const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
+
 // Where Amazon's programs look if no profile is named.
 const DEFAULT_PROFILE: &str = "default";
 
@@ -60,23 +71,28 @@ impl AwsEnvironment {
     pub fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
-        let credentials = match (text("AWS_ACCESS_KEY_ID"), text("AWS_SECRET_ACCESS_KEY")) {
-            (Some(key), Some(secret)) => Some(credentials(key, secret, text("AWS_SESSION_TOKEN"))),
-            _ => None,
+        let (credentials, lacks) = match (text(KEY), text(SECRET)) {
+            (Some(key), Some(secret)) => (Some(credentials(key, secret, text("AWS_SESSION_TOKEN"))), None),
+            (Some(_), None) => (None, Some(SECRET)),
+            (None, Some(_)) => (None, Some(KEY)),
+            (None, None) => (None, None),
         };
         let at_home = || set("HOME").map(|home| Path::new(&home).join(".aws/credentials"));
         let file = set("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from).or_else(at_home);
-        Self { credentials, profile: text("AWS_PROFILE"), file }
+        Self { credentials, lacks, profile: text("AWS_PROFILE"), file }
     }
 
     /// The credentials of `profile`; else the environment's own; else those of its profile, or of the default one, if there is
     /// one. None: requests are anonymous. Blocks.
     ///
     /// # Errors
-    /// A profile that was named cannot be had.
+    /// A profile that was named cannot be had, or the environment has half of what it takes.
     pub(super) fn find(&self, profile: Option<&str>) -> Result<Option<Credentials>, AwsCredentialsError> {
         if let (None, Some(own)) = (profile, &self.credentials) {
             return Ok(Some(own.clone()));
+        }
+        if let (None, Some(lacks)) = (profile, self.lacks) {
+            return Err(AwsCredentialsError::Half(lacks));
         }
         if let Some(named) = profile.or(self.profile.as_deref()) {
             let path = self.file.as_deref().ok_or(AwsCredentialsError::NoFile)?;
@@ -187,6 +203,17 @@ mod tests {
         assert!(error(Some(&path), "sso").contains("put them into the environment"));
         assert!(error(Some(&dir.path().join("none")), "x").contains("cannot be read"));
         assert!(error(None, "x").contains("HOME"));
+    }
+
+    #[test]
+    fn half_of_what_the_environment_has_to_say_is_an_error_that_names_the_other_half() {
+        let (_dir, path) = with_file();
+        for (set, lacks) in [(KEY, SECRET), (SECRET, KEY)] {
+            let half = environment(Some(&path), &[(set, "x"), (lacks, "")]);
+            let error = half.find(None).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{lacks} is not set")), "{error}");
+            assert!(half.find(Some("Team")).unwrap().is_some(), "a profile that is named needs neither");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A cache's folder in a bucket of S3: signed requests for its files, and what its refusals mean.
 //!
 //! Always holds: each request is signed for its own moment, so that no try and no rest of a body comes with a signature that
-//! ran out; only objects of the folder are asked for, and only by GET, since answers to HEAD do not say why they refuse.
+//! ran out, and no longer by credentials of a file than that has them; only objects of the folder are asked for, and only by GET, since answers to HEAD do not say why they refuse.
 //! Leaves to others: sending (`http`), the signature itself (`rusty_s3`), what a refusal means (`firn-client-logic`).
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use firn_client_logic::{S3Address, S3AddressError, S3Asked, S3Refusal, S3Style};
@@ -53,12 +54,22 @@ pub enum S3SourceError {
     },
 }
 
+// Credentials in a file that are made anew every hour or so are there some minutes before the old ones run out.
+const READ_AGAIN_SECONDS: i64 = 60;
+
 pub(super) struct S3Bucket {
     address: S3Address,
     bucket: Bucket,
-    credentials: Option<Credentials>,
+    environment: AwsEnvironment,
+    signer: Option<Mutex<Signer>>,
     asked: S3Asked,
     now: fn() -> Timestamp,
+}
+
+/// Whose requests these are, as was read at that time.
+struct Signer {
+    credentials: Credentials,
+    read_at: Timestamp,
 }
 
 impl S3Bucket {
@@ -76,6 +87,7 @@ impl S3Bucket {
         let address = S3Address::parse(text)?;
         let profile = address.profile.as_deref();
         let credentials = if address.anonymous { None } else { options.environment.find(profile)? };
+        let signer = credentials.map(|credentials| Mutex::new(Signer { credentials, read_at: now() }));
         let style = match address.style {
             S3Style::Path => UrlStyle::Path,
             S3Style::Virtual => UrlStyle::VirtualHost,
@@ -85,10 +97,25 @@ impl S3Bucket {
         let bucket = Bucket::new(address.endpoint.clone(), style, name, region).map_err(refused)?;
         let asked = S3Asked {
             region: address.region.clone(),
-            signed: credentials.is_some(),
+            signed: signer.is_some(),
             pays: options.requester_pays,
         };
-        Ok(Self { address, bucket, credentials, asked, now })
+        Ok(Self { address, bucket, environment: options.environment.clone(), signer, asked, now })
+    }
+
+    /// The credentials of this moment; those of before where no others can be had.
+    fn credentials(&self) -> Option<Credentials> {
+        let mut signer = self.signer.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = (self.now)();
+        if now.as_second().saturating_sub(signer.read_at.as_second()) >= READ_AGAIN_SECONDS {
+            signer.read_at = now;
+            match self.environment.find(self.address.profile.as_deref()) {
+                Ok(Some(credentials)) => signer.credentials = credentials,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the credentials of before are used on"),
+            }
+        }
+        Some(signer.credentials.clone())
     }
 
     /// Whom requests go to.
@@ -99,7 +126,8 @@ impl S3Bucket {
     /// The URL of a file of the cache, signed for a request of this moment. It is a secret for as long as it holds.
     pub(super) fn signed_url(&self, name: &str) -> String {
         let key = self.address.key(name);
-        let mut action = self.bucket.get_object(self.credentials.as_ref(), &key);
+        let credentials = self.credentials();
+        let mut action = self.bucket.get_object(credentials.as_ref(), &key);
         for (name, value) in self.headers() {
             action.headers_mut().insert(name, value);
         }

@@ -297,3 +297,33 @@ fn the_guard_of_addresses_judges_the_host_that_is_asked() {
     // What URLs take for an address is one: the user named it, and it is read there and nowhere else.
     assert_eq!(host("s3://cache?endpoint=http://2130706433"), "127.0.0.1");
 }
+
+#[test]
+fn credentials_of_a_file_that_are_made_anew_are_used_within_a_minute() {
+    static CLOCK: AtomicI64 = AtomicI64::new(NOW);
+    fn now() -> Timestamp {
+        Timestamp::from_second(CLOCK.load(Ordering::SeqCst)).unwrap()
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("credentials");
+    let write = |key: &str| {
+        let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n");
+        std::fs::write(&path, text).unwrap();
+    };
+    write("OLD");
+    let environment = AwsEnvironment::read(|name| {
+        (name == "AWS_SHARED_CREDENTIALS_FILE").then(|| path.as_os_str().to_owned())
+    });
+    let options = S3Options { requester_pays: false, environment };
+    let bucket = S3Bucket::with("s3://cache/c?region=eu-west-1", &options, now).unwrap();
+    let signed_by = |key: &str| bucket.signed_url("nar/x").contains(&format!("X-Amz-Credential={key}%2F"));
+    assert!(signed_by("OLD"));
+    write("NEW");
+    assert!(signed_by("OLD"));
+    CLOCK.fetch_add(60, Ordering::SeqCst);
+    assert!(signed_by("NEW"));
+    // What cannot be read any more is no reason to ask without.
+    std::fs::remove_file(&path).unwrap();
+    CLOCK.fetch_add(60, Ordering::SeqCst);
+    assert!(signed_by("NEW"));
+}
