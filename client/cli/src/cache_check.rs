@@ -220,20 +220,12 @@ mod tests {
     }
 
     fn info(nar: &'static [u8]) -> PathInfo {
-        let mut info = PathInfo {
-            store_path: StorePath::from_parts([1; 20], "x").unwrap(),
-            url: "nar/x.nar".to_owned(),
-            compression: Compression::None,
-            file_hash: None,
-            file_size: None,
-            nar_hash: Sha256::of(nar),
-            nar_size: nar.len() as u64,
-            references: Vec::new(),
-            deriver: None,
-            signatures: Vec::new(),
-            ca: None,
-            extra: Vec::new(),
-        };
+        let mut info = PathInfo::of_nar(
+            StorePath::from_parts([1; 20], "x").unwrap(),
+            "nar/x.nar".to_owned(),
+            Sha256::of(nar),
+            nar.len() as u64,
+        );
         info.signatures = vec![key().sign(&info)];
         info
     }
