@@ -122,3 +122,61 @@ fn facts_of(
         parts,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_base::{BundleId, Digest, ObjectKey};
+    use firn_bundle::{Blob, BuilderOptions, BundleBuilder, Encoding, NewRecord, PartChunk, RecipeNumber};
+    use firn_nix_format::{Compression, PathInfo, Recipe, Sha256, StorePath};
+
+    use super::*;
+
+    #[test]
+    fn facts_are_of_what_lies_in_a_bundle_and_not_of_what_it_uses_of_others() {
+        let (own, earlier) = (vec![1; 3_000], vec![2; 5_000]);
+        let mut builder = BundleBuilder::new(BuilderOptions::default());
+        let hash = Digest::from_bytes(*blake3::hash(&earlier).as_bytes());
+        let chunk = PartChunk { number: 9, length: 5_000, hash };
+        builder.offer_foreign_chunk(BundleId::from_bytes([7; 32]), chunk);
+        let path = |number: u8, file_size| {
+            let store_path = StorePath::from_parts([number; 20], &format!("package-{number}")).unwrap();
+            let nar = [&own[..], &earlier].concat();
+            let info = PathInfo::of_nar(store_path, "nar/x".to_owned(), Sha256::of(&nar), 8_000);
+            PathInfo { file_size, compression: Compression::Xz, ..info }
+        };
+        for (number, file_size, recipe) in
+            [(1, Some(77), RecipeNumber::from(Recipe::Xz6)), (2, None, RecipeNumber::NONE)]
+        {
+            builder.begin_object();
+            builder.push_chunk(&own).unwrap();
+            builder.push_chunk(&earlier).unwrap();
+            let record = NewRecord::store_path(path(number, file_size), Encoding::Chunked);
+            builder.finish_object(NewRecord { recipe, ..record }).unwrap();
+        }
+        builder.begin_object();
+        builder.push_chunk(b"it was built").unwrap();
+        let (url, sha256) = ("log/x.drv".to_owned(), Sha256::of(b"it was built"));
+        let blob = Blob { url, compression: Compression::None, bytes: 12, sha256 };
+        let log = NewRecord::blob(ObjectKey::build_log([3; 20]), blob, Encoding::Chunked);
+        builder.finish_object(log).unwrap();
+        let sealed = builder.seal(&mut Vec::new()).unwrap();
+
+        let facts = facts_of(&sealed.content, sealed.manifest.into(), 4_000).unwrap();
+        let object = |name: Option<&str>, (content_bytes, file_bytes), has_recipe, chunk| ObjectFacts {
+            name: name.map(str::to_owned),
+            content_bytes,
+            file_bytes,
+            has_recipe,
+            chunks: vec![chunk],
+        };
+        let expected = [
+            object(Some("package-1"), (8_000, 77), true, 0),
+            object(Some("package-2"), (8_000, 8_000), false, 0),
+            object(None, (12, 12), false, 1),
+        ];
+        assert_eq!(facts.objects, expected);
+        assert_eq!((facts.stored_bytes, facts.chunks), (4_000, vec![(0, 3_000), (0, 12)]));
+        assert_eq!(facts.frames.iter().map(|(raw, _)| *raw).collect::<Vec<_>>(), [3_012]);
+        assert!(facts.parts.is_empty(), "it depends on another one, and that is no part of it");
+    }
+}
