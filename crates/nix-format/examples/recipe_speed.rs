@@ -4,11 +4,7 @@
 //! same is an error and no figure; seconds are those of a processor, as Linux counts them in hundredths, so that a busy machine
 //! changes them little.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "a measurement reads files"
-)]
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a measurement reads files")]
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -72,7 +68,8 @@ fn by_encoder(recipe: Recipe, bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 fn by_program(program: &[&str], bytes: &[u8]) -> io::Result<Vec<u8>> {
     let [name, arguments @ ..] = program else { return Err(io::ErrorKind::InvalidInput.into()) };
-    let mut child = Command::new(name).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut child =
+        Command::new(name).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let (Some(mut stdin), Some(mut stdout)) = (stdin, stdout) else {
         return Err(io::ErrorKind::BrokenPipe.into());

@@ -66,10 +66,11 @@ pub(super) struct S3Bucket {
     now: fn() -> Timestamp,
 }
 
-/// Whose requests these are, as was read at that time.
+/// Whose requests these are.
 struct Signer {
     credentials: Credentials,
-    read_at: Timestamp,
+    // Since when that is known; none before the first request.
+    read_at: Option<Timestamp>,
 }
 
 impl S3Bucket {
@@ -87,7 +88,7 @@ impl S3Bucket {
         let address = S3Address::parse(text)?;
         let profile = address.profile.as_deref();
         let credentials = if address.anonymous { None } else { options.environment.find(profile)? };
-        let signer = credentials.map(|credentials| Mutex::new(Signer { credentials, read_at: now() }));
+        let signer = credentials.map(|credentials| Mutex::new(Signer { credentials, read_at: None }));
         let style = match address.style {
             S3Style::Path => UrlStyle::Path,
             S3Style::Virtual => UrlStyle::VirtualHost,
@@ -103,12 +104,12 @@ impl S3Bucket {
         Ok(Self { address, bucket, environment: options.environment.clone(), signer, asked, now })
     }
 
-    /// The credentials of this moment; those of before where no others can be had.
-    fn credentials(&self) -> Option<Credentials> {
+    /// The credentials of the moment `now`; those of before where no others can be had.
+    fn credentials(&self, now: Timestamp) -> Option<Credentials> {
         let mut signer = self.signer.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = (self.now)();
-        if now.as_second().saturating_sub(signer.read_at.as_second()) >= READ_AGAIN_SECONDS {
-            signer.read_at = now;
+        let read_at = *signer.read_at.get_or_insert(now);
+        if now.as_second().saturating_sub(read_at.as_second()) >= READ_AGAIN_SECONDS {
+            signer.read_at = Some(now);
             match self.environment.find(self.address.profile.as_deref()) {
                 Ok(Some(credentials)) => signer.credentials = credentials,
                 Ok(None) => {}
@@ -126,12 +127,13 @@ impl S3Bucket {
     /// The URL of a file of the cache, signed for a request of this moment. It is a secret for as long as it holds.
     pub(super) fn signed_url(&self, name: &str) -> String {
         let key = self.address.key(name);
-        let credentials = self.credentials();
+        let now = (self.now)();
+        let credentials = self.credentials(now);
         let mut action = self.bucket.get_object(credentials.as_ref(), &key);
         for (name, value) in self.headers() {
             action.headers_mut().insert(name, value);
         }
-        action.sign_with_time(SIGNATURE_HOLDS, &(self.now)()).into()
+        action.sign_with_time(SIGNATURE_HOLDS, &now).into()
     }
 
     /// What goes with each request.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use firn_base::{
@@ -23,6 +24,7 @@ use firn_wire::{
     RecordPlace, RefusalKind, RefusedRequest, ReservationGrant, ReserveRequest, SIMILAR_RECORDS_MAX, Signed,
     SimilarRecord, Ticket,
 };
+use tokio::sync::watch;
 
 use crate::code::CodedBundle;
 use crate::destination::Destination;
@@ -62,6 +64,9 @@ pub(super) struct Faults {
 pub(super) struct TestArchive {
     place: tempfile::TempDir,
     state: Mutex<State>,
+    // Objects that were packed, and before how many of them no node stores anything.
+    packed: watch::Sender<u64>,
+    stores_wait_for: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -119,7 +124,12 @@ impl TestArchive {
             stalled: false,
             counter: 0,
         };
-        Arc::new(Self { place: tempfile::tempdir().unwrap(), state: Mutex::new(state) })
+        Arc::new(Self {
+            place: tempfile::tempdir().unwrap(),
+            state: Mutex::new(state),
+            packed: watch::Sender::new(0),
+            stores_wait_for: AtomicU64::new(0),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,6 +138,17 @@ impl TestArchive {
 
     fn shard_file(&self, coding: CodingId, index: ShardIndex) -> PathBuf {
         self.place.path().join(format!("{}-{index}", coding.short()))
+    }
+
+    /// From now on nodes store nothing before so many objects were packed.
+    pub(super) fn let_stores_wait_for(&self, packed: u64) {
+        self.stores_wait_for.store(packed, Ordering::SeqCst);
+    }
+
+    /// One more object was packed: how many there are.
+    pub(super) fn note_packed(&self) -> u64 {
+        self.packed.send_modify(|packed| *packed += 1);
+        *self.packed.borrow()
     }
 
     /// Ends the faults.
@@ -587,6 +608,9 @@ impl Destination for TestArchive {
         bundle: Arc<CodedBundle>,
     ) -> BoxFuture<'a, Result<Signed<Receipt>, SendFailure>> {
         Box::pin(async move {
+            let wanted = self.stores_wait_for.load(Ordering::SeqCst);
+            // The sender is here, so it ends.
+            let _ = self.packed.subscribe().wait_for(|packed| *packed >= wanted).await;
             tokio::task::yield_now().await;
             self.store_now(send, &bundle)
         })

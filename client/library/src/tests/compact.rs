@@ -83,12 +83,12 @@ async fn what_does_not_become_fewer_bundles_and_what_cannot_be_read_stays_as_it_
 
 #[tokio::test]
 async fn what_compresses_comes_together_in_a_bundle_that_has_no_room_for_its_raw_bytes() {
-    const BUNDLE_BYTES: u64 = 1 << 20;
+    const BUNDLE_BYTES: u64 = 4 << 20;
     let archive = TestArchive::new(4, 8);
     let mut old = Vec::new();
     for seed in 0..4 {
         // Each is different, and little of it is more than a compressor finds again.
-        let text = [noise(20_000, seed), noise(2_000, seed).repeat(450)].concat();
+        let text = [noise(20_000, seed), noise(2_000, seed).repeat(1_700)].concat();
         let mut cache = Cache::new();
         cache.add_path(&format!("text-{seed}"), &text, Compression::Xz, &[]);
         old.push(publish(&archive, &cache).await);

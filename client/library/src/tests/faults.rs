@@ -1,5 +1,7 @@
 //! Archives and nodes that misbehave, and publishes that are interrupted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use firn_base::Scheme;
@@ -174,4 +176,29 @@ async fn a_publish_that_is_asked_to_stop_commits_what_it_has_begun() {
     assert_eq!((summary.paths_published, summary.refused.len()), (1, 0), "{summary}");
     let rest = publish(&archive, &cache).await;
     assert_eq!((rest.paths_published, rest.paths_skipped, rest.exit_code()), (5, 1, 0), "{rest}");
+}
+
+#[tokio::test]
+async fn no_more_is_packed_ahead_of_slow_nodes_than_a_few_bundles() {
+    // Two on their way, one that waits for its turn, and what is in the open one.
+    const AHEAD_MAX: u64 = 4;
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    for number in 0..16 {
+        cache.add_path(&format!("part-{number}"), &noise(700_000, number), Compression::None, &[]);
+    }
+    archive.let_stores_wait_for(AHEAD_MAX);
+    let (seen, most) = (Arc::clone(&archive), Arc::new(AtomicU64::new(0)));
+    let ahead_most = Arc::clone(&most);
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            let ahead = seen.note_packed().saturating_sub(seen.commits().len() as u64);
+            ahead_most.fetch_max(ahead, Ordering::SeqCst);
+        }
+    });
+    let options = PublishOptions { bundle_bytes: 1 << 20, ..PublishOptions::new(cache.source()) };
+    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
+    let objects = Some(archive.objects());
+    publish_into(archive.clone(), objects, publishers, &environment, options, events).await.unwrap();
+    assert_eq!(archive.commits().len(), 16, "each has a bundle of its own");
+    assert_eq!(most.load(Ordering::SeqCst), AHEAD_MAX);
 }

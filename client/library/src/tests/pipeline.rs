@@ -178,6 +178,22 @@ async fn what_is_excluded_is_not_published_and_no_lack_of_the_source() {
 }
 
 #[tokio::test]
+async fn versions_of_a_package_lie_side_by_side_wherever_their_hashes_sort() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    let versions = |package| ["1.0", "2.0"].map(|version| format!("package{package}-{version}"));
+    let names: Vec<String> = (0..6).flat_map(versions).collect();
+    for name in names.iter().rev() {
+        cache.add_path(name, name.as_bytes(), Compression::None, &[]);
+    }
+    publish(&archive, &cache).await;
+    let by_name: Vec<ObjectKey> = names.iter().map(|name| key(name)).collect();
+    let mut by_hash = by_name.clone();
+    by_hash.sort();
+    assert_ne!(by_hash, by_name, "or it would show nothing");
+    assert_eq!(archive.keys_of(archive.bundles()[0]), by_name);
+}
+
+#[tokio::test]
 async fn what_comes_first_is_packed_first() {
     let (cache, archive) = (Cache::sound(), TestArchive::new(1, 1));
     let order =
