@@ -94,6 +94,15 @@ fn member(fleet: &Fleet, by: usize, id: &str) -> Value {
     members(fleet, by).into_iter().find(|member| member["id"] == id).unwrap_or_default()
 }
 
+/// The term in which the coordinators have their leader.
+fn term(fleet: &Fleet, by: usize) -> u64 {
+    let members = members(fleet, by);
+    let printed = fleet.administer(by, &["member", "list"]).success();
+    let term = members[0]["term"].as_u64().unwrap();
+    assert!(members.iter().all(|member| member["term"] == term) && printed.starts_with("term "), "{printed}");
+    term
+}
+
 fn until_caught_up(fleet: &Fleet, by: usize, id: &str) {
     wait_for("a learner catches up", || {
         let learner = member(fleet, by, id);
@@ -180,11 +189,14 @@ fn coordinators_come_and_go_while_writes_go_on() {
         Some(leading) => (*leading, *founders.iter().find(|number| *number != leading).unwrap()),
         None => (founders[0], founders[1]),
     };
+    let before = term(&fleet, stays);
+    let was_leading = fleet.ids[leaving] == leader;
     let removed = fleet.administer(stays, &["member", "remove", &fleet.ids[leaving]]).success();
     assert!(removed.contains("takes part no more"), "{removed}");
     let sentence = fleet.coordinators[leaving].take().unwrap().failure(1);
     assert!(sentence.contains("was removed from its archive"), "{sentence}");
-    members(&fleet, stays);
+    let now = term(&fleet, stays);
+    assert!(if was_leading { now > before } else { now >= before }, "{now} behind {before}");
     sign_offline(&fleet, stays);
     writer.goes_on();
     let written = writer.stop();

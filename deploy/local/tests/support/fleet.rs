@@ -113,10 +113,15 @@ impl Fleet {
 
     /// A gateway that has nothing in its memory, and its URL.
     pub fn start_gateway(&self, name: &str) -> (Running, String) {
+        self.start_gateway_with(name, &[])
+    }
+
+    /// The same with these flags.
+    pub fn start_gateway_with(&self, name: &str, flags: &[&str]) -> (Running, String) {
         let address = format!("127.0.0.1:{}", tcp_port());
         let mut program = command("firn", self.home());
         // The kept descriptor serves where the coordinator with the HTTP port is away.
-        program.args(["gateway", "--archive", &self.descriptor_url(), "--listen", &address]);
+        program.args(["gateway", "--archive", &self.descriptor_url(), "--listen", &address]).args(flags);
         let mut gateway = Running::start(&mut program, &self.home().join(format!("{name}.log")));
         let url = format!("http://{address}");
         wait_for("the gateway is ready", || {
