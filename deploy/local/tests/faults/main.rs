@@ -4,7 +4,7 @@
 //! is checked against what the coordinators have in the end.
 //!
 //! `FIRN_TEST_FAULT_RUNS` says how many runs (default 3), `FIRN_TEST_FAULT_SEED` with which seed they begin (default 1):
-//! `FIRN_TEST_FAULT_RUNS=200 cargo test --release -p firn-local --test faults -- --nocapture` takes about 45 minutes on two busy cores.
+//! `FIRN_TEST_FAULT_RUNS=200 cargo test --release -p firn-local --test faults -- --nocapture` takes about 70 minutes on two busy cores.
 //! It needs root, `ip`, loop devices and libfaketime; where those are not there it says so and passes, unless
 //! `FIRN_TEST_FAULTS=required`.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -74,10 +74,10 @@ fn no_acknowledged_act_is_lost_and_no_replica_goes_back_whatever_goes_wrong() {
     for seed in first..first + runs {
         let script = Script::draw(seed);
         println!("seed {seed}: {} coordinators", script.members);
-        let begun = Instant::now();
         let founded = founded
             .entry(script.members)
             .or_insert_with(|| Founded::with_nodes(place.path(), &network, &clocks, script.members));
+        let begun = Instant::now();
         let outside = Outside::start(founded, network.host(OUTSIDE), place.path(), seed);
         let members = Members::start(founded, &mut network, &mut disks, &format!("run-{seed}"));
         let outcome = play(members, outside, &script);
