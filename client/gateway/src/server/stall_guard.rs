@@ -49,16 +49,18 @@ impl<T> StallGuard<T> {
 impl<T: AsyncRead + Unpin> StallGuard<T> {
     /// Reads until the peer has closed its side too, or has had long enough.
     fn poll_last(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // The time comes first: a peer that never pauses takes all of the turn, and then no clock is looked at.
+        if self.closing.as_mut().is_none_or(|closing| closing.as_mut().poll(context).is_ready()) {
+            return Poll::Ready(());
+        }
         let mut discarded = [0; DISCARD_BYTES];
         loop {
             let mut buffer = ReadBuf::new(&mut discarded);
-            match Pin::new(&mut self.inner).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
+            match ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
             }
         }
-        self.closing.as_mut().map_or(Poll::Ready(()), |closing| closing.as_mut().poll(context))
     }
 }
 
@@ -157,5 +159,18 @@ mod tests {
         let began = Instant::now();
         guarded.shutdown().await.unwrap();
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_never_stops_sending_is_left_all_the_same() {
+        let endless = tokio::io::join(tokio::io::repeat(7), tokio::io::sink());
+        let mut guarded = StallGuard::new(endless, Duration::from_secs(60));
+        let closes = tokio::spawn(async move { guarded.shutdown().await });
+        tokio::task::yield_now().await;
+        assert!(!closes.is_finished(), "it has its time");
+        tokio::time::advance(CLOSE_WAIT).await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(closes.is_finished());
     }
 }

@@ -3,31 +3,44 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::support::{ArchiveMaker, compressing_router, hash_part, nar_of, path_info};
+use crate::support::{ArchiveMaker, MemoryArchive, compressing_router, hash_part, nar_of, path_info};
 use firn_base::{KeyKind, ObjectKey};
-use firn_gateway::{BoundPort, NarCompression, RunningServer, ServerOptions, WhenUnreadable};
+use firn_gateway::{BoundPort, NarCompression, RunningServer, ServerLimits, ServerOptions, WhenUnreadable};
 use firn_nix_format::{Compression, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const NAR_BYTES: usize = 3 << 20;
 const LOG: &[u8] = b"building\nbuilt\n";
+const REALISATION: &[u8] = b"{}";
 
 fn realisation() -> String {
     format!("sha256:{}!out", "0a".repeat(32))
 }
 
-fn serve() -> RunningServer {
+/// Path 1 with a large NAR, log 11 and a realisation.
+fn archive() -> Arc<MemoryArchive> {
     let mut maker = ArchiveMaker::default();
     maker.path(&path_info(1, &nar_of(NAR_BYTES)), &nar_of(NAR_BYTES));
     maker.log([11; 20], LOG, Compression::None, LOG);
     let url = format!("realisations/{}.doi", realisation());
-    maker.blob(ObjectKey::named(KeyKind::Realisation, &url), &url, b"{}");
+    maker.blob(ObjectKey::named(KeyKind::Realisation, &url), &url, REALISATION);
     maker.seal();
-    let router = compressing_router(&Arc::new(maker.finish()), WhenUnreadable::Retry, NarCompression::Zstd);
-    BoundPort::bind(ANY_PORT).unwrap().serve(router, ServerOptions::default()).unwrap()
+    Arc::new(maker.finish())
+}
+
+fn serve() -> RunningServer {
+    serve_from(&archive(), ServerOptions::default())
+}
+
+fn serve_from(archive: &Arc<MemoryArchive>, options: ServerOptions) -> RunningServer {
+    let router = compressing_router(archive, WhenUnreadable::Retry, NarCompression::Zstd);
+    BoundPort::bind(ANY_PORT).unwrap().serve(router, options).unwrap()
 }
 
 /// All that a server answers to `request`, after which it closes the connection.
@@ -250,8 +263,11 @@ fn filled(text: &str, server: &RunningServer) -> String {
 
 #[tokio::test]
 async fn what_nix_and_curl_were_recorded_to_send_is_answered_as_they_expect() {
-    let (server, nar) = (serve(), nar_of(NAR_BYTES));
-    let recorded = recorded();
+    let (archive, nar, recorded) = (archive(), nar_of(NAR_BYTES), recorded());
+    let server = serve_from(&archive, ServerOptions::default());
+    let asked = || [&archive.reads, &archive.lookups].map(|count| count.load(Ordering::Relaxed));
+    let mut asked_before = [0, 0];
+    let narinfo_start = format!("StorePath: /nix/store/{}-", hash_part(1));
     assert_eq!(recorded.len(), 24);
     // From nodes, then from memory.
     for round in 0..2 {
@@ -282,13 +298,24 @@ async fn what_nix_and_curl_were_recorded_to_send_is_answered_as_they_expect() {
                     head.contains(&format!("content-range: bytes {first}-{}/{}", end - 1, nar.len())),
                     "{head}"
                 );
-            } else if is_nar {
-                assert!(body == nar, "{name}");
+            } else if *status == "200" && *method == "GET" {
+                let expected = match *target {
+                    "/nix-cache-info" => body.starts_with(b"StoreDir: /nix/store\n"),
+                    "/{path}.narinfo" => body.starts_with(narinfo_start.as_bytes()),
+                    "/log/{log}" => body == LOG,
+                    "/realisations/{realisation}.doi" => body == REALISATION,
+                    "/nar/{nar}.nar" => body == nar,
+                    other => panic!("{other}"),
+                };
+                assert!(expected, "{name}");
             } else if *status != "200" && *method != "HEAD" {
                 let sentence = String::from_utf8(body).unwrap();
                 assert!(!sentence.is_empty() && sentence.lines().count() == 1, "{name}: {sentence}");
             }
         }
+        let asked = asked();
+        assert!(asked[0] > 0 && (round == 0 || asked == asked_before), "{asked:?}, then {asked_before:?}");
+        asked_before = asked;
     }
 }
 
@@ -369,16 +396,32 @@ async fn one_connection_takes_heads_of_every_client_in_turn_and_gives_each_the_s
 #[tokio::test]
 async fn a_path_longer_than_a_head_may_be_is_refused_and_costs_its_connection_alone() {
     let server = serve();
-    // What came whole may have been read before it was found to be too long: then it is no key.
-    for bytes in [40_000, 100_000, 10_000_000] {
-        let path = format!("GET /{}", "0".repeat(bytes));
-        for more in ["", ".narinfo HTTP/1.1\r\nHost: cache\r\nConnection: close\r\n\r\n"] {
-            // Nobody waits for the end of the first.
-            let refused = answer(&server, format!("{path}{more}").as_bytes()).await;
-            // Of the refusal nothing may be left where the rest comes too late to be read.
-            let is_refused = refused.is_empty() || [400, 414, 431].contains(&parts(&refused).0);
-            assert!(is_refused && refused.len() < 1000, "{bytes}: {}", String::from_utf8_lossy(&refused));
-        }
+    for bytes in [33_000, 40_000] {
+        let path = format!("GET /{}.narinfo", "0".repeat(bytes));
+        let (status, sentence) = ask(&server, &path, "").await;
+        // What came whole may have been read before it was found to be too long: then it is no key.
+        assert!([400, 414, 431].contains(&status) && sentence.len() < 1000, "{bytes}: {status} {sentence}");
+    }
+    assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "").await.0, 200, "others are served");
+}
+
+#[tokio::test]
+async fn a_head_without_an_end_is_refused_while_it_still_comes() {
+    const LONG: Duration = Duration::from_secs(120);
+    // The time for a head ends nothing here.
+    let limits = ServerLimits { header_wait: LONG * 100, ..ServerLimits::default() };
+    let server = serve_from(&archive(), limits.into());
+    for begin in ["GET /", "GET /nix-cache-info HTTP/1.1\r\nHost: cache\r\nX: "] {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        let writing = tokio::spawn(async move {
+            writes.write_all(begin.as_bytes()).await.unwrap();
+            while writes.write_all(&[b'0'; 16 << 10]).await.is_ok() {}
+        });
+        let mut refused = Vec::new();
+        drop(timeout(LONG, reads.read_to_end(&mut refused)).await.expect("it is refused, not collected"));
+        assert_eq!(parts(&refused).0, 431, "{begin}");
+        timeout(LONG, writing).await.expect("nobody goes on reading").unwrap();
     }
     assert_eq!(ask(&server, &format!("GET /{}", narinfo()), "").await.0, 200, "others are served");
 }
