@@ -35,6 +35,9 @@ const COPY_BYTES_MAX: u64 = 16 << 10;
 // As long as it takes to hash so many bytes, 20 µs, anybody may be kept waiting.
 const HASHED_HERE_BYTES_MAX: u64 = 64 << 10;
 
+// A chunk may have a byte, and a hash of it takes as long as one of 1 KiB. Honest chunks of a frame of 4 MiB are fewer.
+const CUTS_HERE_MAX: usize = 256;
+
 // Tasks of one stream, where frames are tiny.
 const VISITS_AHEAD_MAX: usize = 32;
 
@@ -93,7 +96,8 @@ fn cut_here(source: &ContentSource, visit: &Visit) -> Option<Vec<Bytes>> {
 
 /// Whether to cut it costs less than to change threads for it: nothing has to be hashed, or little.
 fn is_little(visit: &Visit, frame: &CheckedFrame) -> bool {
-    frame.are_right(visit.chunks()) || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX
+    let are_right = frame.are_right(visit.chunks());
+    visit.cuts.len() <= CUTS_HERE_MAX && (are_right || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX)
 }
 
 async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {

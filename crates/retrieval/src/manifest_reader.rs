@@ -80,7 +80,8 @@ enum Page {
     Chunks(Vec<ChunkEntry>),
     Frames(Vec<FrameEntry>),
     Foreign(Vec<ForeignChunk>),
-    Lists(Bytes),
+    /// With their hash, for nobody parses them beforehand: what turns over in memory is read again.
+    Lists(Bytes, blake3::Hash),
 }
 
 type Records = Arc<[Arc<Record>]>;
@@ -176,8 +177,11 @@ impl ManifestReader {
         if extent.end - extent.start > CHUNK_LIST_BYTES_MAX {
             return Err(ReadError::damaged(bundle, "a chunk list is larger than 8 MiB"));
         }
-        let bytes = self.list_bytes(bundle, &head, extent).await?;
-        ChunkList::parse(&bytes, 0, &head.header).map_err(|error| ReadError::damaged(bundle, error))
+        let bytes = self.list_bytes(bundle, &head, extent.clone()).await?;
+        ChunkList::parse(&bytes, 0, &head.header).map_err(|error| {
+            self.doubt_list(bundle, &head, &extent);
+            ReadError::damaged(bundle, error)
+        })
     }
 
     /// The bytes of a chunk list, by its place in the manifest.
@@ -190,22 +194,35 @@ impl ManifestReader {
         if extent.is_empty() || head.whole.is_some() || extent.end - extent.start > LIST_PAGE_BYTES {
             return self.shared.manifest_bytes(bundle, head, extent).await;
         }
-        let start = head.content.manifest_extent().start;
-        let place = start.saturating_add(extent.start)..start.saturating_add(extent.end);
-        // Payloads are too short for others.
-        let number = |page: u64| u32::try_from(page).unwrap_or(u32::MAX);
-        let first = number(place.start / LIST_PAGE_BYTES);
-        let numbers = first..number(place.end.div_ceil(LIST_PAGE_BYTES));
+        let (place, numbers) = list_pages(head, &extent);
+        let first = numbers.start;
         let pages = self.pages(bundle, Table::Lists, numbers).await?;
         let parts = pages.iter().filter_map(|page| match &**page {
-            Page::Lists(bytes) => Some(bytes.clone()),
+            Page::Lists(bytes, hash) => Some((bytes, hash)),
             Page::Chunks(_) | Page::Frames(_) | Page::Foreign(_) => None,
         });
-        // One nearly always, two where the list lies across a border.
-        let bytes = parts.reduce(|one, next| [one, next].concat().into()).unwrap_or_default();
+        // One, or two where the list lies across a border.
+        let mut found: Vec<Bytes> = Vec::with_capacity(2);
+        for (bytes, hash) in parts {
+            if blake3::hash(bytes) != *hash {
+                self.doubt_list(bundle, head, &extent);
+                return self.shared.manifest_bytes(bundle, head, extent).await;
+            }
+            found.push(bytes.clone());
+        }
+        let bytes = if found.len() == 1 { found.remove(0) } else { found.concat().into() };
         let offset = place.start - list_page(head, first).start;
         let found = slice(&bytes, &(offset..offset + (place.end - place.start)));
         found.ok_or_else(|| ReadError::damaged(bundle, "it is cut off"))
+    }
+
+    /// What is remembered of a chunk list is forgotten.
+    fn doubt_list(&self, bundle: BundleId, head: &ManifestHead, extent: &Range<u64>) {
+        let (_, numbers) = list_pages(head, extent);
+        for number in numbers {
+            self.shared.pages.remove(&(bundle, Table::Lists, number));
+            self.shared.payloads.doubt(bundle, list_page(head, number));
+        }
     }
 
     /// Entries of the chunk table.
@@ -217,7 +234,7 @@ impl ManifestReader {
         let pages = self.pages(bundle, Table::Chunks, pages_of(&entries)).await?;
         gather(bundle, &pages, &entries, |page| match page {
             Page::Chunks(own) => own,
-            Page::Frames(_) | Page::Foreign(_) | Page::Lists(_) => &[],
+            Page::Frames(_) | Page::Foreign(_) | Page::Lists(..) => &[],
         })
     }
 
@@ -230,7 +247,7 @@ impl ManifestReader {
         let pages = self.pages(bundle, Table::Foreign, pages_of(&entries)).await?;
         gather(bundle, &pages, &entries, |page| match page {
             Page::Foreign(own) => own,
-            Page::Chunks(_) | Page::Frames(_) | Page::Lists(_) => &[],
+            Page::Chunks(_) | Page::Frames(_) | Page::Lists(..) => &[],
         })
     }
 
@@ -240,7 +257,7 @@ impl ManifestReader {
         let pages = self.pages(bundle, Table::Frames, pages_of(&entries)).await?;
         let found = gather(bundle, &pages, &entries, |page| match page {
             Page::Frames(own) => own,
-            Page::Chunks(_) | Page::Foreign(_) | Page::Lists(_) => &[],
+            Page::Chunks(_) | Page::Foreign(_) | Page::Lists(..) => &[],
         })?;
         found.into_iter().next().ok_or_else(|| ReadError::damaged(bundle, "the frame table is too short"))
     }
@@ -355,7 +372,7 @@ impl Shared {
             Table::Foreign => {
                 ForeignChunk::parse_table(&bytes, first, content.dependencies().len()).map(Page::Foreign)
             }
-            Table::Lists => Ok(Page::Lists(bytes.clone())),
+            Table::Lists => Ok(Page::Lists(bytes.clone(), blake3::hash(&bytes))),
         };
         let page = Arc::new(page.map_err(damaged)?);
         self.pages.insert(name, Arc::clone(&page), bytes.len());
@@ -383,6 +400,16 @@ impl Shared {
 /// The pages of a table that hold these entries.
 fn pages_of(entries: &Range<u32>) -> Range<u32> {
     entries.start / PAGE_ENTRIES..entries.end.div_ceil(PAGE_ENTRIES)
+}
+
+/// Where a chunk list at this place of the manifest lies in the payload, and the pages that hold it.
+fn list_pages(head: &ManifestHead, extent: &Range<u64>) -> (Range<u64>, Range<u32>) {
+    let start = head.content.manifest_extent().start;
+    let place = start.saturating_add(extent.start)..start.saturating_add(extent.end);
+    // Payloads are too short for others.
+    let number = |page: u64| u32::try_from(page).unwrap_or(u32::MAX);
+    let numbers = number(place.start / LIST_PAGE_BYTES)..number(place.end.div_ceil(LIST_PAGE_BYTES));
+    (place, numbers)
 }
 
 /// What of the payload is a page of chunk lists: the part of them that lies in one group of the payload's tree.

@@ -540,6 +540,24 @@ fn small_objects_that_lie_together_are_opened_together() {
 }
 
 #[test]
+fn a_chunk_list_that_cannot_be_read_is_not_remembered() {
+    let packed = pack_twenty_thousand();
+    let damaged = Packed { payload: vec![0xff; packed.payload.len()], ..packed.clone() };
+    block_on(async {
+        let before = MemoryReader::of(std::slice::from_ref(&packed));
+        let payloads = Arc::new(Turncoat { before, after: damaged, turned: AtomicBool::new(false) });
+        let reader = objects(Arc::clone(&payloads) as _, inline());
+        let position = packed.positions[12_345];
+        let record = reader.manifests().record(packed.id(), position.block, position.entry, &position.key);
+        let record = record.await.unwrap();
+        payloads.turned.store(true, Ordering::Relaxed);
+        assert!(matches!(reader.open(packed.id(), record).await, Err(ReadError::Damaged { .. })));
+        payloads.turned.store(false, Ordering::Relaxed);
+        assert_eq!(read(&open(&reader, &packed, 12_345).await, None).await, 12_345_u32.to_le_bytes());
+    });
+}
+
+#[test]
 fn a_cold_record_among_twenty_thousand_costs_two_small_reads() {
     let packed = pack_twenty_thousand();
     block_on(async {
