@@ -18,16 +18,23 @@ const ENCODERS_MAX: usize = 256;
 /// Encoders of one client at once: more than two machines that download as Nix does by default, and a quarter of all.
 const CLIENT_ENCODERS_MAX: usize = 64;
 
-/// Streams at once, as many as there may be connections by default: of those who ask for one after the other nobody waits.
-/// Each may hold three frames beyond what all fetch ahead together: the one that its client is given, the one that waits
-/// until it is known to be right, and the next. They have 1 MiB as our publisher makes them.
-const STREAMS_MAX: usize = 1024;
+/// Decoders at once, for what is archived as the file that was published. Each has as much memory as that file asks for: 65 MB
+/// for one that was made by `xz -9`, 136 MiB at most. A few last bytes of such an object cost as much as all of it.
+const DECODERS_MAX: usize = 32;
 
-/// Streams of one client at once: as many as it may have compressed.
-const CLIENT_STREAMS_MAX: usize = 64;
+/// Decoders of one client at once: a quarter of all.
+const CLIENT_DECODERS_MAX: usize = 8;
 
-/// What is no longer than this needs no place: it is copied out of its frame and goes at once. Most paths are no longer, and
-/// all that one client may ask for at once is 100 MB.
+/// Downloads of what is sent as it is, at once: as many as there may be connections by default. Each may hold three frames
+/// beyond what all fetch ahead together: the one that its client is given, the one that waits until it is known to be right,
+/// and the next. They have 1 MiB as our publisher makes them.
+const PLAIN_MAX: usize = 1024;
+
+/// The same of one client: as many as it may have compressed.
+const CLIENT_PLAIN_MAX: usize = 64;
+
+/// What is no longer than this needs no place if it is sent as it is: it goes at once. It keeps its frame only where that has
+/// less than four times as many bytes, so all that one client may ask for at once, 1,600 of these, keeps 420 MB at most.
 pub(crate) const WITHOUT_PLACE_BYTES_MAX: u64 = 64 << 10;
 
 // Nix tries again by itself, and later than at once. Most NARs are sent in less.
@@ -37,14 +44,16 @@ const PLACE_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct DownloadPlaces {
     encoders: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
+    plain: Arc<Semaphore>,
 }
 
 /// The places of one client, which are some of its gateway's.
 #[derive(Debug)]
 pub(crate) struct ClientPlaces {
     encoders: Arc<Semaphore>,
-    streams: Arc<Semaphore>,
+    decoders: Arc<Semaphore>,
+    plain: Arc<Semaphore>,
 }
 
 /// A place for one download, until this is dropped.
@@ -60,24 +69,31 @@ pub(crate) enum NoPlace {
     /// For an encoder.
     #[error("as many downloads as may be are compressed now: ask again")]
     Encoders,
+    /// For a decoder.
+    #[error("as many downloads as may be are decompressed now: ask again")]
+    Decoders,
     /// For what is sent as it is.
     #[error("as many downloads as may be go on now: ask again")]
-    Streams,
+    Plain,
 }
 
 impl Default for DownloadPlaces {
     fn default() -> Self {
-        let [encoders, streams] = [ENCODERS_MAX, STREAMS_MAX].map(|places| Arc::new(Semaphore::new(places)));
-        Self { encoders, streams }
+        let [encoders, decoders, plain] = semaphores([ENCODERS_MAX, DECODERS_MAX, PLAIN_MAX]);
+        Self { encoders, decoders, plain }
     }
 }
 
 impl Default for ClientPlaces {
     fn default() -> Self {
-        let places = [CLIENT_ENCODERS_MAX, CLIENT_STREAMS_MAX];
-        let [encoders, streams] = places.map(|places| Arc::new(Semaphore::new(places)));
-        Self { encoders, streams }
+        let [encoders, decoders, plain] =
+            semaphores([CLIENT_ENCODERS_MAX, CLIENT_DECODERS_MAX, CLIENT_PLAIN_MAX]);
+        Self { encoders, decoders, plain }
     }
+}
+
+fn semaphores<const N: usize>(places: [usize; N]) -> [Arc<Semaphore>; N] {
+    places.map(|places| Arc::new(Semaphore::new(places)))
 }
 
 impl DownloadPlaces {
@@ -90,13 +106,22 @@ impl DownloadPlaces {
         place.ok_or(NoPlace::Encoders)
     }
 
+    /// A place for what has to be decompressed, whatever it is then. Waits for a while.
+    ///
+    /// # Errors
+    /// Nobody made room meanwhile.
+    pub(crate) async fn decoder(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
+        let place = place(&self.decoders, client.map(|client| &client.decoders)).await;
+        place.ok_or(NoPlace::Decoders)
+    }
+
     /// A place for what is sent as it is, and longer than [`WITHOUT_PLACE_BYTES_MAX`]. Waits for a while.
     ///
     /// # Errors
     /// Nobody made room meanwhile.
-    pub(crate) async fn stream(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
-        let place = place(&self.streams, client.map(|client| &client.streams)).await;
-        place.ok_or(NoPlace::Streams)
+    pub(crate) async fn plain(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
+        let place = place(&self.plain, client.map(|client| &client.plain)).await;
+        place.ok_or(NoPlace::Plain)
     }
 
     /// How many encoders there are.
@@ -104,9 +129,14 @@ impl DownloadPlaces {
         ENCODERS_MAX.saturating_sub(self.encoders.available_permits())
     }
 
-    /// How many streams there are.
-    pub(crate) fn streams_taken(&self) -> usize {
-        STREAMS_MAX.saturating_sub(self.streams.available_permits())
+    /// How many decoders there are.
+    pub(crate) fn decoders_taken(&self) -> usize {
+        DECODERS_MAX.saturating_sub(self.decoders.available_permits())
+    }
+
+    /// How many downloads are sent as they are.
+    pub(crate) fn plain_taken(&self) -> usize {
+        PLAIN_MAX.saturating_sub(self.plain.available_permits())
     }
 }
 
@@ -150,20 +180,36 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_decompressed_has_few_places() {
+        let places = DownloadPlaces::default();
+        let (greedy, other) = (ClientPlaces::default(), ClientPlaces::default());
+        let mut taken = Vec::new();
+        for _ in 0..CLIENT_DECODERS_MAX {
+            taken.push(places.decoder(Some(&greedy)).await.unwrap());
+        }
+        assert_eq!(places.decoder(Some(&greedy)).await.err(), Some(NoPlace::Decoders));
+        while places.decoders_taken() < DECODERS_MAX {
+            taken.push(places.decoder(None).await.unwrap());
+        }
+        assert_eq!(places.decoder(Some(&other)).await.err(), Some(NoPlace::Decoders));
+        assert!(places.plain(Some(&greedy)).now_or_never().unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_sent_as_it_is_has_places_of_its_own() {
         let places = DownloadPlaces::default();
         let (greedy, other) = (ClientPlaces::default(), ClientPlaces::default());
         let mut taken = Vec::new();
-        for _ in 0..CLIENT_STREAMS_MAX {
-            taken.push(places.stream(Some(&greedy)).await.unwrap());
+        for _ in 0..CLIENT_PLAIN_MAX {
+            taken.push(places.plain(Some(&greedy)).await.unwrap());
         }
-        assert_eq!(places.stream(Some(&greedy)).await.err(), Some(NoPlace::Streams));
+        assert_eq!(places.plain(Some(&greedy)).await.err(), Some(NoPlace::Plain));
         assert!(places.encoder(Some(&greedy)).now_or_never().unwrap().is_ok());
-        while places.streams_taken() < STREAMS_MAX {
-            taken.push(places.stream(None).await.unwrap());
+        while places.plain_taken() < PLAIN_MAX {
+            taken.push(places.plain(None).await.unwrap());
         }
-        assert_eq!(places.stream(Some(&other)).await.err(), Some(NoPlace::Streams));
+        assert_eq!(places.plain(Some(&other)).await.err(), Some(NoPlace::Plain));
         drop(taken);
-        assert!(places.stream(Some(&greedy)).now_or_never().unwrap().is_ok());
+        assert!(places.plain(Some(&greedy)).now_or_never().unwrap().is_ok());
     }
 }

@@ -148,8 +148,15 @@ impl Metrics {
         page.one("cache_hits_total", "counter", "Records found in memory.", read(&self.cache_hits));
         let encoders = core.downloads.encoders_taken() as u64;
         page.one("encoders", "gauge", "Downloads that are compressed now.", encoders);
-        let streams = core.downloads.streams_taken() as u64;
-        page.one("streams", "gauge", "Downloads of more than 64 KiB that are sent as they are now.", streams);
+        let decoders = core.downloads.decoders_taken() as u64;
+        page.one("decoders", "gauge", "Downloads of published files that are decompressed now.", decoders);
+        let plain = core.downloads.plain_taken() as u64;
+        page.one(
+            "plain_downloads",
+            "gauge",
+            "Downloads of more than 64 KiB that are sent as they are now.",
+            plain,
+        );
         page.one("connections_total", "counter", "Connections accepted.", read(&self.connections));
         page.one(
             "feed_position",

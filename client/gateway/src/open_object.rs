@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use firn_bundle::RecordBody;
-use firn_nix_format::Sha256;
+use firn_bundle::{Encoding, RecordBody};
+use firn_nix_format::{Compression, Sha256};
 use firn_retrieval::{ByteStream, ObjectReader, ReadError};
 use futures::{StreamExt, stream};
 
@@ -44,6 +44,17 @@ impl OpenObject {
     /// SHA-256 of its bytes: NarHash for a NAR.
     pub const fn sha256(&self) -> Sha256 {
         self.sha256
+    }
+
+    /// Whether it may have to be decompressed, from its first byte on, since it is archived as the file that was published.
+    pub(crate) fn is_decoded(&self) -> bool {
+        self.variants.iter().any(|variant| {
+            let compression = match &variant.record.body {
+                RecordBody::StorePath(info) => info.compression,
+                RecordBody::Blob(blob) => blob.compression,
+            };
+            variant.record.encoding == Encoding::Verbatim && compression != Compression::None
+        })
     }
 
     /// The bytes `range` of it, decompressed and checked; a stream of all of it ends cleanly only if the hash of

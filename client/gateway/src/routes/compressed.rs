@@ -12,14 +12,14 @@ use firn_base::ObjectKey;
 use firn_nix_format::Sha256;
 use futures::TryStreamExt;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
 use super::objects::{behind_the_end, content_range, etag};
-use super::{Answer, Asked, CACHE_FOR_EVER, NO_STORE, Router, ZSTD};
+use super::{Answer, Asked, CACHE_FOR_EVER, Router, ZSTD};
 use crate::body::GatewayBody;
 use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
-use crate::download_places::DownloadPlace;
+use crate::download_places::{DownloadPlace, NoPlace};
 use crate::frame_book::{NarName, Unmeasured};
 use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
 use crate::gateway_core::GatewayCore;
@@ -63,7 +63,7 @@ impl Router {
         let turn = if asked.head { None } else { asked.turn().await };
         if wants_part && lengths.is_none() {
             // Of those who ask for the same meanwhile the first one's counts.
-            let place = match self.core.downloads.encoder(asked.arrival.places).await {
+            let place = match self.encoder(&nar, asked).await {
                 Ok(place) => place,
                 Err(busy) => return self.busy(&busy),
             };
@@ -89,7 +89,7 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
-            let place = match self.core.downloads.encoder(asked.arrival.places).await {
+            let place = match self.encoder(&nar, asked).await {
                 Ok(place) => place,
                 Err(busy) => return self.busy(&busy),
             };
@@ -148,10 +148,10 @@ impl Router {
             .map_err(|error| ServeError::unreadable(&error))
     }
 
-    /// 503: others are served at the moment.
-    pub(super) fn busy(&self, why: &impl std::fmt::Display) -> Answer {
-        let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, why.to_string().into(), NO_STORE);
-        self.at_position(refusal.with(RETRY_AFTER, super::RETRY_AFTER))
+    /// A place to compress `nar`. There are fewer where it has to be decompressed first.
+    async fn encoder(&self, nar: &OpenObject, asked: Asked<'_>) -> Result<DownloadPlace, NoPlace> {
+        let (downloads, client) = (&self.core.downloads, asked.arrival.places);
+        if nar.is_decoded() { downloads.decoder(client).await } else { downloads.encoder(client).await }
     }
 
     fn disk(&self) -> Option<&DiskCache> {

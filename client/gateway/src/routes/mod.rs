@@ -302,6 +302,12 @@ impl Router {
         })
     }
 
+    /// 503: others are served at the moment.
+    fn busy(&self, why: &impl std::fmt::Display) -> Answer {
+        let refusal = Answer::sentence(StatusCode::SERVICE_UNAVAILABLE, why.to_string().into(), NO_STORE);
+        self.at_position(refusal.with(hyper::header::RETRY_AFTER, RETRY_AFTER))
+    }
+
     fn at_position(&self, answer: Answer) -> Answer {
         answer.with(answer::FEED_POSITION, self.core.keys.position_header())
     }

@@ -116,7 +116,7 @@ impl Router {
         if !asked.head {
             let length = range.end - range.start;
             let turn = asked.turn().await;
-            let place = match self.place(length, asked).await {
+            let place = match self.place(&object, length, asked).await {
                 Ok(place) => place,
                 Err(none) => return self.busy(&none),
             };
@@ -131,12 +131,21 @@ impl Router {
         finish(answer)
     }
 
-    /// A place to send so many bytes from; none for what is short.
-    async fn place(&self, bytes: u64, asked: Asked<'_>) -> Result<Option<DownloadPlace>, NoPlace> {
+    /// A place to send so many bytes of `object` from; none for what is short.
+    async fn place(
+        &self,
+        object: &OpenObject,
+        bytes: u64,
+        asked: Asked<'_>,
+    ) -> Result<Option<DownloadPlace>, NoPlace> {
+        let (downloads, client) = (&self.core.downloads, asked.arrival.places);
+        if object.is_decoded() {
+            return downloads.decoder(client).await.map(Some);
+        }
         if bytes <= WITHOUT_PLACE_BYTES_MAX {
             return Ok(None);
         }
-        self.core.downloads.stream(asked.arrival.places).await.map(Some)
+        downloads.plain(client).await.map(Some)
     }
 
     /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before.

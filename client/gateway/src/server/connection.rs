@@ -46,7 +46,7 @@ use crate::routes::{Arrival, Router};
 
 // Requests of Nix have some 200 bytes of headers. This bounds what a stranger's head can take; answers are
 // buffered up to as much, so that small pieces share a write.
-const HEAD_BYTES_MAX: usize = 32 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 32 << 10;
 
 // What curl opens at once on one connection. More wait at the client.
 const STREAMS_MAX: u32 = 100;

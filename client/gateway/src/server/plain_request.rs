@@ -3,6 +3,8 @@
 //! Always holds: whatever is taken for plain is one whole head, which hyper would take for the same request; what is
 //! unusual in any way is not plain. Leaves to others: every request that is not.
 
+use super::connection::HEAD_BYTES_MAX;
+
 /// A GET or HEAD without a body, which closes no connection and asks for no part of anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PlainRequest<'a> {
@@ -24,7 +26,7 @@ const HEADERS_MAX: usize = 8;
 impl<'a> PlainRequest<'a> {
     /// Reads `bytes`; none unless they are one plain head and nothing else.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let lines = bytes.strip_suffix(b"\r\n\r\n")?;
+        let lines = bytes.strip_suffix(b"\r\n\r\n").filter(|_| bytes.len() <= HEAD_BYTES_MAX)?;
         let (line, mut rest) = split_line(lines);
         let target = line.strip_suffix(b" HTTP/1.1")?;
         let (head, target) = match target.strip_prefix(b"GET ") {
@@ -130,6 +132,8 @@ mod tests {
         }
         let many = NIX.replace("Accept: */*\r\n", &"Accept: */*\r\n".repeat(9));
         assert_eq!(PlainRequest::parse(many.as_bytes()), None);
+        let long = NIX.replace("Accept: */*", &format!("Accept: {}", "x".repeat(HEAD_BYTES_MAX)));
+        assert_eq!(PlainRequest::parse(long.as_bytes()), None);
     }
 
     /// What hyper makes of these bytes: the requests that it passes on.

@@ -17,9 +17,10 @@ use firn_gateway::{
 };
 use firn_nix_format::StorePath;
 use firn_transport::Environment;
+use http_body_util::BodyExt;
 use hyper::{Request, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 use tokio::time::timeout;
 
@@ -286,17 +287,57 @@ async fn clients_that_take_nothing_hold_so_many_downloads_and_who_finds_no_place
     assert!(body(get(&router, &small).await).await == nar_of(60_000));
     let head = router.respond(Request::head(&large).body(()).unwrap()).await;
     assert_eq!(head.status(), StatusCode::OK);
-    // One leaves, another one has its place and reads to the end.
+    let taken = async || {
+        let metrics = body(get(&router, "/metrics").await).await;
+        let metrics = String::from_utf8_lossy(&metrics).into_owned();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("firn_gateway_plain_downloads "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!(taken().await, 1024);
+    // One leaves, another one has its place, which it gives back when it has read to the end.
     drop(held.pop());
-    assert!(body(get(&router, &large).await).await == nar_of(2 << 20));
-    assert_eq!(
-        get(&router, &large).await.status(),
-        StatusCode::OK,
-        "whoever has read all of it holds no place"
-    );
-    drop(held);
-    let metrics = body(get(&router, "/metrics").await).await;
-    assert!(String::from_utf8_lossy(&metrics).contains("firn_gateway_streams 0\n"));
+    let mut answer = get(&router, &large).await;
+    assert_eq!((answer.status(), taken().await), (StatusCode::OK, 1024));
+    let mut read = Vec::new();
+    while let Some(frame) = answer.body_mut().frame().await {
+        read.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    assert!(read == nar_of(2 << 20));
+    assert_eq!(taken().await, 1023);
+}
+
+#[tokio::test]
+async fn one_client_has_a_part_of_the_places_and_its_short_downloads_need_none() {
+    let mut maker = ArchiveMaker::default();
+    let (large, short) = (nar_of(8 << 20), nar_of(60_000));
+    maker.path(&path_info(1, &large), &large);
+    maker.path(&path_info(2, &short), &short);
+    maker.seal();
+    // Who asks through a proxy on this machine is limited like anybody from elsewhere.
+    let options =
+        ServerOptions { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..ServerOptions::default() };
+    let server = serve(&Arc::new(maker.finish()), LOCAL, options);
+    let (large, short) = (nar_path(&large), nar_path(&short).replace(&hash_part(1), &hash_part(2)));
+    let head = async |client: &str, path: &str| {
+        // What the kernel takes for a client that takes nothing is less than the download.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.address()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: cache\r\nX-Forwarded-For: {client}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = vec![0; 12];
+        timeout(LONG, stream.read_exact(&mut head)).await.unwrap().unwrap();
+        (String::from_utf8(head).unwrap(), stream)
+    };
+    let mut untouched = Vec::new();
+    for _ in 0..64 {
+        let (status, stream) = head("192.0.2.1", &large).await;
+        assert_eq!(status, "HTTP/1.1 200");
+        untouched.push(stream);
+    }
+    assert_eq!(head("192.0.2.1", &large).await.0, "HTTP/1.1 503");
+    assert_eq!(head("192.0.2.1", &short).await.0, "HTTP/1.1 200");
+    assert_eq!(head("192.0.2.2", &large).await.0, "HTTP/1.1 200", "another one has places of its own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
