@@ -1,7 +1,7 @@
 //! What is like an archived object, as an uploader is told of it by a coordinator that took a real manifest.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::archive::{Archive, PATIENCE, endpoint, until};
 use firn_base::{Feature, NodeId, ObjectKey, ReservationId, ShardIndex, Timestamp, TokenId};
@@ -25,6 +25,9 @@ const CHUNKS: u8 = 40;
 
 /// Longer than a question and its answer are under way on loopback, and shorter than a follower is waited for.
 const SLOWNESS: Duration = Duration::from_millis(400);
+/// For so long a follower is waited for.
+const WAITED_FOR: Duration = Duration::from_secs(2);
+const TRIES: u8 = 20;
 
 fn node(index: u8) -> Identity {
     Identity::from_seed(&[100 + index; 32])
@@ -228,15 +231,24 @@ async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_late
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_commits_by_a_follower_that_lags_finds_there_what_it_has_committed() {
     let (archive, client) = archive(3, Some(3)).await;
-    until("another one leads", async || (archive.leader().await != 3).then_some(())).await;
-    let (sealed, payload) = packed(1);
-    let request = uploaded(&archive, &sealed, &payload).await;
-    let before = archive.coordinator(archive.leader().await).consensus().ensure_linearizable().await.unwrap();
-    archive.coordinator(3).consensus().wait_applied(before, PATIENCE).await.unwrap();
     let by = archive.id(3);
-    let reply = client.ask_coordinator(by, &request, PATIENCE).await.unwrap();
-    assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
-    let key = ObjectKey::store_path(*path(1).hash());
-    let found = client.ask_coordinator(by, &CoordinatorRequest::Presence(vec![key]), PATIENCE).await.unwrap();
-    assert_eq!(found, CoordinatorReply::Presence(vec![true]));
+    // A machine that is so slow that the follower is not waited for to the end shows nothing.
+    for version in 1..=TRIES {
+        until("another one leads", async || (archive.leader().await != 3).then_some(())).await;
+        let (sealed, payload) = packed(version);
+        let request = uploaded(&archive, &sealed, &payload).await;
+        let leader = archive.coordinator(archive.leader().await).consensus();
+        let before = leader.ensure_linearizable().await.unwrap();
+        archive.coordinator(3).consensus().wait_applied(before, PATIENCE).await.unwrap();
+        let asked = Instant::now();
+        let reply = client.ask_coordinator(by, &request, PATIENCE).await.unwrap();
+        assert!(matches!(reply, CoordinatorReply::Committed { visible: 1, .. }), "{reply:?}");
+        if asked.elapsed() < WAITED_FOR && archive.leader().await != 3 {
+            let presence = CoordinatorRequest::Presence(vec![ObjectKey::store_path(*path(version).hash())]);
+            let found = client.ask_coordinator(by, &presence, PATIENCE).await.unwrap();
+            assert_eq!(found, CoordinatorReply::Presence(vec![true]));
+            return;
+        }
+    }
+    panic!("no follower has answered within {WAITED_FOR:?}");
 }
