@@ -170,11 +170,9 @@ impl CacheDirectory {
         self.environment.blocking(write).await
     }
 
-    /// Takes the narinfo of this store path away, which names something that is not what it says; and that as well where it has
-    /// the place of the published file, unless another path relies on it.
-    pub(crate) async fn remove_damaged(&self, info: &PathInfo) -> Result<(), WriteError> {
-        let (root, narinfo, info) = (self.root.clone(), self.narinfo_path(info), info.clone());
-        self.environment.blocking(move || remove_damaged(&root, &narinfo, &info)).await
+    /// Takes the narinfo of this store path away: it names something that is not what it says.
+    pub(crate) async fn remove_narinfo(&self, info: &PathInfo) -> Result<(), WriteError> {
+        self.remove(self.narinfo_path(info)).await
     }
 
     /// Takes a log or the like away that is damaged.
@@ -193,7 +191,11 @@ impl CacheDirectory {
     }
 
     async fn remove(&self, path: PathBuf) -> Result<(), WriteError> {
-        self.environment.blocking(move || remove_file(&path)).await
+        let remove = move || match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WriteError::disk(&path, error)),
+            _ => Ok(()),
+        };
+        self.environment.blocking(remove).await
     }
 
     fn narinfo_path(&self, info: &PathInfo) -> PathBuf {
@@ -283,50 +285,12 @@ fn place_published(
         }
     };
     // The path is better absent than with a narinfo whose FileHash is that of the file before.
-    let there = read_narinfo(narinfo);
+    let there = fs::read(narinfo).ok().and_then(|text| PathInfo::parse(&text).ok());
     if there.is_some_and(|there| there.url == url) {
         fs::remove_file(narinfo).map_err(|source| WriteError::disk(narinfo, source))?;
     }
     file.replace(&root.join(&url))?;
     Ok(url)
-}
-
-/// Takes what is damaged of a path away. The narinfo goes last: as long as it is there, the rest is found again.
-fn remove_damaged(root: &Path, narinfo: &Path, info: &PathInfo) -> Result<(), WriteError> {
-    let there = read_narinfo(narinfo);
-    let names_it =
-        there.is_some_and(|there| there.url == info.url && there.fingerprint() == info.fingerprint());
-    // Under a name that says which bytes lie there it is replaced.
-    if names_it
-        && is_usable_nar_url(info)
-        && !is_named_after(info)
-        && !is_named_by_others(root, narinfo, &info.url)
-    {
-        remove_file(&root.join(&info.url))?;
-    }
-    remove_file(narinfo)
-}
-
-/// Whether a narinfo but this one names this file. Reads all that there are: damage is rare.
-fn is_named_by_others(root: &Path, narinfo: &Path, url: &str) -> bool {
-    // Where they cannot be listed nobody can say so.
-    let Ok(entries) = fs::read_dir(root) else { return true };
-    let mut others = entries.flatten().map(|entry| entry.path()).filter(|other| other != narinfo);
-    others.any(|other| {
-        other.extension().is_some_and(|kind| kind == "narinfo")
-            && read_narinfo(&other).is_some_and(|other| other.url == url)
-    })
-}
-
-fn read_narinfo(path: &Path) -> Option<PathInfo> {
-    fs::read(path).ok().and_then(|text| PathInfo::parse(&text).ok())
-}
-
-fn remove_file(path: &Path) -> Result<(), WriteError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(WriteError::disk(path, error)),
-        _ => Ok(()),
-    }
 }
 
 /// Whether an object of this kind may have this URL.
@@ -387,7 +351,7 @@ fn write_narinfo(
     (nar, named): (&StoredNar, NamedNar),
     listing: Option<&[u8]>,
 ) -> Result<NarInfoOutcome, WriteError> {
-    let there = read_narinfo(path);
+    let there = fs::read(path).ok().and_then(|text| PathInfo::parse(&text).ok());
     if there.as_ref().is_some_and(|there| there.fingerprint() != info.fingerprint()) {
         return Ok(NarInfoOutcome::OtherStays);
     }
@@ -562,31 +526,6 @@ mod tests {
         assert!(!cache.narinfo_path(&info).exists());
         cache.add_narinfo(&info, &nar, NamedNar::Added, None).await.unwrap();
         assert_eq!(narinfo(&cache, &info), info.to_string());
-    }
-
-    #[tokio::test]
-    async fn what_is_damaged_at_a_url_that_is_no_hash_is_written_anew_there_unless_others_name_it() {
-        let (_place, cache) = cache().await;
-        let (info, file) = made("the nar", |_| "nar/a.nar.xz".to_owned());
-        let add = async || {
-            let nar = cache.add_published_nar(&info, NarCompression::XZ, bytes("the nar")).await.unwrap();
-            cache.add_narinfo(&info, &nar, NamedNar::First, None).await.unwrap();
-            nar.url
-        };
-        assert_eq!(add().await, info.url);
-        fs::write(cache.root.join(&info.url), "damage").unwrap();
-        cache.remove_damaged(&info).await.unwrap();
-        assert!(!cache.narinfo_path(&info).exists());
-        assert_eq!(add().await, info.url);
-        assert_eq!(fs::read(cache.root.join(&info.url)).unwrap(), file);
-        assert_eq!(narinfo(&cache, &info), info.to_string());
-        // Another path whose narinfo names the same file: of whose it is nothing is known.
-        let other = super::tests::info(2, &info.url, Compression::Xz);
-        fs::write(cache.narinfo_path(&other), other.to_string()).unwrap();
-        fs::write(cache.root.join(&info.url), "another file").unwrap();
-        cache.remove_damaged(&info).await.unwrap();
-        assert_eq!(add().await, own_url(&info, Compression::Xz));
-        assert_eq!(fs::read_to_string(cache.root.join(&info.url)).unwrap(), "another file");
     }
 
     #[tokio::test]

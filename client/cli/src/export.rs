@@ -268,7 +268,7 @@ impl Export {
             There::Damaged(why) => {
                 tracing::warn!("{} is written anew: {why}", path.info.store_path);
                 // While the NAR is on its way the path is better absent than wrong.
-                cache.remove_damaged(&path.info).await?;
+                cache.remove_narinfo(&path.info).await?;
                 (true, NamedNar::First)
             }
             // Another file of it is no damage, and stays until this one is there.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{BundleId, Location, ObjectKey};
-use firn_bundle::{PublishedFile, Record};
+use firn_bundle::Record;
 use firn_gateway::{KeyLookup, LocateError, Located};
 use firn_nix_format::{PathInfo, PublisherKey, accepted_by};
 use firn_retrieval::{Directory, ObjectReader, ReadError};
@@ -113,8 +113,7 @@ impl RecordFinder {
     }
 }
 
-/// The records that agree with the most preferred one, made into one: that whose published file can be had, if there is one, with
-/// the signatures of all.
+/// The records that agree with the most preferred one, made into one.
 fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<FoundPath> {
     let mut groups: Vec<(String, FoundPath)> = Vec::new();
     for found in records {
@@ -126,10 +125,6 @@ fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<F
                 let fresh = info.signatures.iter().filter(|one| !merged.info.signatures.contains(one));
                 let fresh: Vec<_> = fresh.cloned().collect();
                 merged.info.signatures.extend(fresh);
-                if loss(&found.record) < loss(&merged.found.record) {
-                    let signatures = std::mem::take(&mut merged.info.signatures);
-                    (merged.info, merged.found) = (PathInfo { signatures, ..info }, found);
-                }
             }
         }
     }
@@ -148,19 +143,10 @@ fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<F
     paths.into_iter().next()
 }
 
-/// How little can be had of the file that was published.
-fn loss(record: &Record) -> u8 {
-    match record.published_file() {
-        PublishedFile::Content | PublishedFile::Made(_) => 0,
-        PublishedFile::Newer(_) => 1,
-        PublishedFile::Lost => 2,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use firn_bundle::{Encoding, RecipeNumber, RecordBody};
-    use firn_nix_format::{Compression, PublisherSecretKey, Recipe, Sha256, StorePath};
+    use firn_nix_format::{Compression, PublisherSecretKey, Sha256, StorePath};
 
     use super::*;
 
@@ -196,32 +182,5 @@ mod tests {
         assert_eq!(path.publisher, Some(one.public_key()));
         assert_eq!(preferred(records[..1].to_vec(), &keys).unwrap().publisher, None);
         assert!(preferred(Vec::new(), &keys).is_none());
-    }
-
-    #[test]
-    fn of_equal_contents_the_record_is_taken_whose_published_file_can_be_made_again() {
-        let secret = |name, seed: u8| PublisherSecretKey::from_seed(name, &[seed; 32]).unwrap();
-        let (one, two) = (secret("one", 1), secret("two", 2));
-        let published = |file: &str, signer, recipe| {
-            let FoundRecord { bundle, record } = found(b"a", &[signer]);
-            let mut record = Record { recipe, ..(*record).clone() };
-            if let RecordBody::StorePath(info) = &mut record.body {
-                (info.compression, info.url) = (Compression::Xz, format!("nar/{file}.nar.xz"));
-                info.file_hash = Some(Sha256::of(file.as_bytes()));
-            }
-            FoundRecord { bundle, record: Arc::new(record) }
-        };
-        let kept = published("kept", &two, RecipeNumber::from(Recipe::Xz6));
-        let records =
-            [published("lost", &one, RecipeNumber::NONE), kept, published("other", &one, RecipeNumber::NONE)];
-        for turn in 0..records.len() {
-            let mut records = records.to_vec();
-            records.rotate_left(turn);
-            let path = preferred(records, &[one.public_key()]).unwrap();
-            assert_eq!(path.info.url, "nar/kept.nar.xz");
-            assert_eq!(path.info.file_hash, Some(Sha256::of(b"kept")));
-            assert_eq!(path.found.record.path_info().unwrap().url, path.info.url);
-            assert_eq!((path.info.signatures.len(), path.publisher), (2, Some(one.public_key())));
-        }
     }
 }
