@@ -146,7 +146,7 @@ fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<F
 #[cfg(test)]
 mod tests {
     use firn_bundle::{Encoding, RecipeNumber, RecordBody};
-    use firn_nix_format::{Compression, PublisherSecretKey, Sha256, StorePath};
+    use firn_nix_format::{PublisherSecretKey, Sha256, StorePath};
 
     use super::*;
 

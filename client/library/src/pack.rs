@@ -191,6 +191,7 @@ impl Packer {
         let mut sealed = Vec::new();
         // At most three times: beside others, alone with chunks of earlier bundles, and without.
         loop {
+            let choice = self.choice.clone();
             let mut open = self.open_for(&candidate, &mut sealed).await?;
             let foreign_bytes = open.foreign_bytes;
             open.builder.begin_object();
@@ -222,6 +223,11 @@ impl Packer {
             let has_others = open.builder.record_count() > 0;
             let open = self.environment.blocking(move || open.without_object(foreign_bytes, &spool)).await?;
             self.open = Some(open).filter(|_| has_others);
+            // What was found of it counts no more, and in a bundle that is begun again nothing does.
+            self.choice = choice;
+            if !has_others {
+                self.choice.begin_bundle();
+            }
             match error {
                 BuildError::Full if has_others => sealed.extend(self.finish().await?),
                 // What needs several bundles all the same stores all of it: a head depends on its parts alone.

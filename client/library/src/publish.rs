@@ -31,7 +31,7 @@ use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
-use crate::recipe_trial::{TrialError, try_recipe};
+use crate::recipe_trial::{FILE_HEAD_BYTES_MAX, TrialError, try_recipe};
 use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
 use crate::source::SourceError;
 use crate::spool::SpoolDir;
@@ -279,8 +279,9 @@ impl Publish<'_> {
         let owners = Arc::clone(&plan.owners);
         let recipe = info.as_ref().and_then(|info| self.options.recipe_of(info));
         let trial_spool = spool.clone();
+        let head_bytes_max = if recipe.is_some() { FILE_HEAD_BYTES_MAX } else { 0 };
         let work = move || match (info, blob) {
-            (Some(info), _) => verify_path(&source, &info, encoding, &spool).map(Some),
+            (Some(info), _) => verify_path(&source, &info, encoding, head_bytes_max, &spool).map(Some),
             (None, Some(blob)) => Ok(blob.read(&source, &owners, &spool)?.map(|object| (object, Vec::new()))),
             (None, None) => Ok(None),
         };

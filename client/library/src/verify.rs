@@ -19,7 +19,7 @@ use crate::content::{Content, ContentWriter};
 use crate::earlier::EarlierChunk;
 use crate::nar_writer::NarWriter;
 use crate::pieces::{PIECE_BYTES, pieces};
-use crate::recipe_trial::{FILE_HEAD_BYTES_MAX, TrialError};
+use crate::recipe_trial::TrialError;
 use crate::source::{Source, SourceError};
 use crate::spool::{SpoolDir, SpoolError};
 
@@ -111,6 +111,7 @@ struct FileState {
     limit: u64,
     // Takes the beginning of the file, for its recipe.
     head: Vec<u8>,
+    head_bytes_max: usize,
     // Takes the file as it is, for `verbatim`.
     keep: Option<ContentWriter>,
     // The reason behind an error that went through the decoder.
@@ -142,7 +143,7 @@ impl FileState {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
-        let more = FILE_HEAD_BYTES_MAX.saturating_sub(self.head.len()).min(bytes.len());
+        let more = self.head_bytes_max.saturating_sub(self.head.len()).min(bytes.len());
         self.head.extend_from_slice(&bytes[..more]);
         if let Some(keep) = &mut self.keep {
             keep.push(bytes)?;
@@ -151,11 +152,12 @@ impl FileState {
     }
 }
 
-/// Reads and checks the NAR of `info`, and gives the beginning of its file besides. Blocks.
+/// Reads and checks the NAR of `info`, and gives so many bytes of the beginning of its file besides. Blocks.
 pub(crate) fn verify_path(
     source: &Source,
     info: &PathInfo,
     encoding: Encoding,
+    head_bytes_max: usize,
     spool: &SpoolDir,
 ) -> Result<(VerifiedObject, Vec<u8>), VerifyError> {
     let file = source.open_hashed(&info.url, info.file_size)?;
@@ -171,7 +173,8 @@ pub(crate) fn verify_path(
         Encoding::Chunked => None,
     };
     let hasher = hash_file.then(sha2::Sha256::default);
-    let mut state = FileState { hasher, read: 0, limit, head: Vec::new(), keep, failure: None };
+    let mut state =
+        FileState { hasher, read: 0, limit, head: Vec::new(), head_bytes_max, keep, failure: None };
     let reader = FileReader { inner: file.reader, state: &mut state };
     let decoded = decode(reader, info, encoding, spool);
     let kept = match (decoded, state.failure.take()) {

@@ -131,7 +131,7 @@ impl BundleBuilder {
     }
 
     /// Whether an object of this size with this record might not fit: then seal first. One that is told to take all of its new
-    /// bytes fits if this says so, however badly it compresses; of another one [`BuildError::Full`] may come all the same, and it
+    /// bytes fits where this is false, however badly it compresses; of another one [`BuildError::Full`] may come all the same, and it
     /// is to be abandoned. An object that might not fit an empty builder either is begun in one, and becomes parts and a head
     /// if [`BuildError::Full`] comes.
     pub fn would_exceed(&self, size: &ObjectSize, record: &NewRecord) -> bool {

@@ -104,7 +104,8 @@ impl S3Bucket {
         Ok(Self { address, bucket, environment: options.environment.clone(), signer, asked, now })
     }
 
-    /// The credentials of the moment `now`; those of before where no others can be had.
+    /// The credentials of the moment `now`; those of before where no others can be had, which is said each time. Where there were
+    /// none at the beginning none are looked for.
     fn credentials(&self, now: Timestamp) -> Option<Credentials> {
         let mut signer = self.signer.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let read_at = *signer.read_at.get_or_insert(now);

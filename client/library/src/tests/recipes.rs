@@ -184,7 +184,7 @@ async fn recipes_stay_when_their_paths_are_packed_anew() {
 async fn a_publish_that_is_asked_to_stop_breaks_a_trial_off_and_leaves_its_path_to_the_next_run() {
     let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
     cache.add_made("first", &contents(1_000, 1), Recipe::Xz6, |_| ());
-    cache.add_made("second", &contents(3 << 20, 2), Recipe::Xz6, |_| ());
+    cache.add_made("second", &contents(6 << 20, 2), Recipe::Xz6, |_| ());
     let options = || PublishOptions { keep_recipes: true, threads: 1, ..PublishOptions::new(cache.source()) };
     let (stopping, publishers) = (options(), vec![cache.publisher()]);
     let stop = stopping.stop.clone();
@@ -197,7 +197,9 @@ async fn a_publish_that_is_asked_to_stop_breaks_a_trial_off_and_leaves_its_path_
     let first =
         publish_into(archive.clone(), objects, publishers, &environment, stopping, events).await.unwrap();
     assert_eq!((first.refused.len(), first.exit_code()), (0, 0), "{first}");
-    // Nothing got in without the recipe that was wished.
+    // Its trial takes seconds longer than it takes to pack the first.
+    assert_eq!(archive.keys(), [key("first")]);
+    // Nothing gets in without the recipe that was wished.
     publish_with(&archive, &cache, options()).await.unwrap();
     assert_files(&archive, &[("first", XZ), ("second", XZ)]);
 }

@@ -3,7 +3,7 @@
 //! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from the
 //! same command on; there are fewer bundles behind it than before, one of them small at most; told again where the last of them stood, an archive comes
 //! out the same, for no act lies between them that changes what a commit shows, and no reference that an earlier one of them
-//! recorded as external is archived; from the sixth level on, no bundle that came since the leader looked uses chunks of one that goes.
+//! recorded as external is archived; from the sixth level on, no bundle that came since the leader looked uses chunks of one that goes, but one that goes with it.
 //! Leaves to others: which are worth it and who used them before (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
 //! them, and the leader).
 
@@ -37,7 +37,12 @@ pub(super) fn compact_unused<F: Facts>(
     }
     let going: BTreeSet<&BundleId> = bundles.iter().collect();
     for number in looked_to.0..next {
-        let Some(newcomer) = state.bundle(BundleNumber(number))? else { continue };
+        let number = BundleNumber(number);
+        let Some(newcomer) = state.bundle(number)? else { continue };
+        // Nothing is read of it any more, as of others that the leader's look leaves out.
+        if state.erasure(number)?.is_some() {
+            continue;
+        }
         let header = ContentHeader::parse(&newcomer.content_header);
         let uses_some =
             header.is_ok_and(|header| header.dependencies().iter().any(|named| going.contains(named)));
