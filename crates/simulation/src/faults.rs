@@ -1,7 +1,7 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
-//! Owns: crashes with loss of unsynced writes, partitions in one or both directions, cutting the power of all
-//! coordinators at once, disks that fail or are full, clocks that are put wrong, and the end of each. Always holds: at most
+//! Owns: crashes with loss of unsynced writes, partitions in one or both directions and of all into two groups, machines of which
+//! everything comes late, cutting the power of all coordinators at once and of one after the other, disks that fail or are full, clocks that are put wrong, and the end of each. Always holds: at most
 //! one clock of a coordinator is wrong at a time, so that a majority is right; at most [`NODES_DOWN_MAX`] nodes are down by
 //! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
 //! (`machines`), faults that a scenario wishes for (`world`).
@@ -30,11 +30,14 @@ const CLOCKS_OFF_SECONDS: [i64; 5] = [365 * 86_400, -365 * 86_400, 3_600, -3_600
 /// The hosts of the clients: they have partitions too.
 pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
 
-/// What ends a fault.
+/// What ends a fault. Of faults of the same way between two hosts the first that ends ends all.
 #[derive(Debug, Clone)]
 enum Mending {
     Start(Machine),
+    /// What takes the power from the next one in turn is over when all had theirs taken.
+    RestartNext(Machine),
     Join(String, String),
+    Release(String, String),
     HealDisk(usize),
     SetClockRight(usize),
 }
@@ -106,7 +109,9 @@ impl Faults {
             for mending in entry.remove() {
                 match mending {
                     Mending::Start(machine) => self.restart(sim, machines, machine),
+                    Mending::RestartNext(machine) => self.restart_next(sim, machines, machine, now),
                     Mending::Join(one, other) => sim.repair(one, other),
+                    Mending::Release(one, other) => sim.release(one, other),
                     Mending::HealDisk(node) => machines.disks[node].set_faults(DiskFaults::default()),
                     Mending::SetClockRight(coordinator) => {
                         cast.put_clock_off(&Machine::Coordinator(coordinator).host(), 0);
@@ -156,7 +161,8 @@ impl Faults {
         }
     }
 
-    fn restart(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, machine: Machine) {
+    /// Gives a machine its power back, if it is without.
+    pub(crate) fn restart(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, machine: Machine) {
         if self.down.remove(&machine) {
             trace::note("start", machine.host().as_bytes());
             machines.restart(sim, machine);
@@ -165,7 +171,7 @@ impl Faults {
 
     fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, cast: &Cast, now: u64) {
         let until = now + 200 + self.chance.below(9000);
-        match self.chance.below(15) {
+        match self.chance.below(19) {
             0 | 1 => {
                 let (one, other) = self.two_hosts();
                 self.note("partition", &format!("{one} {other}"));
@@ -189,6 +195,13 @@ impl Faults {
             10 | 11 => self.spoil_disk(machines, until),
             12 => self.spoil_store(machines, until),
             13 => self.put_clock_off(machines, cast, until),
+            14 | 15 => self.split(sim, until),
+            16 | 17 => self.hold(sim, until),
+            18 => {
+                self.note("rolling restart", "");
+                let first = Machine::Coordinator(self.coordinators.start);
+                self.restart_next(sim, machines, first, now);
+            }
             _ => self.cut_power(sim, machines, now),
         }
     }
@@ -200,6 +213,52 @@ impl Faults {
         for other in self.hosts.iter().filter(|other| **other != one) {
             sim.partition(one.as_str(), other.as_str());
             self.due.entry(until).or_default().push(Mending::Join(one.clone(), other.clone()));
+        }
+    }
+
+    /// Parts everybody into two groups, of which one has a coordinator, the other the rest.
+    fn split(&mut self, sim: &Sim<'_>, until: u64) {
+        let few = Machine::Coordinator(self.coordinators.start + self.chance.position(COORDINATORS)).host();
+        let (mut minority, mut majority) = (vec![few.clone()], Vec::new());
+        for host in &self.hosts {
+            let is_coordinator = self.coordinators.clone().any(|it| Machine::Coordinator(it).host() == *host);
+            if *host == few {
+                continue;
+            }
+            let with_few = !is_coordinator && self.chance.per_mille(500);
+            if with_few { minority.push(host.clone()) } else { majority.push(host.clone()) }
+        }
+        self.note("split", &minority.join(" "));
+        for one in &minority {
+            for other in &majority {
+                sim.partition(one.as_str(), other.as_str());
+                self.due.entry(until).or_default().push(Mending::Join(one.clone(), other.clone()));
+            }
+        }
+    }
+
+    /// Keeps back all that one machine sends and is sent; then all of it comes at once, as when a machine stood still.
+    fn hold(&mut self, sim: &Sim<'_>, until: u64) {
+        let one = self.hosts[self.chance.position(self.hosts.len())].clone();
+        self.note("hold", &one);
+        for other in self.hosts.iter().filter(|other| **other != one) {
+            sim.hold(one.as_str(), other.as_str());
+            self.due.entry(until).or_default().push(Mending::Release(one.clone(), other.clone()));
+        }
+    }
+
+    /// Takes the power from a coordinator for a moment, and after it has come back from the next one.
+    fn restart_next(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, machine: Machine, now: u64) {
+        let Machine::Coordinator(number) = machine else { return };
+        let back_at = now + 300 + self.chance.below(1000);
+        // Where one is down already, a majority could be missing.
+        if self.coordinators_down() == 0 {
+            self.crash(sim, machines, machine, Some(back_at));
+        }
+        if self.coordinators.contains(&(number + 1)) {
+            let next_at = back_at + 1500 + self.chance.below(2500);
+            let next = Mending::RestartNext(Machine::Coordinator(number + 1));
+            self.due.entry(next_at).or_default().push(next);
         }
     }
 
