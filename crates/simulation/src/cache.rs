@@ -14,6 +14,10 @@ use crate::chance::Chance;
 /// Store paths in each wave of publishing.
 pub(crate) const PATHS_PER_WAVE: usize = 5;
 
+/// What builds of one package have alike: however it is cut into chunks, more lies in whole ones than a bundle has to have in
+/// common with another to use chunks of it.
+const ALIKE_BYTES: usize = 700_000;
+
 /// One store path of the cache.
 #[derive(Debug, Clone)]
 pub(crate) struct CachedPath {
@@ -54,12 +58,33 @@ impl Cache {
                 let hash = *chance.bytes(20).first_chunk().ok_or("twenty bytes are twenty")?;
                 let store_path = StorePath::from_parts(hash, &format!("package-{wave}-{number}"))?;
                 let references = references(&known, &store_path, chance);
-                paths.push(write_path(place.path(), key, store_path.clone(), references, chance)?);
+                let contents = half_noise(chance)?;
+                paths.push(write_path(place.path(), key, store_path.clone(), references, contents)?);
                 known.push(store_path);
             }
             all.push(paths);
         }
         Ok(Self { place, waves: all })
+    }
+
+    /// Adds builds of two packages: of the first to the first two waves, of the second to the second and the third. What a
+    /// wave is packed into uses chunks of what the one before it was packed into, and of nothing older.
+    pub(crate) fn add_builds(
+        &mut self,
+        key: &PublisherSecretKey,
+        chance: &mut Chance,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        for (package, first) in [("early", 0), ("late", 1)] {
+            let alike = chance.bytes(ALIKE_BYTES);
+            for wave in first..first + 2 {
+                let hash = *chance.bytes(20).first_chunk().ok_or("twenty bytes are twenty")?;
+                let store_path = StorePath::from_parts(hash, &format!("{package}-1.{wave}"))?;
+                let contents = [alike.as_slice(), &chance.bytes(1000)].concat();
+                let path = write_path(self.place.path(), key, store_path, Vec::new(), contents)?;
+                self.waves[wave].push(path);
+            }
+        }
+        Ok(())
     }
 
     /// Some bytes of a path that no other path has, from the middle of its noise.
@@ -83,17 +108,21 @@ fn references(known: &[StorePath], own: &StorePath, chance: &mut Chance) -> Vec<
     references
 }
 
+/// Half noise, half text that compresses.
+fn half_noise(chance: &mut Chance) -> Result<Vec<u8>, std::num::TryFromIntError> {
+    let bytes = usize::try_from(1000 + chance.below(60_000))?;
+    let mut contents = chance.bytes(bytes / 2);
+    contents.resize(bytes, b'x');
+    Ok(contents)
+}
+
 fn write_path(
     place: &Path,
     key: &PublisherSecretKey,
     store_path: StorePath,
     references: Vec<StorePath>,
-    chance: &mut Chance,
+    contents: Vec<u8>,
 ) -> Result<CachedPath, Box<dyn std::error::Error>> {
-    // Half noise, half text that compresses.
-    let bytes = usize::try_from(1000 + chance.below(60_000))?;
-    let mut contents = chance.bytes(bytes / 2);
-    contents.resize(bytes, b'x');
     let file = NarNode::Regular { contents, executable: false };
     let nar = encode(&NarNode::Directory([(b"file".to_vec(), file)].into())).map_err(io::Error::other)?;
     let mut info = PathInfo {

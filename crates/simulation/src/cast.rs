@@ -27,6 +27,9 @@ pub(crate) const PORT: u16 = 4433;
 /// In a fleet that grows a silent node counts as lost after this: longer than storms keep a node away.
 pub(crate) const COUNT_LOST_AFTER: Duration = Duration::from_secs(60);
 
+/// Where every coordinator is lost: longer than all sleep at a time, and an emptied bundle goes after two such sleeps.
+const LOST_AFTER_DISASTER: Duration = Duration::from_secs(3 * 3600);
+
 const GROWN_NODES: usize = 27;
 
 // Clocks of volunteers' machines are set by NTP, more or less.
@@ -40,8 +43,9 @@ pub enum Story {
     /// A fleet on lines of all kinds that grows until its bundles are coded anew, while nodes fall silent for longer
     /// than the archive waits for them, and return.
     Growth,
-    /// Paths are withdrawn, and one is purged that shares its bundle with others. Then every coordinator is lost with its
-    /// disks, and the archive comes back from its nodes.
+    /// Paths are withdrawn, and one is purged that shares its bundle with others, whose chunks others use. Then every
+    /// coordinator is lost with its disks, and the archive comes back from its nodes, while some of them are away or one
+    /// of the new coordinators is.
     Disaster,
 }
 
@@ -253,7 +257,8 @@ impl Cast {
     /// The policy of the archive: the brake is off, because in these small fleets every fault is much.
     pub(crate) fn policy(&self) -> Policy {
         let count_lost_after = match self.story {
-            Story::Losses | Story::Disaster => Duration::from_secs(72 * 3600),
+            Story::Losses => Duration::from_secs(72 * 3600),
+            Story::Disaster => LOST_AFTER_DISASTER,
             Story::Growth => COUNT_LOST_AFTER,
         };
         Policy {

@@ -24,6 +24,7 @@ mod oracle;
 mod purging;
 mod quorum;
 mod reading;
+mod rebuilding;
 mod scenario;
 mod sockets;
 mod stage;

@@ -68,8 +68,8 @@ fn print(seed: u64, outcome: &Outcome, seconds: f64) {
     );
     if outcome.restored > 0 {
         println!(
-            "  {} bundles packed anew for a purge, {} bundles back after the disaster",
-            outcome.purged, outcome.restored
+            "  {} bundles packed anew for purges, {} bundles back after the disaster, in which {}",
+            outcome.purged, outcome.restored, outcome.away
         );
     }
     for violation in &outcome.violations {

@@ -341,7 +341,7 @@ impl Held {
 }
 
 /// Reads `shards/xx/CODING.INDEX.shard`.
-fn shard_of(path: &str) -> Option<(CodingId, ShardIndex)> {
+pub(crate) fn shard_of(path: &str) -> Option<(CodingId, ShardIndex)> {
     let name = path.strip_prefix("shards/")?.split_once('/')?.1.strip_suffix(".shard")?;
     let (coding, index) = name.split_once('.')?;
     Some((coding.parse().ok()?, ShardIndex(index.parse().ok()?)))

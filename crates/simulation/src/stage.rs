@@ -22,6 +22,8 @@ pub(crate) enum Wish {
     CrashForGood(Machine),
     /// Take the power from a machine for so long.
     CrashFor(Machine, Duration),
+    /// Give a machine its power back that was to be without for good.
+    Return(Machine),
     /// Take the power from every node for a moment, one after the other.
     RestartNodes,
     /// Let all machines sleep for so long.
@@ -59,6 +61,8 @@ pub(crate) struct Stage {
     pub(crate) purged: Cell<usize>,
     /// Bundles that came back after a disaster.
     pub(crate) restored: Cell<u64>,
+    /// Who was away while they did, in a few words.
+    pub(crate) away: Cell<&'static str>,
 }
 
 impl Stage {

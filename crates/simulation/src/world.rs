@@ -62,6 +62,8 @@ pub struct Outcome {
     pub purged: usize,
     /// Bundles that came back after a disaster.
     pub restored: u64,
+    /// Who was away while they did, in a few words.
+    pub away: &'static str,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -72,7 +74,7 @@ const LATENCY_MIN: Duration = Duration::from_millis(2);
 const LATENCY_MAX: Duration = Duration::from_millis(30);
 
 /// No scenario takes longer, even if all its waits run out.
-const SIMULATED_MAX: Duration = Duration::from_secs(3000);
+const SIMULATED_MAX: Duration = Duration::from_secs(6000);
 
 /// What is left to settle after the last client has gone.
 const SETTLE_MAX: Duration = Duration::from_secs(150);
@@ -125,6 +127,7 @@ impl Outcome {
             trashed: 0,
             purged: 0,
             restored: 0,
+            away: "",
             violations: vec![why],
         }
     }
@@ -145,8 +148,8 @@ impl World {
     fn new(options: RunOptions) -> Result<Self, String> {
         let cast = Rc::new(Cast::new(options.seed, options.story));
         let stage = Rc::new(Stage::default());
-        let cache = Cache::write(&cast.publisher_key(), &mut cast.chance("cache"), WAVES + 1);
-        let cache = Rc::new(cache.map_err(|error| format!("the cache cannot be written: {error}"))?);
+        let cache = write_cache(&cast).map_err(|error| format!("the cache cannot be written: {error}"))?;
+        let cache = Rc::new(cache);
         let mut sim = turmoil::Builder::new()
             .simulation_duration(SIMULATED_MAX)
             .tick_duration(TICK)
@@ -199,6 +202,7 @@ impl World {
             trashed: files_in_trash(&self.machines),
             purged: stage.purged.get(),
             restored: stage.restored.get(),
+            away: stage.away.get(),
             violations: stage.violations.borrow().clone(),
         };
         drop(self);
@@ -237,6 +241,7 @@ impl World {
             Wish::CrashFor(machine, time) => {
                 self.faults.crash(&mut self.sim, &mut self.machines, machine, Some(now + millis(time)));
             }
+            Wish::Return(machine) => self.faults.restart(&mut self.sim, &mut self.machines, machine),
             Wish::Sleep(time) => self.cast.sleep(millis(time)),
             Wish::LoseCoordinators => {
                 if let Err(error) = self.cast.succeed(self.cast.time(self.sim.elapsed())) {
@@ -295,6 +300,14 @@ impl World {
         }
         self.stage.violations.borrow_mut().append(&mut faults);
     }
+}
+
+fn write_cache(cast: &Cast) -> Result<Cache, Box<dyn std::error::Error>> {
+    let mut cache = Cache::write(&cast.publisher_key(), &mut cast.chance("cache"), WAVES + 1)?;
+    if cast.story == Story::Disaster {
+        cache.add_builds(&cast.publisher_key(), &mut cast.chance("builds"))?;
+    }
+    Ok(cache)
 }
 
 fn millis(time: Duration) -> u64 {

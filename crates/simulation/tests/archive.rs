@@ -65,9 +65,8 @@ seeds! {
 
 seeds! {
     &["--disaster"];
-    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_1 = 1;
-    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_2 = 2;
-    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_3 = 3;
+    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_while_nodes_are_away = 4;
+    what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_while_one_of_the_next_is_away = 5;
 }
 
 #[test]
