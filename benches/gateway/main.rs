@@ -246,15 +246,16 @@ impl<'a> Bench<'a> {
                     }
                 }
                 let name = format!("{what}, {connections} connections");
-                let kinds: [(&str, fn(&Round) -> f64, usize); 5] = [
-                    ("per second", |round| round.per_second, 0),
-                    ("per CPU second of the server", |round| round.per_cpu_second, 0),
-                    ("p50, ms", |round| round.millis[0], 2),
-                    ("p99, ms", |round| round.millis[1], 2),
-                    ("p99.9, ms", |round| round.millis[2], 2),
+                let figures = [
+                    ("per second", 0),
+                    ("per CPU second of the server", 0),
+                    ("p50, ms", 2),
+                    ("p99, ms", 2),
+                    ("p99.9, ms", 2),
                 ];
-                for (figure, of, digits) in kinds {
-                    let middle = |rounds: &[Round]| median(rounds.iter().map(of).collect());
+                for (number, (figure, digits)) in figures.into_iter().enumerate() {
+                    let middle =
+                        |rounds: &[Round]| median(rounds.iter().map(|round| round.0[number]).collect());
                     compared(&format!("{name}, {figure}"), middle(&ours), middle(&theirs), digits);
                 }
             }
@@ -452,21 +453,14 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What one turn of requests gave.
-struct Round {
-    per_second: f64,
-    per_cpu_second: f64,
-    /// p50, p99 and p99.9.
-    millis: [f64; 3],
-}
+/// What one turn of requests gave: answers per second and per CPU second of the server; p50, p99 and p99.9 in ms.
+struct Round([f64; 5]);
 
 impl Round {
     fn of((seen, cpu): (Seen, Duration)) -> Self {
-        Self {
-            per_second: seen.per_second(),
-            per_cpu_second: seen.answers as f64 / cpu.as_secs_f64(),
-            millis: [500, 990, 999].map(|per_mille| seen.within(per_mille).as_secs_f64() * 1e3),
-        }
+        let millis = |per_mille| seen.within(per_mille).as_secs_f64() * 1e3;
+        let per_cpu_second = seen.answers as f64 / cpu.as_secs_f64();
+        Self([seen.per_second(), per_cpu_second, millis(500), millis(990), millis(999)])
     }
 }
 

@@ -9,7 +9,7 @@ use firn_coordinator::storage::{
 
 /// A store that writes slowly.
 #[derive(Debug)]
-pub struct SlowDisk {
+pub(crate) struct SlowDisk {
     pub disk: Memory,
     pub takes: Duration,
 }
