@@ -1,8 +1,8 @@
 //! An archive's coordinators as one thing to ask.
 //!
 //! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is
-//! slow, gone, unable or caught lying is passed over for the others until the deadline; a stale answer counts only if none
-//! that is not comes soon; the roster is never replaced by an older one.
+//! slow, gone, unable or caught lying is passed over for the others until the deadline; a stale answer, or that a question is
+//! not known, counts only if none that is better comes soon; the roster is never replaced by an older one.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -51,6 +51,13 @@ struct Known {
     preferred: NodeId,
     /// How long each took last for an answer that it did not hold back; none if it was waited for in vain.
     took: BTreeMap<NodeId, Option<Duration>>,
+}
+
+/// That a coordinator is of a version before the question.
+struct NotUnderstood {
+    refusal: RefusedRequest,
+    /// When the first one said so.
+    since: Instant,
 }
 
 /// What a coordinator's last turn came to, if to nothing useful.
@@ -109,9 +116,10 @@ impl CoordinatorClient {
             if let Some(result) = round {
                 return result;
             }
-            if Instant::now() + pause >= deadline {
-                if let Some(refusal) = not_understood {
-                    return Err(AskError::Refused(refusal));
+            let until = not_understood.as_ref().map_or(deadline, |said: &NotUnderstood| said.until(deadline));
+            if Instant::now() + pause >= until {
+                if let Some(said) = not_understood {
+                    return Err(AskError::Refused(said.refusal));
                 }
                 let archive = self.known().roster.archive();
                 let refused = failures.values().any(|failure: &Failure| failure.refused);
@@ -157,7 +165,7 @@ impl CoordinatorClient {
         encoded: &Bytes,
         pace: Pace,
         deadline: Instant,
-        (failures, not_understood): (&mut BTreeMap<NodeId, Failure>, &mut Option<RefusedRequest>),
+        (failures, not_understood): (&mut BTreeMap<NodeId, Failure>, &mut Option<NotUnderstood>),
     ) -> Option<Result<CoordinatorReply, AskError>> {
         let mut waiting = self.in_order();
         let mut turns = FuturesUnordered::new();
@@ -199,7 +207,13 @@ impl CoordinatorClient {
                             // One of a version before this question reads none in it; others may, and know more.
                             RefusalKind::Malformed if matches!(request, CoordinatorRequest::News { .. }) => {
                                 self.turn_away_from(coordinator);
-                                *not_understood = Some(refusal);
+                                let since = Instant::now();
+                                let said =
+                                    not_understood.get_or_insert_with(|| NotUnderstood { refusal, since });
+                                // Whoever waits for news is not hurried: one that has none yet answers late.
+                                if pace.hedge.is_some() {
+                                    until = until.min(said.until(deadline));
+                                }
                             }
                             _ => return Some(Err(AskError::Refused(refusal))),
                         },
@@ -235,8 +249,8 @@ impl CoordinatorClient {
                         Some(entry) => turns.push(begin(entry)),
                         None if turns.is_empty() => {
                             // Where some could not be asked now, the next round may find one that understands.
-                            let refusal = not_understood.take_if(|_| !has_failed && stale.is_none());
-                            let refused = refusal.map(|refusal| Err(AskError::Refused(refusal)));
+                            let said = not_understood.take_if(|_| !has_failed && stale.is_none());
+                            let refused = said.map(|said| Err(AskError::Refused(said.refusal)));
                             return stale.map(Ok).or(refused);
                         }
                         None => {}
@@ -384,6 +398,14 @@ impl CoordinatorClient {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NotUnderstood {
+    /// Until when one is looked for that knows the question. One that is dead for good must not cost each question its whole
+    /// time: whoever is there can be asked the older one.
+    fn until(&self, deadline: Instant) -> Instant {
+        deadline.min(self.since + FIRST_ANSWER_WITHIN)
     }
 }
 

@@ -337,6 +337,28 @@ async fn a_coordinator_that_does_not_know_the_question_is_no_reason_to_give_up_t
 }
 
 #[tokio::test]
+async fn a_dead_one_beside_those_that_do_not_know_the_question_costs_no_question_its_whole_time() {
+    let hanging = fleet(vec![old(1), old(2), old(3)]).await;
+    hanging.fakes[2].hangs.store(true, Ordering::SeqCst);
+    let unable = fleet(vec![old(1), old(2), refuses(RefusalKind::Unavailable)]).await;
+    let (of_hanging, of_unable) = tokio::join!(
+        hanging.client.news(9, Duration::ZERO),
+        // Whoever waits for news would ask for 35 seconds else, about once in each.
+        unable.client.news(9, Duration::from_secs(20)),
+    );
+    for told in [of_hanging, of_unable] {
+        let told = told.unwrap();
+        assert_eq!((told.batch.head, told.stale), (9, None));
+    }
+    let asked = |fleet: &Fleet, number: usize| fleet.fakes[number].asked.load(Ordering::SeqCst);
+    // For news once each, for the feed once at most: there is no second round.
+    let first_two = asked(&hanging, 0) + asked(&hanging, 1);
+    assert!(first_two <= 4, "{first_two} questions");
+    let third = asked(&unable, 2);
+    assert!((2..10).contains(&third), "{third} questions");
+}
+
+#[tokio::test]
 async fn a_coordinator_that_is_far_is_waited_for_if_the_near_one_is_cut_off() {
     let hears_others = news(2, 9, None);
     let far: Answer = Box::new(move |connection, request| match request {
