@@ -26,7 +26,7 @@ const NOTES: &str = "FIRN_TEST_OBSERVED";
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(40);
-/// More than a run publishes between two looks.
+/// So many are asked for at one look, and those behind them at the next one.
 const PRESENCE_MAX: usize = 32;
 
 /// The observer of the archive of `descriptor` as a command, which writes what it is told into `notes`.
@@ -86,6 +86,32 @@ impl Notes {
     }
 }
 
+/// At most [`PRESENCE_MAX`] of `keys`: those behind `last`, then from the least one on.
+fn go_round(keys: &BTreeSet<ObjectKey>, last: Option<ObjectKey>) -> Vec<ObjectKey> {
+    let behind = keys.iter().filter(|key| Some(**key) > last);
+    let before = keys.iter().filter(|key| Some(**key) <= last);
+    behind.chain(before).copied().take(PRESENCE_MAX).collect()
+}
+
+#[test]
+fn every_path_that_was_shown_is_asked_for_again_and_again() {
+    let key = |number: u8| ObjectKey::store_path([number; 20]);
+    let keys: BTreeSet<ObjectKey> = (0..100).map(key).collect();
+    let (mut last, mut asked) = (None, Vec::new());
+    for _ in 0..25 {
+        let some = go_round(&keys, last);
+        assert_eq!(some.len(), PRESENCE_MAX);
+        last = some.last().copied();
+        asked.extend(some);
+    }
+    let expected: Vec<ObjectKey> = (0..8).flat_map(|_| 0..100).map(key).collect();
+    assert_eq!(asked, expected);
+    // Few are asked for once at each look.
+    let few: BTreeSet<ObjectKey> = (0..3).map(key).collect();
+    assert_eq!(go_round(&few, Some(key(1))), [key(2), key(0), key(1)]);
+    assert!(go_round(&BTreeSet::new(), Some(key(1))).is_empty());
+}
+
 #[test]
 #[ignore = "a process that another test starts"]
 fn observe() {
@@ -114,6 +140,7 @@ fn observe() {
 /// Follows one coordinator for as long as the process lives.
 async fn follow(client: CoordinatorClient, replica: usize, id: NodeId, notes: Rc<Notes>) {
     let mut seen: u64 = 0;
+    let mut last = None;
     loop {
         // With the last one that was there: a replica that went back would not have it.
         let from = seen.saturating_sub(1);
@@ -133,9 +160,10 @@ async fn follow(client: CoordinatorClient, replica: usize, id: NodeId, notes: Rc
             // One that was killed looks alive for ten seconds.
             _ => client.pool().forget(id),
         }
-        let keys: Vec<ObjectKey> = notes.shown.borrow().iter().copied().take(PRESENCE_MAX).collect();
+        let keys = go_round(&notes.shown.borrow(), last);
         let asked = client.ask_coordinator(id, &CoordinatorRequest::Presence(keys.clone()), PATIENCE).await;
         if let Ok(CoordinatorReply::Presence(told)) = asked {
+            last = keys.last().copied();
             for (key, there) in keys.iter().zip(told) {
                 notes.line(&format!("{} {replica} {}", if there { "there" } else { "absent" }, name(key)));
             }
