@@ -42,7 +42,9 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// Writers: one for each coordinator's socket to begin with, so that one of them finds the new leader soon.
 const WRITE_PAUSE: Duration = Duration::from_millis(100);
-const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+/// Longer than an act takes that is forwarded and synced by a slow disk, beside other tests: given up before, none is ever
+/// acknowledged.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What readers of one kind were told.
 #[derive(Default)]
