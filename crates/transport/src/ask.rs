@@ -98,16 +98,23 @@ const SIGNS_BESIDE_UPLOADS: SignsOfLife = SignsOfLife { every: seconds(1), withi
 // A coordinator that was killed answers nothing until the idle timeout ends its connection; readers should not notice.
 const HEDGE: Duration = Duration::from_millis(700);
 
+/// Whether nothing but the way takes long: then the time for an answer says how far away a coordinator is. Lists and figures of
+/// the whole archive take as long as it is large.
+pub(crate) const fn is_quick(request: &CoordinatorRequest) -> bool {
+    matches!(
+        request,
+        CoordinatorRequest::News { wait_millis: 0, .. }
+            | CoordinatorRequest::GetMembers
+            | CoordinatorRequest::Presence(_)
+            | CoordinatorRequest::Lookup(_)
+    )
+}
+
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 impl Pace {
-    /// Whether nothing but the way takes long.
-    pub(crate) fn is_quick(&self) -> bool {
-        self.hedge.is_some_and(|hedge| hedge <= HEDGE)
-    }
-
     pub(crate) fn of(request: &CoordinatorRequest) -> Self {
         let read =
             Self { turn: seconds(5), total: seconds(15), hedge: Some(HEDGE), once: false, signs: None };

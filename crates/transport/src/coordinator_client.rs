@@ -20,7 +20,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::ask::{Pace, SignsOfLife, Turn};
+use crate::ask::{Pace, SignsOfLife, Turn, is_quick};
 use crate::reply_check::check_reply;
 use crate::{AskError, Connection, ConnectionPool};
 
@@ -146,7 +146,7 @@ impl CoordinatorClient {
         };
         let begun = Instant::now();
         let turn = self.turn(&entry, request, Bytes::from(encode(request)), within).await;
-        self.note_time(coordinator, &turn, Pace::of(request).is_quick().then(|| begun.elapsed()));
+        self.note_time(coordinator, &turn, is_quick(request).then(|| begun.elapsed()));
         match turn {
             Turn::Answered(CoordinatorReply::Refused(refusal)) => Err(AskError::Refused(refusal)),
             Turn::Answered(reply) => Ok(reply),
@@ -176,7 +176,7 @@ impl CoordinatorClient {
                 Some(signs) => self.while_alive(entry.id, turn, signs).await,
                 None => turn.await,
             };
-            self.note_time(entry.id, &turn, pace.is_quick().then(|| begun.elapsed()));
+            self.note_time(entry.id, &turn, is_quick(request).then(|| begun.elapsed()));
             (entry.id, turn)
         };
         turns.push(begin(waiting.pop_front()?));

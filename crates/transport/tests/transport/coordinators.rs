@@ -377,6 +377,25 @@ async fn a_coordinator_that_is_far_is_waited_for_if_the_near_one_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_took_long_for_a_list_is_not_taken_for_a_far_one() {
+    let hears_others = news(2, 9, None);
+    let lists: Answer = Box::new(move |connection, request| match request {
+        CoordinatorRequest::Nodes => Some(CoordinatorReply::Nodes(Vec::new())),
+        request => hears_others(connection, request),
+    });
+    let fleet = fleet(vec![news(1, 9, Some(60_000)), lists]).await;
+    // Both are near: at the second time neither is dialled.
+    for _ in 0..2 {
+        assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
+    }
+    *fleet.fakes[1].takes.lock().unwrap() = Duration::from_secs(4);
+    let (coordinator, within) = (identity(2).node_id(), Duration::from_secs(60));
+    fleet.client.ask_coordinator(coordinator, &CoordinatorRequest::Nodes, within).await.unwrap();
+    // It is not waited for as one that may be as late again.
+    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(60)));
+}
+
+#[tokio::test]
 async fn filters_and_index_ranges_that_contradict_themselves_are_not_believed() {
     let list = |first: u64, signer: u8| {
         let filter = FilterEntry {
