@@ -49,7 +49,7 @@ struct Known {
     roster: VerifiedRoster,
     /// Who answered last: asked first.
     preferred: NodeId,
-    /// How long each took last for an answer that it did not hold back; none if it was waited for in vain.
+    /// How long each took last for an answer that it did not hold back; none if it was waited for in vain, or its turn was lost.
     took: BTreeMap<NodeId, Option<Duration>>,
 }
 
@@ -304,8 +304,10 @@ impl CoordinatorClient {
         let others = known.roster.roster().coordinators.iter().filter(|entry| entry.id != coordinator);
         let patience = others.map(|other| match known.took.get(&other.id) {
             None => FIRST_ANSWER_WITHIN,
-            // It may be as late again.
-            Some(took) => took.unwrap_or_default() * 2,
+            Some(took) => {
+                let connection = self.pool.existing(other.id);
+                may_take(*took, connection.map(|connection| connection.round_trip()))
+            }
         });
         patience.max().unwrap_or_default().max(BETTER_WITHIN).min(pace.turn)
     }
@@ -409,9 +411,32 @@ impl NotUnderstood {
     }
 }
 
+/// How long a coordinator may take whose last turn took so long, none if nothing came of it, and that is so far away, there and
+/// back, if it is connected. One turn that was lost makes nobody near.
+fn may_take(took: Option<Duration>, way: Option<Duration>) -> Duration {
+    // It may be as late again.
+    took.unwrap_or_default().max(way.unwrap_or_default()) * 2
+}
+
 /// For how many milliseconds whoever gave `reply` does not know what it says in it: that nothing is newer. None for any
 /// other reply, events included.
 fn nothing_newer_since(reply: &CoordinatorReply) -> Option<u64> {
     let CoordinatorReply::News { batch, stale_millis: Some(since) } = reply else { return None };
     batch.peek().is_ok_and(|batch| batch.events.is_empty()).then_some(*since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_far_is_waited_for_when_its_last_turn_was_lost() {
+        let [none, near, far] = [0, 5, 1000].map(Duration::from_millis);
+        assert_eq!(may_take(None, Some(far)), far * 2);
+        assert_eq!(may_take(Some(near), Some(far)), far * 2);
+        assert_eq!(may_take(Some(far), Some(near)), far * 2);
+        assert_eq!(may_take(Some(far), None), far * 2);
+        // One that is gone is not.
+        assert_eq!(may_take(None, None), none);
+    }
 }
