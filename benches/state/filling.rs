@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use firn_coordinator::{Consensus, ProposeError};
-use firn_wire::{Command, CommandOutcome, TimedCommand};
+use firn_coordinator_logic::Facts as _;
+use firn_wire::{Command, CommandOutcome, RejectReason, TimedCommand};
 
 use crate::Failure;
 use crate::generator::Generator;
@@ -48,7 +49,7 @@ pub(crate) async fn fill(members: &Members, generator: &Generator, uploads: u64)
     }
     let ended = Instant::now();
     let bundles = progress.done.load(Ordering::Relaxed);
-    let visible = firn_coordinator_logic::Facts::counters(&leader.facts())?.visible_keys;
+    let visible = leader.facts().counters()?.visible_keys;
     if visible != generator.keys() {
         return Err(format!("{visible} of {} keys are visible", generator.keys()).into());
     }
@@ -90,27 +91,71 @@ pub(crate) async fn publish_bundle(
     bundle: u64,
 ) -> Result<u64, Failure> {
     propose(leader, bundle, generator.reserve(bundle)?).await?;
-    let CommandOutcome::Committed { held, .. } = propose(leader, bundle, generator.commit(bundle)).await?
-    else {
-        return Err("a commit was not applied".into());
+    let held = match propose(leader, bundle, generator.commit(bundle)).await? {
+        Proposed::Now(CommandOutcome::Committed { held, .. }) => held.len() as u64,
+        Proposed::Before => held_of(leader, generator, bundle)?,
+        Proposed::Now(_) => return Err("a commit was not applied".into()),
     };
     if generator.has_features() {
         propose(leader, bundle, generator.remember(bundle)?).await?;
     }
-    Ok(held.len() as u64)
+    Ok(held)
 }
 
-async fn propose(leader: &Consensus, bundle: u64, command: Command) -> Result<CommandOutcome, Failure> {
+/// How many keys of a bundle wait now. The answer that said how many did when it was committed was lost, so those are not
+/// counted for which what they waited for has come since.
+fn held_of(leader: &Consensus, generator: &Generator, bundle: u64) -> Result<u64, Failure> {
+    let (facts, mut held) = (leader.facts(), 0);
+    for number in generator.keys_of(bundle) {
+        held += u64::from(!facts.held(Generator::key(number))?.is_empty());
+    }
+    Ok(held)
+}
+
+/// At which time of proposing it a command was applied.
+enum Proposed {
+    /// At the last one.
+    Now(CommandOutcome),
+    /// At one before, of which no answer came.
+    Before,
+}
+
+async fn propose(leader: &Consensus, bundle: u64, command: Command) -> Result<Proposed, Failure> {
     let command = TimedCommand::of_coordinators(Generator::time(bundle), command);
+    let mut is_again = false;
     let outcome = loop {
         match leader.propose(command.clone()).await {
-            // A stalled disk: the command was not taken.
-            Err(ProposeError::Unavailable) => tokio::task::yield_now().await,
+            // A stalled disk: the command was not taken, or it was and is applied once the disk goes on.
+            Err(ProposeError::Unavailable) => {
+                is_again = true;
+                tokio::task::yield_now().await;
+            }
             other => break other?,
         }
     };
     match outcome {
-        CommandOutcome::Rejected(reason) => Err(format!("bundle {bundle}: {reason}").into()),
-        outcome => Ok(outcome),
+        CommandOutcome::Rejected(reason) => {
+            let is_done = is_again && was_applied(leader, bundle, &command.command, &reason)?;
+            if is_done { Ok(Proposed::Before) } else { Err(format!("bundle {bundle}: {reason}").into()) }
+        }
+        outcome => Ok(Proposed::Now(outcome)),
+    }
+}
+
+/// Whether a command is refused because it was applied before. Nobody else reserves and commits this bundle; nodes may join
+/// twice.
+fn was_applied(
+    leader: &Consensus,
+    bundle: u64,
+    command: &Command,
+    reason: &RejectReason,
+) -> Result<bool, Failure> {
+    match (command, reason) {
+        (Command::Reserve { .. }, RejectReason::ReservationExists) => Ok(true),
+        // Every shard has a receipt, so its reservation ended with the commit.
+        (Command::Commit { .. }, RejectReason::UnknownReservation) => {
+            Ok(leader.facts().bundle_number(Generator::bundle_id(bundle)?)?.is_some())
+        }
+        _ => Ok(false),
     }
 }

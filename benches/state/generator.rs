@@ -3,9 +3,11 @@
 //! Always holds: what a number stands for is computed from it alone, so that lookups know what to expect without a
 //! list of it. Leaves to others: proposing them.
 
+use std::ops::Range;
+
 use firn_base::{
-    Feature, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex, ShardRoot,
-    Timestamp, TokenId, shard_bytes,
+    BundleId, Feature, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex,
+    ShardRoot, Timestamp, TokenId, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_wire::{BundleCommit, Command, IndexEntry, RecordPlace};
@@ -68,6 +70,12 @@ impl Generator {
     /// The archive's time when a bundle is published.
     pub(crate) const fn time(bundle: u64) -> Timestamp {
         Timestamp::from_millis(1_790_000_000_000 + bundle * MINUTE)
+    }
+
+    /// Numbers of the keys of a bundle.
+    pub(crate) fn keys_of(&self, bundle: u64) -> Range<u64> {
+        let first = bundle * self.keys_per_bundle;
+        first..(first + self.keys_per_bundle).min(self.keys)
     }
 
     /// The first bundle that is published at a time or later.
@@ -137,6 +145,11 @@ impl Generator {
         Ok(ContentHeader::new(BundleRole::Ordinary, payload, manifest, Vec::new())?)
     }
 
+    /// What a bundle is called once it is committed.
+    pub(crate) fn bundle_id(bundle: u64) -> Result<BundleId, crate::Failure> {
+        Ok(Self::content_header(bundle)?.bundle_id())
+    }
+
     fn node_id(node: u64) -> NodeId {
         NodeId::from_bytes(bytes("node", node))
     }
@@ -196,20 +209,17 @@ impl Generator {
 
     /// Tells by what the records of a bundle are found.
     pub(crate) fn remember(&self, bundle: u64) -> Result<Command, crate::Failure> {
-        let first = bundle * self.keys_per_bundle;
-        let behind = (first + self.keys_per_bundle).min(self.keys);
-        let records = (first..behind).map(|number| {
+        let records = self.keys_of(bundle).map(|number| {
             let (block, entry) = self.place(number);
             (RecordPlace { block, entry }, self.features(number))
         });
-        let bundle = Self::content_header(bundle)?.bundle_id();
+        let bundle = Self::bundle_id(bundle)?;
         Ok(Command::RememberFeatures { bundle, replaces: None, records: records.collect() })
     }
 
     /// Commits a bundle with receipts for all its shards.
     pub(crate) fn commit(&self, bundle: u64) -> Command {
-        let first = bundle * self.keys_per_bundle;
-        let behind = (first + self.keys_per_bundle).min(self.keys);
+        let Range { start: first, end: behind } = self.keys_of(bundle);
         let entries = (first..behind).map(|number| {
             let (block, entry) = self.place(number);
             let waits = match number - first < WAITING && behind < self.keys {
