@@ -184,7 +184,8 @@ impl Publish<'_> {
     }
 
     /// Reads, checks and packs every object, several at once, in the plan's order. When the source goes away no further
-    /// object is begun, what was read is packed, and that error comes back.
+    /// object is begun, what was read is packed, and that error comes back. Behind a path whose trial was broken off nothing is
+    /// packed.
     async fn pack_all(
         &self,
         plan: &Plan,
@@ -200,7 +201,7 @@ impl Publish<'_> {
         let mut packer = Packer::new(self.environment.clone(), spool.clone(), options, self.options.threads);
         let mut waiting: VecDeque<ObjectKey> = plan.order.iter().copied().collect();
         let mut running = FuturesOrdered::new();
-        let (mut in_flight, mut away) = (0, None);
+        let (mut in_flight, mut away, mut broken_off) = (0, None, false);
         // Archived objects of the names of what comes next.
         let mut named: BTreeMap<ObjectKey, Vec<SimilarRecord>> = BTreeMap::new();
         loop {
@@ -229,6 +230,8 @@ impl Publish<'_> {
             }
             let Some((key, cost, checked)) = running.next().await else { break };
             match checked {
+                // It may refer to what was left out: committed without that, it would be hidden until the next run.
+                Ok(Some(_)) if broken_off => {}
                 Ok(Some(object)) => {
                     let content = ByteCount(object.content.bytes());
                     let pushed = packer.push(object).await?;
@@ -248,7 +251,7 @@ impl Publish<'_> {
                     return Err(error.into());
                 }
                 // The next run publishes it.
-                Err(VerifyError::Trial(TrialError::Stopped)) => {}
+                Err(VerifyError::Trial(TrialError::Stopped)) => broken_off = true,
                 Err(VerifyError::Source(error)) if error.is_away() => away = away.or(Some(error)),
                 // What cannot be had besides takes nothing from a path.
                 Err(error) if key.kind() != KeyKind::StorePath => {

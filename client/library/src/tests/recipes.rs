@@ -11,7 +11,7 @@ use firn_nix_format::{Compression, Recipe, RecipeEncoder, Sha256};
 use firn_transport::Environment;
 
 use super::archive::TestArchive;
-use super::cache::{Cache, Entry, nar_of, noise};
+use super::cache::{Cache, Entry, nar_of, noise, store_path};
 use super::pipeline::{assert_restores, key, publish_with};
 use crate::compact::{CompactOptions, compact_in};
 use crate::events::{PublishEvent, PublishEvents};
@@ -202,4 +202,30 @@ async fn a_publish_that_is_asked_to_stop_breaks_a_trial_off_and_leaves_its_path_
     // Nothing gets in without the recipe that was wished.
     publish_with(&archive, &cache, options()).await.unwrap();
     assert_files(&archive, &[("first", XZ), ("second", XZ)]);
+}
+
+#[tokio::test]
+async fn nothing_that_may_refer_to_a_path_whose_trial_was_broken_off_is_committed_without_it() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    cache.add_made("front", &contents(1_000, 1), Recipe::Xz6, |_| ());
+    let behind_front = |entry: &mut Entry| entry.info.references = vec![store_path("front")];
+    cache.add_made("library", &contents(6 << 20, 2), Recipe::Xz6, behind_front);
+    // It is read while the trial of its library still runs, and has none itself.
+    cache.add_path("program", &contents(1_000, 3), Compression::None, &["library"]);
+    let options =
+        || PublishOptions { keep_recipes: true, threads: 2, jobs: 3, ..PublishOptions::new(cache.source()) };
+    let (stopping, publishers) = (options(), vec![cache.publisher()]);
+    let stop = stopping.stop.clone();
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            stop.ask();
+        }
+    });
+    let (objects, environment) = (Some(archive.objects()), Environment::real());
+    let first =
+        publish_into(archive.clone(), objects, publishers, &environment, stopping, events).await.unwrap();
+    assert_eq!((first.refused.len(), first.exit_code()), (0, 0), "{first}");
+    assert_eq!(archive.keys(), [key("front")]);
+    publish_with(&archive, &cache, options()).await.unwrap();
+    assert_files(&archive, &[("front", XZ), ("library", XZ), ("program", PublishedFile::Content)]);
 }
