@@ -19,7 +19,7 @@ use firn_transport::{AskError, BoxFuture, Environment};
 use firn_wire::{HeldPath, SimilarRecord};
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
@@ -31,7 +31,7 @@ use crate::events::{PublishEvent, PublishEvents};
 use crate::pack::Packer;
 use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
-use crate::recipe_trial::{FILE_HEAD_BYTES_MAX, TrialError, try_recipe};
+use crate::recipe_trial::{Encoders, FILE_HEAD_BYTES_MAX, TrialError, try_recipe};
 use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
 use crate::source::SourceError;
 use crate::spool::SpoolDir;
@@ -76,7 +76,7 @@ pub(crate) async fn publish_into(
     let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
     let objects = objects.filter(|_| options.reuse_chunks);
     let earlier = objects.map(|objects| EarlierChunks::new(Arc::clone(&destination), objects));
-    let encoders = Arc::new(Semaphore::new(options.threads.max(1)));
+    let encoders = Encoders::new(options.threads.max(1));
     let publish = Publish { destination, earlier, environment, options, encoders, events, summary };
     let outcome = publish.run(publishers).await;
     let mut summary = publish.summary.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -92,8 +92,7 @@ struct Publish<'a> {
     earlier: Option<EarlierChunks>,
     environment: &'a Environment,
     options: PublishOptions,
-    /// One permit for each file that is compressed again.
-    encoders: Arc<Semaphore>,
+    encoders: Encoders,
     events: PublishEvents,
     summary: Mutex<PublishSummary>,
 }
@@ -289,14 +288,17 @@ impl Publish<'_> {
             (None, None) => Ok(None),
         };
         let environment = self.environment.clone();
-        let (earlier, encoders) = (self.earlier.clone(), Arc::clone(&self.encoders));
+        let (earlier, encoders) = (self.earlier.clone(), self.encoders.places());
         let stop = self.options.stop.clone();
         let checked = begin(async move {
             let Some((mut object, head)) = environment.blocking(work).await? else { return Ok(None) };
             if let Some(recipe) = recipe {
-                // Only now: a file that is still on its way keeps no encoder. Never closed, so waiting ends with a permit.
-                let _permit = encoders.acquire_owned().await;
-                let work = move || try_recipe(object, recipe, head, &trial_spool, &stop);
+                // Only now: a file that is still on its way keeps no encoder.
+                let Ok(_permit) = Arc::clone(&encoders).acquire_owned().await else {
+                    return Err(VerifyError::from(TrialError::Stopped));
+                };
+                let is_over = move || stop.is_asked() || encoders.is_closed();
+                let work = move || try_recipe(object, recipe, head, &trial_spool, is_over);
                 object = environment.blocking(work).await.map_err(VerifyError::from)?;
             }
             if let Some(earlier) = earlier {

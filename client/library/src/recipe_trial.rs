@@ -1,13 +1,15 @@
 //! Trying the recipe of a published file, once its object is read and checked.
 //!
 //! Always holds: the recipe is recorded only if it has just made that file; no longer is compressed than it may be that one,
-//! or than nobody asks the publish to stop. Leaves to others: how many are tried at once (`publish`), comparing
+//! or than the publish goes on and nobody asks it to stop. Leaves to others: how many are tried at once (`publish`), comparing
 //! (`firn-nix-format`).
+
+use std::sync::Arc;
 
 use firn_bundle::{PatchApplier, PatchError, RecipeNumber, hash_parts};
 use firn_nix_format::{PublishedBytes, Recipe, Reproduction};
+use tokio::sync::Semaphore;
 
-use crate::publish_options::PublishStop;
 use crate::spool::{SpoolDir, SpoolError};
 use crate::verify::VerifiedObject;
 
@@ -19,7 +21,7 @@ pub(crate) const FILE_HEAD_BYTES_MAX: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// Better published by the next run than without.
-    #[error("the publish was asked to stop")]
+    #[error("the publish was asked to stop, or is over")]
     Stopped,
     /// What was read of it cannot be read again.
     #[error(transparent)]
@@ -29,13 +31,36 @@ pub enum TrialError {
     Patches(#[from] PatchError),
 }
 
-/// Tries `recipe` on an object whose file begins with `head`, which takes several times as long as reading it. Blocks.
+/// How many files one publish compresses again at once. Dropping it, however the publish ends, ends what is under way and what
+/// waits: nobody would take it, and a next publish has encoders of its own.
+#[derive(Debug)]
+pub(crate) struct Encoders(Arc<Semaphore>);
+
+impl Encoders {
+    pub(crate) fn new(count: usize) -> Self {
+        Self(Arc::new(Semaphore::new(count)))
+    }
+
+    /// A permit for each of them; closed once the publish is over.
+    pub(crate) fn places(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Encoders {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Tries `recipe` on an object whose file begins with `head`, which takes several times as long as reading it, until `is_over`.
+/// Blocks.
 pub(crate) fn try_recipe(
     mut object: VerifiedObject,
     recipe: Recipe,
     head: Vec<u8>,
     spool: &SpoolDir,
-    stop: &PublishStop,
+    is_over: impl Fn() -> bool,
 ) -> Result<VerifiedObject, TrialError> {
     let Some(info) = object.record.body.path_info() else { return Ok(object) };
     // Without it there is nothing to know the file by.
@@ -51,7 +76,7 @@ pub(crate) fn try_recipe(
     let mut patches = PatchApplier::new(&object.record.patches, &hash_parts(info))?;
     let mut chunks = object.content.read_again(spool);
     while let Some(chunk) = chunks.next_chunk()? {
-        if stop.is_asked() {
+        if is_over() {
             return Err(TrialError::Stopped);
         }
         patches.apply(chunk)?;
@@ -97,17 +122,27 @@ mod tests {
             let (object, head) = read();
             assert_eq!(head, file[..FILE_HEAD_BYTES_MAX.min(file.len())]);
             assert_eq!(object.record.patches.len(), 1);
-            let stop = PublishStop::default();
-            let tried = try_recipe(object, Recipe::Bzip2_9, head, &spool, &stop).unwrap();
+            let tried = try_recipe(object, Recipe::Bzip2_9, head, &spool, || false).unwrap();
             assert_eq!((tried.recipe_tried, tried.record.recipe.recipe()), (true, Some(Recipe::Bzip2_9)));
             let (object, mut head) = read();
             head[500] ^= 1;
-            let tried = try_recipe(object, Recipe::Bzip2_9, head, &spool, &stop).unwrap();
+            let tried = try_recipe(object, Recipe::Bzip2_9, head, &spool, || false).unwrap();
             assert_eq!((tried.recipe_tried, tried.record.recipe.is_none()), (true, true));
-            stop.ask();
             let (object, head) = read();
-            let stopped = try_recipe(object, Recipe::Bzip2_9, head, &spool, &stop);
+            let stopped = try_recipe(object, Recipe::Bzip2_9, head, &spool, || true);
             assert!(matches!(stopped, Err(TrialError::Stopped)));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_and_what_waits_for_an_encoder_end_with_the_publish() {
+        let encoders = Encoders::new(1);
+        let places = encoders.places();
+        let trial = Arc::clone(&places).acquire_owned().await.unwrap();
+        let waiting = tokio::spawn(Arc::clone(&places).acquire_owned());
+        drop(encoders);
+        assert!(places.is_closed(), "what is tried asks so");
+        assert!(waiting.await.unwrap().is_err());
+        drop(trial);
     }
 }
