@@ -263,6 +263,8 @@ impl Packer {
             Some(open) => open,
             None => OpenBundle::new(self.options, self.mark, &self.spool)?,
         };
+        // What was used of other objects' offers is known; the rest was a refused one's, and is worth no dependency by itself.
+        open.builder.forget_offers();
         // In an empty bundle what is too large for one.
         let usable = usable.filter(|usable| self.has_room(&open, candidate, Some(usable)));
         for (bundle, chunk) in usable.unwrap_or_default() {
@@ -750,6 +752,32 @@ mod tests {
         assert_eq!(set.objects.len(), 2);
         check_whole(&set);
         assert!(set.bundles[0].sealed.content.payload_bytes() < 300_000);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_of_a_refused_object_makes_no_dependency_for_the_next() {
+        let spool = SpoolDir::open(None).unwrap();
+        let earlier = BundleId::from_bytes([8; 32]);
+        let mut packer = packer(&spool, 16 << 20);
+        packer.push(object(&spool, &noise(100_000, 1), 1)).await.unwrap();
+        let bytes = noise(1 << 20, 2);
+        let mut wrong = object(&spool, &bytes, 2);
+        let chunk = |(number, (hash, length))| (earlier, PartChunk { number, length, hash });
+        wrong.earlier = (0..).zip(wrong.content.chunks()).map(chunk).collect();
+        let first = wrong.earlier[0];
+        if let firn_bundle::RecordBody::Blob(blob) = &mut wrong.record.body {
+            blob.bytes = 7;
+        }
+        assert!(packer.push(wrong).await.unwrap().refused.is_some());
+        // A single chunk of it, which alone is not worth one.
+        let mut next = object(&spool, &bytes[..first.1.length as usize], 3);
+        assert_eq!(next.content.chunks().collect::<Vec<_>>(), [(first.1.hash, first.1.length)]);
+        next.earlier = vec![first];
+        packer.push(next).await.unwrap();
+        let set = packer.finish().await.unwrap().unwrap();
+        assert_eq!(set.objects.len(), 2);
+        check_whole(&set);
+        assert!(set.bundles[0].sealed.content.dependencies().is_empty());
     }
 
     #[tokio::test]

@@ -120,6 +120,11 @@ impl BundleBuilder {
         self.offered.insert(chunk.hash, (bundle, chunk));
     }
 
+    /// Forgets what was offered and not used: the next object may use what is offered from now on.
+    pub fn forget_offers(&mut self) {
+        self.offered.clear();
+    }
+
     /// Whether the bundle has a chunk already, in itself or in one that it depends on: pushing it takes no more room.
     pub fn knows_chunk(&self, hash: &Digest) -> bool {
         self.known.contains_key(hash)
