@@ -267,16 +267,17 @@ impl Catalogue {
             self.codings.insert(coding.id, record.number);
         }
         self.seconds.put(record, changed);
-        let Some(coding) = record.codings.first() else { return self.forget_bundle(record) };
         let place = position(record.number);
+        // Also for one that was erased: it counts as looked at.
+        if self.bundles.len() <= place {
+            self.bundles.resize(place + 1, None);
+        }
+        let Some(coding) = record.codings.first() else { return self.forget_bundle(record) };
         let role = match self.bundles.get(place).and_then(Option::as_ref) {
             Some(known) => known.role,
             None => role_of(record),
         };
         let view = BundleView::of(record, coding, changed, role);
-        if self.bundles.len() <= place {
-            self.bundles.resize(place + 1, None);
-        }
         let before = self.bundles[place].replace(view);
         let before_placements = before.as_ref().map_or(&[][..], |before| &before.placements);
         self.change_holders(record.number, before_placements, &coding.placements);
@@ -446,6 +447,11 @@ impl Catalogue {
     /// The greatest number of a bundle.
     pub(crate) fn last_bundle(&self) -> Option<BundleNumber> {
         self.bundles.iter().rev().flatten().next().map(|last| last.number)
+    }
+
+    /// The number behind those of all bundles that were taken in, erased ones too.
+    pub(crate) fn next_bundle(&self) -> BundleNumber {
+        BundleNumber(u32::try_from(self.bundles.len()).unwrap_or(u32::MAX))
     }
 
     /// A bundle by number.

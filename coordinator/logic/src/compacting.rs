@@ -128,7 +128,7 @@ pub fn check_unused(view: &PlanningView<'_>, bundles: &[BundleId]) -> Result<Bun
         |bundle: &&BundleView| staying_dependents(view, bundle).iter().any(|other| !own.contains(other));
     match view.catalogue.bundles_named(bundles).find(is_used) {
         Some(bundle) => Err(UsedByOthers(bundle.id)),
-        None => Ok(BundleNumber(view.catalogue.last_bundle().map_or(0, |last| last.0.saturating_add(1)))),
+        None => Ok(view.catalogue.next_bundle()),
     }
 }
 

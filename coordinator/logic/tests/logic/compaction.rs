@@ -304,6 +304,23 @@ fn who_looked_too_long_ago_looks_again() {
 }
 
 #[test]
+fn bundles_that_were_erased_count_as_looked_at_also_where_they_are_the_last() {
+    let mut archive = three_bundles();
+    archive.commit_with(8, vec![entry(8, &[])], Vec::new());
+    archive.govern(withdraw(8));
+    archive.govern(LedgerAct::Purge { key: key(8), reason: "court".into() });
+    let bundle = bundle_id(8);
+    let emptied =
+        Command::ReplaceBundle { bundle, left_out: vec![(key(8), at(8))], replacements: Vec::new() };
+    assert_eq!(run(&mut archive, emptied), CommandOutcome::Applied);
+    let erase = Command::EraseBundle { bundle, surplus: Vec::new() };
+    assert_eq!(run(&mut archive, erase), CommandOutcome::Applied);
+    let all = [1, 2, 3].map(bundle_id);
+    let looked_to = archive.planning(|view| check_unused(view, &all)).unwrap();
+    assert_eq!(looked_to, next_bundle(&archive));
+}
+
+#[test]
 fn only_an_operator_for_content_has_it_done() {
     let mut archive = three_bundles();
     let name = "ada".to_owned();
