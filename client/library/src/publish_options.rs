@@ -65,8 +65,8 @@ pub struct PublishOptions {
     pub stop: PublishStop,
 }
 
-/// Asks a publish to end early: no further object is begun, and what was begun is packed, sent and committed. Clones ask the
-/// same publish.
+/// Asks a publish to end early: no further object is begun, and what was begun is packed, sent and committed, but for a path whose
+/// recipe is being tried and what comes behind it, which are left to the next run. Clones ask the same publish.
 #[derive(Debug, Clone, Default)]
 pub struct PublishStop(Arc<AtomicBool>);
 

@@ -72,7 +72,8 @@ pub(crate) struct PublishFlags {
     /// --as-published` then make the very file again. Each NAR is compressed once more for it: on a busy
     /// machine the program xz took 1.2 MB of one in a second of a core, and bzip2 6.9, where the rest of publishing takes 35 or so;
     /// 94 MiB more of memory for each core. It is tried once the file is there, and given up mostly at the first bytes where another
-    /// program or preset made it. SIGTERM breaks it off: that path is left to the next run. Files in zstd have none
+    /// program or preset made it. With --watch SIGTERM breaks it off: that path, and
+    /// what comes behind it, is left to the next run. Files in zstd have none
     #[arg(long, env = "FIRN_KEEP_RECIPES")]
     keep_recipes: bool,
     /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what is archived takes
