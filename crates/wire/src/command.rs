@@ -182,13 +182,14 @@ pub enum Command {
     /// As [`Self::RestoreBundle`], of one that may lack bundles whose chunks it uses: what needs those fails by itself. A head
     /// lacks none of its parts.
     RestoreLacking(Box<RestoredBundle>),
-    /// As [`Self::CompactBundles`], and refused if a bundle that came since somebody looked uses chunks of one that goes.
+    /// As [`Self::CompactBundles`], and refused if a bundle that came since somebody looked uses chunks of one that goes
+    /// and does not go with it, unless others have taken its place.
     CompactUnused {
         /// The bundles that go.
         bundles: Vec<BundleId>,
         /// What holds their records, fewer bundles than those.
         into: Vec<CompactedBundle>,
-        /// No bundle below this number uses chunks of one that goes, unless it goes with it.
+        /// No bundle below this number uses chunks of one that goes, unless it goes with it or others have taken its place.
         looked_to: BundleNumber,
     },
 }

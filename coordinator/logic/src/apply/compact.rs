@@ -3,7 +3,8 @@
 //! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from the
 //! same command on; there are fewer bundles behind it than before, one of them small at most; told again where the last of them stood, an archive comes
 //! out the same, for no act lies between them that changes what a commit shows, and no reference that an earlier one of them
-//! recorded as external is archived; from the sixth level on, no bundle that came since the leader looked uses chunks of one that goes, but one that goes with it.
+//! recorded as external is archived; from the sixth level on, no bundle that came since the leader looked uses chunks of one that goes, but
+//! one that goes with it or that others have taken the place of.
 //! Leaves to others: which are worth it and who used them before (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
 //! them, and the leader).
 
@@ -24,7 +25,8 @@ use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
 use crate::overlay::Overlay;
 use crate::state::{BundleRecord, ErasureRecord};
 
-/// As [`compact`], if none of the bundles from `looked_to` on uses chunks of one that goes, unless it goes with it.
+/// As [`compact`], if none of the bundles from `looked_to` on uses chunks of one that goes, unless it goes with it or others
+/// have taken its place.
 pub(super) fn compact_unused<F: Facts>(
     state: &mut Overlay<'_, F>,
     bundles: &[BundleId],

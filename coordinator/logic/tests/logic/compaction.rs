@@ -278,6 +278,19 @@ fn what_came_to_use_chunks_of_small_bundles_may_go_along_with_them() {
 }
 
 #[test]
+fn what_came_to_use_chunks_of_a_small_bundle_and_was_replaced_since_keeps_it_no_more() {
+    let (mut archive, looked_to, user) = used_since();
+    assert_eq!(archive.reserve(9, (2, 4), &FOUR), CommandOutcome::Applied);
+    let commit = commit_of(9, &FOUR, Vec::new());
+    let (reservation, receipts) = (commit.reservation, commit.receipts);
+    let without = ReplacementBundle { reservation, receipts, records: vec![moved(&8)] };
+    let replace = Command::ReplaceBundle { bundle: user, left_out: Vec::new(), replacements: vec![without] };
+    assert_eq!(run(&mut archive, replace), CommandOutcome::Applied);
+    let late = run(&mut archive, compact_unused(&[1, 2, 3], vec![into(7, &ALL)], looked_to));
+    assert_eq!(late, CommandOutcome::Applied);
+}
+
+#[test]
 fn a_bundle_whose_dependency_was_compacted_before_it_came_is_not_committed() {
     let mut archive = three_bundles();
     let dependent = headers_as(BundleRole::Ordinary, 8, 2, vec![bundle_id(2)]);

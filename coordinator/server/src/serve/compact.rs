@@ -1,8 +1,8 @@
 //! Compaction: an operator's program has packed small bundles anew, and asks that the new ones take their place.
 //!
-//! Always holds: no bundle that goes is used by another one when the command is applied, but by one that goes with it: this
-//! looks in the picture, and says up to which bundle; `apply` reads those that came since, whoever led meanwhile. What is
-//! proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
+//! Always holds: no bundle that goes is used by another one when the command is applied, but by one that goes with it or that
+//! others have taken the place of: this looks in the picture, and says up to which bundle; `apply` reads those that came since,
+//! whoever led meanwhile. What is proposed was checked as a commit is, but for who signed it: what is archived stays, also of publishers
 //! that are accepted no more. Leaves to others: whether every record is moved (`apply`), erasing what goes (`purging`).
 
 use std::sync::Arc;
