@@ -146,17 +146,18 @@ fn preferred(records: Vec<FoundRecord>, publishers: &[PublisherKey]) -> Option<F
 #[cfg(test)]
 mod tests {
     use firn_bundle::{Encoding, RecipeNumber, RecordBody};
-    use firn_nix_format::{PublisherSecretKey, Sha256, StorePath};
+    use firn_nix_format::{Compression, PublisherSecretKey, Recipe, Sha256, StorePath};
 
     use super::*;
 
-    fn found(nar: &[u8], signers: &[&PublisherSecretKey]) -> FoundRecord {
+    fn found(bundle: u8, nar: &[u8], signers: &[&PublisherSecretKey]) -> FoundRecord {
         let mut info = PathInfo::of_nar(
             StorePath::from_parts([1; 20], "x").unwrap(),
             "nar/x.nar".to_owned(),
             Sha256::of(nar),
             nar.len() as u64,
         );
+        info.compression = Compression::Xz;
         info.signatures = signers.iter().map(|key| key.sign(&info)).collect();
         let record = Record {
             key: ObjectKey::store_path([1; 20]),
@@ -166,7 +167,7 @@ mod tests {
             chunk_list: 0..0,
             body: RecordBody::StorePath(Box::new(info)),
         };
-        FoundRecord { bundle: BundleId::from_bytes([1; 32]), record: Arc::new(record) }
+        FoundRecord { bundle: BundleId::from_bytes([bundle; 32]), record: Arc::new(record) }
     }
 
     #[test]
@@ -174,10 +175,14 @@ mod tests {
         let secret = |name, seed: u8| PublisherSecretKey::from_seed(name, &[seed; 32]).unwrap();
         let (one, two, stranger) = (secret("one", 1), secret("two", 2), secret("three", 3));
         let keys = [one.public_key(), two.public_key()];
+        // What a record says of its file nobody has signed: it puts it before no other.
+        let mut last = found(4, b"a", &[&two]);
+        Arc::make_mut(&mut last.record).recipe = RecipeNumber::from(Recipe::Xz6);
         let records =
-            vec![found(b"s", &[&stranger]), found(b"b", &[&two]), found(b"a", &[&one]), found(b"a", &[&two])];
+            vec![found(1, b"s", &[&stranger]), found(2, b"b", &[&two]), found(3, b"a", &[&one]), last];
         let path = preferred(records.clone(), &keys).unwrap();
         assert_eq!(path.info.nar_hash, Sha256::of(b"a"));
+        assert_eq!(path.found.bundle, BundleId::from_bytes([3; 32]), "the first of equal ones");
         assert_eq!(path.info.signatures.len(), 2);
         assert_eq!(path.publisher, Some(one.public_key()));
         assert_eq!(preferred(records[..1].to_vec(), &keys).unwrap().publisher, None);
