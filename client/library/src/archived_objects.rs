@@ -26,7 +26,7 @@ use crate::destination::Destination;
 use crate::earlier::{EarlierChunk, EarlierChunks, NAMES_PER_REQUEST, steps};
 use crate::events::{PublishEvent, PublishEvents};
 use crate::nar_writer::NarWriter;
-use crate::pack::{PackError, Packer};
+use crate::pack::{LESS_THAN_NAR_SHARE, PackError, Packer};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError};
@@ -197,7 +197,7 @@ impl ArchivedObjects {
         Ok((object, expected_bytes))
     }
 
-    /// What so many bytes of an object take if they compress as its own chunks did, and a little more.
+    /// What so many bytes of an object probably take, by what its own chunks took.
     async fn expected_bytes(&self, plan: &ObjectPlan, content_bytes: u64) -> Result<u64, ReadError> {
         let (bundle, manifests) = (plan.bundle(), self.objects.manifests());
         let (mut raw, mut stored) = (0_u64, 0_u64);
@@ -216,9 +216,7 @@ impl ArchivedObjects {
                 stored = stored.saturating_add(share);
             }
         }
-        let stored = stored.saturating_add(stored / EXPECTED_MORE_SHARE);
-        let expected = u128::from(content_bytes) * u128::from(stored) / u128::from(raw.max(1));
-        Ok(u64::try_from(expected).map_or(content_bytes, |expected| expected.min(content_bytes)))
+        Ok(expected_by(content_bytes, raw, stored))
     }
 
     /// Reads all of an object into `writer`.
@@ -271,6 +269,17 @@ impl ArchivedObjects {
         }
         Ok(earlier)
     }
+}
+
+/// What so many bytes take if they compress as `raw` bytes did that took `stored`, and a little more.
+fn expected_by(content_bytes: u64, raw: u64, stored: u64) -> u64 {
+    // All of its chunks lie in other bundles. What goes with one of those is stored now, and nothing tells how it compresses.
+    if raw == 0 {
+        return content_bytes / LESS_THAN_NAR_SHARE;
+    }
+    let stored = stored.saturating_add(stored / EXPECTED_MORE_SHARE);
+    let expected = u128::from(content_bytes) * u128::from(stored) / u128::from(raw);
+    u64::try_from(expected).map_or(content_bytes, |expected| expected.min(content_bytes))
 }
 
 /// What frames of `bundles` are compressed with: LZMA where one of them has any, else zstd, each of its usual level.
@@ -341,4 +350,18 @@ impl ObjectWriter {
 fn join(all: &mut BundleSet, set: BundleSet) {
     all.bundles.extend(set.bundles);
     all.objects.extend(set.objects);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_takes_what_its_own_chunks_let_expect_and_half_of_itself_where_it_has_none() {
+        assert_eq!(expected_by(1000, 100, 40), 450);
+        assert_eq!(expected_by(1000, 100, 100), 1000, "not more than itself");
+        assert_eq!(expected_by(1000, 0, 0), 500);
+        assert_eq!(expected_by(0, 0, 0), 0);
+        assert_eq!(expected_by(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
+    }
 }

@@ -37,7 +37,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 const MORE_THAN_FILE_SHARE: u64 = 4;
 
 // Of a NAR whose file is not compressed nothing is known: most of them become a third or a quarter.
-const LESS_THAN_NAR_SHARE: u64 = 2;
+pub(crate) const LESS_THAN_NAR_SHARE: u64 = 2;
 
 // What is used of earlier bundles lies in the spool until the restore check, with up to four bundles at once. Of pure rebuilds
 // this many bytes leave a bundle that takes 2.6 MB in 40 shards, a hundredth of them; only an object that is larger by itself
