@@ -12,6 +12,7 @@ use firn_wire::{Command, RecordPlace, SimilarRecord};
 
 use crate::commit_check::RecordSummary;
 use crate::facts::{Facts, Scan};
+use crate::stay::is_replaced;
 
 // Withdrawals and purges read at a time.
 const PAGE: usize = 1_024;
@@ -122,7 +123,7 @@ fn staying_bundle<F: Facts>(
     going: &GoingContent,
     number: BundleNumber,
 ) -> Result<Option<BundleId>, F::Error> {
-    let goes = |number| Ok(going.bundles.contains(&number) || facts.erasure(number)?.is_some());
+    let goes = |number| Ok(going.bundles.contains(&number) || is_replaced(facts, number)?);
     if goes(number)? {
         return Ok(None);
     }

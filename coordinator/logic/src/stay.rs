@@ -3,7 +3,7 @@
 //! Always holds: one that something has taken the place of is replaced, be it erased or not, and nothing may come to use its
 //! chunks. Leaves to others: when it is erased (`purging`).
 
-use firn_base::BundleId;
+use firn_base::{BundleId, BundleNumber};
 
 use crate::facts::Facts;
 
@@ -21,7 +21,12 @@ pub(crate) enum Stay {
 /// How `bundle` stands.
 pub(crate) fn stay_of<F: Facts>(facts: &F, bundle: BundleId) -> Result<Stay, F::Error> {
     let Some(number) = facts.bundle_number(bundle)? else { return Ok(Stay::Unknown) };
-    Ok(if facts.erasure(number)?.is_some() { Stay::Replaced } else { Stay::Stays })
+    Ok(if is_replaced(facts, number)? { Stay::Replaced } else { Stay::Stays })
+}
+
+/// Whether something has taken the place of the bundle of this number.
+pub(crate) fn is_replaced<F: Facts>(facts: &F, bundle: BundleNumber) -> Result<bool, F::Error> {
+    Ok(facts.erasure(bundle)?.is_some())
 }
 
 /// Whether chunks of all of these may be used by one more bundle.

@@ -24,6 +24,7 @@ use crate::facts::Facts;
 use crate::history::{History, LEDGER_SPAN_MAX, is_turning_point};
 use crate::overlay::Overlay;
 use crate::state::{BundleRecord, ErasureRecord};
+use crate::stay::is_replaced;
 
 /// As [`compact`], if none of the bundles from `looked_to` on uses chunks of one that goes, unless it goes with it or others
 /// have taken its place.
@@ -42,7 +43,7 @@ pub(super) fn compact_unused<F: Facts>(
         let number = BundleNumber(number);
         let Some(newcomer) = state.bundle(number)? else { continue };
         // Nothing is read of it any more, as of others that the leader's look leaves out.
-        if state.erasure(number)?.is_some() {
+        if is_replaced(state, number)? {
             continue;
         }
         let header = ContentHeader::parse(&newcomer.content_header);
@@ -152,7 +153,7 @@ fn read_going<F: Facts>(
     let mut going = Vec::with_capacity(bundles.len());
     for id in bundles {
         let Some(record) = state.bundle_by_id(*id)? else { return Ok(Err(RejectReason::UnknownBundle)) };
-        if state.erasure(record.number)?.is_some() {
+        if is_replaced(state, record.number)? {
             return changed("others have taken the place of one");
         }
         let header = ContentHeader::parse(&record.content_header);

@@ -14,6 +14,7 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
 use crate::state::FeatureRecord;
+use crate::stay::is_replaced;
 
 /// Remembers what is told of `bundle`, which took the place of `replaces`. Of a bundle that is not there, that others have
 /// taken the place of, or that took no such place, nothing is remembered.
@@ -88,7 +89,7 @@ impl Replaced {
         if let Some(known) = self.0.get(&bundle) {
             return Ok(*known);
         }
-        let replaced = state.erasure(bundle)?.is_some();
+        let replaced = is_replaced(state, bundle)?;
         self.0.insert(bundle, replaced);
         Ok(replaced)
     }

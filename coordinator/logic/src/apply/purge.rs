@@ -20,6 +20,7 @@ use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
 use crate::state::{BundleRecord, ErasedRecord, ErasureRecord, NodeNumber, PurgeRecord};
+use crate::stay::is_replaced;
 
 /// Begins the purge of a withdrawn key. Says whether there is anything new to do.
 pub(super) fn begin<F: Facts>(state: &mut Overlay<'_, F>, key: ObjectKey) -> Result<Verdict<bool>, F::Error> {
@@ -47,7 +48,7 @@ pub(super) fn replace<F: Facts>(
     replacements: &[ReplacementBundle],
 ) -> Result<Verdict<()>, F::Error> {
     let Some(old) = state.bundle_by_id(bundle)? else { return Ok(Err(RejectReason::UnknownBundle)) };
-    if state.erasure(old.number)?.is_some() {
+    if is_replaced(state, old.number)? {
         return changed("others have taken its place");
     }
     if !accounts_for_all(&old, left_out, replacements) {
