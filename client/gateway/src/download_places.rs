@@ -48,18 +48,18 @@ pub(crate) struct DownloadPlaces {
     plain: Arc<Semaphore>,
 }
 
-/// The places of one client, which are some of its gateway's.
-#[derive(Debug)]
+/// The places of one client, which are some of its gateway's. Clones share them.
+#[derive(Debug, Clone)]
 pub(crate) struct ClientPlaces {
     encoders: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
     plain: Arc<Semaphore>,
 }
 
-/// A place for one download, until this is dropped.
-#[derive(Debug)]
+/// A place for one download, until this is dropped. The default is that of a download that needs none.
+#[derive(Debug, Default)]
 pub(crate) struct DownloadPlace {
-    _all: OwnedSemaphorePermit,
+    _all: Option<OwnedSemaphorePermit>,
     _of_client: Option<OwnedSemaphorePermit>,
 }
 
@@ -148,7 +148,7 @@ async fn place(all: &Arc<Semaphore>, client: Option<&Arc<Semaphore>>) -> Option<
             None => None,
         };
         let all = Arc::clone(all).acquire_owned().await.ok()?;
-        Some(DownloadPlace { _all: all, _of_client: of_client })
+        Some(DownloadPlace { _all: Some(all), _of_client: of_client })
     };
     timeout(PLACE_WAIT, place).await.ok().flatten()
 }

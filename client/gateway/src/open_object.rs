@@ -1,7 +1,9 @@
 //! An object that was found and can be streamed.
 //!
 //! Always holds: the first bytes were read before a stream is handed out, so that what cannot be read at all is
-//! refused and not broken off; where several bundles hold equal contents, any of them will do.
+//! refused and not broken off; where several bundles hold equal contents, any of them will do, and those come first that
+//! hold what is sent: whoever archives the same once more, as a file that has to be decompressed, makes nobody wait for a
+//! decoder.
 
 use std::ops::Range;
 
@@ -17,7 +19,7 @@ use crate::variants::Variant;
 #[derive(Debug, Clone)]
 pub struct OpenObject {
     objects: ObjectReader,
-    /// All of the same contents.
+    /// All of the same contents; behind the others those that have to be decompressed.
     variants: Vec<Variant>,
     bytes: u64,
     sha256: Sha256,
@@ -33,6 +35,8 @@ impl OpenObject {
         let (bytes, sha256) = promised(variants.first()?);
         // All of this object would else be a part of a longer one, whose hash nobody compares.
         variants.retain(|variant| promised(variant) == (bytes, sha256));
+        // Stable: else the order stays.
+        variants.sort_by_key(is_decoded);
         Some(Self { objects, variants, bytes, sha256 })
     }
 
@@ -46,15 +50,17 @@ impl OpenObject {
         self.sha256
     }
 
-    /// Whether it may have to be decompressed, from its first byte on, since it is archived as the file that was published.
+    /// Whether what is read of it first is decompressed, from its first byte on, since it is archived nowhere but as the
+    /// file that was published.
     pub(crate) fn is_decoded(&self) -> bool {
-        self.variants.iter().any(|variant| {
-            let compression = match &variant.record.body {
-                RecordBody::StorePath(info) => info.compression,
-                RecordBody::Blob(blob) => blob.compression,
-            };
-            variant.record.encoding == Encoding::Verbatim && compression != Compression::None
-        })
+        self.variants.first().is_some_and(is_decoded)
+    }
+
+    /// The same object out of the bundles that hold what is sent, and behind it out of those whose file has to be
+    /// decompressed. What is not there is left out.
+    pub(crate) fn by_decoding(&self) -> Vec<Self> {
+        let alike = self.variants.chunk_by(|one, next| is_decoded(one) == is_decoded(next));
+        alike.map(|variants| Self { variants: variants.to_vec(), ..self.clone() }).collect()
     }
 
     /// The bytes `range` of it, decompressed and checked; a stream of all of it ends cleanly only if the hash of
@@ -82,4 +88,12 @@ impl OpenObject {
             None => stream,
         })
     }
+}
+
+fn is_decoded(variant: &Variant) -> bool {
+    let compression = match &variant.record.body {
+        RecordBody::StorePath(info) => info.compression,
+        RecordBody::Blob(blob) => blob.compression,
+    };
+    variant.record.encoding == Encoding::Verbatim && compression != Compression::None
 }

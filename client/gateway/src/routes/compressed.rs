@@ -14,12 +14,11 @@ use futures::TryStreamExt;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
-use super::objects::{behind_the_end, content_range, etag};
+use super::objects::{Room, Use, behind_the_end, content_range, etag};
 use super::{Answer, Asked, CACHE_FOR_EVER, Router, ZSTD};
 use crate::body::GatewayBody;
 use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
-use crate::download_places::{DownloadPlace, NoPlace};
 use crate::frame_book::{NarName, Unmeasured};
 use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
 use crate::gateway_core::GatewayCore;
@@ -63,11 +62,11 @@ impl Router {
         let turn = if asked.head { None } else { asked.turn().await };
         if wants_part && lengths.is_none() {
             // Of those who ask for the same meanwhile the first one's counts.
-            let place = match self.encoder(&nar, asked).await {
-                Ok(place) => place,
+            let room = match self.room(&nar, Use::Compressed, asked).await {
+                Ok(room) => room,
                 Err(busy) => return self.busy(&busy),
             };
-            let measuring = self.clone().measure(named, nar.clone(), place);
+            let measuring = self.clone().measure(named, nar.clone(), room);
             lengths = match self.core.frames.measured(named, measuring).await {
                 Ok(lengths) => Some(lengths),
                 Err(Unmeasured::Unread(error)) => return self.refusal(&key, error),
@@ -89,17 +88,17 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
-            let place = match self.encoder(&nar, asked).await {
-                Ok(place) => place,
+            let room = match self.room(&nar, Use::Compressed, asked).await {
+                Ok(room) => room,
                 Err(busy) => return self.busy(&busy),
             };
             let range = part.zip(lengths.as_ref()).map(|(part, lengths)| lengths.range(part, named.bytes));
             let frames = match range {
                 Some(range) => {
-                    let frames = self.frames(named, nar, range.first, range.nar, lengths, place).await;
+                    let frames = self.frames(named, nar, range.first, range.nar, lengths, room).await;
                     frames.map(|frames| cut(frames, range.skipped, range.bytes))
                 }
-                None => self.frames(named, nar, 0, 0..named.bytes, lengths, place).await,
+                None => self.frames(named, nar, 0, 0..named.bytes, lengths, room).await,
             };
             let frames = match frames {
                 Ok(frames) => frames,
@@ -116,13 +115,13 @@ impl Router {
         self,
         named: NarName,
         nar: OpenObject,
-        place: DownloadPlace,
+        room: Room,
     ) -> Result<Arc<FrameLengths>, ServeError> {
         // Somebody may have downloaded all of it meanwhile.
         if let Some(known) = self.core.frames.lengths(named, self.disk()).await {
             return Ok(known);
         }
-        let frames = self.frames(named, nar, 0, 0..named.bytes, None, place).await?;
+        let frames = self.frames(named, nar, 0, 0..named.bytes, None, room).await?;
         frames.try_for_each(async |_| Ok(())).await.map_err(|error| ServeError::unreadable(&error))?;
         let measured = self.core.frames.lengths(named, self.disk()).await;
         measured.ok_or_else(|| ServeError::unreadable(&"how long it is was forgotten while it was found out"))
@@ -136,22 +135,16 @@ impl Router {
         first: usize,
         range: Range<u64>,
         known: Option<Arc<FrameLengths>>,
-        place: DownloadPlace,
+        room: Room,
     ) -> Result<FrameStream, ServeError> {
         let key = ObjectKey::store_path(named.path);
         let again = || self.core.nar(named.path, named.sha256);
-        let stream = self.stream(&key, nar, range.clone(), again).await?;
+        let (stream, place) = self.stream(&key, nar, range.clone(), room, again).await?;
         let all = (range == (0..named.bytes)).then(Vec::new);
         let follower = Follower { core: Arc::clone(&self.core), nar: named, known, next: first, all };
         let environment = self.core.environment().clone();
         compressed(stream, range.end - range.start, environment, Box::new(follower), place)
             .map_err(|error| ServeError::unreadable(&error))
-    }
-
-    /// A place to compress `nar`. There are fewer where it has to be decompressed first.
-    async fn encoder(&self, nar: &OpenObject, asked: Asked<'_>) -> Result<DownloadPlace, NoPlace> {
-        let (downloads, client) = (&self.core.downloads, asked.arrival.places);
-        if nar.is_decoded() { downloads.decoder(client).await } else { downloads.encoder(client).await }
     }
 
     fn disk(&self) -> Option<&DiskCache> {

@@ -16,7 +16,7 @@ use hyper::header::{
 
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
-use crate::download_places::{DownloadPlace, NoPlace, WITHOUT_PLACE_BYTES_MAX};
+use crate::download_places::{ClientPlaces, DownloadPlace, NoPlace, WITHOUT_PLACE_BYTES_MAX};
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, counts_from_end, wanted};
@@ -27,6 +27,26 @@ struct Kind {
     route: RouteKind,
     content_type: HeaderValue,
     cache: HeaderValue,
+}
+
+/// What is done with what is read of an object.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Use {
+    /// So many bytes are sent as they are.
+    Sent {
+        /// How many.
+        bytes: u64,
+    },
+    /// It is compressed.
+    Compressed,
+}
+
+/// A place for an object, and what is needed to ask for another one.
+#[derive(Debug)]
+pub(super) struct Room {
+    place: DownloadPlace,
+    what_for: Use,
+    client: Option<ClientPlaces>,
 }
 
 impl Router {
@@ -116,47 +136,64 @@ impl Router {
         if !asked.head {
             let length = range.end - range.start;
             let turn = asked.turn().await;
-            let place = match self.place(&object, length, asked).await {
-                Ok(place) => place,
+            let room = match self.room(&object, Use::Sent { bytes: length }, asked).await {
+                Ok(room) => room,
                 Err(none) => return self.busy(&none),
             };
-            let stream = match self.stream(&key, object, range, again).await {
-                Ok(stream) => stream,
+            let (stream, place) = match self.stream(&key, object, range, room, again).await {
+                Ok(begun) => begun,
                 Err(error) => return self.refusal(&key, error),
             };
             let core = self.core.clone();
             let body = GatewayBody::stream(stream, length, key.to_string(), kind.route, core);
-            answer = answer.body(body.in_turn(turn).in_place(place));
+            answer = answer.body(body.in_turn(turn).in_place(Some(place)));
         }
         finish(answer)
     }
 
-    /// A place to send so many bytes of `object` from; none for what is short.
+    /// A place for what is read of `object` first.
+    pub(super) async fn room(
+        &self,
+        object: &OpenObject,
+        what_for: Use,
+        asked: Asked<'_>,
+    ) -> Result<Room, NoPlace> {
+        let client = asked.arrival.places;
+        let place = self.place(object, what_for, client).await?;
+        Ok(Room { place, what_for, client: client.cloned() })
+    }
+
+    /// What is short and sent as it is needs no place; for what is decompressed there are few.
     async fn place(
         &self,
         object: &OpenObject,
-        bytes: u64,
-        asked: Asked<'_>,
-    ) -> Result<Option<DownloadPlace>, NoPlace> {
-        let (downloads, client) = (&self.core.downloads, asked.arrival.places);
+        what_for: Use,
+        client: Option<&ClientPlaces>,
+    ) -> Result<DownloadPlace, NoPlace> {
+        let downloads = &self.core.downloads;
         if object.is_decoded() {
-            return downloads.decoder(client).await.map(Some);
+            return downloads.decoder(client).await;
         }
-        if bytes <= WITHOUT_PLACE_BYTES_MAX {
-            return Ok(None);
+        match what_for {
+            Use::Sent { bytes } if bytes <= WITHOUT_PLACE_BYTES_MAX => Ok(DownloadPlace::default()),
+            Use::Sent { .. } => downloads.plain(client).await,
+            Use::Compressed => downloads.encoder(client).await,
         }
-        downloads.plain(client).await.map(Some)
     }
 
-    /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before.
+    /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before, and the place that
+    /// they keep: that of `room`, which was made for `object`, or the one that was needed instead.
     pub(super) async fn stream<Again: Future<Output = Result<OpenObject, ServeError>>>(
         &self,
         key: &ObjectKey,
         object: OpenObject,
         range: Range<u64>,
+        room: Room,
         again: impl FnOnce() -> Again,
-    ) -> Result<ByteStream, ServeError> {
-        match object.stream(range.clone()).await {
+    ) -> Result<(ByteStream, DownloadPlace), ServeError> {
+        let Room { place, what_for, client } = room;
+        let client = client.as_ref();
+        match self.begin(&object, range.clone(), Some(place), what_for, client).await {
             Err(ServeError::Unreadable { passing: false, .. }) => {
                 self.core.forget(key);
                 let found = again().await?;
@@ -164,10 +201,36 @@ impl Router {
                 if found.bytes() != object.bytes() {
                     return Err(ServeError::unreadable(&"it has another length now"));
                 }
-                found.stream(range).await
+                self.begin(&found, range, None, what_for, client).await
             }
-            stream => stream,
+            begun => begun,
         }
+    }
+
+    /// The bytes `range` of `object` where it can be read; a decoder begins only in a place for one.
+    async fn begin(
+        &self,
+        object: &OpenObject,
+        range: Range<u64>,
+        mut place: Option<DownloadPlace>,
+        what_for: Use,
+        client: Option<&ClientPlaces>,
+    ) -> Result<(ByteStream, DownloadPlace), ServeError> {
+        let mut failure = None;
+        for object in object.by_decoding() {
+            let place = match place.take() {
+                Some(place) => place,
+                None => {
+                    let place = self.place(&object, what_for, client).await;
+                    place.map_err(|none| ServeError::unreadable(&none))?
+                }
+            };
+            match object.stream(range.clone()).await {
+                Ok(stream) => return Ok((stream, place)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| ServeError::unreadable(&"no bundle holds it")))
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::{
-    ArchiveMaker, MemoryArchive, body, get, hash_part, header, nar_of, nar_path, one_path, path_info,
-    path_info_of, router,
+    ArchiveMaker, MemoryArchive, body, forgetful_router, get, hash_part, header, nar_of, nar_path, one_path,
+    path_info, path_info_of, router,
 };
 use firn_gateway::{
     BoundPort, LogDestination, LogDetail, RequestLog, Router, RunningServer, ServerLimits, ServerOptions,
@@ -304,6 +304,70 @@ async fn clients_that_take_nothing_hold_so_many_downloads_and_who_finds_no_place
     }
     assert!(read == nar_of(2 << 20));
     assert_eq!(taken().await, 1023);
+}
+
+/// What the gauge says at the moment.
+async fn gauge(router: &Router, name: &str) -> usize {
+    let metrics = body(get(router, "/metrics").await).await;
+    let metrics = String::from_utf8_lossy(&metrics).into_owned();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap().parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_archives_the_published_file_of_a_path_too_makes_nobody_wait_for_a_decoder() {
+    let nar = nar_of(60_000);
+    let mut maker = ArchiveMaker::default();
+    maker.published_path(path_info(1, &nar), &nar);
+    maker.seal();
+    maker.path(&path_info(1, &nar), &nar);
+    let sent_as_it_is = maker.seal();
+    let archive = Arc::new(maker.finish());
+    let router = forgetful_router(&archive);
+    let mut held = Vec::new();
+    for _ in 0..600 {
+        held.push(get(&router, &nar_path(&nar)).await);
+    }
+    assert!(held.iter().all(|answer| answer.status() == StatusCode::OK));
+    assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0);
+    drop(held);
+    // Where there is nothing else any more it is decompressed, in a place for that.
+    archive.erase(sent_as_it_is);
+    for form in ["", ".zst"] {
+        let answer = get(&router, &format!("{}{form}", nar_path(&nar))).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{form}");
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, 1, "{form}");
+        assert_eq!(gauge(&router, "firn_gateway_encoders").await, 0, "{form}");
+        let sent = body(answer).await;
+        let whole =
+            if form.is_empty() { sent.to_vec() } else { zstd::stream::decode_all(&sent[..]).unwrap() };
+        assert!(whole == nar, "{form}");
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0, "{form}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_only_as_its_published_file_when_it_is_found_anew_is_decompressed_in_a_place_for_that() {
+    for form in ["", ".zst"] {
+        let nar = nar_of(60_000);
+        let mut maker = ArchiveMaker::default();
+        maker.path(&path_info(1, &nar), &nar);
+        let before = maker.seal();
+        maker.published_path(path_info(1, &nar), &nar);
+        let now = maker.seal();
+        let archive = Arc::new(maker.finish());
+        let router = forgetful_router(&archive);
+        let path = format!("{}{form}", nar_path(&nar));
+        archive.erase(now);
+        let first = get(&router, &path).await;
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0, "{form}");
+        let whole = body(first).await;
+        archive.erase(before);
+        let answer = get(&router, &path).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{form}");
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, 1, "{form}");
+        assert!(body(answer).await == whole, "{form}");
+    }
 }
 
 #[tokio::test]

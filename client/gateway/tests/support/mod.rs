@@ -163,6 +163,15 @@ impl ArchiveMaker {
         self.object(NewRecord::store_path(info.clone(), Encoding::Chunked), nar);
     }
 
+    /// Adds a store path whose NAR is `nar` as the file that was published, made by xz.
+    pub(crate) fn published_path(&mut self, mut info: PathInfo, nar: &[u8]) {
+        let file = liblzma::encode_all(nar, 0).unwrap();
+        info.compression = Compression::Xz;
+        info.file_hash = Some(Sha256::of(&file));
+        info.file_size = Some(file.len() as u64);
+        self.object(NewRecord::store_path(info, Encoding::Verbatim), &file);
+    }
+
     /// Adds what is neither a path nor a log, under its URL.
     pub(crate) fn blob(&mut self, key: ObjectKey, url: &str, contents: &[u8]) {
         let blob = Blob {
