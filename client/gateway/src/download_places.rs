@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use firn_nix_format::Compression;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -18,12 +19,19 @@ const ENCODERS_MAX: usize = 256;
 /// Encoders of one client at once: more than two machines that download as Nix does by default, and a quarter of all.
 const CLIENT_ENCODERS_MAX: usize = 64;
 
-/// Decoders at once, for what is archived as the file that was published. Each has as much memory as that file asks for: 65 MB
-/// for one that was made by `xz -9`, 136 MiB at most. A few last bytes of such an object cost as much as all of it.
-const DECODERS_MAX: usize = 32;
+/// MiB that a decoder has beside its dictionary, an encoder behind it, and the pieces between them take. All that there is of
+/// bzip2, which has 4 MB for itself.
+const DECODER_MEBIBYTES_MIN: u32 = 8;
 
-/// Decoders of one client at once: a quarter of all.
-const CLIENT_DECODERS_MAX: usize = 8;
+/// MiB of a dictionary: as much as `firn-nix-format` lets a file ask for. `xz -9` asks for 64.
+const DICTIONARY_MEBIBYTES_MAX: u32 = 136;
+
+/// MiB for decoders at once, for what is archived as the file that was published: 32 of the largest. A few last bytes of
+/// such an object cost as much as all of it.
+const DECODERS_MEBIBYTES_MAX: usize = 4608;
+
+/// The same of one client: a quarter of all. Nix decompresses 16 at once, which are larger than 64 MB only now and then.
+const CLIENT_DECODERS_MEBIBYTES_MAX: usize = 1152;
 
 /// Downloads of what is sent as it is, at once: as many as there may be connections by default. Each may hold three frames
 /// beyond what all fetch ahead together: the one that its client is given, the one that waits until it is known to be right,
@@ -44,8 +52,11 @@ const PLACE_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct DownloadPlaces {
     encoders: Arc<Semaphore>,
+    /// By their MiB.
     decoders: Arc<Semaphore>,
     plain: Arc<Semaphore>,
+    /// Each decoder has one of these.
+    decoding: Arc<()>,
 }
 
 /// The places of one client, which are some of its gateway's. Clones share them.
@@ -61,6 +72,7 @@ pub(crate) struct ClientPlaces {
 pub(crate) struct DownloadPlace {
     _all: Option<OwnedSemaphorePermit>,
     _of_client: Option<OwnedSemaphorePermit>,
+    _decoding: Option<Arc<()>>,
 }
 
 /// Nobody made room in time.
@@ -79,15 +91,15 @@ pub(crate) enum NoPlace {
 
 impl Default for DownloadPlaces {
     fn default() -> Self {
-        let [encoders, decoders, plain] = semaphores([ENCODERS_MAX, DECODERS_MAX, PLAIN_MAX]);
-        Self { encoders, decoders, plain }
+        let [encoders, decoders, plain] = semaphores([ENCODERS_MAX, DECODERS_MEBIBYTES_MAX, PLAIN_MAX]);
+        Self { encoders, decoders, plain, decoding: Arc::default() }
     }
 }
 
 impl Default for ClientPlaces {
     fn default() -> Self {
         let [encoders, decoders, plain] =
-            semaphores([CLIENT_ENCODERS_MAX, CLIENT_DECODERS_MAX, CLIENT_PLAIN_MAX]);
+            semaphores([CLIENT_ENCODERS_MAX, CLIENT_DECODERS_MEBIBYTES_MAX, CLIENT_PLAIN_MAX]);
         Self { encoders, decoders, plain }
     }
 }
@@ -102,17 +114,23 @@ impl DownloadPlaces {
     /// # Errors
     /// Nobody made room meanwhile.
     pub(crate) async fn encoder(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
-        let place = place(&self.encoders, client.map(|client| &client.encoders)).await;
+        let place = place(&self.encoders, client.map(|client| &client.encoders), 1).await;
         place.ok_or(NoPlace::Encoders)
     }
 
-    /// A place for what has to be decompressed, whatever it is then. Waits for a while.
+    /// A place for what has to be decompressed, whatever it is then, and takes so many MiB for that
+    /// ([`decoder_mebibytes`]). Waits for a while.
     ///
     /// # Errors
     /// Nobody made room meanwhile.
-    pub(crate) async fn decoder(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
-        let place = place(&self.decoders, client.map(|client| &client.decoders)).await;
-        place.ok_or(NoPlace::Decoders)
+    pub(crate) async fn decoder(
+        &self,
+        client: Option<&ClientPlaces>,
+        mebibytes: u32,
+    ) -> Result<DownloadPlace, NoPlace> {
+        let place = place(&self.decoders, client.map(|client| &client.decoders), mebibytes).await;
+        let place = place.ok_or(NoPlace::Decoders)?;
+        Ok(DownloadPlace { _decoding: Some(Arc::clone(&self.decoding)), ..place })
     }
 
     /// A place for what is sent as it is, and longer than [`WITHOUT_PLACE_BYTES_MAX`]. Waits for a while.
@@ -120,7 +138,7 @@ impl DownloadPlaces {
     /// # Errors
     /// Nobody made room meanwhile.
     pub(crate) async fn plain(&self, client: Option<&ClientPlaces>) -> Result<DownloadPlace, NoPlace> {
-        let place = place(&self.plain, client.map(|client| &client.plain)).await;
+        let place = place(&self.plain, client.map(|client| &client.plain), 1).await;
         place.ok_or(NoPlace::Plain)
     }
 
@@ -131,7 +149,7 @@ impl DownloadPlaces {
 
     /// How many decoders there are.
     pub(crate) fn decoders_taken(&self) -> usize {
-        DECODERS_MAX.saturating_sub(self.decoders.available_permits())
+        Arc::strong_count(&self.decoding).saturating_sub(1)
     }
 
     /// How many downloads are sent as they are.
@@ -140,15 +158,27 @@ impl DownloadPlaces {
     }
 }
 
-async fn place(all: &Arc<Semaphore>, client: Option<&Arc<Semaphore>>) -> Option<DownloadPlace> {
+/// MiB that it takes at most to decompress a file of this compression, which holds so many bytes.
+pub(crate) fn decoder_mebibytes(compression: Compression, bytes: u64) -> u32 {
+    let dictionary = match compression {
+        Compression::None | Compression::Bzip2 => 0,
+        // What came out of it fills the dictionary; what is not filled is asked for and takes no memory.
+        Compression::Xz | Compression::Zstd => {
+            u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).min(DICTIONARY_MEBIBYTES_MAX)
+        }
+    };
+    DECODER_MEBIBYTES_MIN + dictionary
+}
+
+async fn place(all: &Arc<Semaphore>, client: Option<&Arc<Semaphore>>, weight: u32) -> Option<DownloadPlace> {
     let place = async {
         // Its own first: whoever has too much under way shall not wait with a place that others could have.
         let of_client = match client {
-            Some(client) => Some(Arc::clone(client).acquire_owned().await.ok()?),
+            Some(client) => Some(Arc::clone(client).acquire_many_owned(weight).await.ok()?),
             None => None,
         };
-        let all = Arc::clone(all).acquire_owned().await.ok()?;
-        Some(DownloadPlace { _all: Some(all), _of_client: of_client })
+        let all = Arc::clone(all).acquire_many_owned(weight).await.ok()?;
+        Some(DownloadPlace { _all: Some(all), _of_client: of_client, _decoding: None })
     };
     timeout(PLACE_WAIT, place).await.ok().flatten()
 }
@@ -180,19 +210,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_decompressed_has_few_places() {
+    async fn what_is_decompressed_has_as_many_places_as_its_memory_allows() {
         let places = DownloadPlaces::default();
         let (greedy, other) = (ClientPlaces::default(), ClientPlaces::default());
+        let largest = decoder_mebibytes(Compression::Xz, u64::MAX);
+        let small = decoder_mebibytes(Compression::Xz, 1000);
         let mut taken = Vec::new();
-        for _ in 0..CLIENT_DECODERS_MAX {
-            taken.push(places.decoder(Some(&greedy)).await.unwrap());
+        for _ in 0..8 {
+            taken.push(places.decoder(Some(&greedy), largest).await.unwrap());
         }
-        assert_eq!(places.decoder(Some(&greedy)).await.err(), Some(NoPlace::Decoders));
-        while places.decoders_taken() < DECODERS_MAX {
-            taken.push(places.decoder(None).await.unwrap());
+        assert_eq!(places.decoder(Some(&greedy), small).await.err(), Some(NoPlace::Decoders));
+        while places.decoders_taken() < 32 {
+            taken.push(places.decoder(None, largest).await.unwrap());
         }
-        assert_eq!(places.decoder(Some(&other)).await.err(), Some(NoPlace::Decoders));
+        assert_eq!(places.decoder(Some(&other), small).await.err(), Some(NoPlace::Decoders));
         assert!(places.plain(Some(&greedy)).now_or_never().unwrap().is_ok());
+        drop(taken);
+        assert_eq!(places.decoders_taken(), 0);
+        let mut taken = Vec::new();
+        for _ in 0..128 {
+            taken.push(places.decoder(Some(&greedy), small).await.unwrap());
+        }
+        assert_eq!(places.decoder(Some(&greedy), small).await.err(), Some(NoPlace::Decoders));
+        assert_eq!(places.decoders_taken(), 128);
+    }
+
+    #[test]
+    fn a_decoder_takes_what_the_file_can_make_it_fill() {
+        assert_eq!(decoder_mebibytes(Compression::Bzip2, u64::MAX), 8);
+        assert_eq!(decoder_mebibytes(Compression::Xz, 0), 8);
+        assert_eq!(decoder_mebibytes(Compression::Xz, (50 << 20) + 1), 59);
+        assert_eq!(decoder_mebibytes(Compression::Zstd, 136 << 20), 144);
+        assert_eq!(decoder_mebibytes(Compression::Zstd, u64::MAX), 144);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use firn_nix_format::{Compression, Sha256};
 use firn_retrieval::{ByteStream, ObjectReader, ReadError};
 use futures::{StreamExt, stream};
 
+use crate::download_places::decoder_mebibytes;
 use crate::serve_error::ServeError;
 use crate::variants::Variant;
 
@@ -50,10 +51,14 @@ impl OpenObject {
         self.sha256
     }
 
-    /// Whether what is read of it first is decompressed, from its first byte on, since it is archived nowhere but as the
-    /// file that was published.
-    pub(crate) fn is_decoded(&self) -> bool {
-        self.variants.first().is_some_and(is_decoded)
+    /// MiB that it takes to decompress it, from its first byte on, if it is archived nowhere but as the file that was
+    /// published.
+    pub(crate) fn decoder_mebibytes(&self) -> Option<u32> {
+        // Those that need no decoder come first.
+        if !self.variants.first().is_some_and(is_decoded) {
+            return None;
+        }
+        self.variants.iter().map(|variant| decoder_mebibytes(compression(variant), self.bytes)).max()
     }
 
     /// The same object out of the bundles that hold what is sent, and behind it out of those whose file has to be
@@ -91,9 +96,13 @@ impl OpenObject {
 }
 
 fn is_decoded(variant: &Variant) -> bool {
-    let compression = match &variant.record.body {
+    variant.record.encoding == Encoding::Verbatim && compression(variant) != Compression::None
+}
+
+/// That of the published file.
+fn compression(variant: &Variant) -> Compression {
+    match &variant.record.body {
         RecordBody::StorePath(info) => info.compression,
         RecordBody::Blob(blob) => blob.compression,
-    };
-    variant.record.encoding == Encoding::Verbatim && compression != Compression::None
+    }
 }

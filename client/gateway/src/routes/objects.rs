@@ -163,7 +163,7 @@ impl Router {
         Ok(Room { place, what_for, client: client.cloned() })
     }
 
-    /// What is short and sent as it is needs no place; for what is decompressed there are few.
+    /// What is short and sent as it is needs no place; what is decompressed needs one by its memory.
     async fn place(
         &self,
         object: &OpenObject,
@@ -171,8 +171,8 @@ impl Router {
         client: Option<&ClientPlaces>,
     ) -> Result<DownloadPlace, NoPlace> {
         let downloads = &self.core.downloads;
-        if object.is_decoded() {
-            return downloads.decoder(client).await;
+        if let Some(mebibytes) = object.decoder_mebibytes() {
+            return downloads.decoder(client, mebibytes).await;
         }
         match what_for {
             Use::Sent { bytes } if bytes <= WITHOUT_PLACE_BYTES_MAX => Ok(DownloadPlace::default()),
