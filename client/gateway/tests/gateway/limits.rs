@@ -370,6 +370,44 @@ async fn what_lies_only_as_its_published_file_when_it_is_found_anew_is_decompres
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_archived_as_its_published_file_is_decompressed_for_so_many_at_once_in_either_form() {
+    let nar = nar_of(60_000);
+    let mut maker = ArchiveMaker::default();
+    maker.published_path(path_info(1, &nar), &nar);
+    maker.seal();
+    let archive = Arc::new(maker.finish());
+    for form in ["", ".zst"] {
+        let router = router(&archive, WhenUnreadable::Miss);
+        let path = format!("{}{form}", nar_path(&nar));
+        // A byte of it costs as much as all of it. A part of what is compressed is not answered before all was made once.
+        let range = if form.is_empty() { "bytes=-1" } else { "bytes=0-" };
+        let mut held = Vec::new();
+        let refused = loop {
+            let answer = crate::support::ask(&router, "GET", &path, &[("range", range)]).await;
+            if !answer.status().is_success() {
+                break answer;
+            }
+            held.push(answer);
+            assert!(held.len() < 1024, "they are bounded");
+        };
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE, "{form}");
+        assert_eq!(header(&refused, "retry-after"), "10");
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, held.len(), "{form}");
+        for others in ["firn_gateway_encoders", "firn_gateway_plain_downloads"] {
+            assert_eq!(gauge(&router, others).await, 0, "{form}");
+        }
+        // One leaves, another one has its place.
+        let before = held.len();
+        drop(held.pop());
+        let answer = crate::support::ask(&router, "GET", &path, &[("range", range)]).await;
+        assert!(answer.status().is_success(), "{form}");
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, before, "{form}");
+        drop((answer, held));
+        assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0, "{form}");
+    }
+}
+
 #[tokio::test]
 async fn one_client_has_a_part_of_the_places_and_its_short_downloads_need_none() {
     let mut maker = ArchiveMaker::default();
