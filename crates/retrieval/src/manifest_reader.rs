@@ -446,3 +446,72 @@ fn slice(bytes: &Bytes, extent: &Range<u64>) -> Option<Bytes> {
     let end = usize::try_from(extent.end).ok()?;
     (start <= end && end <= bytes.len()).then(|| bytes.slice(start..end))
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_bundle::{Blob, BuilderOptions, BundleBuilder, Encoding, NewRecord};
+    use firn_nix_format::{Compression, Sha256};
+    use futures::future::{BoxFuture, ready};
+
+    use super::*;
+
+    /// One payload in memory.
+    #[derive(Debug)]
+    struct Payload {
+        content: Arc<ContentHeader>,
+        bytes: Bytes,
+    }
+
+    impl PayloadReader for Payload {
+        fn content(&self, _: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+            ready(Ok(Arc::clone(&self.content))).boxed()
+        }
+
+        fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+            let bytes = slice(&self.bytes, &range);
+            ready(bytes.ok_or_else(|| ReadError::damaged(bundle, "it is cut off"))).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_chunk_lists_that_turned_over_in_memory_is_not_used_and_forgotten() {
+        let mut builder = BundleBuilder::new(BuilderOptions::default());
+        for number in 0..5_000_u32 {
+            let log = number.to_le_bytes();
+            let mut hash = [0; 20];
+            hash[..4].copy_from_slice(&log);
+            let blob = Blob {
+                url: format!("log/{number}"),
+                compression: Compression::None,
+                bytes: log.len() as u64,
+                sha256: Sha256::of(&log),
+            };
+            builder.begin_object();
+            builder.push_chunk(&log).unwrap();
+            let record = NewRecord::blob(ObjectKey::build_log(hash), blob, Encoding::Chunked);
+            builder.finish_object(record).unwrap();
+        }
+        let mut payload = Vec::new();
+        let sealed = builder.seal(&mut payload).unwrap();
+        let (bundle, position) = (sealed.content.bundle_id(), sealed.positions[2_500]);
+        let payload = Payload { content: Arc::new(sealed.content), bytes: payload.into() };
+        let reader = ManifestReader::new(Arc::new(payload), ManifestOptions::default());
+        let head = reader.head(bundle).await.unwrap();
+        assert!(head.whole.is_none(), "it is read by pieces");
+        let record = reader.record(bundle, position.block, position.entry, &position.key).await.unwrap();
+        let list = reader.chunk_list(bundle, &record).await.unwrap();
+        let (_, numbers) = list_pages(&head, &head.header.chunk_list_extent(&record).unwrap());
+        for number in numbers.clone() {
+            let name = (bundle, Table::Lists, number);
+            let page = reader.shared.pages.get(&name).unwrap();
+            let Page::Lists(bytes, hash) = &*page else { panic!("it holds chunk lists") };
+            let turned: Vec<u8> = bytes.iter().map(|byte| byte ^ 1).collect();
+            let turned = Page::Lists(turned.into(), *hash);
+            reader.shared.pages.insert(name, Arc::new(turned), bytes.len());
+        }
+        assert_eq!(reader.chunk_list(bundle, &record).await.unwrap(), list);
+        for number in numbers {
+            assert!(reader.shared.pages.get(&(bundle, Table::Lists, number)).is_none());
+        }
+    }
+}
