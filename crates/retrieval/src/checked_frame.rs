@@ -74,6 +74,12 @@ impl CheckedFrame {
         Ok(index(chunk.offset)..index(chunk.offset) + index(chunk.length))
     }
 
+    /// How often it was read from memory.
+    #[cfg(test)]
+    pub(crate) fn readings(&self) -> u32 {
+        self.readings.load(Ordering::Relaxed)
+    }
+
     fn right(&self) -> MutexGuard<'_, Vec<ChunkEntry>> {
         self.right.lock().unwrap_or_else(PoisonError::into_inner)
     }

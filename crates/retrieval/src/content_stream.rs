@@ -64,9 +64,10 @@ pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> Byt
             let source = Arc::clone(planner.source());
             // Shares are given out in the order of the object, so that the first one waited for has its own.
             let share = budget.share(source.frames.weight(visit.bundle, visit.frame).await?).await;
-            let pieces = match cut_here(&source, &visit) {
+            let remembered = Remembered::look(&source, &visit);
+            let pieces = match cut_here(&source, &visit, remembered.as_ref()) {
                 Some(pieces) => Either::Left(ready(Ok(pieces))),
-                None => Either::Right(Task::spawn(read_visit(source, visit))),
+                None => Either::Right(Task::spawn(read_visit(source, visit, remembered))),
             };
             Ok(Some((pieces.map_ok(move |pieces| (pieces, share)), planner)))
         }
@@ -88,10 +89,25 @@ pub(crate) fn content_stream(planner: VisitPlanner, budget: StreamBudget) -> Byt
         .boxed()
 }
 
+/// A frame that nobody has to fetch.
+struct Remembered {
+    frame: Arc<CheckedFrame>,
+    /// What [`is_little`] says of the visit. Asked once: it counts as a reading of the frame.
+    is_little: bool,
+}
+
+impl Remembered {
+    fn look(source: &ContentSource, visit: &Visit) -> Option<Self> {
+        let frame = source.frames.remembered(visit.bundle, visit.frame)?;
+        let is_little = is_little(visit, &frame);
+        Some(Self { frame, is_little })
+    }
+}
+
 /// The visit, if there is nothing to fetch and little to do. What is wrong with it is found once more by whoever sees to it.
-fn cut_here(source: &ContentSource, visit: &Visit) -> Option<Vec<Bytes>> {
-    let frame = source.frames.remembered(visit.bundle, visit.frame)?;
-    if is_little(visit, &frame) { cut_visit(source, visit, &frame).ok() } else { None }
+fn cut_here(source: &ContentSource, visit: &Visit, remembered: Option<&Remembered>) -> Option<Vec<Bytes>> {
+    let remembered = remembered.filter(|remembered| remembered.is_little)?;
+    cut_visit(source, visit, &remembered.frame).ok()
 }
 
 /// Whether to cut it costs less than to change threads for it: nothing has to be hashed, or little.
@@ -100,12 +116,23 @@ fn is_little(visit: &Visit, frame: &CheckedFrame) -> bool {
     visit.cuts.len() <= CUTS_HERE_MAX && (are_right || visit.chunk_bytes() <= HASHED_HERE_BYTES_MAX)
 }
 
-async fn read_visit(source: Arc<ContentSource>, visit: Visit) -> Result<Vec<Bytes>, ReadError> {
-    let wanted = visit.chunks().copied().collect();
-    let frame = source.frames.frame(visit.bundle, visit.frame, wanted).await?;
+async fn read_visit(
+    source: Arc<ContentSource>,
+    visit: Visit,
+    remembered: Option<Remembered>,
+) -> Result<Vec<Bytes>, ReadError> {
+    let (frame, is_little) = match remembered {
+        Some(Remembered { frame, is_little }) => (frame, is_little),
+        None => {
+            let wanted = visit.chunks().copied().collect();
+            let frame = source.frames.frame(visit.bundle, visit.frame, wanted).await?;
+            let is_little = is_little(&visit, &frame);
+            (frame, is_little)
+        }
+    };
     let (environment, frames) = (source.environment.clone(), Arc::clone(&source.frames));
     let (bundle, number) = (visit.bundle, visit.frame);
-    let cut = if is_little(&visit, &frame) {
+    let cut = if is_little {
         cut_visit(&source, &visit, &frame)
     } else {
         environment.blocking(move || cut_visit(&source, &visit, &frame)).await

@@ -250,3 +250,50 @@ fn check_patches(list: &ChunkList, bytes: u64, hash_parts: usize) -> Result<(), 
         Err("a patch names a reference that it does not have")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_base::ObjectKey;
+    use firn_bundle::{Blob, BuilderOptions, BundleBuilder, NewRecord};
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::{ManifestOptions, SpoolReader};
+
+    #[tokio::test]
+    async fn a_reading_of_a_frame_in_memory_counts_once_also_where_it_takes_long() {
+        // More chunks in one visit than are cut where they are; the first visit has 256.
+        let log: Vec<u8> = (0..768_u32).flat_map(u32::to_le_bytes).collect();
+        let second_visit = 1024..3072;
+        let mut builder = BundleBuilder::new(BuilderOptions::default());
+        builder.begin_object();
+        for chunk in log.chunks(4) {
+            builder.push_chunk(chunk).unwrap();
+        }
+        let (url, sha256) = ("log/1".to_owned(), Sha256::of(&log));
+        let blob = Blob { url, compression: Compression::None, bytes: log.len() as u64, sha256 };
+        let record = NewRecord::blob(ObjectKey::build_log([1; 20]), blob, Encoding::Chunked);
+        builder.finish_object(record).unwrap();
+        let mut payload = Vec::new();
+        let sealed = builder.seal(&mut payload).unwrap();
+        let (bundle, position) = (sealed.content.bundle_id(), sealed.positions[0]);
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("payload");
+        std::fs::write(&file, &payload).unwrap();
+        let spool = SpoolReader::new(Environment::real(), None).with_payload(sealed.content, &file);
+        let manifests = ManifestReader::new(Arc::new(spool), ManifestOptions::default());
+        let reader = ObjectReader::new(manifests, Environment::real(), ObjectOptions::default());
+        let record = reader.manifests().record(bundle, position.block, position.entry, &position.key).await;
+        let plan = reader.open(bundle, record.unwrap()).await.unwrap();
+        let readings = async || {
+            let pieces: Vec<Bytes> =
+                plan.stream(Some(second_visit.clone())).unwrap().try_collect().await.unwrap();
+            assert!(pieces.concat() == log[1024..3072]);
+            plan.content.frames.remembered(bundle, 0).unwrap().readings()
+        };
+        let first = readings().await;
+        for later in 1..4 {
+            assert_eq!(readings().await, first + later);
+        }
+    }
+}
