@@ -147,9 +147,19 @@ impl Metrics {
         );
         page.one("cache_hits_total", "counter", "Records found in memory.", read(&self.cache_hits));
         let encoders = core.downloads.encoders_taken() as u64;
-        page.one("encoders", "gauge", "Downloads that are compressed now.", encoders);
+        page.one(
+            "encoders",
+            "gauge",
+            "Downloads that are compressed now, but for those that are decompressed first.",
+            encoders,
+        );
         let decoders = core.downloads.decoders_taken() as u64;
-        page.one("decoders", "gauge", "Downloads of published files that are decompressed now.", decoders);
+        page.one(
+            "decoders",
+            "gauge",
+            "Downloads of published files that are decompressed now, also to be compressed anew.",
+            decoders,
+        );
         let plain = core.downloads.plain_taken() as u64;
         page.one(
             "plain_downloads",
