@@ -415,9 +415,11 @@ async fn one_client_has_a_part_of_the_places_and_its_short_downloads_need_none()
     maker.path(&path_info(1, &large), &large);
     maker.path(&path_info(2, &short), &short);
     maker.seal();
+    // However long it takes to open them all, none is cut because nobody takes from it.
+    let limits = ServerLimits { stall_max: Duration::from_secs(3600), ..ServerLimits::default() };
     // Who asks through a proxy on this machine is limited like anybody from elsewhere.
-    let options =
-        ServerOptions { trusted_proxies: vec!["127.0.0.1".parse().unwrap()], ..ServerOptions::default() };
+    let trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    let options = ServerOptions { trusted_proxies, ..limits.into() };
     let server = serve(&Arc::new(maker.finish()), LOCAL, options);
     let (large, short) = (nar_path(&large), nar_path(&short).replace(&hash_part(1), &hash_part(2)));
     let head = async |client: &str, path: &str| {
