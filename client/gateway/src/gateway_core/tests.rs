@@ -1,13 +1,18 @@
 //! Cores over an archive in memory, with what they keep on disk.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 
 use firn_base::ArchiveId;
+use futures::future::{Either, select};
+use hyper::{Request, StatusCode};
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use support::{ArchiveMaker, MemoryArchive, nar_of, path_info, secret_key};
+use crate::options::WhenUnreadable;
+use crate::routes::{Arrival, Router};
+use support::{ArchiveMaker, MemoryArchive, hash_part, nar_of, nar_path, path_info, secret_key};
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -100,4 +105,30 @@ async fn of_contents_that_differ_none_is_served_before_ranks_are_known_nor_by_ol
     core.found.insert(key, chosen, 100);
     assert_eq!(served().await, Sha256::of(&one));
     assert_ne!(core.listing([1; 20]).await.unwrap(), listing, "it is that of the NAR that is served now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_decoder_keeps_no_turn_of_its_connection_meanwhile() {
+    let nar = nar_of(1000);
+    let mut maker = ArchiveMaker::default();
+    maker.published_path(path_info(1, &nar), &nar);
+    maker.path(&path_info(2, &nar), &nar);
+    maker.seal();
+    let core = Arc::new(support::core(&Arc::new(maker.finish())));
+    let mut held = Vec::new();
+    while let Ok(place) = core.downloads.decoder(None, 144).await {
+        held.push(place);
+    }
+    let router = Router::new(Arc::clone(&core), WhenUnreadable::Retry, NarCompression::None, None);
+    let turns = Arc::new(Semaphore::new(1));
+    let arrival = Arrival { turns: Some(&turns), ..Arrival::default() };
+    let ask = |path: String| router.respond_as(Request::get(path).body(()).unwrap(), arrival);
+    for form in ["", ".zst"] {
+        let published = format!("{}{form}", nar_path(&nar));
+        let other = published.replace(&hash_part(1), &hash_part(2));
+        match select(pin!(ask(published)), pin!(ask(other))).await {
+            Either::Right(((_, answer), _)) => assert_eq!(answer.status(), StatusCode::OK, "{form}"),
+            Either::Left(_) => panic!("{form}: the other one waited as well"),
+        }
+    }
 }

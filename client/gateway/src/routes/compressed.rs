@@ -59,10 +59,10 @@ impl Router {
         // whole is made for them: whoever asks for them is given that.
         let wants_part = matches!(asked.part(u64::MAX, &etag), Wanted::Part(part) if part != (0..u64::MAX))
             && !asked.counts_from_end();
-        let turn = if asked.head { None } else { asked.turn().await };
+        let mut turn = None;
         if wants_part && lengths.is_none() {
             // Of those who ask for the same meanwhile the first one's counts.
-            let room = match self.room(&nar, Use::Compressed, asked).await {
+            let room = match self.room(&nar, Use::Compressed, asked, &mut turn).await {
                 Ok(room) => room,
                 Err(busy) => return self.busy(&busy),
             };
@@ -88,7 +88,7 @@ impl Router {
             answer = answer.with(CONTENT_RANGE, content_range(part, total));
         }
         if !asked.head {
-            let room = match self.room(&nar, Use::Compressed, asked).await {
+            let room = match self.room(&nar, Use::Compressed, asked, &mut turn).await {
                 Ok(room) => room,
                 Err(busy) => return self.busy(&busy),
             };

@@ -13,6 +13,7 @@ use hyper::StatusCode;
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE,
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
@@ -135,8 +136,8 @@ impl Router {
         }
         if !asked.head {
             let length = range.end - range.start;
-            let turn = asked.turn().await;
-            let room = match self.room(&object, Use::Sent { bytes: length }, asked).await {
+            let mut turn = None;
+            let room = match self.room(&object, Use::Sent { bytes: length }, asked, &mut turn).await {
                 Ok(room) => room,
                 Err(none) => return self.busy(&none),
             };
@@ -151,15 +152,26 @@ impl Router {
         finish(answer)
     }
 
-    /// A place for what is read of `object` first.
+    /// A place for what is read of `object` first, and its turn, unless it has that.
     pub(super) async fn room(
         &self,
         object: &OpenObject,
         what_for: Use,
         asked: Asked<'_>,
+        turn: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Room, NoPlace> {
+        // The turns of a connection are few, and for a decoder one may have to wait: others go on meanwhile. All else keeps
+        // its turn while it waits, so that no connection has more places than turns.
+        if object.decoder_mebibytes().is_some() {
+            *turn = None;
+        } else if turn.is_none() {
+            *turn = asked.turn().await;
+        }
         let client = asked.arrival.places;
         let place = self.place(object, what_for, client).await?;
+        if turn.is_none() {
+            *turn = asked.turn().await;
+        }
         Ok(Room { place, what_for, client: client.cloned() })
     }
 
