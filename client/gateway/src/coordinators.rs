@@ -137,6 +137,9 @@ pub struct Governance {
 pub trait GovernanceSource: Send + Sync + fmt::Debug {
     /// How it is now. Given again what was given before if nothing changed.
     fn governance(&self) -> BoxFuture<'_, Result<Governance, CoordinatorsAway>>;
+
+    /// How it was at least, where no majority of the coordinators is there: for whoever knows nothing of it.
+    fn governance_signed_before(&self) -> BoxFuture<'_, Option<Governance>>;
 }
 
 // Somebody looks at an empty window meanwhile.
@@ -359,16 +362,23 @@ impl GovernanceSource for NetworkCoordinators {
                 None => self.client.ledger().await,
             };
             let ledger = ledger.map_err(|error| CoordinatorsAway::because(&error))?;
-            let keys = ledger
-                .state
-                .publishers_by_rank()
-                .into_iter()
-                .filter_map(|entry| PublisherKey::from_parts(&entry.name, entry.key.as_bytes()).ok());
-            let governance =
-                Governance { publishers: keys.collect(), withdrawn: ledger.state.withdrawn.clone() };
+            let governance = governance_of(&ledger);
             *known = Some(ledger);
             Ok(governance)
         }
         .boxed()
     }
+
+    fn governance_signed_before(&self) -> BoxFuture<'_, Option<Governance>> {
+        async move { self.client.ledger_signed_before().await.map(|ledger| governance_of(&ledger)) }.boxed()
+    }
+}
+
+fn governance_of(ledger: &VerifiedLedger) -> Governance {
+    let keys = ledger
+        .state
+        .publishers_by_rank()
+        .into_iter()
+        .filter_map(|entry| PublisherKey::from_parts(&entry.name, entry.key.as_bytes()).ok());
+    Governance { publishers: keys.collect(), withdrawn: ledger.state.withdrawn.clone() }
 }

@@ -421,7 +421,18 @@ async fn follow_governance(
                         save_governance(&core, file).await;
                     }
                 }
-                Err(error) => tracing::debug!("the publishers' ranks were not renewed: {error}"),
+                Err(error) => {
+                    tracing::debug!("the publishers' ranks were not renewed: {error}");
+                    // What is known from an earlier life may be later.
+                    if !core.knows_ranks()
+                        && let Some(governance) = source.governance_signed_before().await
+                    {
+                        tracing::warn!(
+                            "too few coordinators answer: publishers and withdrawals are as a majority of them signed them before"
+                        );
+                        core.set_governance(governance);
+                    }
+                }
             }
             sleep(if known { GOVERNANCE_EVERY } else { GOVERNANCE_RETRY }).await;
         }

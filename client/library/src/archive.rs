@@ -18,7 +18,7 @@ use firn_retrieval::{
 };
 use firn_transport::{
     AskError, BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment,
-    VerifiedLedger, write_synced,
+    LedgerError, VerifiedLedger, write_synced,
 };
 use firn_wire::{Descriptor, DescriptorError, Identity};
 
@@ -156,9 +156,20 @@ impl Archive {
         (directory, ObjectReader::new(manifests, self.environment.clone(), objects))
     }
 
-    /// The archive's ledger, vouched for by a majority of its coordinators.
+    /// The archive's ledger, vouched for by a majority of its coordinators; if too few of them answer, as a majority signed it
+    /// before: its latest entries may be missing then, which is said in the log.
     pub async fn ledger(&self) -> Result<VerifiedLedger, AskError> {
-        self.coordinators.ledger().await
+        let asked = self.coordinators.ledger().await;
+        let Err(AskError::Ledger(LedgerError::TooFew { found, .. })) = &asked else { return asked };
+        let (found, Some(ledger)) = (*found, self.coordinators.ledger_signed_before().await) else {
+            return asked;
+        };
+        let all = self.coordinators.roster().roster().coordinators.len();
+        tracing::warn!(
+            "{found} of {all} coordinators show their ledger: it is taken as a majority signed it before, the latest withdrawals and \
+             publishers may be missing"
+        );
+        Ok(ledger)
     }
 
     /// Ends all connections.

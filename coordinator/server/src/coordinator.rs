@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::clock_watch;
 use crate::consensus::{Consensus, ConsensusOptions, ConsensusStatus, StartError};
 use crate::filters::{self, FilterOptions};
+use crate::ledger_heads::{self, LedgerHeads};
 use crate::member_watch;
 use crate::raft::Timing;
 use crate::rebuild::RebuildOptions;
@@ -113,6 +114,10 @@ impl Coordinator {
             let (log, inner) = (Arc::clone(&log), environment.clone());
             environment.blocking(move || Standing::open(log, inner, descriptor, named_since)).await?
         };
+        let ledger_heads = {
+            let (log, inner) = (Arc::clone(&log), environment.clone());
+            environment.blocking(move || LedgerHeads::open(log, inner)).await.map_err(StartError::from)?
+        };
         let in_force = standing.in_force();
         let own = identity.node_id();
         if in_force.roster.has_retired(own) {
@@ -143,6 +148,7 @@ impl Coordinator {
         let shared = Shared::new(Parts {
             identity,
             standing,
+            ledger_heads,
             consensus,
             environment,
             pool,
@@ -160,6 +166,7 @@ impl Coordinator {
         tasks.spawn(comparison::run(Arc::clone(&shared)));
         tasks.spawn(driver::run(shared.clone()));
         tasks.spawn(filters::run(Arc::clone(&shared)));
+        tasks.spawn(ledger_heads::run(Arc::clone(&shared)));
         tasks.spawn(member_watch::run(shared));
         if let Some(policy) = founding {
             let service = service.clone();

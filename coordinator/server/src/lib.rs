@@ -16,6 +16,7 @@ mod filters;
 mod founding;
 mod home;
 mod http;
+mod ledger_heads;
 mod links;
 mod member_watch;
 mod picture;

@@ -159,6 +159,7 @@ impl Service {
                 shared.pass(client, PassPurpose::Reading).map(CoordinatorReply::Pass)
             }
             CoordinatorRequest::GetLedger { from } => reads::ledger(shared, from),
+            CoordinatorRequest::GetLedgerHeads => reads::ledger_heads(shared),
             CoordinatorRequest::Presence(keys) => reads::presence(shared, &keys),
             CoordinatorRequest::Lookup(keys) => reads::lookup(shared, &keys),
             CoordinatorRequest::Similar(features) => reads::similar(shared, features).await,
@@ -345,6 +346,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::OfferRoster(_)
         | CoordinatorRequest::GetPass
         | CoordinatorRequest::GetLedger { .. }
+        | CoordinatorRequest::GetLedgerHeads
         | CoordinatorRequest::GetCertificates(_)
         | CoordinatorRequest::Nodes
         | CoordinatorRequest::LateReceipts(_)

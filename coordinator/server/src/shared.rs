@@ -21,6 +21,7 @@ use firn_wire::{
 
 use crate::consensus::{Consensus, ProposeError};
 use crate::filters::{FilterOptions, Filters};
+use crate::ledger_heads::LedgerHeads;
 use crate::links::Links;
 use crate::picture::Picture;
 use crate::raft::{Member, NamedMembers, StateFacts};
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) archive: ArchiveId,
     pub(crate) standing: Standing,
+    pub(crate) ledger_heads: LedgerHeads,
     pub(crate) consensus: Consensus,
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
@@ -99,6 +101,7 @@ pub(crate) struct Findings {
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) standing: Standing,
+    pub(crate) ledger_heads: LedgerHeads,
     pub(crate) consensus: Consensus,
     pub(crate) environment: Environment,
     pub(crate) pool: ConnectionPool,
@@ -114,6 +117,7 @@ impl Shared {
         let Parts {
             identity,
             standing,
+            ledger_heads,
             consensus,
             environment,
             pool,
@@ -142,6 +146,7 @@ impl Shared {
             archive: standing.in_force().descriptor.archive,
             identity,
             standing,
+            ledger_heads,
             consensus,
             environment,
             pool,

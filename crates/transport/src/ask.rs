@@ -156,6 +156,7 @@ impl Pace {
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers
             | CoordinatorRequest::GetLedger { .. }
+            | CoordinatorRequest::GetLedgerHeads
             | CoordinatorRequest::GetPass
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Presence(_)

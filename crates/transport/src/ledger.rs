@@ -2,14 +2,15 @@
 //!
 //! Always holds: entries are numbered from zero and chained by digest; each entry of a [`VerifiedLedger`] was
 //! vouched for by more than half of the roster's coordinators, each by a signed head whose chain contains it;
-//! a ledger that was verified once is never shortened.
+//! a ledger that was verified once is never shortened. Where fewer answer, one of them may show what a majority signed before:
+//! nobody can add to that or change it, but whoever shows it can leave out what came since, so it is asked for by its own name.
 
 use std::time::Duration;
 
 use firn_base::{Digest, NodeId};
 use firn_wire::{
     CoordinatorEntry, CoordinatorReply, CoordinatorRequest, LedgerEntry, LedgerHead, LedgerPage, LedgerState,
-    Signed,
+    Signed, believed_entries,
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -114,6 +115,32 @@ impl CoordinatorClient {
             return Err(LedgerError::TooFew { found: testimonies.len(), needed, failures }.into());
         }
         Ok(vouched(&testimonies, needed))
+    }
+
+    /// The ledger as the first coordinator that answers so shows that a majority signed it: for whoever knows none, where
+    /// [`Self::ledger`] finds too few of them. Its latest entries may be missing. None if nobody can show one.
+    pub async fn ledger_signed_before(&self) -> Option<VerifiedLedger> {
+        let coordinators = self.roster().roster().coordinators.clone();
+        let shown = coordinators.iter().map(|entry| timeout(COORDINATOR_TIMEOUT, self.shown_by(entry)));
+        let mut shown: FuturesUnordered<_> = shown.collect();
+        while let Some(ledger) = shown.next().await {
+            if let Ok(Some(ledger)) = ledger {
+                return Some(ledger);
+            }
+        }
+        None
+    }
+
+    /// As much of the ledger of one coordinator as it shows that a majority signed.
+    async fn shown_by(&self, coordinator: &CoordinatorEntry) -> Option<VerifiedLedger> {
+        let Testimony { mut entries, .. } = self.testimony(coordinator, &[]).await.ok()?;
+        // One of a version before this question has nothing to show.
+        let request = CoordinatorRequest::GetLedgerHeads;
+        let shown = self.ask_coordinator(coordinator.id, &request, PAGE_TIMEOUT).await;
+        let CoordinatorReply::LedgerHeads(heads) = shown.ok()? else { return None };
+        let (length, heads) = believed_entries(&entries, &heads, &self.roster())?;
+        entries.truncate(length);
+        Some(VerifiedLedger { state: LedgerState::read(&entries), entries, heads })
     }
 
     async fn testimony(&self, entry: &CoordinatorEntry, known: &[LedgerEntry]) -> Result<Testimony, String> {

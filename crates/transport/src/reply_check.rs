@@ -51,6 +51,13 @@ pub(crate) fn check_reply(
             answers.iter().flatten().try_for_each(|certificate| open(roster, certificate).map(|_| ()))
         }
         (Request::GetLedger { .. }, Reply::Ledger(page)) => open(roster, &page.signed_head).map(|_| ()),
+        (Request::GetLedgerHeads, Reply::LedgerHeads(heads)) => {
+            // Each costs a look at its signature.
+            if heads.len() > roster.roster().coordinators.len() {
+                return Err("it shows more heads of the ledger than there are coordinators".into());
+            }
+            heads.iter().try_for_each(|head| open(roster, head).map(|_| ()))
+        }
         (Request::GetDescriptor | Request::OfferRoster(_), Reply::Descriptor(descriptor)) => {
             let newer = VerifiedRoster::open(&descriptor.roster, roster.archive());
             newer.map(|_| ()).map_err(|error| error.to_string())

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, CompactRequest, Descriptor,
-    FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerPage,
+    FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerHead, LedgerPage,
     MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, RecordPlace, Replaced, Signed,
     StateDigests, Ticket,
 };
@@ -128,6 +128,9 @@ pub enum CoordinatorRequest {
         /// How long to wait, at most 30 s.
         wait_millis: u32,
     },
+    /// What the coordinators signed of the ledger, as far as the one that answers has heard: it is asked where too few of them
+    /// can be.
+    GetLedgerHeads,
 }
 
 /// Where a record lies, by the id of its bundle.
@@ -414,4 +417,6 @@ pub enum CoordinatorReply {
         /// it tells. None while it hears a majority, or who does.
         stale_millis: Option<u64>,
     },
+    /// Its own head of the ledger and the last one that it has heard of each other coordinator, at most one for each.
+    LedgerHeads(Vec<Signed<LedgerHead>>),
 }

@@ -58,6 +58,7 @@ fn messages_are_encoded_as_ever() {
     requests(&mut lines);
     news(&mut lines);
     purges(&mut lines);
+    ledger_heads(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -504,6 +505,13 @@ fn news(lines: &mut Lines) {
     let news = |stale_millis| CoordinatorReply::News { batch: batch.clone(), stale_millis };
     lines.add("news", &news(None));
     lines.add("news-stale", &news(Some(300)));
+}
+
+fn ledger_heads(lines: &mut Lines) {
+    lines.add("ledger-heads-request", &CoordinatorRequest::GetLedgerHeads);
+    let head = LedgerHead { entries: 300, digest: Digest::from_bytes([6; 32]) };
+    let head = Signed::seal(&Identity::from_seed(&[4; 32]), ArchiveId::from_bytes([5; 32]), &head);
+    lines.add("ledger-heads", &CoordinatorReply::LedgerHeads(vec![head]));
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

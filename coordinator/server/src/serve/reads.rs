@@ -39,6 +39,16 @@ pub(super) fn ledger(shared: &Shared, from: u64) -> Reply {
     Ok(CoordinatorReply::Ledger(LedgerPage { entries, signed_head }))
 }
 
+/// What a majority signed can be told from it alone, by whoever has the ledger's entries.
+pub(super) fn ledger_heads(shared: &Shared) -> Reply {
+    let head = shared.facts()?.counters().map_err(|error| disk(&error))?.ledger;
+    let in_force = shared.standing.in_force();
+    let others = in_force.roster.roster().coordinators.iter().map(|entry| entry.id);
+    let mut heads = shared.ledger_heads.of(others.filter(|id| *id != shared.identity.node_id()));
+    heads.push(Signed::seal(&shared.identity, shared.archive, &head));
+    Ok(CoordinatorReply::LedgerHeads(heads))
+}
+
 fn bounded(keys: &[ObjectKey]) -> Result<(), RefusedRequest> {
     if keys.len() > KEYS_PER_REQUEST_MAX {
         return Err(malformed(format!("ask for at most {KEYS_PER_REQUEST_MAX} keys at a time")));

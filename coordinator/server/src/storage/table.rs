@@ -37,7 +37,7 @@ macro_rules! tables {
 tables! {
     /// Index → entry of the log.
     Log = 1 in Log as "log";
-    /// Name → vote, commit position, purge position.
+    /// Name → vote, commit position, purge position; roster in force, what others signed of the ledger.
     LogMeta = 2 in Log as "log-meta";
     /// Name → format, log position, membership, counters, policy.
     Meta = 16 in State as "meta";

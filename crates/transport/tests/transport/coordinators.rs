@@ -10,7 +10,7 @@ use firn_base::{
 };
 use firn_transport::{
     AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, FeedNews, Handler, LedgerError,
-    Stream, serve,
+    Stream, VerifiedLedger, serve,
 };
 use firn_wire::{
     AdminRequest, COMMIT_BYTES_MAX, CommitRequest, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
@@ -586,4 +586,45 @@ async fn a_ledger_without_a_majority_is_not_believed() {
     assert!(matches!(&error, AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, .. })), "{error}");
     let single = self::fleet(vec![serves(1, &[1, 2])]).await;
     assert_eq!(single.client.ledger().await.unwrap().entries.len(), 2);
+}
+
+/// The same, and what it has heard that others signed: heads of so many entries.
+fn serves_with(signer: u8, tokens: &[u8], heard: &[(u8, &[u8])]) -> Answer {
+    let head = |signer: u8, tokens: &[u8]| {
+        let entries = ledger(tokens);
+        let digest = entries.last().unwrap().digest();
+        Signed::seal(&identity(signer), archive(), &LedgerHead { entries: entries.len() as u64, digest })
+    };
+    let heads: Vec<_> = heard.iter().map(|(signer, tokens)| head(*signer, tokens)).collect();
+    let own = serves(signer, tokens);
+    Box::new(move |connection, request| match request {
+        CoordinatorRequest::GetLedgerHeads => Some(CoordinatorReply::LedgerHeads(heads.clone())),
+        request => own(connection, request),
+    })
+}
+
+#[tokio::test]
+async fn one_coordinator_alone_shows_what_a_majority_signed_before_and_adds_nothing_to_it() {
+    let gone = || -> Answer { Box::new(|_, _| None) };
+    let lone = async |answer: Answer| fleet(vec![answer, gone(), gone()]).await.client;
+    let (all, own): (&[u8], &[u8]) = (&[1, 2, 3], &[1, 2, 3, 4]);
+    let client = lone(serves_with(1, own, &[(1, own), (2, all), (3, &[1])])).await;
+    let error = client.ledger().await.unwrap_err();
+    assert!(matches!(&error, AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, .. })), "{error}");
+    let shown = client.ledger_signed_before().await.unwrap();
+    assert_eq!(shown.entries, ledger(all), "the fourth entry was signed by one");
+    assert_eq!(shown.state.used_tokens.len(), 3);
+    // It is one to keep and to show to others.
+    let kept = VerifiedLedger::from_bytes(&shown.to_bytes(), &client.roster()).unwrap();
+    assert_eq!(kept.entries, ledger(all));
+
+    // Of another ledger, of too few, of one twice, of strangers.
+    let liars: [&[(u8, &[u8])]; 4] =
+        [&[(1, own), (2, &[1, 7, 3, 4])], &[(1, own)], &[(1, own), (1, all)], &[(1, own), (9, own)]];
+    for heads in liars {
+        let shown = lone(serves_with(1, own, heads)).await.ledger_signed_before().await;
+        assert!(shown.is_none(), "{heads:?}");
+    }
+    // One of a version before has none.
+    assert!(lone(serves(1, own)).await.ledger_signed_before().await.is_none());
 }
