@@ -84,16 +84,23 @@ pub(crate) struct SignsOfLife {
     pub(crate) every: Duration,
     /// None for so long, beside what the way takes there and back, and nobody is there.
     pub(crate) within: Duration,
+    /// Whether another question is one, too: once somebody else answered what this coordinator left unanswered, it is taken to be
+    /// gone, and nothing more is asked of it for that.
+    pub(crate) heeds_others: bool,
 }
 
-const SIGNS: SignsOfLife = SignsOfLife { every: Duration::from_millis(500), within: seconds(1) };
+const SIGNS: SignsOfLife =
+    SignsOfLife { every: Duration::from_millis(500), within: seconds(1), heeds_others: false };
 
 // Each of ten thousand gateways waits for news all the time, so a coordinator is asked seldom; and one that stood still for a
-// moment must not be left by all of them at once, for the next one would stand still then.
-const SIGNS_TO_WAITERS: SignsOfLife = SignsOfLife { every: seconds(2), within: seconds(4) };
+// moment must not be left by all of them at once, for the next one would stand still then. Those of whom something was asked
+// meanwhile have turned to the next one with that already, and lose nothing by waiting there.
+const SIGNS_TO_WAITERS: SignsOfLife =
+    SignsOfLife { every: seconds(2), within: seconds(4), heeds_others: true };
 
-// What is asked stands behind megabytes that the same line takes up.
-const SIGNS_BESIDE_UPLOADS: SignsOfLife = SignsOfLife { every: seconds(1), within: seconds(4) };
+// What is asked stands behind megabytes that the same line takes up; so does any other question.
+const SIGNS_BESIDE_UPLOADS: SignsOfLife =
+    SignsOfLife { every: seconds(1), within: seconds(4), heeds_others: false };
 
 // A coordinator that was killed answers nothing until the idle timeout ends its connection; readers should not notice.
 const HEDGE: Duration = Duration::from_millis(700);

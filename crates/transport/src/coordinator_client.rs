@@ -2,9 +2,10 @@
 //!
 //! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is
 //! slow, gone, unable or caught lying is passed over for the others until the deadline; a stale answer, or that a question is
-//! not known, counts only if none that is better comes soon; the roster is never replaced by an older one.
+//! not known, counts only if none that is better comes soon; the roster is never replaced by an older one; whoever waits for news
+//! by a coordinator learns when another question had to be answered by somebody else in its place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use firn_wire::{
 };
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::ask::{Pace, SignsOfLife, Turn, is_quick};
@@ -51,6 +53,8 @@ struct Known {
     preferred: NodeId,
     /// How long each took last for an answer that it did not hold back; none if it was waited for in vain, or its turn was lost.
     took: BTreeMap<NodeId, Option<Duration>>,
+    /// Tells those who wait by a coordinator that somebody else has answered what it left unanswered.
+    passed_over: BTreeMap<NodeId, Arc<Notify>>,
 }
 
 /// That a coordinator is of a version before the question.
@@ -75,7 +79,8 @@ impl CoordinatorClient {
         let own = usize::from(pool.endpoint().public().as_bytes()[0]);
         let first = coordinators.get(own % coordinators.len().max(1));
         let preferred = first.map_or(NodeId::from_bytes([0; 32]), |entry| entry.id);
-        Self { pool, known: Arc::new(Mutex::new(Known { roster, preferred, took: BTreeMap::new() })) }
+        let known = Known { roster, preferred, took: BTreeMap::new(), passed_over: BTreeMap::new() };
+        Self { pool, known: Arc::new(Mutex::new(known)) }
     }
 
     /// The roster in use.
@@ -96,7 +101,9 @@ impl CoordinatorClient {
         if newer {
             known.roster = roster.clone();
             let entries = &roster.roster().coordinators;
-            known.took.retain(|id, _| entries.iter().any(|entry| entry.id == *id));
+            let is_among = |id: &NodeId| entries.iter().any(|entry| entry.id == *id);
+            known.took.retain(|id, _| is_among(id));
+            known.passed_over.retain(|id, _| is_among(id));
         }
         newer
     }
@@ -168,6 +175,9 @@ impl CoordinatorClient {
         (failures, not_understood): (&mut BTreeMap<NodeId, Failure>, &mut Option<NotUnderstood>),
     ) -> Option<Result<CoordinatorReply, AskError>> {
         let mut waiting = self.in_order();
+        let all: Vec<NodeId> = waiting.iter().map(|entry| entry.id).collect();
+        // Whose turns are over, and who has let the next one be asked as well.
+        let (mut ended, mut silent) = (BTreeSet::new(), BTreeSet::new());
         let mut turns = FuturesUnordered::new();
         let begin = |entry: CoordinatorEntry| async move {
             let begun = Instant::now();
@@ -194,6 +204,7 @@ impl CoordinatorClient {
             tokio::select! {
                 biased;
                 Some((coordinator, turn)) = turns.next() => {
+                    ended.insert(coordinator);
                     match turn {
                         Turn::Answered(CoordinatorReply::Refused(refusal)) => match refusal.kind {
                             RefusalKind::Uncertain if pace.once => {
@@ -219,7 +230,7 @@ impl CoordinatorClient {
                         },
                         Turn::Answered(reply) => match nothing_newer_since(&reply) {
                             None => {
-                                self.known().preferred = coordinator;
+                                self.answers_instead(coordinator, silent.difference(&ended));
                                 return Some(Ok(reply));
                             }
                             Some(since) => {
@@ -256,7 +267,11 @@ impl CoordinatorClient {
                         None => {}
                     }
                 }
-                () = slow => turns.extend(waiting.pop_front().map(&begin)),
+                () = slow => {
+                    let is_asked = |id: &&NodeId| waiting.iter().all(|entry| entry.id != **id);
+                    silent.extend(all.iter().filter(is_asked).copied());
+                    turns.extend(waiting.pop_front().map(&begin));
+                }
                 () = sleep_until(until) => {
                     self.note_silent();
                     return stale.map(Ok);
@@ -272,29 +287,39 @@ impl CoordinatorClient {
         turn: impl Future<Output = Turn>,
         signs: SignsOfLife,
     ) -> Turn {
-        let mut turn = pin!(turn);
-        loop {
-            tokio::select! {
-                biased;
-                turn = &mut turn => return turn,
-                () = sleep(signs.every) => {}
+        let passed_over = Arc::clone(self.known().passed_over.entry(coordinator).or_default());
+        // Whatever is told from here on is heard.
+        let told = passed_over.notified();
+        let told = async {
+            if !signs.heeds_others {
+                std::future::pending::<()>().await;
             }
+            told.await;
+        };
+        let is_alive = || async {
             // While it is dialled there is no connection, and a dial ends by itself.
-            let Some(connection) = self.pool.existing(coordinator) else { continue };
-            let asked = connection.call::<_, CoordinatorReply>(
-                &CoordinatorRequest::GetMembers,
-                CONTROL_BYTES_MAX,
-                signs.within + connection.round_trip() * 2,
-            );
-            let answer = tokio::select! {
-                biased;
-                turn = &mut turn => return turn,
-                answer = asked => answer,
-            };
-            if answer.is_err() {
+            let Some(connection) = self.pool.existing(coordinator) else { return true };
+            let within = signs.within + connection.round_trip() * 2;
+            let request = CoordinatorRequest::GetMembers;
+            let is_there =
+                connection.call::<_, CoordinatorReply>(&request, CONTROL_BYTES_MAX, within).await.is_ok();
+            if !is_there {
                 self.pool.forget(coordinator);
-                return Turn::Lost(format!("{} has stopped answering", coordinator.short()));
             }
+            is_there
+        };
+        match unless_gone(turn, told, signs.every, is_alive).await {
+            Ok(turn) => turn,
+            Err(gone) => Turn::Lost(format!("{} {gone}", coordinator.short())),
+        }
+    }
+
+    /// Who has answered, and who was silent until then: the next question goes to the one, and nobody waits by the others.
+    fn answers_instead<'a>(&self, coordinator: NodeId, silent: impl Iterator<Item = &'a NodeId>) {
+        let mut known = self.known();
+        known.preferred = coordinator;
+        for waiters in silent.filter_map(|id| known.passed_over.get(id)) {
+            waiters.notify_waiters();
         }
     }
 
@@ -418,6 +443,41 @@ fn may_take(took: Option<Duration>, way: Option<Duration>) -> Duration {
     took.unwrap_or_default().max(way.unwrap_or_default()) * 2
 }
 
+/// Why a coordinator is waited for no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Gone {
+    #[error("has stopped answering")]
+    ShowsNoSign,
+    #[error("has not answered another question, which somebody else has")]
+    PassedOver,
+}
+
+/// `turn`, unless it is told first that its coordinator was `passed_over`, or found that it is not there: so often that is asked.
+async fn unless_gone<T, F: Future<Output = bool>>(
+    turn: impl Future<Output = T>,
+    passed_over: impl Future<Output = ()>,
+    every: Duration,
+    is_alive: impl Fn() -> F,
+) -> Result<T, Gone> {
+    let (mut turn, mut passed_over) = (pin!(turn), pin!(passed_over));
+    loop {
+        let look = async {
+            sleep(every).await;
+            is_alive().await
+        };
+        tokio::select! {
+            biased;
+            turn = &mut turn => return Ok(turn),
+            () = &mut passed_over => return Err(Gone::PassedOver),
+            is_there = look => {
+                if !is_there {
+                    return Err(Gone::ShowsNoSign);
+                }
+            }
+        }
+    }
+}
+
 /// For how many milliseconds whoever gave `reply` does not know what it says in it: that nothing is newer. None for any
 /// other reply, events included.
 fn nothing_newer_since(reply: &CoordinatorReply) -> Option<u64> {
@@ -438,5 +498,55 @@ mod tests {
         assert_eq!(may_take(Some(far), None), far * 2);
         // One that is gone is not.
         assert_eq!(may_take(None, None), none);
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn for_ever<T>() -> T {
+        std::future::pending().await
+    }
+
+    /// After how long a turn that lasts for `takes` has ended, in which way, and how often it was asked meanwhile whether its
+    /// coordinator is there. It was passed over after so long, if ever, and is there until then.
+    async fn ended(
+        takes: Duration,
+        passed_over_after: Option<Duration>,
+        there_until: Duration,
+    ) -> (Result<(), Gone>, Duration, usize) {
+        let (began, asked) = (Instant::now(), std::cell::Cell::new(0));
+        let passed_over = async {
+            match passed_over_after {
+                Some(after) => sleep(after).await,
+                None => for_ever().await,
+            }
+        };
+        let is_alive = || async {
+            asked.set(asked.get() + 1);
+            let is_there = began.elapsed() < there_until;
+            if !is_there {
+                sleep(4 * SECOND).await;
+            }
+            is_there
+        };
+        let came_of_it = unless_gone(sleep(takes), passed_over, 2 * SECOND, is_alive).await;
+        (came_of_it, began.elapsed(), asked.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_once_where_another_question_was_answered_by_somebody_else() {
+        let wait = 20 * SECOND;
+        let gone = ended(wait, Some(SECOND * 7 / 10), Duration::ZERO).await;
+        assert_eq!(gone, (Err(Gone::PassedOver), SECOND * 7 / 10, 0), "nothing is asked for it");
+        // Also while a sign of life is waited for.
+        let gone = ended(wait, Some(3 * SECOND), Duration::ZERO).await;
+        assert_eq!(gone, (Err(Gone::PassedOver), 3 * SECOND, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_without_other_questions_ends_with_the_signs_of_life() {
+        let wait = 20 * SECOND;
+        assert_eq!(ended(wait, None, Duration::ZERO).await, (Err(Gone::ShowsNoSign), 6 * SECOND, 1));
+        assert_eq!(ended(wait, None, 9 * SECOND).await, (Err(Gone::ShowsNoSign), 14 * SECOND, 5));
+        assert_eq!(ended(wait, None, wait).await, (Ok(()), wait, 9));
     }
 }

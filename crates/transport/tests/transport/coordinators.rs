@@ -35,6 +35,10 @@ type Answer = Box<dyn Fn(&Connection, &CoordinatorRequest) -> Option<Coordinator
 struct Fake {
     answer: Mutex<Answer>,
     hangs: AtomicBool,
+    /// Whether it shows signs of life all the same.
+    shows_signs: AtomicBool,
+    /// Questions that came.
+    received: AtomicUsize,
     /// How long each answer takes.
     takes: Mutex<Duration>,
     /// Questions that were answered.
@@ -46,7 +50,9 @@ struct Fake {
 impl Handler for Fake {
     async fn handle(&self, connection: &Connection, mut stream: Stream) {
         let Ok(request) = stream.receive::<CoordinatorRequest>(COMMIT_BYTES_MAX).await else { return };
-        if self.hangs.load(Ordering::Relaxed) {
+        self.received.fetch_add(1, Ordering::SeqCst);
+        let is_sign = matches!(request, CoordinatorRequest::GetMembers);
+        if self.hangs.load(Ordering::Relaxed) && !(is_sign && self.shows_signs.load(Ordering::Relaxed)) {
             // Nothing is ever sent: what is awaited is that the other end lets go.
             let _ = stream.drained().await;
             self.given_up.fetch_add(1, Ordering::Relaxed);
@@ -92,6 +98,8 @@ async fn fleet(answers: Vec<Answer>) -> Fleet {
             Arc::new(Fake {
                 answer: Mutex::new(answer),
                 hangs: AtomicBool::new(false),
+                shows_signs: AtomicBool::new(false),
+                received: AtomicUsize::new(0),
                 takes: Mutex::default(),
                 asked: AtomicUsize::new(0),
                 given_up: Arc::default(),
@@ -486,6 +494,31 @@ async fn what_is_waited_for_is_asked_of_another_one_when_its_coordinator_has_gon
     let committing = fleet(vec![answers(committed()), answers(committed())]).await;
     committing.fakes[0].hangs.store(true, Ordering::SeqCst);
     timeout(wait, committing.client.commit(commit)).await.expect("sooner than a commit may take").unwrap();
+}
+
+#[tokio::test]
+async fn whoever_waits_turns_away_with_another_question_that_somebody_else_has_answered() {
+    let tells = |signer| -> Answer {
+        let told = news(signer, 9, None);
+        Box::new(move |connection, request| match request {
+            CoordinatorRequest::News { .. } => told(connection, request),
+            _ => Some(CoordinatorReply::Nodes(Vec::new())),
+        })
+    };
+    let fleet = fleet(vec![tells(1), tells(2)]).await;
+    let first = &fleet.fakes[0];
+    fleet.client.nodes().await.unwrap();
+    // It seems to be there, and nothing else can be had from it: for as long as it does it would be waited for.
+    first.shows_signs.store(true, Ordering::SeqCst);
+    first.hangs.store(true, Ordering::SeqCst);
+    let (client, wait) = (fleet.client.clone(), Duration::from_secs(20));
+    let waiting = tokio::spawn(async move { client.news(9, wait).await });
+    while first.received.load(Ordering::SeqCst) < 2 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    fleet.client.nodes().await.unwrap();
+    let told = timeout(wait, waiting).await.expect("sooner than the wait is over").unwrap().unwrap();
+    assert_eq!(told.stale, None);
 }
 
 #[tokio::test]
