@@ -16,6 +16,7 @@ use firn_wire::{
 
 use crate::chance::{Chance, SeededEntropy};
 use crate::clock::SimulatedClock;
+use crate::slow_disk::SlowDisk;
 use crate::sockets::SimulatedSockets;
 
 /// Coordinators of the archive.
@@ -68,6 +69,7 @@ pub(crate) struct Cast {
     slept_millis: Arc<AtomicU64>,
     // Of each machine.
     put_off_millis: RefCell<BTreeMap<String, Arc<AtomicI64>>>,
+    disks: RefCell<BTreeMap<String, Arc<SlowDisk>>>,
     // The archive under the coordinators that came after those that were lost.
     succeeded: RefCell<Option<Descriptor>>,
 }
@@ -110,6 +112,7 @@ impl Cast {
             runs: Cell::new(0),
             slept_millis: Arc::default(),
             put_off_millis: RefCell::default(),
+            disks: RefCell::default(),
             succeeded: RefCell::default(),
         }
     }
@@ -187,7 +190,7 @@ impl Cast {
             Arc::new(SimulatedClock::new(ahead, self.put_off(name), Arc::clone(&self.slept_millis))),
             Arc::new(SimulatedSockets::new(chance("losses"), self.loss_per_mille)),
             Arc::new(SeededEntropy::new(chance("entropy"))),
-            Blocking::Inline,
+            Blocking::Paced(self.disk(name)),
         )
     }
 
@@ -199,6 +202,11 @@ impl Cast {
     /// Puts the clock of a machine off by so many milliseconds, until it is put right with zero.
     pub(crate) fn put_clock_off(&self, name: &str, millis: i64) {
         self.put_off(name).store(millis, Ordering::Relaxed);
+    }
+
+    /// How fast the disk of a machine is.
+    pub(crate) fn disk(&self, name: &str) -> Arc<SlowDisk> {
+        Arc::clone(self.disks.borrow_mut().entry(name.to_owned()).or_default())
     }
 
     fn put_off(&self, name: &str) -> Arc<AtomicI64> {

@@ -1,13 +1,15 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
 //! Owns: crashes with loss of unsynced writes, partitions in one or both directions and of all into two groups, machines of which
-//! everything comes late, cutting the power of all coordinators at once and of one after the other, disks that fail or are full, clocks that are put wrong, and the end of each. Always holds: at most
+//! everything comes late, cutting the power of all coordinators at once and of one after the other, disks that fail, are full, slow
+//! or stand still, clocks that are put wrong, and the end of each. Always holds: whatever stands in [`DRAWN`] is drawn; at most
 //! one clock of a coordinator is wrong at a time, so that a majority is right; at most [`NODES_DOWN_MAX`] nodes are down by
 //! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
-//! (`machines`), faults that a scenario wishes for (`world`).
+//! (`machines`), how a disk is slow (`slow_disk`), faults that a scenario wishes for (`world`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use firn_coordinator::storage::Fault;
 use firn_storage_node::DiskFaults;
@@ -16,6 +18,7 @@ use turmoil::Sim;
 use crate::cast::{COORDINATORS, Cast};
 use crate::chance::Chance;
 use crate::machines::{Machine, Machines};
+use crate::slow_disk::Pace;
 use crate::trace;
 
 /// Nodes that are down by accident at a time.
@@ -27,10 +30,59 @@ const DRAW_EVERY_MILLIS: u64 = 500;
 /// By how much clocks are put off.
 const CLOCKS_OFF_SECONDS: [i64; 5] = [365 * 86_400, -365 * 86_400, 3_600, -3_600, 540];
 
+/// What a disk takes for everything while it is slow.
+const SLOW_MILLIS: Range<u64> = 10..400;
+
+/// What may be drawn.
+#[derive(Debug, Clone, Copy)]
+enum Drawn {
+    Partition,
+    PartitionOneWay,
+    Isolation,
+    Split,
+    Hold,
+    NodeCrash,
+    LeaderCrash,
+    RollingRestart,
+    PowerCut,
+    BadDisk,
+    BadStore,
+    SlowDisk,
+    StillDisk,
+    WrongClock,
+}
+
+/// Each as often as it stands here.
+const DRAWN: [Drawn; 23] = [
+    Drawn::Partition,
+    Drawn::Partition,
+    Drawn::PartitionOneWay,
+    Drawn::Isolation,
+    Drawn::Isolation,
+    Drawn::Split,
+    Drawn::Split,
+    Drawn::Hold,
+    Drawn::Hold,
+    Drawn::NodeCrash,
+    Drawn::NodeCrash,
+    Drawn::NodeCrash,
+    Drawn::LeaderCrash,
+    Drawn::LeaderCrash,
+    Drawn::RollingRestart,
+    Drawn::PowerCut,
+    Drawn::BadDisk,
+    Drawn::BadDisk,
+    Drawn::BadStore,
+    Drawn::SlowDisk,
+    Drawn::StillDisk,
+    Drawn::StillDisk,
+    Drawn::WrongClock,
+];
+
 /// The hosts of the clients: they have partitions too.
 pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
 
-/// What ends a fault. Of faults of the same way between two hosts the first that ends ends all.
+/// What ends a fault. Of faults of the same way between two hosts, or of the same disk's pace, the first that ends ends all.
 #[derive(Debug, Clone)]
 enum Mending {
     Start(Machine),
@@ -39,6 +91,7 @@ enum Mending {
     Join(String, String),
     Release(String, String),
     HealDisk(usize),
+    Quicken(Machine),
     SetClockRight(usize),
 }
 
@@ -55,8 +108,8 @@ pub(crate) struct Faults {
     due: BTreeMap<u64, Vec<Mending>>,
     down: BTreeSet<Machine>,
     has_wrong_clock: bool,
-    /// Faults so far.
-    pub(crate) count: u64,
+    /// Faults so far, by what they are called.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
 impl Faults {
@@ -74,7 +127,7 @@ impl Faults {
             due: BTreeMap::new(),
             down: BTreeSet::new(),
             has_wrong_clock: false,
-            count: 0,
+            counts: BTreeMap::new(),
         }
     }
 
@@ -113,6 +166,7 @@ impl Faults {
                     Mending::Join(one, other) => sim.repair(one, other),
                     Mending::Release(one, other) => sim.release(one, other),
                     Mending::HealDisk(node) => machines.disks[node].set_faults(DiskFaults::default()),
+                    Mending::Quicken(machine) => cast.disk(&machine.host()).set(Pace::Quick),
                     Mending::SetClockRight(coordinator) => {
                         cast.put_clock_off(&Machine::Coordinator(coordinator).host(), 0);
                         self.has_wrong_clock = false;
@@ -171,38 +225,43 @@ impl Faults {
 
     fn draw(&mut self, sim: &mut Sim<'_>, machines: &mut Machines, cast: &Cast, now: u64) {
         let until = now + 200 + self.chance.below(9000);
-        match self.chance.below(19) {
-            0 | 1 => {
+        match DRAWN[self.chance.position(DRAWN.len())] {
+            Drawn::Partition => {
                 let (one, other) = self.two_hosts();
                 self.note("partition", &format!("{one} {other}"));
                 sim.partition(one.as_str(), other.as_str());
                 self.due.entry(until).or_default().push(Mending::Join(one, other));
             }
-            2 => {
+            Drawn::PartitionOneWay => {
                 let (one, other) = self.two_hosts();
                 self.note("partition one way", &format!("{one} {other}"));
                 sim.partition_oneway(one.as_str(), other.as_str());
                 self.due.entry(until).or_default().push(Mending::Join(one, other));
             }
-            3 | 4 => self.isolate(sim, until),
-            5..=7 => {
+            Drawn::Isolation => self.isolate(sim, until),
+            Drawn::Split => self.split(sim, until),
+            Drawn::Hold => self.hold(sim, until),
+            Drawn::NodeCrash => {
                 let machine = Machine::Node(self.chance.position(self.first_nodes));
                 if self.nodes_down() < NODES_DOWN_MAX {
                     self.crash(sim, machines, machine, Some(until));
                 }
             }
-            8 | 9 => self.crash_leader(sim, machines, now),
-            10 | 11 => self.spoil_disk(machines, until),
-            12 => self.spoil_store(machines, until),
-            13 => self.put_clock_off(machines, cast, until),
-            14 | 15 => self.split(sim, until),
-            16 | 17 => self.hold(sim, until),
-            18 => {
+            Drawn::LeaderCrash => self.crash_leader(sim, machines, now),
+            Drawn::RollingRestart => {
                 self.note("rolling restart", "");
                 let first = Machine::Coordinator(self.coordinators.start);
                 self.restart_next(sim, machines, first, now);
             }
-            _ => self.cut_power(sim, machines, now),
+            Drawn::PowerCut => self.cut_power(sim, machines, now),
+            Drawn::BadDisk => self.spoil_disk(machines, until),
+            Drawn::BadStore => self.spoil_store(machines, until),
+            Drawn::SlowDisk => {
+                let takes = SLOW_MILLIS.start + self.chance.below(SLOW_MILLIS.end - SLOW_MILLIS.start);
+                self.slow_down(cast, "slow disk", Pace::Slow(Duration::from_millis(takes)), until);
+            }
+            Drawn::StillDisk => self.slow_down(cast, "still disk", Pace::Still, until),
+            Drawn::WrongClock => self.put_clock_off(machines, cast, until),
         }
     }
 
@@ -267,6 +326,7 @@ impl Faults {
         if self.coordinators_down() > 0 {
             return;
         }
+        self.note("power cut", "");
         let back_at = now + 300 + self.chance.below(1500);
         for number in self.coordinators.clone() {
             let back_at = back_at + self.chance.below(800);
@@ -303,6 +363,17 @@ impl Faults {
         store.inject(fault, 0);
         self.down.insert(machine);
         self.due.entry(until).or_default().push(Mending::Start(machine));
+    }
+
+    /// Lets everything that may block on a machine's disk wait: on that of a coordinator, as likely as not.
+    fn slow_down(&mut self, cast: &Cast, fault: &'static str, pace: Pace, until: u64) {
+        let machine = match self.chance.per_mille(500) {
+            true => Machine::Coordinator(self.coordinators.start + self.chance.position(COORDINATORS)),
+            false => Machine::Node(self.chance.position(self.first_nodes)),
+        };
+        self.note(fault, &machine.host());
+        cast.disk(&machine.host()).set(pace);
+        self.due.entry(until).or_default().push(Mending::Quicken(machine));
     }
 
     /// Puts the clock of a coordinator off by up to a year, as likely as not that of the leader.
@@ -342,8 +413,8 @@ impl Faults {
         self.down.iter().filter(|machine| matches!(machine, Machine::Node(_))).count()
     }
 
-    fn note(&mut self, fault: &str, of: &str) {
-        self.count += 1;
+    fn note(&mut self, fault: &'static str, of: &str) {
+        *self.counts.entry(fault).or_default() += 1;
         trace::note(fault, of.as_bytes());
     }
 }

@@ -26,6 +26,7 @@ mod quorum;
 mod reading;
 mod rebuilding;
 mod scenario;
+mod slow_disk;
 mod sockets;
 mod stage;
 mod succession;

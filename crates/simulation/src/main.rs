@@ -53,7 +53,7 @@ fn print(seed: u64, outcome: &Outcome, seconds: f64) {
         outcome.simulated.as_secs_f64(),
         outcome.nodes,
         outcome.committed,
-        outcome.faults,
+        outcome.faults.values().sum::<u64>(),
         outcome.term,
         outcome.positions,
     );
@@ -66,6 +66,9 @@ fn print(seed: u64, outcome: &Outcome, seconds: f64) {
         outcome.trace.datagrams,
         outcome.trace.bytes / 1000,
     );
+    let faults: Vec<String> =
+        outcome.faults.iter().map(|(fault, times)| format!("{times} times {fault}")).collect();
+    println!("  {}", if faults.is_empty() { "no faults".to_owned() } else { faults.join(", ") });
     if outcome.restored > 0 {
         println!(
             "  {} bundles packed anew for purges, {} bundles back after the disaster, in which {}",

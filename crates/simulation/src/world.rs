@@ -4,6 +4,7 @@
 //! a run on a thread of a fresh process is a function of its seed.
 //! Leaves to others: what happens (`scenario`, `faults`), what must hold (`oracle`).
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -44,8 +45,8 @@ pub struct Outcome {
     pub nodes: usize,
     /// Paths that the publisher was told are committed.
     pub committed: usize,
-    /// Faults.
-    pub faults: u64,
+    /// Faults, by what they are called.
+    pub faults: BTreeMap<&'static str, u64>,
     /// The last term of the consensus.
     pub term: u64,
     /// Positions of the log at which states were compared.
@@ -118,7 +119,7 @@ impl Outcome {
             simulated: Duration::ZERO,
             nodes: 0,
             committed: 0,
-            faults: 0,
+            faults: BTreeMap::new(),
             term: 0,
             positions: 0,
             reads: 0,
@@ -193,7 +194,7 @@ impl World {
             simulated,
             nodes: self.cast.nodes,
             committed: stage.committed.borrow().len(),
-            faults: self.faults.count,
+            faults: self.faults.counts.clone(),
             term: self.term,
             positions: self.replicas.positions(),
             reads: stage.reads.get(),

@@ -55,12 +55,20 @@ pub trait Entropy: Send + Sync + fmt::Debug {
 }
 
 /// Where work runs that would hold up other tasks: disk, hashing, coding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Blocking {
     /// On threads of their own.
     Threads,
     /// At once, in the calling task: a simulation has one thread.
     Inline,
+    /// As `Inline`, unless a disk keeps work waiting: then in a task of its own, once the disk lets it.
+    Paced(Arc<dyn DiskPace>),
+}
+
+/// A disk that may be slow, or stand still.
+pub trait DiskPace: Send + Sync + fmt::Debug {
+    /// What work that begins now waits for; none where it does not.
+    fn wait(&self) -> Option<BoxFuture<'static, ()>>;
 }
 
 /// Every outside influence of a program. Clones share the same world.
@@ -130,16 +138,66 @@ impl Environment {
     /// Runs `work` where it holds up nobody. A panic in it goes on in the caller; work that was begun is
     /// finished even if the caller stops waiting.
     pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match self.world.blocking {
-            Blocking::Inline => work(),
-            Blocking::Threads => match tokio::task::spawn_blocking(work).await {
-                Ok(value) => value,
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime is being shut down and drops this task next.
-                    Err(_) => std::future::pending().await,
-                },
+        let task = match &self.world.blocking {
+            Blocking::Inline => return work(),
+            Blocking::Threads => tokio::task::spawn_blocking(work),
+            Blocking::Paced(disk) => match disk.wait() {
+                None => return work(),
+                Some(wait) => tokio::spawn(async move {
+                    wait.await;
+                    work()
+                }),
+            },
+        };
+        match task.await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is being shut down and drops this task next.
+                Err(_) => std::future::pending().await,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(9);
+
+    /// It keeps work waiting where it is told to.
+    #[derive(Debug, Default)]
+    struct Slow(AtomicBool);
+
+    impl DiskPace for Slow {
+        fn wait(&self) -> Option<BoxFuture<'static, ()>> {
+            let is_slow = self.0.load(Ordering::Relaxed);
+            is_slow.then(|| Box::pin(sleep(WAIT)) as BoxFuture<'static, ()>)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_on_a_disk_that_stands_still_is_done_once_it_goes_on_whoever_waits() {
+        let (disk, done) = (Arc::new(Slow::default()), Arc::new(AtomicBool::new(false)));
+        let (real, pace) = (Environment::real(), Arc::clone(&disk) as Arc<dyn DiskPace>);
+        let sockets = Arc::clone(real.sockets());
+        let environment =
+            Environment::new(Arc::clone(real.clock()), sockets, Arc::new(OsEntropy), Blocking::Paced(pace));
+        let begun = Instant::now();
+        assert_eq!((environment.blocking(|| 7).await, begun.elapsed()), (7, Duration::ZERO));
+        disk.0.store(true, Ordering::Relaxed);
+        assert_eq!((environment.blocking(|| 8).await, begun.elapsed()), (8, WAIT));
+        let told = Arc::clone(&done);
+        let work = environment.blocking(move || told.store(true, Ordering::Relaxed));
+        timeout(WAIT / 3, work).await.expect_err("it stands still");
+        assert!(!done.load(Ordering::Relaxed));
+        sleep(WAIT).await;
+        assert!(done.load(Ordering::Relaxed));
     }
 }

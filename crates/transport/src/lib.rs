@@ -34,7 +34,7 @@ pub use coordinator_client::CoordinatorClient;
 pub use coordinator_requests::{Committed, FeedNews};
 pub use data_dir::{DataDir, DataDirError, write_synced};
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
-pub use environment::{Blocking, BoxFuture, Clock, Entropy, Environment, Sockets};
+pub use environment::{Blocking, BoxFuture, Clock, DiskPace, Entropy, Environment, Sockets};
 pub use error::{BindError, ConnectError, StreamError};
 pub use identity_file::{
     IDENTITY_FILE, IdentityFileError, load_identity, load_or_create_identity, write_identity,
