@@ -152,7 +152,7 @@ async fn commits_during(
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let bundle = next.fetch_add(1, Ordering::Relaxed);
-                    publish_bundle(&leader, &generator, bundle).await?;
+                    publish_bundle(&leader, &generator, bundle, false).await?;
                 }
                 Ok::<_, Failure>(())
             })

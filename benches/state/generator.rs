@@ -150,7 +150,7 @@ impl Generator {
         Ok(Self::content_header(bundle)?.bundle_id())
     }
 
-    fn node_id(node: u64) -> NodeId {
+    pub(crate) fn node_id(node: u64) -> NodeId {
         NodeId::from_bytes(bytes("node", node))
     }
 

@@ -10,7 +10,7 @@ use firn_benches::process::thread_time;
 
 use crate::Failure;
 use crate::generator::Generator;
-use crate::machine;
+use crate::{machine, split};
 
 /// Finds the first place of each key.
 pub(crate) type Lookup = dyn Fn(&[ObjectKey]) -> Result<Vec<Option<Location>>, Failure>;
@@ -18,7 +18,7 @@ pub(crate) type Lookup = dyn Fn(&[ObjectKey]) -> Result<Vec<Option<Location>>, F
 /// One figure.
 pub(crate) struct Measured {
     pub(crate) what: String,
-    pub(crate) per_second: f64,
+    pub(crate) measured: String,
 }
 
 const BATCH: usize = 64;
@@ -33,34 +33,61 @@ pub(crate) fn measure(
     open: impl Fn() -> Result<Box<Lookup>, Failure>,
 ) -> Result<Vec<Measured>, Failure> {
     let mut all = Vec::new();
+    let cold = count.div_ceil(COLD_SHARE);
     for (name, batch) in [("one by one", 1), ("64 at a time", BATCH)] {
+        let mut by_clock = |what: &str, rates: &Rates| {
+            all.push(row(&format!("{what}, {name}, keys/s"), rates.clock));
+        };
+        // Filters and indexes are cold, too: each kind begins with a store of its own.
+        for (what, present, salt) in [("cold, absent", false, 6), ("cold, present", true, 1)] {
+            machine::forget_cached(path)?;
+            let lookup = open()?;
+            by_clock(what, &rates(generator, &lookup, cold, batch, present, salt)?);
+        }
         machine::forget_cached(path)?;
         let lookup = open()?;
-        let cold = count.div_ceil(COLD_SHARE);
-        let mut figure = |what: &str, count: u64, present: bool, salt: u64| -> Result<(), Failure> {
+        rates(generator, &lookup, cold, batch, true, 1)?;
+        let mut by_cpu = |what: &str, count: u64, present: bool, salt: u64| -> Result<(), Failure> {
             let rates = rates(generator, &lookup, count, batch, present, salt)?;
-            let (unit, per_second) = if what.starts_with("cold") {
-                ("keys/s", rates.clock)
-            } else {
-                ("keys per CPU second", rates.cpu)
-            };
-            all.push(Measured { what: format!("{what}, {name}, {unit}"), per_second });
+            all.push(row(&format!("{what}, {name}, keys per CPU second"), rates.cpu));
             Ok(())
         };
-        figure("cold, present", cold, true, 1)?;
-        figure("first of its kind, absent", cold, false, 2)?;
+        by_cpu("first of its kind, absent", cold, false, 2)?;
         rates(generator, &lookup, count, batch, true, 3)?;
-        figure("warm, present", count, true, 3)?;
-        figure("page cache, present", count, true, 4)?;
-        figure("warm, absent", count, false, 5)?;
+        by_cpu("warm, present", count, true, 3)?;
+        by_cpu("page cache, present", count, true, 4)?;
+        by_cpu("warm, absent", count, false, 5)?;
+        if batch == 1 {
+            let (_, keys) = drawn(generator, count, true, 3);
+            // What was looked up meanwhile may have driven them out of the cache.
+            keys.iter().try_for_each(|key| lookup(std::slice::from_ref(key)).map(drop))?;
+            all.extend(split::measure("warm, present, one by one", &lookup, &keys)?);
+        }
     }
     Ok(all)
+}
+
+fn row(what: &str, per_second: f64) -> Measured {
+    Measured { what: what.to_owned(), measured: format!("{per_second:.0}") }
 }
 
 /// Keys per second.
 struct Rates {
     clock: f64,
     cpu: f64,
+}
+
+/// Numbers drawn by `salt`, and their keys.
+fn drawn(generator: &Generator, count: u64, present: bool, salt: u64) -> (Vec<u64>, Vec<ObjectKey>) {
+    let number = |draw: u64| {
+        let hash = blake3::hash(&[draw.to_le_bytes(), salt.to_le_bytes()].concat());
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        let drawn = u64::from_le_bytes([a, b, c, d, e, f, g, h]) % generator.keys();
+        if present { drawn } else { generator.keys() + drawn }
+    };
+    let numbers: Vec<u64> = (0..count).map(number).collect();
+    let keys = numbers.iter().map(|number| Generator::key(*number)).collect();
+    (numbers, keys)
 }
 
 /// How fast `count` lookups drawn by `salt` are; every answer is checked.
@@ -72,14 +99,7 @@ fn rates(
     present: bool,
     salt: u64,
 ) -> Result<Rates, Failure> {
-    let number = |draw: u64| {
-        let hash = blake3::hash(&[draw.to_le_bytes(), salt.to_le_bytes()].concat());
-        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-        let drawn = u64::from_le_bytes([a, b, c, d, e, f, g, h]) % generator.keys();
-        if present { drawn } else { generator.keys() + drawn }
-    };
-    let numbers: Vec<u64> = (0..count).map(number).collect();
-    let keys: Vec<ObjectKey> = numbers.iter().map(|number| Generator::key(*number)).collect();
+    let (numbers, keys) = drawn(generator, count, present, salt);
     let mut found = Vec::with_capacity(keys.len());
     let (begun, cpu) = (Instant::now(), thread_time()?);
     for some in keys.chunks(batch) {

@@ -9,8 +9,11 @@
 //!
 //! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
 //! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
-//! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`), RocksDB alone (`bare`), filters
-//! (`feed_filters`), the machine (`machine`).
+//! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`) and whose their time
+//! is (`split`), RocksDB alone (`bare`), filters (`feed_filters`), the machine (`machine`).
+//!
+//! A long run is done in pieces: `--fill-for 15m` ends filling after that time and keeps what there is, `--resume` goes on, and once
+//! all bundles are there `--filled --only PART` measures a part of the rest.
 
 mod bare;
 mod digesting;
@@ -21,16 +24,18 @@ mod lookups;
 mod machine;
 mod members;
 mod similar;
+mod split;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use firn_coordinator::storage::{StoreKind, Table};
 
 use crate::bare::Bare;
-use crate::filling::Filled;
+use crate::filling::{Filled, Filling};
 use crate::generator::Generator;
 use crate::members::{Members, StateStore};
 
@@ -77,9 +82,47 @@ struct Options {
     /// Take a DIR that was kept, without filling it again; with --filters measure these alone
     #[arg(long)]
     filled: bool,
+    /// Stop filling after so many minutes, measure nothing else and keep what was made: --resume goes on
+    #[arg(long, value_name = "MINUTES")]
+    fill_for: Option<u64>,
+    /// Go on filling a DIR that was kept
+    #[arg(long, conflicts_with = "filled")]
+    resume: bool,
+    /// Measure only these parts of a DIR that is filled, and keep it
+    #[arg(long, value_name = "PART", value_delimiter = ',', requires = "filled", conflicts_with = "filters")]
+    only: Vec<Part>,
     /// Keep what was made
     #[arg(long)]
     keep: bool,
+}
+
+/// What is measured of a state that is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Bytes per key, before and after compaction
+    Disk,
+    /// Lookups of what is like what
+    Features,
+    /// The digest made anew
+    Digest,
+    /// What a reservation and a commit cost
+    Commits,
+    /// Lookups of keys
+    Lookups,
+    /// RocksDB alone
+    Bare,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        let is_left_out = match part {
+            Part::Features => self.no_features,
+            Part::Digest => self.no_digest,
+            Part::Bare => self.no_bare,
+            Part::Disk | Part::Commits | Part::Lookups => false,
+        };
+        !is_left_out && (self.only.is_empty() || self.only.contains(&part))
+    }
 }
 
 fn main() -> ExitCode {
@@ -117,75 +160,95 @@ fn run(options: &Options) -> Result<(), Failure> {
         let filled = runtime.block_on(fill(options, &generator))?;
         drop(runtime);
         report_filling(options, &filled);
-    }
-
-    let path = members::state_path(&options.dir, 1);
-    let store = StateStore::open(&path)?;
-    report_disk("just after filling", options.keys, &store)?;
-    store.compact()?;
-    report_disk("compacted", options.keys, &store)?;
-    let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
-    row("log's directory, bytes per key", &per_key(log, options.keys));
-    row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
-    let facts = store.into_facts();
-    if generator.has_features() {
-        for (what, rate) in similar::measure(&generator, options.lookups, &facts)? {
-            row(&format!("features of {what}, 512 at a time, per CPU second"), &format!("{rate:.0}"));
+        if filled.there < generator.bundles() {
+            row("go on with", "--resume");
+            return Ok(());
+        }
+        if options.fill_for.is_some() {
+            row("go on with", "--filled");
+            return Ok(());
         }
     }
-    if options.no_digest {
-        drop(facts);
-    } else {
-        let seconds = digesting::check(&facts)?.as_secs_f64();
-        drop(facts);
-        row(
-            "making the digest anew from the whole state, CPU s (it is the one that was kept)",
-            &format!("{seconds:.1}"),
-        );
-    }
-    let cost = digesting::measure(&generator)?;
-    let micros =
-        |time: std::time::Duration| format!("{:.0}", time.as_secs_f64() * 1e6 / f64::from(cost.bundles));
-    row("of a reservation and a commit: making them up, CPU µs", &micros(cost.generate));
-    row("of a reservation and a commit: apply in memory, CPU µs", &micros(cost.apply));
-    row("of a reservation and a commit: digest, CPU µs", &micros(cost.digest));
-
-    let firn = lookups::measure(&generator, options.lookups, &path, || {
-        StateStore::open(&path).map(StateStore::into_lookup)
-    })?;
-    report_lookups("coordinator", &firn);
-    if !options.no_bare {
-        let path = options.dir.join("bare");
-        let bare =
-            if options.filled && path.exists() { Bare::open(&path)? } else { Bare::fill(&path, &generator)? };
-        row("RocksDB alone, compacted, bytes per key", &per_key(bare.bytes()?, options.keys));
-        drop(bare);
-        let alone = lookups::measure(&generator, options.lookups, &path, || {
-            Bare::open(&path).map(Bare::into_lookup)
-        })?;
-        report_lookups("RocksDB alone", &alone);
-    }
+    measure(options, &generator)?;
     if options.filters {
         measure_filters(options, &generator)?;
     }
-    if !options.keep {
+    if !options.keep && options.only.is_empty() {
         std::fs::remove_dir_all(&options.dir)?;
     }
     Ok(())
 }
 
+/// Measures the parts that are wanted of a state that is filled.
+fn measure(options: &Options, generator: &Generator) -> Result<(), Failure> {
+    let path = members::state_path(&options.dir, 1);
+    let store = StateStore::open(&path)?;
+    if options.wants(Part::Disk) {
+        report_disk("just after filling", options.keys, &store)?;
+        store.compact()?;
+        report_disk("compacted", options.keys, &store)?;
+        let log = machine::directory_bytes(&members::log_path(&options.dir, 1))?;
+        row("log's directory, bytes per key", &per_key(log, options.keys));
+        row("resident memory with the compacted state open, MB", &machine::resident_megabytes()?);
+    }
+    let facts = store.into_facts();
+    if options.wants(Part::Features) {
+        for (what, rate) in similar::measure(generator, options.lookups, &facts)? {
+            row(&format!("features of {what}, 512 at a time, per CPU second"), &format!("{rate:.0}"));
+        }
+    }
+    if options.wants(Part::Digest) {
+        let seconds = digesting::check(&facts)?.as_secs_f64();
+        row(
+            "making the digest anew from the whole state, CPU s (it is the one that was kept)",
+            &format!("{seconds:.1}"),
+        );
+    }
+    drop(facts);
+    if options.wants(Part::Commits) {
+        let cost = digesting::measure(generator)?;
+        let micros = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1e6 / f64::from(cost.bundles));
+        row("of a reservation and a commit: making them up, CPU µs", &micros(cost.generate));
+        row("of a reservation and a commit: apply in memory, CPU µs", &micros(cost.apply));
+        row("of a reservation and a commit: digest, CPU µs", &micros(cost.digest));
+    }
+    if options.wants(Part::Lookups) {
+        let firn = lookups::measure(generator, options.lookups, &path, || {
+            StateStore::open(&path).map(StateStore::into_lookup)
+        })?;
+        report_lookups("coordinator", &firn);
+    }
+    if options.wants(Part::Bare) {
+        let path = options.dir.join("bare");
+        let bare =
+            if options.filled && path.exists() { Bare::open(&path)? } else { Bare::fill(&path, generator)? };
+        row("RocksDB alone, compacted, bytes per key", &per_key(bare.bytes()?, options.keys));
+        drop(bare);
+        let alone =
+            lookups::measure(generator, options.lookups, &path, || Bare::open(&path).map(Bare::into_lookup))?;
+        report_lookups("RocksDB alone", &alone);
+    }
+    Ok(())
+}
+
 async fn fill(options: &Options, generator: &Generator) -> Result<Filled, Failure> {
+    let filling = Filling {
+        uploads: options.uploads,
+        resume: options.resume,
+        until: options.fill_for.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes)),
+    };
     let members = Members::start(&options.dir, options.members).await?;
-    let filled = filling::fill(&members, generator, options.uploads).await;
+    let filled = filling::fill(&members, generator, filling).await;
     members.stop().await;
     filled
 }
 
 fn report_filling(options: &Options, filled: &Filled) {
     let rate = |count: u64| format!("{:.0}", count as f64 / filled.seconds);
+    row("bundles that are there; that were brought now", &format!("{}; {}", filled.there, filled.bundles));
     row("filling, s", &format!("{:.1}", filled.seconds));
     row("bundles/s (a reservation and a commit each)", &rate(filled.bundles));
-    row("keys/s", &rate(options.keys));
+    row("keys/s", &rate(filled.bundles * options.keys_per_bundle));
     row("bundles/s over the last tenth", &format!("{:.0}", filled.last_tenth_bundles_per_second));
     row("keys that waited for a later bundle", &filled.held.to_string());
     row("CPU seconds of all members per 1,000 bundles", &format!("{:.2}", filled.cpu_per_thousand));
@@ -207,8 +270,8 @@ fn report_disk(when: &str, keys: u64, store: &StateStore) -> Result<(), Failure>
 }
 
 fn report_lookups(of: &str, measured: &[lookups::Measured]) {
-    for lookups::Measured { what, per_second } in measured {
-        row(&format!("{of}: {what}"), &format!("{per_second:.0}"));
+    for lookups::Measured { what, measured } in measured {
+        row(&format!("{of}: {what}"), measured);
     }
 }
 
@@ -248,5 +311,45 @@ mod tests {
         let arguments = ["state", &path, "--keys", "1000", "--nodes", "40", "--lookups", "500", "--filters"];
         run(&Options::parse_from(arguments)).expect("everything that was committed is found");
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_state_is_filled_in_pieces_also_behind_one_that_was_killed_and_measured_in_parts() {
+        let dir = std::env::temp_dir().join(format!("firn-state-pieces-{}", std::process::id()));
+        let path = dir.to_string_lossy().into_owned();
+        let with = |keys: &str, more: &[&str]| {
+            let arguments = ["state", &path, "--keys-per-bundle", "50", "--nodes", "40", "--lookups", "200"];
+            let sized = [&["--keys", keys][..], more].concat();
+            Options::parse_from(arguments.into_iter().chain(sized))
+        };
+        // No time, so nothing but the nodes is there.
+        run(&with("1000", &["--fill-for", "0"])).expect("it stops before the first bundle");
+        // As one that ended while its last bundles were under way: some have no features yet, and one has no commit.
+        let generator = Generator::new(40, 1000, 50, Some(8));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+        runtime.block_on(half_done(&dir, &generator)).expect("its first bundles");
+        drop(runtime);
+        run(&with("1000", &["--resume", "--keep", "--no-bare"])).expect("it goes on");
+        run(&with("1000", &["--filled", "--only", "disk,digest"])).expect("parts");
+        run(&with("1000", &["--filled", "--only", "bare,features"])).expect("other parts");
+        assert!(dir.exists());
+        std::fs::remove_dir_all(&dir).expect("it is there");
+    }
+
+    async fn half_done(dir: &std::path::Path, generator: &Generator) -> Result<(), Failure> {
+        let members = Members::start(dir, 1).await?;
+        let leader = members.leader().await?;
+        for bundle in [0, 1, 3] {
+            filling::publish_bundle(&leader, generator, bundle, false).await?;
+        }
+        for (bundle, commands) in [(2, 1), (4, 2)] {
+            let all = [generator.reserve(bundle)?, generator.commit(bundle)];
+            for command in all.into_iter().take(commands) {
+                let command = firn_wire::TimedCommand::of_coordinators(Generator::time(bundle), command);
+                leader.propose(command).await?;
+            }
+        }
+        members.stop().await;
+        Ok(())
     }
 }

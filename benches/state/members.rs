@@ -64,8 +64,8 @@ impl Members {
                 raft_id: number.into(),
                 members: members.clone(),
                 bootstrap: number == 1,
-                log: Arc::new(RocksDb::open(&log_path(dir, number), StoreKind::Log)?),
-                state: Arc::new(RocksDb::open(&state_path(dir, number), StoreKind::State)?),
+                log: Arc::new(open(&log_path(dir, number), StoreKind::Log)?),
+                state: Arc::new(open(&state_path(dir, number), StoreKind::State)?),
                 environment: environment.clone(),
                 pool: ConnectionPool::new(endpoint.clone()),
                 timing: Timing::default(),
@@ -105,19 +105,23 @@ impl Members {
     }
 }
 
+/// A store that a member of before may have had open: it ends in the background, and the lock is free soon after.
+fn open(path: &Path, kind: StoreKind) -> Result<RocksDb, Failure> {
+    for _ in 0..100 {
+        match RocksDb::open(path, kind) {
+            Err(StorageError::Locked(_)) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            opened => return Ok(opened?),
+        }
+    }
+    Err(format!("{} stays locked", path.display()).into())
+}
+
 /// A state that no member runs on.
 pub(crate) struct StateStore(Arc<RocksDb>);
 
 impl StateStore {
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        // Members end in the background: the lock is free soon after.
-        for _ in 0..100 {
-            match RocksDb::open(path, StoreKind::State) {
-                Err(StorageError::Locked(_)) => std::thread::sleep(std::time::Duration::from_millis(50)),
-                opened => return Ok(Self(Arc::new(opened?))),
-            }
-        }
-        Err("the state stays locked".into())
+        open(path, StoreKind::State).map(|state| Self(Arc::new(state)))
     }
 
     pub(crate) fn table_bytes(&self, table: Table) -> Result<u64, Failure> {
