@@ -1,9 +1,11 @@
 //! Every coordinator's disk is lost: nodes, the archive key and an old descriptor bring the archive back, a liar's forged
-//! ledger and certificates notwithstanding; the same from an old backup; and with nodes that come late.
+//! ledger and certificates notwithstanding; the same from an old backup; with nodes that come late; and with a new coordinator
+//! that is down while nodes are away, one of them since before a purge.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::support::cache::{Cache, noise, store_path};
 use crate::support::fetch::{assert_served, get, path_infos};
 use crate::support::fleet::{Fleet, NODES, text};
 use crate::support::{
@@ -34,11 +36,11 @@ fn digests(home: &Path, directory: &Path) -> (Value, Value) {
     (digests["content"].take(), digests["governance"].take())
 }
 
-/// Waits until every node has certificates of all codings of which it holds shards, and the whole ledger.
-fn until_nodes_know(fleet: &Fleet) {
+/// Waits until each of these nodes has certificates of all codings of which it holds shards, and the whole ledger.
+fn until_nodes_know(fleet: &Fleet, nodes: impl IntoIterator<Item = usize>) {
     let log = fleet.administer(0, &["log", "--json"]).success();
     let entries = log.lines().count();
-    for number in 0..NODES {
+    for number in nodes {
         let directory = fleet.node(number);
         wait_for("a node keeps ledger and certificates", || {
             let bytes = std::fs::read(directory.join("ledger")).ok()?;
@@ -109,8 +111,8 @@ fn withdraw(fleet: &Fleet, info: &PathInfo) {
 
 /// Publishes a path in a bundle of its own, and purges it.
 fn purge(fleet: &Fleet) -> PathInfo {
-    let cache = crate::support::cache::Cache::new(fleet.home().join("purged-cache"));
-    cache.add(cache.entry("purged", &crate::support::cache::noise(200_000, 5)));
+    let cache = Cache::new(fleet.home().join("purged-cache"));
+    cache.add(cache.entry("purged", &noise(200_000, 5)));
     fleet.administer(0, &["publisher", "add", &cache.publisher()]).success();
     let key = fleet.uploader_key();
     fleet.firn(&["publish", text(cache.path()), "--uploader-key", text(&key)]).success();
@@ -165,21 +167,26 @@ fn leaf(published: &BTreeMap<String, PathInfo>) -> &PathInfo {
 
 impl Begun {
     /// Kills everything, takes every coordinator's disk away, and begins again with two coordinators.
-    fn of(mut fleet: Fleet, options: &[&str], tamper: impl FnOnce(&Fleet)) -> Self {
+    fn of(fleet: Fleet, options: &[&str], tamper: impl FnOnce(&Fleet)) -> Self {
+        Self::with_members(fleet, options, 2, tamper)
+    }
+
+    /// The same with so many coordinators, of which the first two are started.
+    fn with_members(mut fleet: Fleet, options: &[&str], members: usize, tamper: impl FnOnce(&Fleet)) -> Self {
         let kept = fleet.home().join("kept");
         std::fs::create_dir(&kept).unwrap();
         std::fs::copy(fleet.coordinator(0).join("archive.key"), kept.join("archive.key")).unwrap();
         for program in fleet.nodes.iter_mut().chain(&mut fleet.coordinators) {
-            program.take().unwrap().kill();
+            program.take().into_iter().for_each(Running::kill);
         }
         tamper(&fleet);
         std::fs::copy(fleet.node(0).join("archive"), kept.join("archive")).unwrap();
         for number in 0..fleet.ids.len() {
             std::fs::remove_dir_all(fleet.coordinator(number)).unwrap();
         }
-        let (ports, http) = (udp_ports(2), tcp_port());
+        let (ports, http) = (udp_ports(members), tcp_port());
         let directories: Vec<PathBuf> =
-            (1..=2).map(|number| fleet.home().join(format!("new-{number}"))).collect();
+            (1..=members).map(|number| fleet.home().join(format!("new-{number}"))).collect();
         let members: Vec<String> = directories
             .iter()
             .zip(&ports)
@@ -209,7 +216,10 @@ impl Begun {
         let listen = self.members[number].split_once('@').unwrap().1;
         let mut program = command("firn-coordinator", home);
         program.arg("--data-dir").arg(home.join(format!("new-{}", number + 1)));
-        program.args(["--peer", &self.members[1 - number], "--listen", listen]).args(more);
+        for (_, peer) in self.members.iter().enumerate().filter(|(other, _)| *other != number) {
+            program.args(["--peer", peer]);
+        }
+        program.args(["--listen", listen]).args(more);
         Running::start(&mut program, &home.join(format!("new-{number}.log")))
     }
 
@@ -274,8 +284,8 @@ impl Begun {
     /// Publishes something new, and reads all of it by a gateway, but for what was withdrawn.
     fn goes_on(&self, published: &BTreeMap<String, PathInfo>, withdrawn: &[&PathInfo]) {
         self.firn(&["status", "--until", "full", "--timeout", "180s"]).success();
-        let cache = crate::support::cache::Cache::new(self.fleet.home().join("new-cache"));
-        cache.add(cache.entry("after", &crate::support::cache::noise(300_000, 9)));
+        let cache = Cache::new(self.fleet.home().join("new-cache"));
+        cache.add(cache.entry("after", &noise(300_000, 9)));
         administer(self.fleet.home(), &self.first, &["publisher", "add", &cache.publisher()]).success();
         let key = self.fleet.uploader_key();
         self.firn(&["publish", text(cache.path()), "--uploader-key", text(&key)]).success();
@@ -299,7 +309,7 @@ fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
     let gone = leaf(&published);
     withdraw(&fleet, gone);
     let purged = purge(&fleet);
-    until_nodes_know(&fleet);
+    until_nodes_know(&fleet, 0..NODES);
     let before = digests(fleet.home(), &fleet.coordinator(0));
     let held = shards(&fleet);
     let leaked = load_identity(&fleet.coordinator(2).join("identity.key")).unwrap();
@@ -327,8 +337,8 @@ fn an_archive_comes_back_from_its_nodes_after_every_coordinator_was_lost() {
 #[test]
 fn an_old_backup_goes_on_with_what_nodes_have_since_and_deletes_nothing() {
     let fleet = Fleet::new();
-    let early = crate::support::cache::Cache::new(fleet.home().join("early"));
-    early.add(early.entry("early", &crate::support::cache::noise(200_000, 1)));
+    let early = Cache::new(fleet.home().join("early"));
+    early.add(early.entry("early", &noise(200_000, 1)));
     fleet.administer(0, &["publisher", "add", &early.publisher()]).success();
     let key = fleet.uploader_key();
     fleet.firn(&["publish", text(early.path()), "--uploader-key", text(&key)]).success();
@@ -341,7 +351,7 @@ fn an_old_backup_goes_on_with_what_nodes_have_since_and_deletes_nothing() {
     let published = path_infos(&demo_cache().join("cache"));
     let gone = leaf(&published);
     withdraw(&fleet, gone);
-    until_nodes_know(&fleet);
+    until_nodes_know(&fleet, 0..NODES);
     let before = digests(fleet.home(), &fleet.coordinator(0));
     let held = shards(&fleet);
     let mut begun = Begun::of(fleet, &["--snapshot", text(&backup)], |_| {});
@@ -362,7 +372,7 @@ fn nodes_that_come_late_count_again_and_what_only_they_had_comes_back_when_the_r
     let published = path_infos(&demo_cache().join("cache"));
     let gone = leaf(&published);
     withdraw(&fleet, gone);
-    until_nodes_know(&fleet);
+    until_nodes_know(&fleet, 0..NODES);
     let before = digests(fleet.home(), &fleet.coordinator(0));
     let (held, order) = (shards(&fleet), parity_first(&fleet));
     let mut begun = Begun::of(fleet, &[], |_| {});
@@ -408,4 +418,132 @@ fn nodes_that_come_late_count_again_and_what_only_they_had_comes_back_when_the_r
     begun.firn(&["status", "--until", "full", "--timeout", "180s"]).success();
     assert_eq!(shards(&begun.fleet), held, "no node has deleted anything, and nothing had to be made anew");
     begun.goes_on(&published, &[gone]);
+}
+
+/// What the first build of a package has alone.
+fn own_bytes(generation: u64) -> Vec<u8> {
+    noise(100_000, 200 + generation)
+}
+
+/// Builds of two packages, of which each shares most with the one before: what a generation is packed into uses chunks of what
+/// the one before it was packed into.
+fn builds(fleet: &Fleet, generation: u64) -> Cache {
+    let cache = Cache::new(fleet.home().join(format!("builds-{generation}")));
+    cache.add(cache.entry(&format!("news-{generation}"), &noise(50_000, generation)));
+    for (package, first) in [("early", 1), ("late", 2)] {
+        if (first..first + 2).contains(&generation) {
+            let shared = noise(400_000, 100 + first);
+            let contents = [shared, own_bytes(generation)].concat();
+            cache.add(cache.entry(&format!("{package}-1.{generation}"), &contents));
+        }
+    }
+    cache
+}
+
+/// Has a path withdrawn, or purged.
+fn path(fleet: &Fleet, verb: &str, name: &str) -> Ended {
+    fleet.administer(0, &["path", verb, &store_path(name).to_string(), "--reason", "a court said so"])
+}
+
+/// Packs anew what holds a path beside others, and what uses chunks of that, and waits until one holder alone has not erased it.
+fn purge_but_for_one_holder(fleet: &Fleet, name: &str) {
+    let operator = fleet.home().join("operator.key");
+    let by = run(fleet.home(), "firn", ["key", "generate", text(&operator)]).success();
+    fleet.administer(0, &["operator", "add", by.trim(), "--name", "ada", "--role", "content"]).success();
+    path(fleet, "withdraw", name).success();
+    path(fleet, "purge", name).success();
+    let repacked = fleet.firn(&["repack", "--operator-key", text(&operator), "--json"]).success();
+    let repacked: Value = serde_json::from_str(&repacked).unwrap();
+    assert_eq!(repacked.as_array().unwrap().len(), 2, "what holds it, and what uses that: {repacked}");
+    wait_for("all but one holder have erased it", || {
+        let told = fleet.administer(0, &["path", "purges", "--json"]);
+        let told: Value = serde_json::from_str(told.stdout.lines().next()?).ok()?;
+        let waiting = told["waiting"].as_array()?;
+        (told["holders"] == NODES && waiting.len() == 1 && waiting[0]["online"] == false).then_some(())
+    });
+}
+
+/// How many shard files of a node have `bytes` in them.
+fn files_with(node: &Path, bytes: &[u8]) -> usize {
+    let fans = std::fs::read_dir(node.join("shards")).into_iter().flatten().flatten();
+    let files = fans.flat_map(|fan| std::fs::read_dir(fan.path()).into_iter().flatten().flatten());
+    let holds = |file: &PathBuf| {
+        std::fs::read(file).is_ok_and(|content| content.windows(bytes.len()).any(|window| window == bytes))
+    };
+    files.map(|file| file.path()).filter(holds).count()
+}
+
+#[test]
+fn what_lacks_a_bundle_waits_for_a_coordinator_that_is_down_while_nodes_are_away_and_they_erase_what_was_purged()
+ {
+    let mut fleet = Fleet::new();
+    let caches = [1, 2, 3].map(|generation| builds(&fleet, generation));
+    let publisher = caches[0].publisher();
+    fleet.administer(0, &["publisher", "add", &publisher]).success();
+    // Before, nobody remembers what is like what.
+    wait_for("coordinators have told each other that they all can", || {
+        path(&fleet, "purge", "news-1").stderr.contains("the path is not withdrawn").then_some(())
+    });
+    let (uploader, mut published) = (fleet.uploader_key(), BTreeMap::new());
+    for cache in &caches {
+        fleet.firn(&["publish", text(cache.path()), "--uploader-key", text(&uploader)]).success();
+        published.extend(path_infos(cache.path()));
+    }
+    // It does not compress, so a data shard holds it as it is. Whose that is goes before it is purged.
+    let secret = &own_bytes(1)[50_000..50_064];
+    let holders: Vec<usize> =
+        (0..NODES).filter(|number| files_with(&fleet.node(*number), secret) > 0).collect();
+    let [holder] = holders[..] else { panic!("one data shard holds it: {holders:?}") };
+    fleet.nodes[holder].take().unwrap().kill();
+    purge_but_for_one_holder(&fleet, "early-1.1");
+    let there: Vec<usize> = (0..NODES).filter(|number| *number != holder).collect();
+    until_nodes_know(&fleet, there.iter().copied());
+    let before = digests(fleet.home(), &fleet.coordinator(0));
+
+    // Another one is away from here on, and of three new coordinators one: of each bundle there are just enough shards.
+    let mut begun = Begun::with_members(fleet, &[], 3, |_| {});
+    let (away, shown) = there.split_first().unwrap();
+    begun.fleet.nodes = shown.iter().map(|number| Some(begun.start_node(*number))).collect();
+    begun.until_shown(shown.len());
+    administer(begun.fleet.home(), &begun.first, &["rebuild", "finish"]).success();
+    let third = &begun.members[2][..8];
+    let waits = format!("start {third}");
+    let waiting = wait_for("what lacks a bundle waits, and it is said for whom", || {
+        let told = begun.progress();
+        let reasons = told["unrestored"].to_string();
+        let is_said = reasons.contains("lacks a bundle") && reasons.contains(&waits);
+        (told["stage"] == "restoring" && is_said).then_some(told)
+    });
+    assert!(waiting["bundles_unrestored"].as_u64() > Some(0), "{waiting}");
+    let left: BTreeMap<_, _> =
+        published.into_iter().filter(|(hash, _)| hash != store_path("early-1.1").hash_part()).collect();
+    let kept = left.values().next().unwrap().store_path.to_string();
+    let refused = begun.firn(&["path-info", &kept]).failure(1);
+    assert!(refused.contains("rebuilt"), "nothing is answered without it: {refused}");
+
+    begun.programs.push(begun.start_coordinator(2, &[]));
+    wait_for("the archive is in service", || (begun.progress()["stage"] == "ended").then_some(()));
+    let whole = begun.progress();
+    assert_eq!(whole["unrestored"], Value::Array(vec![]), "{whole}");
+    // Whichever of the three led.
+    for number in 1..=3 {
+        let directory = begun.fleet.home().join(format!("new-{number}"));
+        wait_for("each coordinator has all of it", || {
+            (digests(begun.fleet.home(), &directory) == before).then_some(())
+        });
+    }
+    // As they come back: the one reads in the ledger of the new coordinators what the old ones had erased.
+    assert_eq!(files_with(&begun.fleet.node(holder), secret), 1);
+    for number in [*away, holder] {
+        begun.fleet.nodes.push(Some(begun.start_node(number)));
+    }
+    wait_for("what was purged has gone from the last disk", || {
+        (files_with(&begun.fleet.node(holder), secret) == 0).then_some(())
+    });
+    let (_gateway, url) = begun.start_gateway();
+    assert_served(&url, &left, &publisher);
+    let gone = store_path("early-1.1");
+    assert_eq!(get(&format!("{url}/{}.narinfo", gone.hash_part())).status, 404);
+    begun.firn(&["verify", "--all"]).success();
+    begun.programs.iter_mut().for_each(Running::assert_alive);
 }
