@@ -198,6 +198,11 @@ impl TestArchive {
         self.state().faults.lost_answers = answers;
     }
 
+    /// How many more commits nobody hears of.
+    pub(super) fn answers_to_lose(&self) -> u32 {
+        self.state().faults.lost_answers
+    }
+
     /// From now on others have taken the place of this bundle.
     pub(super) fn replace(&self, bundle: BundleId) {
         self.state().faults.replaced.insert(bundle);

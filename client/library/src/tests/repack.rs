@@ -229,10 +229,13 @@ async fn a_replacement_whose_answer_was_lost_is_done_and_made_once() {
     let cache = cache_of(&[("hello-1.0", 1), ("news-1", 3)]);
     let [old] = publish(&archive, &cache, PAYLOAD_BYTES_MAX).await[..] else { panic!("one bundle") };
     archive.lose_answers(1);
-    // As soon as it is carried out.
-    archive.replace(old);
+    // By the commit itself.
+    archive.replace_at_commit(old);
+    let before = archive.reservations();
     let (done, new) = pack_anew(&archive, old, &["news-1"], &[], PAYLOAD_BYTES_MAX).await.unwrap();
     assert_eq!((done.kept, done.left_out, new.len()), (1, 1, 1));
+    assert_eq!(archive.answers_to_lose(), 0, "the answer was lost");
+    assert_eq!((archive.commits(), archive.reservations()), (vec![1, 1], before + 1), "it was sent once");
     assert_restores(&archive, &cache);
 }
 

@@ -195,6 +195,24 @@ fn everything_but_what_is_purged_lies_in_the_new_bundle_from_one_command_on() {
 }
 
 #[test]
+fn a_replacement_that_is_asked_for_again_is_refused_and_changes_nothing_also_of_what_is_erased() {
+    let mut archive = shared_bundle();
+    // As of an operator's program whose answer was lost.
+    let command = replace(&[2], vec![replacement(7, &[1, 3])]);
+    assert_eq!(run(&mut archive, command.clone()), CommandOutcome::Applied);
+    let again = |archive: &mut Archive| {
+        let (before, place) = (full_digest(&archive.state), location(archive, 1));
+        let outcome = run(archive, command.clone());
+        assert!(changed(&outcome), "{outcome:?}");
+        assert_eq!((full_digest(&archive.state), location(archive, 1)), (before, place));
+    };
+    again(&mut archive);
+    let erase = Command::EraseBundle { bundle: bundle_id(1), surplus: Vec::new() };
+    assert_eq!(run(&mut archive, erase), CommandOutcome::Applied);
+    again(&mut archive);
+}
+
+#[test]
 fn variants_and_withdrawn_records_move_with_their_bundle_and_can_be_reinstated_there() {
     let mut archive = Archive::of(4);
     archive.publish(5, (2, 4), &FOUR);
