@@ -29,6 +29,10 @@ use crate::{ByteStream, ManifestReader, ReadError};
 // Pieces cut out of a frame keep all of it in memory; below this share of it they are copied.
 const SLICE_SHARE: usize = 4;
 
+// What is no longer than this is copied in any case, unless it is the whole frame: that takes 10 µs, and who takes its time with
+// a short answer keeps no more than that.
+const COPIED_BYTES_MAX: usize = 64 << 10;
+
 // What lies between two hash parts is not copied with them if it is longer: then the copy costs more than the piece.
 const COPY_BYTES_MAX: u64 = 16 << 10;
 
@@ -160,7 +164,8 @@ fn cut_visit(source: &ContentSource, visit: &Visit, frame: &CheckedFrame) -> Res
     }
     let frame = frame.bytes();
     let wanted: usize = stretches.iter().map(ExactSizeIterator::len).sum();
-    let copy_all = wanted.saturating_mul(SLICE_SHARE) < frame.len();
+    let copy_all = wanted.saturating_mul(SLICE_SHARE) < frame.len()
+        || (wanted <= COPIED_BYTES_MAX && wanted < frame.len());
     let mut position = visit.position;
     let mut pieces = Vec::with_capacity(stretches.len());
     for stretch in stretches {

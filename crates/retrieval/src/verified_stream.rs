@@ -1,4 +1,8 @@
 //! Streams that end cleanly only if they were what was promised.
+//!
+//! Always holds: the bytes with which a stream has all that were promised are handed out after everything was found right, and
+//! all others before the next ones are read, so that nobody who takes its time keeps two pieces. Leaves to others: where the
+//! bytes come from.
 
 use std::ops::Range;
 
@@ -33,8 +37,8 @@ struct Verification {
     environment: Environment,
     hasher: Hasher,
     count: u64,
-    // The piece before the next one: the last one is handed out only when all is well.
-    held: Option<Bytes>,
+    // With it everything is there that was promised: handed out only when all is well.
+    last: Option<Bytes>,
     ended: bool,
 }
 
@@ -64,7 +68,7 @@ pub(crate) fn verified_stream(inner: ByteStream, expected: Expected, environment
         environment,
         hasher: Hasher::Here(sha2::Sha256::new()),
         count: 0,
-        held: None,
+        last: None,
         ended: false,
     };
     stream::try_unfold(state, |mut state| async move {
@@ -74,12 +78,17 @@ pub(crate) fn verified_stream(inner: ByteStream, expected: Expected, environment
                 state.judge().await?;
                 break;
             };
-            state.take(&piece).await?;
-            if let Some(before) = state.held.replace(piece) {
-                return Ok(Some((before, state)));
+            // Behind the last one there may be such, and nothing else.
+            if piece.is_empty() {
+                continue;
             }
+            state.take(&piece).await?;
+            if state.count < state.expected.bytes {
+                return Ok(Some((piece, state)));
+            }
+            state.last = Some(piece);
         }
-        Ok(state.held.take().map(|last| (last, state)))
+        Ok(state.last.take().map(|last| (last, state)))
     })
     .boxed()
 }
@@ -172,4 +181,57 @@ pub(crate) fn cut_stream(inner: ByteStream, range: Range<u64>, key: ObjectKey) -
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: ObjectKey = ObjectKey::store_path([1; 20]);
+
+    /// A stream of these pieces, and of nothing for ever, of which `whole` was promised.
+    fn promised(whole: &[u8], pieces: &[&'static [u8]], ends: bool) -> ByteStream {
+        let expected = Expected {
+            key: KEY,
+            bytes: whole.len() as u64,
+            sha256: Some(Sha256::of(whole)),
+            composition: None,
+        };
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Bytes::from_static(piece))).collect();
+        let inner = stream::iter(pieces);
+        let inner = if ends { inner.boxed() } else { inner.chain(stream::pending()).boxed() };
+        verified_stream(inner, expected, Environment::real())
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_handed_out_before_the_next_one_is_read_and_the_last_one_when_all_is_right() {
+        let mut unended = promised(b"abcd", &[b"a", b"", b"bc", b"d"], false);
+        for piece in [&b"a"[..], b"bc"] {
+            assert_eq!(unended.next().now_or_never().unwrap().unwrap().unwrap(), piece);
+        }
+        assert!(unended.next().now_or_never().is_none(), "more may follow");
+        let ended = promised(b"abcd", &[b"a", b"", b"bc", b"d", b""], true);
+        let pieces: Vec<_> = ended.map(Result::unwrap).collect().await;
+        assert_eq!(pieces, [&b"a"[..], b"bc", b"d"]);
+        assert!(promised(b"", &[b""], true).next().await.is_none(), "nothing was promised");
+    }
+
+    #[tokio::test]
+    async fn of_what_is_wrong_in_its_hash_or_length_the_last_promised_byte_is_withheld() {
+        const WRONG: [&[&[u8]]; 4] =
+            [&[b"ab", b"cx"], &[b"ab", b"cd", b"e"], &[b"ab", b"cde"], &[b"ab", b"c"]];
+        for pieces in WRONG {
+            let mut wrong = promised(b"abcd", pieces, true);
+            assert_eq!(wrong.next().await.unwrap().unwrap(), &b"ab"[..]);
+            let mut given = 2;
+            let failure = loop {
+                match wrong.next().await.expect("it has no clean end") {
+                    Ok(piece) => given += piece.len(),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(failure, ReadError::WrongObject { key: KEY, .. }), "{failure}");
+            assert!(given < 4, "{pieces:?}");
+        }
+    }
 }

@@ -467,6 +467,24 @@ fn neighbouring_small_objects_cost_one_frame_read() {
     });
 }
 
+#[test]
+fn whoever_takes_a_short_object_keeps_nothing_else_of_its_frame_in_memory() {
+    let (short, long) = (noise(60_000, 1), noise(100_000, 2));
+    let packed = pack(&[(nar_record(1, &short), short.clone()), (nar_record(2, &long), long.clone())]);
+    block_on(async {
+        let reader = objects(MemoryReader::of(std::slice::from_ref(&packed)), inline());
+        // From the node, and from memory.
+        for _ in 0..2 {
+            for (number, object, is_copied) in [(0, &short, true), (1, &long, false)] {
+                let pieces = open(&reader, &packed, number).await.stream(None).unwrap();
+                let pieces: Vec<Bytes> = pieces.map(Result::unwrap).collect().await;
+                assert!(pieces.concat() == **object);
+                assert!(pieces.iter().all(|piece| piece.is_unique() == is_copied), "{number}");
+            }
+        }
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_nobody_takes_from_fetches_only_a_few_frames() {
     let nar = noise(6_000_000, 1);
