@@ -33,16 +33,16 @@ const DECODERS_MEBIBYTES_MAX: usize = 4608;
 /// The same of one client: a quarter of all. Nix decompresses 16 at once, which are larger than 64 MB only now and then.
 const CLIENT_DECODERS_MEBIBYTES_MAX: usize = 1152;
 
-/// Downloads of what is sent as it is, at once: as many as there may be connections by default. Each may hold three frames
-/// beyond what all fetch ahead together: the one that its client is given, the one that waits until it is known to be right,
-/// and the next. They have 1 MiB as our publisher makes them.
+/// Downloads of what is sent as it is, at once: as many as there may be connections by default. Each may hold two frames
+/// beyond what all fetch ahead together: the one that its client is given, and the next. They have 1 MiB as our publisher
+/// makes them.
 const PLAIN_MAX: usize = 1024;
 
 /// The same of one client: as many as it may have compressed.
 const CLIENT_PLAIN_MAX: usize = 64;
 
-/// What is no longer than this needs no place if it is sent as it is: it goes at once. It keeps its frame only where that has
-/// less than four times as many bytes, so all that one client may ask for at once, 1,600 of these, keeps 420 MB at most.
+/// What is no longer than this needs no place if it is sent as it is: it goes at once, and it is copied out of its frame. So all
+/// that one client may ask for at once, 1,600 of these, keeps 105 MB at most.
 pub(crate) const WITHOUT_PLACE_BYTES_MAX: u64 = 64 << 10;
 
 // Nix tries again by itself, and later than at once. Most NARs are sent in less.

@@ -10,7 +10,8 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::coordinators::BundleStanding;
-use crate::gateway_core::GatewayCore;
+use crate::download_places::ClientPlaces;
+use crate::gateway_core::{GatewayCore, Use};
 use crate::open_object::OpenObject;
 use crate::serve_error::ServeError;
 
@@ -50,30 +51,40 @@ pub(crate) struct Archived {
 }
 
 impl GatewayCore {
-    /// How the store path with this hash stands.
-    pub(crate) async fn explain(self: &Arc<Self>, hash: [u8; 20]) -> Explanation {
+    /// How the store path with this hash stands. What has to be decompressed for it takes one of `client`'s places.
+    pub(crate) async fn explain(
+        self: &Arc<Self>,
+        hash: [u8; 20],
+        client: Option<&ClientPlaces>,
+    ) -> Explanation {
         let key = ObjectKey::store_path(hash);
-        let standing = match self.archived(hash).await {
+        let standing = match self.archived(hash, client).await {
             Ok(archived) => Standing::Archived(archived),
             Err(ServeError::NotArchived(_)) => match self.withdrawal(&key) {
                 Some(reason) => Standing::Withdrawn { reason },
                 None => Standing::Absent,
             },
-            Err(ServeError::Unreadable { cause, .. }) => Standing::Unreadable { cause },
+            Err(ServeError::Unreadable { cause, .. } | ServeError::Busy { why: cause }) => {
+                Standing::Unreadable { cause }
+            }
             Err(ServeError::Unsettled { cause }) => Standing::Unsettled { cause },
         };
         Explanation { position: self.feed_position(), standing }
     }
 
-    async fn archived(self: &Arc<Self>, hash: [u8; 20]) -> Result<Archived, ServeError> {
+    async fn archived(
+        self: &Arc<Self>,
+        hash: [u8; 20],
+        client: Option<&ClientPlaces>,
+    ) -> Result<Archived, ServeError> {
         let (info, bundle) = self.path_info(hash).await?;
         let fingerprint = info.fingerprint();
         let governance = self.governance();
         let signers =
             governance.publishers.iter().filter(|key| key.has_signed(&fingerprint, &info.signatures));
         let unreadable = match self.nar(hash, info.nar_hash).await {
-            Ok(nar) => first_byte(&nar).await.err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
+            Ok(nar) => self.read_first_byte(&nar, client).await.err().map(ServeError::cause),
+            Err(error) => Some(error.cause()),
         };
         Ok(Archived {
             store_path: info.store_path.to_string(),
@@ -83,13 +94,18 @@ impl GatewayCore {
             unreadable,
         })
     }
-}
 
-/// Reads as much of a NAR as must be read for its first byte.
-async fn first_byte(nar: &OpenObject) -> Result<(), ServeError> {
-    let mut stream = nar.stream(0..nar.bytes().min(1)).await?;
-    stream.next().await.transpose()?;
-    Ok(())
+    /// Reads as much of a NAR as must be read for its first byte.
+    async fn read_first_byte(
+        &self,
+        nar: &OpenObject,
+        client: Option<&ClientPlaces>,
+    ) -> Result<(), ServeError> {
+        let first = 0..nar.bytes().min(1);
+        let (mut stream, _place) = self.begin(nar, first, None, Use::LookedAt, client).await?;
+        stream.next().await.transpose()?;
+        Ok(())
+    }
 }
 
 impl Explanation {
@@ -110,7 +126,7 @@ impl Explanation {
                 format!("this store path is archived, and cannot be read now: {cause}")
             }
             Standing::Unsettled { cause } => {
-                format!("whether this store path is archived cannot be settled now: {cause}")
+                format!("whether this store path is archived cannot be settled now: {cause}; try again later")
             }
         }
     }

@@ -8,6 +8,7 @@
 mod behind;
 mod found;
 mod looking_up;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use crate::bounded_cache::BoundedCache;
 use crate::closure_walk::ClosureWalk;
 use crate::coordinators::{Governance, KeyIndex};
 use crate::disk_cache::DiskCache;
-use crate::download_places::DownloadPlaces;
+use crate::download_places::{ClientPlaces, DownloadPlaces};
 use crate::filter_keeper::{FilterLists, KeeperCounts};
 use crate::frame_book::FrameBook;
 use crate::key_ranges::KeyRanges;
@@ -46,6 +47,7 @@ use behind::Behind;
 use found::Found;
 pub(crate) use looking_up::Hit;
 use looking_up::Remembered;
+pub(crate) use reading::Use;
 
 /// What a core reads through and how much it remembers.
 #[derive(Debug)]
@@ -304,12 +306,6 @@ impl GatewayCore {
         OpenObject::new(self.objects.clone(), variants).ok_or(ServeError::NotArchived(NO_SUCH_NAR))
     }
 
-    /// The NAR that the narinfo of the store path names.
-    pub async fn preferred_nar(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
-        let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
-        self.nar(hash, found.narinfos()?.info.nar_hash).await
-    }
-
     /// The build log of the derivation with this hash, decompressed.
     pub async fn log(self: &Arc<Self>, hash: [u8; 20]) -> Result<OpenObject, ServeError> {
         self.blob(ObjectKey::build_log(hash), NO_LOG).await
@@ -320,13 +316,19 @@ impl GatewayCore {
         self.blob(ObjectKey::named(KeyKind::Realisation, url.as_str()), NO_REALISATION).await
     }
 
-    /// The debuginfo link of this build id, as a file that names the gateway's own NAR.
-    pub async fn debug_info(self: &Arc<Self>, id: BuildId) -> Result<Bytes, ServeError> {
+    /// The debuginfo link of this build id, as a file that names the gateway's own NAR. What has to be decompressed for it takes
+    /// one of `client`'s places.
+    pub(crate) async fn debug_info(
+        self: &Arc<Self>,
+        id: BuildId,
+        client: Option<&ClientPlaces>,
+    ) -> Result<Bytes, ServeError> {
         let absent = || ServeError::NotArchived(NO_DEBUG_INFO);
         let object = self.blob(ObjectKey::new(KeyKind::DebugInfo, id.0), NO_DEBUG_INFO).await?;
         let bytes = usize::try_from(object.bytes()).ok().filter(|bytes| *bytes <= DEBUG_INFO_BYTES_MAX);
         let mut file = Vec::with_capacity(bytes.ok_or_else(absent)?);
-        let mut stream = object.stream(0..object.bytes()).await?;
+        let whole = 0..object.bytes();
+        let (mut stream, _place) = self.begin(&object, whole, None, Use::LookedAt, client).await?;
         while let Some(piece) = stream.next().await {
             file.extend_from_slice(&piece?);
         }
@@ -371,7 +373,7 @@ impl GatewayCore {
     }
 
     /// The listing of the store path's NAR, as JSON. Made by reading the NAR once.
-    pub async fn listing(self: &Arc<Self>, hash: [u8; 20]) -> Result<Bytes, ServeError> {
+    pub(crate) async fn listing(self: &Arc<Self>, hash: [u8; 20]) -> Result<Bytes, ServeError> {
         let found = self.find(ObjectKey::store_path(hash), NOT_ARCHIVED).await?;
         let nar_hash = found.narinfos()?.info.nar_hash;
         let nar = self.nar(hash, nar_hash).await?;

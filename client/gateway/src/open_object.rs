@@ -73,7 +73,7 @@ impl OpenObject {
     ///
     /// # Errors
     /// What kept the first bytes from being read. Later failures come from the stream.
-    pub async fn stream(&self, range: Range<u64>) -> Result<ByteStream, ServeError> {
+    pub(crate) async fn stream(&self, range: Range<u64>) -> Result<ByteStream, ServeError> {
         let mut failure = None;
         for variant in &self.variants {
             match self.begin(variant, range.clone()).await {

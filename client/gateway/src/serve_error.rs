@@ -3,6 +3,7 @@
 use firn_retrieval::ReadError;
 
 use crate::coordinators::CoordinatorsAway;
+use crate::download_places::NoPlace;
 
 /// Why an object is not served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,10 +21,16 @@ pub enum ServeError {
         passing: bool,
     },
     /// Whether the archive has it cannot be known at the moment: answered as what cannot be read.
-    #[error("whether this is archived cannot be settled now: {cause}")]
+    #[error("whether this is archived cannot be settled now: {cause}; try again later")]
     Unsettled {
         /// What stands in the way.
         cause: String,
+    },
+    /// As much goes on as may at the moment: 503, to whoever shall come again soon.
+    #[error("{why}")]
+    Busy {
+        /// What there is too much of.
+        why: String,
     },
 }
 
@@ -36,6 +43,20 @@ impl ServeError {
     /// It is archived and was not read for this reason.
     pub(crate) fn unreadable(cause: &impl std::fmt::Display) -> Self {
         Self::Unreadable { cause: cause.to_string(), passing: true }
+    }
+
+    /// What stands in the way, without the words that an answer has before it.
+    pub(crate) fn cause(self) -> String {
+        match self {
+            Self::NotArchived(sentence) => sentence.to_owned(),
+            Self::Unreadable { cause, .. } | Self::Unsettled { cause } | Self::Busy { why: cause } => cause,
+        }
+    }
+}
+
+impl From<NoPlace> for ServeError {
+    fn from(error: NoPlace) -> Self {
+        Self::Busy { why: error.to_string() }
     }
 }
 

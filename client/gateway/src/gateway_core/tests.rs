@@ -107,28 +107,62 @@ async fn of_contents_that_differ_none_is_served_before_ranks_are_known_nor_by_ol
     assert_ne!(core.listing([1; 20]).await.unwrap(), listing, "it is that of the NAR that is served now");
 }
 
-#[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_decoder_keeps_no_turn_of_its_connection_meanwhile() {
-    let nar = nar_of(1000);
+/// A small path 1 as its published file alone, a small path 2 and a path 3 that is sent only in a place. Nobody has a place yet.
+fn of_every_kind() -> (Arc<GatewayCore>, [String; 3]) {
+    let (small, large) = (nar_of(1000), nar_of(100_000));
     let mut maker = ArchiveMaker::default();
-    maker.published_path(path_info(1, &nar), &nar);
-    maker.path(&path_info(2, &nar), &nar);
+    maker.published_path(path_info(1, &small), &small);
+    maker.path(&path_info(2, &small), &small);
+    maker.path(&path_info(3, &large), &large);
     maker.seal();
     let core = Arc::new(support::core(&Arc::new(maker.finish())));
+    let numbered = |number, nar: &[u8]| nar_path(nar).replace(&hash_part(1), &hash_part(number));
+    (core, [nar_path(&small), numbered(2, &small), numbered(3, &large)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_place_keeps_no_turn_of_its_connection_meanwhile() {
+    let (core, [published, small, large]) = of_every_kind();
     let mut held = Vec::new();
     while let Ok(place) = core.downloads.decoder(None, 144).await {
+        held.push(place);
+    }
+    while let Ok(place) = core.downloads.plain(None).await {
+        held.push(place);
+    }
+    while let Ok(place) = core.downloads.encoder(None).await {
         held.push(place);
     }
     let router = Router::new(Arc::clone(&core), WhenUnreadable::Retry, NarCompression::None, None);
     let turns = Arc::new(Semaphore::new(1));
     let arrival = Arrival { turns: Some(&turns), ..Arrival::default() };
-    let ask = |path: String| router.respond_as(Request::get(path).body(()).unwrap(), arrival);
-    for form in ["", ".zst"] {
-        let published = format!("{}{form}", nar_path(&nar));
-        let other = published.replace(&hash_part(1), &hash_part(2));
-        match select(pin!(ask(published)), pin!(ask(other))).await {
-            Either::Right(((_, answer), _)) => assert_eq!(answer.status(), StatusCode::OK, "{form}"),
-            Either::Left(_) => panic!("{form}: the other one waited as well"),
+    let ask = |path: &str| router.respond_as(Request::get(path).body(()).unwrap(), arrival);
+    for waiting in [&published, &format!("{published}.zst"), &large, &format!("{large}.zst")] {
+        match select(pin!(ask(waiting)), pin!(ask(&small))).await {
+            Either::Right(((_, answer), _)) => assert_eq!(answer.status(), StatusCode::OK, "{waiting}"),
+            Either::Left(_) => panic!("{waiting}: the other one waited as well"),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_its_turn_keeps_no_place_meanwhile() {
+    let (core, [.., large]) = of_every_kind();
+    let mut held = Vec::new();
+    while let Ok(place) = core.downloads.plain(None).await {
+        held.push(place);
+    }
+    let router = Router::new(Arc::clone(&core), WhenUnreadable::Retry, NarCompression::None, None);
+    let turns = Arc::new(Semaphore::new(1));
+    let arrival = Arrival { turns: Some(&turns), ..Arrival::default() };
+    let mut asking = pin!(router.respond_as(Request::get(&large).body(()).unwrap(), arrival));
+    let moment = Duration::from_secs(1);
+    assert!(timeout(moment, asking.as_mut()).await.is_err(), "there is no place");
+    let other = Arc::clone(&turns).try_acquire_owned().expect("it keeps no turn");
+    held.pop();
+    assert!(timeout(moment, asking.as_mut()).await.is_err(), "it is not its turn");
+    assert_eq!(core.downloads.plain_taken(), held.len(), "it keeps no place");
+    drop(other);
+    let (_, answer) = timeout(moment, asking).await.expect("it has both");
+    assert_eq!((answer.status(), core.downloads.plain_taken()), (StatusCode::OK, held.len() + 1));
 }

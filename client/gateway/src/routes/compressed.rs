@@ -14,14 +14,14 @@ use futures::TryStreamExt;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
-use super::objects::{Room, Use, behind_the_end, content_range, etag};
+use super::objects::{Room, behind_the_end, content_range, etag};
 use super::{Answer, Asked, CACHE_FOR_EVER, Router, ZSTD};
 use crate::body::GatewayBody;
 use crate::compressed_nar::{FORM, FrameListener, FrameStream, compressed, cut};
 use crate::disk_cache::DiskCache;
 use crate::frame_book::{NarName, Unmeasured};
 use crate::frame_lengths::{FrameDiffers, FrameLengths, MadeFrame};
-use crate::gateway_core::GatewayCore;
+use crate::gateway_core::{GatewayCore, Use};
 use crate::open_object::OpenObject;
 use crate::range_header::Wanted;
 use crate::serve_error::ServeError;

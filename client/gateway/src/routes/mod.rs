@@ -290,6 +290,7 @@ impl Router {
                 self.core.metrics.count_unreadable();
                 tracing::warn!("{key} is archived but cannot be read now: {cause}");
             }
+            ServeError::Busy { why } => return self.busy(why),
             // While the network is away every question may come to this: the follower of the feed says so once.
             ServeError::Unsettled { .. } => self.core.metrics.count_unsettled(),
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use firn_base::{KeyKind, ObjectKey};
 use firn_nix_format::{BuildId, RealisationUrl, Sha256};
 use firn_retrieval::ByteStream;
+use futures::FutureExt;
 use hyper::StatusCode;
 use hyper::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, IF_RANGE, RANGE,
@@ -17,7 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Answer, Asked, CACHE_FOR_EVER, CACHE_SHORT, JSON, NAR, Router, TEXT};
 use crate::body::GatewayBody;
-use crate::download_places::{ClientPlaces, DownloadPlace, NoPlace, WITHOUT_PLACE_BYTES_MAX};
+use crate::download_places::{ClientPlaces, DownloadPlace, NoPlace};
+use crate::gateway_core::Use;
 use crate::metrics::RouteKind;
 use crate::open_object::OpenObject;
 use crate::range_header::{Wanted, counts_from_end, wanted};
@@ -28,18 +30,6 @@ struct Kind {
     route: RouteKind,
     content_type: HeaderValue,
     cache: HeaderValue,
-}
-
-/// What is done with what is read of an object.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Use {
-    /// So many bytes are sent as they are.
-    Sent {
-        /// How many.
-        bytes: u64,
-    },
-    /// It is compressed.
-    Compressed,
 }
 
 /// A place for an object, and what is needed to ask for another one.
@@ -81,7 +71,7 @@ impl Router {
     }
 
     pub(super) async fn debug_info(&self, id: BuildId, asked: Asked<'_>) -> Answer {
-        match self.core.debug_info(id).await {
+        match self.core.debug_info(id, asked.arrival.places).await {
             Ok(link) => self.made(link, asked),
             Err(error) => self.refusal(&ObjectKey::new(KeyKind::DebugInfo, id.0), error),
         }
@@ -160,37 +150,24 @@ impl Router {
         asked: Asked<'_>,
         turn: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Room, NoPlace> {
-        // The turns of a connection are few, and for a decoder one may have to wait: others go on meanwhile. All else keeps
-        // its turn while it waits, so that no connection has more places than turns.
-        if object.decoder_mebibytes().is_some() {
-            *turn = None;
-        } else if turn.is_none() {
-            *turn = asked.turn().await;
-        }
         let client = asked.arrival.places;
-        let place = self.place(object, what_for, client).await?;
-        if turn.is_none() {
-            *turn = asked.turn().await;
-        }
+        let place = loop {
+            if turn.is_none() {
+                *turn = asked.turn().await;
+            }
+            if let Some(place) = self.core.place(object, what_for, client).now_or_never() {
+                break place?;
+            }
+            // The turns of a connection are few: others go on while this one waits for its place.
+            *turn = None;
+            let place = self.core.place(object, what_for, client).await?;
+            if let Some(free) = asked.turn().now_or_never() {
+                *turn = free;
+                break place;
+            }
+            // Whoever waits for its turn keeps no place, so that no connection has more places than turns.
+        };
         Ok(Room { place, what_for, client: client.cloned() })
-    }
-
-    /// What is short and sent as it is needs no place; what is decompressed needs one by its memory.
-    async fn place(
-        &self,
-        object: &OpenObject,
-        what_for: Use,
-        client: Option<&ClientPlaces>,
-    ) -> Result<DownloadPlace, NoPlace> {
-        let downloads = &self.core.downloads;
-        if let Some(mebibytes) = object.decoder_mebibytes() {
-            return downloads.decoder(client, mebibytes).await;
-        }
-        match what_for {
-            Use::Sent { bytes } if bytes <= WITHOUT_PLACE_BYTES_MAX => Ok(DownloadPlace::default()),
-            Use::Sent { .. } => downloads.plain(client).await,
-            Use::Compressed => downloads.encoder(client).await,
-        }
     }
 
     /// The bytes `range` of `object`, found anew if it does not lie any more where it was found before, and the place that
@@ -205,7 +182,7 @@ impl Router {
     ) -> Result<(ByteStream, DownloadPlace), ServeError> {
         let Room { place, what_for, client } = room;
         let client = client.as_ref();
-        match self.begin(&object, range.clone(), Some(place), what_for, client).await {
+        match self.core.begin(&object, range.clone(), Some(place), what_for, client).await {
             Err(ServeError::Unreadable { passing: false, .. }) => {
                 self.core.forget(key);
                 let found = again().await?;
@@ -213,36 +190,10 @@ impl Router {
                 if found.bytes() != object.bytes() {
                     return Err(ServeError::unreadable(&"it has another length now"));
                 }
-                self.begin(&found, range, None, what_for, client).await
+                self.core.begin(&found, range, None, what_for, client).await
             }
             begun => begun,
         }
-    }
-
-    /// The bytes `range` of `object` where it can be read; a decoder begins only in a place for one.
-    async fn begin(
-        &self,
-        object: &OpenObject,
-        range: Range<u64>,
-        mut place: Option<DownloadPlace>,
-        what_for: Use,
-        client: Option<&ClientPlaces>,
-    ) -> Result<(ByteStream, DownloadPlace), ServeError> {
-        let mut failure = None;
-        for object in object.by_decoding() {
-            let place = match place.take() {
-                Some(place) => place,
-                None => {
-                    let place = self.place(&object, what_for, client).await;
-                    place.map_err(|none| ServeError::unreadable(&none))?
-                }
-            };
-            match object.stream(range.clone()).await {
-                Ok(stream) => return Ok((stream, place)),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(|| ServeError::unreadable(&"no bundle holds it")))
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
 
 impl Router {
     pub(super) async fn why(&self, hash: [u8; 20], asked: Asked<'_>) -> Answer {
-        let explanation = self.core.explain(hash).await;
+        let explanation = self.core.explain(hash, asked.arrival.places).await;
         let answer = if asked.accepts_json() {
             Answer::whole(explanation.to_json().into(), JSON, NO_STORE)
         } else {

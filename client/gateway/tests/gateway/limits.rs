@@ -11,11 +11,13 @@ use crate::support::{
     ArchiveMaker, MemoryArchive, body, forgetful_router, get, hash_part, header, nar_of, nar_path, one_path,
     path_info, path_info_of, router,
 };
+use firn_base::{KeyKind, ObjectKey};
+use firn_bundle::{Blob, Encoding, NewRecord};
 use firn_gateway::{
     BoundPort, LogDestination, LogDetail, RequestLog, Router, RunningServer, ServerLimits, ServerOptions,
     WhenUnreadable,
 };
-use firn_nix_format::StorePath;
+use firn_nix_format::{BuildId, Compression, DebugInfoLink, Sha256, StorePath};
 use firn_transport::Environment;
 use http_body_util::BodyExt;
 use hyper::{Request, StatusCode};
@@ -406,6 +408,55 @@ async fn what_is_archived_as_its_published_file_is_decompressed_for_so_many_at_o
         drop((answer, held));
         assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0, "{form}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_looked_at_for_an_answer_is_decompressed_in_a_place_for_that() {
+    let (nar, id) = (nar_of(60_000), BuildId([21; 20]));
+    let owner = StorePath::from_parts([1; 20], "hello-2.12.1").unwrap();
+    let link = DebugInfoLink {
+        archive: "../nar/original.nar.xz".to_owned(),
+        member: "x".to_owned(),
+        store_path: Some(owner),
+    };
+    let link = link.to_json().into_bytes();
+    let blob = Blob {
+        url: id.urls()[0].clone(),
+        compression: Compression::Zstd,
+        bytes: link.len() as u64,
+        sha256: Sha256::of(&link),
+    };
+    let mut maker = ArchiveMaker::default();
+    maker.published_path(path_info(1, &nar), &nar);
+    let record = NewRecord::blob(ObjectKey::new(KeyKind::DebugInfo, id.0), blob, Encoding::Verbatim);
+    maker.object(record, &zstd::stream::encode_all(&link[..], 3).unwrap());
+    maker.seal();
+    let router = router(&Arc::new(maker.finish()), WhenUnreadable::Miss);
+    let why = async || {
+        let answer = get(&router, &format!("/why/{}", hash_part(1))).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        String::from_utf8(body(answer).await.to_vec()).unwrap()
+    };
+    let link = format!("/{}", id.urls()[0]);
+    assert!(!why().await.contains("cannot be read"));
+    assert_eq!(get(&router, &link).await.status(), StatusCode::OK);
+    assert_eq!(gauge(&router, "firn_gateway_decoders").await, 0, "they gave their places back");
+    let mut held = Vec::new();
+    while held.last().is_none_or(|answer: &hyper::Response<_>| answer.status() == StatusCode::OK) {
+        held.push(get(&router, &nar_path(&nar)).await);
+        assert!(held.len() < 1024, "they are bounded");
+    }
+    held.pop();
+    let sentence = why().await;
+    let busy = "; it cannot be read now: as many downloads as may be are decompressed now: ask again";
+    assert!(sentence.ends_with(busy), "{sentence}");
+    let refused = get(&router, &link).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(header(&refused, "retry-after"), "10");
+    assert_eq!(gauge(&router, "firn_gateway_decoders").await, held.len());
+    held.pop();
+    assert!(!why().await.contains("cannot be read"));
+    assert_eq!(get(&router, &link).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
