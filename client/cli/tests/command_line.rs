@@ -80,11 +80,19 @@ fn a_missing_or_malformed_descriptor_ends_in_a_sentence() {
     let output = firn(&["status", "--archive", missing.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(sentence(&output).starts_with("error: cannot read the archive descriptor"));
+    assert!(sentence(&output).contains("/archive of its HTTP port"), "where to have it from");
+    let whole = std::fs::read_to_string(descriptor(place.path())).unwrap();
+    let torn = &whole[..whole.len() / 2];
     let wrong = place.path().join("wrong");
-    std::fs::write(&wrong, "hello").unwrap();
-    let output = firn(&["status", "--archive", wrong.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(sentence(&output).contains("not an archive descriptor"));
+    for (text, what) in [("hello", "not an archive descriptor"), (torn, "fetch it again")] {
+        std::fs::write(&wrong, text).unwrap();
+        for words in [&["status"][..], &["gateway", "--listen", "127.0.0.1:0"]] {
+            let output = firn(&[words, &["--archive", wrong.to_str().unwrap()]].concat());
+            assert_eq!(output.status.code(), Some(1));
+            let sentence = sentence(&output);
+            assert!(sentence.contains(what) && sentence.contains(wrong.to_str().unwrap()), "{sentence}");
+        }
+    }
 }
 
 #[test]

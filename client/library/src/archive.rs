@@ -49,7 +49,11 @@ pub struct Archive {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenArchiveError {
     /// The file is not there or cannot be read.
-    #[error("cannot read the archive descriptor {}: {source}", path.display())]
+    #[error(
+        "cannot read the archive descriptor {}: {source}; the archive's operator gives it to you, and each coordinator has it at \
+         /archive of its HTTP port",
+        path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -57,14 +61,25 @@ pub enum OpenArchiveError {
         source: io::Error,
     },
     /// The URL gave nothing.
-    #[error("cannot fetch the archive descriptor {url}: {reason}")]
+    #[error(
+        "cannot fetch the archive descriptor {url}: {reason}; a coordinator has it at /archive of its HTTP port, and a file with it \
+         can be named instead"
+    )]
     Fetch {
         /// The URL.
         url: String,
         /// What happened.
         reason: String,
     },
-    /// It is no descriptor.
+    /// What is there is no descriptor.
+    #[error("{place}: {source}")]
+    NoDescriptor {
+        /// The file or URL.
+        place: String,
+        /// What is wrong with it.
+        source: DescriptorError,
+    },
+    /// What was given is no descriptor.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
     /// No socket.

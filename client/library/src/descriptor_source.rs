@@ -2,6 +2,7 @@
 //!
 //! Always holds: at most 1 MiB is read, and what is returned was verified against the archive's key.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -30,12 +31,17 @@ impl DescriptorSource {
 
     /// The file in `directory` in which the newest descriptor from here is kept.
     pub(crate) fn kept_in(&self, directory: &Path) -> PathBuf {
-        let name = match self {
-            Self::File(path) => path.to_string_lossy().into_owned(),
-            Self::Url(url) => url.clone(),
-        };
-        let digest = blake3::hash(name.as_bytes()).to_hex();
+        let digest = blake3::hash(self.to_string().as_bytes()).to_hex();
         directory.join(format!("archive-{}.firn", &digest[..16]))
+    }
+}
+
+impl fmt::Display for DescriptorSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(formatter),
+            Self::Url(url) => formatter.write_str(url),
+        }
     }
 }
 
@@ -53,7 +59,7 @@ pub(crate) fn fetch_descriptor(source: &DescriptorSource) -> Result<Descriptor, 
             read_text(fetched.reader).map_err(|error| failed(error.to_string()))?
         }
     };
-    Ok(text.parse()?)
+    text.parse().map_err(|error| OpenArchiveError::NoDescriptor { place: source.to_string(), source: error })
 }
 
 fn read_text(reader: impl Read) -> io::Result<String> {
