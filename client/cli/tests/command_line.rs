@@ -118,6 +118,11 @@ fn a_port_in_use_ends_in_a_sentence() {
     assert_eq!(output.status.code(), Some(1));
     let error = sentence(&output);
     assert!(error.contains(&address.port().to_string()) && error.contains("in use"), "{error}");
+    // Set aside for examples: nobody has it.
+    let output = firn(&["gateway", "--archive", &descriptor(place.path()), "--listen", "192.0.2.1:8080"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = sentence(&output);
+    assert!(error.contains("this machine has no address 192.0.2.1"), "{error}");
 }
 
 #[test]

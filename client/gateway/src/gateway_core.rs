@@ -1,9 +1,9 @@
 //! The gateway without its sockets: from a name to a narinfo, NAR, listing, log, realisation or debuginfo link.
 //!
-//! Owns: remembering what was found, opening objects; below it, finding records (`looking_up`). Always holds: absence is
-//! decided from what is here, or from an index range, without naming the key to anybody (invariant 12); an object that is
-//! archived is never reported absent; memory is bounded by the options. Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys
-//! (`key_view`, `key_ranges`).
+//! Owns: remembering what was found, opening objects; below it, finding records (`looking_up`) and reading in a place
+//! (`reading`). Always holds: absence is decided from what is here, or from an index range, without naming the key to anybody
+//! (invariant 12); an object that is archived is never reported absent; memory is bounded by the options. Leaves to others:
+//! reading (`firn-retrieval`), HTTP (`routes`), knowing keys (`key_view`, `key_ranges`).
 
 mod behind;
 mod found;

@@ -223,7 +223,8 @@ impl Router {
             }
             Target::Ready => (RouteKind::Other, self.ready()),
             Target::Unknown => {
-                let sentence = "there is nothing here: this is a Nix binary cache, see /nix-cache-info";
+                let sentence =
+                    "there is nothing here: this is a Nix binary cache, and its page at / says how to use it";
                 (RouteKind::Other, Answer::sentence(StatusCode::NOT_FOUND, sentence.into(), CACHE_MISS))
             }
             Target::Malformed(sentence) => {

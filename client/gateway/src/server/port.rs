@@ -21,6 +21,18 @@ pub enum ListenError {
         /// The address asked for.
         address: SocketAddr,
     },
+    /// The system keeps the port for others.
+    #[error("this user may not listen on TCP port {}: choose a port of 1024 or above, or let a service manager hand the port over", address.port())]
+    Denied {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// No interface has the address.
+    #[error("this machine has no address {}: listen on one that it has, or on 0.0.0.0 or [::] for all", address.ip())]
+    NotHere {
+        /// The address asked for.
+        address: SocketAddr,
+    },
     /// Anything else.
     #[error("cannot listen on TCP address {address}: {source}")]
     Socket {
@@ -47,6 +59,8 @@ impl ListenError {
     fn from_io(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::InUse { address },
+            io::ErrorKind::PermissionDenied => Self::Denied { address },
+            io::ErrorKind::AddrNotAvailable => Self::NotHere { address },
             _ => Self::Socket { address, source },
         }
     }
