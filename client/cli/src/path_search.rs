@@ -51,6 +51,9 @@ pub(crate) enum WhoseError {
          later"
     )]
     NotVouched(LedgerError),
+    /// No coordinator gave a ledger: keys would not help.
+    #[error("nothing can be looked up now: {0}; try again later")]
+    NobodyVouches(LedgerError),
     /// The coordinators.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -201,6 +204,9 @@ pub(crate) fn whose_signatures(
             tracing::warn!("why a path was withdrawn is not known now: {error}");
             Ok((trusted, BTreeMap::new()))
         }
+        (Err(AskError::Ledger(error @ LedgerError::TooFew { found: 0, .. })), None) => {
+            Err(WhoseError::NobodyVouches(error))
+        }
         (Err(AskError::Ledger(error @ LedgerError::TooFew { .. })), None) => {
             Err(WhoseError::NotVouched(error))
         }
@@ -237,6 +243,12 @@ mod tests {
         assert_eq!((publishers, withdrawn.len()), (vec![key.clone()], 0));
         let sentence = whose_signatures(too_few(), None).unwrap_err().to_string();
         assert!(sentence.contains("pass their keys with --trusted-public-keys"), "{sentence}");
+        let nobody = LedgerError::TooFew { found: 0, needed: 2, failures: Vec::new() };
+        let sentence = whose_signatures(Err(AskError::Ledger(nobody)), None).unwrap_err().to_string();
+        assert!(
+            !sentence.contains("--trusted-public-keys") && sentence.contains("try again later"),
+            "{sentence}"
+        );
         let rewritten = Err(AskError::Ledger(LedgerError::Rewritten { position: 3 }));
         assert!(whose_signatures(rewritten, Some(vec![key])).is_err());
     }

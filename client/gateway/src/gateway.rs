@@ -245,6 +245,9 @@ impl Gateway {
         } else if !heard && when_unreadable == WhenUnreadable::Miss {
             tracing::warn!("no coordinator answers: until one does, every path is answered as unreadable");
         } else {
+            if !heard {
+                tracing::warn!("no coordinator has told the archive's feed: the port opens once one does");
+            }
             open.usable().await;
         }
         let (core, swarm) = (Arc::clone(&open.core), Some(open.swarm.clone()));

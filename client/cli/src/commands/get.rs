@@ -17,6 +17,7 @@ use crate::output::{print, print_json};
 use crate::path_search::{Missing, MissingState, PathSearch, unreadable, unwritable};
 use crate::progress::{Progress, Unit};
 use crate::record_finder::{FoundPath, RecordFinder};
+use crate::report::counted;
 use crate::session::Session;
 use crate::store_path_argument::StorePathArgument;
 use crate::unpack::{UnpackError, unpack};
@@ -100,7 +101,8 @@ fn show_unpacked(common: &CommonOptions, summary: &UnpackSummary) -> Result<Done
         if !lines.is_empty() {
             print(&lines.join("\n"))?;
         }
-        eprintln!("{} paths, {} unpacked", summary.unpacked.len(), ByteCount(summary.bytes));
+        let paths = counted(u64::try_from(summary.unpacked.len()).unwrap_or(u64::MAX), "path");
+        eprintln!("{paths}, {} unpacked", ByteCount(summary.bytes));
     }
     Ok(Done::when(summary.missing.is_empty()))
 }

@@ -21,7 +21,7 @@ use crate::service_manager::handed_over_port;
 #[derive(Debug, Args)]
 pub(crate) struct ServerFlags {
     /// Address and TCP port to listen on, unless a service manager hands a port over
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FIRN_LISTEN")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen_address, env = "FIRN_LISTEN")]
     listen: SocketAddr,
     /// Speak TLS with this certificate: a PEM file, with the certificates that it was signed with behind it. Read again when
     /// it changes, and at SIGHUP
@@ -106,6 +106,13 @@ impl ServerFlags {
     }
 }
 
+/// An address and a port as people write them, if they write both.
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port: 127.0.0.1:8080 for this machine alone, 0.0.0.0:8080 or [::]:8080 for all addresses"
+    })
+}
+
 /// Each connection is an open file: of those this process takes as many as it may have.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -116,4 +123,17 @@ fn raise_file_limit() {
 
 fn default_rate() -> u32 {
     ServerLimits::default().client_requests_per_second.map_or(0, NonZeroU32::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_to_listen_is_an_address_and_a_port_and_whoever_writes_else_is_told() {
+        assert_eq!(listen_address("[::1]:80").unwrap().port(), 80);
+        for text in ["8080", ":8080", "localhost:8080", "127.0.0.1"] {
+            assert!(listen_address(text).unwrap_err().contains("127.0.0.1:8080"), "{text}");
+        }
+    }
 }

@@ -64,6 +64,9 @@ impl Router {
             Ok(()) => {
                 (false, format!("All is well: the archive is followed, at position {position} of its feed."))
             }
+            Err(sentence) if !self.core.is_usable() => {
+                (true, format!("Not ready: {sentence}. No path is found here until then."))
+            }
             Err(sentence) => (
                 true,
                 format!(

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::support::{
-    ArchiveMaker, MemoryArchive, ask, body, get, hash_part, header, nar_of, path_info, router, secret_key,
+    ArchiveMaker, MemoryArchive, ask, body, get, hash_part, header, ignorant_router, nar_of, path_info,
+    router, secret_key,
 };
 use firn_base::{KeyKind, ObjectKey};
 use firn_gateway::{Governance, Router, WhenUnreadable};
@@ -247,6 +248,21 @@ async fn the_page_is_one_answer_that_needs_nothing_else() {
     assert!(page.contains("Not up to date: no coordinator has answered"), "nobody has heard a feed here");
     assert!(!page.split_once("</style>").unwrap().1.contains('{'), "every place is filled");
     assert_eq!(archive.lookups.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn before_the_feed_was_heard_the_page_says_that_nothing_is_found_yet() {
+    let router = ignorant_router(&archive());
+    let (status, page) = text(&router, "/").await;
+    assert_eq!(status, StatusCode::OK);
+    let said = "Not ready: the archive&#39;s feed was not heard yet. No path is found here until then.";
+    assert!(page.contains(said), "{page}");
+    let (_, sentence) = text(&router, &format!("/why/{}", hash_part(1))).await;
+    assert!(
+        sentence.starts_with("whether this store path is archived cannot be settled now: "),
+        "{sentence}"
+    );
+    assert!(sentence.ends_with("; try again later"), "{sentence}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use firn_base::{BundleId, BundleNumber, Location, NodeId, ObjectKey, Timestamp};
 use firn_bundle::{Blob, BundleBuilder, Chunker, ContentHeader, Encoding, NewRecord};
 use firn_gateway::{
-    BundleStanding, CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex,
+    BundleStanding, CoordinatorsAway, CoreParts, FeedTail, GatewayBody, GatewayCore, KeyIndex, KeyView,
     NarCompression, RecordPlace, Router, WhenUnreadable,
 };
 use firn_nix_format::{
@@ -306,6 +306,12 @@ pub(crate) fn forgetful_router(archive: &Arc<MemoryArchive>) -> Router {
     Router::new(Arc::new(core), WhenUnreadable::Retry, NarCompression::None, None)
 }
 
+/// A router that has heard of nothing yet.
+pub(crate) fn ignorant_router(archive: &Arc<MemoryArchive>) -> Router {
+    let core = core_knowing(None, archive, ObjectOptions::default());
+    Router::new(Arc::new(core), WhenUnreadable::Miss, NarCompression::None, None)
+}
+
 /// What such a router answers from.
 pub(crate) fn core(archive: &Arc<MemoryArchive>) -> GatewayCore {
     core_reading(archive, ObjectOptions::default())
@@ -315,6 +321,10 @@ fn core_reading(archive: &Arc<MemoryArchive>, options: ObjectOptions) -> Gateway
     let mut tail = FeedTail::at(0);
     let events: Vec<_> = archive.places.keys().map(|key| FeedEvent::Visible(*key)).collect();
     tail.apply(0, &events).unwrap();
+    core_knowing(Some(tail.into()), archive, options)
+}
+
+fn core_knowing(view: Option<KeyView>, archive: &Arc<MemoryArchive>, options: ObjectOptions) -> GatewayCore {
     let environment = Environment::real();
     let payloads = Arc::clone(archive) as Arc<dyn PayloadReader>;
     let manifests = ManifestReader::new(payloads, ManifestOptions::default());
@@ -322,7 +332,7 @@ fn core_reading(archive: &Arc<MemoryArchive>, options: ObjectOptions) -> Gateway
         environment: environment.clone(),
         index: Arc::clone(archive) as Arc<dyn KeyIndex>,
         objects: ObjectReader::new(manifests, environment, options),
-        view: Some(tail.into()),
+        view,
         tail_keys_max: 1 << 20,
         range_cache_bytes: 1 << 20,
         narinfo_cache_bytes: 16 << 20,
