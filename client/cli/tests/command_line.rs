@@ -96,6 +96,16 @@ fn a_missing_or_malformed_descriptor_ends_in_a_sentence() {
 }
 
 #[test]
+fn a_directory_that_is_no_cache_is_not_compared_as_if_nothing_were_missing() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = descriptor(place.path());
+    let output = firn(&["compare", place.path().to_str().unwrap(), "--archive", &archive]);
+    assert_eq!(output.status.code(), Some(1));
+    let sentence = sentence(&output);
+    assert!(sentence.starts_with("error: there is no narinfo in "), "{sentence}");
+}
+
+#[test]
 fn a_state_that_is_not_reached_in_time_ends_in_a_sentence() {
     let place = tempfile::tempdir().unwrap();
     let config = place.path().join("firn.toml");

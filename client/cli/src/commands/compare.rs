@@ -68,7 +68,13 @@ pub(crate) async fn run(common: &CommonOptions, options: CompareOptions) -> Resu
     let greeted = source.clone();
     environment.blocking(move || greeted.greet()).await.map_err(failed)?;
     let names = move || match file {
-        None => listed.list().map_err(failed),
+        None => match listed.list().map_err(failed)? {
+            // Of a directory that was named by mistake nothing would be missing.
+            names if names.is_empty() => Err(CommandError::Failed(format!(
+                "there is no narinfo in {listed}: name the directory of a binary cache, in which they lie"
+            ))),
+            names => Ok(names),
+        },
         Some(file) => {
             let hash =
                 |path: &crate::store_path_argument::StorePathArgument| nixbase32::encode(path.key().name());

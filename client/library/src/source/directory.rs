@@ -31,15 +31,6 @@ impl DirectorySource {
         &self.path
     }
 
-    /// Whether anything of a binary cache is there. Of another directory that was named by mistake it would be said that
-    /// nothing is missing.
-    pub(super) fn greet(&self) -> Result<(), SourceError> {
-        if self.has("nix-cache-info") || !self.list()?.is_empty() {
-            return Ok(());
-        }
-        Err(SourceError::NoCache { path: self.path.clone() })
-    }
-
     pub(super) fn list(&self) -> Result<Vec<String>, SourceError> {
         let refuse = |source| SourceError::NoDirectory { path: self.path.clone(), source };
         let mut names = Vec::new();
@@ -135,17 +126,6 @@ mod tests {
         assert_eq!(source.narinfo("c").unwrap(), None);
         assert!(source.has_narinfo("b").unwrap() && !source.has_narinfo("c").unwrap());
         assert_eq!(source.open_file("nar/x.nar").unwrap().unwrap().bytes, Some(3));
-    }
-
-    #[test]
-    fn a_directory_that_is_no_cache_is_told_from_one_that_is_empty() {
-        let (place, source) = directory();
-        source.greet().unwrap();
-        let empty = Source::open(place.path().to_str().unwrap()).unwrap();
-        let refused = empty.greet().unwrap_err().to_string();
-        assert!(refused.contains("is no binary cache"), "{refused}");
-        std::fs::write(place.path().join("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
-        empty.greet().unwrap();
     }
 
     #[test]

@@ -111,15 +111,6 @@ pub enum SourceError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// Nothing of a binary cache lies in the directory.
-    #[error(
-        "{} is no binary cache, for neither nix-cache-info nor any narinfo lies in it: name the directory in which they lie",
-        path.display()
-    )]
-    NoCache {
-        /// The directory.
-        path: PathBuf,
-    },
     /// A URL cannot be listed.
     #[error("{0} cannot be listed: name the paths to publish with --paths")]
     CannotList(String),
@@ -211,14 +202,14 @@ impl Source {
         Self { place: Place::Http(Arc::new(http), CONNECTIONS) }
     }
 
-    /// Asks a server whether it is there, before much is asked of it, and forgets that it was away; looks whether a directory is
-    /// a binary cache.
+    /// Asks a server whether it is there, before much is asked of it, and forgets that it was away; does nothing with a
+    /// directory.
     ///
     /// # Errors
     /// It does not answer, or not as a cache does.
     pub fn greet(&self) -> Result<(), SourceError> {
         match &self.place {
-            Place::Directory(directory) => directory.greet(),
+            Place::Directory(_) => Ok(()),
             Place::Http(http, _) => http.greet(),
         }
     }
