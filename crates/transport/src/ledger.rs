@@ -185,6 +185,8 @@ impl CoordinatorClient {
                 Ok(page)
             }
             Ok(_) => Err(format!("{} shows another's ledger", coordinator.short())),
+            // One was asked: its sentence says who it is.
+            Err(AskError::NoAnswer { tried, .. }) if !tried.is_empty() => Err(tried.join("; ")),
             Err(error) => Err(error.to_string()),
         }
     }

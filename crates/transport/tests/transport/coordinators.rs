@@ -617,6 +617,8 @@ async fn a_ledger_without_a_majority_is_not_believed() {
     let fleet = fleet(vec![serves(1, &[1]), serves(3, &[1]), Box::new(|_, _| None)]).await;
     let error = fleet.client.ledger().await.unwrap_err();
     assert!(matches!(&error, AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, .. })), "{error}");
+    // Of each that gave none it is told what is wrong with that one.
+    assert!(!error.to_string().contains("no coordinator of archive"), "{error}");
     let single = self::fleet(vec![serves(1, &[1, 2])]).await;
     assert_eq!(single.client.ledger().await.unwrap().entries.len(), 2);
 }
