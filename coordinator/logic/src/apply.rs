@@ -112,6 +112,7 @@ fn carry_out<F: Facts>(
             };
             nodes::join(state, &joining)?
         }
+        Command::DeclareAbsence { node, until } => nodes::declare_absence(state, *node, *until)?,
         Command::SetNodeState { node, state: to } => nodes::set_state(state, *node, *to)?,
         Command::Reserve {
             reservation,

@@ -45,10 +45,14 @@ pub struct FleetNode {
     pub max_upload: Option<BitRate>,
     /// Why it takes and builds nothing now, by its own word; what it holds is durable all the same.
     pub rest: Option<NodeRest>,
+    /// Until when it may be away, if its owner has declared that: it is given nothing, and lost only after that.
+    pub absent_until: Option<Timestamp>,
+    /// When it counts as lost if it is not heard any more.
+    pub lost_at: Timestamp,
     /// Its quota.
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
-    /// room yet, and no more than it says itself; nothing while it rests.
+    /// room yet, and no more than it says itself; nothing while it rests or may be away.
     pub free_bytes: u64,
     /// The same once the trash that it has now makes room.
     pub free_within_a_day_bytes: u64,
@@ -65,9 +69,9 @@ impl FleetNode {
         self.online && self.proved && self.rest.is_none_or(serves_readers)
     }
 
-    /// It takes and builds nothing now.
+    /// It takes and builds nothing now, or may be away at any moment.
     pub const fn rests(&self) -> bool {
-        self.rest.is_some()
+        self.rest.is_some() || self.absent_until.is_some()
     }
 }
 
@@ -97,7 +101,9 @@ impl FleetView {
             let seen = watch.sighting(record, now);
             let last_seen = seen.last_seen;
             let online = record.is_member() && seen.online;
-            let counted = record.is_member() && (online || now.since(last_seen) <= count_lost_after);
+            let counted =
+                (record.is_member() && online) || record.counts_at(last_seen, count_lost_after, now);
+            let absent_until = record.absence.in_force(now);
             let status = seen.status;
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
             let rest = status.and_then(|status| status.rest);
@@ -116,9 +122,11 @@ impl FleetView {
                 availability: record.availability,
                 max_upload: status.and_then(|status| status.max_upload),
                 rest,
+                absent_until,
+                lost_at: last_seen.after(count_lost_after).max(record.absence.until),
                 quota_bytes: record.quota_bytes,
                 // Both: what is assigned may not have come yet, and trash is in no assignment.
-                free_bytes: if rest.is_some() {
+                free_bytes: if rest.is_some() || absent_until.is_some() {
                     0
                 } else {
                     own_word.min(assignable.saturating_sub(young_trash))
@@ -210,14 +218,17 @@ impl FleetView {
     }
 
     /// Nodes that are away: when each vanished, and when it began to count as lost, with its quota. For
-    /// [`crate::brake()`]. Where both lie within one event, the node vanished once.
+    /// [`crate::brake()`]. Where both lie within one event, the node vanished once. Who said beforehand that it would be away has
+    /// not vanished.
     pub fn departures(&self, now: Timestamp) -> Vec<(Timestamp, u64)> {
         let mut departures = Vec::new();
         for node in self.nodes().filter(|node| is_member(node.state) && !node.online) {
+            if node.absent_until.is_some() {
+                continue;
+            }
             departures.push((node.last_seen, node.quota_bytes));
-            let lost_at = node.last_seen.after(self.count_lost_after);
-            if lost_at <= now && self.count_lost_after >= VANISHED_WINDOW {
-                departures.push((lost_at, node.quota_bytes));
+            if node.lost_at <= now && self.count_lost_after >= VANISHED_WINDOW {
+                departures.push((node.lost_at, node.quota_bytes));
             }
         }
         departures

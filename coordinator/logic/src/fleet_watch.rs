@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
-use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus};
+use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus, NodeTerms};
 
 use crate::address_table::AddressTable;
 use crate::fleet::serves_readers;
@@ -46,6 +46,8 @@ struct Watched {
     /// How long it was seen where since that is measured, at most at [`PREFIXES_MEASURED_MAX`].
     seen_for: Vec<(AddressPrefix, Duration)>,
     status: NodeStatus,
+    /// What it said of its terms last.
+    terms: NodeTerms,
     reported_online: bool,
     stage: Stage,
 }
@@ -159,6 +161,7 @@ impl FleetWatch {
                 seen_at: None,
                 seen_for: Vec::new(),
                 status,
+                terms: NodeTerms::default(),
                 reported_online: true,
                 stage,
             },
@@ -214,6 +217,18 @@ impl FleetWatch {
     /// What a node said of itself last.
     pub fn status(&self, node: NodeNumber) -> Option<&NodeStatus> {
         self.nodes.get(&node).map(|watched| &watched.status)
+    }
+
+    /// A node that was heard says what its terms are.
+    pub fn tell_terms(&mut self, node: NodeNumber, terms: NodeTerms) {
+        if let Some(watched) = self.nodes.get_mut(&node) {
+            watched.terms = terms;
+        }
+    }
+
+    /// What a node said of its terms last.
+    pub fn terms(&self, node: NodeNumber) -> Option<NodeTerms> {
+        self.nodes.get(&node).map(|watched| watched.terms)
     }
 
     /// When a node was last heard by this coordinator.

@@ -5,6 +5,7 @@
 //! inputs give equal results on every replica. Leaves to others: consensus, storage and the network
 //! (`coordinator/server`).
 
+mod absence;
 mod act_check;
 mod address_table;
 mod apply;
@@ -89,6 +90,7 @@ mod view;
 mod vouching;
 mod width;
 
+pub use absence::{ABSENCE_MOST, Absence, AbsenceRefused};
 pub use act_check::{ActRefusal, check_act, check_name};
 pub use address_table::{AddressTable, AddressTableError, TABLE_BYTES_MAX, place_of};
 pub use apply::{Applied, apply};
@@ -173,6 +175,6 @@ pub use state::{
 pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
 pub use unrestored::UnrestoredBundles;
-pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary};
+pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary, resting_node};
 pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

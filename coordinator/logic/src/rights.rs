@@ -84,7 +84,8 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         | Command::EndRebuild
         | Command::EraseBundle { .. }
         | Command::ConfirmErasures(_)
-        | Command::RememberFeatures { .. } => OperatorRole::Admin,
+        | Command::RememberFeatures { .. }
+        | Command::DeclareAbsence { .. } => OperatorRole::Admin,
     }
 }
 

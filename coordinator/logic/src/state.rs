@@ -13,6 +13,7 @@ use firn_base::{
 };
 use firn_wire::{FeedEvent, LedgerHead, NodePlace, NodeState};
 
+use crate::absence::Absence;
 use crate::address_table::AddressTable;
 
 /// A node's short name in placements, counted up in apply; a node keeps it for ever.
@@ -61,6 +62,8 @@ pub struct NodeRecord {
     pub last_seen: Timestamp,
     /// How much of the time it is there, as of the last summary.
     pub availability: Availability,
+    /// What its owner has declared of absences.
+    pub absence: Absence,
 }
 
 /// Where a node is, as coordinators see it: never what it says of itself.
@@ -103,6 +106,11 @@ impl NodeRecord {
     /// Whether its state lets its shards count. (Being offline for long is judged elsewhere.)
     pub const fn is_member(&self) -> bool {
         matches!(self.state, NodeState::Active | NodeState::Suspended | NodeState::Draining)
+    }
+
+    /// Whether its shards count at `now`, if it was last heard at `last_seen` and a node may be away for `count_lost_after`.
+    pub fn counts_at(&self, last_seen: Timestamp, count_lost_after: Duration, now: Timestamp) -> bool {
+        self.is_member() && (now.since(last_seen) <= count_lost_after || self.absence.in_force(now).is_some())
     }
 
     /// Bytes that may still be assigned to it.

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::{BundleNumber, ByteCount, NodeId, ShardIndex, Timestamp};
 use firn_wire::{
-    BundleInfo, BundleSummary, Cap, CapCount, CapsStatus, CodingInfo, DrainBacklog, NodeState, NodeSummary,
-    SecondCoding, ShardCopies,
+    BundleInfo, BundleSummary, Cap, CapCount, CapsStatus, CodingInfo, DrainBacklog, NodeRest, NodeState,
+    NodeSummary, RestCause, RestingNode, SecondCoding, ShardCopies,
 };
 
 use crate::facts::Facts;
@@ -152,6 +152,30 @@ pub fn node_summary(
             .filter(|_| online)
             .map_or(0, |status| status.refused_deletions),
     }
+}
+
+/// Why a node of the archive does less than others at `now`, as this coordinator hears it; none if it does not.
+pub fn resting_node(record: &NodeRecord, watch: &FleetWatch, now: Timestamp) -> Option<RestingNode> {
+    let node = record.id;
+    if !record.is_member() {
+        return None;
+    }
+    let online = watch.is_online(record.number, now);
+    let rest = watch.status(record.number).filter(|_| online).and_then(|status| status.rest);
+    let (cause, until) = match (rest, record.absence.in_force(now)) {
+        // It is there, whatever was declared.
+        (Some(rest), _) => {
+            let cause = match rest {
+                NodeRest::Paused => RestCause::Paused,
+                NodeRest::TrafficSpent => RestCause::TrafficSpent,
+                NodeRest::OutsideHours => RestCause::OutsideHours,
+            };
+            (cause, watch.terms(record.number).and_then(|terms| terms.rest_until))
+        }
+        (None, Some(until)) => (RestCause::Absent, Some(until)),
+        (None, None) => return None,
+    };
+    Some(RestingNode { node, cause, until })
 }
 
 /// Who holds which shard, of nodes that are of the archive, each index once.

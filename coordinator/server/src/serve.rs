@@ -189,11 +189,16 @@ impl Service {
             CoordinatorRequest::Inventory { shards, more } => {
                 nodes::inventory(shared, client, shards, more).await
             }
+            CoordinatorRequest::TellTerms(terms) => nodes::tell_terms(shared, client, terms),
+            CoordinatorRequest::DeclareAbsence { for_millis } => {
+                nodes::declare_absence(shared, client, for_millis).await
+            }
             CoordinatorRequest::ReportShard(report) => {
                 take_report(shared, report).await.map(|()| CoordinatorReply::ReportTaken)
             }
             CoordinatorRequest::Status => status::archive(shared),
             CoordinatorRequest::ListNodes => status::nodes(shared),
+            CoordinatorRequest::ListResting => status::resting(shared),
             CoordinatorRequest::ListBundles { from } => status::bundles(shared, from),
             CoordinatorRequest::Admin(request) => {
                 // Another coordinator speaks for whoever reached its socket: the owner of its machine.
@@ -239,6 +244,7 @@ impl Service {
             return match request {
                 CoordinatorRequest::Status
                 | CoordinatorRequest::ListNodes
+                | CoordinatorRequest::ListResting
                 | CoordinatorRequest::ListBundles { .. } => self.answer_here(asker, request).await,
                 _ => Err(unavailable(NO_LEADER.to_owned())),
             };
@@ -356,6 +362,9 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::ReportShard(_)
         | CoordinatorRequest::Status
         | CoordinatorRequest::ListNodes
+        | CoordinatorRequest::ListResting
+        | CoordinatorRequest::TellTerms(_)
+        | CoordinatorRequest::DeclareAbsence { .. }
         | CoordinatorRequest::ListBundles { .. }
         | CoordinatorRequest::Admin(_)
         | CoordinatorRequest::Raft(_)
@@ -380,6 +389,8 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
             | CoordinatorRequest::Release(_)
             | CoordinatorRequest::Status
             | CoordinatorRequest::ListNodes
+            | CoordinatorRequest::ListResting
+            | CoordinatorRequest::DeclareAbsence { .. }
             | CoordinatorRequest::ListBundles { .. }
     ) || matches!(request, CoordinatorRequest::Admin(request) if administer::is_for_leader(request))
 }

@@ -159,6 +159,8 @@ impl Pace {
             | CoordinatorRequest::Forward { .. }
             | CoordinatorRequest::GetCertificates(_)
             | CoordinatorRequest::ReportShard(_)
+            | CoordinatorRequest::TellTerms(_)
+            | CoordinatorRequest::DeclareAbsence { .. }
             | CoordinatorRequest::StateDigests => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers
@@ -173,6 +175,7 @@ impl Pace {
             | CoordinatorRequest::Nodes
             | CoordinatorRequest::Status
             | CoordinatorRequest::ListNodes
+            | CoordinatorRequest::ListResting
             | CoordinatorRequest::ListBundles { .. }
             | CoordinatorRequest::ListHeld
             | CoordinatorRequest::ListExternals

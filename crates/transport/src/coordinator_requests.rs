@@ -11,8 +11,9 @@ use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
     CommitRequest, CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
     FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
-    IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStatus, NodeSummary, Pass,
-    Receipt, RefusalKind, ReservationGrant, ReserveRequest, Signed, SimilarRecord, VerifiedRoster,
+    IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStanding, NodeStatus, NodeSummary,
+    NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant, ReserveRequest, RestingNode, Signed,
+    SimilarRecord, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -199,6 +200,31 @@ impl CoordinatorClient {
     /// All nodes.
     pub async fn list_nodes(&self) -> Result<Vec<NodeSummary>, AskError> {
         expect!(self.ask(&Request::ListNodes).await?, Reply::NodeList(nodes) => nodes)
+    }
+
+    /// The nodes that rest, with the reason; none from coordinators of a version that does not say.
+    pub async fn list_resting(&self) -> Result<Option<Vec<RestingNode>>, AskError> {
+        match self.ask(&Request::ListResting).await {
+            Err(AskError::Refused(refused)) if refused.kind == RefusalKind::Malformed => Ok(None),
+            reply => expect!(reply?, Reply::Resting(nodes) => Some(nodes)),
+        }
+    }
+
+    /// Declares that this program's node may be away for so long from now on; for no time ends what was declared.
+    pub async fn declare_absence(&self, duration: Duration) -> Result<NodeStanding, AskError> {
+        let for_millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        expect!(self.ask(&Request::DeclareAbsence { for_millis }).await?, Reply::Standing(standing) => standing)
+    }
+
+    /// Says to one coordinator what the terms of this program's node are.
+    pub async fn tell_terms(
+        &self,
+        coordinator: firn_base::NodeId,
+        terms: NodeTerms,
+        within: Duration,
+    ) -> Result<NodeStanding, AskError> {
+        let reply = self.ask_coordinator(coordinator, &Request::TellTerms(terms), within).await?;
+        expect!(reply, Reply::Standing(standing) => standing)
     }
 
     /// A page of bundles from a number on; empty at the end.

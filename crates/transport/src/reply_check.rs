@@ -77,6 +77,8 @@ pub(crate) fn check_reply(
         | (Request::Release(_), Reply::Released)
         | (Request::Status, Reply::Status(_))
         | (Request::ListNodes, Reply::NodeList(_))
+        | (Request::ListResting, Reply::Resting(_))
+        | (Request::TellTerms(_) | Request::DeclareAbsence { .. }, Reply::Standing(_))
         | (Request::ListBundles { .. }, Reply::BundleList(_))
         | (Request::GetMembers, Reply::Members(_))
         | (Request::ListHeld, Reply::Held(_))

@@ -192,6 +192,13 @@ pub enum Command {
         /// No bundle below this number uses chunks of one that goes, unless it goes with it or others have taken its place.
         looked_to: BundleNumber,
     },
+    /// A node's owner says that it may be away: until then its shards count, also if it is not heard.
+    DeclareAbsence {
+        /// The node.
+        node: NodeId,
+        /// Until when; a time that has passed ends what was declared.
+        until: Timestamp,
+    },
 }
 
 /// A bundle as its certificate, its headers and its manifest say.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, CompactRequest, Descriptor,
     FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerHead, LedgerPage,
-    MembersInForce, NodeState, NodeStatus, NodeSummary, Pass, Receipt, RecordPlace, Replaced, Signed,
-    StateDigests, Ticket,
+    MembersInForce, NodeStanding, NodeState, NodeStatus, NodeSummary, NodeTerms, Pass, Receipt, RecordPlace,
+    Replaced, RestingNode, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -131,6 +131,15 @@ pub enum CoordinatorRequest {
     /// What the coordinators signed of the ledger, as far as the one that answers has heard: it is asked where too few of them
     /// can be.
     GetLedgerHeads,
+    /// A node says what its terms are, and is told where it stands. Those of an older version refuse it as malformed.
+    TellTerms(NodeTerms),
+    /// A node's owner declares that it may be away from now on; for no time ends what was declared.
+    DeclareAbsence {
+        /// For how long.
+        for_millis: u64,
+    },
+    /// The nodes that rest, with the reason.
+    ListResting,
 }
 
 /// Where a record lies, by the id of its bundle.
@@ -419,4 +428,8 @@ pub enum CoordinatorReply {
     },
     /// Its own head of the ledger and the last one that it has heard of each other coordinator, at most one for each.
     LedgerHeads(Vec<Signed<LedgerHead>>),
+    /// Where the node stands.
+    Standing(NodeStanding),
+    /// The nodes that rest.
+    Resting(Vec<RestingNode>),
 }

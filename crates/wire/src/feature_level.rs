@@ -7,7 +7,7 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = UNUSED;
+pub const FEATURE_LEVEL: u16 = ABSENCE;
 
 /// What every program knows.
 const FIRST: u16 = 0;
@@ -26,6 +26,9 @@ const LACKING: u16 = 5;
 
 /// Compactions that are refused where somebody has come to use what goes.
 const UNUSED: u16 = 6;
+
+/// Nodes that declare an absence.
+const ABSENCE: u16 = 7;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -54,6 +57,7 @@ impl Command {
             Self::CompactBundles { .. } => COMPACTION,
             Self::RestoreLacking(_) => LACKING,
             Self::CompactUnused { .. } => UNUSED,
+            Self::DeclareAbsence { .. } => ABSENCE,
         }
     }
 }

@@ -26,6 +26,7 @@ mod limits;
 mod membership;
 mod message;
 mod node_request;
+mod node_terms;
 mod operator;
 mod purge;
 mod rebuild_progress;
@@ -80,6 +81,7 @@ pub use message::{DecodeError, PROTOCOL_VERSION, decode, decode_as, encode, enco
 pub use node_request::{
     BuildOrder, BuildReport, BuildSource, BuildTarget, NodeReply, NodeRequest, RangeRequest, StoreRequest,
 };
+pub use node_terms::{NodeStanding, NodeTerms, RestCause, RestingNode};
 pub use operator::{Actor, OperatorEntry, OperatorRole, ParseRoleError};
 pub use purge::{
     MovedRecord, NeededBundle, PurgeHolder, PurgeProgress, PurgeSummary, RecordPlace, Replaced,

@@ -19,14 +19,14 @@ use firn_wire::{
     Actor, AdminReply, AdminRequest, BuildOrder, BuildSource, BundleCommit, BundleFill, Certificate, Command,
     CompactRequest, CompactedBundle, CompactionGroup, CompactionPlan, CoordinatorEntry, CoordinatorReply,
     CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, DeletionRoom,
-    Descriptor, DomainRule, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList, Gathered,
-    GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, IndexedKey,
-    JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord,
-    NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStatus, OperatorRole,
-    OrderRank, Pass, PassPurpose, PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress,
-    RangeRequest, Receipt, RecodeOrder, RecodeReport, RecordPlace, ReplacementBundle, RestoredBundle, Roster,
-    ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle,
-    decode, encode,
+    Descriptor, DomainRule, DrainBacklog, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList,
+    Gathered, GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
+    IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, MemberChange,
+    MovedRecord, NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStanding,
+    NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass, PassPurpose, PlacementChange, Policy,
+    PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt, RecodeOrder, RecodeReport,
+    RecordPlace, ReplacementBundle, RestCause, RestingNode, RestoredBundle, Roster, ShardReport, Signed,
+    SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,7 @@ fn messages_are_encoded_as_ever() {
     news(&mut lines);
     purges(&mut lines);
     ledger_heads(&mut lines);
+    terms(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -341,6 +342,7 @@ fn all_commands() -> Vec<Command> {
             into: Vec::new(),
             looked_to: BundleNumber(300),
         },
+        Command::DeclareAbsence { node: NodeId::from_bytes([6; 32]), until: at(300) },
     ]
 }
 
@@ -498,6 +500,22 @@ fn purges(lines: &mut Lines) {
     lines.add("purges", &CoordinatorReply::Admin(AdminReply::Purges(vec![purge])));
 }
 
+fn terms(lines: &mut Lines) {
+    let node = NodeId::from_bytes([6; 32]);
+    let (none, some) = (NodeTerms::default(), Some(at(300)));
+    lines.add("tell-no-terms", &CoordinatorRequest::TellTerms(none));
+    let terms = NodeTerms { rest_until: some, month_left: Some(ByteCount(1_000)) };
+    lines.add("tell-terms", &CoordinatorRequest::TellTerms(terms));
+    lines.add("declare-absence", &CoordinatorRequest::DeclareAbsence { for_millis: 300 });
+    let drain = Some(DrainBacklog { to_move: 300, without_home: 2, home_unavailable: 1 });
+    let standing = NodeStanding { drain, absent_until: some, absence_left_millis: 400 };
+    lines.add("standing", &CoordinatorReply::Standing(standing));
+    lines.add("list-resting", &CoordinatorRequest::ListResting);
+    let causes = [RestCause::Paused, RestCause::TrafficSpent, RestCause::OutsideHours, RestCause::Absent];
+    let resting = |cause| RestingNode { node, cause, until: some };
+    lines.add("resting", &CoordinatorReply::Resting(causes.map(resting).into()));
+}
+
 fn news(lines: &mut Lines) {
     lines.add("news-request", &CoordinatorRequest::News { from: 5, wait_millis: 20_000 });
     let batch = FeedBatch { first: 7, events: Vec::new(), head: 7 };
@@ -530,7 +548,7 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5, 6]);
+    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5, 6, 7]);
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

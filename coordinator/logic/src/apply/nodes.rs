@@ -10,6 +10,7 @@ use firn_wire::{
 };
 
 use super::{Verdict, govern};
+use crate::absence::Absence;
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
@@ -135,6 +136,28 @@ fn unheard(number: NodeNumber, id: NodeId, now: Timestamp) -> NodeRecord {
         joined_at: now,
         last_seen: now,
         availability: Availability::UNKNOWN,
+        absence: Absence::default(),
+    }
+}
+
+/// Notes that a node may be away for a while.
+pub(super) fn declare_absence<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    id: NodeId,
+    until: Timestamp,
+) -> Result<Verdict<()>, F::Error> {
+    let now = state.counters()?.time;
+    let Some(mut node) = state.node_by_id(id)? else { return Ok(Err(RejectReason::UnknownNode)) };
+    if !node.is_member() {
+        return Ok(Err(RejectReason::NodeRemoved));
+    }
+    match node.absence.declare(until, now) {
+        Ok(absence) => {
+            node.absence = absence;
+            state.write(Change::PutNode(node));
+            Ok(Ok(()))
+        }
+        Err(refused) => Ok(Err(RejectReason::Malformed(refused.to_string()))),
     }
 }
 

@@ -5,6 +5,8 @@
 //! (invariant 3). Changes that no longer fit the state are passed over: the leader saw an earlier one.
 //! Leaves to others: receipts and proofs behind the changes (the leader).
 
+use std::time::Duration;
+
 use firn_base::{CodingId, Scheme, ShardIndex, Timestamp};
 use firn_wire::{PlacementChange, Policy};
 
@@ -173,6 +175,5 @@ fn breaks_caps<F: Facts>(
 }
 
 fn counts(holder: &NodeRecord, policy: &Policy, now: Timestamp) -> bool {
-    holder.is_member()
-        && now.since(holder.last_seen).as_millis() <= u128::from(policy.count_lost_after_millis)
+    holder.counts_at(holder.last_seen, Duration::from_millis(policy.count_lost_after_millis), now)
 }

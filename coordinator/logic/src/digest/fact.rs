@@ -8,6 +8,7 @@ use firn_base::{AddressPrefix, BundleId, Location, ObjectKey, ShardIndex, TokenI
 use firn_wire::{DomainRule, LedgerEntry, LedgerHead, Policy};
 
 use super::set_sum::{SUM_BYTES, Stretched};
+use crate::absence::Absence;
 use crate::state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, HeldRecord, NodeNumber,
     NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
@@ -165,6 +166,7 @@ fn node(record: &NodeRecord) -> Fact {
         joined_at,
         last_seen,
         availability,
+        absence,
     } = record;
     let seen = |fact: Fact, (prefix, share): &(AddressPrefix, u32)| {
         fact.bytes(prefix.to_string().as_bytes()).number(*share)
@@ -186,7 +188,13 @@ fn node(record: &NodeRecord) -> Fact {
         .number(declared_since.as_millis())
         .bytes(origin.map_or_else(String::new, |origin| origin.to_string()).as_bytes())
         .number(since.as_millis());
-    addresses.shares().iter().fold(fact, seen)
+    let fact = addresses.shares().iter().fold(fact, seen);
+    // Of a node that never declared one it is what it was before there were absences.
+    if !absence.is_declared() {
+        return fact;
+    }
+    let Absence { until, spent_millis, as_of } = absence;
+    fact.bytes(b"absence").number(until.as_millis()).number(*spent_millis).number(as_of.as_millis())
 }
 
 /// What shard files say of a bundle. Its id covers the content header, a coding's id the coding header.

@@ -6,9 +6,9 @@ use firn_base::{
     TokenId,
 };
 use firn_coordinator_logic::{
-    BundleRecord, Change, CodingRecord, Counters, FeatureRecord, FeedRecord, HeldRecord, MemoryState,
-    NodeNumber, NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest, SurplusRecord,
-    WithdrawnRecord, advance, full_digest,
+    Absence, BundleRecord, Change, CodingRecord, Counters, FeatureRecord, FeedRecord, HeldRecord,
+    MemoryState, NodeNumber, NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest,
+    SurplusRecord, WithdrawnRecord, advance, full_digest,
 };
 use firn_wire::{
     Actor, Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests,
@@ -48,6 +48,7 @@ fn node() -> NodeRecord {
         joined_at: Timestamp::from_millis(6),
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
+        absence: Absence::default(),
         vouched: false,
         declared_since: Timestamp::from_millis(8),
         site: NodeSite::default(),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test whose facts are not there has failed")]
 
+mod absences;
 mod address_stories;
 mod balance;
 mod caps;

@@ -1,7 +1,7 @@
 //! The tables against the reference: the state in ordered maps.
 
 use firn_base::{Availability, Scheme, Timestamp};
-use firn_coordinator_logic::{Change, CodingRecord, ErasedRecord, MemoryState, NodeSite};
+use firn_coordinator_logic::{Absence, Change, CodingRecord, ErasedRecord, MemoryState, NodeSite};
 use firn_wire::{Actor, DomainRule, LedgerAct, LedgerHead, NodeState, OperatorRole};
 
 use super::*;
@@ -176,6 +176,7 @@ impl Chance {
             joined_at: Timestamp::from_millis(1),
             last_seen: Timestamp::from_millis(2),
             availability: Availability::UNKNOWN,
+            absence: Absence::default(),
             vouched: false,
             declared_since: Timestamp::from_millis(1),
             site: NodeSite::default(),

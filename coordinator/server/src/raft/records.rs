@@ -9,8 +9,8 @@ use firn_base::{
     Location, NodeId, Origin, PublicKey, ReservationId, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber, NodeRecord,
-    NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
+    Absence, BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber,
+    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
 use firn_wire::{
     DomainRule, LedgerEntry, LedgerHead, NodeState, OperatorEntry, OperatorRole, Policy, decode, encode,
@@ -29,6 +29,8 @@ pub(super) trait Record: Sized {
 }
 
 const NODE_BYTES: usize = 4;
+// A node that has declared an absence.
+const NODE_ABSENCE_VERSION: u8 = 2;
 const PREFIX_SHARE_BYTES_MIN: usize = 1 + 3 + 4;
 // Of a coding without header and placements.
 const CODING_BYTES_MIN: usize = 32 + 2 + 8 + 8 + 4 + 4;
@@ -146,7 +148,12 @@ fn read_origin(reader: &mut Reader<'_>) -> Result<Option<Origin>, StorageError> 
 
 impl Record for NodeRecord {
     fn to_bytes(&self) -> Vec<u8> {
-        let writer = Writer::record()
+        let absence = Some(self.absence).filter(Absence::is_declared);
+        let writer = match absence {
+            None => Writer::record(),
+            Some(_) => Writer::record_of(NODE_ABSENCE_VERSION),
+        };
+        let writer = writer
             .u32(self.number.0)
             .raw(self.id.as_bytes())
             .u8(state_byte(self.state))
@@ -165,11 +172,13 @@ impl Record for NodeRecord {
             .list(self.site.addresses.shares(), |writer, (prefix, share)| {
                 write_prefix(writer, *prefix).u32(*share)
             });
-        write_origin(writer, self.site.origin).finish()
+        let writer = write_origin(writer, self.site.origin);
+        let Some(Absence { until, spent_millis, as_of }) = absence else { return writer.finish() };
+        writer.u64(until.as_millis()).u64(spent_millis).u64(as_of.as_millis()).finish()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
-        let mut reader = Reader::record("node", bytes)?;
+        let (version, mut reader) = Reader::record_up_to(NODE_ABSENCE_VERSION, "node", bytes)?;
         let record = Self {
             number: NodeNumber(reader.u32()?),
             id: NodeId::from_bytes(reader.array()?),
@@ -191,6 +200,14 @@ impl Record for NodeRecord {
                     .list(PREFIX_SHARE_BYTES_MIN, |reader| Ok((read_prefix(reader)?, reader.u32()?)))?;
                 let addresses = AddressHistory::try_from(shares).map_err(|_| reader.damaged())?;
                 NodeSite { addresses, origin: read_origin(&mut reader)?, since }
+            },
+            absence: match version {
+                NODE_ABSENCE_VERSION => Absence {
+                    until: Timestamp::from_millis(reader.u64()?),
+                    spent_millis: reader.u64()?,
+                    as_of: Timestamp::from_millis(reader.u64()?),
+                },
+                _ => Absence::default(),
             },
         };
         reader.finish()?;

@@ -46,6 +46,7 @@ fn node() -> NodeRecord {
         joined_at: Timestamp::from_millis(6),
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
+        absence: Absence::default(),
         vouched: true,
         declared_since: Timestamp::from_millis(8),
         site: NodeSite {
@@ -121,6 +122,9 @@ fn the_bytes_of_all_records_are_pinned() {
     check(&mut lines, "node-unseen", &unseen);
     let unknown = NodeSite { origin: Some(Origin::default()), ..node().site };
     check(&mut lines, "node-unknown-origin", &NodeRecord { site: unknown, ..node() });
+    let declared =
+        Absence { until: Timestamp::from_millis(300), spent_millis: 10, as_of: Timestamp::from_millis(11) };
+    check(&mut lines, "node-absent", &NodeRecord { absence: declared, ..node() });
     check(&mut lines, "bundle", &bundle());
     let first = bundle().codings.remove(0);
     let second = CodingRecord {
@@ -196,7 +200,7 @@ fn the_bytes_of_all_records_are_pinned() {
 #[test]
 fn a_record_of_a_newer_version_is_refused_by_name() {
     let mut bytes = node().to_bytes();
-    bytes[0] = 2;
+    bytes[0] = 3;
     assert!(matches!(NodeRecord::from_bytes(&bytes), Err(StorageError::Newer(_))));
     bytes[0] = 0;
     assert!(matches!(NodeRecord::from_bytes(&bytes), Err(StorageError::Corrupted(_))));

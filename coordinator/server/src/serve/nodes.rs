@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
-use firn_coordinator_logic::{Facts, InventoryProgress, check_name, place_of};
+use firn_coordinator_logic::{Facts, InventoryProgress, NodeRecord, check_name, place_of};
 use firn_transport::Connection;
 use firn_wire::{
     ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_SHARDS_MAX, JoinRequest,
-    JoinToken, NodeState, NodeStatus, RefusalKind, RefusedRequest, Signed,
+    JoinToken, NodeStanding, NodeState, NodeStatus, NodeTerms, RefusalKind, RefusedRequest, Signed,
 };
 
 use super::Asker;
@@ -126,6 +127,45 @@ pub(super) fn heartbeat(
         inventory_wanted,
         state: record.map(|record| record.state),
     }))
+}
+
+/// A node says what its terms are, and is told where it stands.
+pub(super) fn tell_terms(shared: &Shared, client: PublicKey, terms: NodeTerms) -> Reply {
+    let record = known(shared, client)?;
+    shared.soft().fleet.tell_terms(record.number, terms);
+    Ok(CoordinatorReply::Standing(standing(shared, &record)))
+}
+
+/// A node's owner says that it may be away from now on.
+pub(super) async fn declare_absence(shared: &Shared, client: PublicKey, for_millis: u64) -> Reply {
+    let record = known(shared, client)?;
+    let now = shared.trusted_now()?;
+    let until = now.after(Duration::from_millis(for_millis));
+    // Apply looks once more: this is for the sentence.
+    record.absence.declare(until, now).map_err(|refused| not_allowed(refused.to_string()))?;
+    let command = Command::DeclareAbsence { node: record.id, until };
+    shared.carry_out(command, RefusalKind::NotAllowed).await?;
+    tracing::info!(node = %record.id.short(), %until, "a node's owner has declared that it may be away");
+    Ok(CoordinatorReply::Standing(standing(shared, &known(shared, client)?)))
+}
+
+fn known(shared: &Shared, client: PublicKey) -> Result<NodeRecord, RefusedRequest> {
+    let record = shared.facts()?.node_by_id(NodeId::from(client)).map_err(|error| disk(&error))?;
+    record
+        .filter(NodeRecord::is_member)
+        .ok_or_else(|| not_allowed("only a node of this archive may say this"))
+}
+
+fn standing(shared: &Shared, record: &NodeRecord) -> NodeStanding {
+    let now = shared.environment.now();
+    let is_drained = record.state == NodeState::Draining && shared.consensus.is_leader();
+    let soft = shared.soft();
+    let findings = soft.findings.as_ref().filter(|_| is_drained);
+    NodeStanding {
+        drain: findings.and_then(|findings| findings.drains.get(&record.number)).copied(),
+        absent_until: record.absence.in_force(now),
+        absence_left_millis: u64::try_from(record.absence.left_beyond(now).as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 pub(super) async fn inventory(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use firn_base::{BundleNumber, ByteCount, Timestamp};
 use firn_coordinator_logic::{
     BundleFindings, Facts, FleetWatch, NodeRecord, PurgeBook, Scan, bundle_summary, choose_scheme,
-    node_summary, purge_summary, sum_drains,
+    node_summary, purge_summary, resting_node, sum_drains,
 };
 use firn_wire::{ArchiveStatus, CoordinatorReply, NodeState, NodeSummary, PurgeSummary, RefusedRequest};
 
@@ -95,6 +95,15 @@ fn refusing_deletions(nodes: &[NodeRecord], watch: &FleetWatch, now: Timestamp) 
 
 pub(super) fn nodes(shared: &Shared) -> Reply {
     Ok(CoordinatorReply::NodeList(summaries(shared)?))
+}
+
+/// Those that do less than others, and why.
+pub(super) fn resting(shared: &Shared) -> Reply {
+    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    let now = shared.environment.now();
+    let soft = shared.soft();
+    let resting = records.iter().filter_map(|record| resting_node(record, &soft.fleet, now));
+    Ok(CoordinatorReply::Resting(resting.collect()))
 }
 
 pub(super) fn summaries(shared: &Shared) -> Result<Vec<NodeSummary>, RefusedRequest> {
