@@ -274,7 +274,10 @@ impl LocalArchive {
                 })
             }
             Role::Gateway => {
-                Plan::Gateway(GatewayRole { directory, listen, descriptor: self.place.descriptor() })
+                // Nodes give strangers a tenth of a bounded line; this gateway is none.
+                let identity = load_identity(&self.place.uploader_key())?;
+                let descriptor = self.place.descriptor();
+                Plan::Gateway(GatewayRole { directory, listen, descriptor, identity })
             }
         };
         Ok(async move {

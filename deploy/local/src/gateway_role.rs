@@ -22,6 +22,8 @@ pub(crate) struct GatewayRole {
     pub(crate) listen: SocketAddr,
     /// The file of the archive's descriptor.
     pub(crate) descriptor: PathBuf,
+    /// Whom nodes take it for.
+    pub(crate) identity: Identity,
 }
 
 struct Served {
@@ -36,13 +38,12 @@ const DRAIN_WAIT: Duration = Duration::from_secs(3);
 /// Starts it.
 pub(crate) async fn start(role: GatewayRole) -> Result<impl Running, Failure> {
     let environment = Environment::real();
-    let identity = Identity::from_seed(&environment.seed());
     let options = ArchiveOptions {
         descriptor: role.descriptor.to_string_lossy().into_owned(),
         state_dir: Some(role.directory.clone()),
         endpoint: EndpointOptions::default(),
     };
-    let archive = Archive::open(options, identity, &environment).await?;
+    let archive = Archive::open(options, role.identity, &environment).await?;
     let parts = ArchiveParts { environment, coordinators: archive.coordinators().clone() };
     let options = GatewayOptions {
         listen: role.listen,

@@ -1,13 +1,17 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
-//! Owns: the quota, what is lent of a line and when, the order of orders, the checks of passes, tickets and orders, archive time, the trash
+//! Owns: the quota, what is lent of a line and when, whose reads come first, the order of orders, the checks of passes, tickets and orders, archive time, the trash
 //! rules and their allowances, when shards are read again, and the conversation with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
 //! Leaves to others: disks, sockets and keys (`storage-node/server`).
 
 mod admission;
 mod archive_time;
+mod contact;
 mod erasure;
+mod fair_turns;
+mod known_readers;
+mod leaving;
 mod line_terms;
 mod local_time;
 mod orders;
@@ -16,20 +20,28 @@ mod refusals;
 mod rest;
 mod scrub;
 mod session;
+mod strangers;
 mod traffic_book;
 mod trash;
 
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
+pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 pub use erasure::erased_bundles;
+pub use fair_turns::{AskedTurn, FairTurns, Place, TurnBounds};
+pub use known_readers::{KnownReaders, ReaderClass};
+pub use leaving::{LeaveProgress, LeaveWatch};
 pub use line_terms::LineTerms;
 pub use local_time::{ActiveHours, Date, LocalTime, ParseDateError, ParseHoursError};
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, QuotaExceeded};
 pub use refusals::DeletionRefusals;
-pub use rest::{PAUSE_MOST, Pains, REST_UPLOAD, Work, admit_work, pause_until, rest, upload_rate};
+pub use rest::{
+    PAUSE_MOST, Pains, REST_UPLOAD, Work, admit_work, pause_until, rest, rest_until, upload_rate,
+};
 pub use scrub::{ScrubGoal, ScrubPlan};
 pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
+pub use strangers::{STRANGERS_PER_CENT, on_the_line, strangers_month, strangers_rate};
 pub use traffic_book::{KeptTraffic, ParseTrafficError, TrafficBook};
 pub use trash::{
     DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,

@@ -41,11 +41,31 @@ impl LocalTime {
         let minute = local % DAY_MILLIS / MINUTE_MILLIS;
         Self { date, minute: u16::try_from(minute).unwrap_or_default() }
     }
+
+    /// Minutes until the next month begins.
+    pub fn minutes_of_month_left(self) -> u32 {
+        let days = u32::from(self.date.days_of_month().saturating_sub(self.date.day));
+        days * u32::from(DAY_MINUTES) + u32::from(DAY_MINUTES.saturating_sub(self.minute))
+    }
 }
 
 impl Date {
     /// The first that a timestamp may be of.
     pub const FIRST: Self = Self { year: 1970, month: 1, day: 1 };
+
+    /// How many days its month has.
+    const fn days_of_month(self) -> u8 {
+        match self.month {
+            4 | 6 | 9 | 11 => 30,
+            2 if self.year.is_multiple_of(4)
+                && (!self.year.is_multiple_of(100) || self.year.is_multiple_of(400)) =>
+            {
+                29
+            }
+            2 => 28,
+            _ => 31,
+        }
+    }
 
     /// Whether both are of one month.
     pub const fn is_same_month(self, other: Self) -> bool {
@@ -101,6 +121,12 @@ impl ActiveHours {
         } else {
             self.from_minute <= minute || minute < self.until_minute
         }
+    }
+
+    /// Minutes until they begin again.
+    pub const fn minutes_until(self, minute: u16) -> u16 {
+        let minutes = if minute < self.from_minute { 0 } else { DAY_MINUTES };
+        (minutes + self.from_minute).saturating_sub(minute)
     }
 }
 

@@ -26,8 +26,10 @@ pub const PAUSE_MOST: Duration = Duration::from_secs(14 * 86_400);
 pub enum Work {
     /// It shall take a shard.
     Store,
-    /// A reader wants a range.
+    /// A reader whom the archive knows wants a range.
     Read,
+    /// Another reader does.
+    StrangerRead,
     /// A coordinator looks at what it holds.
     CoordinatorRead,
     /// It shall build shards, or read to compute.
@@ -71,6 +73,27 @@ fn is_paused(until: Timestamp, now: Timestamp) -> bool {
     now < until && until.since(now) <= PAUSE_MOST
 }
 
+/// When a rest that was found at `now` ends by itself, as far as terms and calendar tell: a clock that is put forward for the
+/// summer in between makes it an hour earlier. None for a pause without an end.
+pub fn rest_until(
+    rest: NodeRest,
+    terms: &LineTerms,
+    paused_until: Option<Timestamp>,
+    now: Timestamp,
+    local: LocalTime,
+) -> Option<Timestamp> {
+    let minute = Duration::from_secs(60);
+    // The minute that shows has begun at some time within it.
+    let in_minutes = |minutes: u32| now.after(minute * minutes);
+    match rest {
+        NodeRest::Paused => paused_until,
+        NodeRest::OutsideHours => {
+            terms.active_hours.map(|hours| in_minutes(u32::from(hours.minutes_until(local.minute))))
+        }
+        NodeRest::TrafficSpent => Some(in_minutes(local.minutes_of_month_left())),
+    }
+}
+
 /// How fast a node uploads at most.
 pub fn upload_rate(terms: &LineTerms, rest: Option<NodeRest>) -> Option<BitRate> {
     match (rest, terms.max_upload) {
@@ -82,15 +105,25 @@ pub fn upload_rate(terms: &LineTerms, rest: Option<NodeRest>) -> Option<BitRate>
     }
 }
 
-/// Whether a node does `work`, and how.
+/// Whether a node does `work`, and how. `strangers_spent` says whether strangers have had their part of the month.
 ///
 /// # Errors
 ///
 /// It rests: whoever asks is better served elsewhere.
-pub fn admit_work(rest: Option<NodeRest>, work: Work) -> Result<Pains, RefusedRequest> {
+pub fn admit_work(
+    rest: Option<NodeRest>,
+    strangers_spent: bool,
+    work: Work,
+) -> Result<Pains, RefusedRequest> {
     let sentence = match (rest, work) {
+        (None | Some(NodeRest::OutsideHours), Work::StrangerRead) if strangers_spent => {
+            "what this node has for readers that the archive does not know is used up this month: ask another, or have the \
+             archive's operators make your key known"
+        }
         (None, _) | (Some(_), Work::CoordinatorRead) => return Ok(Pains::Usual),
-        (Some(NodeRest::OutsideHours), Work::Read | Work::BuildRead) => return Ok(Pains::Sparing),
+        (Some(NodeRest::OutsideHours), Work::Read | Work::StrangerRead | Work::BuildRead) => {
+            return Ok(Pains::Sparing);
+        }
         (Some(NodeRest::OutsideHours), _) => "these are not the hours in which this node works: ask another",
         (Some(NodeRest::Paused), _) => "the owner of this node has paused it: ask another",
         (Some(NodeRest::TrafficSpent), _) => "this node's traffic of the month is used up: ask another",
@@ -170,8 +203,9 @@ mod tests {
 
     #[test]
     fn a_resting_node_stays_in_touch_and_reads_are_served_outside_hours_alone() {
-        use Work::{Build, BuildRead, CoordinatorRead, Read, Store};
-        for work in [Store, Read, CoordinatorRead, Build, BuildRead] {
+        use Work::{Build, BuildRead, CoordinatorRead, Read, Store, StrangerRead};
+        let admit_work = |rest, work| super::admit_work(rest, false, work);
+        for work in [Store, Read, StrangerRead, CoordinatorRead, Build, BuildRead] {
             assert_eq!(admit_work(None, work), Ok(Pains::Usual));
         }
         for rest in [NodeRest::Paused, NodeRest::TrafficSpent, NodeRest::OutsideHours] {
@@ -180,12 +214,39 @@ mod tests {
                 assert_eq!(admit_work(Some(rest), work).unwrap_err().kind, RefusalKind::Unavailable);
             }
         }
-        for work in [Read, BuildRead] {
+        for work in [Read, StrangerRead, BuildRead] {
             assert_eq!(admit_work(Some(NodeRest::OutsideHours), work), Ok(Pains::Sparing));
             for rest in [NodeRest::Paused, NodeRest::TrafficSpent] {
                 assert_eq!(admit_work(Some(rest), work).unwrap_err().kind, RefusalKind::Unavailable);
             }
         }
+    }
+
+    #[test]
+    fn strangers_who_have_had_their_part_of_the_month_are_refused_and_nobody_else_is() {
+        use Work::{Build, BuildRead, CoordinatorRead, Read, Store, StrangerRead};
+        for rest in [None, Some(NodeRest::OutsideHours)] {
+            assert_eq!(admit_work(rest, true, StrangerRead).unwrap_err().kind, RefusalKind::Unavailable);
+            for work in [Store, Read, CoordinatorRead, Build, BuildRead] {
+                assert_eq!(admit_work(rest, true, work), admit_work(rest, false, work));
+            }
+        }
+    }
+
+    #[test]
+    fn a_rest_ends_with_the_pause_with_the_month_or_when_the_hours_begin() {
+        let until = |rest, local| rest_until(rest, &terms(), Some(NOW.after(PAUSE_MOST)), NOW, local);
+        let hours = |hours: u64| Some(NOW.after(Duration::from_secs(hours * 3600)));
+        assert_eq!(until(NodeRest::Paused, at(12)), Some(NOW.after(PAUSE_MOST)));
+        assert_eq!(until(NodeRest::OutsideHours, at(12)), hours(10));
+        assert_eq!(until(NodeRest::OutsideHours, at(7)), hours(15));
+        let last_days = |month, day, hour| {
+            let date = Date { year: 2028, month, day };
+            until(NodeRest::TrafficSpent, LocalTime { date, minute: hour * 60 })
+        };
+        assert_eq!(last_days(12, 31, 23), hours(1));
+        assert_eq!(last_days(11, 30, 0), hours(24));
+        assert_eq!(last_days(2, 28, 12), hours(36));
     }
 
     #[test]

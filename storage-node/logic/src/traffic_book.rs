@@ -4,6 +4,7 @@
 //! much ahead of itself it counts, and a node that was killed begins with all of that. So a count costs a write for each
 //! 256 MiB on a busy line; what a kill adds is at most what a run had moved before, or 1 MiB. Whatever the clock does, what
 //! was counted for a month is there when the clock shows that month again, unless it has shown six others since.
+//! The same holds of what of it went to strangers.
 //! Leaves to others: counting datagrams, the disk, the calendar.
 
 use std::str::FromStr;
@@ -11,8 +12,11 @@ use std::str::FromStr;
 use firn_base::ByteCount;
 
 use crate::local_time::Date;
+use crate::strangers::strangers_month;
 
-const MAGIC: &str = "firn-traffic 1";
+const MAGIC: &str = "firn-traffic 2";
+// Did not count strangers apart.
+const MAGIC_FIRST: &str = "firn-traffic 1";
 
 // The one that the clock shows, and those that it showed last: a machine without a clock of its own starts in 1970, and
 // others jump.
@@ -41,11 +45,19 @@ pub struct TrafficBook {
 pub struct KeptTraffic {
     date: Date,
     day_bytes: u64,
-    month_bytes: u64,
+    month: MonthBytes,
     // Counted beyond that, whether it went or not.
     ahead_bytes: u64,
     // Other months that the clock showed, the last one first, with what went in them.
-    others: Vec<(Month, u64)>,
+    others: Vec<(Month, MonthBytes)>,
+}
+
+/// What went in a month.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct MonthBytes {
+    all: u64,
+    // Of these, what went to strangers.
+    strangers: u64,
 }
 
 /// Year and month.
@@ -56,13 +68,16 @@ impl TrafficBook {
     pub fn open(kept: Option<KeptTraffic>, today: Date) -> Self {
         let Some(mut kept) = kept else {
             let others = Vec::new();
-            let kept = KeptTraffic { date: today, day_bytes: 0, month_bytes: 0, ahead_bytes: 0, others };
+            let month = MonthBytes::default();
+            let kept = KeptTraffic { date: today, day_bytes: 0, month, ahead_bytes: 0, others };
             return Self { kept, run_bytes: 0, kept_month_bytes: None };
         };
         let ahead_bytes = std::mem::take(&mut kept.ahead_bytes);
         kept.day_bytes = kept.day_bytes.saturating_add(ahead_bytes);
-        kept.month_bytes = kept.month_bytes.saturating_add(ahead_bytes);
-        let kept_month_bytes = Some(kept.month_bytes);
+        kept.month.all = kept.month.all.saturating_add(ahead_bytes);
+        // All of it may have gone to strangers.
+        kept.month.strangers = kept.month.strangers.saturating_add(ahead_bytes);
+        let kept_month_bytes = Some(kept.month.all);
         let mut book = Self { kept, run_bytes: 0, kept_month_bytes };
         book.turn_to(today);
         book
@@ -71,9 +86,15 @@ impl TrafficBook {
     /// `bytes` more went, by `today`.
     pub fn add(&mut self, bytes: u64, today: Date) {
         self.turn_to(today);
-        for count in [&mut self.kept.day_bytes, &mut self.kept.month_bytes, &mut self.run_bytes] {
+        for count in [&mut self.kept.day_bytes, &mut self.kept.month.all, &mut self.run_bytes] {
             *count = count.saturating_add(bytes);
         }
+    }
+
+    /// Of what went, `bytes` more went to strangers.
+    pub fn add_to_strangers(&mut self, bytes: u64) {
+        let count = &mut self.kept.month.strangers;
+        *count = count.saturating_add(bytes);
     }
 
     /// Bytes of today.
@@ -83,20 +104,33 @@ impl TrafficBook {
 
     /// Bytes of this month.
     pub const fn this_month(&self) -> ByteCount {
-        ByteCount(self.kept.month_bytes)
+        ByteCount(self.kept.month.all)
+    }
+
+    /// Of these, bytes that went to strangers.
+    pub const fn strangers_this_month(&self) -> ByteCount {
+        ByteCount(self.kept.month.strangers)
+    }
+
+    /// Whether strangers have had their part of a month of `limit` bytes, with `more` that went to them since.
+    pub fn strangers_have_spent(&self, limit: ByteCount, more: u64) -> bool {
+        self.kept.month.strangers.saturating_add(more) >= strangers_month(limit).0
+    }
+
+    /// What of a month of `limit` bytes is left to serve and build with.
+    pub const fn left(&self, limit: ByteCount) -> ByteCount {
+        ByteCount((limit.0 - in_touch(limit)).saturating_sub(self.kept.month.all))
     }
 
     /// Whether a month of `limit` bytes is used up, but for what it takes to stay in touch.
     pub const fn has_spent(&self, limit: ByteCount) -> bool {
-        let part = limit.0 / IN_TOUCH_PART;
-        let in_touch = if part < IN_TOUCH_BYTES_MOST { part } else { IN_TOUCH_BYTES_MOST };
-        self.kept.month_bytes >= limit.0 - in_touch
+        self.left(limit).0 == 0
     }
 
     /// What is to be written now, before more goes; none if the disk is far enough ahead.
     pub fn due(&self) -> Option<KeptTraffic> {
         let ahead_bytes = self.run_bytes.clamp(AHEAD_BYTES_LEAST, AHEAD_BYTES_MOST);
-        let room = self.kept_month_bytes.map_or(0, |kept| kept.saturating_sub(self.kept.month_bytes));
+        let room = self.kept_month_bytes.map_or(0, |kept| kept.saturating_sub(self.kept.month.all));
         // Half is used up by the time of a look, not all.
         (room < ahead_bytes / 2).then(|| KeptTraffic { ahead_bytes, ..self.exact() })
     }
@@ -109,7 +143,7 @@ impl TrafficBook {
     /// `kept` is on the disk. If another month has begun meanwhile, what the disk counts for that is not known.
     pub fn written(&mut self, kept: &KeptTraffic) {
         if kept.date.is_same_month(self.kept.date) {
-            self.kept_month_bytes = Some(kept.month_bytes.saturating_add(kept.ahead_bytes));
+            self.kept_month_bytes = Some(kept.month.all.saturating_add(kept.ahead_bytes));
         }
     }
 
@@ -121,14 +155,20 @@ impl TrafficBook {
         kept.day_bytes = 0;
         if !today.is_same_month(kept.date) {
             let known = kept.others.iter().position(|(month, _)| *month == month_of(today));
-            let month_bytes = known.map_or(0, |place| kept.others.remove(place).1);
-            kept.others.insert(0, (month_of(kept.date), kept.month_bytes));
+            let month = known.map_or_else(MonthBytes::default, |place| kept.others.remove(place).1);
+            kept.others.insert(0, (month_of(kept.date), kept.month));
             kept.others.truncate(MONTHS_MOST - 1);
-            kept.month_bytes = month_bytes;
+            kept.month = month;
             self.kept_month_bytes = None;
         }
         kept.date = today;
     }
+}
+
+/// What of a month of `limit` bytes is kept for staying in touch.
+const fn in_touch(limit: ByteCount) -> u64 {
+    let part = limit.0 / IN_TOUCH_PART;
+    if part < IN_TOUCH_BYTES_MOST { part } else { IN_TOUCH_BYTES_MOST }
 }
 
 const fn month_of(date: Date) -> Month {
@@ -138,11 +178,12 @@ const fn month_of(date: Date) -> Month {
 impl KeptTraffic {
     /// The file's text.
     pub fn to_text(&self) -> String {
-        let Self { date, day_bytes, month_bytes, ahead_bytes, others } = self;
-        let mut text =
-            format!("{MAGIC}\ndate {date}\nday {day_bytes}\nmonth {month_bytes}\nahead {ahead_bytes}\n");
-        for ((year, month), bytes) in others {
-            text.push_str(&format!("other {year:04}-{month:02} {bytes}\n"));
+        let Self { date, day_bytes, month: MonthBytes { all, strangers }, ahead_bytes, others } = self;
+        let mut text = format!(
+            "{MAGIC}\ndate {date}\nday {day_bytes}\nmonth {all}\nstrangers {strangers}\nahead {ahead_bytes}\n"
+        );
+        for ((year, month), MonthBytes { all, strangers }) in others {
+            text.push_str(&format!("other {year:04}-{month:02} {all} {strangers}\n"));
         }
         text
     }
@@ -158,26 +199,32 @@ impl FromStr for KeptTraffic {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut lines = text.lines();
+        let counts_strangers = match lines.next() {
+            Some(MAGIC) => true,
+            Some(MAGIC_FIRST) => false,
+            _ => return Err(ParseTrafficError),
+        };
         let mut value = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix(' ');
         let parsed = (|| {
-            let (magic, version) = MAGIC.split_once(' ')?;
-            value(magic).filter(|found| *found == version)?;
             let date = value("date")?.parse().ok()?;
             let mut number = |name| value(name)?.parse().ok();
-            let (day_bytes, month_bytes, ahead_bytes) = (number("day")?, number("month")?, number("ahead")?);
-            let others = Vec::new();
-            Some(Self { date, day_bytes, month_bytes, ahead_bytes, others })
+            let (day_bytes, all) = (number("day")?, number("month")?);
+            let strangers = if counts_strangers { number("strangers")? } else { 0 };
+            let ahead_bytes = number("ahead")?;
+            let month = MonthBytes { all, strangers };
+            Some(Self { date, day_bytes, month, ahead_bytes, others: Vec::new() })
         })();
-        let others = lines.map(parse_other).collect::<Option<Vec<_>>>();
+        let others = lines.map(|line| parse_other(line, counts_strangers)).collect::<Option<Vec<_>>>();
         let parsed = parsed.zip(others).map(|(kept, others)| Self { others, ..kept });
         parsed.filter(|kept| kept.others.len() < MONTHS_MOST).ok_or(ParseTrafficError)
     }
 }
 
-fn parse_other(line: &str) -> Option<(Month, u64)> {
+fn parse_other(line: &str, counts_strangers: bool) -> Option<(Month, MonthBytes)> {
     let (month, bytes) = line.strip_prefix("other ")?.split_once(' ')?;
     let first: Date = format!("{month}-01").parse().ok()?;
-    Some((month_of(first), bytes.parse().ok()?))
+    let (all, strangers) = if counts_strangers { bytes.split_once(' ')? } else { (bytes, "0") };
+    Some((month_of(first), MonthBytes { all: all.parse().ok()?, strangers: strangers.parse().ok()? }))
 }
 
 #[cfg(test)]
@@ -255,24 +302,51 @@ mod tests {
     }
 
     #[test]
+    fn strangers_have_a_tenth_of_a_month_whenever_the_clock_shows_it() {
+        let mut book = TrafficBook::open(None, date(11, 29));
+        book.add(1000, date(11, 29));
+        book.add_to_strangers(99);
+        assert!(
+            !book.strangers_have_spent(ByteCount(1000), 0) && book.strangers_have_spent(ByteCount(1000), 1)
+        );
+        book.add_to_strangers(1);
+        assert!(book.strangers_have_spent(ByteCount(1000), 0));
+        assert_eq!(book.strangers_this_month(), ByteCount(100));
+        book.add(0, date(12, 1));
+        assert!(!book.strangers_have_spent(ByteCount(1000), 0));
+        book.add(0, date(11, 30));
+        assert!(book.strangers_have_spent(ByteCount(1000), 0));
+        // A kill may have made it forget what went to them.
+        let kept = book.due().unwrap();
+        let book = TrafficBook::open(Some(kept), date(11, 30));
+        assert_eq!(book.strangers_this_month().0 - 100, book.this_month().0 - 1000);
+    }
+
+    #[test]
     fn the_file_reads_as_it_was_written_and_nothing_else_does() {
-        let others = vec![((1970, 1), 7), ((2026, 1), 8)];
+        let bytes = |all, strangers| MonthBytes { all, strangers };
+        let others = vec![((1970, 1), bytes(7, 1)), ((2026, 1), bytes(8, 0))];
         let kept = KeptTraffic {
             date: date(2, 3),
             day_bytes: 4,
-            month_bytes: 5,
+            month: bytes(5, 2),
             ahead_bytes: 6,
             others: Vec::new(),
         };
-        let text = "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth 5\nahead 6\n";
+        let text = "firn-traffic 2\ndate 2026-02-03\nday 4\nmonth 5\nstrangers 2\nahead 6\n";
         assert_eq!((kept.to_text().as_str(), text.parse()), (text, Ok(kept.clone())));
+        let with_others = format!("{text}other 1970-01 7 1\nother 2026-01 8 0\n");
         let kept = KeptTraffic { others, ..kept };
-        let with_others = format!("{text}other 1970-01 7\nother 2026-01 8\n");
-        assert_eq!((kept.to_text(), with_others.parse()), (with_others.clone(), Ok(kept)));
-        let too_many = format!("{text}{}", "other 1970-01 7\n".repeat(MONTHS_MOST));
-        let no_month = format!("{text}other 1970-13 7\n");
-        let negative = "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth -5\nahead 6\n";
-        for wrong in ["", "firn-traffic 2\n", negative, too_many.as_str(), no_month.as_str()] {
+        assert_eq!((kept.to_text(), with_others.parse()), (with_others.clone(), Ok(kept.clone())));
+        // As it was before strangers were counted.
+        let first = "firn-traffic 1\ndate 2026-02-03\nday 4\nmonth 5\nahead 6\nother 1970-01 7\n";
+        let others = vec![((1970, 1), bytes(7, 0))];
+        assert_eq!(first.parse(), Ok(KeptTraffic { month: bytes(5, 0), others, ..kept }));
+        let too_many = format!("{text}{}", "other 1970-01 7 1\n".repeat(MONTHS_MOST));
+        let no_month = format!("{text}other 1970-13 7 1\n");
+        let first_line = "firn-traffic 2\n";
+        let negative = "firn-traffic 2\ndate 2026-02-03\nday 4\nmonth -5\nstrangers 0\nahead 6\n";
+        for wrong in ["", "firn-traffic 3\n", first_line, negative, too_many.as_str(), no_month.as_str()] {
             assert_eq!(wrong.parse::<KeptTraffic>(), Err(ParseTrafficError));
         }
     }

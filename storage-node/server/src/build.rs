@@ -17,9 +17,9 @@ use firn_erasure::{Coder, ColumnBuffers};
 use firn_wire::{BuildOrder, BuildReport, RefusalKind, RefusedRequest};
 use futures::future::join_all;
 
-use crate::build_line::Lane;
 use crate::build_sources::Sources;
 use crate::build_targets::Target;
+use crate::line_part::Lane;
 use crate::payload_columns::PayloadColumns;
 use crate::recode::COLUMN_BYTES;
 use crate::shared::Shared;

@@ -14,7 +14,7 @@ use firn_wire::{
 };
 use tokio::time::timeout;
 
-use crate::build_line::{BuildLine, Lane};
+use crate::line_part::{Lane, LinePart};
 use crate::shared::Shared;
 use crate::storing::{Admitted, Incoming, admit_shard};
 
@@ -105,7 +105,7 @@ impl Target {
     pub(crate) async fn bring(
         &mut self,
         made: &[(ShardIndex, Bytes)],
-        line: &BuildLine,
+        line: &LinePart,
         lane: &Lane,
     ) -> Result<(), String> {
         let Some((_, block)) = made.iter().find(|(index, _)| *index == self.ticket.index) else {

@@ -68,7 +68,8 @@ pub(crate) struct Settings {
     pub(crate) quota: Option<String>,
 
     /// How fast the node uploads at most, everything counted, as 10Mbit/s or 2MB/s; `unlimited` for as fast as it can.
-    /// Repairs that the node carries out take at most 30 % of it [default: 10Mbit/s]
+    /// Repairs that the node carries out take at most 30 % of it, half of that while readers want it, and readers whom
+    /// the archive does not know a tenth, of this and of --monthly-traffic [default: 10Mbit/s]
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
     pub(crate) max_upload: Option<String>,
 
@@ -137,8 +138,14 @@ pub(crate) enum Command {
         /// For how long, as 12h or 10d; 14d at most
         duration: String,
     },
-    /// Ends a pause
+    /// Ends a pause, and an absence that was declared
     Resume,
+    /// Declares that the node will be switched off for a while: until then what it holds goes on to count, and nothing is made anew
+    /// for it. It has 14 days, which come back within a year; `resume` ends it sooner and gives the rest back
+    Absent {
+        /// For how long, as 10d; 14d at most
+        duration: String,
+    },
     /// Checks a shard file and prints what it holds
     Inspect {
         /// The file
@@ -147,11 +154,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Lets the running node leave the archive: its shards are moved to others, then it ends
+    /// Lets the running node leave the archive: its shards are moved to others, as fast as its line may go, then it ends;
+    /// `status` says how far it has come
     Leave {
         /// Only says what would be moved
         #[arg(long)]
         dry_run: bool,
+        /// Waits until the node has left, and says how it gets on
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
     },
 }
 

@@ -38,8 +38,13 @@ pub enum ControlRequest {
         /// For how long.
         seconds: u64,
     },
-    /// End a pause.
+    /// End a pause, and an absence that was declared.
     Resume,
+    /// Declare that the node may be away.
+    Absent {
+        /// For how long.
+        seconds: u64,
+    },
 }
 
 /// The answer.
@@ -62,6 +67,13 @@ pub enum ControlReply {
     Paused {
         /// Until when, in milliseconds since 1970.
         until_millis: u64,
+    },
+    /// The node may be away.
+    Absent {
+        /// Until when, in milliseconds since 1970.
+        until_millis: u64,
+        /// For how many milliseconds it may declare to be away beyond that.
+        left_millis: u64,
     },
     /// The node is not paused any more.
     Resumed,
@@ -124,10 +136,17 @@ async fn answer(mut stream: UnixStream, handle: &NodeHandle) -> io::Result<()> {
         },
         Ok(ControlRequest::Resume) => match handle.resume().await {
             Ok(()) => ControlReply::Resumed,
-            Err(error) => {
-                ControlReply::Failed(format!("the end of the pause cannot be written down: {error}"))
-            }
+            Err(sentence) => ControlReply::Failed(sentence),
         },
+        Ok(ControlRequest::Absent { seconds }) => {
+            match handle.declare_absence(Duration::from_secs(seconds)).await {
+                Ok(standing) => ControlReply::Absent {
+                    until_millis: standing.absent_until.unwrap_or_default().as_millis(),
+                    left_millis: standing.absence_left_millis,
+                },
+                Err(sentence) => ControlReply::Failed(sentence),
+            }
+        }
         Err(error) => ControlReply::Failed(format!("no such command: {error}")),
     };
     let mut text = serde_json::to_vec(&reply).map_err(io::Error::other)?;

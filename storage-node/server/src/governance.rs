@@ -7,11 +7,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use firn_base::BundleId;
-use firn_storage_node_logic::erased_bundles;
+use firn_base::{BundleId, PublicKey};
+use firn_storage_node_logic::{KnownReaders, ReaderClass, erased_bundles};
 use firn_transport::{AskError, CoordinatorClient, Environment, VerifiedLedger};
 use firn_wire::{
     Descriptor, DescriptorError, KeptGovernance, ROSTERS_KEPT_MAX, Roster, Signed, decode, encode,
@@ -116,6 +116,8 @@ pub(crate) struct LedgerCopy {
     disk: Arc<dyn Disk>,
     inner: Mutex<Copy>,
     entries: std::sync::atomic::AtomicU64,
+    // By all entries of the copy.
+    readers: RwLock<KnownReaders>,
 }
 
 #[derive(Debug)]
@@ -135,7 +137,10 @@ impl LedgerCopy {
             }),
         };
         let entries = (ledger.entries.len() as u64).into();
-        Ok(Self { environment, disk, inner: Mutex::new(Copy { ledger, refreshed: None }), entries })
+        let mut readers = KnownReaders::default();
+        readers.enter(&ledger.entries);
+        let readers = RwLock::new(readers);
+        Ok(Self { readers, environment, disk, inner: Mutex::new(Copy { ledger, refreshed: None }), entries })
     }
 
     /// A page of the copy for a coordinator that rebuilds the archive, with `rosters` if it is the first.
@@ -151,6 +156,11 @@ impl LedgerCopy {
     /// Entries of the copy.
     pub(crate) fn entries(&self) -> u64 {
         self.entries.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Whose reads those of `reader` are, by the copy.
+    pub(crate) fn class_of(&self, reader: PublicKey) -> ReaderClass {
+        self.readers.read().unwrap_or_else(PoisonError::into_inner).class_of(reader)
     }
 
     /// Bundles that the copy says are erased in its entry `from` or behind it, and the entries of the copy.
@@ -173,6 +183,9 @@ impl LedgerCopy {
         copy.refreshed = Some(Instant::now());
         match self.fetch(&copy.ledger, client).await {
             Ok(Some(ledger)) => {
+                let mut readers = KnownReaders::default();
+                readers.enter(&ledger.entries);
+                *self.readers.write().unwrap_or_else(PoisonError::into_inner) = readers;
                 self.entries.store(ledger.entries.len() as u64, std::sync::atomic::Ordering::Release);
                 copy.ledger = ledger;
             }

@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_storage_node_logic::{KeptTraffic, LineTerms, LocalTime, TrafficBook, rest, upload_rate};
+use firn_storage_node_logic::{
+    KeptTraffic, LineTerms, LocalTime, TrafficBook, rest, rest_until, upload_rate,
+};
 use firn_transport::{Environment, Line, LineRates};
 use firn_wire::NodeRest;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::line_part::LinePart;
 use crate::shared::Shared;
 use crate::store::{Disk, read_small, replace_small};
 
@@ -34,6 +37,8 @@ const CLOSE_MOST: Duration = Duration::from_secs(10);
 pub(crate) struct Lent {
     pub(crate) terms: LineTerms,
     pub(crate) line: Arc<Line>,
+    // What goes out to readers that the archive does not know.
+    pub(crate) strangers: LinePart,
     state: Mutex<State>,
     // Held while the count or a pause is written, with the number of the count that was written last: whoever gives up waiting for a
     // write does not end it.
@@ -45,6 +50,8 @@ struct State {
     book: TrafficBook,
     // Of what the line counts, what is in the book.
     counted_bytes: u64,
+    // Of what went to strangers, likewise.
+    counted_stranger_bytes: u64,
     // As it was told. Whether the node is paused each look finds anew: the clock may have been wrong.
     paused_until: Option<Timestamp>,
     rest: Option<NodeRest>,
@@ -57,6 +64,9 @@ struct State {
 pub(crate) struct LentFigures {
     pub(crate) today: ByteCount,
     pub(crate) this_month: ByteCount,
+    pub(crate) strangers_this_month: ByteCount,
+    pub(crate) month_left: Option<ByteCount>,
+    pub(crate) rest_until: Option<Timestamp>,
     pub(crate) paused_until: Option<Timestamp>,
     pub(crate) rest: Option<NodeRest>,
 }
@@ -85,9 +95,11 @@ impl Lent {
         let book = TrafficBook::open(parsed, local.date);
         let rest = rest(&terms, &book, paused_until, now, local);
         let rates = LineRates { upload: upload_rate(&terms, rest), download: terms.max_download };
-        let state = State { book, counted_bytes: 0, paused_until, rest, writes: 0 };
+        let state =
+            State { book, counted_bytes: 0, counted_stranger_bytes: 0, paused_until, rest, writes: 0 };
         let (line, state) = (Arc::new(Line::new(rates)), Mutex::new(state));
-        Ok(Self { terms, line, state, written: Arc::default() })
+        let strangers = LinePart::of_strangers(terms.max_upload);
+        Ok(Self { terms, line, strangers, state, written: Arc::default() })
     }
 
     /// Why the node rests, if it does.
@@ -95,10 +107,26 @@ impl Lent {
         self.state().rest
     }
 
-    /// How much has gone.
-    pub(crate) fn figures(&self) -> LentFigures {
+    /// Whether strangers have had their part of the month.
+    pub(crate) fn strangers_have_spent(&self) -> bool {
+        let Some(limit) = self.terms.monthly_traffic else { return false };
         let state = self.state();
+        let since_the_look = self.strangers.sent_bytes().saturating_sub(state.counted_stranger_bytes);
+        state.book.strangers_have_spent(limit, since_the_look)
+    }
+
+    /// How much has gone.
+    pub(crate) fn figures(&self, environment: &Environment) -> LentFigures {
+        self.figures_at(times(environment))
+    }
+
+    fn figures_at(&self, (now, local): (Timestamp, LocalTime)) -> LentFigures {
+        let state = self.state();
+        let until = |rest| rest_until(rest, &self.terms, state.paused_until, now, local);
         LentFigures {
+            strangers_this_month: state.book.strangers_this_month(),
+            month_left: self.terms.monthly_traffic.map(|limit| state.book.left(limit)),
+            rest_until: state.rest.and_then(until),
             today: state.book.today(),
             this_month: state.book.this_month(),
             paused_until: state.paused_until.filter(|_| state.rest == Some(NodeRest::Paused)),
@@ -139,6 +167,10 @@ impl Lent {
         let bytes = counted_bytes.saturating_sub(state.counted_bytes);
         state.counted_bytes = counted_bytes;
         state.book.add(bytes, local.date);
+        let to_strangers = self.strangers.sent_bytes();
+        let bytes = to_strangers.saturating_sub(state.counted_stranger_bytes);
+        state.counted_stranger_bytes = to_strangers;
+        state.book.add_to_strangers(bytes);
         let found = rest(&self.terms, &state.book, state.paused_until, now, local);
         if state.rest != found {
             state.rest = found;
@@ -250,16 +282,18 @@ mod tests {
         let disk = MemoryDisk::new();
         replace_small(&disk, "", TRAFFIC_FILE, b"\xff").unwrap();
         replace_small(&disk, "", PAUSE_FILE, b"\xff").unwrap();
-        let lent = Lent::open(&disk, &Environment::real(), LineTerms::default()).unwrap();
-        assert_eq!((lent.rest(), lent.figures().this_month), (None, ByteCount(0)));
+        let environment = Environment::real();
+        let lent = Lent::open(&disk, &environment, LineTerms::default()).unwrap();
+        assert_eq!((lent.rest(), lent.figures(&environment).this_month), (None, ByteCount(0)));
     }
 
     #[test]
     fn an_end_that_only_a_wrong_clock_can_have_given_is_no_pause() {
         let disk = MemoryDisk::new();
         replace_small(&disk, "", PAUSE_FILE, b"firn-pause 1\nuntil 18446744073709551615\n").unwrap();
-        let lent = Lent::open(&disk, &Environment::real(), LineTerms::default()).unwrap();
-        assert_eq!((lent.rest(), lent.figures().paused_until), (None, None));
+        let environment = Environment::real();
+        let lent = Lent::open(&disk, &environment, LineTerms::default()).unwrap();
+        assert_eq!((lent.rest(), lent.figures(&environment).paused_until), (None, None));
     }
 
     #[test]
@@ -273,9 +307,12 @@ mod tests {
         for wrong in [Timestamp::from_millis(0), until, right.after(PAUSE_MOST * 99)] {
             let lent = Lent::open_at(&disk, times(wrong), LineTerms::default()).unwrap();
             for _ in 0..2 {
-                assert_eq!((lent.rest(), lent.figures().paused_until), (None, None));
+                assert_eq!((lent.rest(), lent.figures_at(times(wrong)).paused_until), (None, None));
                 lent.look_at(times(right));
-                assert_eq!((lent.rest(), lent.figures().paused_until), (Some(NodeRest::Paused), Some(until)));
+                assert_eq!(
+                    (lent.rest(), lent.figures_at(times(right)).paused_until),
+                    (Some(NodeRest::Paused), Some(until))
+                );
                 lent.look_at(times(wrong));
             }
         }

@@ -8,14 +8,15 @@
 
 mod authority;
 mod build;
-mod build_line;
 mod build_sources;
 mod build_targets;
 mod certificates;
 mod control;
 mod data_directory;
+mod fair_gate;
 mod governance;
 mod lent;
+mod line_part;
 mod link;
 mod monitoring;
 mod node;
@@ -27,6 +28,7 @@ mod serve;
 mod shared;
 mod store;
 mod storing;
+mod terms;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
 pub use firn_storage_node_logic::{ActiveHours, DeletionLimits, LineTerms, ScrubPlan};
@@ -35,7 +37,7 @@ pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};
 pub use monitoring::serve_monitoring;
 pub use node::{NodeHandle, QUOTA_DEFAULT, StartNodeError, StorageNode, StorageNodeOptions};
-pub use report::{LinkReport, NodeReport, WorkReport};
+pub use report::{LeaveReport, LinkReport, NodeReport, WorkReport};
 pub use store::{
     Disk, DiskEntry, DiskFaults, DiskFile, FileDisk, InspectError, MemoryDisk, ReadShardError, ScanReport,
     ShardName, ShardStore, ShardWriter, StoreFigures, StoreShardError, TrashShardError, verify_file,

@@ -27,6 +27,8 @@ fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(error.to_string())
 }
 
+const LEAVE_LOOK_EVERY: Duration = Duration::from_secs(1);
+
 // What hangs on a disk for longer would keep the program from ending; for the disk that is a kill.
 const DISK_AWAITED_AT_END: Duration = Duration::from_secs(10);
 
@@ -93,9 +95,14 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             let path = settings.data_dir().map_err(Failure::Usage)?;
             runtime.block_on(pause(&path, ControlRequest::Resume))
         }
-        Some(Command::Leave { dry_run }) => {
+        Some(Command::Absent { duration }) => {
             let path = settings.data_dir().map_err(Failure::Usage)?;
-            runtime.block_on(leave(&path, dry_run))
+            let duration = parse_duration(&duration).map_err(|error| Failure::Usage(error.to_string()))?;
+            runtime.block_on(pause(&path, ControlRequest::Absent { seconds: duration.as_secs() }))
+        }
+        Some(Command::Leave { dry_run, wait }) => {
+            let path = settings.data_dir().map_err(Failure::Usage)?;
+            runtime.block_on(leave(&path, dry_run, wait))
         }
     }
 }
@@ -154,12 +161,21 @@ fn print_report(report: &NodeReport) {
         bytes(report.traffic_month_bytes),
         limit.unwrap_or_default()
     );
+    if let Some(leave) = report.leave {
+        println!("leaving     {}", leave.sentence());
+    }
+    if let Some(millis) = report.absent_until_millis {
+        println!(
+            "absent      declared until {}: given nothing new; `resume` ends it",
+            Timestamp::from_millis(millis)
+        );
+    }
     if let Some(hours) = &report.active_hours {
         println!("hours       {hours}");
     }
     if let Some(rest) = &report.rest {
         let until =
-            report.paused_until_millis.map(|millis| format!(" until {}", Timestamp::from_millis(millis)));
+            report.rest_until_millis.map(|millis| format!(" until {}", Timestamp::from_millis(millis)));
         println!("rests       {rest}{}", until.unwrap_or_default());
     }
     println!(
@@ -199,7 +215,7 @@ fn last_scrub(report: &NodeReport) -> String {
     }
 }
 
-async fn leave(path: &Path, dry_run: bool) -> Result<(), Failure> {
+async fn leave(path: &Path, dry_run: bool, wait: bool) -> Result<(), Failure> {
     let request = if dry_run { ControlRequest::Status } else { ControlRequest::Leave };
     match ask_control(path, request).await.map_err(failed)? {
         ControlReply::Status(report) => {
@@ -208,12 +224,43 @@ async fn leave(path: &Path, dry_run: bool) -> Result<(), Failure> {
         }
         ControlReply::Leaving { shards } => {
             println!(
-                "the node leaves: {shards} shards are given other homes; it ends when each has one, and deletes nothing: what lies in its data directory is then yours to delete"
+                "the node leaves: {shards} shards are given other homes, as fast as its line may go; it ends when each has one, and deletes nothing: {} is then yours to delete. `status` says how it gets on",
+                path.display()
             );
-            Ok(())
+            if wait { until_left(path).await } else { Ok(()) }
         }
         ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),
         _ => Err(failed(ControlError::NoAnswer)),
+    }
+}
+
+/// Says how a node gets on that leaves, until it has ended.
+async fn until_left(path: &Path) -> Result<(), Failure> {
+    let mut told = String::new();
+    // What it said last: whether its end was that of leaving.
+    let mut all_moved = false;
+    loop {
+        match ask_control(path, ControlRequest::Status).await {
+            Ok(ControlReply::Status(report)) => {
+                all_moved = report.leave.is_some_and(|leave| leave.to_move == 0)
+                    || report.state.as_deref() == Some("gone");
+                let sentence = match report.leave {
+                    Some(leave) => leave.sentence(),
+                    None => "waiting for the coordinators to begin".to_owned(),
+                };
+                if told != sentence {
+                    println!("{sentence}");
+                    told = sentence;
+                }
+            }
+            Ok(_) => return Err(failed(ControlError::NoAnswer)),
+            Err(ControlError::NotRunning { .. }) if all_moved => {
+                println!("the node has left: {} is yours to delete", path.display());
+                return Ok(());
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        tokio::time::sleep(LEAVE_LOOK_EVERY).await;
     }
 }
 
@@ -226,8 +273,18 @@ async fn pause(path: &Path, request: ControlRequest) -> Result<(), Failure> {
             );
             Ok(())
         }
+        ControlReply::Absent { until_millis, left_millis } => {
+            let until = Timestamp::from_millis(until_millis);
+            let hours = left_millis / 3_600_000;
+            println!(
+                "the node may be away until {until}: switch it off, and have it back by then, for what it holds counts as lost after that. It is given nothing new until `resume`. Beyond that it may declare {} d {} h now",
+                hours / 24,
+                hours % 24
+            );
+            Ok(())
+        }
         ControlReply::Resumed => {
-            println!("the node is not paused");
+            println!("the node is not paused, and expected to be here");
             Ok(())
         }
         ControlReply::Failed(sentence) => Err(Failure::Failed(sentence)),

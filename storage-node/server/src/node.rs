@@ -19,23 +19,24 @@ use firn_transport::{
     BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
 };
 use firn_wire::{
-    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, Signed,
+    ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, NodeStanding, Signed,
 };
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::authority::Authority;
-use crate::build_line::BuildLine;
 use crate::certificates::{Certificates, keep_certificates};
 use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
 use crate::lent::{self, Lent};
+use crate::line_part::{LinePart, Sending};
 use crate::link::{adopt_descriptor, keep_links};
 use crate::report::NodeReport;
 use crate::scrub::{Scrub, keep_scrubbing};
 use crate::serve::Server;
 use crate::shared::{Counters, Shared, Turns};
 use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
+use crate::terms::{declare_absence, keep_terms_told};
 
 /// The quota of a node whose owner names none.
 pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
@@ -169,11 +170,13 @@ impl StorageNode {
             Some(address) => address,
             None => reachable(endpoint.local_address(), options.own_address)?.to_string(),
         };
+        let readers = Arc::new(Sending::default());
         let shared = Arc::new(Shared {
             archive,
             address,
             failure_domain: options.failure_domain,
-            build_line: BuildLine::new(options.terms.max_upload),
+            build_line: LinePart::of_repair(options.terms.max_upload, Arc::clone(&readers)),
+            readers,
             lent,
             token: options.token,
             refusals: Mutex::new(DeletionRefusals::default()),
@@ -189,6 +192,8 @@ impl StorageNode {
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             leaving: AtomicBool::new(leaving),
+            leave_watch: Mutex::default(),
+            standing: Mutex::default(),
             counters: Counters::default(),
             turns: Turns::default(),
             started: Instant::now(),
@@ -287,9 +292,22 @@ impl NodeHandle {
         Ok(until)
     }
 
-    /// Ends a pause.
-    pub async fn resume(&self) -> io::Result<()> {
-        self.shared.lent.pause(&self.shared.disk, &self.shared.environment, None).await
+    /// Ends a pause, and an absence that was declared: the node is here.
+    pub async fn resume(&self) -> Result<(), String> {
+        let shared = &self.shared;
+        let resumed = shared.lent.pause(&shared.disk, &shared.environment, None).await;
+        resumed.map_err(|error| format!("the end of the pause cannot be written down: {error}"))?;
+        let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if standing.is_some_and(|standing| standing.absent_until.is_some()) {
+            let ended = declare_absence(shared, Duration::ZERO).await;
+            ended.map_err(|sentence| format!("the absence that was declared goes on: {sentence}"))?;
+        }
+        Ok(())
+    }
+
+    /// Declares that the node may be away for `duration` from now on. Gives where it stands then.
+    pub async fn declare_absence(&self, duration: Duration) -> Result<NodeStanding, String> {
+        declare_absence(&self.shared, duration).await
     }
 
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
@@ -357,6 +375,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     tasks.spawn(keep_certificates(Arc::clone(shared)));
     tasks.spawn(keep_scrubbing(Arc::clone(shared)));
     tasks.spawn(lent::keep_to_terms(Arc::clone(shared)));
+    tasks.spawn(keep_terms_told(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         loop {

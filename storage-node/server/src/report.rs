@@ -1,9 +1,12 @@
 //! What the node says of itself to its owner.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_wire::NodeState;
+use firn_storage_node_logic::{LeaveProgress, out_of_touch};
+use firn_wire::{DrainBacklog, NodeState};
 use serde::{Deserialize, Serialize};
 
 use crate::shared::Shared;
@@ -23,6 +26,12 @@ pub struct NodeReport {
     pub state: Option<String>,
     /// Whether its owner wants it to leave.
     pub leaving: bool,
+    /// How far it has come with leaving; none if it does not, and before the coordinators have measured it.
+    pub leave: Option<LeaveReport>,
+    /// Milliseconds since 1970 until which it may be away, as its owner has declared; none if he has not.
+    pub absent_until_millis: Option<u64>,
+    /// For how many milliseconds he may declare that beyond it; none before a coordinator has said it.
+    pub absence_left_millis: Option<u64>,
     /// Shards that it holds.
     pub shards: u64,
     /// Bytes of its quota in use: shards, files being written and trash.
@@ -51,10 +60,14 @@ pub struct NodeReport {
     pub traffic_today_bytes: u64,
     /// Bytes that did so this month. After a kill it is up to what went before it too much, and never too little.
     pub traffic_month_bytes: u64,
+    /// Of these, bytes that went to readers whom the archive does not know; a tenth of a limited month at most.
+    pub traffic_month_strangers_bytes: u64,
     /// The hours of a day in which it works; none if it always does.
     pub active_hours: Option<String>,
     /// Why it does nothing now but stay in touch; none if it works.
     pub rest: Option<String>,
+    /// Milliseconds since 1970 when that ends by itself; none if it works.
+    pub rest_until_millis: Option<u64>,
     /// Milliseconds since 1970 when its pause ends; none if it is not paused.
     pub paused_until_millis: Option<u64>,
     /// Bytes sent since it was started, everything counted.
@@ -83,6 +96,44 @@ pub struct NodeReport {
     pub done: WorkReport,
 }
 
+/// How far a node has come with leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveReport {
+    /// Shards that have another home since it was started.
+    pub moved: u64,
+    /// Shards still to be moved.
+    pub to_move: u64,
+    /// Those of them for which there is no other home at all.
+    pub without_home: u64,
+    /// Those of them for which there is none now.
+    pub home_unavailable: u64,
+    /// Seconds that it takes at the pace of the last hour; none while nothing moves.
+    pub seconds_left: Option<u64>,
+}
+
+impl LeaveReport {
+    /// The same in words.
+    pub fn sentence(&self) -> String {
+        let Self { moved, to_move, without_home, home_unavailable, seconds_left } = *self;
+        let backlog = DrainBacklog { to_move, without_home, home_unavailable };
+        let time = match seconds_left {
+            _ if to_move == 0 => String::new(),
+            None => "; how long that takes is not known yet".to_owned(),
+            Some(seconds) if seconds >= 7200 => format!("; about {} h more at this pace", seconds / 3600),
+            Some(seconds) => format!("; about {} min more at this pace", seconds.div_ceil(60)),
+        };
+        format!("{moved} shards moved, {backlog}{time}")
+    }
+}
+
+impl From<LeaveProgress> for LeaveReport {
+    fn from(progress: LeaveProgress) -> Self {
+        let DrainBacklog { to_move, without_home, home_unavailable } = progress.backlog;
+        let seconds_left = progress.time_left.map(|time| time.as_secs());
+        Self { moved: progress.moved, to_move, without_home, home_unavailable, seconds_left }
+    }
+}
+
 /// The link to one coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkReport {
@@ -105,6 +156,8 @@ pub struct WorkReport {
     pub ranges_served: u64,
     /// Bytes of these to readers, proofs included.
     pub bytes_served: u64,
+    /// Of these, bytes to readers whom the archive does not know.
+    pub stranger_bytes_served: u64,
     /// Bytes of these to workers of builds, proofs included.
     pub build_bytes_served: u64,
     /// Shards taken.
@@ -146,7 +199,16 @@ impl NodeReport {
         let figures = shared.store.figures(now);
         let scrub = shared.scrub.counts();
         let lent = &shared.lent;
-        let traffic = lent.figures();
+        let traffic = lent.figures(&shared.environment);
+        let standing = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let archive_now = shared.authority.now();
+        let absent_until =
+            standing.and_then(|standing| standing.absent_until).filter(|until| *until > archive_now);
+        let leave = {
+            let is_draining = shared.membership().is_draining();
+            let watch = shared.leave_watch.lock().unwrap_or_else(PoisonError::into_inner);
+            watch.progress().filter(|_| is_draining)
+        };
         Self {
             node: shared.id().to_string(),
             archive: shared.archive.to_string(),
@@ -154,6 +216,9 @@ impl NodeReport {
             failure_domain: shared.failure_domain.clone(),
             state: shared.membership().state().map(|state| state.to_string()),
             leaving: shared.leaving.load(Ordering::Acquire),
+            leave: leave.map(LeaveReport::from),
+            absent_until_millis: absent_until.map(Timestamp::as_millis),
+            absence_left_millis: standing.map(|standing| standing.absence_left_millis),
             shards: figures.shards,
             used_bytes: figures.used.0,
             trash_bytes: figures.trash.0,
@@ -168,8 +233,10 @@ impl NodeReport {
             monthly_traffic_bytes: lent.terms.monthly_traffic.map(|bytes| bytes.0),
             traffic_today_bytes: traffic.today.0,
             traffic_month_bytes: traffic.this_month.0,
+            traffic_month_strangers_bytes: traffic.strangers_this_month.0,
             active_hours: lent.terms.active_hours.map(|hours| hours.to_string()),
             rest: traffic.rest.map(|rest| rest.to_string()),
+            rest_until_millis: traffic.rest_until.map(Timestamp::as_millis),
             paused_until_millis: traffic.paused_until.map(Timestamp::as_millis),
             uploaded_bytes: lent.line.sent_bytes(),
             downloaded_bytes: lent.line.received_bytes(),
@@ -185,6 +252,7 @@ impl NodeReport {
             done: WorkReport {
                 ranges_served: read(&counters.ranges_served),
                 bytes_served: read(&counters.bytes_served),
+                stranger_bytes_served: read(&counters.stranger_bytes_served),
                 build_bytes_served: read(&counters.build_bytes_served),
                 shards_stored: read(&counters.shards_stored),
                 bytes_stored: read(&counters.bytes_stored),
@@ -203,6 +271,7 @@ impl NodeReport {
     pub fn sentence(&self) -> String {
         let bytes = |bytes| ByteCount(bytes).to_string();
         let how = match (self.needs_attention().is_empty(), &self.rest, self.is_ready()) {
+            _ if self.out_of_touch().is_some() => "This node is out of touch with its archive".to_owned(),
             (false, _, _) => "This node needs attention".to_owned(),
             (true, Some(rest), true) => format!("This node rests ({rest})"),
             (true, None, true) => "This node is well".to_owned(),
@@ -223,6 +292,17 @@ impl NodeReport {
     /// What its owner has to see to, a sentence each.
     pub fn needs_attention(&self) -> Vec<String> {
         let mut sentences = Vec::new();
+        if let Some(silence) = self.out_of_touch() {
+            let seconds = silence.as_secs();
+            let time = if seconds >= 7200 {
+                format!("{} h", seconds / 3600)
+            } else {
+                format!("{} min", seconds / 60)
+            };
+            sentences.push(format!(
+                "no coordinator has answered for {time}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, 72 h unless its operators chose otherwise"
+            ));
+        }
         if self.refused_deletions > 0 {
             sentences.push(format!(
                 "delete orders that went beyond what this node deletes within a day and were refused: {}; tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one",
@@ -240,6 +320,12 @@ impl NodeReport {
             sentences.push(sentence.to_owned());
         }
         sentences
+    }
+
+    /// For how long no coordinator has answered, if that is worth a word.
+    pub fn out_of_touch(&self) -> Option<Duration> {
+        let heard = self.coordinators.iter().filter_map(|link| link.heard_seconds_ago).min();
+        out_of_touch(heard.map(Duration::from_secs), Duration::from_secs(self.uptime_seconds))
     }
 
     /// Whether the node takes part: admitted, and in touch with a coordinator.
@@ -285,6 +371,21 @@ impl NodeReport {
             ),
             ("traffic_day_bytes", "Bytes that went over the line today", self.traffic_today_bytes),
             ("traffic_month_bytes", "Bytes that went over the line this month", self.traffic_month_bytes),
+            (
+                "traffic_month_strangers_bytes",
+                "Of these, bytes to readers whom the archive does not know",
+                self.traffic_month_strangers_bytes,
+            ),
+            (
+                "out_of_touch_seconds",
+                "For how long no coordinator has answered, 0 while one does",
+                self.out_of_touch().unwrap_or_default().as_secs(),
+            ),
+            (
+                "leave_to_move_shards",
+                "Shards that a leaving node still has to move, 0 in others",
+                self.leave.map_or(0, |leave| leave.to_move),
+            ),
             ("resting", "1 while the node does nothing but stay in touch", u64::from(self.rest.is_some())),
             ("coordinators_connected", "Coordinators with a connection", connected),
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
@@ -304,6 +405,11 @@ impl NodeReport {
             ("scrub_unread_shards_total", "Shards that the disk did not give for it", self.scrub_unread),
             ("ranges_served_total", "Ranges served", done.ranges_served),
             ("served_bytes_total", "Bytes served to readers, proofs included", done.bytes_served),
+            (
+                "stranger_served_bytes_total",
+                "Of these, bytes to readers whom the archive does not know",
+                done.stranger_bytes_served,
+            ),
             ("build_served_bytes_total", "Bytes served to workers of builds", done.build_bytes_served),
             ("shards_stored_total", "Shards taken", done.shards_stored),
             ("stored_bytes_total", "Bytes of shards taken", done.bytes_stored),

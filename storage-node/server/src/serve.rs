@@ -22,11 +22,11 @@ use firn_wire::{
 use tokio::time::timeout;
 
 use crate::build::build;
-use crate::build_line::Lane;
 use crate::certificates::{name_bundles, show_bundles};
 use crate::governance::kept_rosters;
+use crate::line_part::Lane;
 use crate::recode;
-use crate::shared::{Shared, count};
+use crate::shared::{Shared, Turn, count};
 use crate::store::{ShardName, TrashShardError};
 use crate::storing::{Admitted, admit_shard, refuse_read};
 
@@ -147,7 +147,7 @@ impl Server {
         page: impl FnOnce(&Shared) -> io::Result<NodeReply> + Send + 'static,
     ) -> Result<NodeReply, RefusedRequest> {
         self.check_coordinator(peer)?;
-        let _turn = self.shared.turn(Work::CoordinatorRead).await?;
+        let _turn = self.shared.turn(Work::CoordinatorRead, peer).await?;
         let shared = Arc::clone(&self.shared);
         let shown = self.shared.environment.blocking(move || page(&shared)).await;
         shown.map_err(|error| disk_failed(&error))
@@ -177,10 +177,10 @@ impl Server {
         }
         let work = match purpose {
             _ if self.shared.authority.is_coordinator(peer) => Work::CoordinatorRead,
-            PassPurpose::Reading => Work::Read,
+            PassPurpose::Reading => self.shared.reading(peer),
             PassPurpose::Building => Work::BuildRead,
         };
-        let turn = self.shared.turn(work).await?;
+        let turn = self.shared.turn(work, peer).await?;
         let name = ShardName::new(request.coding, request.index);
         let range = request.offset..request.offset.saturating_add(request.bytes);
         let now = self.shared.local_time();
@@ -197,6 +197,10 @@ impl Server {
             drop(turn);
             return sent.map_err(|_| Failure::Peer)?.map_err(Failure::from);
         }
+        if work == Work::StrangerRead {
+            return self.send_to_stranger(peer, turn, stream, &reply, proof).await;
+        }
+        let _sending = (work == Work::Read).then(|| self.shared.readers.begin());
         let sparing = turn.sending();
         count(&counters.bytes_served, proof_bytes);
         let sent = async {
@@ -214,13 +218,37 @@ impl Server {
             .map_err(|_: StreamError| Failure::Peer)
     }
 
+    /// Sends a range on the part of the line that strangers have. The turn lasts until it is sent, and with few pains until it is
+    /// taken.
+    async fn send_to_stranger(
+        &self,
+        peer: PublicKey,
+        turn: Turn,
+        stream: &mut Stream,
+        reply: &NodeReply,
+        proof: Bytes,
+    ) -> Result<(), Failure> {
+        let (counters, part) = (&self.shared.counters, &self.shared.lent.strangers);
+        count(&counters.bytes_served, proof.len() as u64);
+        count(&counters.stranger_bytes_served, proof.len() as u64);
+        let lane = part.lane_of(peer);
+        timeout(READER_STALL_MAX, stream.send(reply)).await.map_err(|_| Failure::Peer)??;
+        part.send(&lane, stream, proof).await.map_err(|_| Failure::Peer)??;
+        let sparing = turn.sending();
+        if sparing.is_some() {
+            stream.finish();
+            timeout(READER_STALL_MAX, stream.drained()).await.map_err(|_| Failure::Peer)??;
+        }
+        Ok(())
+    }
+
     async fn store(
         &self,
         peer: PublicKey,
         request: &StoreRequest,
         stream: &mut Stream,
     ) -> Result<Signed<Receipt>, Failure> {
-        let _turn = self.shared.turn(Work::Store).await?;
+        let _turn = self.shared.turn(Work::Store, peer).await?;
         let mut incoming = match admit_shard(&self.shared, request, peer).await? {
             Admitted::Here(receipt) => return Ok(receipt),
             Admitted::Taking(incoming) => incoming,
@@ -261,7 +289,7 @@ impl Server {
     }
 
     async fn build(&self, peer: PublicKey, order: BuildOrder) -> Result<BuildReport, RefusedRequest> {
-        let _turn = self.shared.turn(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build, peer).await?;
         let report = build(&self.shared, peer, order).await?;
         count(&self.shared.counters.builds, 1);
         count(&self.shared.counters.build_bytes_read, report.read.0);
@@ -274,14 +302,14 @@ impl Server {
         peer: PublicKey,
         order: RecodeOrder,
     ) -> Result<RecodeReport, RefusedRequest> {
-        let _turn = self.shared.turn(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build, peer).await?;
         let report = recode::compute_roots(&self.shared, peer, order).await?;
         count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)
     }
 
     async fn decode(&self, peer: PublicKey, order: DecodeOrder) -> Result<DecodeReport, RefusedRequest> {
-        let _turn = self.shared.turn(Work::Build).await?;
+        let _turn = self.shared.turn(Work::Build, peer).await?;
         let report = recode::decode(&self.shared, peer, order).await?;
         count(&self.shared.counters.build_bytes_read, report.read.0);
         Ok(report)

@@ -5,26 +5,33 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, ByteCount, NodeId, Timestamp};
-use firn_storage_node_logic::{DeletionRefusals, Membership, Pains, Work, admit_work};
+use firn_base::{ArchiveId, ByteCount, NodeId, PublicKey, Timestamp};
+use firn_storage_node_logic::{
+    DeletionRefusals, LeaveWatch, Membership, Pains, ReaderClass, TurnBounds, Work, admit_work,
+};
 use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
-use firn_wire::{Identity, JoinToken, NodeStatus, RefusalKind, RefusedRequest, Signed};
+use firn_wire::{Identity, JoinToken, NodeStanding, NodeStatus, RefusalKind, RefusedRequest, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::authority::Authority;
-use crate::build_line::BuildLine;
 use crate::certificates::Certificates;
+use crate::fair_gate::{FairGate, FairTurn};
 use crate::governance::LedgerCopy;
 use crate::lent::Lent;
+use crate::line_part::{LinePart, Sending};
 use crate::scrub::Scrub;
 use crate::store::{Disk, ShardStore};
 
 // Each holds a block of 1 MiB and what QUIC has buffered for it.
 const STORES_MAX: usize = 16;
 
-// Each holds a proof of up to 4 MiB.
-const READS_MAX: usize = 32;
+// Each holds a proof of up to 4 MiB. Of those who ask for much at once others wait for one turn.
+const READS: TurnBounds = TurnBounds { turns: 32, turns_each: 32, waiting: 1024, waiting_each: 256 };
+
+// The same while it waits for the part of the line that strangers have. A range of 4 MiB takes half a minute of the usual
+// line's: more at once would come slower, not sooner.
+const STRANGER_READS: TurnBounds = TurnBounds { turns: 8, turns_each: 2, waiting: 64, waiting_each: 8 };
 
 // Audits and rebuilding must get through however busy readers keep the node.
 const COORDINATOR_READS_MAX: usize = 8;
@@ -41,12 +48,12 @@ const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
 // The leader waits minutes for a build, and gives a refused one to the next worker only after a while.
 const BUILD_WAIT_MAX: Duration = Duration::from_secs(60);
 
-// Outside its hours a node serves one reader at a time. A reader who fetches a path asks for several things at once, and
+// Outside its hours a node serves one known reader and one stranger at a time, and one build. A reader who fetches a path asks for several things at once, and
 // gives up after 15 s without a byte (`firn_retrieval::RANGE_STALL_MAX`).
 const SPARING_WAIT_MAX: Duration = Duration::from_secs(10);
 
 // As many as a reader asks for at once. Each waits with a request, not with a proof.
-const SPARING_WAITING_MAX: usize = 32;
+const SPARING: TurnBounds = TurnBounds { turns: 1, turns_each: 1, waiting: 64, waiting_each: 32 };
 
 /// What all tasks of a running node share.
 #[derive(Debug)]
@@ -58,7 +65,9 @@ pub(crate) struct Shared {
     pub(crate) failure_domain: String,
     pub(crate) lent: Lent,
     // What goes out for builds, the node's own and others'.
-    pub(crate) build_line: BuildLine,
+    pub(crate) build_line: LinePart,
+    // Known readers who are being sent to.
+    pub(crate) readers: Arc<Sending>,
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) store: Arc<ShardStore>,
     pub(crate) disk: Arc<dyn Disk>,
@@ -74,6 +83,9 @@ pub(crate) struct Shared {
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,
     pub(crate) leaving: AtomicBool,
+    pub(crate) leave_watch: Mutex<LeaveWatch>,
+    // As a coordinator said last.
+    pub(crate) standing: Mutex<Option<NodeStanding>>,
     pub(crate) counters: Counters,
     pub(crate) turns: Turns,
     pub(crate) started: Instant,
@@ -99,6 +111,7 @@ pub(crate) struct LinkState {
 pub(crate) struct Counters {
     pub(crate) ranges_served: AtomicU64,
     pub(crate) bytes_served: AtomicU64,
+    pub(crate) stranger_bytes_served: AtomicU64,
     pub(crate) build_bytes_served: AtomicU64,
     pub(crate) shards_stored: AtomicU64,
     pub(crate) bytes_stored: AtomicU64,
@@ -114,24 +127,32 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Turns {
     stores: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
+    reads: Arc<FairGate>,
+    stranger_reads: Arc<FairGate>,
     coordinator_reads: Arc<Semaphore>,
     builds: Arc<Semaphore>,
     build_reads: Arc<Semaphore>,
-    sparing: Arc<Semaphore>,
-    sparing_waiting: Arc<Semaphore>,
+    sparing: [Arc<FairGate>; 3],
 }
 
 /// A turn at some work; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     pains: Pains,
+}
+
+/// What gives a turn back when it is dropped.
+#[derive(Debug)]
+pub(crate) enum Permit {
+    // Held for its drop alone.
+    Usual { _permit: OwnedSemaphorePermit },
+    Fair { _turn: FairTurn },
 }
 
 impl Turn {
     /// The work is done but for sending what came of it: the turn of whoever works sparingly lasts until that is taken.
-    pub(crate) fn sending(self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn sending(self) -> Option<Permit> {
         (self.pains == Pains::Sparing).then_some(self.permit)
     }
 }
@@ -141,37 +162,45 @@ impl Default for Turns {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             stores: semaphore(STORES_MAX),
-            reads: semaphore(READS_MAX),
+            reads: FairGate::new(READS),
+            stranger_reads: FairGate::new(STRANGER_READS),
             coordinator_reads: semaphore(COORDINATOR_READS_MAX),
             builds: semaphore(BUILDS_MAX),
             build_reads: semaphore(BUILD_READS_MAX),
-            sparing: semaphore(1),
-            sparing_waiting: semaphore(SPARING_WAITING_MAX),
+            sparing: std::array::from_fn(|_| FairGate::new(SPARING)),
         }
     }
 }
 
 impl Turns {
-    /// Waits for a turn, not for long.
-    async fn take(&self, work: Work, pains: Pains) -> Result<Turn, RefusedRequest> {
+    /// Waits for a turn of `who`, not for long.
+    async fn take(&self, work: Work, who: PublicKey, pains: Pains) -> Result<Turn, RefusedRequest> {
         let busy = || {
             RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
         };
-        if pains == Pains::Sparing {
-            let _waiting = self.sparing_waiting.try_acquire().map_err(|_| busy())?;
-            let permit = timeout(SPARING_WAIT_MAX, Arc::clone(&self.sparing).acquire_owned()).await;
-            return permit.ok().and_then(Result::ok).map(|permit| Turn { permit, pains }).ok_or_else(busy);
+        let [known, strangers, builds] = &self.sparing;
+        let fair = match (pains, work) {
+            (Pains::Sparing, Work::StrangerRead) => Some((strangers, SPARING_WAIT_MAX)),
+            (Pains::Sparing, Work::BuildRead) => Some((builds, SPARING_WAIT_MAX)),
+            (Pains::Sparing, _) => Some((known, SPARING_WAIT_MAX)),
+            (Pains::Usual, Work::Read) => Some((&self.reads, TURN_WAIT_MAX)),
+            (Pains::Usual, Work::StrangerRead) => Some((&self.stranger_reads, TURN_WAIT_MAX)),
+            (Pains::Usual, _) => None,
+        };
+        if let Some((gate, wait)) = fair {
+            let turn = gate.take(who, wait).await.ok_or_else(busy)?;
+            return Ok(Turn { permit: Permit::Fair { _turn: turn }, pains });
         }
         let semaphore = match work {
             Work::Store => &self.stores,
-            Work::Read => &self.reads,
-            Work::CoordinatorRead => &self.coordinator_reads,
+            Work::Read | Work::StrangerRead | Work::CoordinatorRead => &self.coordinator_reads,
             Work::Build => &self.builds,
             Work::BuildRead => &self.build_reads,
         };
         let wait = if work == Work::Build { BUILD_WAIT_MAX } else { TURN_WAIT_MAX };
         let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
-        permit.ok().and_then(Result::ok).map(|permit| Turn { permit, pains }).ok_or_else(busy)
+        let permit = permit.ok().and_then(Result::ok).ok_or_else(busy)?;
+        Ok(Turn { permit: Permit::Usual { _permit: permit }, pains })
     }
 }
 
@@ -190,10 +219,18 @@ impl Shared {
         self.started.elapsed()
     }
 
-    /// Waits for a turn at `work`, if the node does it now.
-    pub(crate) async fn turn(&self, work: Work) -> Result<Turn, RefusedRequest> {
-        let pains = admit_work(self.lent.rest(), work)?;
-        self.turns.take(work, pains).await
+    /// Waits for a turn of `who` at `work`, if the node does it now.
+    pub(crate) async fn turn(&self, work: Work, who: PublicKey) -> Result<Turn, RefusedRequest> {
+        let pains = admit_work(self.lent.rest(), self.lent.strangers_have_spent(), work)?;
+        self.turns.take(work, who, pains).await
+    }
+
+    /// What reading is for `reader`.
+    pub(crate) fn reading(&self, reader: PublicKey) -> Work {
+        match self.ledger.class_of(reader) {
+            ReaderClass::Known => Work::Read,
+            ReaderClass::Stranger => Work::StrangerRead,
+        }
     }
 
     /// What a heartbeat says.
@@ -271,11 +308,14 @@ mod tests {
     #[tokio::test]
     async fn of_those_who_are_served_sparingly_one_has_a_turn_and_few_wait_for_theirs() {
         let turns = Turns::default();
-        let take = || turns.take(Work::Read, Pains::Sparing);
+        let reader = PublicKey::from_bytes([1; 32]);
+        let take = || turns.take(Work::Read, reader, Pains::Sparing);
         let first = take().await.unwrap();
-        let mut waiting: Vec<_> = (0..SPARING_WAITING_MAX).map(|_| Box::pin(take())).collect();
+        let mut waiting: Vec<_> = (0..SPARING.waiting_each).map(|_| Box::pin(take())).collect();
         assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
         assert_eq!(take().await.unwrap_err().kind, RefusalKind::Unavailable);
+        // A stranger holds up no known reader, nor the other way round.
+        assert!(turns.take(Work::StrangerRead, reader, Pains::Sparing).await.is_ok());
         drop(first);
         let second = waiting.remove(0).now_or_never().unwrap().unwrap();
         assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
@@ -284,5 +324,22 @@ mod tests {
         assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
         drop((sending, waiting));
         assert!(take().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_strangers_read_known_readers_have_their_turns() {
+        let turns = Turns::default();
+        let key = |byte| PublicKey::from_bytes([byte; 32]);
+        let stranger = |byte| turns.take(Work::StrangerRead, key(byte), Pains::Usual);
+        let mut held = Vec::new();
+        for byte in 0..4 {
+            held.push((stranger(byte).await.unwrap(), stranger(byte).await.unwrap()));
+            // A third one of the same waits in vain.
+            assert_eq!(stranger(byte).await.unwrap_err().kind, RefusalKind::Unavailable);
+        }
+        assert_eq!(stranger(9).await.unwrap_err().kind, RefusalKind::Unavailable);
+        assert!(turns.take(Work::Read, key(1), Pains::Usual).await.is_ok());
+        drop(held);
+        assert!(stranger(9).await.is_ok());
     }
 }

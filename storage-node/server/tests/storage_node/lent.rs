@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::CodedBundle;
-use crate::support::world::{World, read, refusal};
-use firn_base::ByteCount;
+use crate::support::world::{LOOPBACK, World, read, refusal};
+use firn_base::{BitRate, ByteCount, ShardIndex};
+use firn_retrieval::read_range;
 use firn_storage_node::{ActiveHours, LineTerms, MemoryDisk, StorageNode, StorageNodeOptions};
-use firn_transport::Environment;
-use firn_wire::{NodeRest, RefusalKind};
+use firn_transport::{ConnectionPool, Endpoint, EndpointOptions, Environment};
+use firn_wire::{DrainBacklog, Identity, NodeRest, NodeState, Pass, RefusalKind, Signed};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -92,6 +93,146 @@ async fn outside_its_hours_a_node_serves_reads_one_after_the_other_at_one_megabi
     assert_eq!(read(&world, &node, &bundle, 0, Some(&building)).await.unwrap(), bundle.shard(0));
 }
 
+/// A reader of its own, with a pass.
+async fn reader(world: &World, seed: u8) -> (ConnectionPool, Signed<Pass>) {
+    let (environment, identity) = (Environment::real(), Identity::from_seed(&[seed; 32]));
+    let endpoint = Endpoint::bind(&environment, &identity, LOOPBACK, EndpointOptions::default()).await;
+    (ConnectionPool::new(endpoint.unwrap()), world.pass(identity.public()))
+}
+
+#[tokio::test]
+async fn strangers_have_a_tenth_of_the_line_and_keep_no_known_reader_waiting() {
+    let world = World::new().await;
+    let (disk, bundle) = (MemoryDisk::new(), CodedBundle::new(1, 1_000_000, 4));
+    let max_upload = Some(BitRate { bytes_per_second: 1_250_000 });
+    let node = start(&world, &disk, LineTerms { max_upload, ..LineTerms::default() }).await;
+    world.bring(&node, &bundle, 0).await.unwrap();
+    world.make_known(world.client.public(), &node).await;
+    let (address, shard_bytes) = (node.local_address().to_string(), bundle.coding.shard_bytes());
+    let begun = std::time::Instant::now();
+    let stranger = |seed: u8| {
+        let (world, node, bundle, address) = (&world, &node, &bundle, &address);
+        async move {
+            let (pool, pass) = reader(world, seed).await;
+            let connection = pool.get(node.id(), address).await.unwrap();
+            let range = read_range(&connection, Some(&pass), &bundle.coding, ShardIndex(0), 0, shard_bytes);
+            assert_eq!(range.await.unwrap(), bundle.shard(0));
+        }
+    };
+    let strangers = async {
+        // Two, of one of whom two at once.
+        futures::join!(stranger(51), stranger(52), stranger(51));
+    };
+    let pass = world.pass(world.client.public());
+    let known = async {
+        let handle = node.handle();
+        world.wait("strangers are served", |_| handle.report().done.stranger_bytes_served > 0).await;
+        for _ in 0..3 {
+            assert_eq!(read(&world, &node, &bundle, 0, Some(&pass)).await.unwrap(), bundle.shard(0));
+        }
+    };
+    // As much for the known reader as for all strangers, and he has it first.
+    tokio::pin!(strangers);
+    tokio::select! {
+        () = &mut strangers => panic!("strangers come first"),
+        () = known => {}
+    }
+    strangers.await;
+    // But for what the credit and the first pieces are.
+    let least = Duration::from_millis(3 * shard_bytes * 1000 / 125_000 - 200);
+    assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+    let served = node.handle().report().done;
+    assert!(
+        served.stranger_bytes_served >= 3 * shard_bytes && served.stranger_bytes_served < 4 * shard_bytes
+    );
+}
+
+#[tokio::test]
+async fn strangers_have_a_tenth_of_the_month_and_known_readers_the_rest() {
+    let world = World::new().await;
+    let (disk, bundle) = (MemoryDisk::new(), CodedBundle::new(1, 2_000_000, 4));
+    let terms = LineTerms { monthly_traffic: Some(ByteCount(40_000_000)), ..LineTerms::default() };
+    let node = start(&world, &disk, terms).await;
+    world.bring(&node, &bundle, 0).await.unwrap();
+    let pass = world.pass(world.client.public());
+    let refused = loop {
+        match read(&world, &node, &bundle, 0, Some(&pass)).await {
+            Ok(shard) => assert_eq!(shard, bundle.shard(0)),
+            refused => break refusal(refused),
+        }
+    };
+    assert_eq!(refused, RefusalKind::Unavailable);
+    let report = node.handle().report();
+    let (served, range) = (report.done.stranger_bytes_served, bundle.coding.shard_bytes() * 17 / 16);
+    assert!((3_500_000..4_000_000 + range).contains(&served), "{report:?}");
+    assert_eq!(report.rest, None);
+    world.make_known(world.client.public(), &node).await;
+    assert_eq!(read(&world, &node, &bundle, 0, Some(&pass)).await.unwrap(), bundle.shard(0));
+    // It is still so after an orderly end.
+    node.shutdown().await;
+    let node = start(&world, &disk, terms).await;
+    let (pool, pass) = reader(&world, 53).await;
+    let connection = pool.get(node.id(), &node.local_address().to_string()).await.unwrap();
+    let range = read_range(&connection, Some(&pass), &bundle.coding, ShardIndex(0), 0, 65_536).await;
+    assert_eq!(refusal(range), RefusalKind::Unavailable);
+}
+
+#[tokio::test]
+async fn coordinators_are_told_until_when_a_node_rests_and_how_much_of_the_month_is_left() {
+    let world = World::new().await;
+    let monthly_traffic = Some(ByteCount(40_000_000));
+    let terms = LineTerms { monthly_traffic, ..LineTerms::default() };
+    let node = start(&world, &MemoryDisk::new(), terms).await;
+    let told = |world: &World| world.heard.lock().unwrap().terms.get(&node.id()).copied();
+    world.wait("its terms are told", |world| told(world).is_some()).await;
+    let first = told(&world).unwrap();
+    // A tenth is for staying in touch.
+    assert!(first.month_left.is_some_and(|left| left.0 > 30_000_000 && left.0 < 36_000_000), "{first:?}");
+    assert_eq!(first.rest_until, None);
+    let until = node.handle().pause(10 * DAY).await.unwrap();
+    world
+        .wait("its rest is told", |world| told(world).is_some_and(|terms| terms.rest_until == Some(until)))
+        .await;
+}
+
+#[tokio::test]
+async fn an_absence_is_the_archives_word_and_ends_with_resume() {
+    let world = World::new().await;
+    let node = start(&world, &MemoryDisk::new(), LineTerms::default()).await;
+    let handle = node.handle();
+    let standing = handle.declare_absence(10 * DAY).await.unwrap();
+    let until = standing.absent_until.unwrap();
+    assert_eq!(handle.report().absent_until_millis, Some(until.as_millis()));
+    assert!(handle.report().needs_attention().is_empty());
+    handle.resume().await.unwrap();
+    assert_eq!(handle.report().absent_until_millis, None);
+    assert_eq!(world.heard.lock().unwrap().standing.absent_until, None);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_says_how_far_it_has_come() {
+    let world = World::new().await;
+    let node = start(&world, &MemoryDisk::new(), LineTerms::default()).await;
+    let handle = node.handle();
+    let drain = |to_move| {
+        let mut heard = world.heard.lock().unwrap();
+        heard.states.insert(node.id(), NodeState::Draining);
+        heard.standing.drain = Some(DrainBacklog { to_move, ..DrainBacklog::default() });
+    };
+    drain(7);
+    world
+        .wait("it knows what is left", |_| handle.report().leave.is_some_and(|leave| leave.to_move == 7))
+        .await;
+    drain(5);
+    world.wait("it knows it again", |_| handle.report().leave.is_some_and(|leave| leave.to_move == 5)).await;
+    let leave = handle.report().leave.unwrap();
+    assert_eq!(leave.moved, 2);
+    assert!(leave.sentence().starts_with("2 shards moved, 5 shards to move; about "), "{}", leave.sentence());
+    // Gone: nothing is left to say.
+    world.heard.lock().unwrap().states.insert(node.id(), NodeState::Gone);
+    world.wait("it has left", |_| handle.report().leave.is_none()).await;
+}
+
 #[tokio::test]
 async fn a_month_of_traffic_is_counted_across_restarts_and_kills_and_then_the_node_rests() {
     let world = World::new().await;
@@ -100,6 +241,7 @@ async fn a_month_of_traffic_is_counted_across_restarts_and_kills_and_then_the_no
     let terms = LineTerms { monthly_traffic, ..LineTerms::default() };
     let pass = world.pass(world.client.public());
     let node = start(&world, &disk, terms).await;
+    world.make_known(world.client.public(), &node).await;
     world.bring(&node, &bundle, 0).await.unwrap();
     let went = bundle.coding.shard_bytes();
     let handle = node.handle();

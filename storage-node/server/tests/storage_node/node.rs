@@ -80,6 +80,7 @@ async fn workers_of_builds_have_their_part_of_the_line_and_readers_the_rest() {
     let node = world.start_with(options).await;
     let bundle = CodedBundle::new(1, 1 << 20, 1);
     world.bring(&node, &bundle, 0).await.unwrap();
+    world.make_known(world.client.public(), &node).await;
     let begun = std::time::Instant::now();
     let building = world.pass_for(world.client.public(), PassPurpose::Building);
     let builds = (0..3).map(|_| read(&world, &node, &bundle, 0, Some(&building)));

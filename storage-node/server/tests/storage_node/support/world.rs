@@ -16,10 +16,10 @@ use firn_transport::{
     serve_connection,
 };
 use firn_wire::{
-    CONTROL_BYTES_MAX, Certificate, CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor,
-    HeartbeatReply, Identity, JoinRequest, JoinToken, LedgerHead, LedgerPage, NodeReply, NodeRequest,
-    NodeState, NodeStatus, OrderRank, Pass, PassPurpose, Receipt, RefusalKind, RefusedRequest, Roster,
-    Signed, StoreRequest, Ticket,
+    Actor, CONTROL_BYTES_MAX, Certificate, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
+    Descriptor, HeartbeatReply, Identity, JoinRequest, JoinToken, LedgerAct, LedgerEntry, LedgerHead,
+    LedgerPage, NodeReply, NodeRequest, NodeStanding, NodeState, NodeStatus, NodeTerms, OrderRank, Pass,
+    PassPurpose, Receipt, RefusalKind, RefusedRequest, Roster, Signed, StoreRequest, Ticket,
 };
 
 use super::CodedBundle;
@@ -36,6 +36,9 @@ pub(crate) struct Heard {
     pub(crate) inventories: BTreeMap<NodeId, Vec<Vec<(CodingId, ShardIndex)>>>,
     pub(crate) connections: BTreeMap<NodeId, Connection>,
     pub(crate) epoch: u64,
+    pub(crate) ledger: Vec<LedgerEntry>,
+    pub(crate) terms: BTreeMap<NodeId, NodeTerms>,
+    pub(crate) standing: NodeStanding,
     runs: BTreeMap<NodeId, u64>,
 }
 
@@ -82,7 +85,7 @@ impl Coordinator {
                     leader: Some(self.identity.node_id()),
                     generation: 1,
                     epoch: heard.epoch,
-                    ledger_entries: 0,
+                    ledger_entries: heard.ledger.len() as u64,
                     inventory_wanted: !known && heard.states.contains_key(&node),
                     state: heard.states.get(&node).copied(),
                 };
@@ -96,10 +99,22 @@ impl Coordinator {
                 CoordinatorReply::InventoryTaken
             }
             CoordinatorRequest::GetDescriptor => CoordinatorReply::Descriptor(self.descriptor.clone()),
-            CoordinatorRequest::GetLedger { .. } => {
-                let head = LedgerHead { entries: 0, digest: firn_base::Digest::from_bytes([0; 32]) };
+            CoordinatorRequest::GetLedger { from } => {
+                let ledger = &heard.ledger;
+                let head = LedgerHead { entries: ledger.len() as u64, digest: last_digest(ledger) };
                 let signed_head = Signed::seal(&self.identity, self.archive, &head);
-                CoordinatorReply::Ledger(LedgerPage { entries: Vec::new(), signed_head })
+                let from = usize::try_from(from).unwrap();
+                CoordinatorReply::Ledger(LedgerPage { entries: ledger[from..].to_vec(), signed_head })
+            }
+            CoordinatorRequest::TellTerms(terms) => {
+                heard.terms.insert(node, terms);
+                CoordinatorReply::Standing(heard.standing)
+            }
+            CoordinatorRequest::DeclareAbsence { for_millis } => {
+                let now = Environment::real().now();
+                let until = now.after(Duration::from_millis(for_millis));
+                heard.standing.absent_until = Some(until).filter(|until| *until > now);
+                CoordinatorReply::Standing(heard.standing)
             }
             // All that is here is committed.
             CoordinatorRequest::GetCertificates(codings) => {
@@ -155,6 +170,9 @@ impl World {
             inventories: BTreeMap::new(),
             connections: BTreeMap::new(),
             epoch: 5,
+            ledger: Vec::new(),
+            terms: BTreeMap::new(),
+            standing: NodeStanding::default(),
             runs: BTreeMap::new(),
         }));
         let handler = Arc::new(Coordinator {
@@ -220,6 +238,23 @@ impl World {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("waited for a minute in vain: {what}");
+    }
+
+    /// Makes `key` an uploader's, and waits until a node has heard of it.
+    pub(crate) async fn make_known(&self, key: PublicKey, node: &StorageNode) {
+        let entries = {
+            let ledger = &mut self.heard.lock().unwrap().ledger;
+            ledger.push(LedgerEntry {
+                position: ledger.len() as u64,
+                previous: last_digest(ledger),
+                at: Timestamp::from_millis(1),
+                by: Actor::Coordinators,
+                act: LedgerAct::AddUploader { key, name: "ada".to_owned() },
+            });
+            ledger.len() as u64
+        };
+        let handle = node.handle();
+        self.wait("the node has the ledger", |_| handle.report().ledger_entries == entries).await;
     }
 
     pub(crate) fn ticket(&self, node: NodeId, bearer: PublicKey, bundle: &CodedBundle, index: u8) -> Ticket {
@@ -306,6 +341,10 @@ impl World {
         let connection = self.heard.lock().unwrap().connections.get(&node).cloned().unwrap();
         connection.call(request, CONTROL_BYTES_MAX, Duration::from_secs(20)).await.unwrap()
     }
+}
+
+fn last_digest(ledger: &[LedgerEntry]) -> firn_base::Digest {
+    ledger.last().map_or(firn_base::Digest::from_bytes([0; 32]), LedgerEntry::digest)
 }
 
 pub(crate) fn later() -> Timestamp {
