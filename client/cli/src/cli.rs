@@ -45,6 +45,10 @@ pub(crate) struct CommonOptions {
     /// The archive's descriptor: a file or an http(s) URL
     #[arg(long, global = true, value_name = "FILE|URL", env = "FIRN_ARCHIVE")]
     pub(crate) archive: Option<String>,
+    /// Read as whom this key file names (`firn key generate`): nodes with bounded lines keep nine tenths of them for
+    /// uploaders and operators of the archive [default: a stranger]
+    #[arg(long, global = true, value_name = "FILE", env = "FIRN_READER_KEY")]
+    pub(crate) reader_key: Option<PathBuf>,
     /// Print data as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firn_client::{Archive, ArchiveOptions};
 use firn_retrieval::{ManifestOptions, ObjectOptions};
-use firn_transport::{AskError, EndpointOptions, Environment};
+use firn_transport::{AskError, EndpointOptions, Environment, load_identity};
 use firn_wire::{ArchiveStatus, CoordinatorReply, CoordinatorRequest, Identity};
 
 use crate::cli::CommonOptions;
@@ -25,10 +25,13 @@ pub(crate) struct Session {
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Session {
-    /// Opens the archive that `options` name, as a reader whom nobody knows.
+    /// Opens the archive that `options` name, as the reader that they name, or one whom nobody knows.
     pub(crate) async fn open(options: &CommonOptions) -> Result<Self, CommandError> {
         let environment = Environment::real();
-        let identity = Identity::from_seed(&environment.seed());
+        let identity = match &options.reader_key {
+            Some(file) => load_identity(file)?,
+            None => Identity::from_seed(&environment.seed()),
+        };
         Self::open_as(options, identity, EndpointOptions::default(), &environment).await
     }
 

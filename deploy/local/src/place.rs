@@ -108,6 +108,8 @@ impl Place {
         let table: toml::Table = [
             ("archive".to_owned(), text(self.descriptor())),
             ("uploader-key".to_owned(), text(self.uploader_key())),
+            // Nodes with bounded lines give strangers a tenth.
+            ("reader-key".to_owned(), text(self.uploader_key())),
             ("operator-key".to_owned(), text(self.operator_key())),
         ]
         .into_iter()
@@ -180,7 +182,8 @@ mod tests {
         let table: toml::Table = std::fs::read_to_string(place.config()).unwrap().parse().unwrap();
         assert_eq!(table["archive"].as_str(), place.descriptor().to_str());
         assert_eq!(table["uploader-key"].as_str(), place.uploader_key().to_str());
+        assert_eq!(table["reader-key"].as_str(), place.uploader_key().to_str());
         assert_eq!(table["operator-key"].as_str(), place.operator_key().to_str());
-        assert_eq!(table.len(), 3);
+        assert_eq!(table.len(), 4);
     }
 }

@@ -68,7 +68,10 @@ pub(crate) async fn run(common: &CommonOptions, flags: GatewayFlags) -> Result<D
     let port = flags.server.port()?;
     let environment = Environment::real();
     let server = flags.server.options(&environment)?;
-    let identity = identity(flags.cache_dir.as_deref())?;
+    let identity = match &common.reader_key {
+        Some(file) => load_identity(file)?,
+        None => identity(flags.cache_dir.as_deref())?,
+    };
     let session = Session::open_as(common, identity, EndpointOptions::default(), &environment).await?;
     let archive = session.archive().clone();
     let refreshing = tokio::spawn(async move {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Subcommand;
 use firn_base::{NodeId, Timestamp};
 use firn_transport::{AskError, VerifiedLedger};
-use firn_wire::{CoordinatorReply, CoordinatorRequest, LedgerAct, NodeSummary};
+use firn_wire::{CoordinatorReply, CoordinatorRequest, LedgerAct, NodeSummary, RestingNode};
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
@@ -36,7 +36,10 @@ pub(crate) async fn run(common: &CommonOptions, command: &NodeCommand) -> Result
             }
         },
     };
-    let reports: Vec<NodeReport> = nodes.iter().map(|node| NodeReport::new(node, &joined)).collect();
+    let resting = resting(&session).await.unwrap_or_default();
+    let resting: BTreeMap<NodeId, RestingNode> = resting.into_iter().map(|node| (node.node, node)).collect();
+    let reports: Vec<NodeReport> =
+        nodes.iter().map(|node| NodeReport::new(node, &joined, &resting)).collect();
     if common.json {
         print_json(&reports)?;
     } else {
@@ -51,6 +54,18 @@ pub(crate) async fn list(session: &Session) -> Result<Vec<NodeSummary>, AskError
     match session.ask_leader(&CoordinatorRequest::ListNodes).await? {
         CoordinatorReply::NodeList(nodes) => Ok(nodes),
         _ => Err(AskError::UnexpectedReply),
+    }
+}
+
+/// The nodes that rest, as the leader hears them if it answers; none where nobody says, or is of a version that does.
+pub(crate) async fn resting(session: &Session) -> Option<Vec<RestingNode>> {
+    match session.ask_leader(&CoordinatorRequest::ListResting).await {
+        Ok(CoordinatorReply::Resting(nodes)) => Some(nodes),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!("which nodes rest is not known: {error}");
+            None
+        }
     }
 }
 

@@ -76,7 +76,8 @@ pub(crate) async fn run(common: &CommonOptions, options: StatusOptions) -> Resul
         })
         .await?;
     }
-    let report = StatusReport::from(&session.status().await?);
+    let status = session.status().await?;
+    let report = StatusReport::from(&status).with_resting(node::resting(&session).await.as_deref());
     if common.json {
         print_json(&report)?;
     } else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use firn_base::{AsNumber, ByteCount, NodeId, Timestamp};
-use firn_wire::{DrainBacklog, NodeSummary};
+use firn_wire::{DrainBacklog, NodeSummary, RestingNode};
 use serde::Serialize;
 
 use super::counted;
@@ -38,11 +38,31 @@ pub(crate) struct NodeReport {
     refused_deletions: u64,
     /// When its join token was used up; null if that is not known.
     joined_at: Option<u64>,
+    /// Why it does less than others; null if it does not, and where the coordinators do not say.
+    rest: Option<RestReport>,
+}
+
+/// Why a node does less than others.
+#[derive(Debug, Clone, Serialize)]
+struct RestReport {
+    cause: String,
+    /// Until when, as far as the node has said.
+    until: Option<u64>,
+}
+
+impl From<&RestingNode> for RestReport {
+    fn from(resting: &RestingNode) -> Self {
+        Self { cause: resting.cause.to_string(), until: resting.until.map(Timestamp::as_millis) }
+    }
 }
 
 impl NodeReport {
-    /// The report of a node that joined when `joined` says.
-    pub(crate) fn new(node: &NodeSummary, joined: &BTreeMap<NodeId, Timestamp>) -> Self {
+    /// The report of a node that joined when `joined` says, and rests if it is among `resting`.
+    pub(crate) fn new(
+        node: &NodeSummary,
+        joined: &BTreeMap<NodeId, Timestamp>,
+        resting: &BTreeMap<NodeId, RestingNode>,
+    ) -> Self {
         let origin = node.seen_at.and_then(|place| place.origin).unwrap_or_default();
         Self {
             node: node.node.to_string(),
@@ -64,6 +84,7 @@ impl NodeReport {
             drain: node.drain,
             refused_deletions: node.refused_deletions,
             joined_at: joined.get(&node.node).map(|at| at.as_millis()),
+            rest: resting.get(&node.node).map(RestReport::from),
         }
     }
 }
@@ -83,6 +104,7 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
         ("shards", right),
         ("assigned", right),
         ("quota", right),
+        ("rests", left),
     ]);
     let yes = |truth: bool| if truth { "yes" } else { "no" }.to_owned();
     for node in nodes {
@@ -98,6 +120,7 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
             node.shards.to_string(),
             ByteCount(node.assigned).to_string(),
             ByteCount(node.quota).to_string(),
+            rest(node),
         ]);
     }
     let mut text = table.to_string();
@@ -122,6 +145,13 @@ pub(crate) fn node_table(nodes: &[NodeReport]) -> String {
     text
 }
 
+/// Why a node rests, and until when.
+fn rest(node: &NodeReport) -> String {
+    let Some(RestReport { cause, until }) = &node.rest else { return String::new() };
+    let until = until.map(|millis| format!(" until {}", Timestamp::from_millis(millis)));
+    format!("{cause}{}", until.unwrap_or_default())
+}
+
 /// Network and country, as far as they are known.
 fn network(node: &NodeReport) -> String {
     let asn = node.network.map(|asn| AsNumber(asn).to_string());
@@ -138,7 +168,7 @@ const NODE_DIGITS: usize = 10;
 #[cfg(test)]
 mod tests {
     use firn_base::{AddressPrefix, Availability, Country, Origin};
-    use firn_wire::{NodePlace, NodeState};
+    use firn_wire::{NodePlace, NodeState, RestCause};
 
     use super::*;
 
@@ -166,14 +196,20 @@ mod tests {
         };
         let joined = BTreeMap::from([(node.node, Timestamp::from_millis(5))]);
         let active = NodeSummary { state: NodeState::Active, drain: None, seen_at: None, ..node.clone() };
-        vec![NodeReport::new(&node, &joined), NodeReport::new(&active, &BTreeMap::new())]
+        let resting =
+            RestingNode { node: node.node, cause: RestCause::OutsideHours, until: Some(Timestamp::from_millis(0)) };
+        let resting = BTreeMap::from([(node.node, resting)]);
+        vec![
+            NodeReport::new(&node, &joined, &resting),
+            NodeReport::new(&active, &BTreeMap::new(), &BTreeMap::new()),
+        ]
     }
 
     #[test]
     fn people_see_a_table_and_what_keeps_a_draining_node() {
         let expected = "\
-node        domain  seen at       network     state     online  proved   there  shards  assigned    quota
-cdcdcdcdcd  attic   127.1.2.0/24  AS64500 CH  draining  yes     no      50.0 %      12    1.5 MB  50.0 GB
+node        domain  seen at       network     state     online  proved   there  shards  assigned    quota  rests
+cdcdcdcdcd  attic   127.1.2.0/24  AS64500 CH  draining  yes     no      50.0 %      12    1.5 MB  50.0 GB  outside its hours until 1970-01-01T00:00:00Z
 cdcdcdcdcd  attic                             active    yes     no      50.0 %      12    1.5 MB  50.0 GB
 node cdcdcdcdcd is draining: 12 shards to move; 12 of them have no other home, because every failure domain with an \
 active node holds a shard of their bundle already: add a node in another failure domain";
@@ -209,12 +245,13 @@ active node holds a shard of their bundle already: add a node in another failure
                 r#""seen_at":"127.1.2.0/24","network":64500,"country":"CH","#,
                 r#""state":"draining","online":true,"proved":false,"last_seen":7,"availability":0.5,"shards":12,"#,
                 r#""assigned":1500000,"quota":50000000000,"#,
-                r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"refused_deletions":0,"joined_at":5}}"#
+                r#""drain":{{"to_move":12,"without_home":12,"home_unavailable":0}},"refused_deletions":0,"joined_at":5,"#,
+                r#""rest":{{"cause":"outside its hours","until":0}}}}"#
             ),
             "cd".repeat(32)
         );
         assert_eq!(serde_json::to_string(&nodes()[0]).unwrap(), expected);
         let other = serde_json::to_value(&nodes()[1]).unwrap();
-        assert!(other["joined_at"].is_null() && other["drain"].is_null());
+        assert!(other["rest"].is_null() && other["joined_at"].is_null() && other["drain"].is_null());
     }
 }

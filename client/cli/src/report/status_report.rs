@@ -6,7 +6,7 @@ use std::fmt;
 use firn_base::{ByteCount, Scheme, Timestamp};
 use firn_wire::{
     ArchiveStatus, BundleFill, BundleHealthCounts, CapsStatus, DrainBacklog, NodeState, PurgeSummary,
-    RecodeProgress, RepairWait, ReserveLevel, ReserveRoom, SpareCount,
+    RecodeProgress, RepairWait, ReserveLevel, ReserveRoom, RestingNode, SpareCount,
 };
 use serde::Serialize;
 
@@ -114,6 +114,8 @@ pub(crate) struct StatusReport {
     clocks_apart: Vec<ClockReport>,
     purges: PurgeSummary,
     fill: BundleFill,
+    /// How many nodes rest for which reason; null where the coordinators do not say.
+    resting: Option<BTreeMap<String, u64>>,
 }
 
 const STATES: [NodeState; 5] =
@@ -183,7 +185,22 @@ impl From<&ArchiveStatus> for StatusReport {
             clocks_apart: status.clocks_apart.iter().map(ClockReport::from).collect(),
             purges: status.purges,
             fill: status.fill,
+            resting: None,
         }
+    }
+}
+
+impl StatusReport {
+    /// The same with the nodes that rest, if they are known.
+    pub(crate) fn with_resting(self, nodes: Option<&[RestingNode]>) -> Self {
+        let count = |nodes: &[RestingNode]| {
+            let mut counts = BTreeMap::new();
+            for node in nodes {
+                *counts.entry(node.cause.to_string()).or_default() += 1;
+            }
+            counts
+        };
+        Self { resting: nodes.map(count), ..self }
     }
 }
 
@@ -226,6 +243,10 @@ impl fmt::Display for StatusReport {
             None => "none: no node is active".to_owned(),
         };
         writeln!(formatter, "nodes        {nodes}")?;
+        if let Some(resting) = self.resting.as_ref().filter(|resting| !resting.is_empty()) {
+            let causes = resting.iter().map(|(cause, nodes)| format!("{nodes} {cause}"));
+            writeln!(formatter, "rest         {}", causes.collect::<Vec<_>>().join(", "))?;
+        }
         if self.nodes_refusing_deletions > 0 {
             writeln!(
                 formatter,
@@ -364,7 +385,7 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 pub(crate) mod tests {
     use firn_base::{ArchiveId, NodeId};
     use firn_wire::{
-        BreachCount, ClockDifference, CoordinatorStatus, RepairWaitReason, RosterGap, StateDifference,
+        BreachCount, ClockDifference, CoordinatorStatus, RepairWaitReason, RestCause, RosterGap, StateDifference,
     };
 
     use super::*;
@@ -618,7 +639,7 @@ pub(crate) mod tests {
                 r#""caps":{{"public":false,"per_network":null,"networks":0,"countries":0,"unknown":0,"width":16,"#,
                 r#""breaches":{{"bundles":0,"due":0,"next_due":null}},"at_risk_by":[]}},"feed_head":60,"differing":[],"clocks_apart":[],"#,
                 r#""purges":{{"under_way":0,"to_repack":0,"holders":0,"waiting":0}},"#,
-                r#""fill":{{"bundles":3,"payload":1000000,"small_bundles":2,"small_payload":51999}}}}"#
+                r#""fill":{{"bundles":3,"payload":1000000,"small_bundles":2,"small_payload":51999}},"resting":null}}"#
             ),
             archive = "ab".repeat(32),
             one = "01".repeat(32),
@@ -627,6 +648,19 @@ pub(crate) mod tests {
         );
         let status = ArchiveStatus { repair_wait: Some(WAIT), ..status() };
         assert_eq!(serde_json::to_string(&StatusReport::from(&status)).unwrap(), expected);
+    }
+
+    #[test]
+    fn nodes_that_rest_are_counted_by_the_reason_and_nothing_is_said_of_none() {
+        let resting = |cause| RestingNode { node: NodeId::from_bytes([1; 32]), cause, until: None };
+        let report = |nodes| StatusReport::from(&status()).with_resting(nodes);
+        let nodes = [RestCause::Paused, RestCause::Absent, RestCause::Paused].map(resting);
+        let text = report(Some(&nodes[..])).to_string();
+        assert!(text.contains("\nrest         1 declared away, 2 paused\n"), "{text}");
+        assert_eq!(serde_json::to_value(report(Some(&nodes))).unwrap()["resting"]["paused"], 2);
+        for none in [None, Some(&[][..])] {
+            assert!(!report(none).to_string().contains("\nrest "));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! for itself anew, which takes the compiler a minute.
 #![allow(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
 
+mod absences;
 #[path = "support/archive.rs"]
 mod archive;
 mod catching_up;
