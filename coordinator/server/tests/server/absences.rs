@@ -72,8 +72,8 @@ async fn an_absence_that_is_declared_to_any_coordinator_is_known_to_whoever_lead
     let leader = archive.leader().await;
     let follower = (1..=3).find(|number| *number != leader).unwrap();
     let own = endpoint(&node(), (Ipv4Addr::LOCALHOST, 0).into()).await;
-    let machine = &archive.machines[&follower];
-    let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
+    let (id, address) = (archive.id(follower), archive.machines[&follower].address.to_string());
+    let connection = own.connect(id, &address).await.unwrap();
     let declare = |for_millis| CoordinatorRequest::DeclareAbsence { for_millis };
     let refused = call(&connection, declare(15 * DAY_MILLIS)).await;
     assert!(
@@ -102,8 +102,7 @@ async fn an_absence_that_is_declared_to_any_coordinator_is_known_to_whoever_lead
     assert!(ended.absence_left_millis > 13 * DAY_MILLIS, "{ended:?}");
     // A stranger's word is none.
     let stranger = endpoint(&Identity::from_seed(&[61; 32]), (Ipv4Addr::LOCALHOST, 0).into()).await;
-    let connection =
-        stranger.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
+    let connection = stranger.connect(id, &address).await.unwrap();
     for request in [declare(DAY_MILLIS), CoordinatorRequest::TellTerms(NodeTerms::default())] {
         let reply = call(&connection, request).await;
         assert!(matches!(reply, CoordinatorReply::Refused(_)), "{reply:?}");
