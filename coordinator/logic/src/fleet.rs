@@ -52,7 +52,7 @@ pub struct FleetNode {
     /// Its quota.
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
-    /// room yet, and no more than it says itself; nothing while it rests or may be away.
+    /// room yet, and no more than it says itself, nor than goes over its line this month; nothing while it rests or may be away.
     pub free_bytes: u64,
     /// The same once the trash that it has now makes room.
     pub free_within_a_day_bytes: u64,
@@ -106,6 +106,8 @@ impl FleetView {
             let absent_until = record.absence.in_force(now);
             let status = seen.status;
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
+            let month_left = watch.terms(number).and_then(|terms| terms.month_left);
+            let month_left = month_left.map_or(u64::MAX, |left| left.0);
             let rest = status.and_then(|status| status.rest);
             let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable =
@@ -129,7 +131,7 @@ impl FleetView {
                 free_bytes: if rest.is_some() || absent_until.is_some() {
                     0
                 } else {
-                    own_word.min(assignable.saturating_sub(young_trash))
+                    own_word.min(assignable.saturating_sub(young_trash)).min(month_left)
                 },
                 free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
                 deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),

@@ -269,7 +269,11 @@ impl FleetWatch {
                 origin: site.origin,
                 node: record.id,
                 last_seen: watched.map(|watched| watched.last_seen),
-                availability: record.availability.after(own, online_for),
+                availability: match record.absence.in_force(now) {
+                    // It has said so beforehand: that costs it nothing.
+                    Some(_) => record.availability,
+                    None => record.availability.after(own, online_for),
+                },
             }
         };
         records.filter(|record| record.is_member()).map(sighting).collect()

@@ -175,33 +175,31 @@ impl Default for Turns {
 impl Turns {
     /// Waits for a turn of `who`, not for long.
     async fn take(&self, work: Work, who: PublicKey, pains: Pains) -> Result<Turn, RefusedRequest> {
-        let busy = || {
-            RefusedRequest::new(RefusalKind::Unavailable, "this node is busy: try again later or ask another")
-        };
         let [known, strangers, builds] = &self.sparing;
-        let fair = match (pains, work) {
-            (Pains::Sparing, Work::StrangerRead) => Some((strangers, SPARING_WAIT_MAX)),
-            (Pains::Sparing, Work::BuildRead) => Some((builds, SPARING_WAIT_MAX)),
-            (Pains::Sparing, _) => Some((known, SPARING_WAIT_MAX)),
-            (Pains::Usual, Work::Read) => Some((&self.reads, TURN_WAIT_MAX)),
-            (Pains::Usual, Work::StrangerRead) => Some((&self.stranger_reads, TURN_WAIT_MAX)),
-            (Pains::Usual, _) => None,
+        let permit = match (pains, work) {
+            (Pains::Sparing, Work::StrangerRead) => fair(strangers, who, SPARING_WAIT_MAX).await,
+            (Pains::Sparing, Work::BuildRead) => fair(builds, who, SPARING_WAIT_MAX).await,
+            (Pains::Sparing, _) => fair(known, who, SPARING_WAIT_MAX).await,
+            (Pains::Usual, Work::Read) => fair(&self.reads, who, TURN_WAIT_MAX).await,
+            (Pains::Usual, Work::StrangerRead) => fair(&self.stranger_reads, who, TURN_WAIT_MAX).await,
+            (Pains::Usual, Work::Store) => usual(&self.stores, TURN_WAIT_MAX).await,
+            (Pains::Usual, Work::CoordinatorRead) => usual(&self.coordinator_reads, TURN_WAIT_MAX).await,
+            (Pains::Usual, Work::Build) => usual(&self.builds, BUILD_WAIT_MAX).await,
+            (Pains::Usual, Work::BuildRead) => usual(&self.build_reads, TURN_WAIT_MAX).await,
         };
-        if let Some((gate, wait)) = fair {
-            let turn = gate.take(who, wait).await.ok_or_else(busy)?;
-            return Ok(Turn { permit: Permit::Fair { _turn: turn }, pains });
-        }
-        let semaphore = match work {
-            Work::Store => &self.stores,
-            Work::Read | Work::StrangerRead | Work::CoordinatorRead => &self.coordinator_reads,
-            Work::Build => &self.builds,
-            Work::BuildRead => &self.build_reads,
-        };
-        let wait = if work == Work::Build { BUILD_WAIT_MAX } else { TURN_WAIT_MAX };
-        let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
-        let permit = permit.ok().and_then(Result::ok).ok_or_else(busy)?;
-        Ok(Turn { permit: Permit::Usual { _permit: permit }, pains })
+        let busy = "this node is busy: try again later or ask another";
+        let permit = permit.ok_or_else(|| RefusedRequest::new(RefusalKind::Unavailable, busy))?;
+        Ok(Turn { permit, pains })
     }
+}
+
+async fn fair(gate: &Arc<FairGate>, who: PublicKey, wait: Duration) -> Option<Permit> {
+    gate.take(who, wait).await.map(|turn| Permit::Fair { _turn: turn })
+}
+
+async fn usual(semaphore: &Arc<Semaphore>, wait: Duration) -> Option<Permit> {
+    let permit = timeout(wait, Arc::clone(semaphore).acquire_owned()).await;
+    permit.ok().and_then(Result::ok).map(|permit| Permit::Usual { _permit: permit })
 }
 
 impl Shared {

@@ -1,6 +1,6 @@
 //! Nodes whose owners have said that they will be away.
 
-use firn_base::{BundleNumber, Timestamp};
+use firn_base::{BundleNumber, ByteCount, Timestamp};
 use firn_coordinator_logic::{
     ABSENCE_MOST, COUNT_LOST_AFTER_MILLIS, Facts, HealthIndex, NodeRecord, OFFLINE_AFTER, classify,
     plan_repairs, resting_node,
@@ -100,6 +100,31 @@ fn a_node_that_may_be_away_is_given_nothing_and_named_with_the_end() {
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, until)));
     archive.wait(u64::try_from(OFFLINE_AFTER.as_millis()).unwrap() + 1);
     assert_eq!(resting(&archive, 1), None, "nobody knows whether it still does");
+}
+
+#[test]
+fn a_declared_absence_takes_nothing_of_how_much_a_node_is_there() {
+    let mut archive = archive();
+    declare(&mut archive, 0, DAY);
+    archive.watch.measure_from(archive.now);
+    archive.wait(HOUR);
+    archive.hear_all_but(&[0, 1]);
+    let records = [0, 1, 2].map(|node| record(&archive, node));
+    let summary = archive.watch.summary(records.iter(), None, archive.now);
+    let [declared, silent, _] = &summary[..] else { panic!("three were asked for") };
+    assert_eq!(declared.availability, records[0].availability);
+    assert!(silent.availability < records[1].availability);
+}
+
+#[test]
+fn a_node_is_given_no_more_than_goes_over_its_line_this_month() {
+    let mut archive = archive();
+    let number = archive.number(0);
+    let free = |archive: &Archive| archive.planning(|view| view.fleet.node(number).unwrap().free_bytes);
+    let before = free(&archive);
+    archive.watch.tell_terms(number, NodeTerms { rest_until: None, month_left: Some(ByteCount(1000)) });
+    assert!(before > 1000);
+    assert_eq!(free(&archive), 1000);
 }
 
 #[test]
