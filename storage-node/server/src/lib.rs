@@ -36,7 +36,7 @@ pub use firn_storage_node_logic::{ActiveHours, DeletionLimits, LineTerms, ScrubP
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};
 pub use monitoring::serve_monitoring;
-pub use node::{NodeHandle, QUOTA_DEFAULT, StartNodeError, StorageNode, StorageNodeOptions};
+pub use node::{NodeHandle, QUOTA_DEFAULT, StartNodeError, StorageNode, StorageNodeOptions, has_left};
 pub use report::{LeaveReport, LinkReport, NodeReport, WorkReport};
 pub use store::{
     Disk, DiskEntry, DiskFaults, DiskFile, FileDisk, InspectError, MemoryDisk, ReadShardError, ScanReport,

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use firn_base::{BitRate, Timestamp, parse_duration};
-use firn_storage_node::{ControlError, ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control};
+use firn_storage_node::{
+    ControlError, ControlReply, ControlRequest, DataDirectory, NodeReport, ask_control, has_left,
+};
 
 use config::{Arguments, Command};
 
@@ -237,24 +239,18 @@ async fn leave(path: &Path, dry_run: bool, wait: bool) -> Result<(), Failure> {
 /// Says how a node gets on that leaves, until it has ended.
 async fn until_left(path: &Path) -> Result<(), Failure> {
     let mut told = String::new();
-    // What it said last: whether its end was that of leaving.
-    let mut all_moved = false;
     loop {
         match ask_control(path, ControlRequest::Status).await {
             Ok(ControlReply::Status(report)) => {
-                all_moved = report.leave.is_some_and(|leave| leave.to_move == 0)
-                    || report.state.as_deref() == Some("gone");
-                let sentence = match report.leave {
-                    Some(leave) => leave.sentence(),
-                    None => "waiting for the coordinators to begin".to_owned(),
-                };
+                let sentence = report.leave.map(|leave| leave.sentence());
+                let sentence = sentence.unwrap_or_else(|| "waiting for the coordinators to begin".to_owned());
                 if told != sentence {
                     println!("{sentence}");
                     told = sentence;
                 }
             }
             Ok(_) => return Err(failed(ControlError::NoAnswer)),
-            Err(ControlError::NotRunning { .. }) if all_moved => {
+            Err(_) if has_left(path) => {
                 println!("the node has left: {} is yours to delete", path.display());
                 return Ok(());
             }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,6 +43,8 @@ use crate::terms::{declare_absence, keep_terms_told};
 pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
 
 const LEAVING_FILE: &str = "leaving";
+const LEAVING_TEXT: &str = "this node leaves its archive\n";
+const LEFT_TEXT: &str = "this node has left its archive\n";
 
 // A look at one small file.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -236,6 +239,14 @@ impl StorageNode {
         let mut left = self.shared.left.subscribe();
         // The sender lives as long as we do.
         let _ = left.wait_for(|left| *left).await;
+        let disk = Arc::clone(&self.shared.disk);
+        let written = self.shared.environment.blocking(move || {
+            disk.check_presence()?;
+            replace_small(disk.as_ref(), "", LEAVING_FILE, LEFT_TEXT.as_bytes())
+        });
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "that this node has left cannot be written down");
+        }
     }
 
     /// Waits until the disk is not the one any more that was opened, and says what is there. The node is to be shut down
@@ -316,13 +327,18 @@ impl NodeHandle {
         let disk = Arc::clone(&self.shared.disk);
         let written = self.shared.environment.blocking(move || {
             disk.check_presence()?;
-            replace_small(disk.as_ref(), "", LEAVING_FILE, b"this node leaves its archive\n")
+            replace_small(disk.as_ref(), "", LEAVING_FILE, LEAVING_TEXT.as_bytes())
         });
         written.await?;
         self.shared.leaving.store(true, Ordering::Release);
         tracing::info!("this node is to leave: every shard that counts gets another home");
         Ok(self.shared.store.shards())
     }
+}
+
+/// Whether the node that was in this data directory has left its archive: nothing there counts for anybody.
+pub fn has_left(data_dir: &Path) -> bool {
+    std::fs::read(data_dir.join(LEAVING_FILE)).is_ok_and(|text| text == LEFT_TEXT.as_bytes())
 }
 
 struct Opened {

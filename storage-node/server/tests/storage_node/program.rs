@@ -10,7 +10,7 @@ use crate::support::world::World;
 use firn_base::ShardIndex;
 use firn_retrieval::read_range;
 use firn_storage_node::{DataDirectory, NodeReport};
-use firn_wire::NodeReply;
+use firn_wire::{DrainBacklog, NodeReply, NodeState};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_firn-storage-node");
 
@@ -180,7 +180,16 @@ async fn the_owner_pauses_a_node_and_lets_it_go_on() {
     let paused = ask(&["pause", "10d"]);
     assert!(paused.status.success() && text(&paused.stdout).starts_with("the node is paused until 2"));
     assert!(first_line().starts_with("This node rests (paused): "), "{}", first_line());
-    assert_eq!(text(&ask(&["resume"]).stdout), "the node is not paused\n");
+    assert_eq!(text(&ask(&["resume"]).stdout), "the node is not paused, and expected to be here\n");
+    let absent = ask(&["absent", "10d"]);
+    assert!(
+        absent.status.success() && text(&absent.stdout).starts_with("the node may be away until 2"),
+        "{}",
+        text(&absent.stderr)
+    );
+    assert!(text(&ask(&["status"]).stdout).contains("\nabsent      declared until 2"));
+    assert!(ask(&["resume"]).status.success());
+    assert!(!text(&ask(&["status"]).stdout).contains("\nabsent "));
     assert!(first_line().starts_with("This node is well"), "{}", first_line());
     assert!(ask(&["status"]).status.success());
     // A coordinator says that the archive counts on nothing here.
@@ -190,6 +199,37 @@ async fn the_owner_pauses_a_node_and_lets_it_go_on() {
     assert!(first_line().starts_with("This node needs attention"), "{}", first_line());
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_leaves_says_how_it_gets_on_and_what_may_be_deleted() {
+    let world = World::new().await;
+    let place = prepare(&world);
+    let mut child = spawn(place.path());
+    let node = status(place.path()).await.node.parse().unwrap();
+    let data = place.path().join("data");
+    let leave = Command::new(PROGRAM)
+        .args(["leave", "--wait", "--data-dir", data.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let asked = |world: &World| world.heard.lock().unwrap().status.get(&node).is_some_and(|it| it.leaving);
+    world.wait("the coordinators know its wish", asked).await;
+    {
+        let mut heard = world.heard.lock().unwrap();
+        heard.states.insert(node, NodeState::Draining);
+        heard.standing.drain = Some(DrainBacklog { to_move: 3, ..DrainBacklog::default() });
+    }
+    let shown = || text(&run(&["status", "--data-dir", data.to_str().unwrap()]).stdout);
+    world
+        .wait("it says what is left", |_| shown().contains("\nleaving     0 shards moved, 3 shards to move"))
+        .await;
+    world.heard.lock().unwrap().states.insert(node, NodeState::Gone);
+    let output = tokio::task::spawn_blocking(move || leave.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let told = text(&output.stdout);
+    assert!(output.status.success() && told.starts_with("the node leaves: 0 shards"), "{told}");
+    assert!(told.ends_with(&format!("the node has left: {} is yours to delete\n", data.display())), "{told}");
 }
 
 #[test]
