@@ -24,6 +24,9 @@ use tokio::time::timeout;
 // A peer that takes nothing of a piece for so long has gone, or has no line to speak of.
 const PEER_STALL_MAX: Duration = Duration::from_secs(60);
 
+// A stranger who takes nothing keeps other strangers from their turns.
+const STRANGER_STALL_MAX: Duration = Duration::from_secs(10);
+
 // A leader waits three times as long for a build as the lines take that repair is given of them.
 const GIVING_WAY: u64 = 2;
 
@@ -33,6 +36,7 @@ pub(crate) struct LinePart {
     pace: Pace,
     gives_way_to: Option<Arc<Sending>>,
     counts_headers: bool,
+    stall_max: Duration,
     is_whole: AtomicBool,
     sent: AtomicU64,
     // By stranger, those who are being sent to.
@@ -84,7 +88,7 @@ impl LinePart {
 
     /// What strangers have of it.
     pub(crate) fn of_strangers(max_upload: Option<BitRate>) -> Self {
-        Self { counts_headers: true, ..Self::new(strangers_rate(max_upload)) }
+        Self { counts_headers: true, stall_max: STRANGER_STALL_MAX, ..Self::new(strangers_rate(max_upload)) }
     }
 
     fn new(rate: Option<BitRate>) -> Self {
@@ -92,6 +96,7 @@ impl LinePart {
             pace: Pace::new(rate),
             gives_way_to: None,
             counts_headers: false,
+            stall_max: PEER_STALL_MAX,
             is_whole: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             lanes: Mutex::default(),
@@ -131,14 +136,17 @@ impl LinePart {
         while !bytes.is_empty() {
             let is_bounded = self.pace.rate().is_some() && !self.is_whole.load(Ordering::Relaxed);
             let pace = is_bounded.then_some(&self.pace);
-            let piece = bytes.split_to(pace.map_or(bytes.len(), Pace::piece).min(bytes.len()));
+            // A stranger on a slow line takes a whole range too slowly to be told from one who has gone.
+            let in_pieces = is_bounded || self.counts_headers;
+            let piece =
+                bytes.split_to(if in_pieces { self.pace.piece().min(bytes.len()) } else { bytes.len() });
             let counted = self.counted(piece.len() as u64);
             if let Some(pace) = pace {
                 let _turn = lane.turn.lock().await;
                 pace.take(counted.saturating_mul(self.times())).await;
             }
             self.sent.fetch_add(counted, Ordering::Relaxed);
-            if let Err(error) = timeout(PEER_STALL_MAX, stream.send_bytes(piece)).await? {
+            if let Err(error) = timeout(self.stall_max, stream.send_bytes(piece)).await? {
                 return Ok(Err(error));
             }
         }

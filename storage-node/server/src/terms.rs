@@ -67,7 +67,8 @@ fn hear(shared: &Shared, standing: NodeStanding) {
 /// Declares that the node may be away for so long from now on; for no time ends what was declared. The coordinators have
 /// committed it when this returns.
 pub(crate) async fn declare_absence(shared: &Shared, duration: Duration) -> Result<NodeStanding, String> {
-    let silent = || "the coordinators do not answer: nothing is declared yet, try again".to_owned();
+    let silent =
+        || "the coordinators did not answer: `status` says within a minute whether it is declared".to_owned();
     match timeout(DECLARE_WITHIN, shared.client.declare_absence(duration)).await {
         Err(_) => Err(silent()),
         Ok(Ok(standing)) => {
