@@ -109,6 +109,8 @@ async fn publish(
     let source = Source::open(dir.to_str().ok_or("a directory's name is no text")?)?;
     let options = PublishOptions {
         reuse_chunks: true,
+        // Bundles are as small as there are few paths, and what is found in them is what is measured.
+        reuse_small_bundles: true,
         bundle_bytes: options.bundle_bytes,
         ..PublishOptions::new(source)
     };

@@ -21,7 +21,7 @@ pub(crate) enum Variant {
     Chunks,
     /// As a publish stores it that uses no chunks of earlier bundles
     Publish,
-    /// As a publish stores it
+    /// As a publish stores it that uses chunks of any earlier bundle
     Reuse,
 }
 
@@ -43,7 +43,7 @@ impl Variant {
         match self {
             Self::Chunks => "chunks alone",
             Self::Publish => "publish --no-reuse-chunks",
-            Self::Reuse => "publish",
+            Self::Reuse => "publish --reuse-small-bundles",
         }
     }
 
@@ -63,6 +63,7 @@ impl Variant {
             let mut options = PublishOptions::new(corpus.source()?);
             options.paths = Some(corpus.hash_parts(*generation));
             options.reuse_chunks = self == Self::Reuse;
+            options.reuse_small_bundles = self == Self::Reuse;
             match self {
                 Self::Chunks => options.frame_bytes = Some(1),
                 Self::Publish | Self::Reuse => {

@@ -2,7 +2,8 @@
 //!
 //! Owns: reading objects whole, and which of their chunks need not be stored again. Always holds: an object that is packed
 //! was read whole, with the hash that was published, and its record stays as it was published; of other bundles those chunks
-//! are used that it used before, or that were found and read now, and none of a bundle that is going; memory is that of one
+//! are used that it used before, or that were found and read now, and none of a bundle that is going; what comes together uses
+//! no bundle anew that comes together itself one day; memory is that of one
 //! object, of the packer, and of the records of all bundles that are packed together.
 //! Leaves to others: which bundles go (coordinators), the bundles that come of it (`pack`), sending them (`ship`).
 
@@ -69,6 +70,16 @@ pub(crate) struct ArchivedRecord {
     pub(crate) record: Arc<Record>,
 }
 
+/// Which chunks of objects are looked for in other bundles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// Those that lay in a bundle which goes, in whatever bundle: a purge does not undo what using chunks saved.
+    Lost,
+    /// All that are not used from a bundle which stays, in bundles that stay as they are: what small publishes stored once more,
+    /// because it lay in small bundles then, is saved now.
+    All,
+}
+
 /// Reads archived objects and packs them once more.
 #[derive(Debug)]
 pub(crate) struct ArchivedObjects {
@@ -77,6 +88,7 @@ pub(crate) struct ArchivedObjects {
     spool: SpoolDir,
     earlier: EarlierChunks,
     going: Arc<BTreeSet<BundleId>>,
+    sought: Sought,
 }
 
 impl ArchivedObjects {
@@ -87,10 +99,13 @@ impl ArchivedObjects {
         environment: Environment,
         spool: SpoolDir,
         going: BTreeSet<BundleId>,
+        sought: Sought,
     ) -> Self {
         let going = Arc::new(going);
-        let earlier = EarlierChunks::new(destination, objects.clone()).without(Arc::clone(&going));
-        Self { environment, objects, spool, earlier, going }
+        let earlier = EarlierChunks::new(destination, objects.clone())
+            .without(Arc::clone(&going))
+            .in_small_bundles_too(sought == Sought::Lost);
+        Self { environment, objects, spool, earlier, going, sought }
     }
 
     /// Packs these objects in their order, into as few bundles of at most that many bytes as they need: all of these belong
@@ -113,9 +128,13 @@ impl ArchivedObjects {
             .marking(mark);
         let mut all = BundleSet { bundles: Vec::new(), objects: Vec::new() };
         for batch in records.chunks(NAMES_PER_REQUEST) {
-            let losing = batch.iter().filter(|own| losing.contains(&own.bundle));
-            let paths: Vec<(&ObjectKey, &PathInfo)> =
-                losing.filter_map(|own| Some((&own.record.key, own.record.path_info()?))).collect();
+            let is_sought =
+                |own: &&ArchivedRecord| self.sought == Sought::All || losing.contains(&own.bundle);
+            let paths: Vec<(&ObjectKey, &PathInfo)> = batch
+                .iter()
+                .filter(is_sought)
+                .filter_map(|own| Some((&own.record.key, own.record.path_info()?)))
+                .collect();
             let mut named = match paths.is_empty() {
                 true => BTreeMap::new(),
                 false => self.earlier.by_name(paths.into_iter()).await,
@@ -230,7 +249,7 @@ impl ArchivedObjects {
     }
 
     /// The chunks of an object that was just read which need not be stored again: those that lie in bundles which stay, and
-    /// what is found there of those that lie in a going one.
+    /// what is found there of those that are sought.
     async fn chunks_elsewhere(
         &self,
         plan: &ObjectPlan,
@@ -239,7 +258,7 @@ impl ArchivedObjects {
     ) -> Result<Vec<EarlierChunk>, ReadError> {
         let (bundle, manifests) = (plan.bundle(), self.objects.manifests());
         let owners = Arc::clone(&manifests.head(bundle).await?.content);
-        if owners.dependencies().is_empty() {
+        if owners.dependencies().is_empty() && self.sought == Sought::Lost {
             return Ok(Vec::new());
         }
         // It may have been cut otherwise when it was published.
@@ -264,8 +283,15 @@ impl ArchivedObjects {
                 }
             }
         }
-        if !lost.is_empty() {
-            earlier.extend(self.earlier.find_among(lost, content, named).await);
+        let sought = match self.sought {
+            Sought::Lost => lost,
+            Sought::All => {
+                wanted.append(&mut lost);
+                wanted
+            }
+        };
+        if !sought.is_empty() {
+            earlier.extend(self.earlier.find_among(sought, content, named).await);
         }
         Ok(earlier)
     }

@@ -18,7 +18,7 @@ use firn_wire::Gathered;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{archived_records, frame_compression};
+use crate::archived_objects::{Sought, archived_records, frame_compression};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::replacement::{ReplaceError, Replacement};
@@ -119,6 +119,7 @@ pub(crate) async fn compact_in(
         bundle_bytes: PAYLOAD_BYTES_MAX,
         old: &options.bundles,
         records: &records,
+        sought: Sought::All,
     };
     let takes_place = |from| TakesPlaceOf::Bundles(Gathered { bundles: options.bundles.clone(), from });
     let new =

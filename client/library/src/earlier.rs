@@ -2,7 +2,8 @@
 //!
 //! Owns: looking for earlier objects, and which of their chunks an object has too. Always holds: a chunk that is handed out
 //! was read from the archive and had its hash, so that nobody's word is taken for it; of manifests only the pieces are read
-//! that concern a like object, through caches of bounded size; whatever cannot be read is not used, no object fails or waits
+//! that concern a like object, through caches of bounded size; nothing lies in a bundle that comes together with others one day,
+//! unless it is wished, for whoever used its chunks would keep it from that; whatever cannot be read is not used, no object fails or waits
 //! without end for it, and it hides no other bundle that holds the same chunk. Leaves to others: which bundles to depend on (`firn-client-logic`), packing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use firn_base::{BundleId, Digest, Feature, ObjectKey};
-use firn_bundle::{ChunkEntry, ChunkRef, ChunkRun, FeatureSampler, PartChunk, name_feature};
+use firn_bundle::{ChunkEntry, ChunkRef, ChunkRun, FeatureSampler, PartChunk, comes_together, name_feature};
 use firn_nix_format::PathInfo;
-use firn_retrieval::{ManifestOptions, ObjectOptions, ObjectReader, ReadError};
+use firn_retrieval::{ManifestHead, ManifestOptions, ObjectOptions, ObjectReader, ReadError};
 use firn_wire::SimilarRecord;
 use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
@@ -69,6 +70,8 @@ pub(crate) struct EarlierChunks {
     objects: ObjectReader,
     patience: Duration,
     finds: Arc<Semaphore>,
+    // Whether chunks of bundles are used that come together with others one day.
+    uses_small: bool,
     going: Arc<BTreeSet<BundleId>>,
     bad: Arc<Mutex<VecDeque<BundleId>>>,
     refusal_told: Arc<AtomicBool>,
@@ -104,6 +107,7 @@ impl EarlierChunks {
             objects,
             patience,
             finds,
+            uses_small: false,
             going: Arc::default(),
             bad: Arc::default(),
             refusal_told: Arc::default(),
@@ -113,6 +117,11 @@ impl EarlierChunks {
     /// One that finds nothing in these bundles.
     pub(crate) fn without(self, going: Arc<BTreeSet<BundleId>>) -> Self {
         Self { going, ..self }
+    }
+
+    /// One that finds in small bundles too what lies in them, if that is wished.
+    pub(crate) fn in_small_bundles_too(self, wished: bool) -> Self {
+        Self { uses_small: wished, ..self }
     }
 
     /// The archived objects that are called as these paths are, the latest of each name first.
@@ -187,7 +196,16 @@ impl EarlierChunks {
             if self.is_bad(record.bundle) || !search.looked_at.insert(*record) {
                 continue;
             }
-            looked_at += 1;
+            match self.objects.manifests().head(record.bundle).await {
+                // It counts for none: a row of small publishes must not hide the full bundle behind them.
+                Ok(head) if !self.gives_own(&head) && head.content.dependencies().is_empty() => continue,
+                Ok(_) => looked_at += 1,
+                Err(error) => {
+                    looked_at += 1;
+                    self.note_bad(record.bundle, &error);
+                    continue;
+                }
+            }
             let mut claims = Claims::new();
             if let Err(error) = self.match_chunks(search, &mut claims, *record).await {
                 self.note_bad(record.bundle, &error);
@@ -209,7 +227,11 @@ impl EarlierChunks {
             return Err(ReadError::Damaged { bundle, what: "it has no such record".to_owned() });
         };
         let list = manifests.chunk_list(bundle, record).await?;
+        let gives_own = self.gives_own(&manifests.head(bundle).await?);
         for step in list.runs().iter().flat_map(steps) {
+            if matches!(step.first, ChunkRef::Own(_)) && !gives_own {
+                continue;
+            }
             let count = u64::from(step.count);
             if search.entries_left < count {
                 return Ok(());
@@ -251,6 +273,14 @@ impl EarlierChunks {
             if self.is_bad(*owner) {
                 continue;
             }
+            match manifests.head(*owner).await {
+                Ok(head) if self.gives_own(&head) => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    self.note_bad(*owner, &error);
+                    continue;
+                }
+            }
             let numbers = foreign.number..foreign.number.saturating_add(1);
             match manifests.chunk_entries(*owner, numbers.clone()).await {
                 Ok(entries) => search.claim(claims, *owner, numbers, &entries),
@@ -286,6 +316,12 @@ impl EarlierChunks {
                 }
             }
         }
+    }
+
+    /// Whether chunks that lie in a bundle may be used.
+    fn gives_own(&self, head: &ManifestHead) -> bool {
+        let (content, records) = (&head.content, u64::from(head.header.record_count()));
+        self.uses_small || !comes_together(content.role(), content.payload_bytes(), records)
     }
 
     /// Whether a bundle is going, or something of it could not be read.

@@ -26,6 +26,7 @@ use firn_wire::{
 };
 
 use crate::code::CodedBundle;
+use crate::compact::{CompactError, CompactOptions, Compacted, compact_in};
 use crate::destination::Destination;
 use crate::earlier::{FRAMES, MANIFESTS};
 use crate::events::PublishEvents;
@@ -110,10 +111,28 @@ impl PaperArchive {
         events: PublishEvents,
     ) -> Result<PublishSummary, PublishStopped> {
         let destination: Arc<dyn Destination> = Arc::<Inner>::clone(&self.inner);
-        let payloads: Arc<dyn PayloadReader> = Arc::<Inner>::clone(&self.inner);
-        let manifests = ManifestReader::new(payloads, MANIFESTS);
-        let objects = ObjectReader::new(manifests, environment.clone(), FRAMES);
+        let objects = self.objects(environment);
         publish_into(destination, Some(objects), publishers, environment, options, events).await
+    }
+
+    /// Packs bundles of it together, as [`crate::compact`] does.
+    ///
+    /// # Errors
+    /// As [`crate::compact`]. Then they are as they were.
+    pub async fn compact(
+        &self,
+        environment: &Environment,
+        options: &CompactOptions,
+        events: PublishEvents,
+    ) -> Result<Compacted, CompactError> {
+        let destination: Arc<dyn Destination> = Arc::<Inner>::clone(&self.inner);
+        compact_in(destination, &self.objects(environment), environment, options, events).await
+    }
+
+    /// What reads its objects.
+    pub(crate) fn objects(&self, environment: &Environment) -> ObjectReader {
+        let payloads: Arc<dyn PayloadReader> = Arc::<Inner>::clone(&self.inner);
+        ObjectReader::new(ManifestReader::new(payloads, MANIFESTS), environment.clone(), FRAMES)
     }
 
     /// What was asked of it so far.
@@ -121,7 +140,7 @@ impl PaperArchive {
         self.inner.state().requests
     }
 
-    /// What was committed so far, in this order.
+    /// What was committed so far, in this order; what took the place of others stands where the last of them stood.
     pub fn bundles(&self) -> Vec<PaperBundle> {
         self.inner.state().bundles.clone()
     }
@@ -208,6 +227,27 @@ impl Inner {
         Ok(Committed { bundles, visible, held: Vec::new() })
     }
 
+    /// Takes bundles in the place of others, which are forgotten.
+    fn gather(&self, request: CompactRequest) -> Result<Committed, RefusedRequest> {
+        let CompactRequest { bundles, gathered } = request;
+        let is_gone = |bundle: &BundleId| gathered.bundles.contains(bundle);
+        // They took four places of a feature at most, and leave them to what comes in their place.
+        for records in self.state().features.values_mut() {
+            records.retain(|record| !is_gone(&record.bundle));
+        }
+        let entered = self.enter(CommitRequest { bundles, externals: Vec::new(), replaces: None })?;
+        let mut state = self.state();
+        let mut old = std::mem::take(&mut state.bundles);
+        let new = old.split_off(old.len().saturating_sub(entered.bundles.len()));
+        let last = old.iter().rposition(|bundle| is_gone(&bundle.content.bundle_id()));
+        let behind = old.split_off(last.map_or(old.len(), |last| last + 1));
+        old.retain(|bundle| !is_gone(&bundle.content.bundle_id()));
+        let all: Vec<PaperBundle> = old.into_iter().chain(new).chain(behind).collect();
+        state.numbers = all.iter().map(|bundle| bundle.content.bundle_id()).zip(0..).collect();
+        state.bundles = all;
+        Ok(entered)
+    }
+
     fn bundle(&self, bundle: BundleId) -> Result<PaperBundle, ReadError> {
         let state = self.state();
         let own = state.numbers.get(&bundle).and_then(|number| state.bundles.get(*number));
@@ -263,13 +303,7 @@ impl Destination for Inner {
     }
 
     fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
-        let CompactRequest { bundles, gathered } = request;
-        Box::pin(async move {
-            let entered = self.enter(CommitRequest { bundles, externals: Vec::new(), replaces: None })?;
-            let is_gone = |bundle: &PaperBundle| gathered.bundles.contains(&bundle.content.bundle_id());
-            self.state().bundles.retain(|bundle| !is_gone(bundle));
-            Ok(entered)
-        })
+        Box::pin(async move { self.gather(request) })
     }
 
     fn replaced(&self, _: Vec<BundleId>) -> BoxFuture<'_, Result<Vec<BundleId>, RefusedRequest>> {
@@ -341,7 +375,7 @@ mod tests {
         for version in ["hello-1.0", "hello-1.1"] {
             let mut cache = Cache::new();
             cache.add_path(version, &noise(600_000, 1), Compression::None, &[]);
-            let options = PublishOptions::new(cache.source());
+            let options = PublishOptions { reuse_small_bundles: true, ..PublishOptions::new(cache.source()) };
             let publishers = vec![cache.publisher()];
             archive.publish(publishers, &Environment::real(), options, PublishEvents::none()).await.unwrap();
         }

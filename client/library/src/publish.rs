@@ -75,7 +75,10 @@ pub(crate) async fn publish_into(
 ) -> Result<PublishSummary, PublishStopped> {
     let summary = Mutex::new(PublishSummary { dry_run: options.dry_run, ..PublishSummary::default() });
     let objects = objects.filter(|_| options.reuse_chunks);
-    let earlier = objects.map(|objects| EarlierChunks::new(Arc::clone(&destination), objects));
+    let earlier = objects.map(|objects| {
+        EarlierChunks::new(Arc::clone(&destination), objects)
+            .in_small_bundles_too(options.reuse_small_bundles)
+    });
     let encoders = Encoders::new(options.threads.max(1));
     let publish = Publish { destination, earlier, environment, options, encoders, events, summary };
     let outcome = publish.run(publishers).await;

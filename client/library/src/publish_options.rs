@@ -43,6 +43,8 @@ pub struct PublishOptions {
     /// Whether chunks of bundles that are archived already are used instead of being stored again. Before a bundle whose chunks
     /// are used can be erased, the bundles that use them have to be packed anew.
     pub reuse_chunks: bool,
+    /// Whether chunks are used of bundles under a quarter full, too: those can come together with others no more then.
+    pub reuse_small_bundles: bool,
     /// Largest payload of a bundle: 256 MiB at most.
     pub bundle_bytes: u64,
     /// Raw bytes at which a frame is closed, 4 MiB at most; what suits the compression if not given.
@@ -143,6 +145,7 @@ impl PublishOptions {
             encoding: Encoding::Chunked,
             keep_recipes: false,
             reuse_chunks: true,
+            reuse_small_bundles: false,
             bundle_bytes: PAYLOAD_BYTES_MAX,
             frame_bytes: None,
             frame_compression: FrameCompression::default(),

@@ -19,7 +19,7 @@ use firn_wire::{BUNDLES_PER_REQUEST_MAX, GatheredPlace, Replaced};
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{ArchivedRecord, archived_records, frame_compression, with_parts};
+use crate::archived_objects::{ArchivedRecord, Sought, archived_records, frame_compression, with_parts};
 use crate::destination::Destination;
 use crate::earlier::steps;
 use crate::events::PublishEvents;
@@ -140,6 +140,7 @@ pub(crate) async fn repack_in(
         bundle_bytes: options.bundle_bytes,
         old: &[options.bundle],
         records: &kept,
+        sought: Sought::Lost,
     };
     let fits = |set: &BundleSet| match set.bundles.len() {
         many if many > BUNDLES_PER_REQUEST_MAX => Err(RepackError::TooMany(many)),

@@ -18,7 +18,7 @@ use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use firn_wire::{GatheredPlace, RefusedRequest};
 
-use crate::archived_objects::{ArchivedObjects, ArchivedRecord, KeepError};
+use crate::archived_objects::{ArchivedObjects, ArchivedRecord, KeepError, Sought};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::ship::{ShipError, Shipping, TakesPlaceOf};
@@ -96,6 +96,8 @@ pub(crate) struct Replacement<'a> {
     pub(crate) old: &'a [BundleId],
     /// What of theirs is kept, in the order of packing.
     pub(crate) records: &'a [ArchivedRecord],
+    /// Which of its chunks are looked for in other bundles.
+    pub(crate) sought: Sought,
 }
 
 /// What lies in the place of the old bundles.
@@ -167,6 +169,7 @@ impl Replacement<'_> {
             self.environment.clone(),
             self.spool.clone(),
             attempts.going().clone(),
+            self.sought,
         );
         let (compression, mark) = (self.compression, attempts.mark());
         Ok(archived.pack(self.records, compression, self.bundle_bytes, mark, &self.events).await?)

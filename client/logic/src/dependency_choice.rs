@@ -2,7 +2,7 @@
 //!
 //! Owns: the at most eight dependencies, and when a new bundle is begun for the sake of others. Always holds: the choice
 //! looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the objects pushed into it
-//! had 256 KiB of that one, unless it is known to be worth it; and no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored
+//! had 256 KiB of that one, unless it is known to be worth it, and then its place is kept; and no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored
 //! again, a quarter of a bundle. It is no promise of a best choice: what comes in turns from nine bundles is stored again
 //! in part.
 //! Leaves to others: what is found in which bundle, and reading it.
@@ -37,6 +37,8 @@ pub enum DependencyPlan {
 /// Chooses dependencies, from one object to the next.
 #[derive(Debug, Clone, Default)]
 pub struct DependencyChoice {
+    // Whether no bundle is sealed for the sake of others.
+    keeps_together: bool,
     // Since the bundle was begun.
     found_bytes: BTreeMap<BundleId, u64>,
     missed_bytes: u64,
@@ -47,12 +49,19 @@ pub struct DependencyChoice {
 impl DependencyChoice {
     /// A choice before the first object.
     pub const fn new() -> Self {
-        Self { found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile: BTreeSet::new() }
+        Self {
+            keeps_together: false,
+            found_bytes: BTreeMap::new(),
+            missed_bytes: 0,
+            worthwhile: BTreeSet::new(),
+        }
     }
 
-    /// A choice to which these bundles are worth their price from the first byte on: that was found out before.
+    /// A choice to which these bundles are worth their price from the first byte on: that was found out before. Their places are
+    /// kept for them, whatever else is found before them, and what comes together does not come apart for the sake of others:
+    /// so nothing takes more than it took where it lay.
     pub const fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
-        Self { found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile }
+        Self { keeps_together: true, found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile }
     }
 
     /// Whatever bundle was open is sealed: what comes goes into a new one.
@@ -75,11 +84,17 @@ impl DependencyChoice {
             }
         }
         self.forget_the_least();
-        others.sort_by_key(|(so_far, bundle, _)| (std::cmp::Reverse(*so_far), *bundle));
+        let is_worthwhile = |bundle: &BundleId| self.worthwhile.contains(bundle);
+        others
+            .sort_by_key(|(so_far, bundle, _)| (!is_worthwhile(bundle), std::cmp::Reverse(*so_far), *bundle));
         let free = DEPENDENCIES_MAX.saturating_sub(used.len());
+        let awaited = self.worthwhile.iter().filter(|bundle| !known(bundle)).count();
+        let arrived = others.iter().filter(|(_, bundle, _)| is_worthwhile(bundle)).count();
+        let free = arrived.min(free) + free.saturating_sub(awaited);
         let missed = others.iter().skip(free).map(|(_, _, bytes)| *bytes).fold(0, u64::saturating_add);
         // An empty bundle could not name more either.
-        self.missed_bytes = if used.is_empty() { 0 } else { self.missed_bytes.saturating_add(missed) };
+        let counts = !used.is_empty() && !self.keeps_together;
+        self.missed_bytes = if counts { self.missed_bytes.saturating_add(missed) } else { 0 };
         if self.missed_bytes >= MISSED_BYTES_MAX {
             self.begin_bundle();
             return DependencyPlan::SealFirst;
@@ -145,6 +160,20 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(choice.choose(&[], &found(&[(1, 1), (2, 255 * KIB)])), using(&[1]));
             choice.begin_bundle();
+        }
+    }
+
+    #[test]
+    fn what_is_known_to_be_worth_it_has_its_place_whatever_is_found_before_it() {
+        let worthwhile: Vec<(u8, u64)> = (1..=7).map(|number| (number, 1)).collect();
+        let mut choice = DependencyChoice::counting_on(found(&worthwhile).into_keys().collect());
+        assert_eq!(choice.choose(&[], &found(&[(7, 1), (20, 2 * MIB), (21, 3 * MIB)])), using(&[7, 21]));
+        let used = [7, 21].map(bundle);
+        assert_eq!(choice.choose(&used, &found(&[(1, 1), (20, 100 * MIB), (21, 1)])), using(&[1, 21]));
+        let used: Vec<_> = (1..=7).chain([21]).map(bundle).collect();
+        for _ in 0..100 {
+            // Nothing is sealed for it.
+            assert_eq!(choice.choose(&used, &found(&[(2, 1), (20, MIB)])), using(&[2]));
         }
     }
 

@@ -81,9 +81,7 @@ impl BundleView {
 
     /// Whether it is under a quarter full and could come together with others: what is left over of a large object cannot.
     pub(crate) const fn is_small(&self) -> bool {
-        matches!(self.role, BundleRole::Ordinary)
-            && !self.is_without_records
-            && bundle_fill::is_small(self.payload_bytes, self.records)
+        firn_bundle::comes_together(self.role, self.payload_bytes, self.records)
     }
 
     /// Whether nothing of it can be read but by others, which use its chunks: a rebuild brings back so what other bundles

@@ -1,6 +1,7 @@
 //! Which small bundles come together in full ones, and when.
 //!
-//! Owns: the choice. Always holds: neighbours of the history come together, so that closures and versions stay near; what was
+//! Owns: the choice. Always holds: neighbours of the history come together, so that closures and versions stay near, but that one
+//! with other dependencies parts none that have theirs in common; what was
 //! packed anew lies in a bundle that is no longer small, or that is at least twice as large as the one it came from: so a byte
 //! of a bundle of b bytes is packed anew at most 1 + log2(64 MiB / b) times, as long as packing saves nothing, and what
 //! packing saves is gone for good; nothing comes together that `apply` would refuse.
@@ -38,6 +39,10 @@ const HALF_RECORDS: u64 = RECORDS_MAX as u64 / 2;
 
 /// Small bundles that one plan is made of: the first in the history, of those that nothing keeps where they are.
 const LOOKED_AT_MAX: usize = 65_536;
+
+/// Groups that are open at a time, each for other full bundles that its members use: small publishes of a large archive use
+/// now these and now those.
+const OPEN_GROUPS_MAX: usize = 32;
 
 /// Entries of the ledger read at a time.
 const PAGE: usize = 4_096;
@@ -81,6 +86,28 @@ pub struct SmallBundle {
     dependents: Vec<BundleNumber>,
     /// Whether a reference that it recorded as external is archived by now: then it is the last one of its group.
     is_last: bool,
+}
+
+impl SmallBundle {
+    /// One that nothing keeps where it is but these `dependents`: bundles that use chunks of it and stay.
+    pub fn new(
+        content: &ContentHeader,
+        order: HistoryOrder,
+        records: u64,
+        dependents: Vec<BundleNumber>,
+    ) -> Self {
+        let manifest = content.manifest_extent();
+        Self {
+            id: content.bundle_id(),
+            order,
+            payload_bytes: content.payload_bytes(),
+            manifest_bytes: manifest.end.saturating_sub(manifest.start),
+            records,
+            dependencies: content.dependencies().to_vec(),
+            dependents,
+            is_last: false,
+        }
+    }
 }
 
 /// Whether anything may be compacted now.
@@ -183,17 +210,8 @@ fn describe<S: Scan>(
     for key in &record.externals {
         is_last |= state.is_archived(*key)?;
     }
-    let manifest = header.manifest_extent();
-    Ok(Some(SmallBundle {
-        id: record.id,
-        order: History::order(record),
-        payload_bytes: record.payload_bytes,
-        manifest_bytes: manifest.end.saturating_sub(manifest.start),
-        records: record.keys,
-        dependencies: header.dependencies().to_vec(),
-        dependents: Vec::new(),
-        is_last,
-    }))
+    let small = SmallBundle::new(&header, History::order(record), record.keys, Vec::new());
+    Ok(Some(SmallBundle { is_last, ..small }))
 }
 
 /// What to compact now of these bundles, in the order of the history.
@@ -202,17 +220,32 @@ pub fn plan_compaction<S: Scan>(
     small: &[SmallBundle],
     fill: BundleFill,
 ) -> Result<CompactionPlan, S::Error> {
-    let is_pressing = fill.exceeds(SMALL_PER_CENT_MAX);
-    let turning_points = read_turning_points(state, small)?;
-    let mut groups = Vec::new();
-    for group in neighbours(small, &turning_points) {
-        choose(&free_together(group), is_pressing, &mut groups);
-        if groups.len() >= COMPACTION_GROUPS_MAX {
-            break;
-        }
-    }
+    Ok(plan_groups(small, &read_turning_points(state, small)?, fill))
+}
+
+/// What to compact now of these bundles, in the order of the history, between which acts at `turning_points` of the ledger lie.
+pub fn plan_groups(
+    small: &[SmallBundle],
+    turning_points: &BTreeSet<u64>,
+    fill: BundleFill,
+) -> CompactionPlan {
+    let mut groups = chosen_groups(small, turning_points, fill.exceeds(SMALL_PER_CENT_MAX));
     groups.truncate(COMPACTION_GROUPS_MAX);
-    Ok(CompactionPlan { fill, groups: groups.iter().map(|group| told(group)).collect() })
+    CompactionPlan { fill, groups: groups.iter().map(|group| told(group)).collect() }
+}
+
+/// All groups that are worth being packed anew, in the order of their last bundles.
+fn chosen_groups(
+    small: &[SmallBundle],
+    turning_points: &BTreeSet<u64>,
+    is_pressing: bool,
+) -> Vec<Vec<SmallBundle>> {
+    let mut groups = Vec::new();
+    for group in neighbours(small, turning_points) {
+        choose(&free_together(&group), is_pressing, &mut groups);
+    }
+    groups.sort_by_key(|group| group.last().map(|bundle| bundle.order));
+    groups
 }
 
 /// Positions of acts between the first of these bundles and the last that change what a commit shows.
@@ -230,65 +263,90 @@ fn read_turning_points<S: Scan>(state: &S, small: &[SmallBundle]) -> Result<BTre
     Ok(positions)
 }
 
-/// Neighbours that one command could put into one bundle, as many as fit.
-fn neighbours<'a>(small: &'a [SmallBundle], turning_points: &BTreeSet<u64>) -> Vec<&'a [SmallBundle]> {
+/// Neighbours that one command could put into one bundle, as many as fit. Those that use too many others together do not part the
+/// ones before from the ones behind: each goes into that open group of which it uses most already.
+fn neighbours(small: &[SmallBundle], turning_points: &BTreeSet<u64>) -> Vec<Vec<SmallBundle>> {
     let mut groups = Vec::new();
-    let mut begin = 0;
-    let mut room = Room::default();
-    for (position, bundle) in small.iter().enumerate() {
-        let before = position.checked_sub(1).filter(|before| *before >= begin).and_then(|at| small.get(at));
+    let mut open: Vec<Room<'_>> = Vec::new();
+    let mut before: Option<&SmallBundle> = None;
+    for bundle in small {
         let is_cut = before.is_some_and(|before| {
             before.is_last || turning_points.range(before.order.0..bundle.order.0).next().is_some()
         });
-        if is_cut || !room.take(bundle) {
-            groups.extend(small.get(begin..position).filter(|group| !group.is_empty()));
-            begin = position;
-            room = Room::default();
-            // One alone always fits.
-            room.take(bundle);
+        before = Some(bundle);
+        if is_cut {
+            groups.extend(open.drain(..).map(Room::into_bundles));
+        }
+        // What is full is not filled up with what comes much later.
+        groups.extend(open.extract_if(.., |room| room.is_full_for(bundle)).map(Room::into_bundles));
+        let likeness = |room: &Room<'_>| Some(room.new_dependencies(bundle)).filter(|new| room.may_use(*new));
+        let found = (0..).zip(&open).filter_map(|(at, room)| Some((likeness(room)?, at))).min();
+        match found.and_then(|(_, at): (_, usize)| open.get_mut(at)) {
+            Some(room) => room.take(bundle),
+            None => {
+                if open.len() >= OPEN_GROUPS_MAX {
+                    groups.push(open.remove(0).into_bundles());
+                }
+                let mut room = Room::default();
+                room.take(bundle);
+                open.push(room);
+            }
         }
     }
-    groups.extend(small.get(begin..).filter(|group| !group.is_empty()));
+    groups.extend(open.drain(..).map(Room::into_bundles));
     groups
 }
 
-/// What one bundle has room for.
+/// A group that is open, and what one bundle has room for.
 #[derive(Default)]
 struct Room<'a> {
-    bundles: usize,
+    bundles: Vec<&'a SmallBundle>,
     payload_bytes: u64,
     manifest_bytes: u64,
     records: u64,
     dependencies: BTreeSet<&'a BundleId>,
     members: BTreeSet<&'a BundleId>,
-    first_entries: Option<u64>,
 }
 
 impl<'a> Room<'a> {
-    /// Takes the room of one more, if there is so much.
-    fn take(&mut self, bundle: &'a SmallBundle) -> bool {
-        let payload_bytes = self.payload_bytes.saturating_add(bundle.payload_bytes);
-        let manifest_bytes = self.manifest_bytes.saturating_add(bundle.manifest_bytes);
-        let records = self.records.saturating_add(bundle.records);
-        // What comes together needs no dependency any more.
-        let is_new = |id: &&BundleId| !self.members.contains(id) && !self.dependencies.contains(id);
-        let new: Vec<&BundleId> = bundle.dependencies.iter().filter(is_new).collect();
-        let entries = bundle.order.0;
-        let first = *self.first_entries.get_or_insert(entries);
-        let fits = self.bundles < COMPACTED_BUNDLES_MAX
-            && payload_bytes <= PAYLOAD_BYTES_MAX
-            && manifest_bytes <= MANIFEST_BYTES_MAX
-            && records <= u64::from(RECORDS_MAX)
-            && self.dependencies.len() + new.len() <= DEPENDENCIES_MAX
-            && entries.saturating_sub(first) <= LEDGER_SPAN_MAX;
-        if fits {
-            self.bundles += 1;
-            (self.payload_bytes, self.manifest_bytes, self.records) =
-                (payload_bytes, manifest_bytes, records);
-            self.dependencies.extend(new);
-            self.members.insert(&bundle.id);
-        }
-        fits
+    /// Whether another one has no room, whatever it uses.
+    fn is_full_for(&self, bundle: &SmallBundle) -> bool {
+        let first = self.bundles.first().map_or(bundle.order.0, |first| first.order.0);
+        self.bundles.len() >= COMPACTED_BUNDLES_MAX
+            || self.payload_bytes.saturating_add(bundle.payload_bytes) > PAYLOAD_BYTES_MAX
+            || self.manifest_bytes.saturating_add(bundle.manifest_bytes) > MANIFEST_BYTES_MAX
+            || self.records.saturating_add(bundle.records) > u64::from(RECORDS_MAX)
+            || bundle.order.0.saturating_sub(first) > LEDGER_SPAN_MAX
+    }
+
+    /// How many bundles another one uses that none of these does.
+    fn new_dependencies(&self, bundle: &SmallBundle) -> usize {
+        bundle.dependencies.iter().filter(|id| self.is_new(id)).count()
+    }
+
+    /// Whether so many dependencies more are not too many.
+    fn may_use(&self, new: usize) -> bool {
+        self.dependencies.len() + new <= DEPENDENCIES_MAX
+    }
+
+    /// What comes together needs no dependency any more.
+    fn is_new(&self, id: &BundleId) -> bool {
+        !self.members.contains(id) && !self.dependencies.contains(id)
+    }
+
+    /// Takes the room of one more.
+    fn take(&mut self, bundle: &'a SmallBundle) {
+        let new: Vec<&BundleId> = bundle.dependencies.iter().filter(|id| self.is_new(id)).collect();
+        self.dependencies.extend(new);
+        self.payload_bytes = self.payload_bytes.saturating_add(bundle.payload_bytes);
+        self.manifest_bytes = self.manifest_bytes.saturating_add(bundle.manifest_bytes);
+        self.records = self.records.saturating_add(bundle.records);
+        self.members.insert(&bundle.id);
+        self.bundles.push(bundle);
+    }
+
+    fn into_bundles(self) -> Vec<SmallBundle> {
+        self.bundles.into_iter().cloned().collect()
     }
 }
 
@@ -429,10 +487,7 @@ mod tests {
 
     /// Which bundles come together, by their numbers.
     fn groups(small: &[SmallBundle], is_pressing: bool) -> Vec<Vec<u32>> {
-        let mut chosen = Vec::new();
-        for group in neighbours(small, &BTreeSet::new()) {
-            choose(&free_together(group), is_pressing, &mut chosen);
-        }
+        let chosen = chosen_groups(small, &BTreeSet::new(), is_pressing);
         chosen.iter().map(|group| group.iter().map(|bundle| bundle.order.2.0).collect()).collect()
     }
 
@@ -453,7 +508,7 @@ mod tests {
         let fits = |change: &dyn Fn(&mut SmallBundle, u32), count: usize| {
             let mut small = row(&vec![MIB; count]);
             (0..).zip(&mut small).for_each(|(number, bundle)| change(bundle, number));
-            neighbours(&small, &BTreeSet::new()).iter().map(|group| group.len()).collect::<Vec<_>>()
+            neighbours(&small, &BTreeSet::new()).iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(fits(&|_, _| {}, 300), [256, 44]);
         assert_eq!(fits(&|bundle, _| bundle.records = 16_000, 9), [4, 4, 1]);
@@ -465,6 +520,36 @@ mod tests {
         assert_eq!(fits(&own, 20), [14, 6], "seven and the one of all");
         assert_eq!(fits(&|bundle, number| bundle.order.0 = u64::from(number) * 5000, 8), [4, 4]);
         assert_eq!(fits(&|bundle, number| bundle.is_last = number == 2, 6), [3, 3]);
+    }
+
+    #[test]
+    fn what_uses_the_same_bundles_comes_together_though_others_lie_between() {
+        let full = |number: u32| super::tests::bundle(1000 + number, 0).id;
+        let mut small = row(&[MIB; 60]);
+        // In turns of three they use eight full bundles each, and every tenth uses none.
+        for (number, bundle) in (0..).zip(&mut small) {
+            if number % 10 != 9 {
+                bundle.dependencies = (0..8).map(|used| full(8 * (number % 3) + used)).collect();
+            }
+        }
+        let all = groups(&small, true);
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 60);
+        assert_eq!(all.len(), 3, "{all:?}");
+        for group in &all {
+            assert!(group.is_sorted());
+            let members = group.iter().filter_map(|number| small.get(*number as usize));
+            let used: BTreeSet<&BundleId> = members.flat_map(|bundle| &bundle.dependencies).collect();
+            assert_eq!(used.len(), DEPENDENCIES_MAX);
+        }
+        // They are told in the order of their last bundles: whoever asks for what stands behind the last one misses none of them.
+        assert!(all.is_sorted_by_key(|group| group.last().copied()));
+        // Of ever others there are no more open groups than there is room for, and nobody is left out of both.
+        let mut small = row(&[MIB; 200]);
+        for (number, bundle) in (0..).zip(&mut small) {
+            bundle.dependencies = (0..8).map(|used| full(8 * (number % 100) + used)).collect();
+        }
+        let all = neighbours(&small, &BTreeSet::new());
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 200);
     }
 
     #[test]
@@ -491,7 +576,7 @@ mod tests {
         }
         let lengths = |positions: &[u64]| {
             let points = positions.iter().copied().collect();
-            neighbours(&small, &points).iter().map(|group| group.len()).collect::<Vec<_>>()
+            neighbours(&small, &points).iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(lengths(&[]), [4]);
         assert_eq!(lengths(&[2, 9, 10]), [4]);

@@ -107,7 +107,8 @@ pub use commit_check::{
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
     CompactionRefusal, GatheringError, SmallBundle, UsedBundle, UsedByOthers, check_compaction, check_unused,
-    order_of, plan_compaction, plan_gathered_features, plan_gathering, read_small, small_bundles,
+    order_of, plan_compaction, plan_gathered_features, plan_gathering, plan_groups, read_small,
+    small_bundles,
 };
 pub use digest::{STATE_DIGEST_BYTES, SUM_BYTES, SetSum, StateDigest, advance, full_digest};
 pub use divergence::{Comparison, compare_states};

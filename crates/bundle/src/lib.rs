@@ -65,7 +65,7 @@ pub use likeness::{FEATURES_PER_RECORD_MAX, FeatureReader, FeatureSampler, name_
 pub use limits::{
     BLOCK_RAW_BYTES_MAX, BLOCKS_RAW_BYTES_MAX, CHUNK_BYTES_MAX, DEPENDENCIES_MAX, FRAME_RAW_BYTES_MAX,
     MANIFEST_BYTES_MAX, MANIFEST_FIRST_READ_BYTES, PARTS_MAX, PATCHES_MAX, PAYLOAD_BYTES_MAX, QUARTER_BYTES,
-    RECORDS_MAX, SHARD_FILE_HEADER_BYTES_MAX, is_small,
+    RECORDS_MAX, SHARD_FILE_HEADER_BYTES_MAX, comes_together, is_small,
 };
 pub use manifest::{LocatedRecord, Manifest};
 pub use manifest_error::{ManifestError, ManifestPart};

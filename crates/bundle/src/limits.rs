@@ -1,5 +1,7 @@
 //! How large anything in a bundle may be; readers check these before they allocate.
 
+use crate::content_header::BundleRole;
+
 /// Payload of one bundle: 256 MiB, so that a shard of 16/40 is 16 MiB and moves over a home line in minutes.
 pub const PAYLOAD_BYTES_MAX: u64 = 256 << 20;
 
@@ -15,6 +17,12 @@ pub const QUARTER_BYTES: u64 = PAYLOAD_BYTES_MAX / 4;
 /// Whether a bundle is under a quarter full, by payload bytes and by records, whichever fill it more.
 pub const fn is_small(payload_bytes: u64, records: u64) -> bool {
     payload_bytes < QUARTER_BYTES && records < RECORDS_MAX as u64 / 4
+}
+
+/// Whether a bundle is one that compaction packs together with others: an ordinary one with records that is under a quarter full.
+/// What is left over of a large object cannot, and stays as small as it is.
+pub const fn comes_together(role: BundleRole, payload_bytes: u64, records: u64) -> bool {
+    matches!(role, BundleRole::Ordinary) && records > 0 && is_small(payload_bytes, records)
 }
 
 /// Bundles that an ordinary bundle may depend on: each of them must live for it to be read.

@@ -76,10 +76,15 @@ pub(crate) struct PublishFlags {
     /// what comes behind it, is left to the next run. Files in zstd have none
     #[arg(long, env = "FIRN_KEEP_RECIPES")]
     keep_recipes: bool,
-    /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what is archived takes
-    /// few bytes, and is read from up to eight bundles more; a purge of a path has what uses its bundle packed anew, too
+    /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what lies in bundles that
+    /// are a quarter full and more takes few bytes, and is read from up to eight bundles more; a purge of a path has what uses its bundle packed anew, too
     #[arg(long, env = "FIRN_NO_REUSE_CHUNKS")]
     no_reuse_chunks: bool,
+    /// Use chunks of bundles under a quarter full too. Such a bundle is packed together with others by `firn compact` no more,
+    /// unless all that use it come along. For an archive that is never compacted: without it what lies in small bundles is stored
+    /// once more by whoever publishes it again, until they are packed together
+    #[arg(long, conflicts_with = "no_reuse_chunks", env = "FIRN_REUSE_SMALL_BUNDLES")]
+    reuse_small_bundles: bool,
     /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
     /// (zstd:1 to zstd:22, lzma:0 to lzma:6). Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
@@ -239,6 +244,7 @@ fn options(flags: &PublishFlags) -> Result<PublishOptions, CommandError> {
         },
         keep_recipes: flags.keep_recipes,
         reuse_chunks: !flags.no_reuse_chunks,
+        reuse_small_bundles: flags.reuse_small_bundles,
         frame_compression: flags.frame_compression,
         bundle_bytes: flags.bundle_size.0,
         spool_dir: flags.spool_dir.clone(),

@@ -12,7 +12,7 @@ use super::archive::TestArchive;
 use super::cache::{Cache, noise};
 use super::earlier::cache_of;
 use super::pipeline::{assert_restores, key, publish_with};
-use crate::archived_objects::{ArchivedObjects, archived_records};
+use crate::archived_objects::{ArchivedObjects, Sought, archived_records};
 use crate::compact::{CompactError, CompactOptions, Compacted, compact_in};
 use crate::events::PublishEvents;
 use crate::publish_options::PublishOptions;
@@ -21,7 +21,8 @@ use crate::restore::check_restores;
 use crate::spool::SpoolDir;
 
 async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> BundleId {
-    publish_with(archive, cache, PublishOptions::new(cache.source())).await.unwrap();
+    let options = PublishOptions { reuse_small_bundles: true, ..PublishOptions::new(cache.source()) };
+    publish_with(archive, cache, options).await.unwrap();
     archive.bundles().pop().unwrap()
 }
 
@@ -99,8 +100,8 @@ async fn what_compresses_comes_together_in_a_bundle_that_has_no_room_for_its_raw
         records.extend(archived_records(&objects, *bundle).await.unwrap());
     }
     let spool = SpoolDir::open(None).unwrap();
-    let archived =
-        ArchivedObjects::new(archive.clone(), objects, Environment::real(), spool, old.into_iter().collect());
+    let (going, environment) = (old.into_iter().collect(), Environment::real());
+    let archived = ArchivedObjects::new(archive.clone(), objects, environment, spool, going, Sought::All);
     let none = PublishEvents::none();
     let set = archived.pack(&records, FrameCompression::ZSTD, BUNDLE_BYTES, None, &none).await.unwrap();
     let raw: u64 = set.objects.iter().map(|object| object.content_bytes).sum();

@@ -73,7 +73,9 @@ pub(super) fn cache_of(paths: &[(&str, u64)]) -> Cache {
 }
 
 async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> PublishSummary {
-    publish_with(archive, cache, PublishOptions::new(cache.source())).await.unwrap()
+    // What lies in them is small, and would else be left alone.
+    let options = PublishOptions { reuse_small_bundles: true, ..PublishOptions::new(cache.source()) };
+    publish_with(archive, cache, options).await.unwrap()
 }
 
 const FIRST: [(&str, u64); 3] = [("hello-1.0", 1), ("libfoo-2.3-dev", 2), ("vim-9.0", 100)];
@@ -218,7 +220,8 @@ async fn a_read_that_never_ends_is_not_waited_for_without_end() {
     let mut writer = ContentWriter::new(&spool, 0).unwrap();
     writer.push(&noise(1_000_000, 100)).unwrap();
     let content = writer.finish().unwrap();
-    let earlier = EarlierChunks::with_patience(archive.clone(), archive.objects(), Duration::ZERO);
+    let earlier = EarlierChunks::with_patience(archive.clone(), archive.objects(), Duration::ZERO)
+        .in_small_bundles_too(true);
     let ten_minutes = Duration::from_secs(600);
     let found = tokio::time::timeout(ten_minutes, earlier.find(&content, &archive.all_records())).await;
     assert_eq!(found.expect("it ends, though a read does not"), []);

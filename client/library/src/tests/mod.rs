@@ -15,4 +15,5 @@ mod pipeline;
 mod recipes;
 mod repack;
 mod servers;
+mod small_bundles;
 mod transfer;

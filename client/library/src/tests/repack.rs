@@ -27,7 +27,8 @@ use crate::verify::VerifiedObject;
 
 async fn publish(archive: &Arc<TestArchive>, cache: &Cache, bundle_bytes: u64) -> Vec<BundleId> {
     let before = archive.bundles().len();
-    let options = PublishOptions { bundle_bytes, ..PublishOptions::new(cache.source()) };
+    let options =
+        PublishOptions { bundle_bytes, reuse_small_bundles: true, ..PublishOptions::new(cache.source()) };
     publish_with(archive, cache, options).await.unwrap();
     archive.bundles().split_off(before)
 }

@@ -33,7 +33,8 @@ fn update(place: &Path, number: u64) -> Cache {
 }
 
 fn publish(local: &Local, cache: &Cache) -> Value {
-    local.json(&["publish", cache.path().to_str().unwrap()])
+    // As few bytes as a test has never fill a quarter of a bundle.
+    local.json(&["publish", "--reuse-small-bundles", cache.path().to_str().unwrap()])
 }
 
 fn path(local: &Local, verb: &str, name: &str) -> Ended {
@@ -117,7 +118,7 @@ fn hide_shards(nodes: &[PathBuf], coding: &str, place: &Path) {
 }
 
 /// An archive that takes this publisher's paths, and purges them.
-fn up(key: &str) -> Local {
+pub(crate) fn up(key: &str) -> Local {
     // One coordinator: whoever asks another than the one that took a commit may ask before it is there, and is told less.
     let local = Local::up(&[
         "--coordinators",
