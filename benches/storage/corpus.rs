@@ -79,6 +79,11 @@ impl Corpus {
         paths.map(|path| path.info.store_path.base_name().to_owned()).collect()
     }
 
+    /// Base names of all paths, generation by generation.
+    pub(crate) fn in_order(&self) -> Vec<String> {
+        self.generations.iter().flat_map(|generation| self.hash_parts(*generation)).collect()
+    }
+
     /// Bytes of all NARs as `.nar.zst`; remembered beside the corpus, for it takes minutes.
     pub(crate) fn zstd_bytes(&self) -> Result<u64, Failure> {
         let remembered = self.dir.join(format!("zstd-{ZSTD_LEVEL}"));

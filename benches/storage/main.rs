@@ -6,11 +6,15 @@
 //! the other, by the client library's own pipeline with all its checks and the coding 16/40; only the sending of shards is
 //! left out. `--variant` chooses what is measured, `--corpus` on what.
 //!
+//! `--rounds 40` publishes the generations in so many small rounds, packs together what coordinators would tell, and prints what that
+//! takes beside one publish.
+//!
 //! `--speed 3` measures three times in turn how fast a publish is, and the parts of it that nobody can avoid, each alone.
 
 mod corpus;
 mod parts;
 mod reading;
+mod rounds;
 mod variant;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +47,9 @@ struct Options {
     /// What frames are compressed with in the variants that publish, as for `firn publish`
     #[arg(long, default_value_t)]
     frame_compression: FrameCompression,
+    /// Instead: publish in so many rounds, compact until nothing is told, and say what that takes beside one publish
+    #[arg(long, value_name = "N", conflicts_with = "speed")]
+    rounds: Option<usize>,
     /// Measure speed instead of bytes: a publish and its parts run alone, so many times in turn
     #[arg(long, value_name = "ROUNDS")]
     speed: Option<u32>,
@@ -89,6 +96,10 @@ fn run(options: &Options) -> Result<(), Failure> {
         );
         if let Some(rounds) = options.speed {
             print_speed(&corpus, options, rounds)?;
+            continue;
+        }
+        if let Some(rounds) = options.rounds {
+            rounds::print_rounds(&corpus, rounds, options.frame_compression)?;
             continue;
         }
         println!("| {name} | MB | of .nar.xz |");

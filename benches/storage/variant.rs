@@ -13,7 +13,7 @@ use crate::corpus::Corpus;
 
 // A fleet of 60 failure domains and more.
 pub(crate) const K: u8 = 16;
-const N: u8 = 40;
+pub(crate) const N: u8 = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Variant {
@@ -101,13 +101,18 @@ impl Measured {
 
     /// Bytes of all shard files.
     pub(crate) fn stored_bytes(&self) -> u64 {
-        self.bundles.iter().map(|bundle| u64::from(N) * shard_file_bytes(bundle)).sum()
+        stored_bytes(&self.bundles)
     }
 
     pub(crate) fn bundles_and_dependencies(&self) -> String {
         let dependencies: usize = self.bundles.iter().map(|bundle| bundle.content.dependencies().len()).sum();
         format!("{}, {dependencies}", self.bundles.len())
     }
+}
+
+/// Bytes of all shard files of these.
+pub(crate) fn stored_bytes(bundles: &[PaperBundle]) -> u64 {
+    bundles.iter().map(|bundle| u64::from(N) * shard_file_bytes(bundle)).sum()
 }
 
 fn shard_file_bytes(bundle: &PaperBundle) -> u64 {

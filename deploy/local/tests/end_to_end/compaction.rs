@@ -3,10 +3,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::cache::{Cache, noise, store_path};
+use crate::dependents::up;
+use crate::support::cache::{Cache, Entry, info_of, nar_of, noise, store_path};
 use crate::support::fetch::{assert_recovered, assert_served, path_infos};
 use crate::support::local::Local;
 use crate::support::{Running, command, run, wait_for};
+use firn_nix_format::Sha256;
 use serde_json::Value;
 
 const NODES: usize = 12;
@@ -123,4 +125,79 @@ fn many_small_publishes_come_together_in_a_full_bundle_and_go_from_every_disk() 
     words.extend(roles.iter().map(|role| role.to_str().unwrap()));
     run(local.home(), "firn", words).success();
     assert_recovered(&recovered, &published);
+}
+
+const PACKAGES: u64 = 8;
+
+/// Bytes that take as many in an archive.
+fn add(cache: &Cache, name: &str, contents: &[u8]) {
+    let nar = nar_of(contents);
+    let info = info_of(store_path(name), Sha256::of(&nar), nar.len() as u64);
+    cache.add(Entry { info, file: Some(nar) });
+}
+
+/// A package's first build, and what so many versions after it have added, each 3 MB.
+fn contents(package: u64, versions: u64) -> Vec<u8> {
+    let added = (1..=versions).map(|version| noise(3_000_000, 1_000 * version + package));
+    [noise(4_000_000, package)].into_iter().chain(added).flatten().collect()
+}
+
+fn payload(local: &Local) -> u64 {
+    local.json(&["status"])["fill"]["payload"].as_u64().unwrap()
+}
+
+#[test]
+fn small_publishes_of_rebuilds_come_together_whatever_large_publish_came_between_and_store_nothing_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::new(place.path().join("cache"));
+    let key = cache.publisher();
+    let local = up(&key);
+    let publish = || local.json(&["publish", cache.path().to_str().unwrap()]);
+    for package in 0..PACKAGES {
+        add(&cache, &format!("p{package}-1.0"), &contents(package, 0));
+        publish();
+    }
+    // A large one has all of that, too: used, it would keep the small ones where they are for good.
+    add(&cache, "big-1.0", &noise(70_000_000, 100));
+    for package in 0..PACKAGES {
+        add(&cache, &format!("p{package}-1.1"), &contents(package, 0));
+    }
+    assert_eq!(publish()["bundles"], 1);
+    assert_eq!(small(&local).0, PACKAGES, "the large one is not small");
+    for round in 0..3 * PACKAGES {
+        let (package, version) = (round % PACKAGES, round / PACKAGES + 1);
+        add(&cache, &format!("p{package}-2.{version}"), &contents(package, version));
+        publish();
+    }
+    assert_eq!(small(&local).0, 4 * PACKAGES);
+    // Each build, the large path, and what each version added, once.
+    let once = PACKAGES * 4_000_000 + 70_000_000 + 3 * PACKAGES * 3_000_000;
+    let before = payload(&local);
+    loop {
+        let report = wait_for("small bundles are packed together", || compact(&local));
+        if report["groups"].as_array().unwrap().is_empty() {
+            break;
+        }
+    }
+    let (count, share) = small(&local);
+    assert!(share <= 5.0, "{share} % in {count} small bundles");
+    let behind = payload(&local);
+    println!("payload before {before}, behind {behind}, each byte once {once}; small {share} %");
+    assert!(behind < once + once / 25, "{behind} bytes of payload, {once} if each is stored once");
+    for verb in ["stop", "start"] {
+        local.control(verb, "gateway").success();
+    }
+    assert_served(&local.url, &path_infos(cache.path()), &key);
+    local.firn(&["verify", "--all"]).success();
+
+    // From now on what came together is used as any full bundle is.
+    for package in 0..PACKAGES {
+        add(&cache, &format!("p{package}-3.0"), &contents(package, 3));
+    }
+    let said = publish();
+    assert_eq!(said["paths_published"], PACKAGES, "{said}");
+    assert!(said["payload"].as_u64().unwrap() < 500_000, "{said}");
+    let (count, share) = small(&local);
+    assert!(count == 1 && share <= 5.0, "{count} with {share} %");
+    assert!(compact(&local).unwrap()["groups"].as_array().unwrap().is_empty());
 }
