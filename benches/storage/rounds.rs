@@ -77,7 +77,7 @@ async fn publish(
     Ok(())
 }
 
-/// Packs together what a leader tells, until it tells nothing new. Gives how many groups would have been no fewer.
+/// Packs together what a leader tells, until it tells nothing new. Gives how many groups would have been no gain.
 async fn compact(archive: &PaperArchive, compression: FrameCompression) -> Result<u64, Failure> {
     let (mut rounds, mut failed) = (CompactionRounds::default(), 0);
     loop {
@@ -91,7 +91,7 @@ async fn compact(archive: &PaperArchive, compression: FrameCompression) -> Resul
             };
             match archive.compact(&Environment::real(), &options, PublishEvents::none()).await {
                 Ok(_) => rounds.note_packed(),
-                Err(CompactError::NoFewer { .. }) => failed += 1,
+                Err(CompactError::NoFewer { .. } | CompactError::NoGain { .. }) => failed += 1,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -15,7 +15,7 @@ use firn_bundle::{
     BuildError, BuilderOptions, BundleRole, ChunkRef, ChunkRun, Encoding, FrameCompression, FrameEntry,
     NewRecord, PartChunk, Record,
 };
-use firn_client_logic::MARK_BYTES;
+use firn_client_logic::{MARK_BYTES, UsedBytes, order_by_use};
 use firn_nix_format::PathInfo;
 use firn_retrieval::{ObjectPlan, ObjectReader, ReadError};
 use firn_transport::Environment;
@@ -336,6 +336,35 @@ pub(crate) async fn archived_records(
         records.extend(located.map(|(place, record)| ArchivedRecord { bundle, place, record }));
     }
     Ok(records)
+}
+
+/// These records in the order in which as much as possible is used of the bundles that stay, if they are too many for one.
+pub(crate) async fn ordered_by_use(
+    objects: &ObjectReader,
+    records: Vec<ArchivedRecord>,
+    going: &BTreeSet<BundleId>,
+) -> Result<Vec<ArchivedRecord>, ReadError> {
+    let manifests = objects.manifests();
+    let mut uses = Vec::with_capacity(records.len());
+    for ArchivedRecord { bundle, record, .. } in &records {
+        let owners = Arc::clone(&manifests.head(*bundle).await?.content);
+        let mut used = UsedBytes::new();
+        if !owners.dependencies().is_empty() {
+            for run in manifests.chunk_list(*bundle, record).await?.runs().iter().flat_map(steps) {
+                let ChunkRef::Foreign(first) = run.first else { continue };
+                let numbers = first..first.saturating_add(run.count);
+                for foreign in manifests.foreign_entries(*bundle, numbers).await? {
+                    let owner = owners.dependencies().get(usize::from(foreign.dependency));
+                    if let Some(owner) = owner.filter(|owner| !going.contains(owner)) {
+                        *used.entry(*owner).or_default() += u64::from(foreign.length);
+                    }
+                }
+            }
+        }
+        uses.push((record.key, used));
+    }
+    let order = order_by_use(&uses);
+    Ok(order.into_iter().filter_map(|position| records.get(position)).cloned().collect())
 }
 
 /// The bundle, and its parts if it has some: nothing else needs those, and they go with it.

@@ -1,7 +1,7 @@
 //! Packing the objects of small bundles together into full ones.
 //!
 //! Owns: which packed set may take the place of several old bundles. Always holds: there are fewer bundles behind it than before,
-//! one of them small at most; whatever is interrupted, the old bundles are as they were, and running again begins anew.
+//! one of them small at most, and not much more bytes in them; whatever is interrupted, the old bundles are as they were, and running again begins anew.
 //! Leaves to others: which bundles, and when they are erased (coordinators); getting new bundles into their place
 //! (`replacement`).
 
@@ -18,7 +18,7 @@ use firn_wire::Gathered;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
-use crate::archived_objects::{Sought, archived_records, frame_compression};
+use crate::archived_objects::{Sought, archived_records, frame_compression, ordered_by_use};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
 use crate::replacement::{ReplaceError, Replacement};
@@ -62,6 +62,16 @@ pub enum CompactError {
         /// How many there would be.
         behind: usize,
     },
+    /// Packed together, they would take many more bytes.
+    #[error(
+        "packed together, {before} of payload would be {behind}, for they use chunks of too many others: they stay as they are"
+    )]
+    NoGain {
+        /// Bytes that they have.
+        before: ByteCount,
+        /// Bytes that they would have.
+        behind: ByteCount,
+    },
     /// An object takes several bundles, as none did before.
     #[error(
         "an object fits into one bundle only with chunks of others, which cannot be read now: compact again later"
@@ -99,11 +109,14 @@ pub(crate) async fn compact_in(
     events: PublishEvents,
 ) -> Result<Compacted, CompactError> {
     let spool = SpoolDir::open(options.spool_dir.as_deref()).map_err(ReplaceError::from)?;
-    let mut records = Vec::new();
+    let (mut records, mut payload) = (Vec::new(), 0_u64);
     for bundle in &options.bundles {
+        let head = objects.manifests().head(*bundle).await.map_err(ReplaceError::from)?;
+        payload = payload.saturating_add(head.content.payload_bytes());
         records.extend(archived_records(objects, *bundle).await.map_err(ReplaceError::from)?);
     }
     let going: BTreeSet<BundleId> = options.bundles.iter().copied().collect();
+    let records = ordered_by_use(objects, records, &going).await.map_err(ReplaceError::from)?;
     let compression = match options.frame_compression {
         Some(compression) => compression,
         None => frame_compression(objects, &going).await.map_err(ReplaceError::from)?,
@@ -122,10 +135,27 @@ pub(crate) async fn compact_in(
         sought: Sought::All,
     };
     let takes_place = |from| TakesPlaceOf::Bundles(Gathered { bundles: options.bundles.clone(), from });
-    let new =
-        replacement.carry_out(going, |set| check_fewer(options.bundles.len(), set), takes_place).await?;
+    let fits = |set: &BundleSet| {
+        check_fewer(options.bundles.len(), set)?;
+        check_bytes(payload, set)
+    };
+    let new = replacement.carry_out(going, fits, takes_place).await?;
     Ok(Compacted { objects: records.len() as u64, bundles: new.manifests.len() as u64, payload: new.payload })
 }
+
+/// Refuses a set that takes much more than so many bytes: what uses more bundles than one may is stored again where it has no place.
+fn check_bytes(before: u64, set: &BundleSet) -> Result<(), CompactError> {
+    let payloads = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes());
+    let behind = payloads.fold(0, u64::saturating_add);
+    if behind > before.saturating_add(before / MORE_SHARE) {
+        return Err(CompactError::NoGain { before: ByteCount(before), behind: ByteCount(behind) });
+    }
+    Ok(())
+}
+
+// Of the bytes that small bundles had, what full ones may take more: the shards of a small one are larger than what is in them, and
+// other frames or another level take a little more or less.
+const MORE_SHARE: u64 = 2;
 
 /// Refuses a set that is no gain over so many bundles: coordinators take no small one but the last.
 fn check_fewer(before: usize, set: &BundleSet) -> Result<(), CompactError> {

@@ -245,6 +245,14 @@ impl Packer {
         candidate: &Candidate,
         sealed: &mut Vec<BundleSet>,
     ) -> Result<OpenBundle, PackError> {
+        if self.choice.asks_for_payload()
+            && let Some(open) = self.open.take()
+        {
+            // What is on its way counts once it is there. Where a bundle ends must not depend on how much that is.
+            let (open, _) = self.settle(open, 0).await?;
+            self.choice.note_payload(open.builder.appended_bytes());
+            self.open = Some(open);
+        }
         let mut usable = self.usable(&candidate.earlier);
         if let Some(mut open) = self.open.take() {
             let mut has_room = self.has_room(&open, candidate, usable.as_deref());
@@ -644,6 +652,31 @@ mod tests {
             let foreign: u64 = sets.iter().flat_map(|set| &set.bundles).map(|own| own.foreign_bytes()).sum();
             assert_eq!(foreign, 2 << 20, "all of it lies in earlier ones");
         }
+    }
+
+    #[tokio::test]
+    async fn what_comes_together_and_uses_more_than_eight_others_parts_where_a_bundle_is_a_quarter_full() {
+        let spool = SpoolDir::open(None).unwrap();
+        let others: Vec<BundleId> = (0..10).map(|number| BundleId::from_bytes([number; 32])).collect();
+        let mut packer = packer(&spool, 256 << 20)
+            .counting_on(others.iter().copied().collect())
+            .using_all_that_is_earlier();
+        let mut sets = Vec::new();
+        for (name, bundle) in (0..).zip(&others) {
+            let mut object = object(&spool, &noise(9 << 20, name), name);
+            let chunk = |(number, (hash, length))| (*bundle, PartChunk { number, length, hash });
+            object.earlier = (0..).zip(object.content.chunks()).map(chunk).take(8).collect();
+            let pushed = packer.push_expecting(object, 9 << 20).await.unwrap();
+            assert!(pushed.refused.is_none(), "{pushed:?}");
+            sets.extend(pushed.sealed);
+        }
+        sets.extend(packer.finish().await.unwrap());
+        let used: Vec<&[BundleId]> = sets
+            .iter()
+            .flat_map(|set| &set.bundles)
+            .map(|bundle| bundle.sealed.content.dependencies())
+            .collect();
+        assert_eq!(used, [&others[..8], &others[8..]], "nothing of the ninth is stored again");
     }
 
     #[tokio::test]

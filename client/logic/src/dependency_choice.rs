@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firn_base::BundleId;
 
 /// As many dependencies as the format gives a bundle.
-const DEPENDENCIES_MAX: usize = 8;
+pub(crate) const DEPENDENCIES_MAX: usize = 8;
 
 // Raw bytes that must have been found in a bundle before it is depended on. A dependency is a price for every reader, for repair
 // and for purges, whatever it saves.
@@ -20,7 +20,10 @@ const NEW_DEPENDENCY_BYTES_MIN: u64 = 256 << 10;
 
 // Raw bytes that had to be stored again because their bundles were one too many. A bundle of 40 shards of 64 KiB takes 2.6 MB
 // with nothing in it, and is one more to place, to audit and to repair: so it has to be worth a quarter of a full one.
-const MISSED_BYTES_MAX: u64 = 64 << 20;
+const MISSED_BYTES_MAX: u64 = QUARTER_BYTES;
+
+// A bundle with as many payload bytes is not small.
+const QUARTER_BYTES: u64 = 64 << 20;
 
 // Bundles of which is remembered how much was found. An object brings a few dozen.
 const CANDIDATES_MAX: usize = 1024;
@@ -34,11 +37,24 @@ pub enum DependencyPlan {
     SealFirst,
 }
 
+/// When a bundle is sealed for the sake of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Sealing {
+    /// Once enough was stored again.
+    #[default]
+    OnceMuchIsMissed,
+    /// As soon as something is missed, and the bundle is none under a quarter full.
+    OnceItIsFull,
+    /// Never.
+    Never,
+}
+
 /// Chooses dependencies, from one object to the next.
 #[derive(Debug, Clone, Default)]
 pub struct DependencyChoice {
-    // Whether no bundle is sealed for the sake of others.
-    keeps_together: bool,
+    sealing: Sealing,
+    // Of the open bundle, as far as it was told.
+    payload_bytes: u64,
     // Since the bundle was begun.
     found_bytes: BTreeMap<BundleId, u64>,
     missed_bytes: u64,
@@ -50,7 +66,8 @@ impl DependencyChoice {
     /// A choice before the first object.
     pub const fn new() -> Self {
         Self {
-            keeps_together: false,
+            sealing: Sealing::OnceMuchIsMissed,
+            payload_bytes: 0,
             found_bytes: BTreeMap::new(),
             missed_bytes: 0,
             worthwhile: BTreeSet::new(),
@@ -59,15 +76,29 @@ impl DependencyChoice {
 
     /// A choice to which these bundles are worth their price from the first byte on: that was found out before. Their places are
     /// kept for them, whatever else is found before them, and what comes together does not come apart for the sake of others:
-    /// so nothing takes more than it took where it lay.
-    pub const fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
-        Self { keeps_together: true, found_bytes: BTreeMap::new(), missed_bytes: 0, worthwhile }
+    /// so nothing takes more than it took where it lay. More than eight have not all a place in one bundle: then a bundle ends that
+    /// is a quarter full and lacks one.
+    pub fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
+        let has_place = worthwhile.len() <= DEPENDENCIES_MAX;
+        let sealing = if has_place { Sealing::Never } else { Sealing::OnceItIsFull };
+        Self { sealing, worthwhile, ..Self::new() }
+    }
+
+    /// Whether it makes a difference how full the open bundle is.
+    pub fn asks_for_payload(&self) -> bool {
+        self.sealing == Sealing::OnceItIsFull
+    }
+
+    /// The open bundle has frames of so many bytes.
+    pub const fn note_payload(&mut self, bytes: u64) {
+        self.payload_bytes = bytes;
     }
 
     /// Whatever bundle was open is sealed: what comes goes into a new one.
     pub fn begin_bundle(&mut self) {
         self.found_bytes.clear();
         self.missed_bytes = 0;
+        self.payload_bytes = 0;
     }
 
     /// Chooses for the next object of the open bundle, which depends on `used` so far, if `found` says how many raw bytes
@@ -88,14 +119,27 @@ impl DependencyChoice {
         others
             .sort_by_key(|(so_far, bundle, _)| (!is_worthwhile(bundle), std::cmp::Reverse(*so_far), *bundle));
         let free = DEPENDENCIES_MAX.saturating_sub(used.len());
-        let awaited = self.worthwhile.iter().filter(|bundle| !known(bundle)).count();
+        let awaited = match self.sealing {
+            Sealing::OnceItIsFull => 0,
+            Sealing::OnceMuchIsMissed | Sealing::Never => {
+                self.worthwhile.iter().filter(|bundle| !known(bundle)).count()
+            }
+        };
         let arrived = others.iter().filter(|(_, bundle, _)| is_worthwhile(bundle)).count();
-        let free = arrived.min(free) + free.saturating_sub(awaited);
+        let free = free.min(arrived.min(free) + free.saturating_sub(awaited));
         let missed = others.iter().skip(free).map(|(_, _, bytes)| *bytes).fold(0, u64::saturating_add);
         // An empty bundle could not name more either.
-        let counts = !used.is_empty() && !self.keeps_together;
-        self.missed_bytes = if counts { self.missed_bytes.saturating_add(missed) } else { 0 };
-        if self.missed_bytes >= MISSED_BYTES_MAX {
+        self.missed_bytes = if used.is_empty() { 0 } else { self.missed_bytes.saturating_add(missed) };
+        let ends = match self.sealing {
+            Sealing::OnceMuchIsMissed => self.missed_bytes >= MISSED_BYTES_MAX,
+            Sealing::OnceItIsFull => {
+                missed > 0
+                    && self.missed_bytes >= NEW_DEPENDENCY_BYTES_MIN
+                    && self.payload_bytes >= QUARTER_BYTES
+            }
+            Sealing::Never => false,
+        };
+        if ends {
             self.begin_bundle();
             return DependencyPlan::SealFirst;
         }
@@ -175,6 +219,21 @@ mod tests {
             // Nothing is sealed for it.
             assert_eq!(choice.choose(&used, &found(&[(2, 1), (20, MIB)])), using(&[2]));
         }
+    }
+
+    #[test]
+    fn of_more_than_eight_that_are_worth_it_a_bundle_lacks_some_and_ends_once_it_is_a_quarter_full() {
+        let mut choice = DependencyChoice::counting_on((1..=12).map(bundle).collect());
+        assert!(choice.asks_for_payload());
+        let first: Vec<(u8, u64)> = (1..=8).map(|number| (number, MIB)).collect();
+        assert_eq!(choice.choose(&[], &found(&first)), using(&[1, 2, 3, 4, 5, 6, 7, 8]));
+        let used: Vec<_> = (1..=8).map(bundle).collect();
+        choice.note_payload(QUARTER_BYTES - 1);
+        assert_eq!(choice.choose(&used, &found(&[(1, 1), (9, 255 * KIB)])), using(&[1]));
+        choice.note_payload(QUARTER_BYTES);
+        assert_eq!(choice.choose(&used, &found(&[(1, 1)])), using(&[1]), "nothing more is missed");
+        assert_eq!(choice.choose(&used, &found(&[(9, KIB)])), DependencyPlan::SealFirst);
+        assert_eq!(choice.choose(&[], &found(&[(9, KIB)])), using(&[9]));
     }
 
     #[test]

@@ -40,6 +40,10 @@ const HALF_RECORDS: u64 = RECORDS_MAX as u64 / 2;
 /// Small bundles that one plan is made of: the first in the history, of those that nothing keeps where they are.
 const LOOKED_AT_MAX: usize = 65_536;
 
+/// Other bundles that a group may use: as many as those bundles may that it fills.
+const WIDE_DEPENDENCIES_MAX: usize = 4 * DEPENDENCIES_MAX;
+const _: () = assert!(4 * QUARTER_BYTES == PAYLOAD_BYTES_MAX);
+
 /// Groups that are open at a time, each for other full bundles that its members use: small publishes of a large archive use
 /// now these and now those.
 const OPEN_GROUPS_MAX: usize = 32;
@@ -241,8 +245,15 @@ fn chosen_groups(
     is_pressing: bool,
 ) -> Vec<Vec<SmallBundle>> {
     let mut groups = Vec::new();
-    for group in neighbours(small, turning_points) {
-        choose(&free_together(&group), is_pressing, &mut groups);
+    for group in neighbours(small, turning_points, WIDE_DEPENDENCIES_MAX) {
+        let group = free_together(&group);
+        if fills_what_it_needs(&group) {
+            choose(&group, is_pressing, &mut groups);
+            continue;
+        }
+        for group in neighbours(&group, turning_points, DEPENDENCIES_MAX) {
+            choose(&free_together(&group), is_pressing, &mut groups);
+        }
     }
     groups.sort_by_key(|group| group.last().map(|bundle| bundle.order));
     groups
@@ -263,9 +274,22 @@ fn read_turning_points<S: Scan>(state: &S, small: &[SmallBundle]) -> Result<BTre
     Ok(positions)
 }
 
-/// Neighbours that one command could put into one bundle, as many as fit. Those that use too many others together do not part the
-/// ones before from the ones behind: each goes into that open group of which it uses most already.
-fn neighbours(small: &[SmallBundle], turning_points: &BTreeSet<u64>) -> Vec<Vec<SmallBundle>> {
+/// Whether a group has bytes enough for as many full bundles as it takes to use all that it uses: what is packed is put in order
+/// by that, and each bundle may use eight others.
+fn fills_what_it_needs(group: &[SmallBundle]) -> bool {
+    let members: BTreeSet<&BundleId> = group.iter().map(|bundle| &bundle.id).collect();
+    let used: BTreeSet<&BundleId> = group.iter().flat_map(|bundle| &bundle.dependencies).collect();
+    let bundles = used.difference(&members).count().div_ceil(DEPENDENCIES_MAX) as u64;
+    bundles <= 1 || payload_of(group) >= bundles.saturating_mul(QUARTER_BYTES)
+}
+
+/// Neighbours that one command could put together and that use so many others, as many as fit. Those that use too many together do
+/// not part the ones before from the ones behind: each goes into that open group of which it uses most already.
+fn neighbours(
+    small: &[SmallBundle],
+    turning_points: &BTreeSet<u64>,
+    dependencies_max: usize,
+) -> Vec<Vec<SmallBundle>> {
     let mut groups = Vec::new();
     let mut open: Vec<Room<'_>> = Vec::new();
     let mut before: Option<&SmallBundle> = None;
@@ -279,7 +303,10 @@ fn neighbours(small: &[SmallBundle], turning_points: &BTreeSet<u64>) -> Vec<Vec<
         }
         // What is full is not filled up with what comes much later.
         groups.extend(open.extract_if(.., |room| room.is_full_for(bundle)).map(Room::into_bundles));
-        let likeness = |room: &Room<'_>| Some(room.new_dependencies(bundle)).filter(|new| room.may_use(*new));
+        let likeness = |room: &Room<'_>| {
+            let new = room.new_dependencies(bundle);
+            (room.dependencies.len() + new <= dependencies_max).then_some(new)
+        };
         let found = (0..).zip(&open).filter_map(|(at, room)| Some((likeness(room)?, at))).min();
         match found.and_then(|(_, at): (_, usize)| open.get_mut(at)) {
             Some(room) => room.take(bundle),
@@ -322,11 +349,6 @@ impl<'a> Room<'a> {
     /// How many bundles another one uses that none of these does.
     fn new_dependencies(&self, bundle: &SmallBundle) -> usize {
         bundle.dependencies.iter().filter(|id| self.is_new(id)).count()
-    }
-
-    /// Whether so many dependencies more are not too many.
-    fn may_use(&self, new: usize) -> bool {
-        self.dependencies.len() + new <= DEPENDENCIES_MAX
     }
 
     /// What comes together needs no dependency any more.
@@ -508,7 +530,7 @@ mod tests {
         let fits = |change: &dyn Fn(&mut SmallBundle, u32), count: usize| {
             let mut small = row(&vec![MIB; count]);
             (0..).zip(&mut small).for_each(|(number, bundle)| change(bundle, number));
-            neighbours(&small, &BTreeSet::new()).iter().map(Vec::len).collect::<Vec<_>>()
+            neighbours(&small, &BTreeSet::new(), DEPENDENCIES_MAX).iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(fits(&|_, _| {}, 300), [256, 44]);
         assert_eq!(fits(&|bundle, _| bundle.records = 16_000, 9), [4, 4, 1]);
@@ -548,8 +570,29 @@ mod tests {
         for (number, bundle) in (0..).zip(&mut small) {
             bundle.dependencies = (0..8).map(|used| full(8 * (number % 100) + used)).collect();
         }
-        let all = neighbours(&small, &BTreeSet::new());
+        let all = neighbours(&small, &BTreeSet::new(), DEPENDENCIES_MAX);
         assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 200);
+    }
+
+    #[test]
+    fn what_uses_more_than_eight_others_comes_together_once_it_fills_as_many_bundles_as_that_takes() {
+        let using = |count: usize, bytes: u64, others: u32| {
+            let mut small = row(&vec![bytes; count]);
+            for (number, bundle) in (0..).zip(&mut small) {
+                let used = (0..8).map(|used| (number * 5 + used * 3) % others);
+                bundle.dependencies = used.map(|used| super::tests::bundle(1000 + used, 0).id).collect();
+            }
+            small
+        };
+        // Three bundles at least, of a quarter each.
+        let all = groups(&using(50, 4 * MIB, 20), true);
+        assert_eq!(all, [(0..50).collect::<Vec<u32>>()]);
+        let too_few = using(40, 4 * MIB, 20);
+        for group in groups(&too_few, true) {
+            let used: BTreeSet<&BundleId> =
+                group.iter().flat_map(|number| &too_few[*number as usize].dependencies).collect();
+            assert!(used.len() <= DEPENDENCIES_MAX, "{group:?}");
+        }
     }
 
     #[test]
@@ -576,7 +619,7 @@ mod tests {
         }
         let lengths = |positions: &[u64]| {
             let points = positions.iter().copied().collect();
-            neighbours(&small, &points).iter().map(Vec::len).collect::<Vec<_>>()
+            neighbours(&small, &points, DEPENDENCIES_MAX).iter().map(Vec::len).collect::<Vec<_>>()
         };
         assert_eq!(lengths(&[]), [4]);
         assert_eq!(lengths(&[2, 9, 10]), [4]);
@@ -619,7 +662,8 @@ mod tests {
             assert!(bytes <= PAYLOAD_BYTES_MAX && (bytes >= 2 * largest || !is_small(bytes, 1)));
             let used: BTreeSet<u32> = gone.into_iter().flat_map(|(_, used)| used).collect();
             let used: BTreeSet<u32> = used.difference(&members).copied().collect();
-            assert!(used.len() <= DEPENDENCIES_MAX);
+            let bundles = used.len().div_ceil(DEPENDENCIES_MAX) as u64;
+            assert!(bundles <= 1 || bytes >= bundles * QUARTER_BYTES);
             let last = group[group.len() - 1];
             all.insert(last, (bytes, used));
             homes.iter_mut().filter(|home| members.contains(&**home)).for_each(|home| *home = last);

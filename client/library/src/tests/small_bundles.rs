@@ -1,9 +1,10 @@
 //! Small bundles give nobody their chunks, so that they can come together; and then what was stored twice for that is stored once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use firn_base::{BundleId, Scheme};
-use firn_bundle::{Manifest, comes_together};
+use firn_bundle::comes_together;
 use firn_client_logic::UploadPolicy;
 use firn_nix_format::Compression;
 use firn_transport::Environment;
@@ -63,10 +64,10 @@ async fn read_all(archive: &PaperArchive) -> BTreeSet<String> {
     let objects = archive.objects(&Environment::real());
     let mut names = BTreeSet::new();
     for bundle in archive.bundles() {
-        for located in Manifest::clone(&bundle.manifest).records() {
+        for located in bundle.manifest.records() {
             let record = located.unwrap().record;
             names.insert(record.path_info().unwrap().store_path.name().to_owned());
-            let plan = objects.open(id(&bundle), std::sync::Arc::new(record)).await.unwrap();
+            let plan = objects.open(id(&bundle), Arc::new(record)).await.unwrap();
             let mut stream = plan.stream_file(None).unwrap();
             while let Some(piece) = stream.next().await {
                 piece.unwrap();
@@ -89,7 +90,8 @@ async fn chunks_of_small_bundles_are_stored_again_until_these_come_together_and_
     let mut small = Vec::new();
     for round in 1..=6_usize {
         let contents: Vec<(usize, u64)> = [(10, 2)].into_iter().chain(added[..round].to_vec()).collect();
-        let own = publish(&archive, &[(&format!("vim-1.{round}"), &contents)]).await;
+        let name = format!("vim-1.{round}");
+        let own = publish(&archive, &[(name.as_str(), contents.as_slice())]).await;
         let [bundle] = &own[..] else { panic!("one bundle") };
         assert_eq!(bundle.content.dependencies(), [id(full)], "it found the full one behind the small ones");
         let megabytes = bundle.content.payload_bytes() / MB as u64;
@@ -132,7 +134,7 @@ async fn nothing_small_ever_has_dependents_however_publishes_and_compactions_fol
     publish(&archive, &[("big-1.0", &[(66, 1)]), ("lib-1.0", &[(3, 2)])]).await;
     for round in 1..=12_u64 {
         let lib = format!("lib-1.{round}");
-        publish(&archive, &[(&lib, &[(3, 2), (1, 100 + round / 3)])]).await;
+        publish(&archive, &[(lib.as_str(), &[(3, 2), (1, 100 + round / 3)])]).await;
         if round % 4 == 0 {
             let small: Vec<PaperBundle> = archive.bundles().into_iter().filter(is_small).collect();
             compact(&archive, &small).await;
