@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use firn_base::{KeyKind, ObjectKey};
-use firn_client_logic::{OrderFacts, PackingPath, PublishOrder, Selection, packing_order};
+use firn_client_logic::{
+    OrderFacts, PackingPath, PublishOrder, Selection, package_and_version, packing_order,
+};
 use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
 use firn_transport::Environment;
 use firn_wire::{HeldPath, KEYS_PER_REQUEST_MAX, RefusedRequest};
@@ -385,12 +387,14 @@ fn order(
             content_address: info.ca.as_deref(),
         })
         .collect();
+    let mut packages = BTreeMap::new();
     let packing: Vec<PackingPath> = sorted
         .into_iter()
         .zip(order.ranks(&facts))
         .map(|((key, info), rank)| PackingPath {
             key: *key,
             rank,
+            package: number_of(package_and_version(info.store_path.name()).0, &mut packages),
             references: info.references.iter().map(key_of).collect(),
             log: info.deriver.as_ref().map(log_key).filter(|log| blobs.contains_key(log)),
         })
@@ -401,6 +405,12 @@ fn order(
         order.iter().filter(|key| key.kind() == KeyKind::BuildLog).copied().collect();
     order.extend(blobs.keys().filter(|blob| !packed.contains(blob)));
     order
+}
+
+/// The number of a package; one that has none yet is given the next.
+fn number_of<'a>(package: &'a str, packages: &mut BTreeMap<&'a str, u32>) -> u32 {
+    let next = u32::try_from(packages.len()).unwrap_or(u32::MAX);
+    *packages.entry(package).or_insert(next)
 }
 
 fn key_of(path: &StorePath) -> ObjectKey {

@@ -2,9 +2,10 @@
 //!
 //! Owns: which path comes behind which. Always holds: every path comes once; a path comes behind what it
 //! references, whatever their ranks, unless they reference each other in a circle; a build log comes right behind the first path that
-//! its derivation made; the same input gives the same order; nothing recurses.
+//! its derivation made; the same input gives the same order; nothing recurses. Memory is eight bytes for each reference.
 //! Leaves to others: where one bundle ends and the next begins (`pack` of the client library).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use firn_base::ObjectKey;
@@ -20,70 +21,138 @@ pub struct PackingPath {
     pub log: Option<ObjectKey>,
     /// Paths of a smaller rank come first, with all that they need.
     pub rank: u32,
+    /// Its package: versions of one come near each other.
+    pub package: u32,
 }
+
+// A closure of so many paths is a large one: what whole systems need, and few packages. All others come by name, for neighbours
+// by name are alike and so compress better together.
+const LARGE_CLOSURE_PATHS: usize = 512;
+
+// How much of a closure is looked at to tell how large it is.
+const CLOSURE_PATHS_MAX: usize = 4096;
 
 /// The keys of all paths and logs, closures together and dependencies before dependents.
 ///
-/// Rank by rank, a walk begins at each path that no other one of the rank references, in the order of `paths`: what is
-/// fetched together then mostly lies in one bundle, and a bundle that commits rarely has paths that wait for a later one.
+/// Rank by rank, a walk begins at each path that no other one of the rank references: what is fetched together then mostly lies
+/// in one bundle, and a bundle that commits rarely has paths that wait for a later one. What two closures share lies with the one
+/// that comes first, so packages of large closures come first, the largest of them before the others: a system of a thousand
+/// paths would else be strewn among the many small packages before it that need some of them. All others come in the order of
+/// their packages' numbers, versions of one in the order of `paths`.
 pub fn packing_order(paths: &[PackingPath]) -> Vec<ObjectKey> {
-    let positions: BTreeMap<ObjectKey, usize> =
-        paths.iter().enumerate().map(|(position, path)| (path.key, position)).collect();
-    let mut ranks: BTreeMap<u32, Vec<&PackingPath>> = BTreeMap::new();
-    for path in paths {
-        ranks.entry(path.rank).or_default().push(path);
+    packing_order_from(paths, LARGE_CLOSURE_PATHS)
+}
+
+fn packing_order_from(paths: &[PackingPath], large_closure_paths: usize) -> Vec<ObjectKey> {
+    let mut ranks: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (position, path) in paths.iter().enumerate() {
+        ranks.entry(path.rank).or_default().push(position);
     }
-    let mut walk = Walk { paths, positions, seen: BTreeSet::new(), order: Vec::new() };
-    for paths in ranks.values() {
-        let referenced: BTreeSet<ObjectKey> = paths
+    let references = packed_references(paths);
+    let mut measure = ClosureMeasure { references: &references, seen_from: vec![None; paths.len()] };
+    let mut walk = Walk {
+        paths,
+        references: &references,
+        entered: vec![false; paths.len()],
+        logs: BTreeSet::new(),
+        order: Vec::new(),
+    };
+    for rank in ranks.values() {
+        let referenced: BTreeSet<usize> = rank
             .iter()
-            .flat_map(|path| path.references.iter().filter(|reference| **reference != path.key))
+            .flat_map(|position| references[*position].iter().filter(move |reference| *reference != position))
             .copied()
             .collect();
-        let roots = paths.iter().filter(|path| !referenced.contains(&path.key));
+        let mut roots: Vec<usize> =
+            rank.iter().copied().filter(|position| !referenced.contains(position)).collect();
+        let mut largest: BTreeMap<u32, usize> = BTreeMap::new();
+        for root in &roots {
+            let known = largest.entry(paths[*root].package).or_default();
+            *known = measure.closure_paths(*root).max(*known);
+        }
+        largest.values_mut().filter(|paths| **paths < large_closure_paths).for_each(|paths| *paths = 0);
+        roots.sort_by_key(|root| (Reverse(largest[&paths[*root].package]), paths[*root].package));
         // What no root leads to lies in a circle; those begin at their first path.
-        for path in roots.chain(paths) {
-            walk.visit(path.key);
+        for position in roots.iter().chain(rank) {
+            walk.visit(*position);
         }
     }
     walk.order
 }
 
+/// Of each path the positions of those that it references and that are packed, in its order.
+fn packed_references(paths: &[PackingPath]) -> Vec<Vec<usize>> {
+    let positions: BTreeMap<ObjectKey, usize> =
+        paths.iter().enumerate().map(|(position, path)| (path.key, position)).collect();
+    let packed =
+        |path: &PackingPath| path.references.iter().filter_map(|key| positions.get(key)).copied().collect();
+    paths.iter().map(packed).collect()
+}
+
+/// Tells how many paths one leads to.
+struct ClosureMeasure<'a> {
+    references: &'a [Vec<usize>],
+    // From which path each was seen last.
+    seen_from: Vec<Option<usize>>,
+}
+
+impl ClosureMeasure<'_> {
+    /// How many paths `root` leads to, itself included; [`CLOSURE_PATHS_MAX`] where there are more.
+    fn closure_paths(&mut self, root: usize) -> usize {
+        self.seen_from[root] = Some(root);
+        let (mut closure, mut looked_at) = (vec![root], 0);
+        while let Some(position) = closure.get(looked_at) {
+            looked_at += 1;
+            for reference in &self.references[*position] {
+                if self.seen_from[*reference].replace(root) != Some(root) {
+                    closure.push(*reference);
+                }
+                if closure.len() == CLOSURE_PATHS_MAX {
+                    return CLOSURE_PATHS_MAX;
+                }
+            }
+        }
+        closure.len()
+    }
+}
+
 struct Walk<'a> {
     paths: &'a [PackingPath],
-    positions: BTreeMap<ObjectKey, usize>,
-    seen: BTreeSet<ObjectKey>,
+    references: &'a [Vec<usize>],
+    entered: Vec<bool>,
+    logs: BTreeSet<ObjectKey>,
     order: Vec<ObjectKey>,
 }
 
 impl Walk<'_> {
     /// Emits `root` behind everything that it leads to and that was not emitted yet.
-    fn visit(&mut self, root: ObjectKey) {
+    fn visit(&mut self, root: usize) {
         // Each open path with the number of its references that were looked at.
         let mut open: Vec<(usize, usize)> = self.enter(root).into_iter().collect();
         while let Some((position, looked_at)) = open.last_mut() {
-            let path = &self.paths[*position];
-            let next = path.references.get(*looked_at).copied();
+            let position = *position;
+            let next = self.references[position].get(*looked_at).copied();
             *looked_at += 1;
             match next {
                 Some(reference) => open.extend(self.enter(reference)),
                 None => {
                     open.pop();
-                    self.emit(path);
+                    self.emit(position);
                 }
             }
         }
     }
 
-    /// The place of a path that is packed and was not entered before.
-    fn enter(&mut self, key: ObjectKey) -> Option<(usize, usize)> {
-        let position = *self.positions.get(&key)?;
-        self.seen.insert(key).then_some((position, 0))
+    /// A path that was not entered before, with nothing of it looked at.
+    fn enter(&mut self, position: usize) -> Option<(usize, usize)> {
+        let entered = std::mem::replace(&mut self.entered[position], true);
+        (!entered).then_some((position, 0))
     }
 
-    fn emit(&mut self, path: &PackingPath) {
+    fn emit(&mut self, position: usize) {
+        let path = &self.paths[position];
         self.order.push(path.key);
-        if let Some(log) = path.log.filter(|log| self.seen.insert(*log)) {
+        if let Some(log) = path.log.filter(|log| self.logs.insert(*log)) {
             self.order.push(log);
         }
     }
@@ -103,7 +172,7 @@ mod tests {
 
     fn path(number: usize, references: &[usize]) -> PackingPath {
         let references = references.iter().map(|r| key(*r)).collect();
-        PackingPath { key: key(number), references, log: None, rank: 0 }
+        PackingPath { key: key(number), references, log: None, rank: 0, package: 0 }
     }
 
     fn places(order: &[ObjectKey]) -> BTreeMap<ObjectKey, usize> {
@@ -116,6 +185,46 @@ mod tests {
         let paths = [path(1, &[0]), path(2, &[0]), path(10, &[1, 0]), path(20, &[2, 20]), path(0, &[])];
         let order = packing_order(&paths);
         assert_eq!(order, [0, 1, 10, 2, 20].map(key));
+    }
+
+    #[test]
+    fn a_large_closure_lies_together_whatever_comes_before_it_by_name() {
+        // The system 90 needs 1 to 4 through 80, and each of two programs before it one of these and a library of its own.
+        let program = |number, references: &[usize]| PackingPath {
+            package: u32::try_from(number).unwrap(),
+            ..path(number, references)
+        };
+        let paths = [
+            program(10, &[1, 11]),
+            program(20, &[2, 21]),
+            program(80, &[1, 2, 3, 4]),
+            program(90, &[80]),
+            program(1, &[]),
+            program(2, &[]),
+            program(3, &[]),
+            program(4, &[]),
+            program(11, &[]),
+            program(21, &[]),
+        ];
+        assert_eq!(packing_order_from(&paths, 4), [1, 2, 3, 4, 80, 90, 11, 10, 21, 20].map(key));
+        assert_eq!(packing_order_from(&paths, 7), [1, 11, 10, 2, 21, 20, 3, 4, 80, 90].map(key));
+    }
+
+    #[test]
+    fn versions_of_a_package_come_behind_each_other_also_where_their_closures_differ() {
+        let version =
+            |package, number, references: &[usize]| PackingPath { package, ..path(number, references) };
+        let library = |number| version(9, number, &[]);
+        let paths = [
+            version(0, 10, &[1]),
+            version(1, 20, &[1, 2, 3]),
+            version(1, 21, &[]),
+            version(2, 30, &[1, 2]),
+            library(1),
+            library(2),
+            library(3),
+        ];
+        assert_eq!(packing_order_from(&paths, 3), [1, 2, 3, 20, 21, 30, 10].map(key));
     }
 
     #[test]
