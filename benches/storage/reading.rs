@@ -1,4 +1,8 @@
-//! What reading a path or a closure out of nothing but nodes takes: bundles, and bytes beside its own.
+//! What reading a path or a closure out of nothing but nodes takes: bundles, and bytes of frames beside its own.
+//!
+//! Always holds: figures are reckoned from the manifests that a publish left; each path and each closure is read by itself, and
+//! a frame that several of its chunks lie in is read once. Leaves to others: reading for real, manifests included
+//! (`cold_closure`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,22 +13,31 @@ use firn_bundle::{ChunkRef, Manifest, Record};
 use crate::corpus::Corpus;
 use crate::variant::Measured;
 
+/// What each path of a corpus takes to be read.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    // Sorted.
-    over_reads: Vec<u64>,
-    per_path: Vec<usize>,
-    per_closure: Vec<usize>,
+    needs: BTreeMap<ObjectKey, Need>,
 }
 
-/// What one path needs of frames; the manifest is read besides.
-struct Need {
-    over_read: u64,
-    bundles: BTreeSet<BundleId>,
+/// What one path or closure needs of frames.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Need {
+    pub(crate) bundles: BTreeSet<BundleId>,
+    // Frames with their stored bytes, and chunks with their part of these.
+    frames: BTreeMap<(BundleId, u32), u64>,
+    chunks: BTreeMap<(BundleId, u32), u64>,
+}
+
+/// What many readings, each by itself, took.
+#[derive(Debug)]
+pub(crate) struct Readings {
+    // Sorted.
+    over_reads: Vec<u64>,
+    bundles: Vec<usize>,
 }
 
 impl Reading {
-    pub(crate) fn of(corpus: &Corpus, measured: &Measured) -> Result<Self, Failure> {
+    pub(crate) fn of(measured: &Measured) -> Result<Self, Failure> {
         let manifests: BTreeMap<BundleId, &Manifest> =
             measured.bundles.iter().map(|bundle| (bundle.content.bundle_id(), &*bundle.manifest)).collect();
         let mut needs = BTreeMap::new();
@@ -34,36 +47,37 @@ impl Reading {
                 needs.insert(record.key, Need::of(manifest, &manifests, &record)?);
             }
         }
-        let mut over_reads: Vec<u64> = needs.values().map(|need| need.over_read).collect();
-        over_reads.sort_unstable();
-        let per_path = needs.values().map(|need| need.bundles.len()).collect();
-        let per_closure = corpus.paths.keys().map(|key| {
-            closure(corpus, *key).iter().flat_map(|key| &needs[key].bundles).collect::<BTreeSet<_>>().len()
-        });
-        Ok(Self { per_closure: per_closure.collect(), over_reads, per_path })
+        Ok(Self { needs })
     }
 
-    /// What `percent` of all paths do not exceed, in bytes.
-    pub(crate) fn over_read(&self, percent: usize) -> u64 {
-        let rank = (self.over_reads.len() * percent).div_ceil(100).saturating_sub(1);
-        self.over_reads.get(rank).copied().unwrap_or(0)
+    /// What these paths need together.
+    pub(crate) fn together(&self, paths: &[ObjectKey]) -> Need {
+        let mut together = Need::default();
+        self.among(paths).for_each(|need| together.add(need));
+        together
     }
 
-    pub(crate) fn bundles_per_path(&self) -> String {
-        mean_and_most(&self.per_path)
+    /// Each of these paths.
+    pub(crate) fn paths(&self, paths: &[ObjectKey]) -> Readings {
+        Readings::new(self.among(paths).map(|need| (need.over_read(), need.bundles.len())))
     }
 
-    pub(crate) fn bundles_per_closure(&self) -> String {
-        mean_and_most(&self.per_closure)
+    /// The closure of each path.
+    pub(crate) fn closures(&self, corpus: &Corpus) -> Readings {
+        Readings::new(corpus.paths.keys().map(|root| {
+            let need = self.together(&corpus.closure(*root));
+            (need.over_read(), need.bundles.len())
+        }))
+    }
+
+    fn among<'a>(&'a self, paths: &'a [ObjectKey]) -> impl Iterator<Item = &'a Need> {
+        paths.iter().filter_map(|key| self.needs.get(key))
     }
 }
 
 impl Need {
     fn of(own: &Manifest, all: &BTreeMap<BundleId, &Manifest>, record: &Record) -> Result<Self, Failure> {
-        let mut frames = BTreeSet::new();
-        let mut bundles = BTreeSet::from([own.content().bundle_id()]);
-        // Its chunks, once each, as stored.
-        let mut shares = BTreeMap::new();
+        let mut need = Self { bundles: BTreeSet::from([own.content().bundle_id()]), ..Self::default() };
         for chunk in own.chunk_list(record)?.chunks() {
             let (bundle, number) = match chunk {
                 ChunkRef::Own(number) => (own.content().bundle_id(), number),
@@ -75,29 +89,53 @@ impl Need {
             let manifest = all.get(&bundle).ok_or("a bundle depends on one that is not there")?;
             let chunk = manifest.chunk(number)?;
             let frame = manifest.frame(chunk.frame)?;
-            bundles.insert(bundle);
-            frames.insert((bundle, chunk.frame, frame.stored_bytes));
-            let share = u64::from(chunk.length) * u64::from(frame.stored_bytes) / u64::from(frame.raw_bytes);
-            shares.insert((bundle, number), share);
+            need.bundles.insert(bundle);
+            need.frames.insert((bundle, chunk.frame), frame.stored_bytes.into());
+            let part = u64::from(chunk.length) * u64::from(frame.stored_bytes) / u64::from(frame.raw_bytes);
+            need.chunks.insert((bundle, number), part);
         }
-        let read: u64 = frames.iter().map(|(_, _, stored)| u64::from(*stored)).sum();
-        Ok(Self { over_read: read.saturating_sub(shares.values().sum()), bundles })
+        Ok(need)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.bundles.extend(&other.bundles);
+        self.frames.extend(&other.frames);
+        self.chunks.extend(&other.chunks);
+    }
+
+    /// Bytes of its chunks, as stored.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.chunks.values().sum()
+    }
+
+    /// Bytes of its frames that are those of other chunks.
+    pub(crate) fn over_read(&self) -> u64 {
+        self.frames.values().sum::<u64>().saturating_sub(self.own_bytes())
     }
 }
 
-/// The path and everything that it leads to.
-fn closure(corpus: &Corpus, root: ObjectKey) -> BTreeSet<ObjectKey> {
-    let mut seen = BTreeSet::from([root]);
-    let mut open = vec![root];
-    while let Some(key) = open.pop() {
-        let references = corpus.paths.get(&key).into_iter().flat_map(|path| &path.info.references);
-        let keys = references.map(|path| ObjectKey::store_path(*path.hash()));
-        open.extend(keys.filter(|key| corpus.paths.contains_key(key) && seen.insert(*key)));
+impl Readings {
+    fn new(readings: impl Iterator<Item = (u64, usize)>) -> Self {
+        let (mut over_reads, bundles): (Vec<u64>, Vec<usize>) = readings.unzip();
+        over_reads.sort_unstable();
+        Self { over_reads, bundles }
     }
-    seen
-}
 
-fn mean_and_most(counts: &[usize]) -> String {
-    let mean = counts.iter().sum::<usize>() as f64 / counts.len().max(1) as f64;
-    format!("{mean:.2}, {}", counts.iter().max().copied().unwrap_or(0))
+    /// Megabytes read beside their own: half of them, 95 of 100, the worst.
+    pub(crate) fn over_read(&self) -> String {
+        let megabytes = |percent| format!("{:.2}", self.over_read_of(percent) as f64 / 1e6);
+        [50, 95, 100].map(megabytes).join(", ")
+    }
+
+    /// What so many of 100 do not exceed.
+    fn over_read_of(&self, percent: usize) -> u64 {
+        let rank = (self.over_reads.len() * percent).div_ceil(100).saturating_sub(1);
+        self.over_reads.get(rank).copied().unwrap_or(0)
+    }
+
+    /// Bundles: mean and most.
+    pub(crate) fn bundles(&self) -> String {
+        let mean = self.bundles.iter().sum::<usize>() as f64 / self.bundles.len().max(1) as f64;
+        format!("{mean:.2}, {}", self.bundles.iter().max().copied().unwrap_or(0))
+    }
 }
