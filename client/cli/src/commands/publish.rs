@@ -20,7 +20,7 @@ use crate::commands::trusted_keys;
 use crate::output::{print, print_json};
 use crate::path_list::{read_lines, read_paths};
 use crate::progress::{Progress, Unit};
-use crate::report::{PublishReport, UploadEstimate};
+use crate::report::{Packing, PublishReport, UploadEstimate};
 use crate::session::Session;
 use crate::source_flags::SourceFlags;
 use crate::store_path_argument::StorePathArgument;
@@ -105,7 +105,7 @@ pub(crate) struct PublishFlags {
     /// Tell metrics at /metrics of this address and TCP port: how far the archive is behind the source, and more
     #[arg(long, value_name = "ADDR", requires = "watch", env = "FIRN_PUBLISH_HTTP")]
     http: Option<SocketAddr>,
-    /// Say what would be published, and publish nothing
+    /// Say what would be published and about how much would be sent, and publish nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -149,6 +149,10 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
         return Ok(done);
     }
     let dry_run = options.dry_run;
+    let packing = match options.encoding {
+        Encoding::Chunked => options.frame_compression.into(),
+        Encoding::Verbatim => Packing::Verbatim,
+    };
     let published = {
         let progress = Arc::new(Progress::new("publishing", Unit::Bytes, 0));
         let teller = Teller { progress: Arc::clone(&progress) };
@@ -158,7 +162,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: PublishFlags) -> Result<D
         Ok(summary) => {
             let estimate = if dry_run {
                 let status = session.status().await?;
-                UploadEstimate::new(&summary, &status)
+                UploadEstimate::new(&summary, &status, packing)
             } else {
                 None
             };

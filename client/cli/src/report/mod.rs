@@ -10,11 +10,13 @@ mod coordinator_alarm;
 mod node_report;
 mod publish_report;
 mod status_report;
+mod upload_estimate;
 
 pub(crate) use bundle_report::{BundleDetails, BundleReport, bundle_table};
 pub(crate) use node_report::{NodeReport, node_table};
-pub(crate) use publish_report::{PublishReport, UploadEstimate};
+pub(crate) use publish_report::PublishReport;
 pub(crate) use status_report::{SchemeReport, StatusReport};
+pub(crate) use upload_estimate::{Packing, UploadEstimate};
 
 #[cfg(test)]
 pub(crate) use status_report::tests::status as example_status;

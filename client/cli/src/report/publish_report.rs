@@ -1,51 +1,9 @@
-//! What a publish came to, as JSON, and what it would send. The text for people is the summary's own.
+//! What a publish came to, as JSON. The text for people is the summary's own.
 
-use std::fmt;
-
-use firn_base::ByteCount;
 use firn_client::PublishSummary;
-use firn_wire::ArchiveStatus;
 use serde::Serialize;
 
-use super::redundancy;
-
-/// What a publish would send to nodes, by a rule of thumb that it states.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct UploadEstimate {
-    files: ByteCount,
-    redundancy: f64,
-}
-
-impl UploadEstimate {
-    /// None where the archive stores nothing yet, or there is nothing to send.
-    pub(crate) fn new(summary: &PublishSummary, status: &ArchiveStatus) -> Option<Self> {
-        let redundancy = redundancy(status.stored.0, status.payload.0)?;
-        (summary.source.0 > 0).then_some(Self { files: summary.source, redundancy })
-    }
-
-    /// Bytes of all shards.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate that is shown with two digits"
-    )]
-    fn upload(self) -> ByteCount {
-        ByteCount((self.files.0 as f64 * self.redundancy) as u64)
-    }
-}
-
-impl fmt::Display for UploadEstimate {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "their published files have {}: about {} to send, if bundles take as much as these, stored {:.2} times as in this archive today",
-            self.files,
-            self.upload(),
-            self.redundancy
-        )
-    }
-}
+use super::UploadEstimate;
 
 #[derive(Debug, Serialize)]
 struct Refused<'a> {
@@ -77,8 +35,10 @@ pub(crate) struct PublishReport<'a> {
     recipes_tried: u64,
     recipes_kept: u64,
     bundles: u64,
-    /// Of a dry run; null where the archive is no guide yet.
+    /// Of a dry run; null where there is nothing to send.
     estimated_upload: Option<u64>,
+    /// Whether by how the archive stores what it has, or by measurements of others.
+    estimated_by: Option<&'static str>,
     refused: Vec<Refused<'a>>,
     waiting: Vec<Waiting<'a>>,
     externals: &'a [String],
@@ -107,6 +67,7 @@ impl<'a> PublishReport<'a> {
             recipes_kept: summary.recipes_kept,
             bundles: summary.bundles,
             estimated_upload: estimate.map(|estimate| estimate.upload().0),
+            estimated_by: estimate.map(UploadEstimate::basis),
             refused: refused.map(|path| Refused { name: &path.name, reason: &path.reason }).collect(),
             waiting: waiting
                 .map(|path| Waiting { name: &path.name, waiting_for: &path.waiting_for })
@@ -119,6 +80,10 @@ impl<'a> PublishReport<'a> {
 
 #[cfg(test)]
 mod tests {
+    use firn_base::ByteCount;
+    use firn_wire::ArchiveStatus;
+
+    use super::super::{Packing, example_status};
     use super::*;
 
     #[test]
@@ -128,19 +93,13 @@ mod tests {
         let expected = concat!(
             r#"{"dry_run":false,"paths_read":2,"paths_published":1,"logs_published":0,"#,
             r#""realisations_published":0,"debuginfo_published":0,"paths_skipped":0,"#,
-            r#""content":0,"source":0,"payload":0,"reused":0,"sent":0,"recipes_tried":0,"recipes_kept":0,"bundles":0,"estimated_upload":2500,"#,
+            r#""content":0,"source":1000,"payload":0,"reused":0,"sent":0,"recipes_tried":0,"recipes_kept":0,"bundles":0,"#,
+            r#""estimated_upload":2500,"estimated_by":"archive","#,
             r#""refused":[{"name":"x","reason":"no signature"}],"waiting":[],"externals":[],"notes":[]}"#
         );
-        let estimate = UploadEstimate { files: ByteCount(1000), redundancy: 2.5 };
-        assert_eq!(serde_json::to_string(&PublishReport::new(&summary, Some(estimate))).unwrap(), expected);
-    }
-
-    #[test]
-    fn an_estimate_says_what_it_rests_on() {
-        let estimate = UploadEstimate { files: ByteCount(1_000_000), redundancy: 2.5 };
-        assert_eq!(
-            estimate.to_string(),
-            "their published files have 1.0 MB: about 2.5 MB to send, if bundles take as much as these, stored 2.50 times as in this archive today"
-        );
+        summary.source = ByteCount(1000);
+        let status = ArchiveStatus { payload: ByteCount(2), stored: ByteCount(5), ..example_status() };
+        let estimate = UploadEstimate::new(&summary, &status, Packing::Zstd);
+        assert_eq!(serde_json::to_string(&PublishReport::new(&summary, estimate)).unwrap(), expected);
     }
 }
