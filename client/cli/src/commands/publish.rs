@@ -85,8 +85,10 @@ pub(crate) struct PublishFlags {
     /// once more by whoever publishes it again, until they are packed together
     #[arg(long, conflicts_with = "no_reuse_chunks", env = "FIRN_REUSE_SMALL_BUNDLES")]
     reuse_small_bundles: bool,
-    /// What frames are compressed with: `zstd` is quick, `lzma` smaller and slow to make and to read; with a level if wished
-    /// (zstd:1 to zstd:22, lzma:0 to lzma:6). Programs older than `lzma` cannot read such bundles, and say so
+    /// What frames are compressed with; with a level if wished (zstd:1 to zstd:22, lzma:0 to lzma:6). `zstd` is what suits what was
+    /// just built: everybody reads it now, and each cold read decompresses its frames, ten times as fast as lzma. `lzma` is for what is
+    /// published to lie there, as an import of history: it takes 13 to 20 % fewer bytes on nodes for as long as they are kept, and packs
+    /// some 2 MB of NARs in a second of a core, where zstd packs 33. Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
     frame_compression: FrameCompression,
     /// The largest payload of a bundle
