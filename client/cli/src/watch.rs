@@ -126,7 +126,8 @@ impl Watch<'_> {
         let began = self.environment.now();
         let all = self.environment.blocking(move || names()).await?;
         let new = held(book).following.begin(began, all);
-        let options = PublishOptions { paths: Some(new.clone()), stop: stop.clone(), ..self.options.clone() };
+        let options =
+            PublishOptions { paths: Some(new.clone().into()), stop: stop.clone(), ..self.options.clone() };
         let events = PublishEvents::new(|event| {
             if let PublishEvent::Refused { name, reason } = event {
                 tracing::warn!("refused: {name}: {reason}");

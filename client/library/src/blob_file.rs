@@ -5,7 +5,6 @@
 //! archive: they are attributed to their uploader, and the first one stays.
 //! Leaves to others: which of them are published (`plan`), packing (`pack`).
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use firn_base::{KeyKind, ObjectKey};
@@ -17,8 +16,9 @@ use firn_nix_format::{
 use sha2::Digest;
 
 use crate::content::ContentWriter;
+use crate::sorted_lines::SortedLines;
 use crate::source::Source;
-use crate::spool::SpoolDir;
+use crate::spool::{SpoolDir, SpoolError};
 use crate::verify::{VerifiedObject, VerifyError};
 
 /// The longest build log that is archived.
@@ -37,9 +37,9 @@ pub(crate) enum BlobFile {
     DebugInfo(BuildId),
 }
 
-/// Which path's NAR lies under which URL of a source.
+/// Which path's NAR lies under which URL of a source: lines of [`NarOwners::line`], none where no link asks.
 #[derive(Debug, Default)]
-pub(crate) struct NarOwners(BTreeMap<String, StorePath>);
+pub(crate) struct NarOwners(Option<SortedLines>);
 
 impl BlobFile {
     /// What `name` names, of `--paths` or a listing: the URL of a realisation, link or
@@ -109,7 +109,10 @@ impl BlobFile {
                 Self::DebugInfo(_) => {
                     let mut link = DebugInfoLink::parse(&read_whole(&url, file.reader, limit)?)
                         .map_err(|error| unfit(&error))?;
-                    let owner = link.archive_url().and_then(|archive| owners.of(archive)).cloned();
+                    let owner = match link.archive_url() {
+                        Some(archive) => owners.of(archive)?,
+                        None => None,
+                    };
                     // Else nobody could tell which NAR it means once that lies elsewhere.
                     link.store_path =
                         Some(owner.ok_or_else(|| unfit(&"no narinfo that was read names its archive"))?);
@@ -123,13 +126,21 @@ impl BlobFile {
 }
 
 impl NarOwners {
-    /// The owners of these path infos' NARs.
-    pub(crate) fn new<'a>(infos: impl IntoIterator<Item = &'a PathInfo>) -> Self {
-        Self(infos.into_iter().map(|info| (stem(&info.url).to_owned(), info.store_path.clone())).collect())
+    /// The owners of these lines.
+    pub(crate) const fn new(lines: SortedLines) -> Self {
+        Self(Some(lines))
     }
 
-    fn of(&self, url: &str) -> Option<&StorePath> {
-        self.0.get(stem(url))
+    /// What is kept of a path.
+    pub(crate) fn line(info: &PathInfo) -> String {
+        format!("{}\t{}", stem(&info.url), info.store_path.base_name())
+    }
+
+    /// The path whose NAR lies there. Blocks.
+    fn of(&self, url: &str) -> Result<Option<StorePath>, SpoolError> {
+        let begins = format!("{}\t", stem(url));
+        let line = self.0.as_ref().map(|lines| lines.find(&begins)).transpose()?.flatten();
+        Ok(line.and_then(|line| StorePath::from_base_name(&line[begins.len()..]).ok()))
     }
 }
 

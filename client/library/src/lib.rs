@@ -20,8 +20,10 @@ mod earlier;
 mod events;
 pub mod http_client;
 mod nar_writer;
+mod narinfo_reading;
 mod pack;
 mod paper_archive;
+mod path_names;
 mod pieces;
 mod plan;
 mod publish;
@@ -31,13 +33,16 @@ mod repack;
 mod replacement;
 mod restore;
 mod ship;
+mod sorted_lines;
 mod source;
 mod spool;
 mod spooled_bundle;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod transfer;
 mod verify;
+mod windowed_publish;
 
 pub use archive::{Archive, ArchiveOptions, OpenArchiveError, publisher_keys};
 pub use archived_objects::KeepError;
@@ -47,11 +52,12 @@ pub use events::{PublishEvent, PublishEvents};
 pub use firn_bundle::FrameCompression;
 pub use firn_client_logic::{
     Accounts, BundleFacts, CompactionRounds, Following, Grouping, NotedFile, ObjectFacts, OrderClass,
-    PublishOrder, PublishSummary, RefusedPath, RepackWork, RoundOutcome, Selection, Share, Takings,
-    UploadError, UploadPolicy, WaitingPath,
+    PlanWindow, PublishOrder, PublishSummary, RefusedPath, RepackWork, RoundOutcome, Selection, Share,
+    Takings, UploadError, UploadPolicy, WaitingPath,
 };
 pub use pack::PackError;
 pub use paper_archive::{PaperArchive, PaperBundle, PaperRequests};
+pub use path_names::{NameLines, PathNames};
 pub use plan::PlanError;
 pub use publish::publish;
 pub use publish_options::{PublishError, PublishOptions, PublishStop, PublishStopped, publisher_endpoint};

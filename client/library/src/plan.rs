@@ -1,30 +1,32 @@
 //! What a publish is going to do: which paths are sound, signed by whom, and not archived yet.
 //!
-//! Owns: what the source has, reading and judging narinfos, presence, external references. Always holds: a
-//! path of the plan carries a signature of an accepted publisher that holds; a reference counts as external
-//! only if neither source nor archive has it.
-//! Leaves to others: which paths are this uploader's and what comes first (`firn-client-logic`), the NARs themselves
-//! (`verify`).
+//! Owns: presence, build logs, external references. Always holds: a path of the plan carries a signature of an accepted publisher
+//! that holds; a reference counts as external only if neither source nor archive has it; a plan holds one [`PlanWindow`] at most.
+//! Leaves to others: reading and judging narinfos (`narinfo_reading`), which paths are this uploader's and what comes first
+//! (`firn-client-logic`), what lies on disk meanwhile (`survey`), the NARs themselves (`verify`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use firn_base::{KeyKind, ObjectKey};
 use firn_client_logic::{
-    OrderFacts, PackingPath, PublishOrder, Selection, package_and_version, packing_order,
+    OrderFacts, PackingPath, PlanWindow, PublishOrder, Selection, package_and_version, packing_order,
 };
-use firn_nix_format::{PathInfo, PublisherKey, StorePath, accepted_by, nixbase32};
+use firn_nix_format::{PathInfo, PublisherKey, StorePath, nixbase32};
 use firn_transport::Environment;
 use firn_wire::{HeldPath, KEYS_PER_REQUEST_MAX, RefusedRequest};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
+use crate::narinfo_reading::batches;
 use crate::publish_options::PublishStop;
+use crate::sorted_lines::LineReader;
 use crate::source::{Source, SourceError};
-
-// Narinfos read in one go of blocking work, at most.
-const BATCH_NARINFOS: usize = 32;
+use crate::spool::{SpoolDir, SpoolError};
+use crate::survey::{SeenPath, Survey};
 
 /// What a publish is going to do.
 #[derive(Debug, Default)]
@@ -41,10 +43,6 @@ pub(crate) struct Plan {
     names: BTreeMap<ObjectKey, String>,
     /// Paths that the archive has and nobody can read yet, with the references that they may wait for.
     pub(crate) held: Vec<HeldPath>,
-    /// Names and reasons.
-    pub(crate) refused: Vec<(String, String)>,
-    /// Narinfos that were read.
-    pub(crate) read: u64,
     /// Paths that the archive has.
     pub(crate) skipped: u64,
 }
@@ -67,15 +65,12 @@ pub enum PlanError {
     /// The archive does not say what it has.
     #[error("the archive cannot be asked: {0}")]
     Archive(#[from] RefusedRequest),
-}
-
-/// What a publish looks at.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Names {
-    /// Names of narinfos, sorted.
-    pub(crate) narinfos: Vec<String>,
-    /// Files that are no NARs, besides build logs, which narinfos lead to.
-    pub(crate) blobs: Vec<BlobFile>,
+    /// What the user named cannot be read.
+    #[error("the list of what to publish cannot be read: {0}")]
+    Names(io::Error),
+    /// What is not in memory cannot be kept.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
 }
 
 /// What the plan is made from.
@@ -91,29 +86,24 @@ pub(crate) struct Planner<'a> {
     pub(crate) stop: &'a PublishStop,
     /// Batches read side by side.
     pub(crate) jobs: usize,
+    /// How much of the source is in memory at a time.
+    pub(crate) window: PlanWindow,
+    /// Where the rest lies.
+    pub(crate) spool: &'a SpoolDir,
 }
 
 impl Planner<'_> {
-    /// The plan for these names.
-    pub(crate) async fn plan(&self, names: Names) -> Result<Plan, PlanError> {
-        let Names { narinfos, mut blobs } = names;
-        // Logs are whose their paths are.
-        blobs.retain(|blob| matches!(blob, BlobFile::Log(_)) || self.selection.takes_file(&blob.name()));
-        let mut plan = Plan::default();
-        let mut accepted = self.read_all(narinfos, &mut plan).await?;
-        if self.stop.is_asked() {
-            return Ok(plan);
-        }
-        if blobs.iter().any(|blob| matches!(blob, BlobFile::DebugInfo(_))) {
-            // Also those that others take: links to them may be ours.
-            plan.owners = Arc::new(NarOwners::new(accepted.values()));
-        }
-        accepted.retain(|_, info| self.selection.takes_path(info.store_path.base_name()));
-        for info in accepted.values() {
-            for path in info.references.iter().chain([&info.store_path]) {
-                plan.names.entry(key_of(path)).or_insert_with(|| path.base_name().to_owned());
-            }
-        }
+    /// The plan for these paths and blobs. Those of a `survey` are a part of it: what the rest of it has is not external, and
+    /// which of them wait is asked when all parts are done.
+    pub(crate) async fn plan(
+        &self,
+        accepted: BTreeMap<ObjectKey, PathInfo>,
+        blobs: Vec<BlobFile>,
+        owners: Arc<NarOwners>,
+        survey: Option<&Survey>,
+    ) -> Result<Plan, PlanError> {
+        let mut plan = Plan { owners, ..Plan::default() };
+        plan.learn_names(&accepted);
         let keys: Vec<ObjectKey> = accepted.keys().copied().collect();
         let archived = self.archived(&keys).await?;
         let mut blobs: BTreeMap<_, _> = blobs.into_iter().map(|blob| (blob.key(), blob)).collect();
@@ -121,54 +111,73 @@ impl Planner<'_> {
         plan.blobs = self.lacking(blobs).await?;
         let (old, accepted): (BTreeMap<_, _>, BTreeMap<_, _>) =
             accepted.into_iter().partition(|(key, _)| archived.contains(key));
-        plan.held = self.held(old, &archived).await?;
         plan.skipped = archived.len() as u64;
-        plan.externals = self.externals(&accepted, &archived).await?;
-        plan.order = order(&accepted, &plan.blobs, self.order);
+        plan.externals = self.externals(&accepted, &archived, survey).await?;
+        // A part is of one class, with what that needs.
+        let all_alike = PublishOrder::default();
+        plan.order = order(&accepted, &plan.blobs, if survey.is_none() { self.order } else { &all_alike });
         plan.paths = accepted;
+        if survey.is_none() {
+            plan.held = self.held(old, &archived).await?;
+        }
         Ok(plan)
     }
 
-    async fn read_all(
-        &self,
-        names: Vec<String>,
-        plan: &mut Plan,
-    ) -> Result<BTreeMap<ObjectKey, PathInfo>, PlanError> {
-        let read = |batch: Vec<String>| {
-            let (source, publishers) = (self.source.clone(), self.publishers.to_vec());
-            self.environment.blocking(move || {
-                let read = batch.into_iter().map(|name| match read_narinfo(&source, &publishers, &name) {
-                    Err(Unread::Away(error)) => Err(error),
-                    Err(Unread::Refused(path, reason)) => Ok((name, Err((path, reason)))),
-                    Ok(info) => Ok((name, Ok(info))),
-                });
-                read.collect::<Result<Vec<_>, SourceError>>()
-            })
-        };
-        let mut accepted = BTreeMap::new();
-        let mut batches = stream::iter(batches(&names, self.jobs)).map(read).buffered(self.jobs.max(1));
-        while let Some(batch) = batches.next().await {
-            if self.stop.is_asked() {
-                break;
+    /// Those of these paths of a survey that are archived and cannot be read, as a plan that does nothing.
+    pub(crate) async fn waiting(&self, survey: &Survey, paths: Vec<SeenPath>) -> Result<Plan, PlanError> {
+        let keyed = paths.into_iter().filter_map(|path| Some((path.key()?, path)));
+        let mut hidden: BTreeMap<ObjectKey, SeenPath> = keyed.collect();
+        let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
+        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let visible = self.destination.visible(batch.to_vec()).await?;
+            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
+                hidden.remove(key);
             }
-            for (name, info) in batch? {
-                plan.read += 1;
-                match info {
-                    Ok(info) => {
-                        accepted.insert(key_of(&info.store_path), info);
+        }
+        let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
+        let archived = self.archived(&keys).await?;
+        hidden.retain(|key, _| archived.contains(key));
+        // One that is refused by now is told of by the next run.
+        let infos = self.read_again(hidden.into_values().collect(), &mut Vec::new()).await?;
+        let mut plan = Plan::default();
+        plan.learn_names(&infos);
+        plan.held = self.lacking_of(&infos, &archived, Some(survey)).await?;
+        Ok(plan)
+    }
+
+    /// Of how many of these blobs the archive lacks, by kind. Build logs of a survey's paths are counted if the source may have
+    /// them.
+    pub(crate) async fn count_blobs(
+        &self,
+        survey: &Survey,
+        named: LineReader,
+    ) -> Result<BTreeMap<KeyKind, u64>, PlanError> {
+        let mut counts = BTreeMap::new();
+        for (lines, of_paths) in [(survey.logs().reader(), true), (named, false)] {
+            let mut batches = pin!(self.lines(lines, KEYS_PER_REQUEST_MAX));
+            while let Some(lines) = batches.next().await {
+                let (lines, logs, source) = (lines?, survey.logs().clone(), self.source.clone());
+                let look = move || {
+                    let mut blobs = BTreeMap::new();
+                    for line in lines {
+                        let is_counted = !of_paths && logs.find(&line)?.is_some_and(|log| log == line);
+                        let blob = BlobFile::named(&line).filter(|_| !is_counted);
+                        let is_there =
+                            |blob: &BlobFile| !of_paths || !source.is_local() || blob.is_in(&source);
+                        blobs.extend(blob.filter(is_there).map(|blob| (blob.key(), blob)));
                     }
-                    Err((Some(path), _)) if !self.selection.takes_path(path.base_name()) => {}
-                    Err((path, reason)) => {
-                        let name = path.map_or_else(|| format!("{name}.narinfo"), |path| path.to_string());
-                        plan.refused.push((name, reason));
-                    }
+                    Ok::<_, SpoolError>(blobs)
+                };
+                for key in self.lacking(self.environment.blocking(look).await?).await?.keys() {
+                    *counts.entry(key.kind()).or_default() += 1;
                 }
             }
         }
-        Ok(accepted)
+        Ok(counts)
     }
 
-    async fn archived(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
+    /// Those of these keys that are archived.
+    pub(crate) async fn archived(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
         let mut archived = BTreeSet::new();
         for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
             let presence = self.destination.presence(batch.to_vec()).await?;
@@ -190,12 +199,22 @@ impl Planner<'_> {
                 old.remove(key);
             }
         }
-        let externals = self.externals(&old, archived).await?;
+        self.lacking_of(&old, archived, None).await
+    }
+
+    /// What these paths may wait for.
+    async fn lacking_of(
+        &self,
+        paths: &BTreeMap<ObjectKey, PathInfo>,
+        archived: &BTreeSet<ObjectKey>,
+        survey: Option<&Survey>,
+    ) -> Result<Vec<HeldPath>, PlanError> {
+        let externals = self.externals(paths, archived, survey).await?;
         let lacking = |key: &ObjectKey, info: &PathInfo| {
             let references = info.references.iter().map(key_of);
             references.filter(|reference| reference != key && !externals.contains(reference)).collect()
         };
-        Ok(old.iter().map(|(key, info)| HeldPath { key: *key, waiting_for: lacking(key, info) }).collect())
+        Ok(paths.iter().map(|(key, info)| HeldPath { key: *key, waiting_for: lacking(key, info) }).collect())
     }
 
     /// Build logs of accepted paths that the source may have. Behind a URL each look is a request, so only those of new
@@ -236,6 +255,7 @@ impl Planner<'_> {
         &self,
         new: &BTreeMap<ObjectKey, PathInfo>,
         archived: &BTreeSet<ObjectKey>,
+        survey: Option<&Survey>,
     ) -> Result<BTreeSet<ObjectKey>, PlanError> {
         let references: BTreeMap<ObjectKey, &StorePath> = new
             .values()
@@ -250,30 +270,45 @@ impl Planner<'_> {
             .filter(|(key, _)| !in_archive.contains(key))
             .map(|(key, path)| (key, path.hash_part().to_owned()))
             .collect();
+        let hashes = survey.map(|survey| survey.hashes().clone());
         let lacking = |batch: Vec<(ObjectKey, String)>| {
-            let source = self.source.clone();
+            let (source, hashes) = (self.source.clone(), hashes.clone());
             self.environment.blocking(move || {
                 let mut lacking = Vec::new();
                 for (key, hash_part) in batch {
+                    let seen = hashes.as_ref().map(|hashes| Survey::find(hashes, &hash_part)).transpose()?;
+                    let is_seen = seen.flatten().is_some();
                     // A narinfo that is there and was refused is no lack of the source.
-                    if !source.has_narinfo(&hash_part)? {
+                    if !is_seen && !source.has_narinfo(&hash_part).map_err(unanswered)? {
                         lacking.push(key);
                     }
                 }
-                Ok::<_, SourceError>(lacking)
+                Ok::<_, PlanError>(lacking)
             })
         };
         let lacking: Vec<Vec<ObjectKey>> = stream::iter(batches(&unknown, self.jobs))
             .map(lacking)
             .buffered(self.jobs.max(1))
             .try_collect()
-            .await
-            .map_err(|error| if error.is_away() { error.into() } else { PlanError::Reference(error) })?;
+            .await?;
         Ok(lacking.into_iter().flatten().collect())
     }
 }
 
+/// The source does not say whether it has a reference.
+fn unanswered(error: SourceError) -> PlanError {
+    if error.is_away() { error.into() } else { PlanError::Reference(error) }
+}
+
 impl Plan {
+    fn learn_names(&mut self, infos: &BTreeMap<ObjectKey, PathInfo>) {
+        for info in infos.values() {
+            for path in info.references.iter().chain([&info.store_path]) {
+                self.names.entry(key_of(path)).or_insert_with(|| path.base_name().to_owned());
+            }
+        }
+    }
+
     /// How a key is called: the base name of its path, or its hash part where nobody named it.
     pub(crate) fn name(&self, key: &ObjectKey) -> String {
         if let Some(blob) = self.blobs.get(key) {
@@ -294,79 +329,6 @@ impl Plan {
     pub(crate) fn externals_of(&self, key: &ObjectKey) -> impl Iterator<Item = ObjectKey> + '_ {
         let references = self.paths.get(key).into_iter().flat_map(|info| &info.references);
         references.map(key_of).filter(|reference| self.externals.contains(reference))
-    }
-}
-
-/// What `paths` mean: store paths, base names, hash parts, or files that are no NARs; and what is none of these. Paths whose
-/// names say that others take them are left out.
-pub(crate) fn names_of(paths: &[String], selection: &Selection) -> (Names, Vec<(String, String)>) {
-    let (mut narinfos, mut blobs, mut refused) = (BTreeSet::new(), Vec::new(), Vec::new());
-    for path in paths.iter().map(|path| path.trim()).filter(|path| !path.is_empty()) {
-        let parsed = StorePath::parse(path).or_else(|_| StorePath::from_base_name(path));
-        match (parsed, BlobFile::named(path)) {
-            (Ok(path), _) if !selection.takes_path(path.base_name()) => {}
-            (Ok(path), _) => drop(narinfos.insert(path.hash_part().to_owned())),
-            (Err(_), _) if nixbase32::decode::<20>(path).is_ok() => drop(narinfos.insert(path.to_owned())),
-            (Err(_), Some(blob)) => blobs.push(blob),
-            (Err(error), None) => refused.push((path.to_owned(), error.to_string())),
-        }
-    }
-    (Names { narinfos: narinfos.into_iter().collect(), blobs }, refused)
-}
-
-/// Everything that a source can list. Blocks.
-pub(crate) fn all_names(source: &Source) -> Result<Names, SourceError> {
-    let mut names = Names { narinfos: source.list()?, blobs: Vec::new() };
-    names.blobs.extend(source.list_blobs()?.iter().filter_map(|url| BlobFile::named(url)));
-    Ok(names)
-}
-
-/// Batches that keep `jobs` busy, also where there are few items.
-fn batches<T: Clone>(items: &[T], jobs: usize) -> Vec<Vec<T>> {
-    let each = items.len().div_ceil(jobs.max(1)).clamp(1, BATCH_NARINFOS);
-    items.chunks(each).map(<[T]>::to_vec).collect()
-}
-
-/// Why there is no path info.
-enum Unread {
-    /// The path, where it is known, and the reason.
-    Refused(Option<StorePath>, String),
-    /// Nothing else can be read either.
-    Away(SourceError),
-}
-
-/// Reads one narinfo.
-fn read_narinfo(source: &Source, publishers: &[PublisherKey], name: &str) -> Result<PathInfo, Unread> {
-    let refused = |reason: String| Unread::Refused(None, reason);
-    let text = match source.narinfo(name) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Err(refused("the source has no such narinfo".to_owned())),
-        Err(error) if error.is_away() => return Err(Unread::Away(error)),
-        Err(error) => return Err(refused(error.to_string())),
-    };
-    let info = PathInfo::parse(&text).map_err(|error| refused(error.to_string()))?;
-    if info.store_path.hash_part() != name {
-        return Err(refused(format!("it describes another path, {}", info.store_path)));
-    }
-    if accepted_by(&info, publishers).is_some() {
-        return Ok(info);
-    }
-    let reason = unsigned(&info, publishers);
-    Err(Unread::Refused(Some(info.store_path), reason))
-}
-
-/// Why no signature of `info` counts.
-fn unsigned(info: &PathInfo, publishers: &[PublisherKey]) -> String {
-    if info.signatures.is_empty() {
-        return "it carries no signature".to_owned();
-    }
-    let names: BTreeSet<&str> = info.signatures.iter().map(|signature| signature.key_name.as_str()).collect();
-    match names.iter().find(|name| publishers.iter().any(|key| key.name() == **name)) {
-        Some(name) => format!("its signature by {name} does not hold"),
-        None => {
-            let names: Vec<&str> = names.into_iter().collect();
-            format!("it is signed by {}, whom the archive does not accept", names.join(", "))
-        }
     }
 }
 
@@ -413,47 +375,11 @@ fn number_of<'a>(package: &'a str, packages: &mut BTreeMap<&'a str, u32>) -> u32
     *packages.entry(package).or_insert(next)
 }
 
-fn key_of(path: &StorePath) -> ObjectKey {
+/// The key of a path.
+pub(crate) fn key_of(path: &StorePath) -> ObjectKey {
     ObjectKey::store_path(*path.hash())
 }
 
 fn log_key(deriver: &StorePath) -> ObjectKey {
     ObjectKey::build_log(*deriver.hash())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_names_are_divided_among_all_jobs_and_many_into_small_batches() {
-        let sizes = |names: usize, jobs| batches(&vec![0_u8; names], jobs).iter().map(Vec::len).max();
-        assert_eq!(batches(&[1, 2, 3], 16), [[1], [2], [3]]);
-        assert_eq!((sizes(32, 16), sizes(33, 16)), (Some(2), Some(3)));
-        assert_eq!((sizes(100_000, 16), sizes(5, 0), sizes(0, 16)), (Some(32), Some(5), None));
-    }
-
-    #[test]
-    fn paths_may_be_written_in_three_ways() {
-        let hash = "4d20g8srpvv02vkiwrmz28g62m15n56b";
-        let paths =
-            [format!("/nix/store/{hash}-tree"), format!("{hash}-tree"), hash.to_owned(), " ".to_owned()];
-        let names = Names { narinfos: vec![hash.to_owned()], blobs: Vec::new() };
-        let all = Selection::default();
-        assert_eq!(names_of(&paths, &all), (names, Vec::new()));
-        let (names, refused) = names_of(&["../../etc/passwd".to_owned()], &all);
-        assert_eq!(names, Names::default());
-        assert!(refused[0].1.contains("../../etc/passwd"), "{}", refused[0].1);
-    }
-
-    #[test]
-    fn realisations_and_debuginfo_links_may_be_named() {
-        let id = format!("sha256:{}!out", "0a".repeat(32));
-        let trace = "build-trace-v2/4d20g8srpvv02vkiwrmz28g62m15n56b-tree.drv/out.doi".to_owned();
-        let link = format!("debuginfo/{}.debug", "ab".repeat(20));
-        let (names, refused) = names_of(&[id.clone(), trace.clone(), link.clone()], &Selection::default());
-        let called: Vec<String> = names.blobs.iter().map(BlobFile::name).collect();
-        assert_eq!(called, [format!("realisations/{id}.doi"), trace, link]);
-        assert!(refused.is_empty() && names.narinfos.is_empty());
-    }
 }

@@ -2,9 +2,9 @@
 //!
 //! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published;
 //! whatever is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are
-//! skipped); beside the plan, which keeps what every narinfo says and so grows with the paths of the source, memory is bounded by
-//! [`PublishOptions::memory`], the frames of one bundle and the shards on their way, and an encoder on each thread if recipes
-//! are looked for.
+//! skipped); memory is bounded by [`PublishOptions::window`] for what is planned, however many paths the source has,
+//! [`PublishOptions::memory`] for what is read, the frames of one bundle and the shards on their way, and an encoder on each thread
+//! if recipes are looked for. What was refused or waits is kept for the summary.
 //! Leaves to others: every single step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,15 +24,19 @@ use tokio::sync::mpsc;
 use crate::archive::{Archive, publisher_keys};
 use crate::archive_destination::ArchiveDestination;
 use crate::background::begin;
+use crate::blob_file::BlobFile;
 use crate::content::MEMORY_BYTES_MAX;
 use crate::destination::Destination;
 use crate::earlier::{EarlierChunks, FRAMES, MANIFESTS, NAMES_PER_REQUEST};
 use crate::events::{PublishEvent, PublishEvents};
+use crate::narinfo_reading::SeenPaths;
 use crate::pack::Packer;
-use crate::plan::{Names, Plan, PlanError, Planner, all_names, names_of};
+use crate::path_names::Names;
+use crate::plan::{Plan, PlanError, Planner};
 use crate::publish_options::{PublishError, PublishOptions, PublishStopped};
 use crate::recipe_trial::{Encoders, FILE_HEAD_BYTES_MAX, TrialError, try_recipe};
 use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
+use crate::sorted_lines::LineReader;
 use crate::source::SourceError;
 use crate::spool::SpoolDir;
 use crate::spooled_bundle::BundleSet;
@@ -90,13 +94,14 @@ pub(crate) async fn publish_into(
     }
 }
 
-struct Publish<'a> {
+/// One publish.
+pub(crate) struct Publish<'a> {
     destination: Arc<dyn Destination>,
     earlier: Option<EarlierChunks>,
-    environment: &'a Environment,
-    options: PublishOptions,
+    pub(crate) environment: &'a Environment,
+    pub(crate) options: PublishOptions,
     encoders: Encoders,
-    events: PublishEvents,
+    pub(crate) events: PublishEvents,
     summary: Mutex<PublishSummary>,
 }
 
@@ -108,8 +113,12 @@ impl Publish<'_> {
         let publishers = self.narrow(publishers)?;
         let source = self.options.source.clone();
         self.environment.blocking(move || source.greet()).await?;
-        let names = self.names().await?;
-        self.events.tell(&PublishEvent::Reading { narinfos: names.narinfos.len() as u64 });
+        let spool = SpoolDir::open(self.options.spool_dir.as_deref())?;
+        let mut names = self.names(&spool).await?;
+        for (name, reason) in std::mem::take(&mut names.refused) {
+            self.refuse(name, reason);
+        }
+        self.events.tell(&PublishEvent::Reading { narinfos: names.narinfos.len() });
         let planner = Planner {
             environment: self.environment,
             source: &self.options.source,
@@ -119,21 +128,36 @@ impl Publish<'_> {
             order: &self.options.order,
             stop: &self.options.stop,
             jobs: self.options.jobs,
+            window: self.options.window,
+            spool: &spool,
         };
-        let mut plan = planner.plan(names).await?;
-        for (name, reason) in std::mem::take(&mut plan.refused) {
+        let seen = planner.look(&names).await?;
+        for (name, reason) in seen.refused {
             self.refuse(name, reason);
         }
+        self.note(|summary| summary.paths_read = seen.read);
+        if self.options.stop.is_asked() {
+            return Ok(());
+        }
+        match seen.paths {
+            SeenPaths::Few(paths) => {
+                let (blobs, _) = self.blobs(names.blobs.reader(), usize::MAX).await?;
+                let plan = planner.plan(paths, blobs, seen.owners, None).await?;
+                self.publish_whole(plan, &spool).await
+            }
+            SeenPaths::Many(survey) => self.publish_in_windows(&planner, &survey, &names, &seen.owners).await,
+        }
+    }
+
+    /// Publishes what one plan holds.
+    async fn publish_whole(&self, mut plan: Plan, spool: &SpoolDir) -> Result<(), PublishError> {
         let nar_bytes = ByteCount(plan.paths.values().map(|info| info.nar_size).fold(0, u64::saturating_add));
         let file_sizes = plan.paths.values().map(|info| info.file_size.unwrap_or(info.nar_size));
         let file_bytes = ByteCount(file_sizes.fold(0, u64::saturating_add));
         let count = |kind| plan.blobs.keys().filter(|key| key.kind() == kind).count() as u64;
         let (paths, logs) = (plan.paths.len() as u64, count(KeyKind::BuildLog));
-        let (read, skipped) = (plan.read, plan.skipped);
-        self.note(|summary| {
-            summary.paths_read = read;
-            summary.paths_skipped = skipped;
-        });
+        let skipped = plan.skipped;
+        self.note(|summary| summary.paths_skipped = skipped);
         self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
         if self.options.dry_run {
             self.note(|summary| {
@@ -148,16 +172,23 @@ impl Publish<'_> {
             return Ok(());
         }
         let mut held = std::mem::take(&mut plan.held);
-        if plan.order.is_empty() {
-            return self.list_waiting(&plan, held).await;
-        }
-        let spool = SpoolDir::open(self.options.spool_dir.as_deref())?;
-        let (sets, sealed) = mpsc::channel(1);
-        let (away, held_now) =
-            tokio::try_join!(self.pack_all(&plan, &spool, sets), self.ship_all(&plan, &spool, sealed))?;
+        let (away, held_now) = self.carry_out(&plan, spool).await?;
         held.extend(held_now);
         self.list_waiting(&plan, held).await?;
         away.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Packs and ships what is planned; gives the error of a source that went away, and what was held back.
+    pub(crate) async fn carry_out(
+        &self,
+        plan: &Plan,
+        spool: &SpoolDir,
+    ) -> Result<(Option<SourceError>, Vec<HeldPath>), PublishError> {
+        if plan.order.is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        let (sets, sealed) = mpsc::channel(1);
+        tokio::try_join!(self.pack_all(plan, spool, sets), self.ship_all(plan, spool, sealed))
     }
 
     /// The publishers whose signatures count.
@@ -169,20 +200,29 @@ impl Publish<'_> {
     }
 
     /// What to look at.
-    async fn names(&self) -> Result<Names, PublishError> {
-        if let Some(paths) = &self.options.paths {
-            let (names, refused) = names_of(paths, &self.options.selection);
-            for (name, reason) in refused {
-                self.refuse(name, reason);
-            }
-            return Ok(names);
+    async fn names(&self, spool: &SpoolDir) -> Result<Names, PublishError> {
+        let (source, selection, spool) =
+            (self.options.source.clone(), self.options.selection.clone(), spool.clone());
+        if let Some(paths) = self.options.paths.clone() {
+            let read = move || Names::named(&paths, &selection, &spool);
+            return Ok(self.environment.blocking(read).await?);
         }
-        let source = self.options.source.clone();
-        let names = self.environment.blocking(move || all_names(&source)).await?;
-        if names.narinfos.is_empty() {
+        let names = self.environment.blocking(move || Names::listed(&source, &selection, &spool)).await?;
+        if names.narinfos.len() == 0 {
             return Err(PlanError::NothingThere(self.options.source.to_string()).into());
         }
         Ok(names)
+    }
+
+    /// The next blobs, at most so many, and the lines behind them.
+    pub(crate) async fn blobs(
+        &self,
+        mut lines: LineReader,
+        count_max: usize,
+    ) -> Result<(Vec<BlobFile>, LineReader), PublishError> {
+        let read = move || lines.lines(count_max).map(|some| (some, lines));
+        let (some, lines) = self.environment.blocking(read).await?;
+        Ok((some.iter().filter_map(|line| BlobFile::named(line)).collect(), lines))
     }
 
     /// Reads, checks and packs every object, several at once, in the plan's order. When the source goes away no further
@@ -416,7 +456,7 @@ impl Publish<'_> {
     }
 
     /// Lists what was held back, now or before, and still cannot be read: later bundles of this publish may have freed it.
-    async fn list_waiting(&self, plan: &Plan, held: Vec<HeldPath>) -> Result<(), PublishError> {
+    pub(crate) async fn list_waiting(&self, plan: &Plan, held: Vec<HeldPath>) -> Result<(), PublishError> {
         let mut keys: BTreeSet<ObjectKey> = held.iter().map(|path| path.key).collect();
         keys.extend(held.iter().flat_map(|path| &path.waiting_for));
         if keys.is_empty() {
@@ -441,12 +481,12 @@ impl Publish<'_> {
         Ok(())
     }
 
-    fn refuse(&self, name: String, reason: String) {
+    pub(crate) fn refuse(&self, name: String, reason: String) {
         self.events.tell(&PublishEvent::Refused { name: name.clone(), reason: reason.clone() });
         self.note(|summary| summary.refuse(name, reason));
     }
 
-    fn note(&self, change: impl FnOnce(&mut PublishSummary)) {
+    pub(crate) fn note(&self, change: impl FnOnce(&mut PublishSummary)) {
         change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

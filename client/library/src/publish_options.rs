@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, FrameCompression, PAYLOAD_BYTES_MAX};
-use firn_client_logic::{PublishOrder, PublishSummary, Selection, UploadError, UploadPolicy};
+use firn_client_logic::{PlanWindow, PublishOrder, PublishSummary, Selection, UploadError, UploadPolicy};
 use firn_nix_format::{PathInfo, PublisherKey, Recipe};
 use firn_transport::{AskError, EndpointOptions};
 
 use crate::code::CodeError;
 use crate::pack::PackError;
+use crate::path_names::PathNames;
 use crate::plan::PlanError;
 use crate::source::{Source, SourceError};
 use crate::spool::SpoolError;
@@ -27,8 +28,8 @@ const MEMORY_BYTES_PER_CORE: u64 = 40 * MIB;
 pub struct PublishOptions {
     /// From where.
     pub source: Source,
-    /// Exactly these paths (store paths, base names or hash parts); everything in the source if not given.
-    pub paths: Option<Vec<String>>,
+    /// Exactly these; everything in the source if not given.
+    pub paths: Option<PathNames>,
     /// What of it is this uploader's.
     pub selection: Selection,
     /// What comes first.
@@ -59,6 +60,8 @@ pub struct PublishOptions {
     pub threads: usize,
     /// Estimated memory of objects between their source and their bundle, beyond which no further one is begun.
     pub memory: ByteCount,
+    /// How much of the source is planned at a time. What is more lies in the spool directory meanwhile.
+    pub window: PlanWindow,
     /// Say what would be done, and do nothing.
     pub dry_run: bool,
     /// How patient uploads are.
@@ -153,6 +156,7 @@ impl PublishOptions {
             jobs,
             threads: cores,
             memory: ByteCount(MEMORY_BYTES_MIN.max(MEMORY_BYTES_PER_CORE * cores as u64)),
+            window: PlanWindow::default(),
             dry_run: false,
             policy: UploadPolicy::default(),
             stop: PublishStop::default(),

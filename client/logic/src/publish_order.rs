@@ -4,7 +4,6 @@
 //! that it is the same at every run.
 //! Leaves to others: keeping closures together within it (`packing`).
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -52,6 +51,10 @@ pub struct PublishOrder {
     pub releases: BTreeSet<ObjectKey>,
 }
 
+/// The newest release of one package, of the versions that were seen; none as long as nothing had a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewestRelease(Option<String>);
+
 // Files that others were built from, by how they are called.
 const SOURCE_SUFFIXES: [&str; 17] = [
     ".tar", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst", ".tar.lz", ".tgz", ".tbz2", ".txz", ".zip",
@@ -72,27 +75,48 @@ impl FromStr for OrderClass {
     }
 }
 
+impl NewestRelease {
+    /// There is this version too.
+    pub fn see(&mut self, version: &str) {
+        let release = release_of(version);
+        let newer = |known: &String| compare_versions(release, known).is_gt();
+        if !release.is_empty() && self.0.as_ref().is_none_or(newer) {
+            self.0 = Some(release.to_owned());
+        }
+    }
+
+    fn is_of(&self, version: &str) -> bool {
+        self.0.as_ref().is_some_and(|newest| compare_versions(release_of(version), newest).is_eq())
+    }
+}
+
 impl PublishOrder {
     /// The place of each path's class, 0 for the first.
     pub fn ranks(&self, paths: &[OrderFacts<'_>]) -> Vec<u32> {
-        let newest =
-            if self.classes.contains(&OrderClass::Recent) { newest_of(paths) } else { BTreeMap::new() };
-        let is = |path: &OrderFacts<'_>, class: OrderClass| match class {
-            OrderClass::Sources => is_source(path),
-            OrderClass::Releases => self.releases.contains(&path.key),
-            OrderClass::Recent => {
+        let mut newest: BTreeMap<&str, NewestRelease> = BTreeMap::new();
+        if self.classes.contains(&OrderClass::Recent) {
+            for path in paths {
                 let (package, version) = package_and_version(path.name);
-                newest
-                    .get(package)
-                    .is_some_and(|newest| compare_versions(release_of(version), newest).is_eq())
+                newest.entry(package).or_default().see(version);
             }
-            OrderClass::Rest => true,
-        };
+        }
+        let none = NewestRelease::default();
         let rank = |path: &OrderFacts<'_>| {
-            let place = self.classes.iter().position(|class| is(path, *class)).unwrap_or(self.classes.len());
-            u32::try_from(place).unwrap_or(u32::MAX)
+            self.rank(path, newest.get(package_and_version(path.name).0).unwrap_or(&none))
         };
         paths.iter().map(rank).collect()
+    }
+
+    /// The place of one path's class, 0 for the first, where `newest` is the newest release of its package.
+    pub fn rank(&self, path: &OrderFacts<'_>, newest: &NewestRelease) -> u32 {
+        let is = |class: &OrderClass| match class {
+            OrderClass::Sources => is_source(path),
+            OrderClass::Releases => self.releases.contains(&path.key),
+            OrderClass::Recent => newest.is_of(package_and_version(path.name).1),
+            OrderClass::Rest => true,
+        };
+        let place = self.classes.iter().position(is).unwrap_or(self.classes.len());
+        u32::try_from(place).unwrap_or(u32::MAX)
     }
 }
 
@@ -101,23 +125,6 @@ fn is_source(path: &OrderFacts<'_>) -> bool {
     let fixed = path.content_address.is_some_and(|address| address.starts_with("fixed:"));
     let called = path.name == "source" || SOURCE_SUFFIXES.iter().any(|suffix| path.name.ends_with(suffix));
     !path.has_references && (fixed || called)
-}
-
-/// The newest release of each package that has versions.
-fn newest_of<'a>(paths: &[OrderFacts<'a>]) -> BTreeMap<&'a str, &'a str> {
-    let mut newest = BTreeMap::new();
-    for path in paths {
-        let (package, version) = package_and_version(path.name);
-        let release = release_of(version);
-        if release.is_empty() {
-            continue;
-        }
-        let known = newest.entry(package).or_insert(release);
-        if compare_versions(release, known) == Ordering::Greater {
-            *known = release;
-        }
-    }
-    newest
 }
 
 #[cfg(test)]
@@ -155,6 +162,19 @@ mod tests {
         let names = ["hello-1.9", "hello-1.10", "hello-1.10-man", "hello-1.9-man", "other-1", "unversioned"];
         let paths = names.map(|name| path(1, name));
         assert_eq!(order("recent").ranks(&paths), [1, 0, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_path_alone_is_judged_as_among_all_of_its_package() {
+        let names = ["hello-1.9", "hello-1.10", "hello-1.10-man", "hello"];
+        let paths = names.map(|name| path(1, name));
+        let mut newest = NewestRelease::default();
+        for version in ["1.9", "1.10-man", "1.10", ""] {
+            newest.see(version);
+        }
+        let order = order("recent");
+        assert_eq!(paths.map(|path| order.rank(&path, &newest)), [1, 0, 0, 1]);
+        assert_eq!(order.rank(&path(1, "hello"), &NewestRelease::default()), 1);
     }
 
     #[test]

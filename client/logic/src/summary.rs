@@ -103,6 +103,8 @@ impl PublishSummary {
     /// Sorts the lists, so that equal publishes print alike whatever finished first.
     pub fn sort(&mut self) {
         self.refused.sort();
+        // What was needed before its turn, and refused, is tried again when that comes.
+        self.refused.dedup();
         self.waiting.sort();
         self.notes.sort();
         self.externals.sort();
@@ -166,6 +168,16 @@ mod tests {
         assert_eq!(summary.exit_code(), 1);
         let text = summary.to_string();
         assert!(text.ends_with("refused: a: first\nrefused: b: second"), "{text}");
+    }
+
+    #[test]
+    fn what_is_refused_twice_for_one_reason_is_told_once() {
+        let mut summary = PublishSummary::default();
+        for (name, reason) in [("a", "first"), ("b", "first"), ("a", "first"), ("a", "second")] {
+            summary.refuse(name, reason);
+        }
+        summary.sort();
+        assert_eq!(summary.refused.len(), 3);
     }
 
     #[test]

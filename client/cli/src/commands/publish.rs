@@ -1,16 +1,17 @@
 //! `firn publish`: a binary cache into the archive.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use firn_base::ByteCount;
 use firn_bundle::{Encoding, FrameCompression, PAYLOAD_BYTES_MAX};
 use firn_client::{
-    OrderClass, PlanError, PublishEvent, PublishEvents, PublishOptions, PublishOrder, PublishSummary,
-    Selection, Share, SourceError, publish, publisher_endpoint,
+    OrderClass, PathNames, PlanError, PublishEvent, PublishEvents, PublishOptions, PublishOrder,
+    PublishSummary, Selection, Share, SourceError, publish, publisher_endpoint,
 };
 use firn_transport::{Environment, load_identity};
 
@@ -18,7 +19,7 @@ use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::commands::trusted_keys;
 use crate::output::{print, print_json};
-use crate::path_list::{read_lines, read_paths};
+use crate::path_list::{ListLines, open_lines, read_lines, read_paths};
 use crate::progress::{Progress, Unit};
 use crate::report::{Packing, PublishReport, UploadEstimate};
 use crate::session::Session;
@@ -34,8 +35,11 @@ use crate::watch::Watch;
 ///
 /// It works on all cores, on several paths at once and on several parts of a large one. What it reads takes about 96 MB of
 /// memory on one or two cores and 40 MB for each core on larger machines, whatever the size of a NAR; besides that come the
-/// frames and tables of a bundle, 24 MB for each core with lzma, shards on their way, and the narinfo of each path that is
-/// new: of the public cache 2 kB as text, so several GB for a million paths. --share and --paths divide what is more.
+/// frames and tables of a bundle, 24 MB for each core with lzma, shards on their way, and by reckoning 300 MB for what is planned, however
+/// many paths there are: 64 MiB of narinfos at a time, of the public cache 32,000. Of a source that has more, every narinfo is read once
+/// to see what there is, what decides its turn is kept in --spool-dir, and it is read again when that comes; a path that is needed
+/// comes along with the first that needs it, as far as there is room. Only what is refused or waits, and with --watch what was
+/// looked at, is remembered for each path.
 #[derive(Debug, Args)]
 pub(crate) struct PublishFlags {
     #[command(flatten)]
@@ -96,7 +100,7 @@ pub(crate) struct PublishFlags {
     bundle_size: ByteCount,
     /// Where large files are kept on the way; the system's directory for temporary files if not given. It takes large objects
     /// while they are read, and up to four bundles of --bundle-size, each with 256MiB more unless
-    /// --no-reuse-chunks
+    /// --no-reuse-chunks; for each path of a source of more than some 32,000 another 500 bytes
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are
@@ -186,10 +190,19 @@ fn with_lists(options: PublishOptions, flags: &PublishFlags) -> Result<PublishOp
     let reading = flags.source.options();
     // Who follows a list reads it in each round.
     let list = flags.paths.as_deref().filter(|_| !flags.follows());
-    let paths = list.map(|list| read_lines(list, &reading)).transpose()?;
+    let paths = list.map(|list| open_lines(list, &reading)).transpose()?.map(once);
     let releases = flags.release_paths.as_deref().map(|list| read_paths(list, &reading)).transpose()?;
     let releases = releases.iter().flatten().map(StorePathArgument::key).collect();
     Ok(PublishOptions { paths, order: PublishOrder { releases, ..options.order }, ..options })
+}
+
+/// The names of a list that is open; they are there once.
+fn once(lines: ListLines) -> PathNames {
+    let lines = Mutex::new(Some(lines));
+    PathNames::new(move || {
+        let lines = lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Box::new(lines.ok_or_else(|| io::Error::other("it was read already"))?))
+    })
 }
 
 /// Names everything that there is to publish, each time anew.

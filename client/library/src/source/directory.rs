@@ -5,11 +5,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use super::{SourceError, SourceFile};
 
 const SUFFIX: &str = ".narinfo";
+
+/// URLs of files, one after another.
+type Urls = Box<dyn Iterator<Item = Result<String, SourceError>>>;
 
 #[derive(Debug)]
 pub(super) struct DirectorySource {
@@ -31,50 +35,65 @@ impl DirectorySource {
         &self.path
     }
 
-    pub(super) fn list(&self) -> Result<Vec<String>, SourceError> {
+    /// The names before `.narinfo` of all narinfos, as the directory has them.
+    pub(super) fn narinfos(&self) -> Result<impl Iterator<Item = Result<String, SourceError>>, SourceError> {
         let refuse = |source| SourceError::NoDirectory { path: self.path.clone(), source };
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.root).map_err(refuse)? {
-            let name = entry.map_err(refuse)?.file_name();
+        let entries = fs::read_dir(&self.root).map_err(refuse)?;
+        Ok(entries.filter_map(move |entry| {
+            let name = match entry {
+                Ok(entry) => entry.file_name(),
+                Err(error) => return Some(Err(refuse(error))),
+            };
             // A name that is no text is no narinfo's.
-            if let Some(stem) = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)) {
-                names.push(stem.to_owned());
-            }
-        }
+            name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).map(|stem| Ok(stem.to_owned()))
+        }))
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<String>, SourceError> {
+        let mut names = self.narinfos()?.collect::<Result<Vec<_>, _>>()?;
         names.sort_unstable();
         Ok(names)
     }
 
-    /// The files in `folder`, and in folders right below it, as URLs, sorted; none where there is no such folder.
-    pub(super) fn list_below(&self, folder: &str) -> Result<Vec<String>, SourceError> {
-        let mut urls = Vec::new();
-        for name in self.names_in(folder)? {
-            let below = format!("{folder}/{name}");
-            if fs::symlink_metadata(self.root.join(&below)).is_ok_and(|entry| entry.is_dir()) {
-                urls.extend(self.names_in(&below)?.into_iter().map(|name| format!("{below}/{name}")));
-            } else {
-                urls.push(below);
+    /// The files in `folder`, and in folders right below it, as URLs; none where there is no such folder.
+    pub(super) fn below(
+        &self,
+        folder: &'static str,
+    ) -> Result<impl Iterator<Item = Result<String, SourceError>>, SourceError> {
+        let in_folder = move |name: Result<String, SourceError>| -> Urls {
+            let below = match name {
+                Ok(name) => format!("{folder}/{name}"),
+                Err(error) => return Box::new(iter::once(Err(error))),
+            };
+            if !fs::symlink_metadata(self.root.join(&below)).is_ok_and(|entry| entry.is_dir()) {
+                return Box::new(iter::once(Ok(below)));
             }
-        }
-        urls.sort_unstable();
-        Ok(urls)
+            match self.names_in(&below) {
+                Ok(names) => Box::new(names.map(move |name| Ok(format!("{below}/{}", name?)))),
+                Err(error) => Box::new(iter::once(Err(error))),
+            }
+        };
+        Ok(self.names_in(folder)?.flat_map(in_folder))
     }
 
-    fn names_in(&self, folder: &str) -> Result<Vec<String>, SourceError> {
-        let failed = |source| SourceError::Read { name: folder.to_owned(), source };
+    fn names_in(
+        &self,
+        folder: &str,
+    ) -> Result<impl Iterator<Item = Result<String, SourceError>> + use<>, SourceError> {
+        let name = folder.to_owned();
+        let failed = move |source| SourceError::Read { name: name.clone(), source };
         let entries = match fs::read_dir(self.root.join(folder)) {
-            Ok(entries) => entries,
+            Ok(entries) => Some(entries),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(Vec::new());
+                None
             }
             Err(error) => return Err(failed(error)),
         };
-        let mut names = Vec::new();
-        for entry in entries {
+        Ok(entries.into_iter().flatten().filter_map(move |entry| match entry {
             // A name that is no text is none that Nix gives.
-            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
-        }
-        Ok(names)
+            Ok(entry) => entry.file_name().into_string().ok().map(Ok),
+            Err(error) => Some(Err(failed(error))),
+        }))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -155,7 +174,7 @@ mod tests {
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, "").unwrap();
         }
-        assert_eq!(source.list_blobs().unwrap(), [realisation, format!("{drv}/out.doi"), link]);
+        assert_eq!(source.list_blobs().unwrap(), [format!("{drv}/out.doi"), link, realisation]);
     }
 
     #[test]

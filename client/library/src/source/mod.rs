@@ -222,15 +222,36 @@ impl Source {
         }
     }
 
-    /// The URLs of all realisations, build traces and debuginfo links; none of a source that cannot be listed.
-    pub fn list_blobs(&self) -> Result<Vec<String>, SourceError> {
-        let Place::Directory(directory) = &self.place else { return Ok(Vec::new()) };
-        let mut urls = Vec::new();
-        for folder in BLOB_FOLDERS {
-            urls.extend(
-                directory.list_below(folder)?.into_iter().filter(|url| BlobFile::named(url).is_some()),
-            );
+    /// The names before `.narinfo` of all narinfos, in no order; only directories can tell.
+    pub(crate) fn narinfos(&self) -> Result<impl Iterator<Item = Result<String, SourceError>>, SourceError> {
+        match &self.place {
+            Place::Directory(directory) => directory.narinfos(),
+            Place::Http(http, _) => Err(SourceError::CannotList(http.to_string())),
         }
+    }
+
+    /// The URLs of all realisations, build traces and debuginfo links, in no order; none of a source that cannot be listed.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = Result<String, SourceError>> {
+        let directory = match &self.place {
+            Place::Directory(directory) => Some(directory),
+            Place::Http(..) => None,
+        };
+        let folders =
+            directory.into_iter().flat_map(|directory| BLOB_FOLDERS.map(|folder| directory.below(folder)));
+        let urls = folders.flat_map(|urls| {
+            let (urls, error) = match urls {
+                Ok(urls) => (Some(urls), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            urls.into_iter().flatten().chain(error)
+        });
+        urls.filter(|url| !url.as_ref().is_ok_and(|url| BlobFile::named(url).is_none()))
+    }
+
+    /// As [`Self::blobs`], sorted.
+    pub fn list_blobs(&self) -> Result<Vec<String>, SourceError> {
+        let mut urls = self.blobs().collect::<Result<Vec<_>, _>>()?;
+        urls.sort_unstable();
         Ok(urls)
     }
 

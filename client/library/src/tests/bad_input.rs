@@ -295,7 +295,7 @@ async fn a_path_that_waits_is_listed_again_until_it_can_be_read_also_when_nothin
     assert_eq!(first, (RoundOutcome::Incomplete, 7, 1));
     assert_eq!(round(&mut following, &archive, &cache).await, (RoundOutcome::Incomplete, 0, 1));
     // Alone, as a list may name it: it is archived, and nothing is refused.
-    let paths = Some(vec![store_path("above-1").to_string()]);
+    let paths = Some(vec![store_path("above-1").to_string()].into());
     let options = PublishOptions { paths, ..PublishOptions::new(cache.source()) };
     let summary = publish_with(&archive, &cache, options).await.unwrap();
     assert_eq!((summary.paths_skipped, summary.refused.len(), summary.exit_code()), (1, 0, 1), "{summary}");
@@ -313,7 +313,7 @@ async fn round(
     cache: &Cache,
 ) -> (RoundOutcome, u64, usize) {
     let names = following.begin(Timestamp::from_millis(0), cache.source().list().unwrap());
-    let options = PublishOptions { paths: Some(names.clone()), ..PublishOptions::new(cache.source()) };
+    let options = PublishOptions { paths: Some(names.clone().into()), ..PublishOptions::new(cache.source()) };
     let summary = publish_with(archive, cache, options).await.unwrap();
     (following.end(&names, &summary), summary.paths_published, summary.waiting.len())
 }

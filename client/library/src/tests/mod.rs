@@ -17,3 +17,4 @@ mod repack;
 mod servers;
 mod small_bundles;
 mod transfer;
+mod windows;

@@ -139,7 +139,7 @@ mod no_chance {
 #[tokio::test]
 async fn only_the_paths_that_are_named_are_published_and_others_are_waited_for() {
     let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
-    let paths = Some(vec![store_path("hello-1.0").to_string()]);
+    let paths = Some(vec![store_path("hello-1.0").to_string()].into());
     let options = PublishOptions { paths, ..PublishOptions::new(cache.source()) };
     let summary = publish_with(&archive, &cache, options).await.unwrap();
     assert_eq!(archive.keys(), [key("hello-1.0")]);
@@ -157,7 +157,7 @@ async fn shares_divide_a_cache_and_together_are_all_of_it() {
     for share in ["1/3", "2/3", "3/3"] {
         let selection = Selection { share: Some(share.parse().unwrap()), ..Selection::default() };
         // Named or listed, the division is the same.
-        let named = Some(all.clone()).filter(|_| share == "2/3");
+        let named = Some(all.clone()).filter(|_| share == "2/3").map(Into::into);
         let options = PublishOptions { selection, paths: named, ..PublishOptions::new(cache.source()) };
         last = publish_with(&archive, &cache, options).await.unwrap();
         assert_eq!((last.paths_skipped, last.externals.len(), last.refused.len()), (0, 0, 0), "{last}");
@@ -254,7 +254,7 @@ async fn build_logs_are_archived_once_as_they_are() {
 }
 
 /// A realisation, a build trace and a debuginfo link of `thing-1`, which has a NAR in `cache`.
-fn add_blobs(cache: &Cache) -> [(ObjectKey, String, String); 3] {
+pub(super) fn add_blobs(cache: &Cache) -> [(ObjectKey, String, String); 3] {
     let out = store_path("thing-1");
     let id = format!("sha256:{}!out", "0a".repeat(32));
     let realisation = format!("realisations/{id}.doi");
@@ -322,7 +322,7 @@ async fn realisations_that_are_named_are_fetched_and_missing_ones_are_refused() 
     let [(key, realisation, _), _, _] = add_blobs(&cache);
     let id = realisation.strip_prefix("realisations/").unwrap().strip_suffix(".doi").unwrap().to_owned();
     let absent = id.replace("out", "dev");
-    let paths = Some(vec![store_path("thing-1").to_string(), id, absent.clone()]);
+    let paths = Some(vec![store_path("thing-1").to_string(), id, absent.clone()].into());
     let options = PublishOptions { paths, ..PublishOptions::new(cache.source()) };
     let summary = publish_with(&archive, &cache, options).await.unwrap();
     assert_eq!((summary.realisations_published, archive.keys().len()), (1, 2), "{summary}");
@@ -418,7 +418,7 @@ async fn a_cache_behind_a_url_is_published_path_by_path() {
     let stopped = publish_with(&archive, &cache, listing).await.unwrap_err();
     assert!(stopped.to_string().contains("--paths"), "{stopped}");
     let paths: Vec<String> = all.iter().map(|name| store_path(name).to_string()).collect();
-    let options = PublishOptions { paths: Some(paths), ..PublishOptions::new(source) };
+    let options = PublishOptions { paths: Some(paths.into()), ..PublishOptions::new(source) };
     let summary = publish_with(&archive, &cache, options).await.unwrap();
     assert_eq!((summary.paths_published, summary.exit_code()), (6, 0), "{summary}");
     assert_restores(&archive, &cache);

@@ -51,9 +51,9 @@ fn serve(root: PathBuf, deed: impl Fn(&str) -> Deed + Send + Sync + 'static) -> 
 }
 
 fn options(source: &Source, names: &[&str]) -> PublishOptions {
-    let paths = names.iter().map(|name| store_path(name).to_string()).collect();
+    let paths: Vec<String> = names.iter().map(|name| store_path(name).to_string()).collect();
     // One after the other.
-    PublishOptions { paths: Some(paths), jobs: 1, ..PublishOptions::new(source.clone()) }
+    PublishOptions { paths: Some(paths.into()), jobs: 1, ..PublishOptions::new(source.clone()) }
 }
 
 #[tokio::test]

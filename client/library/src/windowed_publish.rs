@@ -1,0 +1,115 @@
+//! Publishing what is more than one plan holds: the paths of a survey a window at a time, then what belongs to no path.
+//!
+//! Always holds: each window is committed before the next is planned, which so finds in the archive what it needs of it; which
+//! paths wait is asked when all are done, because a later window may have freed them; numbers are those of all of it, told before
+//! the first window.
+//! Leaves to others: everything within a window (`publish`), what comes when (`survey`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use firn_base::KeyKind;
+
+use crate::blob_file::NarOwners;
+use crate::events::PublishEvent;
+use crate::path_names::Names;
+use crate::plan::{Plan, PlanError, Planner};
+use crate::publish::Publish;
+use crate::publish_options::PublishError;
+use crate::sorted_lines::SortedLines;
+use crate::survey::Survey;
+
+impl Publish<'_> {
+    /// Publishes the paths of `survey` and the blobs of `names`.
+    pub(crate) async fn publish_in_windows(
+        &self,
+        planner: &Planner<'_>,
+        survey: &Survey,
+        names: &Names,
+        owners: &Arc<NarOwners>,
+    ) -> Result<(), PublishError> {
+        self.tell_sums(planner, survey, &names.blobs).await?;
+        let mut turns = survey.turns();
+        while !planner.stop.is_asked() {
+            let room = planner.window.half();
+            let own = move || turns.window(room).map(|own| (own, turns));
+            let (own, rest) = self.environment.blocking(own).await.map_err(PlanError::from)?;
+            turns = rest;
+            if own.is_empty() {
+                break;
+            }
+            let (paths, refused) = planner.with_needs(survey, own).await?;
+            for (name, reason) in refused {
+                self.refuse(name, reason);
+            }
+            let plan = planner.plan(paths, Vec::new(), Arc::clone(owners), Some(survey)).await?;
+            self.publish_window(planner, &plan).await?;
+        }
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let mut lines = names.blobs.reader();
+        let count_max = usize::try_from(planner.window.paths).unwrap_or(usize::MAX).max(1);
+        while !planner.stop.is_asked() {
+            let (blobs, rest) = self.blobs(lines, count_max).await?;
+            lines = rest;
+            if blobs.is_empty() {
+                break;
+            }
+            let plan = planner.plan(BTreeMap::new(), blobs, Arc::clone(owners), Some(survey)).await?;
+            self.publish_window(planner, &plan).await?;
+        }
+        let mut all = survey.all();
+        while !planner.stop.is_asked() {
+            let room = planner.window.whole();
+            let paths = move || all.window(room).map(|paths| (paths, all));
+            let (paths, rest) = self.environment.blocking(paths).await.map_err(PlanError::from)?;
+            all = rest;
+            if paths.is_empty() {
+                break;
+            }
+            let mut plan = planner.waiting(survey, paths).await?;
+            let held = std::mem::take(&mut plan.held);
+            self.list_waiting(&plan, held).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells what all windows come to.
+    async fn tell_sums(
+        &self,
+        planner: &Planner<'_>,
+        survey: &Survey,
+        blobs: &SortedLines,
+    ) -> Result<(), PublishError> {
+        let blobs = planner.count_blobs(survey, blobs.reader()).await?;
+        let count = |kind| blobs.get(&kind).copied().unwrap_or(0);
+        let (sums, logs) = (survey.sums, count(KeyKind::BuildLog));
+        let (paths, nar_bytes, skipped) = (sums.new, sums.nar_bytes, sums.archived);
+        self.note(|summary| summary.paths_skipped = skipped);
+        self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
+        if self.options.dry_run {
+            self.note(|summary| {
+                summary.paths_published = paths;
+                summary.logs_published = logs;
+                summary.realisations_published = count(KeyKind::Realisation);
+                summary.debuginfo_published = count(KeyKind::DebugInfo);
+                summary.content = nar_bytes;
+                summary.source = sums.file_bytes;
+            });
+        }
+        Ok(())
+    }
+
+    /// Publishes a part of what there is. What is held back by then is told when all parts are done, or if this is the last one.
+    async fn publish_window(&self, planner: &Planner<'_>, plan: &Plan) -> Result<(), PublishError> {
+        if self.options.dry_run {
+            self.note(|summary| summary.externals.extend(plan.externals.iter().map(|key| plan.name(key))));
+            return Ok(());
+        }
+        let (away, held) = self.carry_out(plan, planner.spool).await?;
+        let Some(error) = away else { return Ok(()) };
+        self.list_waiting(plan, held).await?;
+        Err(error.into())
+    }
+}
