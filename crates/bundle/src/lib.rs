@@ -9,7 +9,7 @@
 //! Packing: [`PatchFinder`] → [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
 //! [`CodingHeader`], [`ShardFileHeader`]; coding anew: [`PayloadTree`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
 //! [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`], [`ChunkEntry::cut`],
-//! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`].
+//! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`]; what one shard alone says: [`read_slice`].
 
 mod block;
 mod build_error;
@@ -45,6 +45,7 @@ mod sealed_bundle;
 mod sealing;
 mod shard_file;
 mod shard_tree;
+mod slice;
 
 pub use block::{Block, BlockDirectory, BlockEntry};
 pub use build_error::BuildError;
@@ -90,3 +91,4 @@ pub use shard_file::{
     check_shard_file_trailer, shard_file_trailer,
 };
 pub use shard_tree::{GROUP_BYTES, ShardLengthError, ShardTree, ShardTreeBuilder, outboard_bytes};
+pub use slice::{MENTIONS_MAX, SliceContents, SliceError, plain_slice, read_slice};
