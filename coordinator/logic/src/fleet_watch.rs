@@ -9,10 +9,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, SHARD_BYTES_MIN, ShardIndex, Timestamp};
-use firn_wire::{INVENTORY_SHARDS_MAX, NodeSighting, NodeStatus, NodeTerms};
+use firn_wire::{
+    INVENTORY_SHARDS_MAX, InventoryComparison, InventoryRange, NodeSighting, NodeStatus, NodeTerms,
+};
 
 use crate::address_table::AddressTable;
 use crate::fleet::serves_readers;
+use crate::inventory_comparison::ComparedInventory;
 use crate::state::{NodeNumber, NodeRecord};
 
 /// A node that was silent for longer is offline: five heartbeats of 2 s.
@@ -68,6 +71,11 @@ impl Watched {
         }
     }
 
+    /// How many shards may lie on it; what is being written and goes again may be some more.
+    const fn shards_most(&self) -> u64 {
+        self.status.quota.0 / SHARD_BYTES_MIN + INVENTORY_SHARDS_MAX as u64
+    }
+
     const fn inventory_since(&self) -> Option<Timestamp> {
         match self.stage {
             Stage::Proved { since } => Some(since),
@@ -94,6 +102,7 @@ pub(crate) struct Sighting<'a> {
 enum Stage {
     Wanted { since: Timestamp },
     Receiving { since: Timestamp, shards: Vec<(CodingId, ShardIndex)> },
+    Comparing { since: Timestamp, comparison: ComparedInventory },
     Received { since: Timestamp },
     Proved { since: Timestamp },
 }
@@ -126,6 +135,19 @@ pub enum InventoryProgress {
     /// Nobody asked for it.
     Unwanted,
     /// Out of order, or more than fits on the node: refused, it has to begin again.
+    Malformed,
+}
+
+/// What came of a step of comparing an inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ComparisonProgress {
+    /// Of these ranges the node has to say more.
+    Differing(Vec<InventoryRange>),
+    /// That was the last step.
+    Complete(Inventory),
+    /// Nobody asked for it.
+    Unwanted,
+    /// It does not go on from the step before, or claims more than fits on the node: refused, it has to begin again.
     Malformed,
 }
 
@@ -168,7 +190,8 @@ impl FleetWatch {
         };
         watched.last_seen = watched.last_seen.max(now);
         watched.reported_online = true;
-        let inventory_wanted = matches!(watched.stage, Stage::Wanted { .. });
+        // One that was begun and broken off is wanted too; a node that is at it goes on.
+        let inventory_wanted = !matches!(watched.stage, Stage::Received { .. } | Stage::Proved { .. });
         self.nodes.insert(node, watched);
         Heard { came_online, inventory_wanted }
     }
@@ -297,13 +320,12 @@ impl FleetWatch {
     ) -> InventoryProgress {
         let Some(watched) = self.nodes.get_mut(&node) else { return InventoryProgress::Unwanted };
         let (since, mut shards) = match &mut watched.stage {
-            Stage::Wanted { since } => (*since, Vec::new()),
+            Stage::Wanted { since } | Stage::Comparing { since, .. } => (*since, Vec::new()),
             Stage::Receiving { since, shards } => (*since, std::mem::take(shards)),
             Stage::Received { .. } | Stage::Proved { .. } => return InventoryProgress::Unwanted,
         };
         shards.extend(page);
-        let fits = watched.status.quota.0 / SHARD_BYTES_MIN + INVENTORY_SHARDS_MAX as u64;
-        if shards.len() as u64 > fits || !shards.is_sorted_by(|one, next| one < next) {
+        if shards.len() as u64 > watched.shards_most() || !shards.is_sorted_by(|one, next| one < next) {
             watched.stage = Stage::Wanted { since };
             return InventoryProgress::Malformed;
         }
@@ -313,6 +335,46 @@ impl FleetWatch {
         }
         watched.stage = Stage::Received { since };
         InventoryProgress::Complete(Inventory { shards, wanted_since: since })
+    }
+
+    /// Takes a step of comparing an inventory. `expected` is what the books say is on the node, in order; only a first step needs
+    /// it, which begins anew whatever was before.
+    pub fn compare_ranges(
+        &mut self,
+        node: NodeNumber,
+        step: &InventoryComparison,
+        expected: Vec<(CodingId, ShardIndex)>,
+    ) -> ComparisonProgress {
+        let Some(watched) = self.nodes.get_mut(&node) else { return ComparisonProgress::Unwanted };
+        let shards_most = watched.shards_most();
+        // What takes its place until the step is taken: if it is refused, the inventory is to begin again.
+        let placeholder = Stage::Wanted { since: Timestamp::default() };
+        let (since, mut comparison) = match std::mem::replace(&mut watched.stage, placeholder) {
+            Stage::Wanted { since } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
+                if step.begins() =>
+            {
+                (since, ComparedInventory::new(step.salt, expected, shards_most))
+            }
+            Stage::Comparing { since, comparison } => (since, comparison),
+            other => {
+                watched.stage = other;
+                return ComparisonProgress::Unwanted;
+            }
+        };
+        let Ok(differing) = comparison.take(step) else {
+            watched.stage = Stage::Wanted { since };
+            return ComparisonProgress::Malformed;
+        };
+        match comparison.finished() {
+            Some(shards) => {
+                watched.stage = Stage::Received { since };
+                ComparisonProgress::Complete(Inventory { shards, wanted_since: since })
+            }
+            None => {
+                watched.stage = Stage::Comparing { since, comparison };
+                ComparisonProgress::Differing(differing)
+            }
+        }
     }
 
     /// The node proved samples of what it is counted for: its shards count as online.
@@ -388,6 +450,41 @@ mod tests {
         assert!(!watch.is_proved(NODE));
         let mut watch = proved_watch();
         assert!(watch.heard(NODE, status(1), at(700)).inventory_wanted);
+    }
+
+    #[test]
+    fn an_inventory_is_found_by_comparing_and_one_that_was_broken_off_is_wanted_again() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let (held, expected) = (vec![shard(1), shard(2)], vec![shard(2), shard(3)]);
+        let begin = |watch: &mut FleetWatch, salt| {
+            let step = InventoryComparison::beginning([salt; 32], &held);
+            watch.compare_ranges(NODE, &step, expected.clone())
+        };
+        let all = vec![InventoryRange::ALL];
+        let mut watch = FleetWatch::new(at(0));
+        assert_eq!(begin(&mut watch, 1), ComparisonProgress::Unwanted);
+        watch.heard(NODE, status(1), at(1));
+        assert_eq!(begin(&mut watch, 1), ComparisonProgress::Differing(all.clone()));
+        // The connection broke; another salt is another comparison.
+        assert!(watch.heard(NODE, status(1), at(2)).inventory_wanted);
+        assert_eq!(begin(&mut watch, 2), ComparisonProgress::Differing(all));
+        let listed = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[2; 32], &held))];
+        let stale = InventoryComparison { salt: [1; 32], ranges: listed.clone() };
+        assert_eq!(watch.compare_ranges(NODE, &stale, vec![]), ComparisonProgress::Malformed);
+        assert!(watch.heard(NODE, status(1), at(3)).inventory_wanted);
+        begin(&mut watch, 2);
+        let last = InventoryComparison { salt: [2; 32], ranges: listed };
+        let whole = Inventory { shards: held.clone(), wanted_since: at(1) };
+        assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
+        assert!(!watch.heard(NODE, status(1), at(4)).inventory_wanted);
+        assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
+        watch.prove(NODE);
+        assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
+        assert!(watch.is_proved(NODE));
+        // Pages go on where both are not of one version.
+        watch.want_inventory(NODE, at(5));
+        begin(&mut watch, 4);
+        assert!(matches!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Complete(_)));
     }
 
     #[test]

@@ -113,6 +113,16 @@ pub fn compare_inventory(
     findings
 }
 
+/// Everything that the books say is on a node, placed or surplus, in order: what its inventory is compared with.
+pub fn expected_on(view: &PlanningView<'_>, node: NodeNumber) -> Vec<(CodingId, ShardIndex)> {
+    let mut expected = view.catalogue.placed_on(node);
+    let surplus = view.catalogue.surplus().filter(|copy| copy.node == node);
+    expected.extend(surplus.map(|copy| (copy.coding, copy.index)));
+    expected.sort_unstable();
+    expected.dedup();
+    expected
+}
+
 /// Strays recorded by one command; and a node that lies holds no more of them than its quota has room for.
 const STRAYS_MAX: usize = 4_096;
 

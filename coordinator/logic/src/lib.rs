@@ -43,6 +43,7 @@ mod health_index;
 mod history;
 mod index_set;
 mod inventory;
+mod inventory_comparison;
 mod kin;
 mod layer;
 mod layout;
@@ -125,7 +126,9 @@ pub use feed_filters::{
 };
 pub use filter_build::{BuildStep, FilterBuild, FilterBuildError};
 pub use fleet::{FleetNode, FleetView};
-pub use fleet_watch::{FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL};
+pub use fleet_watch::{
+    ComparisonProgress, FleetWatch, Heard, Inventory, InventoryProgress, OFFLINE_AFTER, SUMMARY_INTERVAL,
+};
 pub use freshness::Freshness;
 pub use headers::{CodedBundle, CodedBundleError};
 pub use health::{BundleHealth, HealthClass, classify, goal, repair_threshold};
@@ -133,7 +136,7 @@ pub use health_index::{BRINK_ONLINE_FOR, FEW_ONLINE_FOR, HealthIndex};
 pub use history::HistoryOrder;
 pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
-    replaced_file_bytes,
+    expected_on, replaced_file_bytes,
 };
 pub use ledger_position::ledger_position;
 pub use listening::{Listening, ListeningFacts, ListeningPlan, TurnEnd};

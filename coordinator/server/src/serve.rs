@@ -193,6 +193,9 @@ impl Service {
             CoordinatorRequest::DeclareAbsence { for_millis } => {
                 nodes::declare_absence(shared, client, for_millis).await
             }
+            CoordinatorRequest::CompareInventory(comparison) => {
+                nodes::compare_inventory(shared, client, &comparison).await
+            }
             CoordinatorRequest::ReportShard(report) => {
                 take_report(shared, report).await.map(|()| CoordinatorReply::ReportTaken)
             }
@@ -359,6 +362,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::Release(_)
         | CoordinatorRequest::Join(_)
         | CoordinatorRequest::Inventory { .. }
+        | CoordinatorRequest::CompareInventory(_)
         | CoordinatorRequest::ReportShard(_)
         | CoordinatorRequest::Status
         | CoordinatorRequest::ListNodes
@@ -380,6 +384,7 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
         request,
         CoordinatorRequest::Join(_)
             | CoordinatorRequest::Inventory { .. }
+            | CoordinatorRequest::CompareInventory(_)
             | CoordinatorRequest::ReportShard(_)
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Reserve(_)

@@ -154,6 +154,7 @@ impl Pace {
             CoordinatorRequest::Join(_)
             | CoordinatorRequest::Heartbeat(_)
             | CoordinatorRequest::Inventory { .. }
+            | CoordinatorRequest::CompareInventory(_)
             | CoordinatorRequest::Raft(_)
             | CoordinatorRequest::OfferRoster(_)
             | CoordinatorRequest::Forward { .. }

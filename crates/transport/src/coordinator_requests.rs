@@ -11,9 +11,9 @@ use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
     CommitRequest, CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
     FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
-    IndexRangeRequest, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStanding, NodeStatus, NodeSummary,
-    NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant, ReserveRequest, RestingNode, Signed,
-    SimilarRecord, VerifiedRoster,
+    IndexRangeRequest, InventoryComparison, InventoryRange, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress,
+    NodeStanding, NodeStatus, NodeSummary, NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant,
+    ReserveRequest, RestingNode, Signed, SimilarRecord, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -273,5 +273,18 @@ impl CoordinatorClient {
     ) -> Result<(), AskError> {
         let reply = self.ask_coordinator(coordinator, &Request::Inventory { shards, more }, within).await?;
         expect!(reply, Reply::InventoryTaken => ())
+    }
+
+    /// A step of comparing a node's inventory with what one coordinator counts on. Gives the ranges of which it is to hear
+    /// more; none at the end.
+    pub async fn compare_inventory(
+        &self,
+        coordinator: firn_base::NodeId,
+        comparison: InventoryComparison,
+        within: Duration,
+    ) -> Result<Vec<InventoryRange>, AskError> {
+        let request = Request::CompareInventory(comparison);
+        let reply = self.ask_coordinator(coordinator, &request, within).await?;
+        expect!(reply, Reply::InventoryCompared { differing } => differing)
     }
 }

@@ -3,10 +3,12 @@
 //! Always holds: a reply that passes is of the kind asked for, has as many answers as there were questions,
 //! and every signature in it is by a coordinator of the roster, for this asker.
 
+use std::collections::BTreeSet;
+
 use firn_base::{ArchiveId, PublicKey};
 use firn_wire::{
-    AdminReply, CoordinatorReply, CoordinatorRequest, FILTER_PIECE_BYTES_MAX, FeedBatch, ReservationGrant,
-    SIMILAR_RECORDS_MAX, Signed, Statement, VerifiedRoster,
+    AdminReply, CoordinatorReply, CoordinatorRequest, FILTER_PIECE_BYTES_MAX, FeedBatch, InventoryComparison,
+    InventoryRange, RangeContent, ReservationGrant, SIMILAR_RECORDS_MAX, Signed, Statement, VerifiedRoster,
 };
 
 /// Checks `reply` to `request`; the error is what is wrong with it.
@@ -63,6 +65,9 @@ pub(crate) fn check_reply(
             newer.map(|_| ()).map_err(|error| error.to_string())
         }
         (Request::Admin(_), Reply::Admin(AdminReply::Token(token))) => open(roster, token).map(|_| ()),
+        (Request::CompareInventory(comparison), Reply::InventoryCompared { differing }) => {
+            check_differing(comparison, differing)
+        }
         (_, Reply::Refused(_))
         | (Request::Forward { .. }, _)
         | (Request::Raft(_), Reply::Raft(_))
@@ -85,6 +90,22 @@ pub(crate) fn check_reply(
         | (Request::ListExternals, Reply::Externals(_))
         | (Request::Admin(_), Reply::Admin(_)) => Ok(()),
         _ => Err("it answered another question".into()),
+    }
+}
+
+/// What differs is a part of what was divided, or everything at the beginning: of nothing else more can be said.
+fn check_differing(comparison: &InventoryComparison, differing: &[InventoryRange]) -> Result<(), String> {
+    let mut offered = BTreeSet::new();
+    for (range, content) in &comparison.ranges {
+        match content {
+            RangeContent::Whole(_) => offered.extend([*range]),
+            RangeContent::Parts(_) => offered.extend(range.parts().into_iter().flatten()),
+            RangeContent::Listed(_) => {}
+        }
+    }
+    match differing.iter().all(|range| offered.remove(range)) {
+        true => Ok(()),
+        false => Err("it asks for ranges of an inventory that it was not told of".into()),
     }
 }
 

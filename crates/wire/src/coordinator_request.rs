@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, CompactRequest, Descriptor,
-    FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, JoinToken, LedgerHead, LedgerPage,
-    MembersInForce, NodeStanding, NodeState, NodeStatus, NodeSummary, NodeTerms, Pass, Receipt, RecordPlace,
-    Replaced, RestingNode, Signed, StateDigests, Ticket,
+    FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, InventoryComparison, InventoryRange,
+    JoinToken, LedgerHead, LedgerPage, MembersInForce, NodeStanding, NodeState, NodeStatus, NodeSummary,
+    NodeTerms, Pass, Receipt, RecordPlace, Replaced, RestingNode, Signed, StateDigests, Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -140,6 +140,9 @@ pub enum CoordinatorRequest {
     },
     /// The nodes that rest, with the reason.
     ListResting,
+    /// A step of comparing what a node holds with what it is counted for: in place of pages of [`Self::Inventory`], where
+    /// both know it.
+    CompareInventory(InventoryComparison),
 }
 
 /// Where a record lies, by the id of its bundle.
@@ -432,4 +435,9 @@ pub enum CoordinatorReply {
     Standing(NodeStanding),
     /// The nodes that rest.
     Resting(Vec<RestingNode>),
+    /// What the comparison of an inventory came to so far.
+    InventoryCompared {
+        /// Ranges of which the node shall say more, parts of those that it has refined; none at the end.
+        differing: Vec<InventoryRange>,
+    },
 }

@@ -21,6 +21,7 @@ mod feed;
 mod feed_filter;
 mod identity;
 mod index_range;
+mod inventory_range;
 mod ledger;
 mod limits;
 mod membership;
@@ -67,6 +68,10 @@ pub use feed::{FeedBatch, FeedEvent};
 pub use feed_filter::{FilterEntry, FilterList, FilterListError};
 pub use identity::{Identity, Signature, SignatureError};
 pub use index_range::{IndexRangePage, IndexRangeRequest, IndexedKey};
+pub use inventory_range::{
+    INVENTORY_PARTS, INVENTORY_RANGES_MAX, InventoryComparison, InventoryDigest, InventoryRange,
+    InventoryShard, RangeContent,
+};
 pub use ledger::{
     DomainRule, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, LedgerState, Policy, PublisherEntry,
 };

@@ -21,12 +21,13 @@ use firn_wire::{
     CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, DeletionRoom,
     Descriptor, DomainRule, DrainBacklog, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList,
     Gathered, GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    IndexedKey, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, MemberChange,
-    MovedRecord, NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest, NodeSighting, NodeStanding,
-    NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass, PassPurpose, PlacementChange, Policy,
-    PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt, RecodeOrder, RecodeReport,
-    RecordPlace, ReplacementBundle, RestCause, RestingNode, RestoredBundle, Roster, ShardReport, Signed,
-    SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle, decode, encode,
+    IndexedKey, InventoryComparison, InventoryRange, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry,
+    LedgerHead, MemberChange, MovedRecord, NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest,
+    NodeSighting, NodeStanding, NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass, PassPurpose,
+    PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt, RecodeOrder,
+    RecodeReport, RecordPlace, ReplacementBundle, RestCause, RestingNode, RestoredBundle, Roster,
+    ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle,
+    decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +61,7 @@ fn messages_are_encoded_as_ever() {
     purges(&mut lines);
     ledger_heads(&mut lines);
     terms(&mut lines);
+    inventories(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -530,6 +532,19 @@ fn ledger_heads(lines: &mut Lines) {
     let head = LedgerHead { entries: 300, digest: Digest::from_bytes([6; 32]) };
     let head = Signed::seal(&Identity::from_seed(&[4; 32]), ArchiveId::from_bytes([5; 32]), &head);
     lines.add("ledger-heads", &CoordinatorReply::LedgerHeads(vec![head]));
+}
+
+fn inventories(lines: &mut Lines) {
+    let shards: Vec<_> = (0..9).map(|byte| (CodingId::from_bytes([byte; 32]), ShardIndex(3))).collect();
+    let (all, salt) = (InventoryRange::ALL, [6; 32]);
+    let begin = InventoryComparison::beginning(salt, &shards);
+    lines.add("compare-inventory-whole", &CoordinatorRequest::CompareInventory(begin));
+    let parts = InventoryComparison { salt, ranges: vec![(all, all.refined(&salt, &shards))] };
+    lines.add("compare-inventory-parts", &CoordinatorRequest::CompareInventory(parts));
+    let first = all.parts().unwrap()[0].parts().unwrap()[7];
+    let listed = InventoryComparison { salt, ranges: vec![(first, first.refined(&salt, &shards))] };
+    lines.add("compare-inventory-listed", &CoordinatorRequest::CompareInventory(listed));
+    lines.add("inventory-compared", &CoordinatorReply::InventoryCompared { differing: vec![all, first] });
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

@@ -2,14 +2,14 @@
 //!
 //! A [`Session`] is one link; the shell asks [`Session::next`] for a [`Step`], carries it out and tells the
 //! session what came of it. [`Membership`] is what all links of a node share: one of them joins for all.
-//! Always holds: heartbeats come before anything that takes long, and an inventory is sent page by page
-//! between them; at most one link joins at a time.
+//! Always holds: heartbeats come before anything that takes long, and an inventory is compared step by step, or sent page by
+//! page to a coordinator that does not know how to compare, between them; at most one link joins at a time.
 //! Leaves to others: connections, and times: `now` is time since the program began.
 
 use std::time::Duration;
 
 use firn_base::{CodingId, ShardIndex};
-use firn_wire::{HeartbeatReply, NodeState};
+use firn_wire::{HeartbeatReply, INVENTORY_RANGES_MAX, InventoryRange, NodeState};
 
 /// How often a node says that it is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
@@ -24,13 +24,18 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 const RECONNECT_MOST: Duration = Duration::from_secs(8);
 
 /// What to do on a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Ask to be admitted, or renew address and quota; then [`Session::joined`] or
     /// [`Session::join_failed`].
     Join,
     /// Send a heartbeat; then [`Session::heard`].
     Heartbeat,
+    /// Begin to compare the inventory, with a salt that is drawn for it; then [`Session::compared`] or
+    /// [`Session::not_compared`].
+    BeginComparison,
+    /// Say more of these ranges of the inventory; then the same.
+    RefineRanges(Vec<InventoryRange>),
     /// Send the page of the inventory that begins after this shard; then [`Session::page_sent`].
     InventoryPage {
         /// The last shard of the page before; none for the first page.
@@ -67,9 +72,27 @@ pub struct Membership {
 pub struct Session {
     next_heartbeat: Duration,
     heard_once: bool,
-    inventory: Option<Option<(CodingId, ShardIndex)>>,
+    inventory: Telling,
+    // Whether the coordinator does not know how to compare.
+    takes_pages_only: bool,
     descriptor_wanted: bool,
     ledger_wanted: bool,
+}
+
+/// How far an inventory was told of.
+#[derive(Debug, PartialEq, Eq)]
+enum Telling {
+    /// It is not wanted.
+    Nothing,
+    /// A comparison is to begin.
+    Beginning,
+    /// Of these ranges more is to be said.
+    Refining(Vec<InventoryRange>),
+    /// A page is to be sent.
+    Paging {
+        /// The last shard of the page before.
+        after: Option<(CodingId, ShardIndex)>,
+    },
 }
 
 impl Membership {
@@ -113,7 +136,8 @@ impl Session {
         Self {
             next_heartbeat: now,
             heard_once: false,
-            inventory: None,
+            inventory: Telling::Nothing,
+            takes_pages_only: false,
             descriptor_wanted: false,
             ledger_wanted: false,
         }
@@ -130,8 +154,14 @@ impl Session {
         if self.descriptor_wanted {
             return Step::FetchDescriptor;
         }
-        if let Some(after) = self.inventory {
-            return Step::InventoryPage { after };
+        match &self.inventory {
+            Telling::Nothing => {}
+            Telling::Beginning => return Step::BeginComparison,
+            Telling::Refining(ranges) => {
+                let most = ranges.len().min(INVENTORY_RANGES_MAX);
+                return Step::RefineRanges(ranges.get(..most).unwrap_or_default().to_vec());
+            }
+            Telling::Paging { after } => return Step::InventoryPage { after: *after },
         }
         if self.ledger_wanted {
             return Step::FetchLedger;
@@ -154,8 +184,11 @@ impl Session {
         membership.hear(reply.state, now);
         self.descriptor_wanted = reply.generation > known.generation;
         self.ledger_wanted = reply.ledger_entries > known.ledger_entries;
-        if reply.inventory_wanted && self.inventory.is_none() && reply.state.is_some() {
-            self.inventory = Some(None);
+        if reply.inventory_wanted && self.inventory == Telling::Nothing && reply.state.is_some() {
+            self.inventory = match self.takes_pages_only {
+                true => Telling::Paging { after: None },
+                false => Telling::Beginning,
+            };
         }
     }
 
@@ -179,9 +212,30 @@ impl Session {
         membership.not_before = now + if again { HEARTBEAT_INTERVAL / 4 } else { JOIN_RETRY };
     }
 
+    /// A step of the comparison was taken that said more of `refined`: of `differing` the next ones have to.
+    pub fn compared(&mut self, refined: usize, differing: Vec<InventoryRange>) {
+        let mut ranges = match std::mem::replace(&mut self.inventory, Telling::Nothing) {
+            Telling::Refining(ranges) => ranges,
+            _ => Vec::new(),
+        };
+        ranges.drain(..refined.min(ranges.len()));
+        ranges.extend(differing);
+        if !ranges.is_empty() {
+            self.inventory = Telling::Refining(ranges);
+        }
+    }
+
+    /// A step was not taken: the next heartbeat tells whether the inventory is still wanted, and it begins anew then.
+    /// `understood` is false if the coordinator does not know what a comparison is, or refuses how this one went: then it is
+    /// sent page by page.
+    pub fn not_compared(&mut self, understood: bool) {
+        self.takes_pages_only |= !understood;
+        self.inventory = if understood { Telling::Nothing } else { Telling::Paging { after: None } };
+    }
+
     /// A page that ended with `last` was taken; `more` says whether another follows.
-    pub const fn page_sent(&mut self, last: Option<(CodingId, ShardIndex)>, more: bool) {
-        self.inventory = if more { Some(last) } else { None };
+    pub fn page_sent(&mut self, last: Option<(CodingId, ShardIndex)>, more: bool) {
+        self.inventory = if more { Telling::Paging { after: last } } else { Telling::Nothing };
     }
 
     /// The descriptor was fetched, or was not: the next heartbeat tells whether it is still wanted.
@@ -275,14 +329,54 @@ mod tests {
         assert_eq!(session.next(seconds(13), &mut membership), Step::Wait(HEARTBEAT_INTERVAL));
     }
 
-    #[test]
-    fn an_inventory_is_sent_page_by_page_between_heartbeats() {
+    /// A session whose coordinator wants the inventory, a second after a heartbeat.
+    fn wanted() -> (Session, Membership, HeartbeatReply) {
         let mut membership = Membership::default();
         let mut session = Session::new(seconds(0));
         let wanted = HeartbeatReply { inventory_wanted: true, ..reply(Some(NodeState::Active)) };
         heartbeat(&mut session, &mut membership, seconds(0), &wanted);
         session.joined(seconds(0), &mut membership);
         heartbeat(&mut session, &mut membership, seconds(0), &wanted);
+        (session, membership, wanted)
+    }
+
+    #[test]
+    fn an_inventory_is_compared_step_by_step_between_heartbeats() {
+        let (mut session, mut membership, wanted) = wanted();
+        assert_eq!(session.next(seconds(1), &mut membership), Step::BeginComparison);
+        session.compared(0, vec![InventoryRange::ALL]);
+        let all = Step::RefineRanges(vec![InventoryRange::ALL]);
+        assert_eq!(session.next(seconds(1), &mut membership), all);
+        // More than one step holds.
+        let parts = InventoryRange::ALL.parts().unwrap();
+        let differing: Vec<_> = parts.iter().flat_map(|part| part.parts().unwrap()).collect();
+        let differing: Vec<_> = differing.iter().flat_map(|part| part.parts().unwrap()).collect();
+        session.compared(1, differing.clone());
+        heartbeat(&mut session, &mut membership, seconds(2), &wanted);
+        let (first, rest) = differing.split_at(INVENTORY_RANGES_MAX);
+        assert_eq!(session.next(seconds(3), &mut membership), Step::RefineRanges(first.to_vec()));
+        session.compared(first.len(), vec![]);
+        let next = &rest[..INVENTORY_RANGES_MAX.min(rest.len())];
+        assert_eq!(session.next(seconds(3), &mut membership), Step::RefineRanges(next.to_vec()));
+        session.compared(rest.len(), vec![]);
+        assert_eq!(session.next(seconds(3), &mut membership), Step::Wait(seconds(1)));
+    }
+
+    #[test]
+    fn a_comparison_that_is_broken_off_begins_anew_if_it_is_still_wanted() {
+        let (mut session, mut membership, wanted) = wanted();
+        session.compared(0, vec![InventoryRange::ALL]);
+        session.not_compared(true);
+        assert_eq!(session.next(seconds(1), &mut membership), Step::Wait(seconds(1)));
+        heartbeat(&mut session, &mut membership, seconds(2), &wanted);
+        assert_eq!(session.next(seconds(3), &mut membership), Step::BeginComparison);
+    }
+
+    #[test]
+    fn a_coordinator_that_does_not_know_how_to_compare_gets_pages_between_heartbeats() {
+        let (mut session, mut membership, wanted) = wanted();
+        assert_eq!(session.next(seconds(1), &mut membership), Step::BeginComparison);
+        session.not_compared(false);
         assert_eq!(session.next(seconds(1), &mut membership), Step::InventoryPage { after: None });
         let last = (CodingId::from_bytes([7; 32]), ShardIndex(3));
         session.page_sent(Some(last), true);
@@ -290,6 +384,9 @@ mod tests {
         assert_eq!(session.next(seconds(2), &mut membership), Step::InventoryPage { after: Some(last) });
         session.page_sent(None, false);
         assert_eq!(session.next(seconds(2), &mut membership), Step::Wait(HEARTBEAT_INTERVAL));
+        // The next time it is not asked in vain.
+        heartbeat(&mut session, &mut membership, seconds(4), &wanted);
+        assert_eq!(session.next(seconds(5), &mut membership), Step::InventoryPage { after: None });
     }
 
     #[test]

@@ -12,8 +12,8 @@ use firn_base::NodeId;
 use firn_storage_node_logic::{Known, Session, Step, reconnect_delay};
 use firn_transport::{AskError, Connection, serve_connection};
 use firn_wire::{
-    CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX, JoinRequest,
-    NodeState, OrderRank, RefusalKind,
+    CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX,
+    InventoryComparison, InventoryRange, JoinRequest, NodeState, OrderRank, RefusalKind,
 };
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -98,6 +98,7 @@ async fn keep_link(shared: Arc<Shared>, entry: CoordinatorEntry) {
 /// Talks to one coordinator until the connection is over.
 async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &Connection) {
     let mut session = Session::new(shared.elapsed());
+    let mut salt = [0; 32];
     // Ended with the conversation.
     let mut errands = JoinSet::new();
     while !connection.is_closed() {
@@ -105,6 +106,13 @@ async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &C
         match step {
             Step::Heartbeat => heartbeat(shared, entry.id, &mut session).await,
             Step::Join => join(shared, entry.id, &mut session).await,
+            Step::BeginComparison => {
+                salt = shared.environment.seed();
+                compare(shared, entry.id, &mut session, salt, None).await;
+            }
+            Step::RefineRanges(ranges) => {
+                compare(shared, entry.id, &mut session, salt, Some(ranges)).await;
+            }
             Step::InventoryPage { after } => {
                 let after = after.map(|(coding, index)| ShardName::new(coding, index));
                 send_page(shared, entry.id, &mut session, after).await;
@@ -199,6 +207,36 @@ async fn join(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Session) 
             session.join_failed(now, false, &mut membership);
         }
         Ok(_) | Err(_) => session.join_failed(now, true, &mut membership),
+    }
+}
+
+/// Takes a step of comparing the inventory: the first one, or what is in `ranges`.
+async fn compare(
+    shared: &Arc<Shared>,
+    coordinator: NodeId,
+    session: &mut Session,
+    salt: [u8; 32],
+    ranges: Option<Vec<InventoryRange>>,
+) {
+    // Hashing a million names takes a second.
+    let comparison = shared.with_store(move |store| {
+        let (held, _) = store.inventory(None, usize::MAX);
+        let held: Vec<_> = held.into_iter().map(|name| (name.coding, name.index)).collect();
+        match ranges {
+            None => InventoryComparison::beginning(salt, &held),
+            Some(ranges) => InventoryComparison::refining(salt, &ranges, &held),
+        }
+    });
+    let comparison = comparison.await;
+    let refined = if comparison.begins() { 0 } else { comparison.ranges.len() };
+    match shared.client.compare_inventory(coordinator, comparison, PAGE_TIMEOUT).await {
+        Ok(differing) => session.compared(refined, differing),
+        Err(error) => {
+            tracing::debug!(coordinator = %coordinator.short(), %error, "the inventory was not compared");
+            let is_not_understood =
+                matches!(&error, AskError::Refused(refused) if refused.kind == RefusalKind::Malformed);
+            session.not_compared(!is_not_understood);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod evidence;
 mod features;
 mod filters;
 mod health;
+mod inventories;
 mod ledger;
 mod lines;
 mod listening;

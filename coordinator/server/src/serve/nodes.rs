@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
-use firn_coordinator_logic::{Facts, InventoryProgress, NodeRecord, check_name, place_of};
+use firn_coordinator_logic::{
+    ComparisonProgress, Facts, Inventory, InventoryProgress, NodeRecord, check_name, expected_on, place_of,
+};
 use firn_transport::Connection;
 use firn_wire::{
-    ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_SHARDS_MAX, JoinRequest,
-    JoinToken, NodeStanding, NodeState, NodeStatus, NodeTerms, RefusalKind, RefusedRequest, Signed,
+    ADDRESS_BYTES_MAX, Command, CoordinatorReply, HeartbeatReply, INVENTORY_RANGES_MAX, INVENTORY_SHARDS_MAX,
+    InventoryComparison, JoinRequest, JoinToken, NodeStanding, NodeState, NodeStatus, NodeTerms, RefusalKind,
+    RefusedRequest, Signed,
 };
 
 use super::Asker;
@@ -177,15 +180,11 @@ pub(super) async fn inventory(
     if shards.len() > INVENTORY_SHARDS_MAX {
         return Err(malformed(format!("an inventory page holds at most {INVENTORY_SHARDS_MAX} shards")));
     }
-    let node = NodeId::from(client);
-    let record = shared.facts()?.node_by_id(node).map_err(|error| disk(&error))?;
-    let record = record.filter(|record| record.state != NodeState::Gone).ok_or_else(|| {
-        RefusedRequest::new(RefusalKind::NotFound, "this node is not of this archive: join first")
-    })?;
+    let record = member(shared, client)?;
     let progress = shared.soft().fleet.inventory_page(record.number, shards, more);
     match progress {
         InventoryProgress::More | InventoryProgress::Unwanted => {}
-        InventoryProgress::Complete(inventory) => take_inventory(shared, &record, inventory).await?,
+        InventoryProgress::Complete(inventory) => take(shared, &record, inventory).await?,
         InventoryProgress::Malformed => {
             return Err(malformed(
                 "the pages of an inventory come in order of coding and index: begin again",
@@ -193,4 +192,52 @@ pub(super) async fn inventory(
         }
     }
     Ok(CoordinatorReply::InventoryTaken)
+}
+
+/// A step of comparing what a node holds with what it is counted for.
+pub(super) async fn compare_inventory(
+    shared: &Arc<Shared>,
+    client: PublicKey,
+    comparison: &InventoryComparison,
+) -> Reply {
+    if comparison.ranges.len() > INVENTORY_RANGES_MAX {
+        return Err(malformed(format!("a comparison refines at most {INVENTORY_RANGES_MAX} ranges at once")));
+    }
+    let record = member(shared, client)?;
+    let expected = match comparison.begins() {
+        true => shared.with_view(|view| expected_on(view, record.number))?,
+        false => Vec::new(),
+    };
+    let progress = shared.soft().fleet.compare_ranges(record.number, comparison, expected);
+    let differing = match progress {
+        ComparisonProgress::Differing(differing) => differing,
+        ComparisonProgress::Unwanted => Vec::new(),
+        ComparisonProgress::Complete(inventory) => {
+            take(shared, &record, inventory).await?;
+            Vec::new()
+        }
+        ComparisonProgress::Malformed => {
+            return Err(malformed(
+                "a comparison goes on with what differed, each range once and in order: begin again",
+            ));
+        }
+    };
+    Ok(CoordinatorReply::InventoryCompared { differing })
+}
+
+/// Takes a whole inventory, or asks for it again if what it shows cannot be recorded now.
+async fn take(shared: &Arc<Shared>, node: &NodeRecord, inventory: Inventory) -> Result<(), RefusedRequest> {
+    let taken = take_inventory(shared, node, inventory).await;
+    if taken.is_err() {
+        shared.soft().fleet.want_inventory(node.number, shared.environment.now());
+    }
+    taken
+}
+
+/// The record of a node that may show what it holds.
+fn member(shared: &Shared, client: PublicKey) -> Result<NodeRecord, RefusedRequest> {
+    let record = shared.facts()?.node_by_id(NodeId::from(client)).map_err(|error| disk(&error))?;
+    record.filter(|record| record.state != NodeState::Gone).ok_or_else(|| {
+        RefusedRequest::new(RefusalKind::NotFound, "this node is not of this archive: join first")
+    })
 }

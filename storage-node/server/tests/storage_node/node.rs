@@ -294,6 +294,28 @@ async fn a_flipped_byte_on_disk_is_not_served_and_the_loss_is_reported() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_compares_inventories_finds_every_shard_step_by_step() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let bundles: Vec<_> = (0..6).map(|seed| CodedBundle::new(seed, 70_000, 1)).collect();
+    let mut held = Vec::new();
+    for bundle in &bundles {
+        for index in 0..3 {
+            world.bring(&node, bundle, index).await.unwrap();
+            held.push((bundle.id(), ShardIndex(index)));
+        }
+    }
+    held.sort_unstable();
+    node.shutdown().await;
+    world.heard.lock().unwrap().compares = true;
+    let node = world.start(1, Arc::new(disk)).await;
+    let heard = world.heard.lock().unwrap();
+    assert_eq!(heard.inventories[&node.id()].last(), Some(&held));
+    assert!(heard.steps >= 3, "{} steps", heard.steps);
+}
+
+#[tokio::test]
 async fn the_quota_of_a_node_is_hard() {
     let world = World::new().await;
     let bundle = CodedBundle::new(8, 100_000, 1);

@@ -17,9 +17,10 @@ use firn_transport::{
 };
 use firn_wire::{
     Actor, CONTROL_BYTES_MAX, Certificate, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
-    Descriptor, HeartbeatReply, Identity, JoinRequest, JoinToken, LedgerAct, LedgerEntry, LedgerHead,
-    LedgerPage, NodeReply, NodeRequest, NodeStanding, NodeState, NodeStatus, NodeTerms, OrderRank, Pass,
-    PassPurpose, Receipt, RefusalKind, RefusedRequest, Roster, Signed, StoreRequest, Ticket,
+    Descriptor, HeartbeatReply, Identity, InventoryComparison, InventoryRange, JoinRequest, JoinToken,
+    LedgerAct, LedgerEntry, LedgerHead, LedgerPage, NodeReply, NodeRequest, NodeStanding, NodeState,
+    NodeStatus, NodeTerms, OrderRank, Pass, PassPurpose, RangeContent, Receipt, RefusalKind, RefusedRequest,
+    Roster, Signed, StoreRequest, Ticket,
 };
 
 use super::CodedBundle;
@@ -39,7 +40,43 @@ pub(crate) struct Heard {
     pub(crate) ledger: Vec<LedgerEntry>,
     pub(crate) terms: BTreeMap<NodeId, NodeTerms>,
     pub(crate) standing: NodeStanding,
+    /// Whether it knows how to compare inventories. It expects nothing.
+    pub(crate) compares: bool,
+    pub(crate) steps: usize,
+    listed: BTreeMap<NodeId, (usize, Vec<(CodingId, ShardIndex)>)>,
     runs: BTreeMap<NodeId, u64>,
+}
+
+impl Heard {
+    /// Whatever is not nothing differs.
+    fn take_step(&mut self, node: NodeId, step: &InventoryComparison) -> Vec<InventoryRange> {
+        self.steps += 1;
+        let (pending, listed) = self.listed.entry(node).or_default();
+        if step.begins() {
+            (*pending, *listed) = (1, Vec::new());
+        }
+        *pending -= step.ranges.len();
+        let mut differing = Vec::new();
+        for (range, content) in &step.ranges {
+            match content {
+                RangeContent::Whole(digest) => differing.extend((digest.shards > 0).then_some(*range)),
+                RangeContent::Parts(digests) => {
+                    let parts = range.parts().unwrap().into_iter().zip(digests);
+                    differing.extend(parts.filter(|(_, digest)| digest.shards > 0).map(|(part, _)| part));
+                }
+                RangeContent::Listed(shards) => listed.extend(shards),
+            }
+        }
+        *pending += differing.len();
+        if *pending == 0 {
+            let mut shards = std::mem::take(listed);
+            shards.sort_unstable();
+            let run = self.status.get(&node).map_or(0, |status| status.run);
+            self.runs.insert(node, run);
+            self.inventories.entry(node).or_default().push(shards);
+        }
+        differing
+    }
 }
 
 pub(crate) struct World {
@@ -91,6 +128,14 @@ impl Coordinator {
                 };
                 heard.status.insert(node, status);
                 CoordinatorReply::Heartbeat(reply)
+            }
+            CoordinatorRequest::CompareInventory(step) if heard.compares => {
+                let differing = heard.take_step(node, &step);
+                CoordinatorReply::InventoryCompared { differing }
+            }
+            // One of the version before: whoever compares sends pages to it.
+            CoordinatorRequest::CompareInventory(_) => {
+                CoordinatorReply::Refused(RefusedRequest::new(RefusalKind::Malformed, "what is that?"))
             }
             CoordinatorRequest::Inventory { shards, .. } => {
                 let run = heard.status.get(&node).map_or(0, |status| status.run);
@@ -173,6 +218,9 @@ impl World {
             ledger: Vec::new(),
             terms: BTreeMap::new(),
             standing: NodeStanding::default(),
+            compares: false,
+            steps: 0,
+            listed: BTreeMap::new(),
             runs: BTreeMap::new(),
         }));
         let handler = Arc::new(Coordinator {

@@ -1,0 +1,177 @@
+//! A node's inventory, found by comparing: what is alike is known without being sent.
+//!
+//! Owns: which ranges are still to be told of. Always holds: when nothing is, every range was found alike, empty or listed, and
+//! what was found together is all that the node holds; a node that leaves something out, says it twice or goes on for ever
+//! is refused.
+//! Leaves to others: what may be said of a range (`wire`), what a difference means (`inventory`).
+
+use std::collections::BTreeSet;
+
+use firn_wire::{InventoryComparison, InventoryDigest, InventoryRange, InventoryShard, RangeContent};
+
+/// A comparison under way.
+#[derive(Debug, Clone)]
+pub(crate) struct ComparedInventory {
+    salt: [u8; 32],
+    // What the node is counted for, in order, as it was when the comparison began.
+    expected: Vec<InventoryShard>,
+    // Ranges that differ and of which the node has to say more.
+    pending: BTreeSet<InventoryRange>,
+    held: Vec<InventoryShard>,
+    // As many as fit on the node; more ranges than shards do not differ either.
+    shards_most: u64,
+}
+
+/// A step does not go on from the one before, or claims more than can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MalformedComparison;
+
+impl ComparedInventory {
+    /// Begins: everything is to be told of.
+    pub(crate) fn new(salt: [u8; 32], expected: Vec<InventoryShard>, shards_most: u64) -> Self {
+        Self { salt, expected, pending: [InventoryRange::ALL].into(), held: Vec::new(), shards_most }
+    }
+
+    /// Takes a step of the node. Gives what still differs of what it told of.
+    pub(crate) fn take(
+        &mut self,
+        step: &InventoryComparison,
+    ) -> Result<Vec<InventoryRange>, MalformedComparison> {
+        if step.salt != self.salt {
+            return Err(MalformedComparison);
+        }
+        let mut differing = Vec::new();
+        for (range, content) in &step.ranges {
+            if !self.pending.remove(range) {
+                return Err(MalformedComparison);
+            }
+            match content {
+                RangeContent::Whole(digest) => self.compare(*range, *digest, &mut differing),
+                RangeContent::Parts(digests) => {
+                    let parts = range.parts().filter(|parts| parts.len() == digests.len());
+                    for (part, digest) in parts.ok_or(MalformedComparison)?.into_iter().zip(digests) {
+                        self.compare(part, *digest, &mut differing);
+                    }
+                }
+                RangeContent::Listed(shards) => {
+                    let is_in_order = shards.is_sorted_by(|one, next| one < next);
+                    if !is_in_order || !shards.iter().all(|shard| range.contains(shard)) {
+                        return Err(MalformedComparison);
+                    }
+                    self.held.extend(shards);
+                }
+            }
+            if self.held.len() as u64 > self.shards_most || self.pending.len() as u64 > self.shards_most {
+                return Err(MalformedComparison);
+            }
+        }
+        Ok(differing)
+    }
+
+    /// All that the node holds, in order, once nothing is to be told of any more.
+    pub(crate) fn finished(&mut self) -> Option<Vec<InventoryShard>> {
+        self.pending.is_empty().then(|| {
+            let mut held = std::mem::take(&mut self.held);
+            // Of ranges that do not overlap, each in order.
+            held.sort_unstable();
+            held
+        })
+    }
+
+    fn compare(
+        &mut self,
+        range: InventoryRange,
+        digest: InventoryDigest,
+        differing: &mut Vec<InventoryRange>,
+    ) {
+        let expected = range.of(&self.expected);
+        if digest == InventoryDigest::of(&self.salt, expected) {
+            self.held.extend(expected);
+        } else if digest.shards > 0 {
+            self.pending.insert(range);
+            differing.push(range);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_base::{CodingId, ShardIndex};
+
+    use super::*;
+
+    const SALT: [u8; 32] = [5; 32];
+
+    fn shards(numbers: std::ops::Range<u32>) -> Vec<InventoryShard> {
+        let coding = |number: u32| CodingId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let mut shards: Vec<_> = numbers.map(|number| (coding(number), ShardIndex(1))).collect();
+        shards.sort_unstable();
+        shards
+    }
+
+    fn step(ranges: Vec<(InventoryRange, RangeContent)>) -> InventoryComparison {
+        InventoryComparison { salt: SALT, ranges }
+    }
+
+    fn begun(expected: Vec<InventoryShard>, held: &[InventoryShard]) -> ComparedInventory {
+        let mut comparison = ComparedInventory::new(SALT, expected, 1_000);
+        let differing = comparison.take(&InventoryComparison::beginning(SALT, held)).unwrap();
+        assert_eq!(differing, [InventoryRange::ALL]);
+        comparison
+    }
+
+    #[test]
+    fn a_node_that_holds_nothing_is_known_to_at_once() {
+        let mut comparison = ComparedInventory::new(SALT, shards(0..50), 1_000);
+        let differing = comparison.take(&InventoryComparison::beginning(SALT, &[])).unwrap();
+        assert_eq!((differing, comparison.finished()), (vec![], Some(vec![])));
+    }
+
+    #[test]
+    fn what_is_left_out_or_told_twice_or_elsewhere_is_refused() {
+        let held = shards(0..40);
+        let refined = InventoryRange::ALL.refined(&SALT, &held);
+        let mut comparison = begun(shards(20..60), &held);
+        assert_eq!(comparison.finished(), None);
+        let differing = comparison.take(&step(vec![(InventoryRange::ALL, refined.clone())])).unwrap();
+        assert!(differing.len() > 8 && comparison.finished().is_none());
+        // The range was told of already, and this one was never asked for.
+        let mut again = comparison.clone();
+        assert!(again.take(&step(vec![(InventoryRange::ALL, refined)])).is_err());
+        let listed = |range: InventoryRange| (range, RangeContent::Listed(range.of(&held).to_vec()));
+        let foreign = differing[0].parts().unwrap()[0];
+        assert!(comparison.clone().take(&step(vec![listed(foreign)])).is_err());
+        // Shards of another range, out of order, with another salt, or too few parts.
+        let elsewhere = (differing[0], RangeContent::Listed(differing[1].of(&held).to_vec()));
+        assert!(comparison.clone().take(&step(vec![elsewhere])).is_err());
+        let mut reversed = InventoryRange::ALL.of(&held).to_vec();
+        reversed.reverse();
+        let reversed = step(vec![(InventoryRange::ALL, RangeContent::Listed(reversed))]);
+        assert!(begun(vec![], &held).take(&reversed).is_err());
+        let salted = InventoryComparison { salt: [6; 32], ranges: vec![listed(differing[0])] };
+        assert!(comparison.clone().take(&salted).is_err());
+        let few = step(vec![(InventoryRange::ALL, RangeContent::Parts(vec![InventoryDigest::EMPTY; 15]))]);
+        assert!(begun(vec![], &held).take(&few).is_err());
+        // All of it, and it ends.
+        let rest = step(differing.into_iter().map(listed).collect());
+        assert_eq!(comparison.take(&rest), Ok(vec![]));
+        assert_eq!(comparison.finished(), Some(held));
+    }
+
+    #[test]
+    fn a_node_that_claims_differences_without_end_is_refused() {
+        let lie = InventoryDigest { shards: 1, sum: [9; 16] };
+        let mut comparison = begun(vec![], &shards(0..40));
+        let mut differing = vec![InventoryRange::ALL];
+        let refused = loop {
+            let parts = |range: &InventoryRange| (*range, RangeContent::Parts(vec![lie; 16]));
+            match comparison.take(&step(differing.iter().map(parts).collect())) {
+                Ok(more) => differing = more,
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused, MalformedComparison);
+        let many = step(vec![(InventoryRange::ALL, RangeContent::Listed(shards(0..1_001)))]);
+        assert!(begun(vec![], &shards(0..1_001)).take(&many).is_err());
+    }
+}
