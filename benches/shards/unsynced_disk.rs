@@ -20,6 +20,10 @@ impl Disk for UnsyncedDisk {
         self.0.open(path)
     }
 
+    fn open_writable(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.0.open_writable(path)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.0.rename(from, to)
     }

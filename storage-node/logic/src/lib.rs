@@ -10,6 +10,7 @@ mod archive_time;
 mod contact;
 mod erasure;
 mod fair_turns;
+mod index_care;
 mod known_readers;
 mod leaving;
 mod line_terms;
@@ -29,12 +30,13 @@ pub use archive_time::ArchiveTime;
 pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 pub use erasure::erased_bundles;
 pub use fair_turns::{AskedTurn, FairTurns, Place, TurnBounds};
+pub use index_care::{IndexCare, IndexCounts};
 pub use known_readers::{KnownReaders, ReaderClass};
 pub use leaving::{LeaveProgress, LeaveWatch};
 pub use line_terms::LineTerms;
 pub use local_time::{ActiveHours, Date, LocalTime, ParseDateError, ParseHoursError};
 pub use orders::{OrderGate, OrderRefused};
-pub use quota::{Account, Admitted, QuotaExceeded};
+pub use quota::{Account, Admitted, INDEX_RECORD_BYTES, QuotaExceeded};
 pub use refusals::DeletionRefusals;
 pub use rest::{
     PAUSE_MOST, Pains, REST_UPLOAD, Work, admit_work, pause_until, rest, rest_until, upload_rate,

@@ -1,11 +1,14 @@
 //! The quota: how many bytes a node may have on its disk, and how many it has.
 //!
-//! Always holds: shards, files being written and trash together never exceed the quota through an admission;
-//! every byte is in exactly one of the three. A quota that was made smaller than what is there refuses new
+//! Always holds: shards, files being written, trash and the index of shards together never exceed the quota through an
+//! admission; every byte is in exactly one of the four. A quota that was made smaller than what is there refuses new
 //! bytes and removes nothing.
 //! Leaves to others: what is to be trashed or emptied (`trash`), and how much a disk really has free.
 
 use firn_base::ByteCount;
+
+/// What the index of shards grows by with a shard, at most.
+pub const INDEX_RECORD_BYTES: u64 = 80;
 
 /// Bytes on disk by what they are. A shard file counts whole: header, shard, outboard tree and trailer.
 #[derive(Debug)]
@@ -14,9 +17,10 @@ pub struct Account {
     stored: u64,
     pending: u64,
     trash: u64,
+    index: u64,
 }
 
-/// Bytes set aside for a file that is being written. Goes back to its account by [`Account::keep`] or
+/// Bytes set aside for a file that is being written, and for its record in the index. Goes back to its account by [`Account::keep`] or
 /// [`Account::release`]; not `Clone`, so that no byte is given back twice.
 #[derive(Debug)]
 #[must_use = "bytes that are set aside stay so until they are kept or released"]
@@ -37,37 +41,43 @@ pub struct QuotaExceeded {
 impl Account {
     /// An empty account with a quota of `quota` bytes.
     pub const fn new(quota: ByteCount) -> Self {
-        Self { quota: quota.0, stored: 0, pending: 0, trash: 0 }
+        Self { quota: quota.0, stored: 0, pending: 0, trash: 0, index: 0 }
     }
 
-    /// Sets `bytes` aside for a file about to be written.
+    /// Sets `bytes` aside for a file about to be written, and what its record in the index takes.
     ///
     /// # Errors
     ///
     /// The quota has fewer left; nothing is set aside.
     pub const fn admit(&mut self, bytes: u64) -> Result<Admitted, QuotaExceeded> {
-        let free = self.quota.saturating_sub(self.used_bytes());
-        if bytes > free {
-            return Err(QuotaExceeded { wanted: bytes, free });
+        let (wanted, free) = (bytes.saturating_add(INDEX_RECORD_BYTES), self.free_bytes());
+        if wanted > free {
+            return Err(QuotaExceeded { wanted, free });
         }
-        self.pending += bytes;
+        self.pending += wanted;
         Ok(Admitted { bytes })
     }
 
-    /// How many bytes have to go before `bytes` more fit.
+    /// How many bytes have to go before a file of `bytes` more fits.
     pub const fn missing(&self, bytes: u64) -> u64 {
-        self.used_bytes().saturating_add(bytes).saturating_sub(self.quota)
+        let wanted = bytes.saturating_add(INDEX_RECORD_BYTES);
+        self.used_bytes().saturating_add(wanted).saturating_sub(self.quota)
     }
 
-    /// The file is complete and holds what was set aside for it.
+    /// The file is complete and holds what was set aside for it. Its record, if it has one, is in the index.
     pub const fn keep(&mut self, admitted: Admitted) {
-        self.pending -= admitted.bytes;
+        self.pending -= admitted.bytes + INDEX_RECORD_BYTES;
         self.stored += admitted.bytes;
     }
 
     /// The file was not written, or is gone.
     pub const fn release(&mut self, admitted: Admitted) {
-        self.pending -= admitted.bytes;
+        self.pending -= admitted.bytes + INDEX_RECORD_BYTES;
+    }
+
+    /// The index has `bytes` now.
+    pub const fn set_index(&mut self, bytes: u64) {
+        self.index = bytes;
     }
 
     /// A file of `bytes` was found at start.
@@ -101,7 +111,17 @@ impl Account {
         ByteCount(self.quota)
     }
 
-    /// Bytes in use: shards, files being written and trash.
+    /// Bytes of the index.
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Bytes of the quota that are not in use.
+    pub const fn free_bytes(&self) -> u64 {
+        self.quota.saturating_sub(self.used_bytes())
+    }
+
+    /// Bytes in use: shards, files being written, trash and the index.
     pub const fn used(&self) -> ByteCount {
         ByteCount(self.used_bytes())
     }
@@ -117,7 +137,7 @@ impl Account {
     }
 
     const fn used_bytes(&self) -> u64 {
-        self.stored.saturating_add(self.pending).saturating_add(self.trash)
+        self.stored.saturating_add(self.pending).saturating_add(self.trash).saturating_add(self.index)
     }
 }
 
@@ -127,25 +147,38 @@ mod tests {
 
     #[test]
     fn files_being_written_and_trash_count_against_the_quota() {
-        let mut account = Account::new(ByteCount(100));
-        let first = account.admit(60).unwrap();
-        assert_eq!(account.admit(41).unwrap_err(), QuotaExceeded { wanted: 41, free: 40 });
+        let mut account = Account::new(ByteCount(1_000));
+        let first = account.admit(600).unwrap();
+        assert_eq!(account.admit(241).unwrap_err(), QuotaExceeded { wanted: 321, free: 320 });
         account.keep(first);
-        account.moved_to_trash(60);
-        assert!(account.admit(50).is_err());
-        assert_eq!((account.missing(40), account.missing(50)), (0, 10));
-        account.emptied(60);
-        let second = account.admit(100).unwrap();
+        account.moved_to_trash(600);
+        assert!(account.admit(321).is_err());
+        assert_eq!((account.missing(320), account.missing(330)), (0, 10));
+        account.emptied(600);
+        let second = account.admit(920).unwrap();
         account.release(second);
         assert_eq!(account.used(), ByteCount(0));
+    }
+
+    #[test]
+    fn the_record_of_a_shard_has_its_room_before_its_first_byte() {
+        let mut account = Account::new(ByteCount(2 * (100 + INDEX_RECORD_BYTES)));
+        for records in 1..=2 {
+            let admitted = account.admit(100).unwrap();
+            account.set_index(records * INDEX_RECORD_BYTES);
+            account.keep(admitted);
+        }
+        assert_eq!((account.used(), account.free_bytes()), (account.quota(), 0));
+        account.set_index(0);
+        assert_eq!(account.free_bytes(), 2 * INDEX_RECORD_BYTES);
     }
 
     #[test]
     fn a_quota_below_what_is_there_refuses_new_bytes() {
         let mut account = Account::new(ByteCount(10));
         account.found_stored(50);
-        assert_eq!(account.admit(1).unwrap_err(), QuotaExceeded { wanted: 1, free: 0 });
-        assert_eq!(account.missing(1), 41);
+        assert_eq!(account.admit(1).unwrap_err(), QuotaExceeded { wanted: 81, free: 0 });
+        assert_eq!(account.missing(1), 121);
         assert_eq!(account.used(), ByteCount(50));
     }
 }

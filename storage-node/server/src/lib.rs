@@ -31,7 +31,7 @@ mod storing;
 mod terms;
 
 pub use control::{CONTROL_SOCKET, ControlError, ControlReply, ControlRequest, ask_control, serve_control};
-pub use firn_storage_node_logic::{ActiveHours, DeletionLimits, LineTerms, ScrubPlan};
+pub use firn_storage_node_logic::{ActiveHours, DeletionLimits, INDEX_RECORD_BYTES, LineTerms, ScrubPlan};
 
 pub use data_directory::{DataDirectory, OpenDataError};
 pub use governance::{ArchiveFileError, kept_descriptor};

@@ -370,6 +370,8 @@ fn open_disk(
             store.set_quota(quota);
         }
     }
+    // Within the quota, so behind it.
+    keep_index(&store);
     let leaving = read_small(disk.as_ref(), LEAVING_FILE, 1 << 12)?.is_some();
     let certificates = Certificates::open(Arc::clone(&disk))?;
     let mut ledger = LedgerCopy::open(environment, disk)?;
@@ -380,6 +382,13 @@ fn open_disk(
         tracing::info!(files = removed, "shards of erased bundles are removed");
     }
     Ok(Opened { roster, store, scan, ledger, certificates, erased_through, leaving })
+}
+
+/// Mends the index of shards. Without it the next start takes longer, nothing more.
+fn keep_index(store: &ShardStore) {
+    if let Err(error) = store.keep_index() {
+        tracing::warn!(%error, "the index of shards cannot be written");
+    }
 }
 
 fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
@@ -399,6 +408,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
             if let Err(error) = shared.with_store(move |store| store.empty_trash(now)).await {
                 tracing::error!(%error, "trash cannot be emptied");
             }
+            shared.with_store(|store| keep_index(store)).await;
             // Where the disk failed before.
             shared.erase().await;
             sleep(TRASH_INTERVAL).await;

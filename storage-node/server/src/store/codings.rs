@@ -6,7 +6,15 @@ use std::ops::Bound;
 use firn_base::{CodingId, ShardIndex};
 
 use super::name::ShardName;
-use super::shard_store::ShardStore;
+use super::shard_store::{ShardStore, Shelf};
+
+impl Shelf {
+    /// Whether a shard of `coding` is here.
+    pub(super) fn holds_any(&self, coding: CodingId) -> bool {
+        let from = ShardName::new(coding, ShardIndex(0));
+        self.shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
+    }
+}
 
 impl ShardStore {
     /// Codings of which at least one shard is here.
@@ -16,8 +24,7 @@ impl ShardStore {
 
     /// Whether a shard of `coding` is here.
     pub(crate) fn holds_any(&self, coding: CodingId) -> bool {
-        let from = ShardName::new(coding, ShardIndex(0));
-        self.shelf().shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
+        self.shelf().holds_any(coding)
     }
 
     /// The shards of `coding` that are here.

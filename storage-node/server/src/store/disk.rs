@@ -16,6 +16,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Opens a file for reading.
     fn open(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens a file for reading and writing as it is; an empty one is made if there is none.
+    fn open_writable(&self, path: &str) -> io::Result<Box<dyn DiskFile>>;
+
     /// Gives a file another name, in the place of one that has it.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 

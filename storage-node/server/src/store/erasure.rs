@@ -10,7 +10,7 @@ use std::io;
 use firn_base::BundleId;
 
 use super::name::{ShardName, TRASH, TrashName, TrashReason};
-use super::shard_file::trashed_bundle;
+use super::shard_file::bundle_of_file;
 use super::shard_store::ShardStore;
 
 impl ShardStore {
@@ -33,7 +33,9 @@ impl ShardStore {
         };
         let mut removed = 0;
         for name in shards {
-            removed += u64::from(self.erase_shard(name)?);
+            if self.is_still_of(name, bundles)? {
+                removed += u64::from(self.erase_shard(name)?);
+            }
         }
         // Behind the shards: one that was trashed meanwhile is found here.
         let trash: Vec<TrashName> = self.shelf().trash.keys().copied().collect();
@@ -45,7 +47,7 @@ impl ShardStore {
         Ok(removed)
     }
 
-    fn erase_shard(&self, name: ShardName) -> io::Result<bool> {
+    pub(super) fn erase_shard(&self, name: ShardName) -> io::Result<bool> {
         let mut shelf = self.shelf();
         let Some(held) = shelf.shards.get(&name).copied() else { return Ok(false) };
         self.remove_file(&name.path())?;
@@ -69,10 +71,26 @@ impl ShardStore {
         Ok(true)
     }
 
+    /// Whether a shard is of one of `bundles`. Nothing goes on the word of the index alone: the header has the last one.
+    fn is_still_of(&self, name: ShardName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
+        match bundle_of_file(self.disk.as_ref(), &name.path()) {
+            Ok(Some(bundle)) if !bundles.contains(&bundle) => {
+                if let Some(held) = self.shelf().shards.get_mut(&name) {
+                    held.bundle = bundle;
+                }
+                self.distrust_index();
+                Ok(false)
+            }
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether a file in trash is of one of `bundles`. One that was set aside as damaged and does not even say what it is
     /// may be: it is of no use to anybody.
     fn is_unwanted_trash(&self, name: TrashName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
-        match trashed_bundle(self.disk.as_ref(), &name.path()) {
+        match bundle_of_file(self.disk.as_ref(), &name.path()) {
             Ok(Some(bundle)) => Ok(bundles.contains(&bundle)),
             Ok(None) => Ok(name.reason == TrashReason::Damaged),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),

@@ -52,6 +52,12 @@ impl Disk for FileDisk {
         Ok(Box::new(RealFile { file: File::open(self.place(path))? }))
     }
 
+    fn open_writable(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(self.place(path))?;
+        Ok(Box::new(RealFile { file }))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.place(from), self.place(to))
     }

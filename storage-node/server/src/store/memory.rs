@@ -31,7 +31,7 @@ pub struct DiskFaults {
     pub seed: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct World {
     files: BTreeMap<u64, Content>,
     next_file: u64,
@@ -41,6 +41,9 @@ struct World {
     unmounted: bool,
     faults: DiskFaults,
     random: u64,
+    // Calls that change something until the power is cut.
+    steps_left: Option<u64>,
+    is_stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,7 @@ enum Node {
     File(u64),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Content {
     bytes: Vec<u8>,
     // What a power cut surely leaves; none if that is `bytes`.
@@ -60,6 +63,12 @@ impl MemoryDisk {
     /// An empty disk without limits or faults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another disk with the same on it.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self { world: Arc::new(Mutex::new(self.world().clone())) }
     }
 
     /// From now on the files hold at most `bytes` together; none: no limit.
@@ -79,9 +88,21 @@ impl MemoryDisk {
         self.world().unmounted = !mounted;
     }
 
+    /// After so many more calls that change something no call does any more, as when the power is cut there: for
+    /// [`Self::crash`] to follow.
+    pub fn stop_after(&self, steps: u64) {
+        self.world().steps_left = Some(steps);
+    }
+
+    /// Whether a call has failed since [`Self::stop_after`] because there was none left.
+    pub fn has_stopped(&self) -> bool {
+        self.world().is_stopped
+    }
+
     /// Cuts the power: of what was not synced, `seed` draws what is left.
     pub fn crash(&self, seed: u64) {
         let mut world = self.world();
+        (world.steps_left, world.is_stopped) = (None, false);
         let mut random = seed;
         let all: Vec<String> = world.names.keys().chain(world.synced_names.keys()).cloned().collect();
         for name in all {
@@ -143,7 +164,22 @@ impl World {
         self.fail(share)
     }
 
+    fn take_step(&mut self) -> io::Result<()> {
+        match &mut self.steps_left {
+            None => Ok(()),
+            Some(0) => {
+                self.is_stopped = true;
+                Err(io::Error::other("the power is cut (simulated)"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
     fn fail_write(&mut self) -> io::Result<()> {
+        self.take_step()?;
         let share = self.faults.write_errors_per_million;
         self.fail(share)
     }
@@ -198,6 +234,13 @@ impl Disk for MemoryDisk {
         Ok(Box::new(MemoryFile { disk: self.clone(), file }))
     }
 
+    fn open_writable(&self, path: &str) -> io::Result<Box<dyn DiskFile>> {
+        match self.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(path),
+            opened => opened,
+        }
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut world = self.world();
         world.fail_write()?;
@@ -219,6 +262,7 @@ impl Disk for MemoryDisk {
 
     fn make_directory(&self, path: &str) -> io::Result<()> {
         let mut world = self.world();
+        world.take_step()?;
         world.check_parent(path)?;
         if let Some(Node::File(_)) = world.names.insert(path.to_owned(), Node::Directory) {
             return Err(io::ErrorKind::NotADirectory.into());

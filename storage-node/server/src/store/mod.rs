@@ -4,6 +4,7 @@ mod codings;
 mod disk;
 mod erasure;
 mod files;
+mod index;
 mod memory;
 mod name;
 mod scan;

@@ -10,6 +10,9 @@ use firn_wire::DeleteReason;
 /// The directory of everything that the store keeps.
 pub(crate) const SHARDS: &str = "shards";
 
+/// What the headers of the shards say.
+pub(crate) const INDEX: &str = "shards/index";
+
 /// Files that are being written; at start all of them are torn.
 pub(crate) const TEMPORARY: &str = "shards/temp";
 

@@ -1,13 +1,15 @@
 //! What is on the disk when the node starts.
 //!
-//! Always holds: a file counts as a shard only if its name, its header and its length agree; what was being
-//! written when the node died is removed; nothing else is removed, and what cannot be read stays where it is.
+//! Always holds: a file counts as a shard only if its name and its length agree with its header, which is read unless the
+//! index says what it said; what was being written when the node died is removed; nothing else is removed, and what cannot
+//! be read stays where it is. Leaves to others: what has rotted since a file was read last (`shard_reader`, the scrub).
 
 use std::io;
 
-use firn_base::Timestamp;
+use firn_base::{CodingId, Timestamp};
 
 use super::disk::{Disk, DiskEntry};
+use super::index::{FoundIndex, Index};
 use super::name::{SHARDS, ShardName, TEMPORARY, TRASH, TrashName, TrashReason};
 use super::shard_file::{OpenShard, OpenShardError};
 use super::shard_store::{HeldShard, Shelf};
@@ -20,6 +22,8 @@ const NAMED_MAX: usize = 100;
 pub struct ScanReport {
     /// Shards that are here.
     pub shards: u64,
+    /// Files of which the header was read, because the index does not say what it says, or something else.
+    pub headers_read: u64,
     /// Files that were being written when the node died; removed.
     pub torn: u64,
     /// Damaged files, set aside. Their shards are reported missing.
@@ -39,7 +43,7 @@ impl ScanReport {
 }
 
 /// Fills an empty `shelf` with what lies on `disk`.
-pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Result<ScanReport> {
+pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Result<(ScanReport, Index)> {
     for directory in [SHARDS, TEMPORARY, TRASH] {
         disk.make_directory(directory)?;
     }
@@ -57,6 +61,7 @@ pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Re
             shelf.trash.insert(name, entry.bytes);
         }
     }
+    let mut files: Vec<(ShardName, u64)> = Vec::new();
     for entry in disk.list(SHARDS)? {
         let Some(fan) = fan_of(&entry) else { continue };
         // Synced with SHARDS above, even if the node died before it did so.
@@ -66,14 +71,30 @@ pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Re
             let name = ShardName::parse_file_name(&file.name).filter(|name| name.directory() == directory);
             // Files of other names are none of ours: they stay, and count for nothing.
             let Some(name) = name.filter(|_| !file.is_directory) else { continue };
-            take_up(disk, shelf, &mut report, name, file.bytes, now);
+            files.push((name, file.bytes));
         }
         // A name whose directory was not synced before the node died would not survive a power cut now.
         disk.sync_directory(&directory)?;
     }
     // So does a move to trash: the shard would come back, and with it a part of the day's allowance.
     disk.sync_directory(TRASH)?;
-    Ok(report)
+    files.sort_unstable();
+    let mut codings: Vec<CodingId> = files.iter().map(|(name, _)| name.coding).collect();
+    codings.dedup();
+    let mut found = FoundIndex::read(disk, codings);
+    shelf.account.set_index(found.bytes);
+    for (name, bytes) in files {
+        match found.of(name.coding).filter(|record| record.file_bytes == bytes) {
+            Some(record) => {
+                shelf.account.found_stored(bytes);
+                shelf.shards.insert(name, HeldShard { bytes, bundle: record.bundle });
+                report.shards += 1;
+            }
+            None if take_up(disk, shelf, &mut report, name, bytes, now) => found.correct(name.coding),
+            None => {}
+        }
+    }
+    Ok((report, found.index))
 }
 
 fn fan_of(entry: &DiskEntry) -> Option<u8> {
@@ -81,6 +102,7 @@ fn fan_of(entry: &DiskEntry) -> Option<u8> {
     (entry.is_directory && format!("{fan:02x}") == entry.name).then_some(fan)
 }
 
+/// Reads the header of a file, and says whether it is a shard.
 fn take_up(
     disk: &dyn Disk,
     shelf: &mut Shelf,
@@ -88,13 +110,15 @@ fn take_up(
     name: ShardName,
     bytes: u64,
     now: Timestamp,
-) {
+) -> bool {
+    report.headers_read += 1;
     match OpenShard::open(disk, name) {
         Ok(shard) => {
             let bundle = shard.header().content().bundle_id();
             shelf.account.found_stored(bytes);
             shelf.shards.insert(name, HeldShard { bytes, bundle });
             report.shards += 1;
+            return true;
         }
         Err(OpenShardError::Damaged(what)) => {
             report.tell(format!("shard {name} is damaged ({what}): it is set aside and reported missing"));
@@ -120,4 +144,5 @@ fn take_up(
             shelf.account.found_stored(bytes);
         }
     }
+    false
 }

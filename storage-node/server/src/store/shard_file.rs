@@ -103,8 +103,8 @@ impl OpenShard {
     }
 }
 
-/// The bundle of a file in trash, by its header; none if it has no header that can be read.
-pub(crate) fn trashed_bundle(disk: &dyn Disk, path: &str) -> io::Result<Option<BundleId>> {
+/// The bundle of a shard file, wherever it lies, by its header; none if it has no header that can be read.
+pub(crate) fn bundle_of_file(disk: &dyn Disk, path: &str) -> io::Result<Option<BundleId>> {
     let file = disk.open(path)?;
     match read_header(file.as_ref()) {
         Ok((header, _)) => Ok(Some(header.content().bundle_id())),

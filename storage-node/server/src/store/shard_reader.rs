@@ -85,12 +85,7 @@ impl ShardStore {
         match OpenShard::open(self.disk.as_ref(), name) {
             Ok(shard) => {
                 let shard = Arc::new(shard);
-                // Under the lock that trashing takes, so that no file stays open that was moved meanwhile.
-                let shelf = self.shelf();
-                if shelf.shards.contains_key(&name) {
-                    self.open.lock().unwrap_or_else(PoisonError::into_inner).put(name, Arc::clone(&shard));
-                }
-                drop(shelf);
+                self.keep_open(name, &shard)?;
                 Ok(shard)
             }
             Err(OpenShardError::Disk(error))
@@ -109,10 +104,39 @@ impl ShardStore {
                 Err(ReadShardError::Damaged)
             }
             Err(OpenShardError::Disk(error)) => Err(ReadShardError::Disk(error)),
-            Err(OpenShardError::Damaged(_) | OpenShardError::TooNew(_)) => {
+            Err(OpenShardError::Damaged(_)) => {
                 self.set_aside(name, now);
                 Err(ReadShardError::Damaged)
             }
+            Err(OpenShardError::TooNew(sentence)) => {
+                // It is whole for the program that wrote it: it stays for that.
+                tracing::error!(shard = %name, "the shard is not served: {sentence}");
+                self.unlist(name);
+                Err(ReadShardError::Damaged)
+            }
         }
+    }
+
+    /// Keeps a shard open for the next reader, and holds its header against what was known of it.
+    fn keep_open(&self, name: ShardName, shard: &Arc<OpenShard>) -> Result<(), ReadShardError> {
+        let bundle = shard.header().content().bundle_id();
+        // The lock that trashing takes, so that no file stays open that was moved meanwhile.
+        let mut shelf = self.shelf();
+        let Some(held) = shelf.shards.get_mut(&name) else { return Ok(()) };
+        let is_as_known = held.bundle == bundle;
+        held.bundle = bundle;
+        let is_erased = shelf.erased.contains(&bundle);
+        if !is_erased {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).put(name, Arc::clone(shard));
+        }
+        drop(shelf);
+        if !is_as_known {
+            self.distrust_index();
+        }
+        if is_erased {
+            self.erase_shard(name).map_err(ReadShardError::Disk)?;
+            return Err(ReadShardError::NotHere);
+        }
+        Ok(())
     }
 }

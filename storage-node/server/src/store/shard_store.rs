@@ -1,7 +1,8 @@
 //! The shards on one disk.
 //!
-//! Owns: which shards are here, the account of bytes, and the order in which files and directories are synced. Always holds: a shard is listed only when its file is whole, verified, synced and named durably; the
-//! files together never exceed the quota; a file found damaged is set aside and never served.
+//! Owns: which shards are here, the account of bytes, and the order in which files and directories are synced. Always
+//! holds: a shard is listed only when its file was whole, verified, synced and named durably; the files together never
+//! exceed the quota; a file found damaged is set aside and never served.
 //! Leaves to others: who may store and read (`admission`), trash (`trash`), and the disk itself ([`Disk`]). All calls
 //! block.
 
@@ -19,6 +20,7 @@ use lru::LruCache;
 use tokio::sync::Notify;
 
 use super::disk::Disk;
+use super::index::Index;
 use super::name::{SHARDS, ShardName, TrashName};
 use super::scan::{ScanReport, scan};
 use super::shard_file::OpenShard;
@@ -32,6 +34,8 @@ pub struct ShardStore {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) shelf: Mutex<Shelf>,
     pub(super) open: Mutex<LruCache<ShardName, Arc<OpenShard>>>,
+    // Taken before the shelf where both are.
+    pub(super) index: Mutex<Index>,
     losses: AtomicU64,
     pub(super) doubts: Notify,
 }
@@ -66,7 +70,7 @@ pub struct StoreFigures {
     pub shards: u64,
     /// The quota.
     pub quota: ByteCount,
-    /// Bytes in use: shards, files being written and trash.
+    /// Bytes in use: shards, files being written, trash and the index of shards.
     pub used: ByteCount,
     /// Of these, trash.
     pub trash: ByteCount,
@@ -113,7 +117,8 @@ impl From<io::Error> for StoreShardError {
 }
 
 impl ShardStore {
-    /// Opens what `disk` holds: removes torn files, sets damaged ones aside, reads the headers of the others.
+    /// Opens what `disk` holds: removes torn files, sets aside those that are found damaged, and reads the headers that are
+    /// not in the index. [`Self::keep_index`] writes down what they said.
     ///
     /// # Errors
     ///
@@ -132,10 +137,15 @@ impl ShardStore {
             limits: DeletionLimits::STANDARD,
             directories: BTreeSet::new(),
         };
-        let report = scan(disk.as_ref(), &mut shelf, now)?;
-        let open = Mutex::new(LruCache::new(OPEN_SHARDS_MAX));
-        let store =
-            Self { disk, shelf: Mutex::new(shelf), open, losses: AtomicU64::new(0), doubts: Notify::new() };
+        let (report, index) = scan(disk.as_ref(), &mut shelf, now)?;
+        let store = Self {
+            disk,
+            shelf: Mutex::new(shelf),
+            open: Mutex::new(LruCache::new(OPEN_SHARDS_MAX)),
+            index: Mutex::new(index),
+            losses: AtomicU64::new(0),
+            doubts: Notify::new(),
+        };
         Ok((Arc::new(store), report))
     }
 
@@ -173,7 +183,7 @@ impl ShardStore {
         self.shelf().limits = limits;
     }
 
-    /// Bytes in use: shards, files being written and trash.
+    /// Bytes in use: shards, files being written, trash and the index of shards.
     pub fn used(&self) -> ByteCount {
         self.shelf().account.used()
     }

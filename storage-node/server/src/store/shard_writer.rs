@@ -11,6 +11,7 @@ use firn_bundle::{ShardFileHeader, ShardFileLayout, ShardTreeBuilder, shard_file
 use firn_storage_node_logic::{Admitted, trash_for_room};
 
 use super::disk::DiskFile;
+use super::index::IndexRecord;
 use super::name::ShardName;
 use super::shard_store::{HeldShard, ShardStore, StoreShardError};
 
@@ -142,6 +143,8 @@ impl ShardWriter {
         self.store.disk.rename(&self.path, &self.name.path())?;
         self.path = self.name.path();
         self.store.disk.sync_directory(&self.name.directory())?;
+        let (coding, bundle, file_bytes) = (self.name.coding, self.bundle, self.layout.file_bytes);
+        self.store.note_in_index(IndexRecord { coding, bundle, file_bytes });
         let mut shelf = self.store.shelf();
         if shelf.erased.contains(&self.bundle) {
             // The file goes with the writer, which needs the lock for it.

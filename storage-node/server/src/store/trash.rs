@@ -109,13 +109,18 @@ impl ShardStore {
             Err(error) => {
                 // It cannot be moved, but must not be served or counted on.
                 tracing::error!(shard = %name, %error, "the shard is damaged and cannot be set aside");
-                if self.shelf().shards.remove(&name).is_none() {
-                    return;
-                }
-                self.forget_open(name);
+                return self.unlist(name);
             }
         }
         self.count_loss();
+    }
+
+    /// Serves and counts a shard no more whose file stays where it is.
+    pub(super) fn unlist(&self, name: ShardName) {
+        if self.shelf().shards.remove(&name).is_some() {
+            self.forget_open(name);
+            self.count_loss();
+        }
     }
 
     fn move_to_trash(

@@ -202,6 +202,7 @@ fn a_bit_that_flips_anywhere_costs_its_own_shard_and_gives_nobody_a_wrong_byte()
             assert_eq!(store.verify(name, NOW).is_err(), is_hurt, "seed {seed}: {path} is read as a whole");
             assert_eq!(store.holds(name), !is_hurt, "seed {seed}: {path} is declared");
         }
+        store.keep_index().unwrap();
         assert_eq!(store.used(), ByteCount(disk.used_bytes()), "seed {seed}");
     }
     assert!(refused > 500, "most bits are those of shards: {refused}");

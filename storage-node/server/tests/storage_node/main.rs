@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod build;
+mod crash_points;
 mod disk_faults;
 mod lent;
 mod node;
 mod program;
 mod recode;
 mod store_conformance;
+mod store_index;
 mod support;
 mod units;

@@ -7,7 +7,9 @@ use crate::support::CodedBundle;
 use crate::support::world::{World, later, read, refusal};
 use bytes::Bytes;
 use firn_base::{BitRate, ByteCount, CodingId, NodeId, PublicKey, ShardIndex, Timestamp};
-use firn_storage_node::{DeletionLimits, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions};
+use firn_storage_node::{
+    DeletionLimits, INDEX_RECORD_BYTES, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions,
+};
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, NodeReply, NodeRequest, NodeState, OrderRank,
     Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
@@ -321,13 +323,13 @@ async fn the_quota_of_a_node_is_hard() {
     let bundle = CodedBundle::new(8, 100_000, 1);
     let one = bundle.header(0).layout().file_bytes;
     let mut options = world.options(1, Arc::new(MemoryDisk::new()));
-    options.quota = Some(ByteCount(2 * one));
+    options.quota = Some(ByteCount(2 * (one + INDEX_RECORD_BYTES)));
     let node = world.start_with(options).await;
     world.bring(&node, &bundle, 0).await.unwrap();
     world.bring(&node, &bundle, 1).await.unwrap();
     let refused = world.bring(&node, &bundle, 2).await.unwrap_err();
     assert_eq!(refused.kind, RefusalKind::Full);
-    assert_eq!(node.handle().report().used_bytes, 2 * one);
+    assert_eq!(node.handle().report().used_bytes, 2 * one + INDEX_RECORD_BYTES);
 }
 
 #[tokio::test]

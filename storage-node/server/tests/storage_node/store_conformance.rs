@@ -8,7 +8,8 @@ use crate::support::CodedBundle;
 use firn_base::{ByteCount, Timestamp};
 use firn_bundle::decode_range_exact;
 use firn_storage_node::{
-    DeletionLimits, Disk, FileDisk, MemoryDisk, ReadShardError, ShardStore, StoreShardError, TrashShardError,
+    DeletionLimits, Disk, FileDisk, INDEX_RECORD_BYTES, MemoryDisk, ReadShardError, ShardStore,
+    StoreShardError, TrashShardError,
 };
 use firn_wire::DeleteReason;
 
@@ -85,7 +86,7 @@ conformance!(
     trash_of_the_future_counts_from_now_on,
     no_file_in_trash_takes_the_place_of_another,
     a_flipped_byte_is_not_served_and_its_shard_is_set_aside,
-    a_damaged_header_is_found_at_start_and_set_aside,
+    a_damaged_header_is_found_at_start_or_by_its_reader_and_set_aside,
     a_cut_off_file_is_found_at_start_and_set_aside,
     the_inventory_comes_in_order_and_in_pages,
     foreign_files_are_left_alone,
@@ -157,7 +158,7 @@ fn a_writer_that_is_dropped_leaves_nothing(rig: &Rig) {
     let store = rig.open(ROOMY);
     let mut writer = store.begin(&bundle.header(0), NOW).unwrap();
     writer.write(&bundle.shard(0)[..70_000]).unwrap();
-    assert_eq!(store.used(), ByteCount(bundle.header(0).layout().file_bytes));
+    assert_eq!(store.used(), ByteCount(bundle.header(0).layout().file_bytes + INDEX_RECORD_BYTES));
     drop(writer);
     assert_eq!(store.used(), ByteCount(0));
     assert!(rig.disk.list("shards/temp").unwrap().is_empty());
@@ -189,7 +190,7 @@ fn a_shard_is_taken_once(rig: &Rig) {
 fn the_quota_is_hard_and_counts_files_being_written_and_trash(rig: &Rig) {
     let bundle = CodedBundle::new(7, 100_000, 2);
     let bytes = bundle.header(0).layout().file_bytes;
-    let store = rig.open(ByteCount(2 * bytes + 10));
+    let store = rig.open(ByteCount(2 * (bytes + INDEX_RECORD_BYTES) + 10));
     put(&store, &bundle, 0).unwrap();
     let writer = store.begin(&bundle.header(1), NOW).unwrap();
     let refused = store.begin(&bundle.header(2), NOW).unwrap_err();
@@ -199,10 +200,10 @@ fn the_quota_is_hard_and_counts_files_being_written_and_trash(rig: &Rig) {
     let on_disk =
         |directory: &str| -> u64 { rig.disk.list(directory).unwrap().iter().map(|entry| entry.bytes).sum() };
     let fan = path_of(&bundle, 0).rsplit_once('/').unwrap().0.to_owned();
-    assert_eq!(store.used(), ByteCount(on_disk(&fan)));
+    assert_eq!(store.used(), ByteCount(on_disk(&fan) + on_disk("shards")));
     assert!(store.trash(bundle.name(0), SURPLUS, NOW).unwrap());
     assert!(!store.trash(bundle.name(0), SURPLUS, NOW).unwrap());
-    assert_eq!(store.used(), ByteCount(2 * bytes));
+    assert_eq!(store.used(), ByteCount(2 * bytes + INDEX_RECORD_BYTES));
     assert_eq!(store.trash_bytes(), ByteCount(bytes));
     assert_eq!(on_disk("shards/trash"), bytes);
     let again = rig.open(ROOMY);
@@ -216,7 +217,7 @@ fn in_trash(rig: &Rig) -> Vec<String> {
 fn trash_makes_room_after_a_day_and_goes_after_a_week(rig: &Rig) {
     let bundle = CodedBundle::new(8, 100_000, 2);
     let bytes = bundle.header(0).layout().file_bytes;
-    let store = rig.open(ByteCount(2 * bytes));
+    let store = rig.open(ByteCount(2 * (bytes + INDEX_RECORD_BYTES)));
     put(&store, &bundle, 0).unwrap();
     put(&store, &bundle, 1).unwrap();
     store.trash(bundle.name(0), SURPLUS, NOW).unwrap();
@@ -224,16 +225,16 @@ fn trash_makes_room_after_a_day_and_goes_after_a_week(rig: &Rig) {
     for now in [NOW, just_before] {
         let refused = store.begin(&bundle.header(2), now).unwrap_err();
         assert!(matches!(refused, StoreShardError::QuotaExceeded(_)));
-        assert_eq!(store.figures(now).unavailable(), ByteCount(2 * bytes));
+        assert_eq!(store.figures(now).unavailable(), ByteCount(2 * bytes + INDEX_RECORD_BYTES));
     }
-    assert_eq!(store.figures(NOW.after(DAY)).unavailable(), ByteCount(bytes));
+    assert_eq!(store.figures(NOW.after(DAY)).unavailable(), ByteCount(bytes + INDEX_RECORD_BYTES));
     drop(store.begin(&bundle.header(2), NOW.after(DAY)).unwrap());
     assert!(in_trash(rig).is_empty());
     store.trash(bundle.name(1), SURPLUS, NOW.after(DAY)).unwrap();
     assert_eq!(store.empty_trash(NOW.after(DAY * 8 - Duration::from_secs(1))).unwrap(), 0);
     assert_eq!(store.empty_trash(NOW.after(DAY * 8)).unwrap(), 1);
     assert!(in_trash(rig).is_empty());
-    assert_eq!((store.used(), store.trash_bytes()), (ByteCount(0), ByteCount(0)));
+    assert_eq!((store.used(), store.trash_bytes()), (ByteCount(INDEX_RECORD_BYTES), ByteCount(0)));
 }
 
 /// Limits under which a node of `shards` shards deletes a tenth and a fiftieth of them.
@@ -341,11 +342,19 @@ fn a_flipped_byte_is_not_served_and_its_shard_is_set_aside(rig: &Rig) {
     store.read(bundle.name(0), &(0..bytes), NOW).unwrap();
 }
 
-fn a_damaged_header_is_found_at_start_and_set_aside(rig: &Rig) {
+fn a_damaged_header_is_found_at_start_or_by_its_reader_and_set_aside(rig: &Rig) {
     let bundle = CodedBundle::new(10, 100_000, 1);
     put(&rig.open(ROOMY), &bundle, 0).unwrap();
     put(&rig.open(ROOMY), &bundle, 1).unwrap();
     (rig.flip)(&path_of(&bundle, 0), 200);
+    let (store, report) = ShardStore::open(Arc::clone(&rig.disk), ROOMY, NOW).unwrap();
+    assert_eq!((report.shards, report.headers_read), (2, 0), "the index says what it was");
+    assert!(matches!(store.read(bundle.name(0), &(0..1), NOW), Err(ReadShardError::Damaged)));
+    assert_eq!((store.holds(bundle.name(0)), store.losses()), (false, 1));
+    assert_eq!(store.empty_trash(NOW.after(DAY * 7)).unwrap(), 1);
+    put(&store, &bundle, 0).unwrap();
+    (rig.flip)(&path_of(&bundle, 0), 200);
+    rig.disk.remove("shards/index").unwrap();
     let (store, report) = ShardStore::open(Arc::clone(&rig.disk), ROOMY, NOW).unwrap();
     assert_eq!((report.shards, report.damaged, report.torn), (1, 1, 0));
     assert_eq!(report.sentences.len(), 1);
@@ -426,7 +435,7 @@ fn an_erased_bundle_is_gone_from_its_place_and_from_trash_and_others_are_not(rig
     let file = other.header(0).layout().file_bytes;
     for store in [store, rig.open(ROOMY)] {
         assert_eq!(store.inventory(None, 10).0, [other.name(0)]);
-        assert_eq!((in_trash(rig).len(), store.used()), (1, ByteCount(2 * file)));
+        assert_eq!((in_trash(rig).len(), store.used()), (1, ByteCount(2 * file + 3 * INDEX_RECORD_BYTES)));
     }
 }
 
@@ -437,7 +446,7 @@ fn what_is_on_its_way_when_its_bundle_is_erased_is_not_kept(rig: &Rig) {
     writer.write(bundle.shard(0)).unwrap();
     assert_eq!(erase(&store, &bundle), 0);
     assert!(matches!(writer.finish(), Err(StoreShardError::Erased)));
-    assert_eq!((store.shards(), store.used()), (0, ByteCount(0)));
+    assert_eq!((store.shards(), store.used()), (0, ByteCount(INDEX_RECORD_BYTES)));
     let directory = path_of(&bundle, 0);
     assert_eq!(rig.disk.list(directory.rsplit_once('/').unwrap().0).unwrap(), []);
 }
@@ -447,8 +456,9 @@ fn a_file_in_trash_that_no_longer_says_what_it_is_goes_with_an_erasure_if_it_was
     let store = rig.open(ROOMY);
     put(&store, &other, 0).unwrap();
     (rig.flip)(&path_of(&other, 0), 30);
-    // Its header is that of no shard: at start it is set aside.
+    // Its header is that of no shard.
     let store = rig.open(ROOMY);
+    assert!(matches!(store.verify(other.name(0), NOW), Err(ReadShardError::Damaged)));
     assert_eq!((store.shards(), in_trash(rig).len()), (0, 1));
     assert_eq!(erase(&store, &bundle), 1);
     assert_eq!(in_trash(rig), Vec::<String>::new());

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod fleet;
+pub(crate) mod life;
 pub(crate) mod world;
 
 use firn_base::{CodingId, ManifestRoot, PayloadRoot, Scheme, ShardIndex};

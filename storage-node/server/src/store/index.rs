@@ -1,0 +1,316 @@
+//! The index of shards: what their headers say, so that a start need not read them.
+//!
+//! Always holds: which shards are here is what the directories say and nothing else. A record is of a coding, whose id fixes
+//! its bundle and the length of its files: it may be missing or damaged, but not out of date. What is missing, damaged or
+//! contradicted by a file is read from the file's header, and mended later. Storing a shard does not wait for it: whatever a
+//! power cut leaves of the index is right, or is noticed.
+//! Leaves to others: when it is mended (`storage-node/logic`).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{MutexGuard, PoisonError};
+
+use firn_base::{BundleId, CodingId};
+use firn_storage_node_logic::{INDEX_RECORD_BYTES, IndexCare, IndexCounts};
+
+use super::disk::{Disk, DiskFile, read_exact_at};
+use super::name::{INDEX, SHARDS};
+use super::shard_store::{ShardStore, Shelf};
+
+const RECORD_BYTES: usize = 80;
+const _: () = assert!(RECORD_BYTES as u64 == INDEX_RECORD_BYTES, "a record has the room that is kept for it");
+
+// What a record's check covers.
+const CHECKED_BYTES: usize = 72;
+
+// Names the layout: a record of another one is none.
+const CHECK_CONTEXT: &str = "firn shard index 1";
+
+// Records read at once.
+const PIECE_RECORDS: u64 = 4096;
+
+/// What the headers of a coding's shards say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IndexRecord {
+    pub(super) coding: CodingId,
+    pub(super) bundle: BundleId,
+    /// Bytes of each of its shard files.
+    pub(super) file_bytes: u64,
+}
+
+/// What is known of the index on the disk.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    // Records of whatever kind. The next one goes behind them.
+    records: u64,
+    is_wrong: bool,
+    missing: BTreeSet<CodingId>,
+}
+
+/// The index as it was found at start.
+#[derive(Debug)]
+pub(super) struct FoundIndex {
+    pub(super) index: Index,
+    /// Bytes of its file.
+    pub(super) bytes: u64,
+    codings: Vec<CodingId>,
+    said: Vec<Option<IndexRecord>>,
+}
+
+impl IndexRecord {
+    fn to_bytes(self) -> [u8; RECORD_BYTES] {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[..32].copy_from_slice(self.coding.as_bytes());
+        bytes[32..64].copy_from_slice(self.bundle.as_bytes());
+        bytes[64..CHECKED_BYTES].copy_from_slice(&self.file_bytes.to_le_bytes());
+        let check = check_of(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..].copy_from_slice(&check);
+        bytes
+    }
+
+    /// Reads a record; none if it is damaged, or of another layout.
+    fn parse(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
+        let (coding, rest) = bytes.split_first_chunk::<32>()?;
+        let (bundle, rest) = rest.split_first_chunk::<32>()?;
+        let (file_bytes, check) = rest.split_first_chunk::<8>()?;
+        (check == check_of(&bytes[..CHECKED_BYTES])).then(|| Self {
+            coding: CodingId::from_bytes(*coding),
+            bundle: BundleId::from_bytes(*bundle),
+            file_bytes: u64::from_le_bytes(*file_bytes),
+        })
+    }
+}
+
+fn check_of(checked: &[u8]) -> [u8; RECORD_BYTES - CHECKED_BYTES] {
+    let mut check = [0; RECORD_BYTES - CHECKED_BYTES];
+    blake3::Hasher::new_derive_key(CHECK_CONTEXT).update(checked).finalize_xof().fill(&mut check);
+    check
+}
+
+impl FoundIndex {
+    /// What the index on `disk` says of `codings`, which are in order, each once. One that cannot be read says nothing.
+    pub(super) fn read(disk: &dyn Disk, codings: Vec<CodingId>) -> Self {
+        let said = vec![None; codings.len()];
+        let mut found = Self { index: Index::default(), bytes: 0, codings, said };
+        match found.read_records(disk) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, "the index of shards cannot be read: their headers are read instead");
+                found.index.is_wrong = true;
+            }
+        }
+        found
+    }
+
+    /// What it says of `coding`.
+    pub(super) fn of(&self, coding: CodingId) -> Option<IndexRecord> {
+        let place = self.codings.binary_search(&coding).ok()?;
+        self.said.get(place).copied().flatten()
+    }
+
+    /// A shard of `coding` is here, and its header says something else than the index, or the index nothing.
+    pub(super) fn correct(&mut self, coding: CodingId) {
+        let is_contradicted = self.of(coding).is_some();
+        self.index.is_wrong |= is_contradicted;
+        self.index.missing.insert(coding);
+    }
+
+    fn read_records(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        let file = disk.open(INDEX)?;
+        self.bytes = file.bytes()?;
+        self.index.records = self.bytes / INDEX_RECORD_BYTES;
+        // The end of one that was being written.
+        self.index.is_wrong = !self.bytes.is_multiple_of(INDEX_RECORD_BYTES);
+        let mut piece = Vec::new();
+        let mut read = 0;
+        while read < self.index.records {
+            let count = PIECE_RECORDS.min(self.index.records - read);
+            piece.resize(usize::try_from(count * INDEX_RECORD_BYTES).map_err(io::Error::other)?, 0);
+            read_exact_at(file.as_ref(), read * INDEX_RECORD_BYTES, &mut piece)?;
+            for bytes in piece.as_chunks::<RECORD_BYTES>().0 {
+                self.take(IndexRecord::parse(bytes));
+            }
+            read += count;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, record: Option<IndexRecord>) {
+        let Some(record) = record else {
+            self.index.is_wrong = true;
+            return;
+        };
+        // Others are of shards that went.
+        if let Ok(place) = self.codings.binary_search(&record.coding)
+            && let Some(said) = self.said.get_mut(place)
+        {
+            *said = Some(record);
+        }
+    }
+}
+
+impl ShardStore {
+    /// Notes what a shard that was just named says of its coding. What fails costs the next start the reading of a header.
+    pub(super) fn note_in_index(&self, record: IndexRecord) {
+        // Noted with the first of them.
+        if self.holds_any(record.coding) {
+            return;
+        }
+        let mut index = self.index();
+        let begin = index.records * INDEX_RECORD_BYTES;
+        let written =
+            self.disk.open_writable(INDEX).and_then(|file| file.write_at(begin, &record.to_bytes()));
+        let mut bytes = begin + INDEX_RECORD_BYTES;
+        match written {
+            Ok(()) => index.records += 1,
+            Err(error) => {
+                tracing::debug!(%error, "a shard is not noted in the index");
+                bytes = self.index_bytes().unwrap_or(bytes);
+                index.missing.insert(record.coding);
+            }
+        }
+        self.shelf().account.set_index(bytes);
+    }
+
+    /// The index contradicts a file, or may.
+    pub(super) fn distrust_index(&self) {
+        self.index().is_wrong = true;
+    }
+
+    /// Mends the index if there is need, and the quota has room for it. An index that is right and complete costs no
+    /// access to the disk.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails. The index is mended the next time then.
+    pub fn keep_index(&self) -> io::Result<()> {
+        let mut index = self.index();
+        let mut shelf = self.shelf();
+        index.missing.retain(|coding| shelf.holds_any(*coding));
+        let records = shelf.index_records();
+        let counts = IndexCounts {
+            records: index.records,
+            is_wrong: index.is_wrong,
+            missing: index.missing.len() as u64,
+            codings: records.len() as u64,
+        };
+        let begin = match counts.care() {
+            IndexCare::Nothing => return Ok(()),
+            IndexCare::Append => index.records * INDEX_RECORD_BYTES,
+            IndexCare::Rewrite => 0,
+        };
+        let is_wanted = |record: &&IndexRecord| begin == 0 || index.missing.contains(&record.coding);
+        let bytes: Vec<u8> = records.iter().filter(is_wanted).flat_map(|record| record.to_bytes()).collect();
+        let end = begin + bytes.len() as u64;
+        if end.saturating_sub(shelf.account.index()) > shelf.account.free_bytes() {
+            // Shards come first: the next start reads some headers.
+            return Ok(());
+        }
+        // In place of the old one, not beside it: half an index is none, but never too many bytes.
+        let written = self.write_records(begin, &bytes);
+        let end = if written.is_ok() { end } else { self.index_bytes().unwrap_or(end) };
+        shelf.account.set_index(end);
+        drop(shelf);
+        index.records = end / INDEX_RECORD_BYTES;
+        // Until it is surely on the disk.
+        index.is_wrong = true;
+        written?.sync()?;
+        self.disk.sync_directory(SHARDS)?;
+        index.is_wrong = false;
+        index.missing.clear();
+        Ok(())
+    }
+
+    fn write_records(&self, begin: u64, bytes: &[u8]) -> io::Result<Box<dyn DiskFile>> {
+        let file = if begin == 0 { self.disk.create(INDEX) } else { self.disk.open_writable(INDEX) }?;
+        file.write_at(begin, bytes)?;
+        Ok(file)
+    }
+
+    fn index_bytes(&self) -> io::Result<u64> {
+        self.disk.open(INDEX)?.bytes()
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // A thread that panicked with the lock has left an index that is written anew at worst.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    /// What an index of everything here holds.
+    fn index_records(&self) -> Vec<IndexRecord> {
+        let record = |(name, held): (&super::name::ShardName, &super::shard_store::HeldShard)| IndexRecord {
+            coding: name.coding,
+            bundle: held.bundle,
+            file_bytes: held.bytes,
+        };
+        let mut records: Vec<IndexRecord> = self.shards.iter().map(record).collect();
+        records.dedup_by_key(|record| record.coding);
+        records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryDisk;
+
+    fn record(seed: u8) -> IndexRecord {
+        IndexRecord {
+            coding: CodingId::from_bytes([seed; 32]),
+            bundle: BundleId::from_bytes([seed + 1; 32]),
+            file_bytes: 70_000,
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_record_is_written_as_the_format_says_and_read_back() {
+        let bytes = record(1).to_bytes();
+        let golden = format!("{}{}7011010000000000", "01".repeat(32), "02".repeat(32));
+        assert_eq!(hex(&bytes[..CHECKED_BYTES]), golden);
+        let check = blake3::derive_key("firn shard index 1", &bytes[..CHECKED_BYTES]);
+        assert_eq!(bytes[CHECKED_BYTES..], check[..8]);
+        assert_eq!(IndexRecord::parse(&bytes), Some(record(1)));
+    }
+
+    #[test]
+    fn a_record_with_any_bit_flipped_is_none() {
+        for bit in 0..RECORD_BYTES * 8 {
+            let mut bytes = record(1).to_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(IndexRecord::parse(&bytes), None, "bit {bit}");
+        }
+        assert_eq!(IndexRecord::parse(&[0; RECORD_BYTES]), None, "what a power cut may leave");
+    }
+
+    #[test]
+    fn an_index_tells_what_is_here_and_notices_what_is_wrong_in_it() {
+        let disk = MemoryDisk::new();
+        disk.make_directory(SHARDS).unwrap();
+        let file = disk.create(INDEX).unwrap();
+        let all: Vec<u8> = (1..=3).flat_map(|seed| record(seed).to_bytes()).collect();
+        file.write_at(0, &all).unwrap();
+        let read = || FoundIndex::read(&disk, vec![record(2).coding, record(3).coding, record(9).coding]);
+        let found = read();
+        assert_eq!(
+            (found.of(record(2).coding), found.of(record(3).coding)),
+            (Some(record(2)), Some(record(3)))
+        );
+        assert_eq!((found.of(record(1).coding), found.of(record(9).coding)), (None, None));
+        assert_eq!((found.index.records, found.index.is_wrong, found.bytes), (3, false, 240));
+        assert!(disk.flip(INDEX, 100, 1));
+        let found = read();
+        assert_eq!((found.of(record(2).coding), found.of(record(3).coding)), (None, Some(record(3))));
+        assert!(found.index.is_wrong);
+        assert!(disk.flip(INDEX, 100, 1));
+        file.write_at(240, &[7; 79]).unwrap();
+        let found = read();
+        assert_eq!((found.index.records, found.index.is_wrong, found.bytes), (3, true, 319));
+    }
+}
