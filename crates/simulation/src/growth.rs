@@ -10,10 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use firn_base::Scheme;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::cache::Cache;
-use crate::cast::{COUNT_LOST_AFTER, Cast};
+use crate::cast::{self, COUNT_LOST_AFTER, Cast};
 use crate::chance::Chance;
 use crate::machines::Machine;
 use crate::operator::{Operator, Seen};
@@ -70,6 +70,9 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     let recoded = |seen: &Seen| seen.is_recoded() && seen.is_at_rest_as(grown) && seen.proved() == cast.nodes;
     operator.until("every bundle is coded anew and nothing is left to do", seconds(600), recoded).await?;
 
+    be_away(cast, stage, &operator, &mut chance).await?;
+    operator.until("who was away is back with everything", seconds(240), recoded).await?;
+
     stage.wish(Wish::Sleep(SETTLED_AFTER));
     wait_for_calm(stage).await?;
     operator.until("machines that slept are whole again", seconds(240), recoded).await?;
@@ -78,6 +81,43 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     sleep(seconds(5)).await;
     operator.until("restarted nodes count again", seconds(240), recoded).await?;
     read_everything(cast, stage).await
+}
+
+/// A node of the first fleet says that it will be away, and is for longer than one may be that has not said so, while the leader goes
+/// at times: what it holds counts all the while.
+async fn be_away(cast: &Cast, stage: &Stage, operator: &Operator, chance: &mut Chance) -> Result<(), String> {
+    let number = chance.position(cast.first_nodes);
+    let long = COUNT_LOST_AFTER + Duration::from_secs(20 + chance.below(60));
+    let node = open(cast, PUBLISHER, &cast::node(number)).await?;
+    let begun = Instant::now();
+    // A new leader is elected, at most.
+    while let Err(error) = node.coordinators().declare_absence(long + Duration::from_secs(60)).await {
+        if begun.elapsed() > Duration::from_secs(60) {
+            return Err(format!("an absence cannot be declared: {error}"));
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    let durable = |seen: &Seen| seen.full_bundles();
+    let before =
+        operator.until("the leader has measured", Duration::from_secs(60), |seen| durable(seen).is_some());
+    let before = durable(&before.await?);
+    stage.wish(Wish::CrashFor(Machine::Node(number), long));
+    if chance.per_mille(500) {
+        stage.wish(Wish::CrashLeader);
+    }
+    let begun = Instant::now();
+    // Until just before it is back.
+    while begun.elapsed() + Duration::from_secs(5) < long {
+        sleep(Duration::from_secs(1)).await;
+        let now = operator.look().await.and_then(|seen| durable(&seen));
+        if now.is_some_and(|now| Some(now) < before) {
+            return Err(format!(
+                "a node that said it would be away counts as lost after {:?}",
+                begun.elapsed()
+            ));
+        }
+    }
+    wait_for_calm(stage).await
 }
 
 /// Two nodes of the first fleet fall silent: one is back in time, the other after it counted as lost.

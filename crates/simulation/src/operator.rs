@@ -55,6 +55,11 @@ impl Seen {
         self.status.recoding.is_some_and(|recoding| recoding.older == 0 && recoding.under_way == 0)
     }
 
+    /// Bundles of which every shard is durable; none if the leader has not measured.
+    pub(crate) fn full_bundles(&self) -> Option<u64> {
+        self.status.health.map(|health| health.full)
+    }
+
     /// Nodes that are heard.
     pub(crate) fn online(&self) -> usize {
         self.nodes.iter().filter(|node| node.state == NodeState::Active && node.online).count()
@@ -127,7 +132,7 @@ impl Operator {
     }
 
     /// What the leader says, if one answers.
-    async fn look(&self) -> Option<Seen> {
+    pub(crate) async fn look(&self) -> Option<Seen> {
         let coordinators = self.archive.coordinators();
         let status = self.said(coordinators.status()).await?;
         let leader = status.coordinators.iter().find(|coordinator| coordinator.leader)?.id;

@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(until(NodeRest::Paused, at(12)), Some(NOW.after(PAUSE_MOST)));
         assert_eq!(until(NodeRest::OutsideHours, at(12)), hours(10));
         assert_eq!(until(NodeRest::OutsideHours, at(7)), hours(15));
-        let last_days = |month, day, hour| {
+        let last_days = |month, day, hour: u16| {
             let date = Date { year: 2028, month, day };
             until(NodeRest::TrafficSpent, LocalTime { date, minute: hour * 60 })
         };

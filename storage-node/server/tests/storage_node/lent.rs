@@ -121,7 +121,7 @@ async fn strangers_have_a_tenth_of_the_line_and_keep_no_known_reader_waiting() {
     };
     let strangers = async {
         // Two, of one of whom two at once.
-        futures::join!(stranger(51), stranger(52), stranger(51));
+        futures::future::join3(stranger(51), stranger(52), stranger(51)).await;
     };
     let pass = world.pass(world.client.public());
     let known = async {
