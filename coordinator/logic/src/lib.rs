@@ -88,6 +88,7 @@ mod taken;
 mod tidying;
 mod unrestored;
 mod view;
+mod voices;
 mod vouching;
 mod width;
 
@@ -180,5 +181,6 @@ pub use steady_width::SteadyWidth;
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
 pub use unrestored::UnrestoredBundles;
 pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary, resting_node};
+pub use voices::{Hearing, Voice, Voices};
 pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};

@@ -11,7 +11,7 @@ use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, GoingContent, HearingFacts,
     LevelRefusal, LossWatch, NodeNumber, Orders, PlanningView, Refusals, RefusedSteps, ReportBook, Reserve,
-    Scan, SteadyWidth, WidthMemory, brake, check_level, is_still_hearing,
+    Scan, SteadyWidth, Voices, WidthMemory, brake, check_level, is_still_hearing,
 };
 use firn_transport::{ConnectionPool, Environment};
 use firn_wire::{
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Soft {
     pub(crate) fleet: FleetWatch,
+    /// Which process is heard as each node.
+    pub(crate) voices: Voices,
     pub(crate) orders: Orders,
     losses: LossWatch,
     pub(crate) width: WidthMemory,
@@ -129,6 +131,7 @@ impl Shared {
         } = parts;
         let soft = Soft {
             fleet: FleetWatch::new(environment.now()),
+            voices: Voices::default(),
             orders: Orders::new(),
             losses: LossWatch::new(),
             width: WidthMemory::new(),

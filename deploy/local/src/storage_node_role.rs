@@ -75,6 +75,7 @@ impl Running for RunningStorageNode {
         tokio::select! {
             () = self.node.left() => "it has left the archive".to_owned(),
             gone = self.node.disk_gone() => format!("its disk is gone: {gone}"),
+            sentence = self.node.copied() => sentence,
             ended = &mut self.control => match ended {
                 Ok(Err(error)) => format!("its control socket failed: {error}"),
                 _ => "its control socket is gone".to_owned(),

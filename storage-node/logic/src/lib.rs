@@ -8,6 +8,7 @@
 mod admission;
 mod archive_time;
 mod contact;
+mod copies;
 mod erasure;
 mod fair_turns;
 mod index_care;
@@ -28,6 +29,7 @@ mod trash;
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
 pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
+pub use copies::Copies;
 pub use erasure::erased_bundles;
 pub use fair_turns::{AskedTurn, FairTurns, Place, TurnBounds};
 pub use index_care::{IndexCare, IndexCounts};

@@ -147,10 +147,17 @@ async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Sess
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(coordinator = %coordinator.short(), %error, "a heartbeat was not heard");
+            // Of all that is refused to a heartbeat this alone is for good.
+            if let AskError::Refused(refused) = &error
+                && refused.kind == RefusalKind::NotAllowed
+            {
+                shared.hears(coordinator, Some(&refused.sentence));
+            }
             session.heartbeat_refused(now);
             return;
         }
     };
+    shared.hears(coordinator, None);
     shared.authority.learn_time(coordinator, reply.now, asked);
     shared.authority.hear(OrderRank { generation: reply.generation, epoch: reply.epoch }).await;
     shared.link(coordinator, |state| state.heard = Some(tokio::time::Instant::now()));

@@ -201,6 +201,8 @@ impl StorageNode {
             turns: Turns::default(),
             started: Instant::now(),
             generation: watch::Sender::new(generation),
+            copies: Mutex::default(),
+            copied: watch::Sender::new(None),
             left: watch::Sender::new(false),
             run: environment.random_u64(),
             identity: options.identity,
@@ -247,6 +249,19 @@ impl StorageNode {
         if let Err(error) = written.await {
             tracing::warn!(%error, "that this node has left cannot be written down");
         }
+    }
+
+    /// Waits until another process is heard as this node, and says what its owner should know. The node is to be shut down
+    /// then: two copies of a data directory are not one node, and what either does is wrong for the other.
+    pub async fn copied(&self) -> String {
+        let mut copied = self.shared.copied.subscribe();
+        let found = copied.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        // The sender lives as long as we do.
+        let Some(other) = found else { return std::future::pending().await };
+        format!(
+            "{other}: two copies of the data directory of node {} must not run at once. Stop the other one, or delete this copy; to move a node, stop it before its directory is copied",
+            self.id()
+        )
     }
 
     /// Waits until the disk is not the one any more that was opened, and says what is there. The node is to be shut down

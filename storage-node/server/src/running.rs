@@ -100,23 +100,24 @@ async fn run(
     if let Some(archive) = config.archive.clone() {
         beside.spawn(look_for_coordinators(node.handle(), archive));
     }
-    let gone = tokio::select! {
+    let ended = tokio::select! {
         () = stop => {
             tracing::info!("the node was asked to stop");
-            None
+            Ok(None)
         }
         () = node.left() => {
             tracing::info!(
                 "the node has left: what lies in its data directory counts for nobody and is yours to delete"
             );
-            None
+            Ok(None)
         }
-        gone = node.disk_gone() => Some(gone),
+        gone = node.disk_gone() => Ok(Some(gone)),
+        sentence = node.copied() => Err(Failure::Failed(sentence)),
     };
     beside.shutdown().await;
     looked.send_replace(None);
     node.shutdown().await;
-    Ok(gone)
+    ended
 }
 
 /// Waits until the disk of a node is there again, and opens its directory.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, ByteCount, NodeId, PublicKey, Timestamp};
 use firn_storage_node_logic::{
-    DeletionRefusals, LeaveWatch, Membership, Pains, ReaderClass, TurnBounds, Work, admit_work,
+    Copies, DeletionRefusals, LeaveWatch, Membership, Pains, ReaderClass, TurnBounds, Work, admit_work,
 };
 use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
 use firn_wire::{Identity, JoinToken, NodeStanding, NodeStatus, RefusalKind, RefusedRequest, Signed};
@@ -91,6 +91,9 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     // Generation of the roster in force: links are started and ended by it.
     pub(crate) generation: watch::Sender<u64>,
+    pub(crate) copies: Mutex<Copies>,
+    // Set once another process is heard as this node, with what a coordinator said.
+    pub(crate) copied: watch::Sender<Option<String>>,
     // Set once nothing counts any more of what a node holds that wanted to leave.
     pub(crate) left: watch::Sender<bool>,
     // Drawn at start.
@@ -274,6 +277,17 @@ impl Shared {
 
     pub(crate) fn membership(&self) -> MutexGuard<'_, Membership> {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A coordinator hears this process, or another one as this node and says so.
+    pub(crate) fn hears(&self, coordinator: NodeId, other: Option<&str>) {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(other) = other else { return copies.heard(coordinator) };
+        let roster = self.client.roster();
+        let coordinators = roster.roster().coordinators.iter().map(|entry| entry.id).collect();
+        if copies.refused(coordinator, &coordinators) {
+            self.copied.send_replace(Some(other.to_owned()));
+        }
     }
 
     /// Changes what is known of a link.

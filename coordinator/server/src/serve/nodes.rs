@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
 use firn_coordinator_logic::{
-    ComparisonProgress, Facts, Inventory, InventoryProgress, NodeRecord, check_name, expected_on, place_of,
+    ComparisonProgress, Facts, Hearing, Inventory, InventoryProgress, NodeRecord, Voice, check_name,
+    expected_on, place_of,
 };
 use firn_transport::Connection;
 use firn_wire::{
@@ -104,6 +105,7 @@ pub(super) fn heartbeat(
     if let Some(record) = &record {
         check_address(&status.address)?;
         if let Some(connection) = connection {
+            check_voice(shared, record.id, connection, status.run)?;
             shared.links.keep(connection);
         }
         let heard = {
@@ -168,6 +170,33 @@ fn standing(shared: &Shared, record: &NodeRecord) -> NodeStanding {
         drain: findings.and_then(|findings| findings.drains.get(&record.number)).copied(),
         absent_until: record.absence.in_force(now),
         absence_left_millis: u64::try_from(record.absence.left_beyond(now).as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Refuses a process that speaks as a node as which another one is heard.
+fn check_voice(
+    shared: &Shared,
+    node: NodeId,
+    connection: &Connection,
+    run: u64,
+) -> Result<(), RefusedRequest> {
+    let heard = shared.links.get(node);
+    let voice = Voice { connection: connection.number(), run };
+    let hearing = shared.soft().voices.hear(node, voice, heard.is_some(), shared.environment.now());
+    let address = heard.map_or_else(|| "elsewhere".to_owned(), |heard| heard.remote_address().to_string());
+    match hearing {
+        Hearing::Heard => Ok(()),
+        Hearing::Waits => Err(RefusedRequest::new(
+            RefusalKind::Unavailable,
+            format!("a moment ago another process spoke as this node, from {address}: ask again"),
+        )),
+        Hearing::Copy => {
+            tracing::warn!(
+                node = %node.short(), heard = address, refused = %connection.remote_address(),
+                "two processes speak as one node: the later one is refused"
+            );
+            Err(not_allowed(format!("another process runs as this node, at {address}")))
+        }
     }
 }
 

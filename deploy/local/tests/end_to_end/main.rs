@@ -10,6 +10,7 @@ mod bad_input;
 mod balance;
 mod compaction;
 mod coordinators;
+mod copies;
 mod dependents;
 mod disclosure;
 mod disowning;
