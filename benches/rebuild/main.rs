@@ -165,6 +165,7 @@ async fn begin(dir: &Path) -> Result<(Coordinator, Peer), Failure> {
         timing: Timing::default(),
         recode_after: RECODE_AFTER,
         erase_after: ERASE_AFTER,
+        disk_windows: None,
         address_table: None,
         filters: FilterOptions::in_directory(dir.join("filters")),
         rebuild: RebuildOptions {

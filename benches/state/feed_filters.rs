@@ -114,6 +114,7 @@ async fn start(dir: &Path) -> Result<Coordinator, Failure> {
         timing: Timing::default(),
         recode_after: RECODE_AFTER,
         erase_after: ERASE_AFTER,
+        disk_windows: None,
         address_table: None,
         filters: FilterOptions::in_directory(dir.join("member-1/filters")),
         rebuild: RebuildOptions::default(),

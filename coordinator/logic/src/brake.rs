@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use firn_base::Timestamp;
+use firn_base::{DiskWindows, Timestamp};
 use firn_wire::{RepairWait, RepairWaitReason};
 
 use crate::fleet_watch::OFFLINE_AFTER;
@@ -30,6 +30,8 @@ pub struct BrakeFacts {
     pub departures: Vec<(Timestamp, u64)>,
     /// Until when more losses are likely to follow the last one; none before any was seen.
     pub losses_settled_at: Option<Timestamp>,
+    /// In which windows of a day disks work for what can wait; none: always.
+    pub disk_windows: Option<DiskWindows>,
 }
 
 /// How far a leader has come with hearing the nodes.
@@ -65,6 +67,11 @@ pub enum BrakeState {
         /// When it ends, unless another loss follows.
         until: Timestamp,
     },
+    /// Disks rest until their next window.
+    DisksRest {
+        /// When that begins.
+        until: Timestamp,
+    },
 }
 
 impl BrakeState {
@@ -75,6 +82,7 @@ impl BrakeState {
             Self::NewLeader { until } => (RepairWaitReason::NewLeader, until),
             Self::FleetVanished { until } => (RepairWaitReason::FleetVanished, until),
             Self::LossesFollow { until } => (RepairWaitReason::LossesFollow, until),
+            Self::DisksRest { until } => (RepairWaitReason::DisksRest, until),
         };
         Some(RepairWait { reason, until })
     }
@@ -93,10 +101,13 @@ const VANISHED_WAIT_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Decides whether repair that is not urgent waits.
 pub fn brake(facts: &BrakeFacts) -> BrakeState {
     let long = if facts.enabled { long_brake(facts) } else { BrakeState::Free };
-    match (long, facts.losses_settled_at) {
+    match (long, facts.losses_settled_at, facts.disk_windows) {
         // Moments, and for traffic's sake: not what an archive's owner switches off.
-        (BrakeState::Free, Some(until)) if facts.now < until => BrakeState::LossesFollow { until },
-        (long, _) => long,
+        (BrakeState::Free, Some(until), _) if facts.now < until => BrakeState::LossesFollow { until },
+        (BrakeState::Free, _, Some(windows)) if !windows.is_open(facts.now) => {
+            BrakeState::DisksRest { until: windows.next(facts.now) }
+        }
+        (long, ..) => long,
     }
 }
 
@@ -155,6 +166,7 @@ mod tests {
             capacity: 1000,
             departures: Vec::new(),
             losses_settled_at: None,
+            disk_windows: None,
         }
     }
 
@@ -207,5 +219,20 @@ mod tests {
         let spread =
             BrakeFacts { departures: vec![(at(12), 60), (at(10), 60), (at(11), 60)], ..facts(at(12)) };
         assert_eq!(brake(&spread), BrakeState::Free);
+    }
+
+    #[test]
+    fn what_can_wait_comes_in_the_windows_of_disks_and_yields_to_the_other_waits() {
+        let windows = |now: Timestamp| BrakeFacts {
+            disk_windows: Some(DiskWindows::STANDARD),
+            enabled: false,
+            ..facts(now)
+        };
+        let hour = |hour: u64| Timestamp::from_millis(hour * 3_600_000);
+        assert_eq!(brake(&windows(hour(12))), BrakeState::Free);
+        assert_eq!(brake(&windows(hour(13))), BrakeState::DisksRest { until: hour(18) });
+        let settling = BrakeFacts { losses_settled_at: Some(hour(14)), ..windows(hour(13)) };
+        assert_eq!(brake(&settling), BrakeState::LossesFollow { until: hour(14) });
+        assert_eq!(BrakeState::DisksRest { until: hour(18) }.wait().map(|wait| wait.until), Some(hour(18)));
     }
 }

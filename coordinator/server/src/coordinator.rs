@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{NodeId, PublicKey};
+use firn_base::{DiskWindows, NodeId, PublicKey};
 use firn_coordinator_logic::{AddressTable, Counters, Facts, Scan, member_number};
 use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
@@ -53,6 +53,8 @@ pub struct CoordinatorOptions {
     pub recode_after: Duration,
     /// Shards of a bundle in whose place others are stay for readers this long; see [`ERASE_AFTER`].
     pub erase_after: Duration,
+    /// In which windows of a day shards are moved, and repairs made that are not urgent; none: always.
+    pub disk_windows: Option<DiskWindows>,
     /// Which network and country addresses are of; without it only operators and address prefixes keep shards apart in
     /// a `public` archive.
     pub address_table: Option<AddressTable>,
@@ -105,6 +107,7 @@ impl Coordinator {
             timing,
             recode_after,
             erase_after,
+            disk_windows,
             address_table,
             filters,
             rebuild,
@@ -154,6 +157,7 @@ impl Coordinator {
             pool,
             recode_after,
             erase_after,
+            disk_windows,
             address_table,
             filters,
             rebuild,

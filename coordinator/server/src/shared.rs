@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
+use firn_base::{ArchiveId, DiskWindows, NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{
     AddressTable, BrakeFacts, ClockRefusal, ClockStanding, FleetView, FleetWatch, GoingContent, HearingFacts,
     LevelRefusal, LossWatch, NodeNumber, Orders, PlanningView, Refusals, RefusedSteps, ReportBook, Reserve,
@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) filters: Filters,
     /// How long shards of a bundle in whose place others are stay for readers who know of it only.
     pub(crate) erase_after: Duration,
+    pub(crate) disk_windows: Option<DiskWindows>,
     soft: Mutex<Soft>,
     governance: Mutex<Option<(LedgerHead, Arc<LedgerState>)>>,
     going: Mutex<Option<(LedgerHead, Arc<GoingContent>)>>,
@@ -109,6 +110,7 @@ pub(crate) struct Parts {
     pub(crate) pool: ConnectionPool,
     pub(crate) recode_after: Duration,
     pub(crate) erase_after: Duration,
+    pub(crate) disk_windows: Option<DiskWindows>,
     pub(crate) address_table: Option<AddressTable>,
     pub(crate) filters: FilterOptions,
     pub(crate) rebuild: RebuildOptions,
@@ -126,6 +128,7 @@ impl Shared {
             recode_after,
             address_table,
             erase_after,
+            disk_windows,
             filters,
             rebuild,
         } = parts;
@@ -157,6 +160,7 @@ impl Shared {
             address_table,
             filters: Filters::new(filters),
             erase_after,
+            disk_windows,
             soft: Mutex::new(soft),
             governance: Mutex::default(),
             going: Mutex::default(),
@@ -289,6 +293,7 @@ impl Shared {
             capacity,
             departures: fleet.departures(now),
             losses_settled_at,
+            disk_windows: self.disk_windows,
         });
         let (catalogue, health) = (&picture.catalogue, &picture.health);
         Ok(work(&PlanningView { catalogue, fleet: &fleet, health, orders: &orders, brake, now }))

@@ -7,6 +7,7 @@
 mod address;
 mod address_history;
 mod availability;
+mod disk_windows;
 mod feature;
 mod feed_range;
 mod identifier;
@@ -19,6 +20,7 @@ mod timestamp;
 pub use address::{AddressPrefix, AsNumber, Country, CountryError, Origin};
 pub use address_history::{AddressHistory, AddressHistoryError};
 pub use availability::Availability;
+pub use disk_windows::{DiskWindows, ParseDiskWindowsError};
 pub use feature::{FEATURE_BYTES, Feature};
 pub use feed_range::FeedRange;
 pub use identifier::{

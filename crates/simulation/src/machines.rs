@@ -217,6 +217,7 @@ pub(crate) async fn coordinate(
         founding: (number == 0).then(|| cast.policy()),
         recode_after: cast.recode_after(),
         erase_after: firn_coordinator::ERASE_AFTER,
+        disk_windows: None,
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: firn_coordinator::RebuildOptions::default(),

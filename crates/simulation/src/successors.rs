@@ -53,6 +53,7 @@ pub(crate) async fn succeed(
         founding: None,
         recode_after: cast.recode_after(),
         erase_after: firn_coordinator::ERASE_AFTER,
+        disk_windows: None,
         address_table: None,
         filters: FilterOptions::in_memory(),
         rebuild: RebuildOptions { rosters: vec![before], quiet: QUIET, ..RebuildOptions::default() },

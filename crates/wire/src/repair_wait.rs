@@ -15,6 +15,8 @@ pub enum RepairWaitReason {
     FleetVanished,
     /// Nodes were counted lost a moment ago, and more may follow.
     LossesFollow,
+    /// Disks rest until their next window of the day.
+    DisksRest,
 }
 
 /// A wait of repair that is not urgent, and of moves.
@@ -43,6 +45,10 @@ impl RepairWait {
             RepairWaitReason::LossesFollow => format!(
                 "nodes were counted lost a moment ago: repair that is not urgent waits {left} more, so that one \
                  repair makes what others lose too"
+            ),
+            RepairWaitReason::DisksRest => format!(
+                "disks rest (`--disk-windows` of the coordinators): repair that is not urgent, and moves, wait {left} \
+                 for their next window"
             ),
         }
     }
@@ -75,6 +81,8 @@ mod tests {
         );
         let follow = wait(RepairWaitReason::LossesFollow, 4_001);
         assert!(follow.contains("waits 5 s more"), "{follow}");
+        let rest = wait(RepairWaitReason::DisksRest, 18_000_000);
+        assert!(rest.contains("wait 5 h for their next window"), "{rest}");
         let over = RepairWait { reason: RepairWaitReason::LossesFollow, until: Timestamp::from_millis(0) };
         assert!(over.sentence(now).contains("waits 0 s more"));
     }

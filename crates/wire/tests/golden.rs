@@ -25,9 +25,9 @@ use firn_wire::{
     LedgerHead, MemberChange, MovedRecord, NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest,
     NodeSighting, NodeStanding, NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass, PassPurpose,
     PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt, RecodeOrder,
-    RecodeReport, RecordPlace, ReplacementBundle, RestCause, RestingNode, RestoredBundle, Roster,
-    ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket, TimedCommand, UploadedBundle,
-    decode, encode,
+    RecodeReport, RecordPlace, RepairWait, RepairWaitReason, ReplacementBundle, RestCause, RestingNode,
+    RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket,
+    TimedCommand, UploadedBundle, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -62,6 +62,7 @@ fn messages_are_encoded_as_ever() {
     ledger_heads(&mut lines);
     terms(&mut lines);
     inventories(&mut lines);
+    repair_waits(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -545,6 +546,12 @@ fn inventories(lines: &mut Lines) {
     let listed = InventoryComparison { salt, ranges: vec![(first, first.refined(&salt, &shards))] };
     lines.add("compare-inventory-listed", &CoordinatorRequest::CompareInventory(listed));
     lines.add("inventory-compared", &CoordinatorReply::InventoryCompared { differing: vec![all, first] });
+}
+
+fn repair_waits(lines: &mut Lines) {
+    use RepairWaitReason::{DisksRest, FleetVanished, LossesFollow, NewLeader};
+    let waits = [NewLeader, FleetVanished, LossesFollow, DisksRest];
+    lines.add("repair-waits", &waits.map(|reason| RepairWait { reason, until: at(5) }).to_vec());
 }
 
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.

@@ -86,6 +86,7 @@ pub(crate) async fn start(role: CoordinatorRole) -> Result<impl Running, Failure
         timing: Timing::default(),
         recode_after: tuning.recode_after,
         erase_after: tuning.erase_after,
+        disk_windows: None,
         address_table: None,
         filters: match tuning.filter_unit {
             Some(events) => FilterOptions::in_directory(directory.join("filters")).unit(events),

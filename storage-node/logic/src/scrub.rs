@@ -31,9 +31,10 @@ impl ScrubPlan {
     /// Every shard within 30 days, in four windows a day.
     pub const STANDARD: Self = Self { period: Duration::from_secs(30 * 86_400), windows_per_day: 4 };
 
-    /// How far a round that began at `began` is to have come at the end of the window in which `now` lies.
+    /// How far a round that began at `began` is to have come at the end of the window in which `now` lies. Windows are counted
+    /// from midnight UTC, as those of moves are ([`firn_base::DiskWindows`]): one that wakes a disk does for both.
     pub fn goal(&self, began: Timestamp, now: Timestamp) -> ScrubGoal {
-        let windows = now.since(began).as_millis() / self.window().as_millis().max(1) + 1;
+        let windows = self.number(now).saturating_sub(self.number(began)) + 1;
         let due = windows.saturating_mul(self.window().as_millis());
         let period = self.period.as_millis().max(1);
         if due >= period {
@@ -43,17 +44,26 @@ impl ScrubPlan {
         ScrubGoal(u64::try_from((due << 64) / period).unwrap_or(u64::MAX))
     }
 
-    /// How long it is from `now` to the next window of that round.
-    pub fn next_window(&self, began: Timestamp, now: Timestamp) -> Duration {
+    /// How long it is from `now` to the next window.
+    pub fn next_window(&self, now: Timestamp) -> Duration {
         let window = self.window().as_millis().max(1);
-        let rest = window - now.since(began).as_millis() % window;
+        let rest = window - u128::from(now.as_millis()) % window;
         Duration::from_millis(u64::try_from(rest).unwrap_or(u64::MAX))
     }
 
-    /// When the round after one that began at `began` begins, if all was read at `now`: a period later; or at once, where
-    /// that is over.
+    /// When the round after one that began at `began` begins, if all was read at `now`: with the window in which a period
+    /// ends; or at once, where that has begun.
     pub fn next_round(&self, began: Timestamp, now: Timestamp) -> Timestamp {
-        began.after(self.period).max(now)
+        let due = began.after(self.period).as_millis();
+        let into = u128::from(due) % self.window().as_millis().max(1);
+        // Less than a window, which is at most a day.
+        let begin = due.saturating_sub(u64::try_from(into).unwrap_or(0));
+        Timestamp::from_millis(begin).max(now)
+    }
+
+    /// The number of the window in which `time` lies.
+    fn number(&self, time: Timestamp) -> u128 {
+        u128::from(time.as_millis()) / self.window().as_millis().max(1)
     }
 
     fn window(&self) -> Duration {
@@ -79,7 +89,8 @@ mod tests {
     use super::*;
 
     const PLAN: ScrubPlan = ScrubPlan::STANDARD;
-    const BEGAN: Timestamp = Timestamp::from_millis(1_000_000_000_000);
+    // The beginning of a window.
+    const BEGAN: Timestamp = Timestamp::from_millis(46_297 * 6 * 3_600_000);
 
     fn coding(first: u8) -> CodingId {
         let mut id = [0; 32];
@@ -103,7 +114,7 @@ mod tests {
             let (first, last) = (after_hours(window * 6), after_hours(window * 6 + 5));
             assert_eq!(PLAN.goal(BEGAN, first), PLAN.goal(BEGAN, last));
             assert!(PLAN.goal(BEGAN, first) > PLAN.goal(BEGAN, BEGAN) || window == 0);
-            assert_eq!(PLAN.next_window(BEGAN, last), Duration::from_secs(3600));
+            assert_eq!(PLAN.next_window(last), Duration::from_secs(3600));
             assert_eq!(
                 PLAN.goal(BEGAN, first).is_all(),
                 window == 119,
@@ -125,6 +136,18 @@ mod tests {
         assert_eq!(PLAN.goal(BEGAN, before), PLAN.goal(BEGAN, BEGAN));
         let odd = ScrubPlan { period: Duration::ZERO, windows_per_day: 0 };
         assert!(odd.goal(BEGAN, BEGAN).is_all());
-        assert!(odd.next_window(BEGAN, BEGAN) > Duration::ZERO);
+        assert!(odd.next_window(BEGAN) > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_round_that_began_within_a_window_goes_on_and_ends_with_the_windows_of_the_day() {
+        let began = BEGAN.after(Duration::from_secs(5 * 3600));
+        // The first window is nearly over: what is due then is due then.
+        assert_eq!(PLAN.goal(began, began), PLAN.goal(BEGAN, BEGAN));
+        assert!(PLAN.goal(began, after_hours(6)) > PLAN.goal(began, began));
+        assert!(PLAN.goal(began, after_hours(119 * 6)).is_all());
+        let next = PLAN.next_round(began, after_hours(119 * 6));
+        assert_eq!(next, after_hours(120 * 6), "at the beginning of a window, and not later than a period");
+        assert_eq!(PLAN.next_round(began, after_hours(120 * 6 + 1)), after_hours(120 * 6 + 1));
     }
 }

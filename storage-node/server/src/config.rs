@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use firn_base::{BitRate, ByteCount, parse_duration};
+use firn_base::{BitRate, ByteCount, DiskWindows, parse_duration};
 use firn_program::LogOptions;
 use firn_storage_node::{LineTerms, ScrubPlan};
 use firn_wire::{Descriptor, JoinToken, Signed};
@@ -88,10 +88,15 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "HH:MM-HH:MM", env = "FIRN_ACTIVE_HOURS", global = true)]
     pub(crate) active_hours: Option<String>,
 
-    /// Within which time every shard is read again, to find damage before somebody needs it: a share of them four times a
-    /// day [default: 30d]
+    /// Within which time every shard is read again, to find damage before somebody needs it: a share of them in each
+    /// window of --disk-windows [default: 30d]
     #[arg(long, value_name = "DURATION", env = "FIRN_SCRUB_EVERY", global = true)]
     pub(crate) scrub_every: Option<String>,
+
+    /// In how many windows of a day shards are read again, counted from midnight UTC: 1, 2, 3, 4, 6, 8, 12 or 24. A disk that
+    /// nobody reads from rests in between, where the coordinators move shards in the same windows [default: 4]
+    #[arg(long, value_name = "N", env = "FIRN_DISK_WINDOWS", global = true)]
+    pub(crate) disk_windows: Option<String>,
 
     /// A file with the join token that the archive's operator gave you; needed until the node is admitted
     #[arg(long, value_name = "FILE", env = "FIRN_TOKEN_FILE", global = true)]
@@ -201,7 +206,7 @@ impl Settings {
                 hours.map_err(|error| format!("--active-hours: {error}"))?
             },
         };
-        let scrub = parse_scrub(self.scrub_every.as_deref())?;
+        let scrub = parse_scrub(self.scrub_every.as_deref(), self.disk_windows.as_deref())?;
         let listen = parse_address("--listen", self.listen.as_deref().unwrap_or("0.0.0.0:4434"))?;
         let http = self.http.as_deref().map(|text| parse_address("--http", text)).transpose()?;
         if let Some(advertise) = &self.advertise
@@ -272,13 +277,17 @@ fn parse_monthly_traffic(text: Option<&str>) -> Result<Option<ByteCount>, String
     Ok(Some(bytes))
 }
 
-fn parse_scrub(text: Option<&str>) -> Result<ScrubPlan, String> {
-    let Some(text) = text else { return Ok(ScrubPlan::STANDARD) };
+fn parse_scrub(every: Option<&str>, windows: Option<&str>) -> Result<ScrubPlan, String> {
+    let windows = windows.map(str::parse::<DiskWindows>).transpose();
+    let windows =
+        windows.map_err(|error| format!("--disk-windows: {error}"))?.unwrap_or(DiskWindows::STANDARD);
+    let windows_per_day = windows.per_day();
+    let Some(text) = every else { return Ok(ScrubPlan { windows_per_day, ..ScrubPlan::STANDARD }) };
     let period = parse_duration(text).map_err(|error| format!("--scrub-every: {error}"))?;
     if period < SCRUB_EVERY_LEAST {
         return Err(format!("--scrub-every: {text} would wear out the disk: give at least 1d"));
     }
-    Ok(ScrubPlan { period, ..ScrubPlan::STANDARD })
+    Ok(ScrubPlan { period, windows_per_day })
 }
 
 /// Reads a join token as `token create` printed it.
@@ -310,6 +319,9 @@ mod tests {
             Settings { max_upload, max_download, ..settings() }.check("host").unwrap().terms
         };
         assert_eq!(rates("unlimited", "unlimited"), LineTerms::default());
+        assert_eq!(config.scrub, ScrubPlan::STANDARD);
+        let once = Settings { disk_windows: Some("1".into()), ..settings() }.check("host").unwrap().scrub;
+        assert_eq!(once, ScrubPlan { windows_per_day: 1, ..ScrubPlan::STANDARD });
         let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
         let both =
             LineTerms { max_upload: rate(2_000_000), max_download: rate(500_000), ..LineTerms::default() };
@@ -331,6 +343,8 @@ mod tests {
         let monthly = |text: &str| refusal(Settings { monthly_traffic: Some(text.into()), ..settings() });
         assert!(monthly("much").starts_with("--monthly-traffic: `much`"));
         assert!(monthly("1GB").starts_with("--monthly-traffic: 1.0 GB is too little"));
+        let windows = refusal(Settings { disk_windows: Some("5".into()), ..settings() });
+        assert!(windows.starts_with("--disk-windows: `5` is no number of windows of a day"), "{windows}");
         let hours = refusal(Settings { active_hours: Some("nights".into()), ..settings() });
         assert!(hours.starts_with("--active-hours: `nights`"));
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));

@@ -110,7 +110,7 @@ pub(crate) async fn keep_scrubbing(shared: Arc<Shared>) {
                 scrub.change(|state| (state.began, state.place, state.ended) = (next, None, Some(now)));
                 keep(&shared).await;
             }
-            scrub.plan.next_window(began, now)
+            scrub.plan.next_window(now)
         };
         if timeout(rest, scrub.asked.notified()).await.is_ok() {
             let before = scrub.counts();

@@ -136,6 +136,7 @@ impl Story {
             capacity,
             departures: fleet.departures(now),
             losses_settled_at: self.losses.settled_at(),
+            disk_windows: None,
         });
         let (health, orders) = (&self.health, &archive.orders);
         let view = PlanningView { catalogue: &catalogue, fleet: &fleet, health, orders, brake, now };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use firn_base::{NodeId, ObjectKey, PublicKey, parse_duration};
+use firn_base::{DiskWindows, NodeId, ObjectKey, PublicKey, parse_duration};
 use firn_coordinator::{Peer, ROUND_TRIP_MAX, RepairAt};
 use firn_program::LogOptions;
 use firn_wire::{DomainRule, OperatorRole, Policy};
@@ -90,6 +90,11 @@ pub(crate) struct RunOptions {
     /// Shards of a bundle that was packed anew stay for readers this long
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m", env = "FIRN_ERASE_AFTER")]
     pub(crate) erase_after: Duration,
+    /// In how many windows of a day shards are moved, and repairs made that are not urgent: 1, 2, 3, 4, 6, 8, 12 or 24,
+    /// counted from midnight UTC, each open for a sixth of its time. Storage nodes read their shards again in the same
+    /// windows, so that disks rest in between; the same for all coordinators [default: at any time]
+    #[arg(long, value_name = "N", env = "FIRN_DISK_WINDOWS")]
+    pub(crate) disk_windows: Option<DiskWindows>,
     /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive
     /// does not look at them
     #[arg(long, value_name = "FILE", env = "FIRN_ADDRESS_TABLE")]

@@ -131,6 +131,7 @@ pub(crate) async fn run(
         timing: Timing::for_round_trip(options.round_trip),
         recode_after: options.recode_after,
         erase_after: options.erase_after,
+        disk_windows: options.disk_windows,
         address_table,
         filters: FilterOptions::in_directory(home.join("filters")),
         rebuild,

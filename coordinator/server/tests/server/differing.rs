@@ -63,6 +63,7 @@ async fn start(count: u8) -> Vec<Member> {
             timing: Timing::default(),
             recode_after: RECODE_AFTER,
             erase_after: ERASE_AFTER,
+            disk_windows: None,
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),

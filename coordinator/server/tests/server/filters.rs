@@ -272,6 +272,7 @@ impl Machine {
             filters: self.filters.clone(),
             rebuild: firn_coordinator::RebuildOptions::default(),
             erase_after: firn_coordinator::ERASE_AFTER,
+            disk_windows: None,
             environment: Environment::real(),
         };
         self.running = Some(Coordinator::start(options).await.unwrap());

@@ -8,6 +8,7 @@ mod lent;
 mod node;
 mod program;
 mod recode;
+mod resting_disk;
 mod store_conformance;
 mod store_index;
 mod support;

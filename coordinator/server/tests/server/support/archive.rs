@@ -181,6 +181,7 @@ impl Archive {
             timing,
             recode_after: RECODE_AFTER,
             erase_after: ERASE_AFTER,
+            disk_windows: None,
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),
