@@ -1,4 +1,5 @@
-//! A storage node's shard store: writing, starting with many shards, reading, each beside what the file system takes alone.
+//! A storage node's shards: writing, starting with many, reading, proving, reading again, each beside what it takes without a
+//! node: plain files, a bare QUIC stream.
 //!
 //! `cargo run --release -p firn-benches --example shards -- DIR --shards 100000` prints what RESULTS.md records. DIR is empty or
 //! missing at first, and empty in the end; it is on the disk that is measured. As root the page cache is emptied before what
@@ -7,6 +8,7 @@
 //! Each shard is of a bundle of its own, coded 16/40, as most are on a node. All but the first thousand are written without
 //! waiting for the disk, for what is measured of them is the start.
 
+mod line;
 mod unsynced_disk;
 
 use std::error::Error;
@@ -30,6 +32,7 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 const K: u8 = 16;
 const SYNCED: u64 = 1_000;
+const GROUP_BYTES: u64 = 16 << 10;
 const QUOTA: ByteCount = ByteCount(1 << 50);
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -122,16 +125,26 @@ fn measure(options: &Options) -> Result<(), Failure> {
     row("beside it: files written, synced and renamed, per second", per_second(synced, begun.elapsed()));
     row("beside it, MB/s", per_second(synced * shard_bytes, begun.elapsed()) / 1e6);
     row("beside it, CPU seconds for each GB", (cpu_time()? - cpu).as_secs_f64() / gigabytes);
-    drop((ready, store));
     fs::remove_dir_all(&plain)?;
+    prove(&store, &ready)?;
+    read_again(&store, &ready)?;
+    line::measure(&options.dir, &ready, usize::try_from(options.readers)?)?;
+    drop((ready, store));
 
     let (filling, _) = ShardStore::open(Arc::new(UnsyncedDisk(FileDisk::new(&directory))), QUOTA, NOW)?;
     for number in synced..shards {
         put(&filling, &MadeUp::new(number, shard_bytes)?)?;
     }
     drop(filling);
+    // As a node does behind its start; what was written without waiting is in no directory that was synced.
+    ShardStore::open(Arc::clone(&disk), QUOTA, NOW)?.0.keep_index()?;
     start(&disk, shards, "cold")?;
     start(&disk, shards, "warm")?;
+    let index = directory.join("shards/index");
+    row("bytes of the index for each shard", to_f64(fs::metadata(&index)?.len()) / to_f64(shards));
+    fs::remove_file(&index)?;
+    start(&disk, shards, "cold without its index")?;
+    ShardStore::open(Arc::clone(&disk), QUOTA, NOW)?.0.keep_index()?;
     if empty_page_cache() {
         let begun = Instant::now();
         let files = read_first_pages(&directory.join("shards"))?;
@@ -153,8 +166,36 @@ fn put(store: &Arc<ShardStore>, shard: &MadeUp) -> Result<(), Failure> {
     Ok(())
 }
 
+/// One group of each shard, as audits ask for.
+fn prove(store: &ShardStore, shards: &[MadeUp]) -> Result<(), Failure> {
+    let (cpu, begun) = (cpu_time()?, Instant::now());
+    for shard in shards {
+        store.read(ShardName::new(coding_of(shard), ShardIndex(0)), &(0..GROUP_BYTES), NOW)?;
+    }
+    let count = shards.len() as u64;
+    row("16 KiB proved, per second, one thread", per_second(count, begun.elapsed()));
+    row("the same, CPU microseconds each", (cpu_time()? - cpu).as_secs_f64() * 1e6 / to_f64(count));
+    Ok(())
+}
+
+/// Every shard as a scrub reads it, without its rests.
+fn read_again(store: &ShardStore, shards: &[MadeUp]) -> Result<(), Failure> {
+    let (cpu, begun) = (cpu_time()?, Instant::now());
+    for shard in shards {
+        store.verify(ShardName::new(coding_of(shard), ShardIndex(0)), NOW)?;
+    }
+    let bytes: u64 = shards.iter().map(|shard| shard.bytes.len() as u64).sum();
+    let (took, worked) = (begun.elapsed(), (cpu_time()? - cpu).as_secs_f64());
+    row("read again as a scrub does, MB/s", per_second(bytes, took) / 1e6);
+    row("the same, CPU seconds for each GB", worked / (to_f64(bytes) / 1e9));
+    row("share of a core while a scrub reads a tenth of the time, %", worked / took.as_secs_f64() * 10.0);
+    let each_month = worked / (to_f64(bytes) / 1e9) * 1e3;
+    row("share of a core for 1 TB within 30 days, %", each_month / (30.0 * 86_400.0) * 100.0);
+    Ok(())
+}
+
 fn write_plainly(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Failure> {
-    let temporary = directory.join("new");
+    let temporary = directory.join(format!("{name}.new"));
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -165,8 +206,8 @@ fn write_plainly(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Failu
 
 /// Opens the store as a node does when it starts.
 fn start(disk: &Arc<dyn Disk>, shards: u64, how: &str) -> Result<(), Failure> {
-    if how == "cold" && !empty_page_cache() {
-        row_of_words("start, cold", "not measured: the page cache cannot be emptied");
+    if how.starts_with("cold") && !empty_page_cache() {
+        row_of_words(&format!("start, {how}"), "not measured: the page cache cannot be emptied");
         return Ok(());
     }
     let (cpu, read, begun) = (cpu_time()?, read_from_disk()?, Instant::now());
@@ -174,6 +215,7 @@ fn start(disk: &Arc<dyn Disk>, shards: u64, how: &str) -> Result<(), Failure> {
     row(&format!("start, {how}, s"), begun.elapsed().as_secs_f64());
     row(&format!("start, {how}, CPU seconds"), (cpu_time()? - cpu).as_secs_f64());
     row(&format!("start, {how}, MB read from the disk"), to_f64(read_from_disk()? - read) / 1e6);
+    row(&format!("start, {how}, headers read"), to_f64(report.headers_read));
     row(&format!("memory of the process after it, {how}, MB"), memory("VmRSS")?);
     if report.shards != shards || store.shards() != shards {
         return Err(format!("{} shards were found instead of {shards}", report.shards).into());
@@ -184,8 +226,12 @@ fn start(disk: &Arc<dyn Disk>, shards: u64, how: &str) -> Result<(), Failure> {
 fn read_first_pages(shards: &Path) -> Result<u64, Failure> {
     let mut files = 0;
     let mut page = [0; 4096];
-    for directory in fs::read_dir(shards)? {
-        for file in fs::read_dir(directory?.path())? {
+    for entry in fs::read_dir(shards)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(entry.path())? {
             File::open(file?.path())?.read_exact(&mut page)?;
             files += 1;
         }
