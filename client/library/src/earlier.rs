@@ -227,7 +227,8 @@ impl EarlierChunks {
             return Err(ReadError::Damaged { bundle, what: "it has no such record".to_owned() });
         };
         let list = manifests.chunk_list(bundle, record).await?;
-        let gives_own = self.gives_own(&manifests.head(bundle).await?);
+        let head = manifests.head(bundle).await?;
+        let gives_own = self.gives_own(&head);
         for step in list.runs().iter().flat_map(steps) {
             if matches!(step.first, ChunkRef::Own(_)) && !gives_own {
                 continue;

@@ -115,10 +115,10 @@ impl PaperArchive {
         publish_into(destination, Some(objects), publishers, environment, options, events).await
     }
 
-    /// Packs bundles of it together, as [`crate::compact`] does.
+    /// Packs bundles of it together, as [`crate::compact()`] does.
     ///
     /// # Errors
-    /// As [`crate::compact`]. Then they are as they were.
+    /// As [`crate::compact()`]. Then they are as they were.
     pub async fn compact(
         &self,
         environment: &Environment,
