@@ -65,7 +65,7 @@ async fn publish(
     compression: FrameCompression,
 ) -> Result<(), Failure> {
     let options = PublishOptions {
-        paths: Some(paths),
+        paths: Some(paths.into()),
         frame_compression: compression,
         ..PublishOptions::new(corpus.source()?)
     };

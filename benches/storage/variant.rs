@@ -93,7 +93,7 @@ impl Variant {
         let mut bundles_after = Vec::new();
         for paths in rounds {
             let options = PublishOptions {
-                paths: Some(paths),
+                paths: Some(paths.into()),
                 reuse_chunks: self != Self::Publish,
                 // A generation is less than a quarter of a bundle.
                 reuse_small_bundles: self != Self::Publish,

@@ -285,7 +285,8 @@ fn files_of(
         for path in disk.paths().iter().filter(|path| path.starts_with("shards/")) {
             let Some((coding, index)) = shard_of(path) else {
                 let bytes = disk.open(path).and_then(|file| file.bytes()).unwrap_or_default();
-                if !held.add_trash(path, bytes) && !["shards/marker", "shards/index"].contains(&path.as_str()) {
+                if !held.add_trash(path, bytes) && !["shards/marker", "shards/index"].contains(&path.as_str())
+                {
                     faults.push(format!("{path} on node {number} is neither a shard nor trash"));
                 }
                 continue;

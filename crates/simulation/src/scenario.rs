@@ -175,7 +175,7 @@ async fn abandon_uploads(uploader: &Archive, cache: &Cache) -> Result<(), String
 fn options_for(cache: &Cache, paths: &[CachedPath]) -> Result<PublishOptions, String> {
     let source = cache.path().to_str().ok_or("the cache's directory has a plain name")?;
     let mut options = PublishOptions::new(Source::open(source).map_err(|error| error.to_string())?);
-    options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect());
+    options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect::<Vec<_>>().into());
     options.frame_compression = FrameCompression::Zstd(1);
     Ok(options)
 }

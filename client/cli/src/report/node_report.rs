@@ -196,8 +196,11 @@ mod tests {
         };
         let joined = BTreeMap::from([(node.node, Timestamp::from_millis(5))]);
         let active = NodeSummary { state: NodeState::Active, drain: None, seen_at: None, ..node.clone() };
-        let resting =
-            RestingNode { node: node.node, cause: RestCause::OutsideHours, until: Some(Timestamp::from_millis(0)) };
+        let resting = RestingNode {
+            node: node.node,
+            cause: RestCause::OutsideHours,
+            until: Some(Timestamp::from_millis(0)),
+        };
         let resting = BTreeMap::from([(node.node, resting)]);
         vec![
             NodeReport::new(&node, &joined, &resting),

@@ -385,7 +385,8 @@ fn spare_of_the_weakest(by_spare: &[SpareCount]) -> String {
 pub(crate) mod tests {
     use firn_base::{ArchiveId, NodeId};
     use firn_wire::{
-        BreachCount, ClockDifference, CoordinatorStatus, RepairWaitReason, RestCause, RosterGap, StateDifference,
+        BreachCount, ClockDifference, CoordinatorStatus, RepairWaitReason, RestCause, RosterGap,
+        StateDifference,
     };
 
     use super::*;
