@@ -70,6 +70,7 @@ in
         max-upload = "20Mbit/s";
         monthly-traffic = "2TB";
         active-hours = "22:00-07:00";
+        notify-command = "/run/current-system/sw/bin/curl -fsS -d @- https://example.org/my-node";
       };
       type = lib.types.submodule {
         freeformType = format.type;
@@ -83,6 +84,11 @@ in
             type = lib.types.str;
             default = "0.0.0.0:4434";
             description = "The UDP address to listen on.";
+          };
+          http = lib.mkOption {
+            type = lib.types.str;
+            default = "127.0.0.1:9434";
+            description = "The TCP address of the owner's page and of `/metrics`: this machine's alone unless set otherwise.";
           };
         };
       };

@@ -1,12 +1,14 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
 //! Owns: the quota, what is lent of a line and when, whose reads come first, the order of orders, the checks of passes, tickets and orders, archive time, the trash
-//! rules and their allowances, when shards are read again, and the conversation with each coordinator.
+//! rules and their allowances, when shards are read again, what concerns the owner and is told, and the conversation
+//! with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
 //! Leaves to others: disks, sockets and keys (`storage-node/server`).
 
 mod admission;
 mod archive_time;
+mod concern;
 mod contact;
 mod copies;
 mod erasure;
@@ -16,6 +18,7 @@ mod known_readers;
 mod leaving;
 mod line_terms;
 mod local_time;
+mod notice;
 mod orders;
 mod quota;
 mod refusals;
@@ -25,9 +28,11 @@ mod session;
 mod strangers;
 mod traffic_book;
 mod trash;
+mod week;
 
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
+pub use concern::{COUNT_LOST_AFTER, Concern, OwnerFacts, concerns};
 pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 pub use copies::Copies;
 pub use erasure::erased_bundles;
@@ -37,6 +42,7 @@ pub use known_readers::{KnownReaders, ReaderClass};
 pub use leaving::{LeaveProgress, LeaveWatch};
 pub use line_terms::LineTerms;
 pub use local_time::{ActiveHours, Date, LocalTime, ParseDateError, ParseHoursError};
+pub use notice::{Notice, NoticeBook, NoticeEvent, ParseNoticesError};
 pub use orders::{OrderGate, OrderRefused};
 pub use quota::{Account, Admitted, INDEX_RECORD_BYTES, QuotaExceeded};
 pub use refusals::DeletionRefusals;
@@ -51,3 +57,4 @@ pub use trash::{
     DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,
     trash_for_room,
 };
+pub use week::{HourCounts, ParseWeekError, WeekBook};

@@ -117,9 +117,16 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "ADDR", env = "FIRN_ADVERTISE", global = true)]
     pub(crate) advertise: Option<String>,
 
-    /// A TCP address for /metrics, /healthz and /readyz [default: none]
+    /// A TCP address for the owner's page (at /), /metrics, /healthz and /readyz; for this machine alone as 127.0.0.1:9434
+    /// [default: none]
     #[arg(long, value_name = "ADDR", env = "FIRN_HTTP", global = true)]
     pub(crate) http: Option<String>,
+
+    /// A command that the shell runs when something concerns you, with a line of JSON on its standard input: something needs
+    /// your attention, the node was suspended, its disk fails, a new version is required, or it has left. Each cause is
+    /// told once; the command has 30 s [default: none]
+    #[arg(long, value_name = "COMMAND", env = "FIRN_NOTIFY_COMMAND", global = true)]
+    pub(crate) notify_command: Option<String>,
 }
 
 /// Commands about a node.
@@ -151,7 +158,7 @@ pub(crate) enum Command {
         /// For how long, as 10d; 14d at most
         duration: String,
     },
-    /// Checks a shard file and prints what it holds
+    /// Checks a shard file and prints what it holds: of a plain slice also which packages, as far as the slice names them
     Inspect {
         /// The file
         file: PathBuf,
@@ -184,6 +191,7 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<String>,
     pub(crate) http: Option<SocketAddr>,
+    pub(crate) notify_command: Option<String>,
 }
 
 impl Settings {
@@ -223,8 +231,23 @@ impl Settings {
             return Err("--failure-domain: the name must not be empty".to_owned());
         }
         let token = self.token_file.as_deref().map(read_token).transpose()?;
-        let (archive, advertise) = (self.archive, self.advertise);
-        Ok(Config { data_dir, archive, quota, terms, scrub, token, failure_domain, listen, advertise, http })
+        let (archive, advertise, notify_command) = (self.archive, self.advertise, self.notify_command);
+        if notify_command.as_deref().is_some_and(|command| command.trim().is_empty()) {
+            return Err("--notify-command: the command must not be empty".to_owned());
+        }
+        Ok(Config {
+            data_dir,
+            archive,
+            quota,
+            terms,
+            scrub,
+            token,
+            failure_domain,
+            listen,
+            advertise,
+            http,
+            notify_command,
+        })
     }
 }
 
@@ -347,6 +370,8 @@ mod tests {
         assert!(windows.starts_with("--disk-windows: `5` is no number of windows of a day"), "{windows}");
         let hours = refusal(Settings { active_hours: Some("nights".into()), ..settings() });
         assert!(hours.starts_with("--active-hours: `nights`"));
+        let no_command = refusal(Settings { notify_command: Some(" ".into()), ..settings() });
+        assert!(no_command.contains("--notify-command"));
         assert!(refusal(Settings { listen: Some("here".into()), ..settings() }).contains("--listen"));
         assert!(refusal(Settings { advertise: Some("host".into()), ..settings() }).contains("--advertise"));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use firn_base::NodeId;
 use firn_storage_node_logic::{Known, Session, Step, reconnect_delay};
-use firn_transport::{AskError, Connection, serve_connection};
+use firn_transport::{AskError, ConnectError, Connection, serve_connection};
 use firn_wire::{
     CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX,
     InventoryComparison, InventoryRange, JoinRequest, NodeState, OrderRank, RefusalKind,
@@ -74,14 +74,19 @@ async fn keep_link(shared: Arc<Shared>, entry: CoordinatorEntry) {
                 shared.link(entry.id, |state| {
                     state.connected = true;
                     state.trouble = None;
+                    state.speaks_another_version = false;
                 });
                 tracing::info!(coordinator = %entry.id.short(), address = entry.address, "connected");
-                let server = Arc::new(Server { shared: Arc::clone(&shared) });
+                let server = Arc::new(Server { shared: Arc::clone(&shared), is_dialled: false });
                 serving.spawn(serve_connection(connection.clone(), server));
                 converse(&shared, &entry, &connection).await;
                 connection.close_reason().unwrap_or_else(|| "it was closed".to_owned())
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                let speaks_another_version = matches!(error, ConnectError::WrongProtocol { .. });
+                shared.link(entry.id, |state| state.speaks_another_version = speaks_another_version);
+                error.to_string()
+            }
         };
         shared.link(entry.id, |state| {
             state.connected = false;

@@ -1,4 +1,4 @@
-//! The page for monitoring: `/metrics`, `/healthz`, `/readyz`. It changes nothing.
+//! What is told over HTTP: the owner's page at `/`, and `/metrics`, `/healthz`, `/readyz` for monitoring. It changes nothing.
 
 use std::io;
 
@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::node::NodeHandle;
+use crate::page::page;
 
 /// The node that is looked at; none while its disk is gone.
 type Looked = watch::Receiver<Option<NodeHandle>>;
@@ -21,11 +22,17 @@ pub async fn serve_monitoring(
     node: watch::Receiver<Option<NodeHandle>>,
 ) -> io::Result<()> {
     let router = Router::new()
+        .route("/", get(owners_page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .with_state(node);
     axum::serve(listener, router).await
+}
+
+async fn owners_page(State(node): State<Looked>) -> impl IntoResponse {
+    let node = node.borrow().clone();
+    page(node.as_ref())
 }
 
 async fn metrics(State(node): State<Looked>) -> impl IntoResponse {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use firn_base::{ByteCount, NodeId, Timestamp};
 use firn_storage_node_logic::{
-    DeletionLimits, DeletionRefusals, LineTerms, Membership, ScrubPlan, pause_until,
+    Concern, DeletionLimits, DeletionRefusals, HourCounts, LineTerms, Membership, ScrubPlan, pause_until,
 };
 use firn_transport::{
     BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
@@ -32,12 +32,14 @@ use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
 use crate::lent::{self, Lent};
 use crate::line_part::{LinePart, Sending};
 use crate::link::{adopt_descriptor, keep_links};
+use crate::owner::concerns_of;
 use crate::report::NodeReport;
 use crate::scrub::{Scrub, keep_scrubbing};
 use crate::serve::Server;
 use crate::shared::{Counters, Shared, Turns};
 use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
 use crate::terms::{declare_absence, keep_terms_told};
+use crate::week::{self, Week, keep_week};
 
 /// The quota of a node whose owner names none.
 pub const QUOTA_DEFAULT: ByteCount = ByteCount(50_000_000_000);
@@ -169,6 +171,10 @@ impl StorageNode {
             let (disk, now) = (Arc::clone(&options.disk), environment.now());
             environment.blocking(move || Scrub::open(disk.as_ref(), options.scrub, now)).await?
         };
+        let week = {
+            let disk = Arc::clone(&options.disk);
+            environment.blocking(move || Week::open(disk.as_ref())).await?
+        };
         let address = match options.advertise {
             Some(address) => address,
             None => reachable(endpoint.local_address(), options.own_address)?.to_string(),
@@ -192,6 +198,8 @@ impl StorageNode {
             certificates,
             erased_through: AtomicU64::new(erased_through),
             scrub,
+            week,
+            dialled_at_millis: AtomicU64::new(0),
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             leaving: AtomicBool::new(leaving),
@@ -283,6 +291,7 @@ impl StorageNode {
         self.tasks.shutdown().await;
         self.endpoint.close().await;
         lent::close(&self.shared).await;
+        week::close(&self.shared).await;
     }
 }
 
@@ -290,6 +299,22 @@ impl NodeHandle {
     /// The node at a glance.
     pub fn report(&self) -> NodeReport {
         NodeReport::of(&self.shared)
+    }
+
+    /// What its owner has to see to, the gravest first.
+    pub fn concerns(&self) -> Vec<Concern> {
+        concerns_of(&self.shared)
+    }
+
+    /// What it did in the last week, hour by hour, the last of which is the one that runs; none for an hour in which it did
+    /// not run.
+    pub fn last_week(&self) -> Vec<Option<HourCounts>> {
+        self.shared.week.last_week(self.shared.local_time())
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.shared.disk
     }
 
     /// Whether any coordinator answers.
@@ -408,12 +433,13 @@ fn keep_index(store: &ShardStore) {
 
 fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let server = Arc::new(Server { shared: Arc::clone(shared) });
+    let server = Arc::new(Server { shared: Arc::clone(shared), is_dialled: true });
     let endpoint = endpoint.clone();
     tasks.spawn(async move { serve(&endpoint, server).await });
     tasks.spawn(keep_links(Arc::clone(shared), shared.generation.subscribe()));
     tasks.spawn(keep_certificates(Arc::clone(shared)));
     tasks.spawn(keep_scrubbing(Arc::clone(shared)));
+    tasks.spawn(keep_week(Arc::clone(shared)));
     tasks.spawn(lent::keep_to_terms(Arc::clone(shared)));
     tasks.spawn(keep_terms_told(Arc::clone(shared)));
     let shared = Arc::clone(shared);

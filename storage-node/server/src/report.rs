@@ -4,15 +4,16 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{ByteCount, Timestamp};
+use firn_base::Timestamp;
 use firn_storage_node_logic::{LeaveProgress, out_of_touch};
-use firn_wire::{DrainBacklog, NodeState};
+use firn_wire::DrainBacklog;
 use serde::{Deserialize, Serialize};
 
+use crate::owner;
 use crate::shared::Shared;
 
 /// The node at a glance; `firn-storage-node status --json` prints it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NodeReport {
     /// The node's id.
     pub node: String,
@@ -90,6 +91,13 @@ pub struct NodeReport {
     pub clock_offset_millis: i64,
     /// Seconds since it was started.
     pub uptime_seconds: u64,
+    /// What its owner has to see to, the gravest first.
+    pub attention: Vec<AttentionReport>,
+    /// Seconds since somebody who had dialled it last asked it something: a reader, an uploader or another node. None since
+    /// it was started: nobody knows then whether it can be reached.
+    pub dialled_seconds_ago: Option<u64>,
+    /// Ranges served to readers in the last week.
+    pub reads_helped_in_week: u64,
     /// Its links to the coordinators.
     pub coordinators: Vec<LinkReport>,
     /// What it has done since it was started.
@@ -134,8 +142,19 @@ impl From<LeaveProgress> for LeaveReport {
     }
 }
 
-/// The link to one coordinator.
+/// Something that the owner has to see to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttentionReport {
+    /// The name of the cause, which stays.
+    pub cause: String,
+    /// What is the matter and what to do.
+    pub sentence: String,
+    /// Milliseconds since 1970 when the archive does something about it; none if nothing follows at a known time.
+    pub consequence_millis: Option<u64>,
+}
+
+/// The link to one coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LinkReport {
     /// The coordinator.
     pub id: String,
@@ -154,6 +173,8 @@ pub struct LinkReport {
 pub struct WorkReport {
     /// Ranges served to readers, auditors and workers of builds.
     pub ranges_served: u64,
+    /// Of these, ranges to readers.
+    pub reads_helped: u64,
     /// Bytes of these to readers, proofs included.
     pub bytes_served: u64,
     /// Of these, bytes to readers whom the archive does not know.
@@ -209,6 +230,11 @@ impl NodeReport {
             let watch = shared.leave_watch.lock().unwrap_or_else(PoisonError::into_inner);
             watch.progress().filter(|_| is_draining)
         };
+        let attention = owner::concerns_of(shared).into_iter().map(|concern| AttentionReport {
+            cause: concern.cause().to_owned(),
+            sentence: concern.sentence(),
+            consequence_millis: concern.consequence_at().map(Timestamp::as_millis),
+        });
         Self {
             node: shared.id().to_string(),
             archive: shared.archive.to_string(),
@@ -248,9 +274,13 @@ impl NodeReport {
             ledger_entries: shared.ledger.entries(),
             clock_offset_millis: shared.authority.clock_offset_millis(),
             uptime_seconds: shared.elapsed().as_secs(),
+            attention: attention.collect(),
+            dialled_seconds_ago: shared.dialled_ago().map(|ago| ago.as_secs()),
+            reads_helped_in_week: shared.week.reads_helped(),
             coordinators,
             done: WorkReport {
                 ranges_served: read(&counters.ranges_served),
+                reads_helped: read(&counters.reads_helped),
                 bytes_served: read(&counters.bytes_served),
                 stranger_bytes_served: read(&counters.stranger_bytes_served),
                 build_bytes_served: read(&counters.build_bytes_served),
@@ -265,61 +295,6 @@ impl NodeReport {
                 deletions_refused: read(&counters.deletions_refused),
             },
         }
-    }
-
-    /// How the node is, in one sentence for its owner.
-    pub fn sentence(&self) -> String {
-        let bytes = |bytes| ByteCount(bytes).to_string();
-        let how = match (self.needs_attention().is_empty(), &self.rest, self.is_ready()) {
-            _ if self.out_of_touch().is_some() => "This node is out of touch with its archive".to_owned(),
-            (false, _, _) => "This node needs attention".to_owned(),
-            (true, Some(rest), true) => format!("This node rests ({rest})"),
-            (true, None, true) => "This node is well".to_owned(),
-            (true, _, false) => "This node is not in touch with its archive".to_owned(),
-        };
-        let limit = self.monthly_traffic_bytes.map(|limit| format!(" of {}", bytes(limit)));
-        format!(
-            "{how}: it holds {} shards in {} of {}, and moved {} today and {}{} this month.",
-            self.shards,
-            bytes(self.used_bytes),
-            bytes(self.quota_bytes),
-            bytes(self.traffic_today_bytes),
-            bytes(self.traffic_month_bytes),
-            limit.unwrap_or_default(),
-        )
-    }
-
-    /// What its owner has to see to, a sentence each.
-    pub fn needs_attention(&self) -> Vec<String> {
-        let mut sentences = Vec::new();
-        if let Some(silence) = self.out_of_touch() {
-            let seconds = silence.as_secs();
-            let time = if seconds >= 7200 {
-                format!("{} h", seconds / 3600)
-            } else {
-                format!("{} min", seconds / 60)
-            };
-            sentences.push(format!(
-                "no coordinator has answered for {time}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, 72 h unless its operators chose otherwise"
-            ));
-        }
-        if self.refused_deletions > 0 {
-            sentences.push(format!(
-                "delete orders that went beyond what this node deletes within a day and were refused: {}; tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one",
-                self.refused_deletions
-            ));
-        }
-        if self.scrub_unread > 0 {
-            sentences.push(format!(
-                "shards that the disk did not give when they were read again: {}; is it failing?",
-                self.scrub_unread
-            ));
-        }
-        if [NodeState::Gone, NodeState::Lost].iter().any(|removed| self.state == Some(removed.to_string())) {
-            let sentence = "the archive counts on nothing here any more: the shards are yours to delete with the data directory; to come back, begin with an empty one and a new token";
-            sentences.push(sentence.to_owned());
-        }
-        sentences
     }
 
     /// For how long no coordinator has answered, if that is worth a word.
@@ -388,6 +363,7 @@ impl NodeReport {
             ),
             ("resting", "1 while the node does nothing but stay in touch", u64::from(self.rest.is_some())),
             ("coordinators_connected", "Coordinators with a connection", connected),
+            ("needs_attention", "What the owner has to see to, 0 if nothing", self.attention.len() as u64),
             ("admitted", "1 if the archive knows this node", u64::from(self.state.is_some())),
             ("ledger_entries", "Entries of the copy of the ledger", self.ledger_entries),
             ("uptime_seconds", "Seconds since the start", self.uptime_seconds),
@@ -404,6 +380,7 @@ impl NodeReport {
             ("scrubbed_shards_total", "Shards read again that were whole", self.scrubbed),
             ("scrub_unread_shards_total", "Shards that the disk did not give for it", self.scrub_unread),
             ("ranges_served_total", "Ranges served", done.ranges_served),
+            ("reads_helped_total", "Ranges served to readers", done.reads_helped),
             ("served_bytes_total", "Bytes served to readers, proofs included", done.bytes_served),
             (
                 "stranger_served_bytes_total",

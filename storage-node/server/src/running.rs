@@ -2,16 +2,17 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use firn_storage_node::{
-    DataDirectory, DeletionLimits, NodeHandle, StorageNode, StorageNodeOptions, kept_descriptor,
-    serve_control, serve_monitoring,
+    DataDirectory, DeletionLimits, NodeHandle, OwnerNotifier, StorageNode, StorageNodeOptions,
+    keep_notifying, kept_descriptor, serve_control, serve_monitoring,
 };
 use firn_transport::Environment;
 use firn_wire::Descriptor;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -39,12 +40,17 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
             }
         });
     }
+    let notifier = config.notify_command.clone().map(|command| {
+        let notifier = Arc::new(Mutex::new(OwnerNotifier::new(environment.clone(), command)));
+        tokio::spawn(keep_notifying(Arc::clone(&notifier), looked.subscribe()));
+        notifier
+    });
     let mut stop = Box::pin(firn_program::stop_signal());
     loop {
         let descriptor = find_descriptor(&directory, config.archive.as_deref())?;
-        let gone = run(&config, environment.clone(), directory, descriptor, &looked, stop.as_mut()).await?;
+        let watched = Watched { looked: &looked, notifier: notifier.as_deref() };
+        let gone = run(&config, environment.clone(), directory, descriptor, watched, stop.as_mut()).await?;
         let Some(gone) = gone else { return Ok(()) };
-        looked.send_replace(None);
         tracing::error!(
             data_dir = %config.data_dir.display(), %gone,
             "the disk with the data directory is gone: the node is offline until it is mounted again"
@@ -60,13 +66,22 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     }
 }
 
+/// Who looks at the node from outside.
+#[derive(Clone, Copy)]
+struct Watched<'a> {
+    /// Where the running node is shown.
+    looked: &'a watch::Sender<Option<NodeHandle>>,
+    /// Who tells its owner, if they want to be told.
+    notifier: Option<&'a Mutex<OwnerNotifier>>,
+}
+
 /// Runs the node in a directory. Ends when the node shall, with nothing; or when the disk is gone, with what is there.
 async fn run(
     config: &Config,
     environment: Environment,
     directory: DataDirectory,
     descriptor: Descriptor,
-    looked: &watch::Sender<Option<NodeHandle>>,
+    watched: Watched<'_>,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<std::io::Error>, Failure> {
     let own_address = match config.advertise {
@@ -88,7 +103,7 @@ async fn run(
         own_address,
     };
     let node = StorageNode::start(environment, options).await.map_err(failed)?;
-    looked.send_replace(Some(node.handle()));
+    watched.looked.send_replace(Some(node.handle()));
     // Ended with the node.
     let mut beside = JoinSet::new();
     let (handle, path) = (node.handle(), config.data_dir.clone());
@@ -109,13 +124,18 @@ async fn run(
             tracing::info!(
                 "the node has left: what lies in its data directory counts for nobody and is yours to delete"
             );
+            if let Some(notifier) = watched.notifier {
+                notifier.lock().await.tell_drained(&node.handle()).await;
+            }
             Ok(None)
         }
         gone = node.disk_gone() => Ok(Some(gone)),
         sentence = node.copied() => Err(Failure::Failed(sentence)),
     };
     beside.shutdown().await;
-    looked.send_replace(None);
+    if matches!(ended, Ok(Some(_))) {
+        watched.looked.send_replace(None);
+    }
     node.shutdown().await;
     ended
 }

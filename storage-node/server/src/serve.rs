@@ -48,6 +48,8 @@ const PIECE_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) shared: Arc<Shared>,
+    /// Whether the peers have dialled: then others reach this node.
+    pub(crate) is_dialled: bool,
 }
 
 /// Why an exchange ended without an answer.
@@ -73,6 +75,9 @@ impl From<StreamError> for Failure {
 impl Handler for Server {
     async fn handle(&self, connection: &Connection, mut stream: Stream) {
         let request = timeout(REQUEST_TIMEOUT, stream.receive(CONTROL_BYTES_MAX)).await;
+        if self.is_dialled {
+            self.shared.was_dialled();
+        }
         let result = match request {
             Ok(Ok(request)) => self.answer(connection.peer(), request, &mut stream).await,
             Ok(Err(StreamError::Unreadable { source, .. })) => {
@@ -190,6 +195,7 @@ impl Server {
         let reply = NodeReply::Range { encoded_bytes: proof_bytes };
         let counters = &self.shared.counters;
         count(&counters.ranges_served, 1);
+        count(&counters.reads_helped, u64::from(matches!(work, Work::Read | Work::StrangerRead)));
         if work == Work::BuildRead {
             count(&counters.build_bytes_served, proof_bytes);
             timeout(READER_STALL_MAX, stream.send(&reply)).await.map_err(|_| Failure::Peer)??;

@@ -22,6 +22,7 @@ use crate::lent::Lent;
 use crate::line_part::{LinePart, Sending};
 use crate::scrub::Scrub;
 use crate::store::{Disk, ShardStore};
+use crate::week::Week;
 
 // Each holds a block of 1 MiB and what QUIC has buffered for it.
 const STORES_MAX: usize = 16;
@@ -79,6 +80,9 @@ pub(crate) struct Shared {
     // Entries of the ledger of whose erased bundles nothing is left here.
     pub(crate) erased_through: AtomicU64,
     pub(crate) scrub: Scrub,
+    pub(crate) week: Week,
+    // When somebody who had dialled this node last asked it something, in milliseconds since it was started; 0 for never.
+    pub(crate) dialled_at_millis: AtomicU64,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,
@@ -107,12 +111,15 @@ pub(crate) struct LinkState {
     pub(crate) connected: bool,
     pub(crate) heard: Option<Instant>,
     pub(crate) trouble: Option<String>,
+    // Whether the coordinator speaks another version of the protocol.
+    pub(crate) speaks_another_version: bool,
 }
 
 /// What the node has done since it was started.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) ranges_served: AtomicU64,
+    pub(crate) reads_helped: AtomicU64,
     pub(crate) bytes_served: AtomicU64,
     pub(crate) stranger_bytes_served: AtomicU64,
     pub(crate) build_bytes_served: AtomicU64,
@@ -218,6 +225,26 @@ impl Shared {
     /// Time since the program began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Somebody who has dialled this node asks it something.
+    pub(crate) fn was_dialled(&self) {
+        let millis = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        self.dialled_at_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long ago that was; none if it has not been since the start.
+    pub(crate) fn dialled_ago(&self) -> Option<Duration> {
+        let at = self.dialled_at_millis.load(Ordering::Relaxed);
+        (at > 0).then(|| self.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// When a coordinator last answered in this run; none if none has.
+    pub(crate) fn heard(&self) -> Option<Timestamp> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let ago = links.values().filter_map(|link| link.heard).map(|at| at.elapsed()).min()?;
+        let ago_millis = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        Some(Timestamp::from_millis(self.local_time().as_millis().saturating_sub(ago_millis)))
     }
 
     /// Waits for a turn of `who` at `work`, if the node does it now.

@@ -6,6 +6,7 @@ mod crash_points;
 mod disk_faults;
 mod lent;
 mod node;
+mod owner;
 mod power_cut;
 mod program;
 mod recode;

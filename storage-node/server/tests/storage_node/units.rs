@@ -77,6 +77,7 @@ fn the_nixos_module_hands_on_what_is_set() {
     assert_eq!(service["environment"]["FIRN_TOKEN_FILE"], "%d/token");
     assert_eq!(service["serviceConfig"]["ReadWritePaths"][0], "/mnt/disk/firn");
     assert_eq!(config["networking"]["firewall"]["allowedUDPPorts"][0], 5000);
+    assert!(settings.contains("http = \"127.0.0.1:9434\""), "{settings}");
     assert!(
         settings.contains("quota = \"500GB\"") && settings.contains("active-hours = \"22:00-07:00\""),
         "{settings}"

@@ -1,0 +1,252 @@
+//! What the owner of a node has to see to, and until when.
+//!
+//! Always holds: every concern has one cause, under a name that stays; what has a consequence at a known time says when,
+//! and begins at least 48 hours before it, where the archive waits as long as it does by default.
+//! Leaves to others: finding the facts (the node), telling the owner (`notice`, the page, `status`).
+
+use std::time::Duration;
+
+use firn_base::Timestamp;
+use firn_wire::NodeState;
+
+use crate::contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
+
+/// How long a node may be away before an archive counts its shards as lost, unless its operators chose another time.
+pub const COUNT_LOST_AFTER: Duration = Duration::from_secs(72 * 3600);
+
+/// How long a node that was started has to be admitted.
+const BEGINNING: Duration = Duration::from_secs(600);
+
+// The owner has to be told that long before anything follows from what he does not do.
+const _: () = assert!(OUT_OF_TOUCH_AFTER.as_secs() + 48 * 3600 <= COUNT_LOST_AFTER.as_secs());
+
+/// What is known of a node that may concern its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnerFacts {
+    /// Where the node is in its life, as a coordinator last said; none if it is not admitted.
+    pub state: Option<NodeState>,
+    /// Whether its owner wants it to leave.
+    pub leaving: bool,
+    /// How long ago a coordinator last answered in this run; none if none has.
+    pub heard_ago: Option<Duration>,
+    /// When a coordinator last answered, in this run or one before; when the node was started, if that is not known.
+    pub silent_since: Timestamp,
+    /// How long the node has run.
+    pub running_for: Duration,
+    /// Whether a coordinator answers in a later version of the protocol.
+    pub is_outdated: bool,
+    /// Shards that are here.
+    pub shards: u64,
+    /// Shards that the disk did not give when they were read again.
+    pub unread_shards: u64,
+    /// Delete orders that were refused because they went too far.
+    pub refused_deletions: u64,
+}
+
+/// Something that the owner has to see to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// The disk with the data directory is gone.
+    DiskGone,
+    /// The disk does not give what it holds.
+    DiskFailing {
+        /// How many shards it did not give.
+        unread_shards: u64,
+    },
+    /// The coordinators speak a later version of the protocol.
+    NewVersionRequired,
+    /// Coordinators answer, and the archive does not take the node in.
+    NotAdmitted,
+    /// No coordinator has answered since then.
+    OutOfTouch {
+        /// When one last did, or the node was started.
+        since: Timestamp,
+    },
+    /// The archive gives the node nothing new.
+    Suspended,
+    /// The archive counts on nothing here any more, and its owner has not asked for that.
+    Removed,
+    /// Orders went beyond what the node deletes within a day.
+    DeletionsRefused {
+        /// How many.
+        orders: u64,
+    },
+}
+
+impl Concern {
+    /// The name of the cause, which stays: programs of owners go by it.
+    pub const fn cause(self) -> &'static str {
+        match self {
+            Self::DiskGone => "disk-gone",
+            Self::DiskFailing { .. } => "disk-unread",
+            Self::NewVersionRequired => "outdated",
+            Self::NotAdmitted => "not-admitted",
+            Self::OutOfTouch { .. } => "out-of-touch",
+            Self::Suspended => "suspended",
+            Self::Removed => "removed",
+            Self::DeletionsRefused { .. } => "deletions-refused",
+        }
+    }
+
+    /// When the archive does something about it; none where nothing follows at a known time.
+    pub fn consequence_at(self) -> Option<Timestamp> {
+        match self {
+            Self::OutOfTouch { since } => Some(since.after(COUNT_LOST_AFTER)),
+            _ => None,
+        }
+    }
+
+    /// What is the matter and what to do, for the owner.
+    pub fn sentence(self) -> String {
+        match self {
+            Self::DiskGone => {
+                "the disk with the data directory is gone and the node is offline: mount it again".to_owned()
+            }
+            Self::DiskFailing { unread_shards } => format!(
+                "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
+            ),
+            Self::NewVersionRequired => {
+                "the archive's coordinators speak a later version of the protocol: update this program".to_owned()
+            }
+            Self::NotAdmitted => {
+                "the archive does not admit this node: the log says why; it needs a join token of its operators that was not used before (--token-file)"
+                    .to_owned()
+            }
+            Self::OutOfTouch { since } => format!(
+                "no coordinator has answered since {since}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, {} h unless its operators chose otherwise",
+                COUNT_LOST_AFTER.as_secs() / 3600
+            ),
+            Self::Suspended => {
+                "the archive's operators have suspended this node: it keeps what it has and is given nothing new; ask them why"
+                    .to_owned()
+            }
+            Self::Removed => {
+                "the archive counts on nothing here any more: the shards are yours to delete with the data directory; to come back, begin with an empty one and a new token"
+                    .to_owned()
+            }
+            Self::DeletionsRefused { orders } => format!(
+                "delete orders that went beyond what this node deletes within a day and were refused: {orders}; tell the operators of the archive, for either its coordinators err or somebody has stolen the key of one"
+            ),
+        }
+    }
+}
+
+/// What the owner has to see to, the gravest first.
+pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
+    let OwnerFacts {
+        state,
+        leaving,
+        heard_ago,
+        silent_since,
+        running_for,
+        is_outdated,
+        shards,
+        unread_shards,
+        refused_deletions,
+    } = *facts;
+    let is_silent = out_of_touch(heard_ago, running_for).is_some();
+    let is_removed = matches!(state, Some(NodeState::Gone | NodeState::Lost));
+    // Who has left is not missed.
+    let has_left = state == Some(NodeState::Gone) && leaving;
+    let mut found = Vec::new();
+    if unread_shards > 0 {
+        found.push(Concern::DiskFailing { unread_shards });
+    }
+    if is_outdated {
+        found.push(Concern::NewVersionRequired);
+    }
+    if is_silent && !has_left {
+        found.push(Concern::OutOfTouch { since: silent_since });
+    }
+    // Coordinators that rebuild their archive know nobody for a while: whoever holds shards was admitted once.
+    if state.is_none() && shards == 0 && !is_silent && running_for >= BEGINNING {
+        found.push(Concern::NotAdmitted);
+    }
+    if state == Some(NodeState::Suspended) {
+        found.push(Concern::Suspended);
+    }
+    if is_removed && !has_left {
+        found.push(Concern::Removed);
+    }
+    if refused_deletions > 0 {
+        found.push(Concern::DeletionsRefused { orders: refused_deletions });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_383_909_000);
+
+    fn of(facts: OwnerFacts) -> Vec<Concern> {
+        concerns(&facts)
+    }
+
+    fn facts(state: NodeState) -> OwnerFacts {
+        let (running_for, heard_ago) = (Duration::from_secs(90_000), Some(Duration::from_secs(2)));
+        OwnerFacts {
+            state: Some(state),
+            heard_ago,
+            silent_since: NOW,
+            running_for,
+            shards: 9,
+            ..OwnerFacts::default()
+        }
+    }
+
+    #[test]
+    fn a_node_in_touch_that_lacks_nothing_concerns_nobody() {
+        for state in [NodeState::Active, NodeState::Draining] {
+            assert_eq!(of(facts(state)), []);
+        }
+        // The archive is being rebuilt.
+        assert_eq!(of(OwnerFacts { state: None, ..facts(NodeState::Active) }), []);
+        let young = OwnerFacts { running_for: Duration::from_secs(9), shards: 0, ..facts(NodeState::Active) };
+        assert_eq!(of(OwnerFacts { state: None, ..young }), []);
+        let left = OwnerFacts { leaving: true, heard_ago: None, ..facts(NodeState::Gone) };
+        assert_eq!(of(left), []);
+    }
+
+    #[test]
+    fn silence_is_told_48_hours_before_a_node_counts_as_lost() {
+        let silent =
+            |heard_ago, running_for| of(OwnerFacts { heard_ago, running_for, ..facts(NodeState::Active) });
+        let short = OUT_OF_TOUCH_AFTER - Duration::from_secs(1);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(silent(Some(short), day), []);
+        // It was off for days and looks for the coordinators now.
+        assert_eq!(silent(None, short), []);
+        for told in [silent(Some(OUT_OF_TOUCH_AFTER), day), silent(None, OUT_OF_TOUCH_AFTER)] {
+            let [concern @ Concern::OutOfTouch { since: NOW }] = told[..] else { panic!("{told:?}") };
+            let consequence_at = concern.consequence_at().unwrap();
+            assert!(consequence_at.since(NOW.after(OUT_OF_TOUCH_AFTER)) >= Duration::from_secs(48 * 3600));
+            assert!(
+                concern.sentence().starts_with("no coordinator has answered since 2026-11-22T21:45:09Z: ")
+            );
+        }
+    }
+
+    #[test]
+    fn everything_that_is_the_matter_is_told_each_under_a_cause_of_its_own() {
+        let facts_of_all = OwnerFacts {
+            leaving: true,
+            heard_ago: None,
+            is_outdated: true,
+            unread_shards: 1,
+            refused_deletions: 2,
+            ..facts(NodeState::Lost)
+        };
+        let mut causes: Vec<_> = of(facts_of_all).into_iter().map(Concern::cause).collect();
+        assert_eq!(causes, ["disk-unread", "outdated", "out-of-touch", "removed", "deletions-refused"]);
+        let stranger = OwnerFacts { state: None, shards: 0, ..facts(NodeState::Active) };
+        assert_eq!(of(stranger), [Concern::NotAdmitted]);
+        causes.extend([Concern::DiskGone, Concern::Suspended, Concern::NotAdmitted].map(Concern::cause));
+        let names = causes.len();
+        causes.sort_unstable();
+        causes.dedup();
+        assert_eq!(causes.len(), names);
+        assert_eq!(of(facts(NodeState::Suspended)), [Concern::Suspended]);
+    }
+}
