@@ -35,7 +35,8 @@ pub(crate) fn print_rounds(
         runtime.block_on(publish(&archive, corpus, round.to_vec(), compression))?;
     }
     println!(
-        "| {rounds} rounds | bundles | under a quarter full, of the payload | payload, of .nar.xz | stored 16/40, of .nar.xz |"
+        "| {rounds} rounds | bundles | under a quarter full, of the payload | payload, of {kind} | stored 16/40, of {kind} |",
+        kind = corpus.file_kind()
     );
     println!("| --- | --- | --- | --- | --- |");
     row("one publish of everything", corpus, &at_once.bundles());
@@ -148,12 +149,12 @@ fn records_of(bundle: &PaperBundle) -> u64 {
 
 fn row(what: &str, corpus: &Corpus, bundles: &[PaperBundle]) {
     let fill = fill_of(bundles);
-    let xz = corpus.xz_bytes() as f64;
+    let file_bytes = corpus.file_bytes() as f64;
     println!(
         "| {what} | {} | {:.1} % | {:.3} | {:.3} |",
         fill.bundles,
         fill.small_payload.0 as f64 * 100.0 / fill.payload.0.max(1) as f64,
-        fill.payload.0 as f64 / xz,
-        stored_bytes(bundles) as f64 / xz
+        fill.payload.0 as f64 / file_bytes,
+        stored_bytes(bundles) as f64 / file_bytes
     );
 }
