@@ -177,6 +177,8 @@ fn options_for(cache: &Cache, paths: &[CachedPath]) -> Result<PublishOptions, St
     let mut options = PublishOptions::new(Source::open(source).map_err(|error| error.to_string())?);
     options.paths = Some(paths.iter().map(|path| path.hash_part.clone()).collect::<Vec<_>>().into());
     options.frame_compression = FrameCompression::Zstd(1);
+    // As few bytes as there are here never fill a quarter of a bundle, and purges shall meet bundles that use others.
+    options.reuse_small_bundles = true;
     Ok(options)
 }
 
