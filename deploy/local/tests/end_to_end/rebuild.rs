@@ -486,7 +486,9 @@ fn what_lacks_a_bundle_waits_for_a_coordinator_that_is_down_while_nodes_are_away
     });
     let (uploader, mut published) = (fleet.uploader_key(), BTreeMap::new());
     for cache in &caches {
-        fleet.firn(&["publish", text(cache.path()), "--uploader-key", text(&uploader)]).success();
+        let words =
+            ["publish", "--reuse-small-bundles", text(cache.path()), "--uploader-key", text(&uploader)];
+        fleet.firn(&words).success();
         published.extend(path_infos(cache.path()));
     }
     // It does not compress, so a data shard holds it as it is. Whose that is goes before it is purged.
