@@ -38,7 +38,7 @@ use crate::recipe_trial::{Encoders, FILE_HEAD_BYTES_MAX, TrialError, try_recipe}
 use crate::ship::{ShipError, Shipped, Shipping, TakesPlaceOf};
 use crate::sorted_lines::LineReader;
 use crate::source::SourceError;
-use crate::spool::SpoolDir;
+use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::BundleSet;
 use crate::verify::{VerifiedObject, VerifyError, verify_path};
 
@@ -214,15 +214,20 @@ impl Publish<'_> {
         Ok(names)
     }
 
-    /// The next blobs, at most so many, and the lines behind them.
+    /// The next blobs, at most so many, and the lines behind them; none at the end.
     pub(crate) async fn blobs(
         &self,
         mut lines: LineReader,
         count_max: usize,
     ) -> Result<(Vec<BlobFile>, LineReader), PublishError> {
-        let read = move || lines.lines(count_max).map(|some| (some, lines));
-        let (some, lines) = self.environment.blocking(read).await?;
-        Ok((some.iter().filter_map(|line| BlobFile::named(line)).collect(), lines))
+        let read = move || loop {
+            let some = lines.lines(count_max)?;
+            let blobs: Vec<BlobFile> = some.iter().filter_map(|line| BlobFile::named(line)).collect();
+            if some.is_empty() || !blobs.is_empty() {
+                return Ok::<_, SpoolError>((blobs, lines));
+            }
+        };
+        Ok(self.environment.blocking(read).await?)
     }
 
     /// Reads, checks and packs every object, several at once, in the plan's order. When the source goes away no further
