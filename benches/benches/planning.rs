@@ -14,7 +14,7 @@ use firn_base::{
     Country, NodeId, Origin, PublicKey, Scheme, ShardIndex, Timestamp,
 };
 use firn_coordinator_logic::{
-    BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, HealthIndex,
+    Absence, BrakeState, BundleRecord, Catalogue, Change, CodingRecord, FleetView, FleetWatch, HealthIndex,
     MemoryState, NodeNumber, NodeRecord, NodeSite, Orders, PlanningBudget, PlanningView, default_policy,
     plan_moves, plan_repairs, plan_tidying,
 };
@@ -317,6 +317,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         joined_at: NOW,
         last_seen: NOW,
         availability: Availability::UNKNOWN,
+        absence: Absence::default(),
         vouched: false,
         declared_since: NOW,
         site: site(number),
