@@ -32,10 +32,12 @@ async fn join(archive: &Archive) {
         quota_bytes: QUOTA_BYTES,
         token: Some(TokenId::from_bytes([1; 32])),
     };
+    let leader = archive.leader().await;
     let outcome = until("the leader admits the node", async || {
         let at = firn_transport::Environment::real().now();
         let command = TimedCommand::of_coordinators(at, join.clone());
-        archive.coordinator(archive.leader().await).consensus().propose(command).await.ok()
+        // On the heap: the compiler bounds how deep futures lie in each other.
+        Box::pin(archive.coordinator(leader).consensus().propose(command)).await.ok()
     })
     .await;
     assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
@@ -62,7 +64,7 @@ fn resting(reply: CoordinatorReply) -> Vec<RestingNode> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_absence_that_is_declared_to_any_coordinator_is_known_to_whoever_leads_next() {
     let mut archive = Archive::found(3).await;
-    join(&archive).await;
+    Box::pin(join(&archive)).await;
     until("all agree on what all know", async || {
         let level =
             |number| archive.coordinator(number).consensus().facts().counters().unwrap().feature_level;
@@ -112,7 +114,7 @@ async fn an_absence_that_is_declared_to_any_coordinator_is_known_to_whoever_lead
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_rests_is_listed_with_the_end_that_it_tells() {
     let archive = Archive::found(1).await;
-    join(&archive).await;
+    Box::pin(join(&archive)).await;
     let own = endpoint(&node(), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let machine = &archive.machines[&1];
     let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
