@@ -135,7 +135,7 @@ impl LineSorter {
             let runs = self.runs.take().map_or_else(Vec::new, Runs::readers);
             let file = self.nameless()?;
             let (bytes, _) = merge(runs, &file)?;
-            self.runs = Some(Runs { file: Arc::new(file), extents: vec![0..bytes] });
+            self.runs = Some(Runs { file: Arc::new(file), extents: std::iter::once(0..bytes).collect() });
         }
         let mut runs = match self.runs.take() {
             Some(runs) => runs,

@@ -69,7 +69,7 @@ impl<K: Ord + Clone> FairTurns<K> {
 
     /// A turn of `who` is over. Gives the place whose turn it is now, if somebody waits.
     pub fn give_back(&mut self, who: &K) -> Option<Place> {
-        let Some(held) = self.held.get_mut(who) else { return None };
+        let held = self.held.get_mut(who)?;
         *held -= 1;
         if *held == 0 {
             self.held.remove(who);
