@@ -663,10 +663,10 @@ mod tests {
             .using_all_that_is_earlier();
         let mut sets = Vec::new();
         for (name, bundle) in (0..).zip(&others) {
-            let mut object = object(&spool, &noise(9 << 20, name), name);
+            let mut object = object(&spool, &noise(10 << 20, name), name);
             let chunk = |(number, (hash, length))| (*bundle, PartChunk { number, length, hash });
             object.earlier = (0..).zip(object.content.chunks()).map(chunk).take(8).collect();
-            let pushed = packer.push_expecting(object, 9 << 20).await.unwrap();
+            let pushed = packer.push_expecting(object, 10 << 20).await.unwrap();
             assert!(pushed.refused.is_none(), "{pushed:?}");
             sets.extend(pushed.sealed);
         }
