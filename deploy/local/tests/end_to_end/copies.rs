@@ -2,7 +2,7 @@
 
 use crate::support::fetch::path_infos;
 use crate::support::fleet::{COORDINATORS, Fleet, NODES, text};
-use crate::support::{Running, command, demo_cache, finish, quietly, run};
+use crate::support::{Running, command, demo_cache, finish, quietly, run, wait_for};
 
 #[test]
 fn a_copy_of_a_node_is_refused_beside_it_and_goes_on_in_its_place() {
@@ -36,6 +36,10 @@ fn a_copy_of_a_node_is_refused_beside_it_and_goes_on_in_its_place() {
     fleet.nodes[0].take().unwrap().kill();
     let moved = Running::start(&mut program, &fleet.home().join("moved.log"));
     fleet.nodes[0] = Some(moved);
+    wait_for("a coordinator hears the node where it is now", || {
+        let status = run(fleet.home(), "firn-storage-node", ["status", "--data-dir", text(&copy)]);
+        status.stdout.contains("state       active").then_some(())
+    });
     fleet.firn(&["status", "--until-nodes", &nodes]).success();
     fleet.firn(&["status", "--until", "full"]).success();
     fleet.firn(&["verify", "--all"]).success();
