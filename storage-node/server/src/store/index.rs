@@ -183,7 +183,7 @@ impl ShardStore {
     ///
     /// # Errors
     ///
-    /// The disk fails. The index is mended the next time then.
+    /// The disk fails, or is gone. The index is mended the next time then.
     pub fn keep_index(&self) -> io::Result<()> {
         let mut index = self.index();
         let mut shelf = self.shelf();
@@ -207,6 +207,8 @@ impl ShardStore {
             // Shards come first: the next start reads some headers.
             return Ok(());
         }
+        // Where the disk was nothing is written: `shards` may be an empty directory now.
+        self.disk.check_presence()?;
         // In place of the old one, not beside it: half an index is none, but never too many bytes.
         let written = self.write_records(begin, &bytes);
         let end = if written.is_ok() { end } else { self.index_bytes().unwrap_or(end) };

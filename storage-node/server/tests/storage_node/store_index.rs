@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::support::CodedBundle;
 use firn_base::{BundleId, ByteCount, Timestamp};
 use firn_storage_node::{
-    Disk, INDEX_RECORD_BYTES, MemoryDisk, ReadShardError, ScanReport, ShardName, ShardStore,
+    DataDirectory, Disk, INDEX_RECORD_BYTES, MemoryDisk, ReadShardError, ScanReport, ShardName, ShardStore,
 };
+use firn_transport::Environment;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 const ROOMY: ByteCount = ByteCount(1 << 30);
@@ -151,6 +152,25 @@ fn a_record_that_names_another_bundle_is_mended_by_the_first_reader_and_hides_no
     let (again, report) = open(&disk);
     assert_eq!((report.shards, report.headers_read, again.shards()), (4, 0, 4));
     assert_eq!(content(&disk).len() as u64, 2 * INDEX_RECORD_BYTES);
+}
+
+#[test]
+fn where_the_disk_was_no_index_is_written() {
+    let place = tempfile::tempdir().unwrap();
+    let directory = DataDirectory::open(place.path(), &Environment::real()).unwrap();
+    let open = || ShardStore::open(directory.disk(), ROOMY, NOW).unwrap().0;
+    put(&open(), &CodedBundle::new(1, 60_000, 1), 0);
+    let shards = place.path().join("shards");
+    std::fs::write(shards.join("index"), b"nothing").unwrap();
+    let store = open();
+    std::fs::rename(&shards, place.path().join("unplugged")).unwrap();
+    std::fs::create_dir(&shards).unwrap();
+    assert!(store.keep_index().is_err());
+    assert_eq!(std::fs::read_dir(&shards).unwrap().count(), 0);
+    std::fs::remove_dir(&shards).unwrap();
+    std::fs::rename(place.path().join("unplugged"), &shards).unwrap();
+    store.keep_index().unwrap();
+    assert_eq!(std::fs::metadata(shards.join("index")).unwrap().len(), INDEX_RECORD_BYTES);
 }
 
 #[test]
