@@ -201,8 +201,8 @@ impl Dice {
 
     /// A number below `count`, the smaller ones more often: a part of a part of it.
     fn rather_small(&mut self, count: usize) -> usize {
-        let scaled = count as u64 * u64::from(self.throw()) >> 32;
-        let scaled = scaled * u64::from(self.throw()) >> 32;
+        let scaled = (count as u64 * u64::from(self.throw())) >> 32;
+        let scaled = (scaled * u64::from(self.throw())) >> 32;
         usize::try_from(scaled).unwrap_or(0)
     }
 

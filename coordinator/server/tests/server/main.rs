@@ -1,5 +1,7 @@
 //! Coordinators in one process, over sockets and real stores: one program, for each of its own would make openraft's code
 //! for itself anew, which takes the compiler a minute.
+// Futures of tests hold whole coordinators, one within the other.
+#![recursion_limit = "256"]
 #![allow(clippy::unwrap_used, reason = "a test stops at whatever surprises it")]
 
 mod absences;
