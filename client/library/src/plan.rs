@@ -21,7 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::blob_file::{BlobFile, NarOwners};
 use crate::destination::Destination;
-use crate::narinfo_reading::batches;
+use crate::narinfo_reading::{Refusal, batches};
 use crate::publish_options::PublishStop;
 use crate::sorted_lines::LineReader;
 use crate::source::{Source, SourceError};
@@ -123,8 +123,13 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// Those of these paths of a survey that are archived and cannot be read, as a plan that does nothing.
-    pub(crate) async fn waiting(&self, survey: &Survey, paths: Vec<SeenPath>) -> Result<Plan, PlanError> {
+    /// Those of these paths of a survey that are archived and cannot be read, as a plan that does nothing; and those of them of
+    /// which the source does not say any more what they wait for.
+    pub(crate) async fn waiting(
+        &self,
+        survey: &Survey,
+        paths: Vec<SeenPath>,
+    ) -> Result<(Plan, Vec<Refusal>), PlanError> {
         let keyed = paths.into_iter().filter_map(|path| Some((path.key()?, path)));
         let mut hidden: BTreeMap<ObjectKey, SeenPath> = keyed.collect();
         let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
@@ -137,12 +142,15 @@ impl Planner<'_> {
         let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
         let archived = self.archived(&keys).await?;
         hidden.retain(|key, _| archived.contains(key));
-        // One that is refused by now is told of by the next run.
-        let infos = self.read_again(hidden.into_values().collect(), &mut Vec::new()).await?;
+        let mut refused = Vec::new();
+        let infos = self.read_again(hidden.into_values().collect(), &mut refused).await?;
         let mut plan = Plan::default();
         plan.learn_names(&infos);
         plan.held = self.lacking_of(&infos, &archived, Some(survey)).await?;
-        Ok(plan)
+        let unknown = |(name, reason): Refusal| {
+            (name, format!("it is archived, and what it waits for cannot be told: {reason}"))
+        };
+        Ok((plan, refused.into_iter().map(unknown).collect()))
     }
 
     /// Of how many of these blobs the archive lacks, by kind. Build logs of a survey's paths are counted if the source may have

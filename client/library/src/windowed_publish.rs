@@ -68,7 +68,11 @@ impl Publish<'_> {
             if paths.is_empty() {
                 break;
             }
-            let mut plan = planner.waiting(survey, paths).await?;
+            let (mut plan, refused) = planner.waiting(survey, paths).await?;
+            // Else it would pass for one that can be read, and nobody would look at it again.
+            for (name, reason) in refused {
+                self.refuse(name, reason);
+            }
             let held = std::mem::take(&mut plan.held);
             self.list_waiting(&plan, held).await?;
         }

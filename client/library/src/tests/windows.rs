@@ -199,6 +199,39 @@ async fn named_paths_bring_no_others_along() {
 }
 
 #[tokio::test]
+async fn a_path_that_waits_and_whose_narinfo_is_gone_at_the_end_is_told_of() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    let names: Vec<String> = (0..VERSIONS).map(|version| format!("app-1.{version}")).collect();
+    for name in &names {
+        cache.add_path(name, name.as_bytes(), Compression::None, &["broken-1"]);
+    }
+    // What all of them wait for is no lack of the source, and never archived.
+    let broken = cache.entry("broken-1", b"broken", Compression::None, &[]);
+    cache.write(&broken);
+    let gone = cache.file(&format!("{}.narinfo", store_path("app-1.0").hash_part()));
+    let packed = Mutex::new(0);
+    let events = PublishEvents::new(move |event| match event {
+        PublishEvent::Packed { .. } => *packed.lock().unwrap() += 1,
+        // Nothing but what waits is read after that.
+        PublishEvent::Committed { .. } if *packed.lock().unwrap() == VERSIONS => {
+            std::fs::remove_file(&gone).unwrap();
+        }
+        _ => {}
+    });
+    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
+    let options = windowed(&cache);
+    let summary =
+        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
+            .await
+            .unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code()), (VERSIONS, 1), "{summary}");
+    assert_eq!(summary.waiting.len() as u64, VERSIONS - 1, "{summary}");
+    let name = format!("{}.narinfo", store_path("app-1.0").hash_part());
+    let told = summary.refused.iter().find(|path| path.name == name);
+    assert!(told.is_some_and(|path| path.reason.contains("is archived")), "{summary}");
+}
+
+#[tokio::test]
 async fn a_publish_that_is_stopped_between_windows_goes_on_where_it_was() {
     let (cache, archive) = (history(), TestArchive::new(4, 6));
     let stop = PublishStop::default();
