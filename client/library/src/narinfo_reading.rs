@@ -157,21 +157,30 @@ impl Planner<'_> {
         Ok((paths, refused))
     }
 
-    /// Reads paths of a survey again. What has changed and is refused now is told.
+    /// Reads paths of a survey again, until the stop asks. What has changed and is refused now is told, and so is what has grown:
+    /// there is room for what was seen.
     pub(crate) async fn read_again(
         &self,
         paths: Vec<SeenPath>,
         refused: &mut Vec<Refusal>,
     ) -> Result<BTreeMap<ObjectKey, PathInfo>, PlanError> {
-        let names: Vec<String> = paths.into_iter().map(|path| path.hash_part).collect();
+        let names: Vec<String> = paths.iter().map(|path| path.hash_part.clone()).collect();
+        let seen: BTreeMap<String, u64> =
+            paths.into_iter().map(|path| (path.hash_part, path.text_bytes)).collect();
         let batches = stream::iter(batches(&names, self.jobs)).map(Ok);
         let mut batches = pin!(self.read(batches));
         let mut infos = BTreeMap::new();
-        while let Some(batch) = batches.next().await {
+        while !self.stop.is_asked()
+            && let Some(batch) = batches.next().await
+        {
             for (name, read) in batch? {
-                if let Some((info, _)) = self.judge(name, read, refused) {
-                    infos.insert(key_of(&info.store_path), info);
+                let Some((info, text_bytes)) = self.judge(name, read, refused) else { continue };
+                if seen.get(info.store_path.hash_part()).is_none_or(|seen_bytes| text_bytes > *seen_bytes) {
+                    let reason = "its narinfo has grown since it was read first: the next run publishes it";
+                    refused.push((info.store_path.to_string(), reason.to_owned()));
+                    continue;
                 }
+                infos.insert(key_of(&info.store_path), info);
             }
         }
         Ok(infos)

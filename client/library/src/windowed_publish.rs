@@ -42,6 +42,10 @@ impl Publish<'_> {
             for (name, reason) in refused {
                 self.refuse(name, reason);
             }
+            // Then these are not all, and nothing of them would be begun.
+            if planner.stop.is_asked() {
+                break;
+            }
             let plan = planner.plan(paths, Vec::new(), Arc::clone(owners), Some(survey)).await?;
             self.publish_window(planner, &plan).await?;
         }

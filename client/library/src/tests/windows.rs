@@ -232,6 +232,32 @@ async fn a_path_that_waits_and_whose_narinfo_is_gone_at_the_end_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_narinfo_that_has_grown_since_it_was_counted_is_refused_and_published_by_the_next_run() {
+    let (cache, archive) = (history(), TestArchive::new(4, 6));
+    let file = cache.file(&format!("{}.narinfo", store_path("zlib-1.3").hash_part()));
+    let grown = format!("{}System: x86_64-linux\n", std::fs::read_to_string(&file).unwrap());
+    let events = PublishEvents::new(move |event| {
+        // Between the first reading and the second.
+        if matches!(event, PublishEvent::Planned { .. }) {
+            std::fs::write(&file, &grown).unwrap();
+        }
+    });
+    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
+    let options = windowed(&cache);
+    let first =
+        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
+            .await
+            .unwrap();
+    assert_eq!((first.paths_published, first.exit_code()), (3 * VERSIONS - 1, 1), "{first}");
+    let told: Vec<_> =
+        first.refused.iter().map(|path| (path.name.clone(), path.reason.contains("has grown"))).collect();
+    assert_eq!(told, [(store_path("zlib-1.3").to_string(), true)]);
+    let (second, _) = publish(&archive, &cache, windowed(&cache)).await;
+    assert_eq!((second.paths_published, second.exit_code()), (1, 0), "{second}");
+    assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
 async fn a_publish_that_is_stopped_between_windows_goes_on_where_it_was() {
     let (cache, archive) = (history(), TestArchive::new(4, 6));
     let stop = PublishStop::default();
