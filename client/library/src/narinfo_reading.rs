@@ -121,11 +121,12 @@ impl Planner<'_> {
     }
 
     /// Reads these paths of a survey again, and what they need of it as far as there is room in a window: so they need not
-    /// wait for what comes much later.
+    /// wait for what comes much later. What has `failed` before is left to its own turn.
     pub(crate) async fn with_needs(
         &self,
         survey: &Survey,
         own: Vec<SeenPath>,
+        failed: &BTreeSet<ObjectKey>,
     ) -> Result<(BTreeMap<ObjectKey, PathInfo>, Vec<Refusal>), PlanError> {
         let (mut paths, mut refused) = (BTreeMap::new(), Vec::new());
         let mut asked: BTreeSet<ObjectKey> = own.iter().filter_map(SeenPath::key).collect();
@@ -139,7 +140,7 @@ impl Planner<'_> {
             let needed = read.values().flat_map(|info: &PathInfo| &info.references);
             let needed: BTreeMap<ObjectKey, String> = needed
                 .map(|path| (key_of(path), path.hash_part().to_owned()))
-                .filter(|(key, _)| asked.insert(*key))
+                .filter(|(key, _)| !failed.contains(key) && asked.insert(*key))
                 .collect();
             paths.extend(read);
             let keys: Vec<ObjectKey> = needed.keys().copied().collect();

@@ -5,10 +5,10 @@
 //! the first window.
 //! Leaves to others: everything within a window (`publish`), what comes when (`survey`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_base::KeyKind;
+use firn_base::{KeyKind, ObjectKey};
 
 use crate::blob_file::NarOwners;
 use crate::events::PublishEvent;
@@ -29,7 +29,7 @@ impl Publish<'_> {
         owners: &Arc<NarOwners>,
     ) -> Result<(), PublishError> {
         self.tell_sums(planner, survey, &names.blobs).await?;
-        let mut turns = survey.turns();
+        let (mut turns, mut failed) = (survey.turns(), BTreeSet::new());
         while !planner.stop.is_asked() {
             let room = planner.window.half();
             let own = move || turns.window(room).map(|own| (own, turns));
@@ -38,7 +38,7 @@ impl Publish<'_> {
             if own.is_empty() {
                 break;
             }
-            let (paths, refused) = planner.with_needs(survey, own).await?;
+            let (paths, refused) = planner.with_needs(survey, own, &failed).await?;
             for (name, reason) in refused {
                 self.refuse(name, reason);
             }
@@ -48,6 +48,7 @@ impl Publish<'_> {
             }
             let plan = planner.plan(paths, Vec::new(), Arc::clone(owners), Some(survey)).await?;
             self.publish_window(planner, &plan).await?;
+            self.note_failed(planner, &plan, &mut failed).await?;
         }
         if self.options.dry_run {
             return Ok(());
@@ -119,5 +120,26 @@ impl Publish<'_> {
         let Some(error) = away else { return Ok(()) };
         self.list_waiting(plan, held).await?;
         Err(error.into())
+    }
+
+    /// Notes which paths of a window that was published are not archived: whatever needs one of them would else try it once more.
+    /// What failed before its turn and is archived now was not refused.
+    async fn note_failed(
+        &self,
+        planner: &Planner<'_>,
+        plan: &Plan,
+        failed: &mut BTreeSet<ObjectKey>,
+    ) -> Result<(), PublishError> {
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let keys: Vec<ObjectKey> = plan.paths.keys().copied().collect();
+        let archived = planner.archived(&keys).await.map_err(PlanError::from)?;
+        failed.extend(keys);
+        failed.retain(|key| !archived.contains(key));
+        let paths = archived.iter().filter_map(|key| plan.paths.get(key));
+        let hash_parts: BTreeSet<&str> = paths.map(|info| info.store_path.hash_part()).collect();
+        self.note(|summary| summary.take_back(&hash_parts));
+        Ok(())
     }
 }

@@ -116,7 +116,7 @@ impl Following {
 
 /// What stays the same however a path or file is written: the hash of a path, the id in the URL of a file; of anything else all
 /// of it.
-fn mark(name: &str) -> &str {
+pub(crate) fn mark(name: &str) -> &str {
     let base = name.strip_prefix("/nix/store/").unwrap_or(name);
     match base.get(..32) {
         Some(hash) if hash.bytes().all(|byte| byte.is_ascii_alphanumeric()) => hash,

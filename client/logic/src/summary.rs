@@ -4,9 +4,12 @@
 //! named with its reason.
 //! Leaves to others: printing (`cli`), the reasons' words (whoever refused).
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use firn_base::ByteCount;
+
+use crate::following::mark;
 
 /// Something that was not published, and why.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +103,11 @@ impl PublishSummary {
         self.refused.push(RefusedPath { name: name.into(), reason: reason.to_string() });
     }
 
+    /// Takes the refusals of paths with these hash parts back: they were tried again, and are archived by now.
+    pub fn take_back(&mut self, hash_parts: &BTreeSet<&str>) {
+        self.refused.retain(|path| !hash_parts.contains(mark(&path.name)));
+    }
+
     /// Sorts the lists, so that equal publishes print alike whatever finished first.
     pub fn sort(&mut self) {
         self.refused.sort();
@@ -179,6 +187,19 @@ mod tests {
         }
         summary.sort();
         assert_eq!(summary.refused.len(), 3);
+    }
+
+    #[test]
+    fn what_was_refused_and_is_archived_after_all_is_no_refusal_however_it_was_called() {
+        let [one, other] = ["4d20g8srpvv02vkiwrmz28g62m15n56b", "5d20g8srpvv02vkiwrmz28g62m15n56b"];
+        let mut summary = PublishSummary::default();
+        for name in [format!("{one}.narinfo"), format!("/nix/store/{one}-a"), format!("{one}-a")] {
+            summary.refuse(name, "timeout");
+        }
+        summary.refuse(format!("{other}-b"), "timeout");
+        summary.take_back(&BTreeSet::from([one]));
+        let left: Vec<&str> = summary.refused.iter().map(|path| path.name.as_str()).collect();
+        assert_eq!(left, [format!("{other}-b")]);
     }
 
     #[test]

@@ -258,6 +258,53 @@ async fn a_narinfo_that_has_grown_since_it_was_counted_is_refused_and_published_
 }
 
 #[tokio::test]
+async fn what_fails_before_its_turn_is_tried_once_more_then_and_counts_as_it_came_out() {
+    for is_mended in [false, true] {
+        let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+        let mut late = cache.entry("zlate-1", b"late", Compression::None, &[]);
+        let file = cache.file(&late.info.url);
+        let sound = std::mem::replace(&mut late.file, b"no such NAR".to_vec());
+        cache.add(late);
+        for version in 0..VERSIONS {
+            cache.add_path(
+                &format!("app-1.{version}"),
+                &noise(10_000, version),
+                Compression::None,
+                &["zlate-1"],
+            );
+        }
+        let name = store_path("zlate-1").base_name().to_owned();
+        let told = Arc::new(Mutex::new(0_u64));
+        let listener = Arc::clone(&told);
+        let events = PublishEvents::new(move |event| {
+            if matches!(event, PublishEvent::Refused { name: refused, .. } if *refused == name) {
+                *listener.lock().unwrap() += 1;
+                if is_mended {
+                    std::fs::write(&file, &sound).unwrap();
+                }
+            }
+        });
+        let (publishers, environment) = (vec![cache.publisher()], Environment::real());
+        let options = windowed(&cache);
+        let summary =
+            publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
+                .await
+                .unwrap();
+        // With the first path that needs it, and when its turn comes.
+        let (tried, published, waiting) =
+            if is_mended { (1, VERSIONS + 1, 0) } else { (2, VERSIONS, VERSIONS) };
+        assert_eq!(*told.lock().unwrap(), tried, "{summary}");
+        assert_eq!(
+            (summary.paths_published, summary.waiting.len() as u64),
+            (published, waiting),
+            "{summary}"
+        );
+        assert_eq!((summary.refused.is_empty(), summary.is_complete()), (is_mended, is_mended), "{summary}");
+        assert_restores(&archive, &cache);
+    }
+}
+
+#[tokio::test]
 async fn a_publish_that_is_stopped_between_windows_goes_on_where_it_was() {
     let (cache, archive) = (history(), TestArchive::new(4, 6));
     let stop = PublishStop::default();
