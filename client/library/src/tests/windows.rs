@@ -58,11 +58,13 @@ fn troubled() -> Cache {
     cache
 }
 
-/// What was planned, and what was packed in which order.
+/// What was planned, what was packed in which order, and how much came together.
 #[derive(Default)]
 struct Told {
     planned: Vec<PublishEvent>,
     packed: Vec<String>,
+    /// Objects of each bundle; each window of these tests makes one.
+    committed: Vec<u64>,
 }
 
 async fn publish(
@@ -75,6 +77,7 @@ async fn publish(
     let events = PublishEvents::new(move |event| match event {
         PublishEvent::Planned { .. } => listener.lock().unwrap().planned.push(event.clone()),
         PublishEvent::Packed { name, .. } => listener.lock().unwrap().packed.push(name.clone()),
+        PublishEvent::Committed { objects, .. } => listener.lock().unwrap().committed.push(*objects),
         _ => {}
     });
     let (publishers, environment) = (vec![cache.publisher()], Environment::real());
@@ -146,6 +149,32 @@ async fn what_a_path_needs_comes_before_it_from_wherever_its_turn_would_be() {
     // Two versions side by side, and their library with them.
     assert_eq!(place("app-1.1".to_owned()).max(place("zlib-1.1".to_owned())), 3, "{:?}", told.packed);
     assert_restores(&archive, &cache);
+}
+
+#[tokio::test]
+async fn what_needs_more_than_a_window_holds_is_freed_by_a_later_one() {
+    let needed: Vec<String> = (0..5).map(|number| format!("zneed-1.{number}")).collect();
+    // Beside each other, and each below the one before; and of whose narinfos there is room for few.
+    for (in_a_row, text_bytes) in [(false, 1 << 20), (true, 1 << 20), (false, 1_500)] {
+        let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+        for (number, name) in needed.iter().enumerate() {
+            let below: Vec<&str> =
+                needed.get(number + 1).filter(|_| in_a_row).map(String::as_str).into_iter().collect();
+            cache.add_path(name, name.as_bytes(), Compression::None, &below);
+        }
+        let above: Vec<&str> = needed.iter().take(if in_a_row { 1 } else { 5 }).map(String::as_str).collect();
+        for name in ["app-1", "app-2"] {
+            cache.add_path(name, name.as_bytes(), Compression::None, &above);
+        }
+        let window = PlanWindow { text_bytes, ..WINDOW };
+        let options = PublishOptions { window, ..PublishOptions::new(cache.source()) };
+        let (summary, told) = publish(&archive, &cache, options).await;
+        assert_eq!((summary.paths_published, summary.exit_code()), (7, 0), "{summary}");
+        assert!(summary.waiting.is_empty(), "{summary}");
+        assert_eq!((told.packed.len(), told.committed.iter().sum::<u64>()), (7, 7), "each once");
+        assert!(told.committed.iter().all(|objects| *objects <= WINDOW.paths), "{:?}", told.committed);
+        assert_restores(&archive, &cache);
+    }
 }
 
 #[tokio::test]
