@@ -40,9 +40,12 @@ const HALF_RECORDS: u64 = RECORDS_MAX as u64 / 2;
 /// Small bundles that one plan is made of: the first in the history, of those that nothing keeps where they are.
 const LOOKED_AT_MAX: usize = 65_536;
 
-/// Other bundles that a group may use: as many as those bundles may that it fills.
-const WIDE_DEPENDENCIES_MAX: usize = 4 * DEPENDENCIES_MAX;
-const _: () = assert!(4 * QUARTER_BYTES == PAYLOAD_BYTES_MAX);
+/// Other bundles that a group may use. It needs a quarter of a bundle for each eight, and has a bundle at most: with a quarter to
+/// spare, or hardly any group would have exactly what it needs.
+const WIDE_DEPENDENCIES_MAX: usize = 3 * DEPENDENCIES_MAX;
+const _: () = assert!(
+    (WIDE_DEPENDENCIES_MAX / DEPENDENCIES_MAX) as u64 * QUARTER_BYTES <= PAYLOAD_BYTES_MAX - QUARTER_BYTES
+);
 
 /// Groups that are open at a time, each for other full bundles that its members use: small publishes of a large archive use
 /// now these and now those.
@@ -593,6 +596,20 @@ mod tests {
                 group.iter().flat_map(|number| &too_few[*number as usize].dependencies).collect();
             assert!(used.len() <= DEPENDENCIES_MAX, "{group:?}");
         }
+    }
+
+    #[test]
+    fn of_many_others_as_many_come_together_as_leave_room_for_what_that_takes() {
+        // In turns of five they use eight others each, forty in all: three turns have 240 MiB, and the other two 160 MiB.
+        let mut small = row(&[5 * MIB; 80]);
+        for (number, bundle) in (0..).zip(&mut small) {
+            let used = (0..8).map(|used| 1000 + 8 * (number % 5) + used);
+            bundle.dependencies = used.map(|used| super::tests::bundle(used, 0).id).collect();
+        }
+        let of_turns = |turns: std::ops::Range<u32>| -> Vec<u32> {
+            (0..80).filter(|number| turns.contains(&(number % 5))).collect()
+        };
+        assert_eq!(groups(&small, true), [of_turns(0..3), of_turns(3..5)]);
     }
 
     #[test]
