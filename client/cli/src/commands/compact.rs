@@ -109,8 +109,8 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             if packed_bytes >= limit {
                 break 'pages;
             }
-            packed_bytes = packed_bytes.saturating_add(group.payload.0);
             if flags.dry_run {
+                packed_bytes = packed_bytes.saturating_add(group.payload.0);
                 report.groups.push(GroupReport::of(&group, Ok(Compacted::default())));
                 continue;
             }
@@ -118,6 +118,8 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             let compacted = compact_group(session, flags, &group, &progress).await;
             let stops = compacted.as_ref().is_err_and(CompactError::is_general);
             if compacted.is_ok() {
+                // What fails in every run must not use up the limit of every run.
+                packed_bytes = packed_bytes.saturating_add(group.payload.0);
                 rounds.note_packed();
                 is_fill_old = true;
             }
