@@ -3,7 +3,7 @@
 //! Owns: a history in rounds, and its compaction as coordinators plan it and `firn compact` carries it out. Leaves to others: the
 //! plan (`firn-coordinator-logic`), packing (`firn-client`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use firn_base::{BundleId, BundleNumber, ByteCount, Scheme, Timestamp};
 use firn_benches::process::{Failure, cpu_time};
@@ -14,7 +14,7 @@ use firn_client::{
 };
 use firn_coordinator_logic::{SmallBundle, plan_groups};
 use firn_transport::Environment;
-use firn_wire::{BundleFill, CompactionPlan};
+use firn_wire::{BundleFill, CompactionGroup, CompactionPlan};
 
 use crate::corpus::Corpus;
 use crate::variant::{K, N, stored_bytes};
@@ -83,7 +83,8 @@ async fn compact(archive: &PaperArchive, compression: FrameCompression) -> Resul
     let (mut rounds, mut failed) = (CompactionRounds::default(), 0);
     loop {
         let plan = plan(&archive.bundles(), rounds.behind());
-        for group in rounds.take(&plan.groups) {
+        let mut next: VecDeque<CompactionGroup> = rounds.take(&plan.groups).into();
+        while let Some(group) = next.pop_front() {
             let options = CompactOptions {
                 bundles: group.bundles,
                 frame_compression: Some(compression),
@@ -92,6 +93,7 @@ async fn compact(archive: &PaperArchive, compression: FrameCompression) -> Resul
             };
             match archive.compact(&Environment::real(), &options, PublishEvents::none()).await {
                 Ok(_) => rounds.note_packed(),
+                Err(CompactError::InParts { parts, .. }) => next.extend(rounds.take(&parts)),
                 Err(CompactError::NoFewer { .. } | CompactError::NoGain { .. }) => failed += 1,
                 Err(error) => return Err(error.into()),
             }

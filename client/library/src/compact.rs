@@ -1,7 +1,8 @@
 //! Packing the objects of small bundles together into full ones.
 //!
 //! Owns: which packed set may take the place of several old bundles. Always holds: there are fewer bundles behind it than before,
-//! one of them small at most, and not much more bytes in them; whatever is interrupted, the old bundles are as they were, and running again begins anew.
+//! one of them small at most, and not much more bytes in them; what is no gain is told with its parts that may be one; whatever is
+//! interrupted, the old bundles are as they were, and running again begins anew.
 //! Leaves to others: which bundles, and when they are erased (coordinators); getting new bundles into their place
 //! (`replacement`).
 
@@ -11,10 +12,10 @@ use std::sync::Arc;
 
 use firn_base::{BundleId, ByteCount};
 use firn_bundle::{BundleRole, FrameCompression, PAYLOAD_BYTES_MAX, is_small};
-use firn_client_logic::UploadPolicy;
+use firn_client_logic::{GroupMember, UploadPolicy, parted};
 use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
-use firn_wire::Gathered;
+use firn_wire::{CompactionGroup, Gathered};
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
@@ -77,6 +78,14 @@ pub enum CompactError {
         "an object fits into one bundle only with chunks of others, which cannot be read now: compact again later"
     )]
     TooLarge,
+    /// All of them together are no gain, and parts of them may be.
+    #[error("{why}, unless those come together that use the same others")]
+    InParts {
+        /// What all of them would have come to.
+        why: Box<Self>,
+        /// What may be packed together instead.
+        parts: Vec<CompactionGroup>,
+    },
     /// No new bundles took their place.
     #[error(transparent)]
     Replace(#[from] ReplaceError),
@@ -109,11 +118,17 @@ pub(crate) async fn compact_in(
     events: PublishEvents,
 ) -> Result<Compacted, CompactError> {
     let spool = SpoolDir::open(options.spool_dir.as_deref()).map_err(ReplaceError::from)?;
-    let (mut records, mut payload) = (Vec::new(), 0_u64);
+    let (mut records, mut members) = (Vec::new(), Vec::new());
     for bundle in &options.bundles {
+        let own = archived_records(objects, *bundle).await.map_err(ReplaceError::from)?;
         let head = objects.manifests().head(*bundle).await.map_err(ReplaceError::from)?;
-        payload = payload.saturating_add(head.content.payload_bytes());
-        records.extend(archived_records(objects, *bundle).await.map_err(ReplaceError::from)?);
+        members.push(GroupMember {
+            bundle: *bundle,
+            payload_bytes: head.content.payload_bytes(),
+            records: own.len() as u64,
+            dependencies: head.content.dependencies().to_vec(),
+        });
+        records.extend(own);
     }
     let going: BTreeSet<BundleId> = options.bundles.iter().copied().collect();
     let records = ordered_by_use(objects, records, &going).await.map_err(ReplaceError::from)?;
@@ -135,12 +150,20 @@ pub(crate) async fn compact_in(
         sought: Sought::All,
     };
     let takes_place = |from| TakesPlaceOf::Bundles(Gathered { bundles: options.bundles.clone(), from });
+    let payload = members.iter().fold(0_u64, |sum, member| sum.saturating_add(member.payload_bytes));
     let fits = |set: &BundleSet| {
-        check_fewer(options.bundles.len(), set)?;
-        check_bytes(payload, set)
+        check_fewer(options.bundles.len(), set)
+            .and_then(|()| check_bytes(payload, set))
+            .map_err(|why| in_parts(why, &members))
     };
     let new = replacement.carry_out(going, fits, takes_place).await?;
     Ok(Compacted { objects: records.len() as u64, bundles: new.manifests.len() as u64, payload: new.payload })
+}
+
+/// Why a set is refused, with what may come together in its place.
+fn in_parts(why: CompactError, members: &[GroupMember]) -> CompactError {
+    let parts = parted(members);
+    if parts.is_empty() { why } else { CompactError::InParts { why: Box::new(why), parts } }
 }
 
 /// Refuses a set that takes much more than so many bytes: what uses more bundles than one may is stored again where it has no place.

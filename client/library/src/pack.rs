@@ -30,6 +30,12 @@ use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, Foreign, OfferedChunk, PackedObject, SpooledBundle};
 use crate::verify::VerifiedObject;
 
+// The choice knows no formats.
+const _: () = assert!(
+    firn_client_logic::DEPENDENCIES_MAX == firn_bundle::DEPENDENCIES_MAX
+        && firn_client_logic::QUARTER_BYTES == firn_bundle::QUARTER_BYTES
+);
+
 const BUFFER_BYTES: usize = 256 << 10;
 
 // What frames take beside the published file: zstd a quarter more than xz, LZMA hardly more. An object that takes more than is

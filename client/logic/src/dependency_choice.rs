@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use firn_base::BundleId;
 
 /// As many dependencies as the format gives a bundle.
-pub(crate) const DEPENDENCIES_MAX: usize = 8;
+pub const DEPENDENCIES_MAX: usize = 8;
 
 // Raw bytes that must have been found in a bundle before it is depended on. A dependency is a price for every reader, for repair
 // and for purges, whatever it saves.
@@ -23,8 +23,8 @@ const NEW_DEPENDENCY_BYTES_MIN: u64 = 256 << 10;
 // with nothing in it, and is one more to place, to audit and to repair: so it has to be worth a quarter of a full one.
 const MISSED_BYTES_MAX: u64 = QUARTER_BYTES;
 
-// A bundle with as many payload bytes is not small.
-const QUARTER_BYTES: u64 = 64 << 20;
+/// A bundle with as many payload bytes is not small.
+pub const QUARTER_BYTES: u64 = 64 << 20;
 
 // Bundles of which is remembered how much was found. An object brings a few dozen.
 const CANDIDATES_MAX: usize = 1024;

@@ -1,5 +1,6 @@
 //! `firn compact`: small bundles, packed together into full ones.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +106,8 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
     // Whether something was packed since the coordinators said how full bundles are.
     let mut is_fill_old = false;
     'pages: loop {
-        for group in rounds.take(&groups) {
+        let mut next: VecDeque<CompactionGroup> = rounds.take(&groups).into();
+        while let Some(group) = next.pop_front() {
             if packed_bytes >= limit {
                 break 'pages;
             }
@@ -116,6 +118,13 @@ async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactR
             }
             progress.say(format!("{} bundles, {}", group.bundles.len(), group.payload));
             let compacted = compact_group(session, flags, &group, &progress).await;
+            if let Err(CompactError::InParts { parts, .. }) = &compacted {
+                let parts = rounds.take(parts);
+                if !parts.is_empty() {
+                    parts.into_iter().rev().for_each(|part| next.push_front(part));
+                    continue;
+                }
+            }
             let stops = compacted.as_ref().is_err_and(CompactError::is_general);
             if compacted.is_ok() {
                 // What fails in every run must not use up the limit of every run.
