@@ -37,8 +37,9 @@ const CLOSURE_PATHS_MAX: usize = 4096;
 /// Rank by rank, a walk begins at each path that no other one of the rank references: what is fetched together then mostly lies
 /// in one bundle, and a bundle that commits rarely has paths that wait for a later one. What two closures share lies with the one
 /// that comes first, so packages of large closures come first, the largest of them before the others: a system of a thousand
-/// paths would else be strewn among the many small packages before it that need some of them. All others come in the order of
-/// their packages' numbers, versions of one in the order of `paths`.
+/// paths would else be strewn among the many small packages before it that need some of them. What lies in the archive already is not
+/// among `paths`, and counts for no closure. All others come in the order of their packages' numbers, versions of one in the order
+/// of `paths`.
 pub fn packing_order(paths: &[PackingPath]) -> Vec<ObjectKey> {
     packing_order_from(paths, LARGE_CLOSURE_PATHS)
 }
