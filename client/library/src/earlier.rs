@@ -197,7 +197,7 @@ impl EarlierChunks {
                 continue;
             }
             match self.objects.manifests().head(record.bundle).await {
-                // It counts for none: a row of small publishes must not hide the full bundle behind them.
+                // It counts for none: a row of small publishes must not hide the full bundle behind them, where that is told.
                 Ok(head) if !self.gives_own(&head) && head.content.dependencies().is_empty() => continue,
                 Ok(_) => looked_at += 1,
                 Err(error) => {

@@ -78,7 +78,7 @@ impl DependencyChoice {
     /// A choice to which these bundles are worth their price from the first byte on: that was found out before. Their places are
     /// kept for them, whatever else is found before them, and what comes together does not come apart for the sake of others:
     /// so nothing takes more than it took where it lay. More than eight have not all a place in one bundle: then a bundle ends that
-    /// is a quarter full and lacks one.
+    /// is a quarter full and lacks one, and until it is a quarter full what has no place is stored again.
     pub fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
         let has_place = worthwhile.len() <= DEPENDENCIES_MAX;
         let sealing = if has_place { Sealing::Never } else { Sealing::OnceItIsFull };

@@ -33,7 +33,8 @@ pub(crate) struct CompactFlags {
     /// The key file of an operator of the archive, for contents (see `firn key`)
     #[arg(long, value_name = "FILE", env = "FIRN_OPERATOR_KEY")]
     operator_key: Option<PathBuf>,
-    /// Where large files are kept on the way; the system's directory for temporary files if not given
+    /// Where large files are kept on the way, of one group all that is packed and, raw, what that uses of full bundles: up to
+    /// tens of gigabytes; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where one of the old
