@@ -93,7 +93,7 @@ pub enum CompactError {
 
 impl CompactError {
     /// Whether other bundles would fare alike: it says nothing of these.
-    pub const fn is_general(&self) -> bool {
+    pub fn is_general(&self) -> bool {
         matches!(self, Self::Replace(error) if error.is_general())
     }
 }

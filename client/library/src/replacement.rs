@@ -21,6 +21,7 @@ use firn_wire::{GatheredPlace, RefusedRequest};
 use crate::archived_objects::{ArchivedObjects, ArchivedRecord, KeepError, Sought};
 use crate::destination::Destination;
 use crate::events::PublishEvents;
+use crate::pack::PackError;
 use crate::ship::{ShipError, Shipping, TakesPlaceOf};
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::{BundleSet, SpooledBundle};
@@ -67,16 +68,19 @@ pub enum ReplaceError {
 
 impl ReplaceError {
     /// Whether other bundles would fare alike: it says nothing of these.
-    pub const fn is_general(&self) -> bool {
-        matches!(
-            self,
-            Self::Spool(_)
-                | Self::Keep(KeepError::Spool(_))
-                | Self::NotTold(_)
-                | Self::Ship(ShipError::Upload(
-                    UploadError::Full(_) | UploadError::NotAllowed(_) | UploadError::Unavailable(_)
-                ))
-        )
+    pub fn is_general(&self) -> bool {
+        match self {
+            // Where one group has no room a smaller one may have it, and must not wait for ever behind it.
+            Self::Spool(error)
+            | Self::Keep(KeepError::Spool(error) | KeepError::Pack(PackError::Spool(error))) => {
+                !error.is_full()
+            }
+            Self::NotTold(_)
+            | Self::Ship(ShipError::Upload(
+                UploadError::Full(_) | UploadError::NotAllowed(_) | UploadError::Unavailable(_),
+            )) => true,
+            _ => false,
+        }
     }
 }
 

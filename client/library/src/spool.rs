@@ -22,6 +22,13 @@ pub struct SpoolError {
     source: io::Error,
 }
 
+impl SpoolError {
+    /// Whether there was no room: what takes less may have some.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
 impl SpoolDir {
     /// The directory at `path`, made if need be; the system's one for temporary files if none is given.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, SpoolError> {

@@ -1,5 +1,6 @@
 //! Small bundles that come together: everything in them comes back, in its order, and chunks of others are used on.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use firn_base::BundleId;
@@ -12,9 +13,10 @@ use super::archive::TestArchive;
 use super::cache::{Cache, noise};
 use super::earlier::cache_of;
 use super::pipeline::{assert_restores, key, publish_with};
-use crate::archived_objects::{ArchivedObjects, Sought, archived_records};
+use crate::archived_objects::{ArchivedObjects, KeepError, Sought, archived_records};
 use crate::compact::{CompactError, CompactOptions, Compacted, compact_in};
 use crate::events::PublishEvents;
+use crate::pack::PackError;
 use crate::publish_options::PublishOptions;
 use crate::replacement::ReplaceError;
 use crate::restore::check_restores;
@@ -108,4 +110,15 @@ async fn what_compresses_comes_together_in_a_bundle_that_has_no_room_for_its_raw
     assert!(raw > 3 * BUNDLE_BYTES);
     assert_eq!((set.bundles.len(), set.objects.len()), (1, 4));
     check_restores(&set).unwrap();
+}
+
+#[test]
+fn a_spool_without_room_says_nothing_of_other_groups_and_one_that_cannot_be_written_does() {
+    let spool = SpoolDir::open(None).unwrap();
+    let is_general = |kind: ErrorKind| {
+        let error = PackError::from(spool.failed(kind.into()));
+        CompactError::from(ReplaceError::from(KeepError::from(error))).is_general()
+    };
+    assert!(!is_general(ErrorKind::StorageFull));
+    assert!(is_general(ErrorKind::PermissionDenied));
 }
