@@ -55,7 +55,7 @@ pub enum PlanError {
     Source(#[from] SourceError),
     /// Whether a reference is external depends on the source, and it does not say.
     #[error(
-        "whether the source has all references could not be found out: {0}; nothing was published, and running the same \
+        "whether the source has all references could not be found out: {0}; no more is published, and running the same \
          again asks again"
     )]
     Reference(SourceError),
@@ -112,7 +112,7 @@ impl Planner<'_> {
         let (old, accepted): (BTreeMap<_, _>, BTreeMap<_, _>) =
             accepted.into_iter().partition(|(key, _)| archived.contains(key));
         plan.skipped = archived.len() as u64;
-        plan.externals = self.externals(&accepted, &archived, survey).await?;
+        plan.externals = self.externals(&accepted, &archived, survey, refuse_unanswered).await?;
         // A part is of one class, with what that needs.
         let all_alike = PublishOrder::default();
         plan.order = order(&accepted, &plan.blobs, if survey.is_none() { self.order } else { &all_alike });
@@ -217,7 +217,7 @@ impl Planner<'_> {
         archived: &BTreeSet<ObjectKey>,
         survey: Option<&Survey>,
     ) -> Result<Vec<HeldPath>, PlanError> {
-        let externals = self.externals(paths, archived, survey).await?;
+        let externals = self.externals(paths, archived, survey, take_as_there).await?;
         let lacking = |key: &ObjectKey, info: &PathInfo| {
             let references = info.references.iter().map(key_of);
             references.filter(|reference| reference != key && !externals.contains(reference)).collect()
@@ -258,12 +258,14 @@ impl Planner<'_> {
         Ok(blobs)
     }
 
-    /// References that neither the source nor the archive has.
+    /// References that neither the source nor the archive has; of those of which the source does not say it, `unanswered` says
+    /// whether they are there.
     async fn externals(
         &self,
         new: &BTreeMap<ObjectKey, PathInfo>,
         archived: &BTreeSet<ObjectKey>,
         survey: Option<&Survey>,
+        unanswered: fn(SourceError) -> Result<bool, PlanError>,
     ) -> Result<BTreeSet<ObjectKey>, PlanError> {
         let references: BTreeMap<ObjectKey, &StorePath> = new
             .values()
@@ -287,7 +289,7 @@ impl Planner<'_> {
                     let seen = hashes.as_ref().map(|hashes| Survey::find(hashes, &hash_part)).transpose()?;
                     let is_seen = seen.flatten().is_some();
                     // A narinfo that is there and was refused is no lack of the source.
-                    if !is_seen && !source.has_narinfo(&hash_part).map_err(unanswered)? {
+                    if !is_seen && !source.has_narinfo(&hash_part).or_else(unanswered)? {
                         lacking.push(key);
                     }
                 }
@@ -303,9 +305,14 @@ impl Planner<'_> {
     }
 }
 
-/// The source does not say whether it has a reference.
-fn unanswered(error: SourceError) -> PlanError {
-    if error.is_away() { error.into() } else { PlanError::Reference(error) }
+/// The source does not say whether it has a reference of what is published: nothing may rest on that.
+fn refuse_unanswered(error: SourceError) -> Result<bool, PlanError> {
+    Err(if error.is_away() { error.into() } else { PlanError::Reference(error) })
+}
+
+/// The source does not say whether it has a reference of what is archived: then that is waited for, if nobody can read it.
+fn take_as_there(error: SourceError) -> Result<bool, PlanError> {
+    if error.is_away() { Err(error.into()) } else { Ok(true) }
 }
 
 impl Plan {

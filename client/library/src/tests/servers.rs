@@ -102,3 +102,23 @@ async fn a_reference_that_a_rate_limiter_keeps_from_us_is_not_external() {
     let libc = store_path("libc-2.40").base_name().to_owned();
     assert_eq!((summary.paths_published, summary.externals), (1, vec![libc]));
 }
+
+#[tokio::test]
+async fn what_is_archived_waits_for_a_reference_of_which_the_source_does_not_say_whether_it_is_there() {
+    let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
+    let open = serve(cache.path().to_owned(), |_| Deed::Serve);
+    let first = publish_with(&archive, &cache, options(&open, &["hello-1.0"])).await.unwrap();
+    assert_eq!((first.paths_published, first.waiting.len()), (1, 1), "{first}");
+    let libc = store_path("libc-2.40");
+    let hash_part = libc.hash_part().to_owned();
+    let limited =
+        serve(
+            cache.path().to_owned(),
+            move |name| {
+                if name.starts_with(&hash_part) { Deed::Refuse } else { Deed::Serve }
+            },
+        );
+    let second = publish_with(&archive, &cache, options(&limited, &["hello-1.0"])).await.unwrap();
+    let waiting: Vec<Vec<String>> = second.waiting.into_iter().map(|path| path.waiting_for).collect();
+    assert_eq!(waiting, [[libc.base_name().to_owned()]]);
+}
