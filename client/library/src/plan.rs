@@ -153,8 +153,8 @@ impl Planner<'_> {
         Ok((plan, refused.into_iter().map(unknown).collect()))
     }
 
-    /// Of how many of these blobs the archive lacks, by kind. Build logs of a survey's paths are counted if the source may have
-    /// them.
+    /// How many of these blobs the archive lacks, by kind. Build logs of a survey's paths are counted if the source may have
+    /// them. Once the stop asks, it is not all.
     pub(crate) async fn count_blobs(
         &self,
         survey: &Survey,
@@ -163,7 +163,9 @@ impl Planner<'_> {
         let mut counts = BTreeMap::new();
         for (lines, of_paths) in [(survey.logs().reader(), true), (named, false)] {
             let mut batches = pin!(self.lines(lines, KEYS_PER_REQUEST_MAX));
-            while let Some(lines) = batches.next().await {
+            while !self.stop.is_asked()
+                && let Some(lines) = batches.next().await
+            {
                 let (lines, logs, source) = (lines?, survey.logs().clone(), self.source.clone());
                 let look = move || {
                     let mut blobs = BTreeMap::new();

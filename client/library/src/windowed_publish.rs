@@ -92,6 +92,10 @@ impl Publish<'_> {
         blobs: &SortedLines,
     ) -> Result<(), PublishError> {
         let blobs = planner.count_blobs(survey, blobs.reader()).await?;
+        // What is known by then are no sums.
+        if planner.stop.is_asked() {
+            return Ok(());
+        }
         let count = |kind| blobs.get(&kind).copied().unwrap_or(0);
         let (sums, logs) = (survey.sums, count(KeyKind::BuildLog));
         let (paths, nar_bytes, skipped) = (sums.new, sums.nar_bytes, sums.archived);
