@@ -114,9 +114,11 @@ impl Planner<'_> {
         plan.skipped = archived.len() as u64;
         plan.externals = self.externals(&accepted, &archived, survey, refuse_unanswered).await?;
         // A part is of one class, with what that needs.
-        let all_alike = PublishOrder::default();
-        plan.order = order(&accepted, &plan.blobs, if survey.is_none() { self.order } else { &all_alike });
-        plan.paths = accepted;
+        let by = if survey.is_none() { self.order.clone() } else { PublishOrder::default() };
+        let blobs = std::mem::take(&mut plan.blobs);
+        // Of each path that nothing needs up to thousands are walked, and their references with them.
+        let ordered = move || (order(&accepted, &blobs, &by), accepted, blobs);
+        (plan.order, plan.paths, plan.blobs) = self.environment.blocking(ordered).await;
         if survey.is_none() {
             plan.held = self.held(old, &archived).await?;
         }
