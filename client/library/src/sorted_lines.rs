@@ -295,6 +295,10 @@ impl Read for Section {
         let left = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX);
         let length = buffer.len().min(left);
         let count = self.file.read_at(&mut buffer[..length], self.rest.start)?;
+        // Else a file that lost its end would pass for a list that has fewer lines.
+        if count == 0 && length > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.rest.start += count as u64;
         Ok(count)
     }
@@ -345,6 +349,20 @@ mod tests {
         let lines = many.finish().unwrap();
         assert!(matches!(lines.place, Place::Disk(..)));
         assert_eq!(all(&lines), (0..1_000).map(|number| format!("{number:03}")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_lost_lines_is_taken_for_no_shorter_list() {
+        let mut many = sorter(SMALL);
+        for number in 0..1_000 {
+            many.push(format!("{number:03}")).unwrap();
+        }
+        let lines = many.finish().unwrap();
+        let Place::Disk(file, bytes) = &lines.place else { panic!("they lie on disk") };
+        assert_eq!(*bytes, 4_000);
+        // At the end of a line.
+        file.set_len(400).unwrap();
+        assert!(lines.reader().lines(usize::MAX).is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) struct SpoolDir {
 
 /// The spool directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write to the spool directory {}: {source}; name another one with --spool-dir", path.display())]
+#[error("cannot use the spool directory {}: {source}; name another one with --spool-dir", path.display())]
 pub struct SpoolError {
     path: PathBuf,
     source: io::Error,
