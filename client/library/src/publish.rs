@@ -167,7 +167,7 @@ impl Publish<'_> {
                 summary.debuginfo_published = count(KeyKind::DebugInfo);
                 summary.content = nar_bytes;
                 summary.source = file_bytes;
-                summary.externals = plan.externals.iter().map(|key| plan.name(key)).collect();
+                summary.note_externals(plan.externals.iter().map(|key| plan.name(key)));
             });
             return Ok(());
         }
@@ -448,7 +448,7 @@ impl Publish<'_> {
             ] {
                 *total = ByteCount(total.0.saturating_add(more));
             }
-            summary.externals.extend(externals.iter().map(|key| plan.name(key)));
+            summary.note_externals(externals.iter().map(|key| plan.name(key)));
         });
         let objects = set.objects.len() as u64;
         self.events.tell(&PublishEvent::Committed { objects, content: ByteCount(content) });

@@ -117,7 +117,7 @@ impl Publish<'_> {
     /// Publishes a part of what there is. What is held back by then is told when all parts are done, or if this is the last one.
     async fn publish_window(&self, planner: &Planner<'_>, plan: &Plan) -> Result<(), PublishError> {
         if self.options.dry_run {
-            self.note(|summary| summary.externals.extend(plan.externals.iter().map(|key| plan.name(key))));
+            self.note(|summary| summary.note_externals(plan.externals.iter().map(|key| plan.name(key))));
             return Ok(());
         }
         let (away, held) = self.carry_out(plan, planner.spool).await?;

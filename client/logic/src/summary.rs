@@ -103,6 +103,15 @@ impl PublishSummary {
         self.refused.push(RefusedPath { name: name.into(), reason: reason.to_string() });
     }
 
+    /// Notes external references, each once: those of every bundle of an import are mostly the same.
+    pub fn note_externals(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            if let Err(place) = self.externals.binary_search(&name) {
+                self.externals.insert(place, name);
+            }
+        }
+    }
+
     /// Takes the refusals of paths with these hash parts back: they were tried again, and are archived by now.
     pub fn take_back(&mut self, hash_parts: &BTreeSet<&str>) {
         self.refused.retain(|path| !hash_parts.contains(mark(&path.name)));
@@ -116,8 +125,6 @@ impl PublishSummary {
         self.waiting.sort();
         self.notes.sort();
         self.notes.dedup();
-        self.externals.sort();
-        self.externals.dedup();
     }
 }
 
@@ -208,6 +215,15 @@ mod tests {
         let summary = PublishSummary { waiting, ..PublishSummary::default() };
         assert_eq!(summary.exit_code(), 1);
         assert!(summary.to_string().contains("waiting: a waits for b"));
+    }
+
+    #[test]
+    fn an_external_reference_is_noted_once_in_its_place() {
+        let mut summary = PublishSummary::default();
+        for names in [["b", "c"], ["a", "b"], ["c", "a"]] {
+            summary.note_externals(names.map(str::to_owned));
+        }
+        assert_eq!(summary.externals, ["a", "b", "c"]);
     }
 
     #[test]
