@@ -109,6 +109,22 @@ async fn chunks_of_small_bundles_are_stored_again_until_these_come_together_and_
 }
 
 #[tokio::test]
+async fn small_bundles_of_a_name_that_use_nothing_hide_no_full_one_behind_them() {
+    let archive = archive();
+    let [full] = &publish(&archive, &[("big-1.0", &[(70, 1)]), ("vim-1.0", &[(1, 2)])]).await[..] else {
+        panic!("one bundle")
+    };
+    assert!(!is_small(full));
+    // As many as are looked at by a name. So few chunks are found by that alone.
+    for (name, seed) in [("vim-1.1", 10), ("vim-1.2", 11)] {
+        let [small] = &publish(&archive, &[(name, &[(1, seed)])]).await[..] else { panic!("one bundle") };
+        assert!(is_small(small) && small.content.dependencies().is_empty());
+    }
+    let [again] = &publish(&archive, &[("vim-1.3", &[(1, 2)])]).await[..] else { panic!("one bundle") };
+    assert_eq!(again.content.dependencies(), [id(full)]);
+}
+
+#[tokio::test]
 async fn what_small_publishes_stored_and_a_full_bundle_holds_by_now_is_gone_once_they_come_together() {
     let archive = archive();
     let mut small = Vec::new();
