@@ -84,6 +84,53 @@ async fn what_does_not_become_fewer_bundles_and_what_cannot_be_read_stays_as_it_
     assert_restores(&archive, &one);
 }
 
+/// Ten bundles that stay, and two rounds of small ones that use 2 MB of one of them each and have so many bytes besides.
+async fn small_of_ten(archive: &Arc<TestArchive>, own_bytes: usize) -> (Vec<Cache>, Vec<BundleId>) {
+    let (mut caches, mut small) = (Vec::new(), Vec::new());
+    for version in 0..3_u64 {
+        for other in 0..10_u64 {
+            let own = if version == 0 { Vec::new() } else { noise(own_bytes, 100 * version + other) };
+            let contents = [noise(2_000_000, other), own].concat();
+            let mut cache = Cache::new();
+            cache.add_path(&format!("package{other}-1.{version}"), &contents, Compression::None, &[]);
+            let bundle = publish(archive, &cache).await;
+            if version > 0 {
+                let content = archive.content_of(bundle).unwrap();
+                assert_eq!(content.dependencies().len(), 1, "package{other}-1.{version}");
+                small.push(bundle);
+            }
+            caches.push(cache);
+        }
+    }
+    (caches, small)
+}
+
+#[tokio::test]
+async fn what_uses_more_than_eight_others_comes_together_in_the_order_of_what_it_uses() {
+    let archive = TestArchive::new(4, 8);
+    let (caches, small) = small_of_ten(&archive, 1_000_000).await;
+    let done = compact(&archive, &small).await.unwrap();
+    assert_eq!((done.objects, done.bundles), (20, 1));
+    let together = *archive.bundles().last().unwrap();
+    assert_eq!(archive.content_of(together).unwrap().dependencies().len(), 8);
+    let both = |other: u64| [1, 2].map(|version| key(&format!("package{other}-1.{version}")));
+    assert_eq!(archive.keys_of(together), (0..10).flat_map(both).collect::<Vec<_>>());
+    assert!(small.iter().all(|bundle| archive.content_of(*bundle).is_none()));
+    caches.iter().for_each(|cache| assert_restores(&archive, cache));
+}
+
+#[tokio::test]
+async fn what_would_take_half_as_much_again_for_want_of_places_stays_as_it_is() {
+    let archive = TestArchive::new(4, 8);
+    // What is used of the ninth and the tenth would be stored again: 4 MB, and all of these have less than 6 MB.
+    let (caches, small) = small_of_ten(&archive, 20_000).await;
+    let refused = compact(&archive, &small).await;
+    // Nor are there parts that would fill a quarter of a bundle.
+    assert!(matches!(refused, Err(CompactError::NoGain { .. })), "{refused:?}");
+    assert!(small.iter().all(|bundle| archive.content_of(*bundle).is_some()));
+    caches.iter().for_each(|cache| assert_restores(&archive, cache));
+}
+
 #[tokio::test]
 async fn what_compresses_comes_together_in_a_bundle_that_has_no_room_for_its_raw_bytes() {
     const BUNDLE_BYTES: u64 = 4 << 20;
