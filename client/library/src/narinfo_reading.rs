@@ -120,6 +120,18 @@ impl Planner<'_> {
         self.environment.blocking(push).await
     }
 
+    /// Those of these paths of a survey that are to be read when their turn comes. What an earlier window took along is archived by
+    /// then, and of a source on this machine its build log may be new all the same.
+    pub(crate) async fn still_new(&self, own: Vec<SeenPath>) -> Result<Vec<SeenPath>, PlanError> {
+        if self.source.is_local() {
+            return Ok(own);
+        }
+        let keys: Vec<ObjectKey> = own.iter().filter_map(SeenPath::key).collect();
+        let archived = self.archived(&keys).await?;
+        let is_new = |path: &SeenPath| path.key().is_none_or(|key| !archived.contains(&key));
+        Ok(own.into_iter().filter(is_new).collect())
+    }
+
     /// Reads these paths of a survey again, and what they need of it as far as there is room in a window: so they need not
     /// wait for what comes much later. What has `failed` before is left to its own turn.
     pub(crate) async fn with_needs(

@@ -38,6 +38,10 @@ impl Publish<'_> {
             if own.is_empty() {
                 break;
             }
+            let own = planner.still_new(own).await?;
+            if own.is_empty() {
+                continue;
+            }
             let (paths, refused) = planner.with_needs(survey, own, &failed).await?;
             for (name, reason) in refused {
                 self.refuse(name, reason);

@@ -38,8 +38,8 @@ use crate::watch::Watch;
 /// frames and tables of a bundle, 24 MB for each core with lzma, shards on their way, and by reckoning 300 MB for what is planned, however
 /// many paths there are: 64 MiB of narinfos at a time, of the public cache 32,000. Of a source that has more, every narinfo is read once
 /// to see what there is, what decides its turn is kept in --spool-dir, and it is read again when that comes; a path that is needed
-/// comes along with the first that needs it, as far as there is room, and is read once more at its turn. Only what is refused, waits
-/// or is external, and with --watch what was looked at, is remembered for each path.
+/// comes along with the first that needs it, as far as there is room. Only what is refused, waits or is external, and
+/// with --watch what was looked at, is remembered for each path.
 #[derive(Debug, Args)]
 pub(crate) struct PublishFlags {
     #[command(flatten)]

@@ -1,10 +1,14 @@
 //! Publishing from servers that fail: what is lost is time, and never a reference.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use firn_client_logic::PlanWindow;
+use firn_nix_format::Compression;
 
 use super::archive::TestArchive;
 use super::cache::{Cache, store_path};
@@ -121,4 +125,34 @@ async fn what_is_archived_waits_for_a_reference_of_which_the_source_does_not_say
     let second = publish_with(&archive, &cache, options(&limited, &["hello-1.0"])).await.unwrap();
     let waiting: Vec<Vec<String>> = second.waiting.into_iter().map(|path| path.waiting_for).collect();
     assert_eq!(waiting, [[libc.base_name().to_owned()]]);
+}
+
+#[tokio::test]
+async fn a_server_is_asked_twice_for_each_narinfo_however_many_windows_there_are() {
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    let names: Vec<String> = ["app", "zlib"]
+        .iter()
+        .flat_map(|package| (0..4).map(move |version| format!("{package}-1.{version}")))
+        .collect();
+    for (number, name) in names.iter().enumerate() {
+        let needed: Vec<&str> = names.get(number + 4).map(String::as_str).into_iter().collect();
+        cache.add_path(name, name.as_bytes(), Compression::None, &needed);
+    }
+    let asked: Arc<Mutex<BTreeMap<String, u32>>> = Arc::default();
+    let counter = Arc::clone(&asked);
+    let source = serve(cache.path().to_owned(), move |name| {
+        *counter.lock().unwrap().entry(name.to_owned()).or_default() += 1;
+        Deed::Serve
+    });
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let window = PlanWindow { paths: 4, text_bytes: 1 << 20 };
+    let options = PublishOptions { window, ..options(&source, &names) };
+    let summary = publish_with(&archive, &cache, options).await.unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code()), (8, 0), "{summary}");
+    let asked = asked.lock().unwrap();
+    for name in names {
+        // Libraries come along with what needs them, and their own turn finds them archived.
+        let narinfo = format!("{}.narinfo", store_path(name).hash_part());
+        assert_eq!(asked.get(&narinfo), Some(&2), "{name}");
+    }
 }
