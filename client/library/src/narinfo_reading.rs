@@ -22,6 +22,9 @@ use crate::survey::{SeenPath, Survey, SurveyWriter};
 // Narinfos read in one go of blocking work, at most.
 const BATCH_NARINFOS: usize = 32;
 
+// Narinfos read side by side, before there is room for them in a window: each may have a MiB.
+const AT_ONCE_NARINFOS: usize = 512;
+
 /// What the source says of the names that were looked at.
 pub(crate) struct Seen {
     /// Narinfos that were read.
@@ -267,7 +270,8 @@ pub(crate) fn batches<T: Clone>(items: &[T], jobs: usize) -> Vec<Vec<T>> {
 }
 
 fn batch_size(items: usize, jobs: usize) -> usize {
-    items.div_ceil(jobs.max(1)).clamp(1, BATCH_NARINFOS)
+    let jobs = jobs.max(1);
+    items.div_ceil(jobs).clamp(1, (AT_ONCE_NARINFOS / jobs).clamp(1, BATCH_NARINFOS))
 }
 
 /// Why there is no path info.
@@ -323,5 +327,6 @@ mod tests {
         assert_eq!(batches(&[1, 2, 3], 16), [[1], [2], [3]]);
         assert_eq!((sizes(32, 16), sizes(33, 16)), (Some(2), Some(3)));
         assert_eq!((sizes(100_000, 16), sizes(5, 0), sizes(0, 16)), (Some(32), Some(5), None));
+        assert_eq!((sizes(100_000, 256), sizes(100_000, 1_000)), (Some(2), Some(1)), "512 are in memory");
     }
 }
