@@ -3,8 +3,8 @@
 //! Owns: reading objects whole, and which of their chunks need not be stored again. Always holds: an object that is packed
 //! was read whole, with the hash that was published, and its record stays as it was published; of other bundles those chunks
 //! are used that it used before, or that were found and read now, and none of a bundle that is going; what comes together uses
-//! no bundle anew that comes together itself one day; memory is that of one
-//! object, of the packer, and of the records of all bundles that are packed together.
+//! no bundle anew that comes together itself one day; memory is that of one object, of the packer, and of the records of all
+//! bundles that are packed together.
 //! Leaves to others: which bundles go (coordinators), the bundles that come of it (`pack`), sending them (`ship`).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,8 +3,9 @@
 //! Owns: looking for earlier objects, and which of their chunks an object has too. Always holds: a chunk that is handed out
 //! was read from the archive and had its hash, so that nobody's word is taken for it; of manifests only the pieces are read
 //! that concern a like object, through caches of bounded size; nothing lies in a bundle that comes together with others one day,
-//! unless it is wished, for whoever used its chunks would keep it from that; whatever cannot be read is not used, no object fails or waits
-//! without end for it, and it hides no other bundle that holds the same chunk. Leaves to others: which bundles to depend on (`firn-client-logic`), packing.
+//! unless it is wished, for whoever used its chunks would keep it from that; whatever cannot be read is not used, no object fails
+//! or waits without end for it, and it hides no other bundle that holds the same chunk. Leaves to others: which bundles to depend on
+//! (`firn-client-logic`), packing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;

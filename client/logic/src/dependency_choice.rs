@@ -4,8 +4,8 @@
 //! looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the objects pushed into it
 //! had 256 KiB of that one, unless it is known to be worth it, and then its place is kept; and no more bundles are begun for the
 //! sake of others than one for each 64 MiB that had to be stored again, a quarter of a bundle, or, where what is packed anew is known
-//! to be worth more than eight, none that leaves a bundle under a quarter full behind. It is no promise of a best choice: what comes in turns from nine bundles is stored again
-//! in part.
+//! to be worth more than eight, none that leaves a bundle under a quarter full behind. It is no promise of a best
+//! choice: what comes in turns from nine bundles is stored again in part.
 //! Leaves to others: what is found in which bundle, and reading it.
 
 use std::collections::{BTreeMap, BTreeSet};
