@@ -135,13 +135,7 @@ impl Planner<'_> {
         let keyed = paths.into_iter().filter_map(|path| Some((path.key()?, path)));
         let mut hidden: BTreeMap<ObjectKey, SeenPath> = keyed.collect();
         let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
-        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
-            let visible = self.destination.visible(batch.to_vec()).await?;
-            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
-                hidden.remove(key);
-            }
-        }
-        let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
+        let keys: Vec<ObjectKey> = self.unreadable(&keys).await?.into_iter().collect();
         let archived = self.archived(&keys).await?;
         hidden.retain(|key, _| archived.contains(key));
         let mut refused = Vec::new();
@@ -198,6 +192,18 @@ impl Planner<'_> {
         Ok(archived)
     }
 
+    /// Those of these keys that nobody can read.
+    async fn unreadable(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
+        let mut unreadable: BTreeSet<ObjectKey> = keys.iter().copied().collect();
+        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
+            let visible = self.destination.visible(batch.to_vec()).await?;
+            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
+                unreadable.remove(key);
+            }
+        }
+        Ok(unreadable)
+    }
+
     /// Those of the archived paths that cannot be read: what they refer to is not all there.
     async fn held(
         &self,
@@ -205,12 +211,8 @@ impl Planner<'_> {
         archived: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<HeldPath>, PlanError> {
         let keys: Vec<ObjectKey> = old.keys().copied().collect();
-        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
-            let visible = self.destination.visible(batch.to_vec()).await?;
-            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
-                old.remove(key);
-            }
-        }
+        let unreadable = self.unreadable(&keys).await?;
+        old.retain(|key, _| unreadable.contains(key));
         self.lacking_of(&old, archived, None).await
     }
 
