@@ -16,6 +16,7 @@ mod disclosure;
 mod disowning;
 mod drain;
 mod export;
+mod following;
 mod gateway_cache;
 mod large_nar;
 mod leader_dies;
