@@ -33,5 +33,6 @@ mod restart;
 mod separate_programs;
 mod silent;
 mod slow_lines;
+mod stats;
 mod train;
 mod withdrawal;
