@@ -416,11 +416,20 @@ fn open_disk(
     let certificates = Certificates::open(Arc::clone(&disk))?;
     let mut ledger = LedgerCopy::open(environment, disk)?;
     // What the node was told before it died and had not done, and what has come back since, by whatever hand.
-    let (erased, erased_through) = ledger.erased();
-    let removed = store.erase(&erased)?;
-    if removed > 0 {
-        tracing::info!(files = removed, "shards of erased bundles are removed");
-    }
+    let (erased, through) = ledger.erased();
+    let erased_through = match store.erase(&erased) {
+        Ok(removed) => {
+            if removed > 0 {
+                tracing::info!(files = removed, "shards of erased bundles are removed");
+            }
+            through
+        }
+        // A file that cannot be removed must not cost the node: it is served no more, and tried again while the node runs.
+        Err(error) => {
+            tracing::error!(%error, "shards of erased bundles cannot be removed");
+            0
+        }
+    };
     Ok(Opened { roster, store, scan, ledger, certificates, erased_through, leaving })
 }
 

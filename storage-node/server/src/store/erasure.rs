@@ -1,7 +1,8 @@
 //! Erasing: every file of a bundle goes at once, from its place and from trash.
 //!
-//! Always holds: once a bundle is erased no shard of it is listed, lies in trash or is taken, whatever was on its way; what
-//! cannot be removed is an error, and nothing counts as erased then.
+//! Always holds: once a bundle is erased no shard that is known to be of it is listed, lies in trash or is taken, whatever was
+//! on its way; what cannot be removed is an error, and nothing counts as erased then. A file that fails keeps no other one
+//! here: a shard whose header the disk does not give is served and counted no more, and looked at again by the next start.
 //! Leaves to others: which bundles (`storage-node/logic`).
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ impl ShardStore {
     ///
     /// # Errors
     ///
-    /// The disk fails; some files may be gone.
+    /// The disk fails, for the first time with this; every other file is gone.
     pub fn erase(&self, bundles: &BTreeSet<BundleId>) -> io::Result<u64> {
         if bundles.is_empty() {
             return Ok(0);
@@ -32,19 +33,31 @@ impl ShardStore {
             own.map(|(name, _)| *name).collect()
         };
         let mut removed = 0;
-        for name in shards {
-            if self.is_still_of(name, bundles)? {
-                removed += u64::from(self.erase_shard(name)?);
+        // One bad sector must not keep here what lies behind it.
+        let mut failed = None;
+        let mut count = |erased: io::Result<bool>| match erased {
+            Ok(is_gone) => removed += u64::from(is_gone),
+            Err(error) => {
+                failed.get_or_insert(error);
             }
+        };
+        for name in shards {
+            count(self.erase_shard_of(name, bundles));
         }
         // Behind the shards: one that was trashed meanwhile is found here.
         let trash: Vec<TrashName> = self.shelf().trash.keys().copied().collect();
         for name in trash {
-            if self.is_unwanted_trash(name, bundles)? {
-                removed += u64::from(self.erase_trash(name)?);
-            }
+            count(self.erase_trash_of(name, bundles));
         }
-        Ok(removed)
+        failed.map_or(Ok(removed), Err)
+    }
+
+    fn erase_shard_of(&self, name: ShardName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
+        Ok(self.is_still_of(name, bundles)? && self.erase_shard(name)?)
+    }
+
+    fn erase_trash_of(&self, name: TrashName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
+        Ok(self.is_unwanted_trash(name, bundles)? && self.erase_trash(name)?)
     }
 
     pub(super) fn erase_shard(&self, name: ShardName) -> io::Result<bool> {
@@ -83,7 +96,14 @@ impl ShardStore {
             }
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(error),
+            Err(error) => {
+                // That says nothing of a shard whose disk is gone.
+                self.disk.check_presence()?;
+                // Of whatever bundle it is: nobody can read it.
+                tracing::error!(shard = %name, %error, "the header of a shard cannot be read: it is served no more");
+                self.unlist(name);
+                Ok(false)
+            }
         }
     }
 

@@ -40,6 +40,8 @@ struct World {
     capacity: Option<u64>,
     unmounted: bool,
     faults: DiskFaults,
+    // Files that no read gets through to.
+    unreadable: BTreeSet<u64>,
     random: u64,
     // Calls that change something until the power is cut.
     steps_left: Option<u64>,
@@ -81,6 +83,18 @@ impl MemoryDisk {
         let mut world = self.world();
         world.random = faults.seed;
         world.faults = faults;
+    }
+
+    /// From now on every read of this file fails (EIO), or none for that any more. Says whether there is such a file.
+    pub fn set_readable(&self, path: &str, readable: bool) -> bool {
+        let mut world = self.world();
+        let Some(Node::File(file)) = world.names.get(path).copied() else { return false };
+        if readable {
+            world.unreadable.remove(&file);
+        } else {
+            world.unreadable.insert(file);
+        }
+        true
     }
 
     /// Unmounts the disk: nothing is found there any more. Or mounts it again, with all that lay there.
@@ -348,6 +362,9 @@ impl DiskFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut world = self.disk.world();
         world.fail_read()?;
+        if world.unreadable.contains(&self.file) {
+            return Err(io::Error::other("input/output error (simulated)"));
+        }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let content = world.files.get(&self.file).ok_or(io::ErrorKind::NotFound)?;
         let rest = content.bytes.get(start..).unwrap_or_default();

@@ -133,6 +133,39 @@ fn a_read_that_fails_is_refused_without_giving_the_shard_up() {
     assert!(store.read(bundle.name(0), &(0..100), NOW).is_ok());
 }
 
+#[test]
+fn erasing_goes_on_behind_what_the_disk_does_not_give() {
+    let disk = MemoryDisk::new();
+    let bundle = CodedBundle::new(1, 60_000, 2);
+    let store = open(&disk);
+    for index in 0..4 {
+        assert!(put(&store, &bundle, index));
+    }
+    // One second apart, so that the one that cannot be read is looked at first.
+    for (index, later) in [(2, 0), (3, 1)] {
+        let now = NOW.after(std::time::Duration::from_secs(later));
+        store.trash(bundle.name(index), DeleteReason::Surplus, now).unwrap();
+    }
+    let paths = || -> Vec<String> {
+        disk.paths().into_iter().filter(|path| path.contains(&bundle.id().to_string())).collect()
+    };
+    let found = |ending: &str| paths().into_iter().find(|path| path.contains(ending)).unwrap();
+    let (shard, trash) = (found(".0.shard"), found(".2."));
+    for path in [&shard, &trash] {
+        assert!(disk.set_readable(path, false));
+    }
+    let erased = BTreeSet::from([bundle.content.bundle_id()]);
+    store.erase(&erased).unwrap_err();
+    assert_eq!(paths().into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([shard.clone(), trash.clone()]));
+    assert_eq!((held(&store), store.losses()), (BTreeSet::new(), 1), "nobody is sent to it");
+    for path in [&shard, &trash] {
+        assert!(disk.set_readable(path, true));
+    }
+    assert_eq!(store.erase(&erased).unwrap(), 1);
+    assert_eq!(open(&disk).erase(&erased).unwrap(), 1, "the next start finds it again");
+    assert_eq!(paths(), Vec::<String>::new());
+}
+
 /// What a node's disk holds, wherever a bit flips: shards, one of them in trash, and what the store keeps beside them.
 fn stocked() -> (MemoryDisk, Vec<(CodedBundle, u8)>) {
     let disk = MemoryDisk::new();

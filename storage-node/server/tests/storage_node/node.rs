@@ -11,8 +11,8 @@ use firn_storage_node::{
     DeletionLimits, INDEX_RECORD_BYTES, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions,
 };
 use firn_wire::{
-    CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, NodeReply, NodeRequest, NodeState, OrderRank,
-    Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
+    CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, LedgerAct, NodeReply, NodeRequest, NodeState,
+    OrderRank, Pass, PassPurpose, REPAIR_PER_CENT, RefusalKind, Signed, StoreRequest, Ticket,
 };
 
 fn path_of(bundle: &CodedBundle, index: u8) -> String {
@@ -489,4 +489,36 @@ async fn coordinators_are_shown_what_lost_ones_are_rebuilt_from_and_strangers_ar
     disk.crash(3);
     let node = world.start(1, Arc::new(disk.clone())).await;
     assert_eq!(world.order(node.id(), &all).await, shown, "a loss of power takes nothing of it");
+}
+
+#[tokio::test]
+async fn a_bad_sector_in_a_bundle_that_is_erased_costs_its_shard_and_not_the_node() {
+    let world = World::new().await;
+    let disk = MemoryDisk::new();
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    let bundle = CodedBundle::new(1, 50_000, 1);
+    for index in 0..3 {
+        world.bring(&node, &bundle, index).await.unwrap();
+    }
+    // The first by name, so that the others come behind it.
+    let bad = path_of(&bundle, 0);
+    assert!(disk.set_readable(&bad, false));
+    let erased = LedgerAct::Erase { bundle: bundle.content.bundle_id() };
+    let entries = world.enter(erased, &node).await;
+    let id = node.id();
+    let is_told = |world: &World| {
+        world.heard.lock().unwrap().status.get(&id).is_some_and(|status| status.erased_through == entries)
+    };
+    world.wait("what can be removed is", is_told).await;
+    assert_eq!(node.handle().report().shards, 0);
+    let left =
+        || -> Vec<String> { disk.paths().into_iter().filter(|path| path.ends_with(".shard")).collect() };
+    assert_eq!(left(), [bad.clone()]);
+    node.shutdown().await;
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    assert_eq!(node.handle().report().shards, 0, "it is up, and does not serve it");
+    node.shutdown().await;
+    assert!(disk.set_readable(&bad, true));
+    let node = world.start(1, Arc::new(disk.clone())).await;
+    assert_eq!((left(), node.handle().report().shards), (Vec::new(), 0), "gone once the disk gives it");
 }

@@ -290,6 +290,11 @@ impl World {
 
     /// Makes `key` an uploader's, and waits until a node has heard of it.
     pub(crate) async fn make_known(&self, key: PublicKey, node: &StorageNode) {
+        self.enter(LedgerAct::AddUploader { key, name: "ada".to_owned() }, node).await;
+    }
+
+    /// Enters an act into the ledger, and waits until a node has it. Gives the entries of the ledger.
+    pub(crate) async fn enter(&self, act: LedgerAct, node: &StorageNode) -> u64 {
         let entries = {
             let ledger = &mut self.heard.lock().unwrap().ledger;
             ledger.push(LedgerEntry {
@@ -297,12 +302,13 @@ impl World {
                 previous: last_digest(ledger),
                 at: Timestamp::from_millis(1),
                 by: Actor::Coordinators,
-                act: LedgerAct::AddUploader { key, name: "ada".to_owned() },
+                act,
             });
             ledger.len() as u64
         };
         let handle = node.handle();
         self.wait("the node has the ledger", |_| handle.report().ledger_entries == entries).await;
+        entries
     }
 
     pub(crate) fn ticket(&self, node: NodeId, bearer: PublicKey, bundle: &CodedBundle, index: u8) -> Ticket {
