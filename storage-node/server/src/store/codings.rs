@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use firn_base::{CodingId, ShardIndex};
+use firn_base::{BundleId, CodingId, ShardIndex};
 
 use super::name::ShardName;
 use super::shard_store::{ShardStore, Shelf};
@@ -13,6 +13,17 @@ impl Shelf {
     pub(super) fn holds_any(&self, coding: CodingId) -> bool {
         let from = ShardName::new(coding, ShardIndex(0));
         self.shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
+    }
+
+    /// A header says of which bundle a coding is: so are all its shards. Says whether another one was known of any of them.
+    pub(super) fn learn_bundle(&mut self, coding: CodingId, bundle: BundleId) -> bool {
+        let name = |index| ShardName::new(coding, ShardIndex(index));
+        let mut is_new = false;
+        for held in self.shards.range_mut(name(0)..=name(u8::MAX)).map(|(_, held)| held) {
+            is_new |= held.bundle != bundle;
+            held.bundle = bundle;
+        }
+        is_new
     }
 }
 

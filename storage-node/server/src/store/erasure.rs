@@ -2,7 +2,8 @@
 //!
 //! Always holds: once a bundle is erased no shard that is known to be of it is listed, lies in trash or is taken, whatever was
 //! on its way; what cannot be removed is an error, and nothing counts as erased then. A file that fails keeps no other one
-//! here: a shard whose header the disk does not give is served and counted no more, and looked at again by the next start.
+//! here: a shard whose header the disk does not give is served and counted no more, and looked at again by the next start. One
+//! that the index calls another bundle's is known, and goes, when a header of its coding is read: by the scrub at the latest.
 //! Leaves to others: which bundles (`storage-node/logic`).
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::io;
 use firn_base::BundleId;
 
 use super::name::{ShardName, TRASH, TrashName, TrashReason};
-use super::shard_file::bundle_of_file;
+use super::shard_file::{OpenShard, OpenShardError, bundle_of_file};
 use super::shard_store::ShardStore;
 
 impl ShardStore {
@@ -86,17 +87,19 @@ impl ShardStore {
 
     /// Whether a shard is of one of `bundles`. Nothing goes on the word of the index alone: the header has the last one.
     fn is_still_of(&self, name: ShardName, bundles: &BTreeSet<BundleId>) -> io::Result<bool> {
-        match bundle_of_file(self.disk.as_ref(), &name.path()) {
-            Ok(Some(bundle)) if !bundles.contains(&bundle) => {
-                if let Some(held) = self.shelf().shards.get_mut(&name) {
-                    held.bundle = bundle;
+        match OpenShard::open(self.disk.as_ref(), name) {
+            Ok(shard) => {
+                let bundle = shard.header().content().bundle_id();
+                let is_new = self.shelf().learn_bundle(name.coding, bundle);
+                if is_new {
+                    self.distrust_index();
                 }
-                self.distrust_index();
-                Ok(false)
+                Ok(bundles.contains(&bundle))
             }
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            Err(error) => {
+            // It is no shard, whatever it was: of no use to anybody.
+            Err(OpenShardError::Damaged(_) | OpenShardError::TooNew(_)) => Ok(true),
+            Err(OpenShardError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(OpenShardError::Disk(error)) => {
                 // That says nothing of a shard whose disk is gone.
                 self.disk.check_presence()?;
                 // Of whatever bundle it is: nobody can read it.

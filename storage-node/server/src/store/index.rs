@@ -109,9 +109,11 @@ impl FoundIndex {
         self.said.get(place).copied().flatten()
     }
 
-    /// A shard of `coding` is here, and its header says something else than the index, or the index nothing.
+    /// A shard of `coding` is here, and its header says something else than the index, or the index nothing. Nothing that the
+    /// index says of that coding is believed from here on.
     pub(super) fn correct(&mut self, coding: CodingId) {
-        let is_contradicted = self.of(coding).is_some();
+        let said = self.codings.binary_search(&coding).ok().and_then(|place| self.said.get_mut(place));
+        let is_contradicted = said.and_then(Option::take).is_some();
         self.index.is_wrong |= is_contradicted;
         self.index.missing.insert(coding);
     }
@@ -241,7 +243,7 @@ impl ShardStore {
 }
 
 impl Shelf {
-    /// What an index of everything here holds.
+    /// What an index of everything here holds. Of a coding any shard says it: [`Self::learn_bundle`] keeps them alike.
     fn index_records(&self) -> Vec<IndexRecord> {
         let record = |(name, held): (&super::name::ShardName, &super::shard_store::HeldShard)| IndexRecord {
             coding: name.coding,

@@ -117,6 +117,8 @@ fn take_up(
             let bundle = shard.header().content().bundle_id();
             shelf.account.found_stored(bytes);
             shelf.shards.insert(name, HeldShard { bytes, bundle });
+            // Of others of its coding the index may have said something else.
+            shelf.learn_bundle(name.coding, bundle);
             report.shards += 1;
             return true;
         }

@@ -122,19 +122,23 @@ impl ShardStore {
         let bundle = shard.header().content().bundle_id();
         // The lock that trashing takes, so that no file stays open that was moved meanwhile.
         let mut shelf = self.shelf();
-        let Some(held) = shelf.shards.get_mut(&name) else { return Ok(()) };
-        let is_as_known = held.bundle == bundle;
-        held.bundle = bundle;
+        if !shelf.shards.contains_key(&name) {
+            return Ok(());
+        }
+        let is_new = shelf.learn_bundle(name.coding, bundle);
         let is_erased = shelf.erased.contains(&bundle);
         if !is_erased {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).put(name, Arc::clone(shard));
         }
         drop(shelf);
-        if !is_as_known {
+        if is_new {
             self.distrust_index();
         }
         if is_erased {
-            self.erase_shard(name).map_err(ReadShardError::Disk)?;
+            // With the others of its coding: nobody looks for shards of what was erased before.
+            for index in self.indexes_of(name.coding) {
+                self.erase_shard(ShardName::new(name.coding, index)).map_err(ReadShardError::Disk)?;
+            }
             return Err(ReadShardError::NotHere);
         }
         Ok(())

@@ -147,11 +147,29 @@ fn a_record_that_names_another_bundle_is_mended_by_the_first_reader_and_hides_no
     assert_eq!(erase(lied), 0);
     assert!(matches!(store.read(lied.name(0), &(0..1), NOW), Err(ReadShardError::NotHere)));
     assert!(!store.holds(lied.name(0)));
-    assert!(store.verify(lied.name(2), NOW).is_err());
+    assert!(!store.holds(lied.name(2)), "one header speaks for its coding");
     store.keep_index().unwrap();
     let (again, report) = open(&disk);
     assert_eq!((report.shards, report.headers_read, again.shards()), (4, 0, 4));
     assert_eq!(content(&disk).len() as u64, 2 * INDEX_RECORD_BYTES);
+}
+
+#[test]
+fn a_record_that_names_another_bundle_is_mended_by_a_reader_of_any_one_shard() {
+    let (whole, bundles) = stocked();
+    let [lied, other] = [&bundles[0], &bundles[1]];
+    for read in [0, 2] {
+        let disk = whole.duplicate();
+        let mut index = content(&disk);
+        index.extend(record(lied, other.content.bundle_id(), file_bytes(lied)));
+        replace(&disk, &index);
+        let (store, _) = open(&disk);
+        store.verify(lied.name(read), NOW).unwrap();
+        store.keep_index().unwrap();
+        let (store, report) = open(&disk);
+        assert_eq!((report.shards, report.headers_read), (8, 0));
+        assert_eq!(store.erase(&BTreeSet::from([lied.content.bundle_id()])).unwrap(), 2, "shard {read}");
+    }
 }
 
 #[test]
