@@ -2,8 +2,9 @@
 //!
 //! Always holds: once a bundle is erased no shard that is known to be of it is listed, lies in trash or is taken, whatever was
 //! on its way; what cannot be removed is an error, and nothing counts as erased then. A file that fails keeps no other one
-//! here: a shard whose header the disk does not give is served and counted no more, and looked at again by the next start. One
-//! that the index calls another bundle's is known, and goes, when a header of its coding is read: by the scrub at the latest.
+//! here: a shard whose header the disk does not give, or a newer program wrote, is served and counted no more, and looked at
+//! again by the next start. One that the index calls another bundle's is known, and goes, when a header of its coding is read:
+//! by the scrub at the latest.
 //! Leaves to others: which bundles (`storage-node/logic`).
 
 use std::collections::BTreeSet;
@@ -97,7 +98,13 @@ impl ShardStore {
                 Ok(bundles.contains(&bundle))
             }
             // It is no shard, whatever it was: of no use to anybody.
-            Err(OpenShardError::Damaged(_) | OpenShardError::TooNew(_)) => Ok(true),
+            Err(OpenShardError::Damaged(_)) => Ok(true),
+            Err(OpenShardError::TooNew(sentence)) => {
+                // Whole for the program that wrote it, which knows of which bundle it is.
+                tracing::error!(shard = %name, "the shard is not erased, nor served: {sentence}");
+                self.unlist(name);
+                Ok(false)
+            }
             Err(OpenShardError::Disk(error)) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(OpenShardError::Disk(error)) => {
                 // That says nothing of a shard whose disk is gone.

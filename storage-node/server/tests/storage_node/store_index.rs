@@ -173,6 +173,18 @@ fn a_record_that_names_another_bundle_is_mended_by_a_reader_of_any_one_shard() {
 }
 
 #[test]
+fn a_shard_that_a_newer_program_wrote_is_not_erased_on_the_word_of_the_index() {
+    let (disk, bundles) = stocked();
+    let path = disk.paths().into_iter().find(|path| path.ends_with(&format!("{}.0.shard", bundles[0].id())));
+    // Its format version, from 1 to 9.
+    assert!(disk.flip(path.as_ref().unwrap(), 8, 8));
+    let (store, report) = open(&disk);
+    assert_eq!((report.shards, report.headers_read), (8, 0));
+    assert_eq!(store.erase(&BTreeSet::from([bundles[0].content.bundle_id()])).unwrap(), 1);
+    assert!(!store.holds(bundles[0].name(0)) && disk.paths().contains(&path.unwrap()));
+}
+
+#[test]
 fn where_the_disk_was_no_index_is_written() {
     let place = tempfile::tempdir().unwrap();
     let directory = DataDirectory::open(place.path(), &Environment::real()).unwrap();
