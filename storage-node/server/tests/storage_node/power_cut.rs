@@ -4,8 +4,8 @@
 //! lies in the kernel's memory only, and is not in the copy. A store then goes on from the copy, and what was acknowledged
 //! until then must be there.
 //!
-//! `FIRN_TEST_STORE_POWER_CUTS` says how many images are taken (default 6), one before each of so many calls that follow each
-//! other. It needs root and loop devices.
+//! `FIRN_TEST_STORE_POWER_CUTS` says how many images are taken (default 6, which one life of about ninety calls gives; up to
+//! 300): one before each eleventh to fifteenth call, so that lives are cut in other places each. It needs root and loop devices.
 
 use std::fs;
 use std::io;
@@ -19,6 +19,10 @@ use crate::support::life::{Said, check, live};
 use firn_storage_node::{Disk, DiskEntry, DiskFile, FileDisk};
 
 const IMAGE_BYTES: u64 = 64 << 20;
+
+// Calls from one image to the next: of other lengths, so that no two lives are cut in the same places.
+const GAP_LEAST: u64 = 11;
+const GAPS: u64 = 5;
 
 fn quietly(program: &str, arguments: &[&Path]) -> bool {
     let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -172,17 +176,22 @@ fn whatever_was_acknowledged_is_in_an_image_of_the_disk_taken_at_any_moment() {
     // That it is there at all is not the store's to say.
     assert!(quietly("sync", &["--file-system".as_ref(), &mounted.at]));
     let (said, taken) = (Arc::new(Said::default()), Arc::new(AtomicU64::new(0)));
+    let looked_for = Arc::new(AtomicU64::new(0));
     let before: Before = {
-        let (said, taken) = (Arc::clone(&said), Arc::clone(&taken));
+        let (said, taken, looked_for) = (Arc::clone(&said), Arc::clone(&taken), Arc::clone(&looked_for));
+        // Calls until the next image.
+        let left = AtomicU64::new(GAP_LEAST);
         let (copy, at) = (place.path().join("copy"), place.path().join("copied"));
         Arc::new(move || {
             let cut = taken.load(Ordering::Relaxed);
-            if cut == cuts {
+            if cut == cuts || left.fetch_sub(1, Ordering::Relaxed) > 1 {
                 return;
             }
+            left.store(GAP_LEAST + (cut + 1) % GAPS, Ordering::Relaxed);
             mounted.copy(&copy);
             let copied = Mounted::new(&copy, &at).expect("a copy is mounted as the image was");
             let disk: Arc<dyn Disk> = Arc::new(FileDisk::new(copied.at.join("node")));
+            looked_for.fetch_add(said.here(), Ordering::Relaxed);
             check(&disk, &said, &format!("image {cut}"));
             drop((disk, copied));
             fs::remove_file(&copy).unwrap();
@@ -195,5 +204,7 @@ fn whatever_was_acknowledged_is_in_an_image_of_the_disk_taken_at_any_moment() {
         let bundles = std::array::from_fn(|_| CodedBundle::new(seeds.next().expect("few lives"), 60_000, 1));
         live(&disk, &bundles, &said).expect("the disk works");
     }
-    println!("{cuts} images of the disk, nothing missing in any");
+    let looked_for = looked_for.load(Ordering::Relaxed);
+    assert!(looked_for > 0, "no image was taken with a shard that had to be in it");
+    println!("{cuts} images of the disk, none of {looked_for} shards missing");
 }

@@ -29,6 +29,12 @@ struct Shards {
 }
 
 impl Said {
+    /// How many shards have to be here.
+    pub(crate) fn here(&self) -> u64 {
+        let Shards { here, in_doubt } = self.shards.lock().unwrap().clone();
+        here.iter().filter(|(name, here)| **here && in_doubt != Some(**name)).count() as u64
+    }
+
     /// Does something about a shard, and notes what the store says. None once the disk does nothing any more.
     fn done<E>(&self, name: ShardName, here: bool, act: impl FnOnce() -> Result<(), E>) -> Option<()> {
         self.shards.lock().unwrap().in_doubt = Some(name);
