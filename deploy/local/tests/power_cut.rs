@@ -4,7 +4,8 @@
 //! image is copied: what was not synced lies in the kernel's memory only, and is not in the copy. The archive then goes
 //! on from the copy. What `firn publish` or `firn-coordinator` had reported as done must be there, each time.
 //!
-//! `FIRN_TEST_POWER_CUTS` says how often (default 3). It needs root and loop devices.
+//! `FIRN_TEST_POWER_CUTS` says how often (default 3). It needs root and loop devices; with `FIRN_TEST_ROOT=required`
+//! these have to be there.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -162,6 +163,8 @@ fn what_was_reported_as_done_survives_the_loss_of_power_of_everything_at_once() 
     let cuts: u64 = std::env::var("FIRN_TEST_POWER_CUTS").map_or(3, |count| count.parse().unwrap());
     let place = tempfile::tempdir().unwrap();
     let Some(mut disk) = Disk::make(place.path()) else {
+        let is_required = std::env::var("FIRN_TEST_ROOT").is_ok_and(|value| value == "required");
+        assert!(!is_required, "it needs root, mkfs.ext4 and loop devices");
         println!("skipped: it needs root, mkfs.ext4 and loop devices");
         return;
     };

@@ -5,7 +5,8 @@
 //! until then must be there.
 //!
 //! `FIRN_TEST_STORE_POWER_CUTS` says how many images are taken (default 6, which one life of about ninety calls gives; up to
-//! 300): one before each eleventh to fifteenth call, so that lives are cut in other places each. It needs root and loop devices.
+//! 300): one before each eleventh to fifteenth call, so that lives are cut in other places each. It needs root and loop
+//! devices; with `FIRN_TEST_ROOT=required` these have to be there.
 
 use std::fs;
 use std::io;
@@ -14,8 +15,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::support::CodedBundle;
 use crate::support::life::{Said, check, live};
+use crate::support::{CodedBundle, skip};
 use firn_storage_node::{Disk, DiskEntry, DiskFile, FileDisk};
 
 const IMAGE_BYTES: u64 = 64 << 20;
@@ -168,8 +169,7 @@ fn whatever_was_acknowledged_is_in_an_image_of_the_disk_taken_at_any_moment() {
     fs::File::create(&image).unwrap().set_len(IMAGE_BYTES).unwrap();
     let made = quietly("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), &image]);
     let Some(mounted) = made.then(|| Mounted::new(&image, &place.path().join("mounted"))).flatten() else {
-        println!("skipped: it needs root, mkfs.ext4 and loop devices");
-        return;
+        return skip("root, mkfs.ext4 and loop devices");
     };
     let node = mounted.at.join("node");
     fs::create_dir(&node).unwrap();

@@ -1,10 +1,11 @@
-//! A disk that is full before its time, because others write there too: a small tmpfs. It needs root.
+//! A disk that is full before its time, because others write there too: a small tmpfs. It needs root; with
+//! `FIRN_TEST_ROOT=required` that has to be there.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::support::CodedBundle;
+use crate::support::{CodedBundle, skip};
 use firn_base::{ByteCount, Timestamp};
 use firn_storage_node::{FileDisk, ShardStore, StoreShardError};
 use firn_wire::DeleteReason;
@@ -62,8 +63,7 @@ fn bytes_below(directory: &Path) -> u64 {
 #[test]
 fn a_disk_that_others_fill_loses_nothing_that_was_acknowledged() {
     let Some(mounted) = Mounted::new(1 << 20) else {
-        println!("skipped: it needs root and tmpfs");
-        return;
+        return skip("root and tmpfs");
     };
     let node = mounted.path().join("node");
     std::fs::create_dir(&node).unwrap();

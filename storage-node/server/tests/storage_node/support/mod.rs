@@ -9,10 +9,22 @@ pub(crate) mod fleet;
 pub(crate) mod life;
 pub(crate) mod world;
 
+use std::io::Write as _;
+
 use firn_base::{CodingId, ManifestRoot, PayloadRoot, Scheme, ShardIndex};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader, ShardFileHeader, ShardTree};
 use firn_erasure::Coder;
 use firn_storage_node::ShardName;
+
+/// Says that a test is skipped, and for lack of what; with `FIRN_TEST_ROOT=required` that is a failure.
+#[track_caller]
+pub(crate) fn skip(lacking: &str) {
+    assert_ne!(std::env::var("FIRN_TEST_ROOT").as_deref(), Ok("required"), "it needs {lacking}");
+    let place = std::panic::Location::caller();
+    // Not by a macro: of a test that does not fail nobody would see it.
+    let said = writeln!(std::io::stderr(), "NOT TESTED: what {place} looks at needs {lacking}");
+    said.expect("messages can be written");
+}
 
 /// A bundle of random bytes, coded for `k`, with every shard that `k` may use.
 pub(crate) struct CodedBundle {
