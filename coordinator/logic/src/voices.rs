@@ -1,8 +1,9 @@
 //! Which process speaks as a node: two that run with one identity are told from one that was started again.
 //!
-//! Always holds: of two processes that both go on speaking as one node the one that was there first is heard, and the
-//! other changes nothing; whoever follows one that fell silent is heard after seconds, and at once where that one's connection
-//! is over. Leaves to others: refusing (the shell), and what the process makes of it (`storage-node/logic`).
+//! Always holds: of two processes that both go on speaking as one node the one that is heard stays so, and the other changes
+//! nothing; in a program that has just started, whoever speaks first is heard; whoever follows one that fell silent is heard
+//! after seconds, and at once where that one's connection is over.
+//! Leaves to others: refusing (the shell), and what the process makes of it (`storage-node/logic`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

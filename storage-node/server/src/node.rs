@@ -48,6 +48,9 @@ const LEAVING_FILE: &str = "leaving";
 const LEAVING_TEXT: &str = "this node leaves its archive\n";
 const LEFT_TEXT: &str = "this node has left its archive\n";
 
+const COPIED_FILE: &str = "copied";
+const COPIED_TEXT: &str = "another process was heard as this node\n";
+
 // A look at one small file.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -99,6 +102,11 @@ pub enum StartNodeError {
     /// The disk cannot be used.
     #[error("cannot use the data directory: {0}")]
     Disk(#[from] io::Error),
+    /// It ended because another process was heard as this node.
+    #[error(
+        "another process was heard as this node when it ran here last, so one of the two data directories is a copy. If this one is to go on, stop the other one for good, then delete the file `copied` in this one and start it again; else delete this one"
+    )]
+    Copied,
     /// Nobody would find the node.
     #[error(
         "others must know how to reach this node: give --advertise HOST:PORT, or a --listen address that is not {listen}"
@@ -249,25 +257,25 @@ impl StorageNode {
         let mut left = self.shared.left.subscribe();
         // The sender lives as long as we do.
         let _ = left.wait_for(|left| *left).await;
-        let disk = Arc::clone(&self.shared.disk);
-        let written = self.shared.environment.blocking(move || {
-            disk.check_presence()?;
-            replace_small(disk.as_ref(), "", LEAVING_FILE, LEFT_TEXT.as_bytes())
-        });
-        if let Err(error) = written.await {
+        if let Err(error) = write_down(&self.shared, LEAVING_FILE, LEFT_TEXT).await {
             tracing::warn!(%error, "that this node has left cannot be written down");
         }
     }
 
     /// Waits until another process is heard as this node, and says what its owner should know. The node is to be shut down
-    /// then: two copies of a data directory are not one node, and what either does is wrong for the other.
+    /// then: two copies of a data directory are not one node, and what either does is wrong for the other. It does not start
+    /// again before its owner says that this is the one to stay: a coordinator that is started again knows no longer which
+    /// was heard, and a service manager that kept starting both would make it a matter of luck.
     pub async fn copied(&self) -> String {
         let mut copied = self.shared.copied.subscribe();
         let found = copied.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
         // The sender lives as long as we do.
         let Some(other) = found else { return std::future::pending().await };
+        if let Err(error) = write_down(&self.shared, COPIED_FILE, COPIED_TEXT).await {
+            tracing::warn!(%error, "that another process is heard as this node cannot be written down");
+        }
         format!(
-            "{other}: two copies of the data directory of node {} must not run at once. Stop the other one, or delete this copy; to move a node, stop it before its directory is copied",
+            "{other}: two copies of the data directory of node {} must not run at once. Delete this copy; or, if it is the one to stay, stop the other one and delete the file `{COPIED_FILE}` here, then start this one again. To move a node, stop it before its directory is copied",
             self.id()
         )
     }
@@ -364,16 +372,21 @@ impl NodeHandle {
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the
     /// number of shards to be moved.
     pub async fn leave(&self) -> io::Result<u64> {
-        let disk = Arc::clone(&self.shared.disk);
-        let written = self.shared.environment.blocking(move || {
-            disk.check_presence()?;
-            replace_small(disk.as_ref(), "", LEAVING_FILE, LEAVING_TEXT.as_bytes())
-        });
-        written.await?;
+        write_down(&self.shared, LEAVING_FILE, LEAVING_TEXT).await?;
         self.shared.leaving.store(true, Ordering::Release);
         tracing::info!("this node is to leave: every shard that counts gets another home");
         Ok(self.shared.store.shards())
     }
+}
+
+/// Writes down in the data directory what must outlive the process.
+async fn write_down(shared: &Shared, file: &'static str, text: &'static str) -> io::Result<()> {
+    let disk = Arc::clone(&shared.disk);
+    let written = shared.environment.blocking(move || {
+        disk.check_presence()?;
+        replace_small(disk.as_ref(), "", file, text.as_bytes())
+    });
+    written.await
 }
 
 /// Whether the node that was in this data directory has left its archive: nothing there counts for anybody.
@@ -397,6 +410,9 @@ fn open_disk(
     descriptor: Descriptor,
     quota: Option<ByteCount>,
 ) -> Result<Opened, StartNodeError> {
+    if read_small(disk.as_ref(), COPIED_FILE, 1 << 12)?.is_some() {
+        return Err(StartNodeError::Copied);
+    }
     let roster = keep_descriptor(disk.as_ref(), descriptor)?.verify()?;
     let (store, scan) = ShardStore::open(Arc::clone(&disk), QUOTA_DEFAULT, environment.now())?;
     let available = disk.free_bytes()?.saturating_add(store.used().0);

@@ -29,11 +29,15 @@ fn a_copy_of_a_node_is_refused_beside_it_and_goes_on_in_its_place() {
         told.contains(&format!("the data directory of node {} must not run at once", id.success().trim())),
         "{told}"
     );
+    // Nor does it start again by itself, whoever would be heard now.
+    let told = finish(&mut program).failure(1);
+    assert!(told.contains("delete the file `copied`"), "{told}");
     fleet.nodes[0].as_mut().unwrap().assert_alive();
     let nodes = NODES.to_string();
     fleet.firn(&["status", "--until-nodes", &nodes]).success();
     // Killed, so that nobody is told: its forerunner is awaited.
     fleet.nodes[0].take().unwrap().kill();
+    std::fs::remove_file(copy.join("copied")).unwrap();
     let moved = Running::start(&mut program, &fleet.home().join("moved.log"));
     fleet.nodes[0] = Some(moved);
     wait_for("a coordinator hears the node where it is now", || {
