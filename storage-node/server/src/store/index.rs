@@ -10,11 +10,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{MutexGuard, PoisonError};
 
-use firn_base::{BundleId, CodingId};
+use firn_base::{BundleId, CodingId, ShardIndex};
 use firn_storage_node_logic::{INDEX_RECORD_BYTES, IndexCare, IndexCounts};
 
 use super::disk::{Disk, DiskFile, read_exact_at};
-use super::name::{INDEX, SHARDS};
+use super::name::{INDEX, SHARDS, ShardName};
 use super::shard_store::{ShardStore, Shelf};
 
 const RECORD_BYTES: usize = 80;
@@ -45,6 +45,17 @@ pub(super) struct Index {
     records: u64,
     is_wrong: bool,
     missing: BTreeSet<CodingId>,
+    // Whether it was said that the quota has no room for all of it.
+    is_told: bool,
+}
+
+/// What is to be written of the index.
+#[derive(Debug)]
+struct Mending {
+    begin: u64,
+    bytes: Vec<u8>,
+    // Codings that have no record afterwards: there is no room for it, or their first shard is not named yet.
+    left: BTreeSet<CodingId>,
 }
 
 /// The index as it was found at start.
@@ -85,6 +96,61 @@ fn check_of(checked: &[u8]) -> [u8; RECORD_BYTES - CHECKED_BYTES] {
     let mut check = [0; RECORD_BYTES - CHECKED_BYTES];
     blake3::Hasher::new_derive_key(CHECK_CONTEXT).update(checked).finalize_xof().fill(&mut check);
     check
+}
+
+impl Index {
+    /// What is to be written now, if anything, of an index of what is on `shelf`.
+    fn mending(&mut self, shelf: &Shelf) -> Option<Mending> {
+        self.missing.retain(|coding| shelf.holds_any(*coding) || shelf.is_writing_any(*coding));
+        let counts = IndexCounts {
+            records: self.records,
+            is_wrong: self.is_wrong,
+            missing: self.missing.len() as u64,
+            codings: shelf.index_records().count() as u64,
+        };
+        let care = counts.care();
+        let begin = match care {
+            IndexCare::Nothing => return None,
+            IndexCare::Append => self.records * INDEX_RECORD_BYTES,
+            IndexCare::Rewrite => 0,
+        };
+        // Shards come first. Any part of an index is a right one: of the others the next start reads the headers.
+        let bytes_max = shelf.account.index().saturating_add(shelf.account.free_bytes());
+        let records_max = bytes_max.saturating_sub(begin) / INDEX_RECORD_BYTES;
+        if care == IndexCare::Append && records_max == 0 {
+            self.tell_left(self.missing.len());
+            return None;
+        }
+        let is_wanted = |coding: CodingId| begin == 0 || self.missing.contains(&coding);
+        let (mut records, mut bytes, mut left) = (0, Vec::new(), BTreeSet::new());
+        for record in shelf.index_records().filter(|record| is_wanted(record.coding)) {
+            if records < records_max {
+                records += 1;
+                bytes.extend(record.to_bytes());
+            } else {
+                left.insert(record.coding);
+            }
+        }
+        // A record that was written before its shard is on the shelf goes with what is written anew.
+        let unnamed = shelf.writing.iter().map(|name| name.coding);
+        let unnamed: Vec<CodingId> =
+            unnamed.filter(|coding| is_wanted(*coding) && !shelf.holds_any(*coding)).collect();
+        self.tell_left(left.len());
+        left.extend(unnamed);
+        let is_idle = care == IndexCare::Append && bytes.is_empty();
+        (!is_idle).then_some(Mending { begin, bytes, left })
+    }
+
+    /// Says, once, for how many codings the quota has no room.
+    fn tell_left(&mut self, codings: usize) {
+        if codings > 0 && !self.is_told {
+            tracing::warn!(
+                codings,
+                "the quota has no room for these in the index of shards: the next start reads their headers"
+            );
+        }
+        self.is_told = codings > 0;
+    }
 }
 
 impl FoundIndex {
@@ -165,7 +231,10 @@ impl ShardStore {
             self.disk.open_writable(INDEX).and_then(|file| file.write_at(begin, &record.to_bytes()));
         let mut bytes = begin + INDEX_RECORD_BYTES;
         match written {
-            Ok(()) => index.records += 1,
+            Ok(()) => {
+                index.records += 1;
+                index.missing.remove(&record.coding);
+            }
             Err(error) => {
                 tracing::debug!(%error, "a shard is not noted in the index");
                 bytes = self.index_bytes().unwrap_or(bytes);
@@ -180,7 +249,7 @@ impl ShardStore {
         self.index().is_wrong = true;
     }
 
-    /// Mends the index if there is need, and the quota has room for it. An index that is right and complete costs no
+    /// Mends the index if there is need, as far as the quota has room for it. An index that is right and complete costs no
     /// access to the disk.
     ///
     /// # Errors
@@ -189,30 +258,12 @@ impl ShardStore {
     pub fn keep_index(&self) -> io::Result<()> {
         let mut index = self.index();
         let mut shelf = self.shelf();
-        index.missing.retain(|coding| shelf.holds_any(*coding));
-        let records = shelf.index_records();
-        let counts = IndexCounts {
-            records: index.records,
-            is_wrong: index.is_wrong,
-            missing: index.missing.len() as u64,
-            codings: records.len() as u64,
-        };
-        let begin = match counts.care() {
-            IndexCare::Nothing => return Ok(()),
-            IndexCare::Append => index.records * INDEX_RECORD_BYTES,
-            IndexCare::Rewrite => 0,
-        };
-        let is_wanted = |record: &&IndexRecord| begin == 0 || index.missing.contains(&record.coding);
-        let bytes: Vec<u8> = records.iter().filter(is_wanted).flat_map(|record| record.to_bytes()).collect();
-        let end = begin + bytes.len() as u64;
-        if end.saturating_sub(shelf.account.index()) > shelf.account.free_bytes() {
-            // Shards come first: the next start reads some headers.
-            return Ok(());
-        }
+        let Some(mending) = index.mending(&shelf) else { return Ok(()) };
         // Where the disk was nothing is written: `shards` may be an empty directory now.
         self.disk.check_presence()?;
         // In place of the old one, not beside it: half an index is none, but never too many bytes.
-        let written = self.write_records(begin, &bytes);
+        let written = self.write_records(mending.begin, &mending.bytes);
+        let end = mending.begin + mending.bytes.len() as u64;
         let end = if written.is_ok() { end } else { self.index_bytes().unwrap_or(end) };
         shelf.account.set_index(end);
         drop(shelf);
@@ -222,7 +273,7 @@ impl ShardStore {
         written?.sync()?;
         self.disk.sync_directory(SHARDS)?;
         index.is_wrong = false;
-        index.missing.clear();
+        index.missing = mending.left;
         Ok(())
     }
 
@@ -244,15 +295,21 @@ impl ShardStore {
 
 impl Shelf {
     /// What an index of everything here holds. Of a coding any shard says it: [`Self::learn_bundle`] keeps them alike.
-    fn index_records(&self) -> Vec<IndexRecord> {
-        let record = |(name, held): (&super::name::ShardName, &super::shard_store::HeldShard)| IndexRecord {
+    fn index_records(&self) -> impl Iterator<Item = IndexRecord> {
+        let mut before = None;
+        let firsts =
+            self.shards.iter().filter(move |(name, _)| before.replace(name.coding) != Some(name.coding));
+        firsts.map(|(name, held)| IndexRecord {
             coding: name.coding,
             bundle: held.bundle,
             file_bytes: held.bytes,
-        };
-        let mut records: Vec<IndexRecord> = self.shards.iter().map(record).collect();
-        records.dedup_by_key(|record| record.coding);
-        records
+        })
+    }
+
+    /// Whether a shard of `coding` is being written.
+    fn is_writing_any(&self, coding: CodingId) -> bool {
+        let from = ShardName::new(coding, ShardIndex(0));
+        self.writing.range(from..).next().is_some_and(|name| name.coding == coding)
     }
 }
 

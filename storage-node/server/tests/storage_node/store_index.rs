@@ -204,15 +204,29 @@ fn where_the_disk_was_no_index_is_written() {
 }
 
 #[test]
-fn an_index_goes_without_where_the_quota_has_no_room_for_it() {
+fn of_an_index_as_much_is_written_as_the_quota_has_room_for() {
     let (disk, bundles) = stocked();
     disk.remove(INDEX).unwrap();
     let (store, _) = open(&disk);
-    store.set_quota(ByteCount(8 * file_bytes(&bundles[0]) + 4 * INDEX_RECORD_BYTES - 1));
+    let shard_bytes = 8 * file_bytes(&bundles[0]);
+    store.set_quota(ByteCount(shard_bytes + INDEX_RECORD_BYTES - 1));
     store.keep_index().unwrap();
     assert!(disk.open(INDEX).is_err(), "shards come first");
-    store.set_quota(ByteCount(store.quota().0 + 1));
+    // A node that is full has a part of it, and each start reads so many headers less.
+    for records in [3, 4] {
+        store.set_quota(ByteCount(shard_bytes + records * INDEX_RECORD_BYTES));
+        store.keep_index().unwrap();
+        assert_eq!(
+            (store.used(), content(&disk).len() as u64),
+            (store.quota(), records * INDEX_RECORD_BYTES)
+        );
+        let (again, report) = open(&disk);
+        assert_eq!((report.headers_read, held(&again)), (2 * (4 - records), held(&store)));
+    }
+    // Of one that is wrong, too.
+    assert!(disk.flip(INDEX, 10, 1));
+    let (store, _) = open(&disk);
+    store.set_quota(ByteCount(shard_bytes + 2 * INDEX_RECORD_BYTES));
     store.keep_index().unwrap();
-    assert_eq!(store.used(), store.quota());
-    assert_eq!(open(&disk).1.headers_read, 0);
+    assert_eq!(open(&disk).1.headers_read, 0, "the quota is smaller, but what is there is there");
 }
