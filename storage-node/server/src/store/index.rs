@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use firn_base::{BundleId, CodingId, ShardIndex};
@@ -96,6 +97,13 @@ fn check_of(checked: &[u8]) -> [u8; RECORD_BYTES - CHECKED_BYTES] {
     let mut check = [0; RECORD_BYTES - CHECKED_BYTES];
     blake3::Hasher::new_derive_key(CHECK_CONTEXT).update(checked).finalize_xof().fill(&mut check);
     check
+}
+
+impl Mending {
+    /// Bytes of the index afterwards.
+    const fn end(&self) -> u64 {
+        self.begin + self.bytes.len() as u64
+    }
 }
 
 impl Index {
@@ -225,6 +233,11 @@ impl ShardStore {
         if self.holds_any(record.coding) {
             return;
         }
+        // Megabytes may be on their way to a slow disk: who stores a shard does not wait for them.
+        if self.is_mending.load(Ordering::Acquire) {
+            self.unnoted().insert(record.coding);
+            return;
+        }
         let mut index = self.index();
         let begin = index.records * INDEX_RECORD_BYTES;
         let written =
@@ -257,16 +270,35 @@ impl ShardStore {
     /// The disk fails, or is gone. The index is mended the next time then.
     pub fn keep_index(&self) -> io::Result<()> {
         let mut index = self.index();
-        let mut shelf = self.shelf();
-        let Some(mending) = index.mending(&shelf) else { return Ok(()) };
+        index.missing.append(&mut self.unnoted());
+        let (mending, before) = {
+            let mut shelf = self.shelf();
+            let Some(mending) = index.mending(&shelf) else { return Ok(()) };
+            // The shelf is everybody's, and nobody waits with it for the disk: the account has the larger of both meanwhile.
+            let before = shelf.account.index();
+            shelf.account.set_index(before.max(mending.end()));
+            (mending, before)
+        };
+        self.is_mending.store(true, Ordering::Release);
+        let mended = self.mend_index(&mut index, mending, before);
+        self.is_mending.store(false, Ordering::Release);
+        mended
+    }
+
+    /// Writes what is due. `before`: the bytes of the index that is there.
+    fn mend_index(&self, index: &mut Index, mending: Mending, before: u64) -> io::Result<()> {
         // Where the disk was nothing is written: `shards` may be an empty directory now.
-        self.disk.check_presence()?;
+        if let Err(error) = self.disk.check_presence() {
+            self.shelf().account.set_index(before);
+            return Err(error);
+        }
         // In place of the old one, not beside it: half an index is none, but never too many bytes.
         let written = self.write_records(mending.begin, &mending.bytes);
-        let end = mending.begin + mending.bytes.len() as u64;
-        let end = if written.is_ok() { end } else { self.index_bytes().unwrap_or(end) };
-        shelf.account.set_index(end);
-        drop(shelf);
+        let end = match &written {
+            Ok(_) => mending.end(),
+            Err(_) => self.index_bytes().unwrap_or(before.max(mending.end())),
+        };
+        self.shelf().account.set_index(end);
         index.records = end / INDEX_RECORD_BYTES;
         // Until it is surely on the disk.
         index.is_wrong = true;
@@ -290,6 +322,10 @@ impl ShardStore {
     fn index(&self) -> MutexGuard<'_, Index> {
         // A thread that panicked with the lock has left an index that is written anew at worst.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unnoted(&self) -> MutexGuard<'_, BTreeSet<CodingId>> {
+        self.unnoted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -315,6 +351,11 @@ impl Shelf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use firn_base::{ByteCount, Timestamp};
+
+    use super::super::shard_store::HeldShard;
     use super::*;
     use crate::store::MemoryDisk;
 
@@ -373,5 +414,28 @@ mod tests {
         file.write_at(240, &[7; 79]).unwrap();
         let found = read();
         assert_eq!((found.index.records, found.index.is_wrong, found.bytes), (3, true, 319));
+    }
+
+    #[test]
+    fn a_shard_that_comes_while_the_index_is_mended_waits_for_nothing_and_has_its_record_the_next_time() {
+        let disk = MemoryDisk::new();
+        let now = Timestamp::from_millis(1);
+        let (store, _) = ShardStore::open(Arc::new(disk.clone()), ByteCount(1 << 20), now).unwrap();
+        store.is_mending.store(true, Ordering::Release);
+        let being_mended = store.index();
+        store.note_in_index(record(1));
+        drop(being_mended);
+        let IndexRecord { coding, bundle, file_bytes } = record(1);
+        let name = ShardName::new(coding, ShardIndex(0));
+        store.shelf().shards.insert(name, HeldShard { bytes: file_bytes, bundle });
+        store.is_mending.store(false, Ordering::Release);
+        assert!(disk.open(INDEX).is_err());
+        store.keep_index().unwrap();
+        assert_eq!(FoundIndex::read(&disk, vec![coding]).of(coding), Some(record(1)));
+        assert_eq!(
+            store.used(),
+            ByteCount(INDEX_RECORD_BYTES),
+            "of files only those count that were written"
+        );
     }
 }

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use firn_base::{BundleId, ByteCount, Timestamp};
+use firn_base::{BundleId, ByteCount, CodingId, Timestamp};
 use firn_storage_node_logic::{Account, DeletionLimits, QuotaExceeded, YoungTrash};
 use firn_wire::DeletionRoom;
 use lru::LruCache;
@@ -36,6 +36,9 @@ pub struct ShardStore {
     pub(super) open: Mutex<LruCache<ShardName, Arc<OpenShard>>>,
     // Taken before the shelf where both are.
     pub(super) index: Mutex<Index>,
+    // Whether whoever has the index waits for the disk, and what could not be noted in it meanwhile.
+    pub(super) is_mending: AtomicBool,
+    pub(super) unnoted: Mutex<BTreeSet<CodingId>>,
     losses: AtomicU64,
     pub(super) doubts: Notify,
 }
@@ -143,6 +146,8 @@ impl ShardStore {
             shelf: Mutex::new(shelf),
             open: Mutex::new(LruCache::new(OPEN_SHARDS_MAX)),
             index: Mutex::new(index),
+            is_mending: AtomicBool::new(false),
+            unnoted: Mutex::default(),
             losses: AtomicU64::new(0),
             doubts: Notify::new(),
         };
