@@ -170,7 +170,9 @@ impl<'a> Planner<'a> {
     /// The next step of a bundle with two codings, if one can be taken now.
     fn go_on(&mut self, second: &SecondView) {
         let number = second.view.number;
-        if self.view.brake != BrakeState::Free || self.view.orders.is_busy(number) {
+        // While disks rest none is begun, but until the next window one might be given up, and all its bytes moved anew.
+        let may_go_on = matches!(self.view.brake, BrakeState::Free | BrakeState::DisksRest { .. });
+        if !may_go_on || self.view.orders.is_busy(number) {
             return;
         }
         let Some(first) = self.view.catalogue.bundle(number) else { return };

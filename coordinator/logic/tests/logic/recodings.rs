@@ -188,6 +188,23 @@ fn nothing_is_begun_for_a_width_that_has_not_held_nor_while_repairs_are_due() {
 }
 
 #[test]
+fn while_disks_rest_none_is_begun_and_what_was_begun_goes_on() {
+    let resting = |archive: &Archive, terms: &RecodeTerms| {
+        archive.planning(|view| {
+            let view = PlanningView { brake: BrakeState::DisksRest { until: view.now }, ..*view };
+            plan_recoding(&view, terms, &BTreeSet::new(), SEED)
+        })
+    };
+    let mut archive = Archive::of(24);
+    archive.publish(1, (4, 12), &(0..12).collect::<Vec<_>>());
+    assert_eq!(resting(&archive, &terms(24)).steps, []);
+    // Else it might be given up before the second window.
+    let archive = in_transition(5);
+    let next = resting(&archive, &terms(0));
+    assert_eq!((next.steps.len(), next.drops.len()), (1, 0));
+}
+
+#[test]
 fn a_bundle_that_is_touched_or_not_well_waits() {
     let mut archive = Archive::of(24);
     archive.publish(1, (4, 12), &(0..12).collect::<Vec<_>>());
