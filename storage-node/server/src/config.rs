@@ -94,7 +94,8 @@ pub(crate) struct Settings {
     pub(crate) scrub_every: Option<String>,
 
     /// In how many windows of a day shards are read again, counted from midnight UTC: 1, 2, 3, 4, 6, 8, 12 or 24. A disk that
-    /// nobody reads from rests in between, where the coordinators move shards in the same windows [default: 4]
+    /// nobody reads from rests in between, where the coordinators move shards in the same windows and nothing is urgent or
+    /// packed anew [default: 4]
     #[arg(long, value_name = "N", env = "FIRN_DISK_WINDOWS", global = true)]
     pub(crate) disk_windows: Option<String>,
 

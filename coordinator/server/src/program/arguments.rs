@@ -91,8 +91,9 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10m", env = "FIRN_ERASE_AFTER")]
     pub(crate) erase_after: Duration,
     /// In how many windows of a day shards are moved, and repairs made that are not urgent: 1, 2, 3, 4, 6, 8, 12 or 24,
-    /// counted from midnight UTC, each open for a sixth of its time. Storage nodes read their shards again in the same
-    /// windows, so that disks rest in between; the same for all coordinators [default: at any time]
+    /// counted from midnight UTC, each open for a sixth of its time. Storage nodes begin to read their shards again in the
+    /// same windows, so that disks rest in between; compaction is not held to them. The same for all coordinators [default:
+    /// at any time]
     #[arg(long, value_name = "N", env = "FIRN_DISK_WINDOWS")]
     pub(crate) disk_windows: Option<DiskWindows>,
     /// Networks and countries of addresses, as a text of ranges in the format of iptoasn.com; without it a public archive
