@@ -15,6 +15,12 @@ impl Shelf {
         self.shards.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
     }
 
+    /// Whether a file in the place of a shard of `coding` is not listed.
+    pub(super) fn is_any_unlisted(&self, coding: CodingId) -> bool {
+        let from = ShardName::new(coding, ShardIndex(0));
+        self.unlisted.range(from..).next().is_some_and(|(name, _)| name.coding == coding)
+    }
+
     /// A header says of which bundle a coding is: so are all its shards. Says whether another one was known of any of them.
     pub(super) fn learn_bundle(&mut self, coding: CodingId, bundle: BundleId) -> bool {
         let name = |index| ShardName::new(coding, ShardIndex(index));

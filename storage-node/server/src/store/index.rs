@@ -109,7 +109,9 @@ impl Mending {
 impl Index {
     /// What is to be written now, if anything, of an index of what is on `shelf`.
     fn mending(&mut self, shelf: &Shelf) -> Option<Mending> {
-        self.missing.retain(|coding| shelf.holds_any(*coding) || shelf.is_writing_any(*coding));
+        self.missing.retain(|coding| {
+            (shelf.holds_any(*coding) || shelf.is_writing_any(*coding)) && !shelf.is_any_unlisted(*coding)
+        });
         let counts = IndexCounts {
             records: self.records,
             is_wrong: self.is_wrong,
@@ -229,8 +231,12 @@ impl FoundIndex {
 impl ShardStore {
     /// Notes what a shard that was just named says of its coding. What fails costs the next start the reading of a header.
     pub(super) fn note_in_index(&self, record: IndexRecord) {
-        // Noted with the first of them.
-        if self.holds_any(record.coding) {
+        let is_due = {
+            let shelf = self.shelf();
+            // Noted with the first of them; or each start is to ask the files of its coding.
+            !shelf.holds_any(record.coding) && !shelf.is_any_unlisted(record.coding)
+        };
+        if !is_due {
             return;
         }
         // Megabytes may be on their way to a slow disk: who stores a shard does not wait for them.
@@ -324,17 +330,20 @@ impl ShardStore {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unnoted(&self) -> MutexGuard<'_, BTreeSet<CodingId>> {
+    /// Codings that get their record when the index is mended next.
+    pub(super) fn unnoted(&self) -> MutexGuard<'_, BTreeSet<CodingId>> {
         self.unnoted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shelf {
-    /// What an index of everything here holds. Of a coding any shard says it: [`Self::learn_bundle`] keeps them alike.
+    /// What an index of everything here holds. Of a coding any shard says it: [`Self::learn_bundle`] keeps them alike. One of
+    /// which a file is not listed has none: each start is to ask its files.
     fn index_records(&self) -> impl Iterator<Item = IndexRecord> {
         let mut before = None;
         let firsts =
             self.shards.iter().filter(move |(name, _)| before.replace(name.coding) != Some(name.coding));
+        let firsts = firsts.filter(move |(name, _)| !self.is_any_unlisted(name.coding));
         firsts.map(|(name, held)| IndexRecord {
             coding: name.coding,
             bundle: held.bundle,

@@ -132,19 +132,25 @@ fn take_up(
                     shelf.trash.insert(trash, bytes);
                 }
                 // It stays where it is, unlisted, and takes up room.
-                Err(_) => shelf.account.found_stored(bytes),
+                Err(_) => leave(shelf, name, bytes),
             }
         }
         Err(OpenShardError::TooNew(sentence)) => {
             report.tell(format!("shard {name} is not served: {sentence}"));
             report.unreadable += 1;
-            shelf.account.found_stored(bytes);
+            leave(shelf, name, bytes);
         }
         Err(OpenShardError::Disk(error)) => {
             report.tell(format!("shard {name} cannot be read and is not served: {error}"));
             report.unreadable += 1;
-            shelf.account.found_stored(bytes);
+            leave(shelf, name, bytes);
         }
     }
     false
+}
+
+/// Leaves a file where it is that is not listed.
+fn leave(shelf: &mut Shelf, name: ShardName, bytes: u64) {
+    shelf.account.found_stored(bytes);
+    shelf.unlisted.insert(name, bytes);
 }

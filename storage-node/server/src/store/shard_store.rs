@@ -36,8 +36,9 @@ pub struct ShardStore {
     pub(super) open: Mutex<LruCache<ShardName, Arc<OpenShard>>>,
     // Taken before the shelf where both are.
     pub(super) index: Mutex<Index>,
-    // Whether whoever has the index waits for the disk, and what could not be noted in it meanwhile.
+    // Whether whoever has the index waits for the disk.
     pub(super) is_mending: AtomicBool,
+    // Codings that are to have a record in it and were not noted.
     pub(super) unnoted: Mutex<BTreeSet<CodingId>>,
     losses: AtomicU64,
     pub(super) doubts: Notify,
@@ -48,6 +49,8 @@ pub struct ShardStore {
 pub(super) struct Shelf {
     pub(super) account: Account,
     pub(super) shards: BTreeMap<ShardName, HeldShard>,
+    // Files in the place of a shard that are none for this program, or cannot be read, with their bytes.
+    pub(super) unlisted: BTreeMap<ShardName, u64>,
     // Bundles of which nothing is taken any more.
     pub(super) erased: BTreeSet<BundleId>,
     pub(super) writing: BTreeSet<ShardName>,
@@ -134,6 +137,7 @@ impl ShardStore {
         let mut shelf = Shelf {
             account: Account::new(quota),
             shards: BTreeMap::new(),
+            unlisted: BTreeMap::new(),
             erased: BTreeSet::new(),
             writing: BTreeSet::new(),
             trash: BTreeMap::new(),

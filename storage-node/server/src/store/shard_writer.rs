@@ -142,6 +142,11 @@ impl ShardWriter {
         self.store.ensure_directory(self.name)?;
         self.store.disk.rename(&self.path, &self.name.path())?;
         self.path = self.name.path();
+        let is_in_its_place = self.store.shelf().replace_unlisted(self.name);
+        if is_in_its_place {
+            // Its coding may have a record again, also where others of its shards are here.
+            self.store.unnoted().insert(self.name.coding);
+        }
         self.store.disk.sync_directory(&self.name.directory())?;
         let (coding, bundle, file_bytes) = (self.name.coding, self.bundle, self.layout.file_bytes);
         self.store.note_in_index(IndexRecord { coding, bundle, file_bytes });

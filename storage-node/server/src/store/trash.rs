@@ -38,6 +38,14 @@ impl Shelf {
         YoungTrash::sum(self.trash_entries().rev(), now)
     }
 
+    /// A shard was named: a file that is not listed and had its name is no more. Says whether there was one.
+    pub(super) fn replace_unlisted(&mut self, name: ShardName) -> bool {
+        let Some(bytes) = self.unlisted.remove(&name) else { return false };
+        self.account.moved_to_trash(bytes);
+        self.account.emptied(bytes);
+        true
+    }
+
     /// A name in trash that no file bears: two files of one shard may go within a millisecond.
     fn free_trash_name(&self, mut since: Timestamp, shard: ShardName, reason: TrashReason) -> TrashName {
         loop {
@@ -115,12 +123,16 @@ impl ShardStore {
         self.count_loss();
     }
 
-    /// Serves and counts a shard no more whose file stays where it is.
+    /// Serves and counts a shard no more whose file stays where it is. The index leaves its coding out from here on, so that
+    /// the next start asks the file again instead of listing it.
     pub(super) fn unlist(&self, name: ShardName) {
-        if self.shelf().shards.remove(&name).is_some() {
-            self.forget_open(name);
-            self.count_loss();
-        }
+        let mut shelf = self.shelf();
+        let Some(held) = shelf.shards.remove(&name) else { return };
+        shelf.unlisted.insert(name, held.bytes);
+        drop(shelf);
+        self.forget_open(name);
+        self.count_loss();
+        self.distrust_index();
     }
 
     fn move_to_trash(

@@ -185,6 +185,30 @@ fn a_shard_that_a_newer_program_wrote_is_not_erased_on_the_word_of_the_index() {
 }
 
 #[test]
+fn a_file_that_is_no_shard_for_this_program_is_asked_by_each_start_and_a_new_one_takes_its_place() {
+    let (disk, bundles) = stocked();
+    let (hurt, name) = (&bundles[1], bundles[1].name(0));
+    let path = disk.paths().into_iter().find(|path| path.ends_with(&format!("{name}.shard"))).unwrap();
+    assert!(disk.flip(&path, 8, 8));
+    let (store, _) = open(&disk);
+    assert!(store.read(name, &(0..1), NOW).is_err());
+    store.keep_index().unwrap();
+    for _ in 0..2 {
+        let (store, report) = open(&disk);
+        assert_eq!((report.shards, report.unreadable, report.headers_read), (7, 1, 2));
+        assert!(!store.holds(name) && store.holds(hurt.name(2)), "its coding goes without a record");
+        store.keep_index().unwrap();
+        assert_eq!(store.used(), ByteCount(disk.used_bytes()));
+    }
+    let (store, _) = open(&disk);
+    put(&store, hurt, 0);
+    store.verify(name, NOW).unwrap();
+    store.keep_index().unwrap();
+    assert_eq!(store.used(), ByteCount(disk.used_bytes()), "the old file counts no more");
+    assert_eq!(open(&disk).1, ScanReport { shards: 8, ..ScanReport::default() });
+}
+
+#[test]
 fn where_the_disk_was_no_index_is_written() {
     let place = tempfile::tempdir().unwrap();
     let directory = DataDirectory::open(place.path(), &Environment::real()).unwrap();
