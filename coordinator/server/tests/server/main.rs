@@ -11,6 +11,7 @@ mod catching_up;
 mod clocks;
 mod cluster;
 mod differing;
+mod disk_windows;
 mod filters;
 mod health;
 mod ledger;

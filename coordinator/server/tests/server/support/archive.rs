@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, NodeId, PublicKey, Timestamp};
+use firn_base::{ArchiveId, DiskWindows, NodeId, PublicKey, Timestamp};
 use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined,
@@ -37,6 +37,8 @@ pub struct Machine {
     pub running: Option<Coordinator>,
     /// How long each write to its state takes.
     pub slowness: Option<Duration>,
+    /// In which windows disks work for what can wait.
+    pub disk_windows: Option<DiskWindows>,
 }
 
 /// The machine's clock, put off by so many milliseconds.
@@ -122,7 +124,7 @@ pub async fn machine(number: u8) -> Machine {
     bound.close().await;
     let (log, state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
     let clock = Arc::new(SetClock { real: Environment::real(), ahead_millis: AtomicI64::new(0) });
-    Machine { identity, address, log, state, clock, running: None, slowness: None }
+    Machine { identity, address, log, state, clock, running: None, slowness: None, disk_windows: None }
 }
 
 /// Waits until `look` finds something.
@@ -140,9 +142,16 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 
 impl Archive {
     pub async fn found(count: u8) -> Self {
+        Self::found_with(count, |_| ()).await
+    }
+
+    /// The same on machines that are prepared before.
+    pub async fn found_with(count: u8, prepare: impl Fn(&mut Machine)) -> Self {
         let mut machines = BTreeMap::new();
         for number in 1..=count {
-            machines.insert(number, machine(number).await);
+            let mut bare = machine(number).await;
+            prepare(&mut bare);
+            machines.insert(number, bare);
         }
         let peer =
             |machine: &Machine| Peer { id: machine.identity.node_id(), address: machine.address.to_string() };
@@ -181,7 +190,7 @@ impl Archive {
             timing,
             recode_after: RECODE_AFTER,
             erase_after: ERASE_AFTER,
-            disk_windows: None,
+            disk_windows: machine.disk_windows,
             address_table: None,
             filters: FilterOptions::in_memory(),
             rebuild: firn_coordinator::RebuildOptions::default(),
