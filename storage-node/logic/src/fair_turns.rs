@@ -1,7 +1,8 @@
 //! Whose turn is next at something that few may do at a time.
 //!
 //! Always holds: no turn stays free while somebody waits who may have it; of those who wait, one whose asker holds the fewest turns is
-//! next, and of equals the one who came first: whoever asks for much at once makes others wait for one turn of his, not for all.
+//! next, and of equals the one who has been without a turn for longest: whoever asks for much at once makes others wait for one turn
+//! of his, not for all, also where there is only one.
 //! Nobody holds or waits for more than his bound, so memory is bounded by the bounds.
 //! Leaves to others: waiting itself, and for how long (the shell).
 
@@ -27,8 +28,17 @@ pub struct FairTurns<K> {
     taken: usize,
     // Nobody who holds none is in it.
     held: BTreeMap<K, usize>,
-    waiting: VecDeque<(Place, K)>,
-    next: Place,
+    waiting: VecDeque<Waiting<K>>,
+    // Counts places, and turns that are over.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<K> {
+    place: Place,
+    who: K,
+    // When he came, or a turn of his was over since.
+    since: u64,
 }
 
 /// A place among those who wait.
@@ -57,13 +67,12 @@ impl<K: Ord + Clone> FairTurns<K> {
             self.grant(who);
             return AskedTurn::Granted;
         }
-        let own = self.waiting.iter().filter(|(_, other)| *other == who).count();
+        let own = self.waiting.iter().filter(|waits| waits.who == who).count();
         if own >= self.bounds.waiting_each || self.waiting.len() >= self.bounds.waiting {
             return AskedTurn::TooMany;
         }
-        let place = self.next;
-        self.next = self.next.wrapping_add(1);
-        self.waiting.push_back((place, who));
+        let place = self.number();
+        self.waiting.push_back(Waiting { place, who, since: place });
         AskedTurn::Waits(place)
     }
 
@@ -75,17 +84,30 @@ impl<K: Ord + Clone> FairTurns<K> {
             self.held.remove(who);
         }
         self.taken -= 1;
-        let next = self.waiting.iter().enumerate().filter(|(_, (_, who))| self.may_have(who));
-        let (index, _) = next.min_by_key(|(index, (_, who))| (self.held_by(who), *index))?;
-        let (place, who) = self.waiting.remove(index)?;
+        // He comes behind all who came during his turn, whatever else he asked for before.
+        let since = self.number();
+        for waits in &mut self.waiting {
+            if waits.who == *who {
+                waits.since = since;
+            }
+        }
+        let next = self.waiting.iter().enumerate().filter(|(_, waits)| self.may_have(&waits.who));
+        let (index, _) = next.min_by_key(|(index, waits)| (self.held_by(&waits.who), waits.since, *index))?;
+        let Waiting { place, who, .. } = self.waiting.remove(index)?;
         self.grant(who);
         Some(place)
     }
 
     /// Nobody waits at this place any more. Says whether somebody did: else it has been called, and its turn is to be given back.
     pub fn give_up(&mut self, place: Place) -> bool {
-        let index = self.waiting.iter().position(|(other, _)| *other == place);
+        let index = self.waiting.iter().position(|waits| waits.place == place);
         index.and_then(|index| self.waiting.remove(index)).is_some()
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        number
     }
 
     fn may_have(&self, who: &K) -> bool {
@@ -122,6 +144,21 @@ mod tests {
         let AskedTurn::Waits(again) = turns.ask("modest") else { panic!("none is free") };
         assert_eq!(turns.give_back(&"greedy"), Some(again));
         assert!(turns.give_back(&"modest").is_some_and(|place| place < modest));
+    }
+
+    #[test]
+    fn where_there_is_one_turn_they_come_one_by_one() {
+        let mut turns = FairTurns::new(TurnBounds { turns: 1, turns_each: 1, waiting: 64, waiting_each: 32 });
+        assert_eq!(turns.ask("greedy"), AskedTurn::Granted);
+        assert!((0..32).all(|_| matches!(turns.ask("greedy"), AskedTurn::Waits(_))));
+        let AskedTurn::Waits(modest) = turns.ask("modest") else { panic!("none is free") };
+        let AskedTurn::Waits(other) = turns.ask("other") else { panic!("none is free") };
+        assert_eq!(turns.give_back(&"greedy"), Some(modest));
+        // Whoever asks again is behind those who wait already.
+        let AskedTurn::Waits(again) = turns.ask("modest") else { panic!("none is free") };
+        assert_eq!(turns.give_back(&"modest"), Some(other));
+        assert!(turns.give_back(&"other").is_some_and(|place| place < modest));
+        assert_eq!(turns.give_back(&"greedy"), Some(again));
     }
 
     #[test]

@@ -49,8 +49,8 @@ const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
 // The leader waits minutes for a build, and gives a refused one to the next worker only after a while.
 const BUILD_WAIT_MAX: Duration = Duration::from_secs(60);
 
-// Outside its hours a node serves one known reader and one stranger at a time, and one build. A reader who fetches a path asks for several things at once, and
-// gives up after 15 s without a byte (`firn_retrieval::RANGE_STALL_MAX`).
+// Outside its hours a node serves one known reader and one stranger at a time, and one build. A reader who fetches a path asks for
+// several things at once, and gives up after 15 s without a byte (`firn_retrieval::RANGE_STALL_MAX`).
 const SPARING_WAIT_MAX: Duration = Duration::from_secs(10);
 
 // As many as a reader asks for at once. Each waits with a request, not with a proof.
@@ -363,6 +363,20 @@ mod tests {
         assert!(waiting.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
         drop((sending, waiting));
         assert!(take().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn whoever_reads_much_of_a_sparing_node_makes_another_wait_for_one_turn() {
+        let turns = Turns::default();
+        let take = |byte| turns.take(Work::Read, PublicKey::from_bytes([byte; 32]), Pains::Sparing);
+        let first = take(1).await.unwrap();
+        let mut much: Vec<_> = (0..SPARING.waiting_each).map(|_| Box::pin(take(1))).collect();
+        assert!(much.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        let mut other = Box::pin(take(2));
+        assert!(other.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(much.iter_mut().all(|wait| wait.as_mut().now_or_never().is_none()));
+        assert!(other.as_mut().now_or_never().is_some_and(|turn| turn.is_ok()));
     }
 
     #[tokio::test(start_paused = true)]
