@@ -202,8 +202,9 @@ impl<'a> Builder<'a> {
         cause: BuildCause,
     ) -> Result<Vec<(ShardIndex, NodeNumber)>, NotBuilt> {
         let k = usize::from(bundle.scheme.k());
-        let rests = |number| self.fleet.node(number).is_some_and(|node| node.online && node.rests());
-        // When it works again it gives one shard; now k others would be read for that.
+        let rests = |number| self.fleet.node(number).is_some_and(|node| node.online && node.rest.is_some());
+        // When it works again it gives one shard; now k others would be read for that. One that is here though its owner has
+        // declared an absence works: nothing is gained by waiting until it has gone.
         if replaced.iter().any(|(_, holder)| rests(*holder)) {
             return Err(NotBuilt::Busy);
         }

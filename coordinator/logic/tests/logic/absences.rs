@@ -1,6 +1,6 @@
 //! Nodes whose owners have said that they will be away.
 
-use firn_base::{BundleNumber, ByteCount, Timestamp};
+use firn_base::{BundleNumber, ByteCount, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
     ABSENCE_MOST, COUNT_LOST_AFTER_MILLIS, Facts, HealthIndex, NodeRecord, OFFLINE_AFTER, classify,
     plan_repairs, resting_node,
@@ -9,6 +9,7 @@ use firn_wire::{
     Command, CommandOutcome, NodeRest, NodeState, NodeStatus, NodeTerms, RejectReason, RestCause,
 };
 
+use crate::moves::moves;
 use crate::support::{Archive, BUDGET, node_id, status};
 
 const DAY: u64 = 86_400_000;
@@ -100,6 +101,23 @@ fn a_node_that_may_be_away_is_given_nothing_and_named_with_the_end() {
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, until)));
     archive.wait(u64::try_from(OFFLINE_AFTER.as_millis()).unwrap() + 1);
     assert_eq!(resting(&archive, 1), None, "nobody knows whether it still does");
+}
+
+#[test]
+fn a_node_that_leaves_before_it_is_away_gives_what_it_holds_while_it_is_here() {
+    let mut archive = archive();
+    declare(&mut archive, 0, 14 * DAY);
+    archive.set_state(0, NodeState::Draining);
+    let own = (ShardIndex(0), archive.number(0));
+    let planned = |archive: &Archive| {
+        let build = moves(archive).builds.into_iter().find(|build| build.retire == [own]);
+        build.map(|build| build.sources[0])
+    };
+    assert_eq!(planned(&archive), Some(own));
+    // Paused, it does so later.
+    let rest = Some(NodeRest::Paused);
+    archive.watch.heard(own.1, NodeStatus { rest, ..status(1) }, archive.now);
+    assert_eq!(planned(&archive), None);
 }
 
 #[test]
