@@ -38,7 +38,7 @@ use crate::scrub::{Scrub, keep_scrubbing};
 use crate::serve::Server;
 use crate::shared::{Counters, Shared, Turns};
 use crate::store::{Disk, ScanReport, ShardStore, read_small, replace_small};
-use crate::terms::{declare_absence, keep_terms_told};
+use crate::terms::{declare_absence, end_absence, keep_terms_told};
 use crate::week::{self, Week, keep_week};
 
 /// The quota of a node whose owner names none.
@@ -356,17 +356,12 @@ impl NodeHandle {
         let shared = &self.shared;
         let resumed = shared.lent.pause(&shared.disk, &shared.environment, None).await;
         resumed.map_err(|error| format!("the end of the pause cannot be written down: {error}"))?;
-        let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if standing.is_some_and(|standing| standing.absent_until.is_some()) {
-            let ended = declare_absence(shared, Duration::ZERO).await;
-            ended.map_err(|sentence| format!("the absence that was declared goes on: {sentence}"))?;
-        }
-        Ok(())
+        end_absence(shared).await
     }
 
     /// Declares that the node may be away for `duration` from now on. Gives where it stands then.
     pub async fn declare_absence(&self, duration: Duration) -> Result<NodeStanding, String> {
-        declare_absence(&self.shared, duration).await
+        declare_absence(&self.shared, duration).await.map_err(|error| error.to_string())
     }
 
     /// Lets the node leave the archive: its shards are moved to others first, also across restarts. Gives the

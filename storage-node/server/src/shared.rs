@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     pub(crate) refusals: Mutex<DeletionRefusals>,
     pub(crate) leaving: AtomicBool,
     pub(crate) leave_watch: Mutex<LeaveWatch>,
-    // As a coordinator said last.
+    // As the leader said last.
     pub(crate) standing: Mutex<Option<NodeStanding>>,
     pub(crate) counters: Counters,
     pub(crate) turns: Turns,
@@ -110,6 +110,8 @@ pub(crate) struct LinkState {
     pub(crate) address: String,
     pub(crate) connected: bool,
     pub(crate) heard: Option<Instant>,
+    // The term in which it leads, by its own word.
+    pub(crate) leads: Option<u64>,
     pub(crate) trouble: Option<String>,
     // Whether the coordinator speaks another version of the protocol.
     pub(crate) speaks_another_version: bool,

@@ -1,7 +1,7 @@
 //! Telling the coordinators what the node's terms are, and hearing where it stands: its absence, and what is left of a drain.
 //!
-//! Always holds: what is shown of either is what a coordinator said last. Coordinators of an older version refuse to hear of it, and
-//! know of a rest by the heartbeat alone.
+//! Always holds: what is shown of either is what the coordinator that leads said last; another's word, which may be old, is taken
+//! only before there was any. Coordinators of an older version refuse to hear of it, and know of a rest by the heartbeat alone.
 //! Leaves to others: heartbeats (`link`), what the terms are (`lent`).
 
 use std::sync::{Arc, PoisonError};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use firn_base::NodeId;
 use firn_transport::AskError;
-use firn_wire::{NodeStanding, NodeTerms, RefusalKind};
+use firn_wire::{NodeStanding, NodeTerms, RefusalKind, RefusedRequest};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::shared::Shared;
@@ -41,19 +41,30 @@ pub(crate) async fn keep_terms_told(shared: Arc<Shared>) {
 async fn tell(shared: &Shared) {
     let figures = shared.lent.figures(&shared.environment);
     let terms = NodeTerms { rest_until: figures.rest_until, month_left: figures.month_left };
-    let connected: Vec<NodeId> = {
+    let connected: Vec<(NodeId, Option<u64>)> = {
         let links = shared.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.iter().filter(|(_, link)| link.connected).map(|(id, _)| *id).collect()
+        links.iter().filter(|(_, link)| link.connected).map(|(id, link)| (*id, link.leads)).collect()
     };
-    for coordinator in connected {
+    let mut answers = Vec::new();
+    for (coordinator, leads) in connected {
         match shared.client.tell_terms(coordinator, terms, TELL_WITHIN).await {
-            Ok(standing) => hear(shared, standing),
+            Ok(standing) => answers.push((leads, standing)),
             // One of an older version, too.
             Err(error) => {
                 tracing::debug!(coordinator = %coordinator.short(), %error, "the terms were not heard");
             }
         }
     }
+    let known = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(standing) = valid(answers, known) {
+        hear(shared, standing);
+    }
+}
+
+/// Which of the answers holds, each with the term in which whoever gave it leads; none if what is known does.
+fn valid(answers: Vec<(Option<u64>, NodeStanding)>, known: Option<NodeStanding>) -> Option<NodeStanding> {
+    let (leads, standing) = answers.into_iter().max_by_key(|(leads, _)| *leads)?;
+    (leads.is_some() || known.is_none()).then_some(standing)
 }
 
 fn hear(shared: &Shared, standing: NodeStanding) {
@@ -64,21 +75,79 @@ fn hear(shared: &Shared, standing: NodeStanding) {
     *shared.standing.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
 }
 
+/// Why nothing was declared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeclareAbsenceError {
+    /// Nobody answered: it may have been declared or not.
+    #[error("the coordinators did not answer: `status` says within a minute whether it is declared{0}")]
+    Silent(String),
+    /// They do not know what that is.
+    #[error(
+        "the coordinators of this archive are of a version that knows no absence: ask their operator to upgrade them"
+    )]
+    Outdated,
+    /// They refuse it.
+    #[error(transparent)]
+    Refused(RefusedRequest),
+}
+
 /// Declares that the node may be away for so long from now on; for no time ends what was declared. The coordinators have
 /// committed it when this returns.
-pub(crate) async fn declare_absence(shared: &Shared, duration: Duration) -> Result<NodeStanding, String> {
-    let silent =
-        || "the coordinators did not answer: `status` says within a minute whether it is declared".to_owned();
+pub(crate) async fn declare_absence(
+    shared: &Shared,
+    duration: Duration,
+) -> Result<NodeStanding, DeclareAbsenceError> {
     match timeout(DECLARE_WITHIN, shared.client.declare_absence(duration)).await {
-        Err(_) => Err(silent()),
+        Err(_) => Err(DeclareAbsenceError::Silent(String::new())),
         Ok(Ok(standing)) => {
             hear(shared, standing);
             Ok(standing)
         }
         Ok(Err(AskError::Refused(refused))) if refused.kind == RefusalKind::Malformed => {
-            Err("the coordinators of this archive are of a version that knows no absence: ask their operator to upgrade them".to_owned())
+            Err(DeclareAbsenceError::Outdated)
         }
-        Ok(Err(AskError::Refused(refused))) => Err(refused.sentence),
-        Ok(Err(error)) => Err(format!("{}: {error}", silent())),
+        Ok(Err(AskError::Refused(refused))) => Err(DeclareAbsenceError::Refused(refused)),
+        Ok(Err(error)) => Err(DeclareAbsenceError::Silent(format!(": {error}"))),
+    }
+}
+
+/// Ends an absence, if one is declared. The archive is asked in any case: what is known of it here may be old, or nothing yet.
+pub(crate) async fn end_absence(shared: &Shared) -> Result<(), String> {
+    let known = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_known = known.is_some_and(|standing| standing.absent_until.is_some());
+    match declare_absence(shared, Duration::ZERO).await {
+        Ok(_) | Err(DeclareAbsenceError::Outdated) => Ok(()),
+        // Nobody waits for one that is not of the archive.
+        Err(DeclareAbsenceError::Refused(refused))
+            if refused.kind == RefusalKind::NotAllowed && !is_known =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(format!(
+            "the node is not paused any more, but an absence that was declared may go on: {error}; run `resume` again"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_base::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn the_latest_leaders_word_holds_whoever_answers_last() {
+        let standing = |millis| NodeStanding {
+            absent_until: Some(Timestamp::from_millis(millis)),
+            ..NodeStanding::default()
+        };
+        let (old, new, behind) = (standing(1), standing(2), NodeStanding::default());
+        let answers = || vec![(None, behind), (Some(8), new), (Some(7), old), (None, behind)];
+        assert_eq!(valid(answers(), Some(old)), Some(new));
+        assert_eq!(valid(answers(), None), Some(new));
+        // Nobody leads: better an old word than none, and what is known rather than that.
+        assert_eq!(valid(vec![(None, behind)], None), Some(behind));
+        assert_eq!(valid(vec![(None, behind)], Some(new)), None);
+        assert_eq!(valid(Vec::new(), None), None);
     }
 }

@@ -143,8 +143,17 @@ pub(super) fn tell_terms(shared: &Shared, client: PublicKey, terms: NodeTerms) -
 
 /// A node's owner says that it may be away from now on.
 pub(super) async fn declare_absence(shared: &Shared, client: PublicKey, for_millis: u64) -> Reply {
+    let ends = for_millis == 0;
+    if ends {
+        // All that was committed has to be known here.
+        shared.confirm_leadership().await?;
+    }
     let record = known(shared, client)?;
     let now = shared.trusted_now()?;
+    if ends && record.absence.in_force(now).is_none() {
+        // Every `resume` asks for it, also that of a pause: there is nothing to commit.
+        return Ok(CoordinatorReply::Standing(standing(shared, &record)));
+    }
     let until = now.after(Duration::from_millis(for_millis));
     // Apply looks once more: this is for the sentence.
     record.absence.declare(until, now).map_err(|refused| not_allowed(refused.to_string()))?;

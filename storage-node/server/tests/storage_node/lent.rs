@@ -207,6 +207,10 @@ async fn an_absence_is_the_archives_word_and_ends_with_resume() {
     handle.resume().await.unwrap();
     assert_eq!(handle.report().absent_until_millis, None);
     assert_eq!(world.heard.lock().unwrap().standing.absent_until, None);
+    // The archive knows of one that this node has not heard of.
+    world.heard.lock().unwrap().standing.absent_until = Some(until);
+    handle.resume().await.unwrap();
+    assert_eq!(world.heard.lock().unwrap().standing.absent_until, None);
 }
 
 #[tokio::test]
