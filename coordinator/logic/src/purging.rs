@@ -25,6 +25,7 @@ use firn_wire::{
     ReplacementBundle, SurplusCopy,
 };
 
+use crate::absence::ABSENCE_MOST;
 use crate::catalogue::{BundleView, Catalogue};
 use crate::commit_check::{CheckedBundle, RecordSummary};
 use crate::facts::Facts;
@@ -337,10 +338,14 @@ fn dependents_of<'a>(view: &'a PlanningView<'_>, number: BundleNumber) -> &'a [B
 /// Whether readers know where the paths of a replaced bundle lie now, and that is as safe as a new bundle.
 fn has_moved(view: &PlanningView<'_>, erasure: &ErasureRecord, readers_learn_within: Duration) -> bool {
     // Nodes that are away may have what uses an emptied bundle, or what took its place: a rebuild can be taken up again with
-    // what they show until they count as lost.
+    // what they show until they count as lost. Which of them have declared an absence it has forgotten: it waits for all as long
+    // as one may last.
     let lost_after = Duration::from_millis(view.catalogue.policy().count_lost_after_millis);
-    let within =
-        if is_emptied(erasure) { lost_after.max(readers_learn_within) } else { readers_learn_within };
+    let within = if is_emptied(erasure) {
+        lost_after.max(ABSENCE_MOST).max(readers_learn_within)
+    } else {
+        readers_learn_within
+    };
     view.now.since(erasure.since) >= within
         && erasure.replacements.iter().all(|number| is_safe(view, *number))
 }

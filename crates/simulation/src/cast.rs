@@ -29,7 +29,7 @@ pub(crate) const PORT: u16 = 4433;
 pub(crate) const COUNT_LOST_AFTER: Duration = Duration::from_secs(60);
 
 /// Where every coordinator is lost: longer than all sleep at a time, and an emptied bundle goes after two such sleeps.
-const LOST_AFTER_DISASTER: Duration = Duration::from_secs(3 * 3600);
+const LOST_AFTER_DISASTER: Duration = Duration::from_secs(15 * 86_400);
 
 const GROWN_NODES: usize = 27;
 

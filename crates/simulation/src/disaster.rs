@@ -34,6 +34,9 @@ const LATE_STORM: Duration = Duration::from_secs(15);
 /// Until then what somebody had reserved is kept for it, and readers have learnt of replaced bundles.
 const SETTLED_AFTER: Duration = Duration::from_secs(125 * 60);
 
+/// Twice that is longer than an archive waits for nodes that may have declared an absence, or count as lost.
+const WAITED_FOR: Duration = Duration::from_secs(8 * 86_400);
+
 /// Certificates and entries of the ledger reach the nodes within seconds; those of a node that was away within a minute.
 const HEARD_BY_NODES: Duration = Duration::from_secs(60);
 
@@ -107,7 +110,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     wait_for_calm(stage).await?;
     // Of the bundle in whose place others are, the shards stay for ten minutes. An archive that is lost before they are gone
     // comes back with both: nothing is missing, but the purge begins anew.
-    sleep_on(stage, &operator, taking_part).await?;
+    sleep_on(stage, &operator, taking_part, SETTLED_AFTER).await?;
     purger.until_done().await?;
     sleep(HEARD_BY_NODES).await;
 
@@ -155,11 +158,11 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
         compare(stage, before, digests(cast, stage)?);
         operator.until("all nodes are there again", seconds(240), all_there).await?;
     }
-    sleep_on(stage, &operator, first).await?;
+    sleep_on(stage, &operator, first, SETTLED_AFTER).await?;
     purger.carry_out().await?;
     // What came back emptied goes once those count as lost that may have had what uses it.
     for _ in 0..2 {
-        sleep_on(stage, &operator, first).await?;
+        sleep_on(stage, &operator, first, WAITED_FOR).await?;
     }
     purger.until_done().await?;
     let whole = |seen: &Seen| seen.is_whole() && seen.proved() == first;
@@ -178,9 +181,9 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     read_everything(cast, stage).await
 }
 
-/// All machines sleep until nothing is kept any more for somebody who is away, and are there again.
-async fn sleep_on(stage: &Stage, operator: &Operator, nodes: usize) -> Result<(), String> {
-    stage.wish(Wish::Sleep(SETTLED_AFTER));
+/// All machines sleep for so long, and are there again.
+async fn sleep_on(stage: &Stage, operator: &Operator, nodes: usize, time: Duration) -> Result<(), String> {
+    stage.wish(Wish::Sleep(time));
     wait_for_calm(stage).await?;
     let within = Duration::from_secs(240);
     operator.until("all nodes are there after a sleep", within, |seen| seen.proved() == nodes).await?;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use firn_base::{BundleId, Timestamp};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{
-    COUNT_LOST_AFTER_MILLIS, Catalogue, Facts, MemoryState, PurgeBook, PurgesWanted, RefusedSteps, apply,
-    leaving_with, plan_purging, plan_restored, purge_progress, purge_summary, replaced_among,
+    ABSENCE_MOST, COUNT_LOST_AFTER_MILLIS, Catalogue, Facts, MemoryState, PurgeBook, PurgesWanted,
+    RefusedSteps, apply, leaving_with, plan_purging, plan_restored, purge_progress, purge_summary,
+    replaced_among,
 };
 use firn_wire::{
     Command, CommandOutcome, KeptBundle, LedgerAct, NodeStatus, PurgeProgress, RejectReason,
@@ -20,6 +21,10 @@ use crate::support::{
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 const GRACE: Duration = Duration::from_secs(600);
+
+fn absence_millis() -> u64 {
+    u64::try_from(ABSENCE_MOST.as_millis()).unwrap()
+}
 
 /// Headers of an ordinary bundle that uses chunks of these.
 fn using(tag: u8, bundles: &[BundleId]) -> (ContentHeader, CodingHeader) {
@@ -271,6 +276,12 @@ fn what_came_back_without_its_records_counts_for_every_purge_until_it_is_gone() 
     assert_eq!(archive.carry_on(), [further]);
     assert_eq!(archive.carry_on(), [], "nodes that are away may have another one that uses it");
     archive.wait(COUNT_LOST_AFTER_MILLIS);
+    assert_eq!(
+        archive.carry_on(),
+        [],
+        "one that is away may have said so beforehand: a rebuild forgets that"
+    );
+    archive.wait(absence_millis());
     assert_eq!(archive.carry_on(), [empty]);
     assert_eq!(summary(&archive).under_way, 2, "nobody has said that it is gone");
     assert!(archive.progress_of_all().iter().all(|purge| !purge.is_done()));
@@ -289,7 +300,7 @@ fn what_came_back_without_its_records_and_nobody_is_known_to_use_waits_for_nodes
     assert_eq!(archive.carry_on(), [], "it needs the chunks of the other one");
     let progress = archive.the_progress();
     assert_eq!((&progress.passing[..], &progress.kept[..]), (&[bundle_id(1), empty][..], &[][..]));
-    archive.wait(COUNT_LOST_AFTER_MILLIS);
+    archive.wait(absence_millis());
     assert_eq!(archive.carry_on(), [empty]);
     assert_eq!(archive.carry_on(), [bundle_id(1)]);
     archive.confirm_all();
