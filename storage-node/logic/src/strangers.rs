@@ -4,7 +4,11 @@
 //! does. Where the owner set no bound, there is none for them either: there is nothing to take a part of.
 //! Leaves to others: who is a stranger (`known_readers`), keeping the pace (the shell).
 
+use std::time::Duration;
+
 use firn_base::{BitRate, ByteCount};
+
+use crate::rest::REST_UPLOAD;
 
 /// The part of strangers, in per cent.
 pub const STRANGERS_PER_CENT: u64 = 10;
@@ -28,6 +32,16 @@ pub const fn on_the_line(bytes: u64) -> u64 {
     bytes.saturating_add(bytes.div_ceil(HEADERS_PART))
 }
 
+/// How long a turn of a stranger lasts at most who takes so many bytes, `at_once` of whom are sent to: twice what it takes if they
+/// share what strangers have, and a minute. Who takes a piece now and then keeps others from the turn no longer than that.
+pub fn stranger_turn_most(bytes: u64, rate: Option<BitRate>, at_once: usize) -> Duration {
+    // Outside its hours a node is no faster than that, whatever strangers have of its line.
+    let least = rate.map_or(REST_UPLOAD, |rate| rate.min(REST_UPLOAD)).bytes_per_second.max(1);
+    let at_once = u64::try_from(at_once).unwrap_or(u64::MAX);
+    let all_bytes = on_the_line(bytes).saturating_mul(at_once).saturating_mul(2);
+    Duration::from_secs(60).saturating_add(Duration::from_secs(all_bytes / least))
+}
+
 const fn part(whole: u64) -> u64 {
     // No overflow, and nothing above the part.
     whole / 100 * STRANGERS_PER_CENT + whole % 100 * STRANGERS_PER_CENT / 100
@@ -45,6 +59,21 @@ mod tests {
         assert_eq!(strangers_rate(None), None);
         assert_eq!(strangers_month(ByteCount(2_000_000_000_000)), ByteCount(200_000_000_000));
         assert_eq!(strangers_month(ByteCount(u64::MAX)).0, u64::MAX / 10);
+    }
+
+    #[test]
+    fn a_turn_is_bounded_by_what_all_strangers_together_take_twice_over() {
+        let rate = |bytes_per_second| Some(BitRate { bytes_per_second });
+        let seconds = |bytes, rate, at_once| stranger_turn_most(bytes, rate, at_once).as_secs();
+        // With headers 4,250,000 bytes: 34 s at 1 Mbit/s.
+        assert_eq!(seconds(4_000_000, rate(125_000), 1), 60 + 2 * 34);
+        assert_eq!(seconds(4_000_000, rate(125_000), 8), 60 + 2 * 8 * 34);
+        assert_eq!(seconds(4_000_000, rate(12_500), 8), 60 + 2 * 8 * 340);
+        // A fast line is a slow one outside the hours.
+        assert_eq!(seconds(4_000_000, rate(1_250_000), 8), seconds(4_000_000, rate(125_000), 8));
+        assert_eq!(seconds(4_000_000, None, 8), seconds(4_000_000, rate(125_000), 8));
+        assert_eq!(seconds(0, rate(0), 8), 60);
+        assert_eq!(seconds(u64::MAX, rate(0), usize::MAX), u64::MAX);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::PublicKey;
-use firn_storage_node_logic::Work;
+use firn_storage_node_logic::{Work, stranger_turn_most, strangers_rate};
 use firn_transport::{Connection, Handler, Stream, StreamError};
 use firn_wire::{
     BuildOrder, BuildReport, CONTROL_BYTES_MAX, DecodeOrder, DecodeReport, DeleteOrder, KEPT_PER_REQUEST_MAX,
@@ -225,7 +225,7 @@ impl Server {
     }
 
     /// Sends a range on the part of the line that strangers have. The turn lasts until it is sent, and with few pains until it is
-    /// taken.
+    /// taken, but for no longer than those take who mean it.
     async fn send_to_stranger(
         &self,
         peer: PublicKey,
@@ -238,14 +238,19 @@ impl Server {
         count(&counters.bytes_served, proof.len() as u64);
         count(&counters.stranger_bytes_served, proof.len() as u64);
         let lane = part.lane_of(peer);
-        timeout(READER_STALL_MAX, stream.send(reply)).await.map_err(|_| Failure::Peer)??;
-        part.send(&lane, stream, proof).await.map_err(|_| Failure::Peer)??;
-        let sparing = turn.sending();
-        if sparing.is_some() {
-            stream.finish();
-            timeout(READER_STALL_MAX, stream.drained()).await.map_err(|_| Failure::Peer)??;
-        }
-        Ok(())
+        let rate = strangers_rate(self.shared.lent.terms.max_upload);
+        let within = stranger_turn_most(proof.len() as u64, rate, turn.strangers_at_once());
+        let sent = async {
+            timeout(READER_STALL_MAX, stream.send(reply)).await.map_err(|_| Failure::Peer)??;
+            part.send(&lane, stream, proof).await.map_err(|_| Failure::Peer)??;
+            let sparing = turn.sending();
+            if sparing.is_some() {
+                stream.finish();
+                timeout(READER_STALL_MAX, stream.drained()).await.map_err(|_| Failure::Peer)??;
+            }
+            Ok::<(), Failure>(())
+        };
+        timeout(within, sent).await.map_err(|_| Failure::Peer)?
     }
 
     async fn store(

@@ -167,6 +167,14 @@ impl Turn {
     pub(crate) fn sending(self) -> Option<Permit> {
         (self.pains == Pains::Sparing).then_some(self.permit)
     }
+
+    /// How many strangers have such a turn at once, if this is a stranger's.
+    pub(crate) const fn strangers_at_once(&self) -> usize {
+        match self.pains {
+            Pains::Usual => STRANGER_READS.turns,
+            Pains::Sparing => SPARING.turns,
+        }
+    }
 }
 
 impl Default for Turns {
