@@ -27,6 +27,9 @@ pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(600);
 // The same run of the program after a short absence: its disk cannot have been exchanged meanwhile.
 const PROOF_KEPT_FOR: Duration = Duration::from_secs(600);
 
+// A node says once a minute what its terms are. One that is run by an older program now never does.
+const TERMS_KEPT_FOR: Duration = Duration::from_secs(300);
+
 // Who is at more addresses than these within ten minutes is nowhere for most of them.
 const PREFIXES_MEASURED_MAX: usize = 4;
 
@@ -49,8 +52,8 @@ struct Watched {
     /// How long it was seen where since that is measured, at most at [`PREFIXES_MEASURED_MAX`].
     seen_for: Vec<(AddressPrefix, Duration)>,
     status: NodeStatus,
-    /// What it said of its terms last.
-    terms: NodeTerms,
+    /// What it said of its terms last, and when.
+    terms: Option<(Timestamp, NodeTerms)>,
     reported_online: bool,
     stage: Stage,
 }
@@ -183,7 +186,7 @@ impl FleetWatch {
                 seen_at: None,
                 seen_for: Vec::new(),
                 status,
-                terms: NodeTerms::default(),
+                terms: None,
                 reported_online: true,
                 stage,
             },
@@ -242,16 +245,17 @@ impl FleetWatch {
         self.nodes.get(&node).map(|watched| &watched.status)
     }
 
-    /// A node that was heard says what its terms are.
-    pub fn tell_terms(&mut self, node: NodeNumber, terms: NodeTerms) {
+    /// A node that was heard says at `now` what its terms are.
+    pub fn tell_terms(&mut self, node: NodeNumber, terms: NodeTerms, now: Timestamp) {
         if let Some(watched) = self.nodes.get_mut(&node) {
-            watched.terms = terms;
+            watched.terms = Some((now, terms));
         }
     }
 
-    /// What a node said of its terms last.
-    pub fn terms(&self, node: NodeNumber) -> Option<NodeTerms> {
-        self.nodes.get(&node).map(|watched| watched.terms)
+    /// What a node said of its terms last; none if it has said nothing of late.
+    pub fn terms(&self, node: NodeNumber, now: Timestamp) -> Option<NodeTerms> {
+        let (told, terms) = self.nodes.get(&node)?.terms?;
+        (now.since(told) <= TERMS_KEPT_FOR).then_some(terms)
     }
 
     /// When a node was last heard by this coordinator.

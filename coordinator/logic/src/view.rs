@@ -170,7 +170,7 @@ pub fn resting_node(record: &NodeRecord, watch: &FleetWatch, now: Timestamp) -> 
                 NodeRest::TrafficSpent => RestCause::TrafficSpent,
                 NodeRest::OutsideHours => RestCause::OutsideHours,
             };
-            (cause, watch.terms(record.number).and_then(|terms| terms.rest_until))
+            (cause, watch.terms(record.number, now).and_then(|terms| terms.rest_until))
         }
         (None, Some(until)) => (RestCause::Absent, Some(until)),
         (None, None) => return None,

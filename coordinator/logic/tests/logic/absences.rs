@@ -97,7 +97,7 @@ fn a_node_that_may_be_away_is_given_nothing_and_named_with_the_end() {
     let rest = Some(NodeRest::OutsideHours);
     archive.watch.heard(number, NodeStatus { rest, ..status(1) }, archive.now);
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, None)));
-    archive.watch.tell_terms(number, NodeTerms { rest_until: until, month_left: None });
+    archive.watch.tell_terms(number, NodeTerms { rest_until: until, month_left: None }, archive.now);
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, until)));
     archive.wait(u64::try_from(OFFLINE_AFTER.as_millis()).unwrap() + 1);
     assert_eq!(resting(&archive, 1), None, "nobody knows whether it still does");
@@ -135,14 +135,19 @@ fn a_declared_absence_takes_nothing_of_how_much_a_node_is_there() {
 }
 
 #[test]
-fn a_node_is_given_no_more_than_goes_over_its_line_this_month() {
+fn a_node_is_given_no_more_at_once_than_it_says_goes_over_its_line_this_month() {
     let mut archive = archive();
     let number = archive.number(0);
     let free = |archive: &Archive| archive.planning(|view| view.fleet.node(number).unwrap().free_bytes);
     let before = free(&archive);
-    archive.watch.tell_terms(number, NodeTerms { rest_until: None, month_left: Some(ByteCount(1000)) });
+    let terms = NodeTerms { rest_until: None, month_left: Some(ByteCount(1000)) };
+    archive.watch.tell_terms(number, terms, archive.now);
     assert!(before > 1000);
     assert_eq!(free(&archive), 1000);
+    // A node that says so no more, as one of an older program, is not held to it.
+    archive.wait(300_001);
+    archive.hear_all_but(&[]);
+    assert_eq!(free(&archive), before);
 }
 
 #[test]
