@@ -58,6 +58,8 @@ pub struct FleetNode {
     pub free_bytes: u64,
     /// The same once the trash that it has now makes room.
     pub free_within_a_day_bytes: u64,
+    /// What goes over its line this month, by what it said last, less what is on its way for builds; no bound is the most.
+    pub month_left_bytes: u64,
     /// What it would still delete, by its own word.
     pub deletion_room: DeletionRoom,
     /// Entries of the ledger of whose erased bundles nothing is left on it, by its own word.
@@ -110,7 +112,7 @@ impl FleetView {
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
             let on_its_way = coming.get(&number).copied().unwrap_or_default();
             let month_left = watch.terms(number, now).and_then(|terms| terms.month_left);
-            let month_left = month_left.map_or(u64::MAX, |left| left.0.saturating_sub(on_its_way));
+            let month_left_bytes = month_left.map_or(u64::MAX, |left| left.0.saturating_sub(on_its_way));
             let rest = status.and_then(|status| status.rest);
             let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable = record.free_bytes().saturating_sub(on_its_way);
@@ -133,9 +135,10 @@ impl FleetView {
                 free_bytes: if rest.is_some() || absent_until.is_some() {
                     0
                 } else {
-                    own_word.min(assignable.saturating_sub(young_trash)).min(month_left)
+                    own_word.min(assignable.saturating_sub(young_trash)).min(month_left_bytes)
                 },
                 free_within_a_day_bytes: own_word.saturating_add(young_trash).min(assignable),
+                month_left_bytes,
                 deletion_room: status.map_or_else(DeletionRoom::default, |status| status.deletion_room),
                 erased_through: status.map_or(0, |status| status.erased_through),
                 names,

@@ -36,10 +36,10 @@ pub enum PlacementError {
         /// Distinct shards that a commit needs.
         needed: usize,
     },
-    /// Enough have room, but too many of them rest.
+    /// Enough have room, but too many of them rest, or have too little left of their month's traffic.
     #[error(
         "only {found} failure domains take a shard now, a commit needs {needed}: {resting} more rest, \
-         paused, outside their hours or with their month's traffic used up: try again later"
+         paused, declared away, outside their hours or with their month's traffic used up: try again later"
     )]
     Resting {
         /// Domains that take a shard.
@@ -95,13 +95,13 @@ pub fn plan_placement(
     Ok((0..request.scheme.n()).map(ShardIndex).zip(chosen.into_iter().map(|node| node.id)).collect())
 }
 
-/// How many nodes beside those that were chosen would take a shard if they did not rest.
+/// How many nodes beside those that were chosen would take a shard if they did not rest, nor kept to a month's traffic.
 fn count_resting(fleet: &FleetView, wanted: &Wanted<'_>, chosen: &[&FleetNode]) -> usize {
     let mut taken = Taken::new(fleet.caps(), wanted.n);
     taken.begin_with(wanted.n, chosen.iter().copied());
     let would_take = |node: &&FleetNode| {
         node.online
-            && node.rests()
+            && (node.rests() || node.month_left_bytes < wanted.file_bytes)
             && node.free_within_a_day_bytes >= wanted.file_bytes
             && !wanted.avoid.contains(&node.number)
     };

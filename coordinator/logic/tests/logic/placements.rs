@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use firn_base::{AddressHistory, Availability, ByteCount, Scheme, ShardIndex};
+use firn_base::{AddressHistory, Availability, ByteCount, Scheme, ShardIndex, Timestamp};
 use firn_coordinator_logic::{PlacementError, PlacementRequest, plan_placement};
-use firn_wire::{Command, NodeRest, NodeSighting, NodeState, NodeStatus, PlacementChange};
+use firn_wire::{Command, NodeRest, NodeSighting, NodeState, NodeStatus, NodeTerms, PlacementChange};
 
 use crate::support::{Archive, QUOTA_BYTES, coding_id, node_id, status};
 
@@ -259,6 +259,19 @@ fn a_publisher_is_told_to_wait_where_nodes_rest_and_to_add_nodes_where_that_woul
     };
     assert_eq!(rest(0..4).unwrap().len(), 8);
     assert_eq!(rest(4..6), Err(PlacementError::Resting { found: 6, resting: 6, needed: 8 }));
+    // Waiting helps as well where nodes were declared away, or have too little left of their month.
+    let until = Timestamp::from_millis(archive.now.as_millis() + 1000);
+    for node in 6..8 {
+        archive.run(Command::DeclareAbsence { node: node_id(node), until });
+    }
+    for node in 8..10 {
+        let terms = NodeTerms { rest_until: None, month_left: Some(ByteCount(999)) };
+        archive.watch.tell_terms(archive.number(node), terms, archive.now);
+    }
+    assert_eq!(
+        plan(&archive, (4, 12), 1000),
+        Err(PlacementError::Resting { found: 2, resting: 10, needed: 8 })
+    );
     // Nobody has room for that, whether it rests or not.
     assert!(matches!(
         plan(&archive, (4, 12), QUOTA_BYTES + 1),
