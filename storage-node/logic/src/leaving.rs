@@ -60,7 +60,7 @@ impl LeaveWatch {
     fn time_left(&self, now: Duration, backlog: DrainBacklog) -> Option<Duration> {
         let (since, then) = *self.samples.front()?;
         let moved = u32::try_from(then.checked_sub(backlog.to_move)?).ok().filter(|moved| *moved > 0)?;
-        let can_move = backlog.to_move.saturating_sub(backlog.without_home);
+        let can_move = backlog.to_move.checked_sub(backlog.without_home).filter(|can_move| *can_move > 0)?;
         let each = now.saturating_sub(since) / moved;
         Some(each.saturating_mul(u32::try_from(can_move).unwrap_or(u32::MAX)))
     }
@@ -100,14 +100,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_the_time_while_nothing_moves_and_what_cannot_move_takes_none() {
+    fn nothing_is_said_of_the_time_while_nothing_moves_and_where_nothing_can() {
         let mut watch = LeaveWatch::default();
         for minute in 0..200 {
             watch.told(backlog(7), minutes(minute));
         }
         assert_eq!(watch.progress().unwrap().time_left, None);
         watch.told(DrainBacklog { to_move: 5, without_home: 5, home_unavailable: 0 }, minutes(200));
-        assert_eq!(watch.progress().unwrap().time_left, Some(Duration::ZERO));
+        assert_eq!(watch.progress().unwrap().time_left, None);
+        watch.told(DrainBacklog { to_move: 5, without_home: 4, home_unavailable: 0 }, minutes(200));
+        assert!(watch.progress().unwrap().time_left.is_some_and(|left| left > Duration::ZERO));
         // One that begins anew.
         watch.told(backlog(900), minutes(201));
         assert_eq!(

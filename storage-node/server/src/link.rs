@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::NodeId;
-use firn_storage_node_logic::{Known, Session, Step, reconnect_delay};
+use firn_storage_node_logic::{Known, LeaveWatch, Session, Step, reconnect_delay};
 use firn_transport::{AskError, ConnectError, Connection, serve_connection};
 use firn_wire::{
     CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX,
@@ -180,6 +180,10 @@ async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Sess
         shared.build_line.give_whole(membership.is_draining());
         (before, membership.state())
     };
+    if reply.leader == Some(coordinator) && reply.state != Some(NodeState::Draining) {
+        // Should it leave once more, what is counted begins anew.
+        *shared.leave_watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = LeaveWatch::default();
+    }
     if before != after {
         tell_state(shared, after);
     }

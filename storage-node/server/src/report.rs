@@ -115,7 +115,7 @@ pub struct LeaveReport {
     pub without_home: u64,
     /// Those of them for which there is none now.
     pub home_unavailable: u64,
-    /// Seconds that it takes at the pace of the last hour; none while nothing moves.
+    /// Seconds that it takes at the pace of the last hour; none while nothing moves, and where nothing can.
     pub seconds_left: Option<u64>,
 }
 
@@ -125,7 +125,7 @@ impl LeaveReport {
         let Self { moved, to_move, without_home, home_unavailable, seconds_left } = *self;
         let backlog = DrainBacklog { to_move, without_home, home_unavailable };
         let time = match seconds_left {
-            _ if to_move == 0 => String::new(),
+            _ if to_move <= without_home => String::new(),
             None => "; how long that takes is not known yet".to_owned(),
             Some(seconds) if seconds >= 7200 => format!("; about {} h more at this pace", seconds / 3600),
             Some(seconds) => format!("; about {} min more at this pace", seconds.div_ceil(60)),

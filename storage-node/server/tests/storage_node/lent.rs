@@ -249,6 +249,18 @@ async fn a_node_that_leaves_says_how_far_it_has_come() {
     let leave = handle.report().leave.unwrap();
     assert_eq!(leave.moved, 2);
     assert!(leave.sentence().starts_with("2 shards moved, 5 shards to move; about "), "{}", leave.sentence());
+    // Ended by the operators, and begun once more with less.
+    {
+        let mut heard = world.heard.lock().unwrap();
+        heard.states.insert(node.id(), NodeState::Active);
+        heard.standing.drain = None;
+    }
+    world.wait("it stays", |_| handle.report().leave.is_none()).await;
+    drain(3);
+    world
+        .wait("it leaves once more", |_| handle.report().leave.is_some_and(|leave| leave.to_move == 3))
+        .await;
+    assert_eq!(handle.report().leave.unwrap().moved, 0);
     // Gone: nothing is left to say.
     world.heard.lock().unwrap().states.insert(node.id(), NodeState::Gone);
     world.wait("it has left", |_| handle.report().leave.is_none()).await;
