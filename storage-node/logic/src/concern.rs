@@ -31,6 +31,8 @@ pub struct OwnerFacts {
     pub heard_ago: Option<Duration>,
     /// When a coordinator last answered, in this run or one before; when the node was started, if that is not known.
     pub silent_since: Timestamp,
+    /// Until when the node may be away, as its owner has declared; none if he has not, or nobody has said it in this run.
+    pub absent_until: Option<Timestamp>,
     /// How long the node has run.
     pub running_for: Duration,
     /// Whether a coordinator answers in a later version of the protocol.
@@ -61,6 +63,8 @@ pub enum Concern {
     OutOfTouch {
         /// When one last did, or the node was started.
         since: Timestamp,
+        /// Until when the archive waits for the node in any case, as its owner has declared.
+        absent_until: Option<Timestamp>,
     },
     /// The archive gives the node nothing new.
     Suspended,
@@ -91,7 +95,9 @@ impl Concern {
     /// When the archive does something about it; none where nothing follows at a known time.
     pub fn consequence_at(self) -> Option<Timestamp> {
         match self {
-            Self::OutOfTouch { since } => Some(since.after(COUNT_LOST_AFTER)),
+            Self::OutOfTouch { since, absent_until } => {
+                Some(since.after(COUNT_LOST_AFTER).max(absent_until.unwrap_or_default()))
+            }
             _ => None,
         }
     }
@@ -112,10 +118,15 @@ impl Concern {
                 "the archive does not admit this node: the log says why; it needs a join token of its operators that was not used before (--token-file)"
                     .to_owned()
             }
-            Self::OutOfTouch { since } => format!(
-                "no coordinator has answered since {since}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, {} h unless its operators chose otherwise",
-                COUNT_LOST_AFTER.as_secs() / 3600
-            ),
+            Self::OutOfTouch { since, absent_until } => {
+                let declared = absent_until
+                    .map(|until| format!(", and not before {until}, for until then it may be away"))
+                    .unwrap_or_default();
+                format!(
+                    "no coordinator has answered since {since}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, {} h unless its operators chose otherwise{declared}",
+                    COUNT_LOST_AFTER.as_secs() / 3600
+                )
+            }
             Self::Suspended => {
                 "the archive's operators have suspended this node: it keeps what it has and is given nothing new; ask them why"
                     .to_owned()
@@ -138,6 +149,7 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         leaving,
         heard_ago,
         silent_since,
+        absent_until,
         running_for,
         is_outdated,
         shards,
@@ -156,7 +168,7 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         found.push(Concern::NewVersionRequired);
     }
     if is_silent && !has_left {
-        found.push(Concern::OutOfTouch { since: silent_since });
+        found.push(Concern::OutOfTouch { since: silent_since, absent_until });
     }
     // Coordinators that rebuild their archive know nobody for a while: whoever holds shards was admitted once.
     if state.is_none() && shards == 0 && !is_silent && running_for >= BEGINNING {
@@ -219,13 +231,29 @@ mod tests {
         // It was off for days and looks for the coordinators now.
         assert_eq!(silent(None, short), []);
         for told in [silent(Some(OUT_OF_TOUCH_AFTER), day), silent(None, OUT_OF_TOUCH_AFTER)] {
-            let [concern @ Concern::OutOfTouch { since: NOW }] = told[..] else { panic!("{told:?}") };
+            let [concern @ Concern::OutOfTouch { since: NOW, absent_until: None }] = told[..] else {
+                panic!("{told:?}")
+            };
             let consequence_at = concern.consequence_at().unwrap();
             assert!(consequence_at.since(NOW.after(OUT_OF_TOUCH_AFTER)) >= Duration::from_secs(48 * 3600));
             assert!(
                 concern.sentence().starts_with("no coordinator has answered since 2026-11-22T21:45:09Z: ")
             );
         }
+    }
+
+    #[test]
+    fn who_has_declared_to_be_away_is_told_that_nothing_follows_before_the_end() {
+        let silent = |absent_until| {
+            let heard_ago = Some(OUT_OF_TOUCH_AFTER);
+            let told = of(OwnerFacts { heard_ago, absent_until, ..facts(NodeState::Active) });
+            told[0]
+        };
+        let (day, lost_at) = (Duration::from_secs(86_400), NOW.after(COUNT_LOST_AFTER));
+        assert_eq!(silent(Some(NOW.after(day))).consequence_at(), Some(lost_at), "it is over before");
+        let until = NOW.after(10 * day);
+        assert_eq!(silent(Some(until)).consequence_at(), Some(until));
+        assert!(silent(Some(until)).sentence().contains(&format!("not before {until}")));
     }
 
     #[test]

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn every_event_of_an_owner_has_its_name() {
         let names: Vec<String> = [
-            Notice::from(Concern::OutOfTouch { since: Timestamp::default() }),
+            Notice::from(Concern::OutOfTouch { since: Timestamp::default(), absent_until: None }),
             Notice::from(Concern::Suspended),
             Notice::from(Concern::DiskFailing { unread_shards: 1 }),
             Notice::from(Concern::NewVersionRequired),

@@ -43,11 +43,13 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         links.values().any(|link| link.speaks_another_version) && !links.values().any(|link| link.connected)
     };
     let heard = shared.heard();
+    let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let facts = OwnerFacts {
         state: shared.membership().state(),
         leaving: shared.leaving.load(std::sync::atomic::Ordering::Acquire),
         heard_ago: heard.map(|heard| now.since(heard)),
         silent_since: heard.or(heard_before).unwrap_or(started),
+        absent_until: standing.and_then(|standing| standing.absent_until),
         running_for,
         is_outdated,
         shards: shared.store.shards(),
@@ -217,7 +219,7 @@ mod tests {
     fn a_notice_is_a_line_of_json_with_all_that_a_person_needs() {
         let known = Known { node: "n".into(), archive: "a".into() };
         let since = Timestamp::from_millis(1_795_383_909_000);
-        let notice = Notice::from(Concern::OutOfTouch { since });
+        let notice = Notice::from(Concern::OutOfTouch { since, absent_until: None });
         let text = notice_text(&known, &notice, since.after(Duration::from_secs(3600)));
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
         let event: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -22,6 +22,9 @@ impl NodeReport {
             _ if self.out_of_touch().is_some() => "This node is out of touch with its archive".to_owned(),
             (false, _, _) => "This node needs attention".to_owned(),
             (true, Some(rest), true) => format!("This node rests ({rest})"),
+            (true, None, true) if self.absent_until_millis.is_some() => {
+                "This node is well and may be away, as declared".to_owned()
+            }
             (true, None, true) => "This node is well".to_owned(),
             (true, _, false) => "This node is not in touch with its archive".to_owned(),
         };
@@ -31,6 +34,9 @@ impl NodeReport {
             .max_upload_now_bytes_per_second
             .map(|bytes_per_second| format!(" at {} up at most", BitRate { bytes_per_second }));
         let to_do = match (&self.attention[..], self.is_ready()) {
+            ([], true) if self.absent_until_millis.is_some() => {
+                "`resume` once it is there to stay".to_owned()
+            }
             ([], true) => "there is nothing to do".to_owned(),
             ([], false) => "it goes on trying, and there is nothing to do yet".to_owned(),
             ([only], _) => format!("to do: {}", only.sentence),
@@ -71,6 +77,8 @@ impl NodeReport {
             "the archive counts on nothing here"
         } else if self.rest.is_some() {
             "it takes nothing while it rests"
+        } else if self.absent_until_millis.is_some() {
+            "it is given nothing while it may be away"
         } else {
             "it fills as paths are published and others' shards need a home"
         })
@@ -123,6 +131,17 @@ mod tests {
             report().sentence(),
             "This node is well: it holds 3 shards in 1.2 GB of 50.0 GB (it fills as paths are published and others' shards need a home), others reach it, moved 120.0 MB today and 2.0 GB of 2.0 TB this month at 10.0 Mbit/s up at most, and helped 1234 reads within a week; there is nothing to do."
         );
+    }
+
+    #[test]
+    fn a_node_that_may_be_away_is_given_nothing_until_its_owner_says_that_it_is_back() {
+        let away = NodeReport { absent_until_millis: Some(1_800_000_000_000), ..report() }.sentence();
+        assert!(
+            away.starts_with("This node is well and may be away, as declared: it holds 3 shards"),
+            "{away}"
+        );
+        assert!(away.contains(" (it is given nothing while it may be away), "), "{away}");
+        assert!(away.ends_with("; `resume` once it is there to stay."), "{away}");
     }
 
     #[test]
