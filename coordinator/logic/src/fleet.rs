@@ -241,11 +241,12 @@ impl FleetView {
         departures
     }
 
-    /// Members of the archive, those of them that are online, and the quotas of all members together.
+    /// Members of the archive that are expected to be there or are, those of them that are online, and the quotas of all members
+    /// together. Who said beforehand that it would be away is not expected.
     pub fn members(&self) -> (u64, u64, u64) {
         let mut sums = (0, 0, 0_u64);
         for node in self.nodes().filter(|node| is_member(node.state)) {
-            sums.0 += 1;
+            sums.0 += u64::from(node.online || node.absent_until.is_none());
             sums.1 += u64::from(node.online);
             sums.2 = sums.2.saturating_add(node.quota_bytes);
         }

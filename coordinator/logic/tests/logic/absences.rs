@@ -56,6 +56,9 @@ fn fourteen_declared_days_cost_nothing_and_what_follows_is_a_loss_as_ever() {
         let health = classify(view.catalogue.bundle(BundleNumber(0)).unwrap(), view.fleet);
         assert_eq!((health.durable, health.online), (12, 9));
         assert_eq!(view.fleet.departures(view.now), []);
+        // A new leader does not wait for them.
+        let (members, online, _) = view.fleet.members();
+        assert_eq!((members, online), (21, 21));
     });
     assert_eq!(first_build(&mut declared, 3, 3), Some(1), "they are not back");
 }
