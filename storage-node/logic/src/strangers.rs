@@ -1,7 +1,8 @@
 //! The part that strangers have of what an owner lends.
 //!
-//! Always holds: of a bounded rate and of a month's traffic they have a tenth at most, all of them together, whatever else the line
-//! does. Where the owner set no bound, there is none for them either: there is nothing to take a part of.
+//! Always holds: of a bounded rate and of a month's traffic they have a tenth at most, all of them together. Outside the hours in which
+//! a node works its line is slower, and that tenth may be all of it. Where the owner set no bound, there is none for them either:
+//! there is nothing to take a part of.
 //! Leaves to others: who is a stranger (`known_readers`), keeping the pace (the shell).
 
 use std::time::Duration;
