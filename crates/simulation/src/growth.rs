@@ -106,6 +106,8 @@ async fn be_away(cast: &Cast, stage: &Stage, operator: &Operator, chance: &mut C
         stage.wish(Wish::CrashLeader);
     }
     let begun = Instant::now();
+    // Looks at a time when it would count as lost had nothing been declared.
+    let mut looks = 0;
     // Until just before it is back.
     while begun.elapsed() + Duration::from_secs(5) < long {
         sleep(Duration::from_secs(1)).await;
@@ -116,6 +118,10 @@ async fn be_away(cast: &Cast, stage: &Stage, operator: &Operator, chance: &mut C
                 begun.elapsed()
             ));
         }
+        looks += u32::from(now.is_some() && begun.elapsed() > COUNT_LOST_AFTER + Duration::from_secs(5));
+    }
+    if looks == 0 {
+        return Err("nobody said how things stand while a node was away that had declared it".to_owned());
     }
     wait_for_calm(stage).await
 }
