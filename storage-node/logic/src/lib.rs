@@ -51,7 +51,9 @@ pub use rest::{
 };
 pub use scrub::{ScrubGoal, ScrubPlan};
 pub use session::{HEARTBEAT_INTERVAL, JOIN_RETRY, Known, Membership, Session, Step, reconnect_delay};
-pub use strangers::{STRANGERS_PER_CENT, on_the_line, stranger_turn_most, strangers_month, strangers_rate};
+pub use strangers::{
+    STRANGERS_PER_CENT, on_the_line, part_of_rate, stranger_turn_most, strangers_month, strangers_rate,
+};
 pub use traffic_book::{KeptTraffic, ParseTrafficError, TrafficBook};
 pub use trash::{
     DeletionLimits, TRASH_KEPT, TRASH_KEPT_LEAST, TooManyDeletes, TrashEntry, YoungTrash, expired_trash,

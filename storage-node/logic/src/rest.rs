@@ -2,8 +2,8 @@
 //!
 //! Always holds: a node at rest heartbeats, deletes by order, and answers coordinators that look at what it holds, so that
 //! it stays counted; it takes no shards and builds none. Outside its hours it still serves readers, one at a time and
-//! slowly: those who have somebody else to read from go there, and coordinators let only urgent builds read from it. During a pause, and when the month's traffic is used
-//! up, it serves nobody.
+//! slowly: those who have somebody else to read from go there, and coordinators let only urgent builds read from it. During a
+//! pause, and when the month's traffic is used up, it serves nobody.
 //! Leaves to others: keeping to a rate (`transport`), telling the coordinators (the session).
 
 use std::time::Duration;

@@ -20,12 +20,12 @@ const HEADERS_PART: u64 = 16;
 /// How fast strangers are sent to at most, all together; none if the owner set no bound. It does not fall outside the hours in
 /// which a node works: the whole line is slow then, and whoever finds nobody else may be a stranger.
 pub fn strangers_rate(max_upload: Option<BitRate>) -> Option<BitRate> {
-    max_upload.map(|rate| BitRate { bytes_per_second: part(rate.bytes_per_second) })
+    max_upload.map(|rate| part_of_rate(rate, STRANGERS_PER_CENT))
 }
 
 /// What strangers have of a month's traffic.
 pub fn strangers_month(monthly_traffic: ByteCount) -> ByteCount {
-    ByteCount(part(monthly_traffic.0))
+    ByteCount(part(monthly_traffic.0, STRANGERS_PER_CENT))
 }
 
 /// What a range of so many bytes counts as, sent.
@@ -43,9 +43,14 @@ pub fn stranger_turn_most(bytes: u64, rate: Option<BitRate>, at_once: usize) -> 
     Duration::from_secs(60).saturating_add(Duration::from_secs(all_bytes / least))
 }
 
-const fn part(whole: u64) -> u64 {
+/// So many per cent, at most all, of a rate.
+pub const fn part_of_rate(rate: BitRate, per_cent: u64) -> BitRate {
+    BitRate { bytes_per_second: part(rate.bytes_per_second, per_cent) }
+}
+
+const fn part(whole: u64, per_cent: u64) -> u64 {
     // No overflow, and nothing above the part.
-    whole / 100 * STRANGERS_PER_CENT + whole % 100 * STRANGERS_PER_CENT / 100
+    whole / 100 * per_cent + whole % 100 * per_cent / 100
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What the node is lent of its owner's line, kept to: counting, hours, pauses.
 //!
 //! Always holds: the disk counts for more than has gone, but for what goes between two looks, and while it cannot be
-//! written; a pause is on the disk before it is said to be, and until it is ended or another begins; what coordinators and peers are told is what the last look found, at most a second ago.
+//! written; a pause is on the disk before it is said to be, and until it is ended or another begins; what coordinators and
+//! peers are told is what the last look found, at most a second ago.
 //! Leaves to others: when to rest and what is due (`storage-node/logic`), keeping to rates (`transport`).
 
 use std::io;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use firn_base::{BitRate, PublicKey};
-use firn_storage_node_logic::{on_the_line, strangers_rate};
+use firn_storage_node_logic::{on_the_line, part_of_rate, strangers_rate};
 use firn_transport::{Pace, Stream, StreamError};
 use firn_wire::REPAIR_PER_CENT;
 use tokio::sync::Mutex as AsyncMutex;
@@ -35,7 +35,8 @@ const GIVING_WAY: u64 = 2;
 pub(crate) struct LinePart {
     pace: Pace,
     gives_way_to: Option<Arc<Sending>>,
-    counts_headers: bool,
+    // Then headers count, and whoever has gone is told from whoever is slow.
+    is_of_strangers: bool,
     stall_max: Duration,
     is_whole: AtomicBool,
     sent: AtomicU64,
@@ -78,24 +79,20 @@ impl Drop for SendingOne {
 impl LinePart {
     /// What repair has of a line that uploads `max_upload` at most.
     pub(crate) fn of_repair(max_upload: Option<BitRate>, readers: Arc<Sending>) -> Self {
-        let part = |bytes_per_second: u64| u128::from(bytes_per_second) * u128::from(REPAIR_PER_CENT) / 100;
-        let rate = max_upload.map(|rate| {
-            let bytes_per_second = u64::try_from(part(rate.bytes_per_second)).unwrap_or(u64::MAX);
-            BitRate { bytes_per_second }
-        });
+        let rate = max_upload.map(|rate| part_of_rate(rate, REPAIR_PER_CENT));
         Self { gives_way_to: Some(readers), ..Self::new(rate) }
     }
 
     /// What strangers have of it.
     pub(crate) fn of_strangers(max_upload: Option<BitRate>) -> Self {
-        Self { counts_headers: true, stall_max: STRANGER_STALL_MAX, ..Self::new(strangers_rate(max_upload)) }
+        Self { is_of_strangers: true, stall_max: STRANGER_STALL_MAX, ..Self::new(strangers_rate(max_upload)) }
     }
 
     fn new(rate: Option<BitRate>) -> Self {
         Self {
             pace: Pace::new(rate),
             gives_way_to: None,
-            counts_headers: false,
+            is_of_strangers: false,
             stall_max: PEER_STALL_MAX,
             is_whole: AtomicBool::new(false),
             sent: AtomicU64::new(0),
@@ -137,7 +134,7 @@ impl LinePart {
             let is_bounded = self.pace.rate().is_some() && !self.is_whole.load(Ordering::Relaxed);
             let pace = is_bounded.then_some(&self.pace);
             // A stranger on a slow line takes a whole range too slowly to be told from one who has gone.
-            let in_pieces = is_bounded || self.counts_headers;
+            let in_pieces = is_bounded || self.is_of_strangers;
             let piece =
                 bytes.split_to(if in_pieces { self.pace.piece().min(bytes.len()) } else { bytes.len() });
             let counted = self.counted(piece.len() as u64);
@@ -154,7 +151,7 @@ impl LinePart {
     }
 
     fn counted(&self, bytes: u64) -> u64 {
-        if self.counts_headers { on_the_line(bytes) } else { bytes }
+        if self.is_of_strangers { on_the_line(bytes) } else { bytes }
     }
 
     /// How often a piece counts now.
