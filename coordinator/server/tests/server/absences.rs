@@ -145,4 +145,9 @@ async fn a_node_that_rests_is_listed_with_the_end_that_it_tells() {
     let terms = NodeTerms { rest_until, month_left: Some(ByteCount(0)) };
     standing(call(&connection, CoordinatorRequest::TellTerms(terms)).await);
     assert_eq!(list().await, [expected(rest_until)]);
+    // Nothing is written of the end of an absence that was never declared.
+    let ended = standing(call(&connection, CoordinatorRequest::DeclareAbsence { for_millis: 0 }).await);
+    assert_eq!(ended.absent_until, None);
+    let record = archive.coordinator(1).consensus().facts().node_by_id(node).unwrap().unwrap();
+    assert!(!record.absence.is_declared());
 }
