@@ -45,6 +45,7 @@ async fn tell(shared: &Shared) {
         let links = shared.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.iter().filter(|(_, link)| link.connected).map(|(id, link)| (*id, link.leads)).collect()
     };
+    let before = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
     let mut answers = Vec::new();
     for (coordinator, leads) in connected {
         match shared.client.tell_terms(coordinator, terms, TELL_WITHIN).await {
@@ -56,7 +57,10 @@ async fn tell(shared: &Shared) {
         }
     }
     let known = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(standing) = valid(answers, known) {
+    // What was declared meanwhile is newer than what was answered before.
+    if known == before
+        && let Some(standing) = valid(answers, known)
+    {
         hear(shared, standing);
     }
 }
