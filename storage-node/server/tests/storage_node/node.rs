@@ -513,7 +513,7 @@ async fn a_bad_sector_in_a_bundle_that_is_erased_costs_its_shard_and_not_the_nod
     assert_eq!(node.handle().report().shards, 0);
     let left =
         || -> Vec<String> { disk.paths().into_iter().filter(|path| path.ends_with(".shard")).collect() };
-    assert_eq!(left(), [bad.clone()]);
+    assert_eq!(left(), std::slice::from_ref(&bad));
     node.shutdown().await;
     let node = world.start(1, Arc::new(disk.clone())).await;
     assert_eq!(node.handle().report().shards, 0, "it is up, and does not serve it");
