@@ -2,7 +2,7 @@
 //!
 //! Owns: which ranges are still to be told of. Always holds: when nothing is, every range was found alike, empty or listed, and
 //! what was found together is all that the node holds; a node that leaves something out, says it twice or goes on for ever
-//! is refused.
+//! is refused; ranges that are pending do not overlap, so that a step costs at most one hash of each shard.
 //! Leaves to others: what may be said of a range (`wire`), what a difference means (`inventory`).
 
 use std::collections::BTreeSet;
@@ -40,13 +40,18 @@ impl ComparedInventory {
         if step.salt != self.salt {
             return Err(MalformedComparison);
         }
+        // All at once, before any that differs is pending again: nothing is looked at twice in one step.
+        if !step.ranges.iter().all(|(range, _)| self.pending.remove(range)) {
+            return Err(MalformedComparison);
+        }
         let mut differing = Vec::new();
         for (range, content) in &step.ranges {
-            if !self.pending.remove(range) {
-                return Err(MalformedComparison);
-            }
             match content {
-                RangeContent::Whole(digest) => self.compare(*range, *digest, &mut differing),
+                RangeContent::Whole(digest) if step.begins() => {
+                    self.compare(*range, *digest, &mut differing);
+                }
+                // It says no more of the range than was known: that could go on for ever.
+                RangeContent::Whole(_) => return Err(MalformedComparison),
                 RangeContent::Parts(digests) => {
                     let parts = range.parts().filter(|parts| parts.len() == digests.len());
                     for (part, digest) in parts.ok_or(MalformedComparison)?.into_iter().zip(digests) {
@@ -156,6 +161,27 @@ mod tests {
         let rest = step(differing.into_iter().map(listed).collect());
         assert_eq!(comparison.take(&rest), Ok(vec![]));
         assert_eq!(comparison.finished(), Some(held));
+    }
+
+    #[test]
+    fn a_digest_of_the_whole_is_taken_at_the_beginning_only_and_no_range_twice_in_a_step() {
+        let whole = RangeContent::Whole(InventoryDigest { shards: 1, sum: [9; 16] });
+        let all = (InventoryRange::ALL, whole.clone());
+        let differing = [InventoryRange::ALL];
+        let mut comparison = begun(shards(0..50), &shards(0..40));
+        // As many times as a step has room for: each would hash all that is expected.
+        assert!(comparison.clone().take(&step(vec![all.clone(); 1_024])).is_err());
+        assert!(comparison.clone().take(&step(vec![all.clone(); 2])).is_err());
+        let mut fresh = ComparedInventory::new(SALT, shards(0..50), 1_000);
+        assert!(fresh.clone().take(&step(vec![all.clone(); 2])).is_err());
+        assert_eq!(fresh.take(&step(vec![all])).unwrap(), differing);
+        // Nor of a part that differs.
+        let refined = InventoryRange::ALL.refined(&SALT, &shards(20..60));
+        let parts = comparison.take(&step(vec![(InventoryRange::ALL, refined)])).unwrap();
+        assert!(comparison.clone().take(&step(vec![(parts[0], whole)])).is_err());
+        let listed = |range: InventoryRange| (range, RangeContent::Listed(vec![]));
+        let twice = step(vec![listed(parts[0]), listed(parts[0])]);
+        assert!(comparison.take(&twice).is_err());
     }
 
     #[test]
