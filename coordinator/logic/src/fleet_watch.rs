@@ -2,7 +2,8 @@
 //!
 //! Owns: when each node was last heard, which run of its program it is, and how far its inventory has come.
 //! Always holds: time is given, never read; a node's shards count as online only after its inventory was
-//! compared and sampled in this run. Leaves to others: comparing (`inventory`), challenging (the shell), the
+//! compared and sampled in this run; of two conversations about one inventory the later one counts, and nothing of the other
+//! passes for a part of it. Leaves to others: comparing (`inventory`), challenging (the shell), the
 //! committed record of who was heard (`Command::Summary`).
 
 use std::collections::BTreeMap;
@@ -103,11 +104,25 @@ pub(crate) struct Sighting<'a> {
 
 #[derive(Debug, Clone)]
 enum Stage {
-    Wanted { since: Timestamp },
-    Receiving { since: Timestamp, shards: Vec<(CodingId, ShardIndex)> },
-    Comparing { since: Timestamp, comparison: ComparedInventory },
-    Received { since: Timestamp },
-    Proved { since: Timestamp },
+    Wanted {
+        since: Timestamp,
+        /// What was told before was dropped without the node's knowing: its next page may be any but the first one.
+        is_broken_off: bool,
+    },
+    Receiving {
+        since: Timestamp,
+        shards: Vec<(CodingId, ShardIndex)>,
+    },
+    Comparing {
+        since: Timestamp,
+        comparison: ComparedInventory,
+    },
+    Received {
+        since: Timestamp,
+    },
+    Proved {
+        since: Timestamp,
+    },
 }
 
 /// What a heartbeat brought about.
@@ -135,9 +150,9 @@ pub enum InventoryProgress {
     More,
     /// That was the last one.
     Complete(Inventory),
-    /// Nobody asked for it.
+    /// Nobody asked for it, or a comparison has begun since.
     Unwanted,
-    /// Out of order, or more than fits on the node: refused, it has to begin again.
+    /// Out of order, more than fits on the node, or not known to be the first one: refused, it has to begin again.
     Malformed,
 }
 
@@ -148,7 +163,7 @@ pub enum ComparisonProgress {
     Differing(Vec<InventoryRange>),
     /// That was the last step.
     Complete(Inventory),
-    /// Nobody asked for it.
+    /// Nobody asked for it, or another comparison has begun since.
     Unwanted,
     /// It does not go on from the step before, or claims more than fits on the node: refused, it has to begin again.
     Malformed,
@@ -168,7 +183,7 @@ impl FleetWatch {
     /// A node was heard. Another run than before, or a long absence, makes its inventory wanted.
     pub fn heard(&mut self, node: NodeNumber, status: NodeStatus, now: Timestamp) -> Heard {
         let came_online = !self.is_online(node, now);
-        let stage = Stage::Wanted { since: now };
+        let stage = Stage::Wanted { since: now, is_broken_off: false };
         let mut watched = match self.nodes.remove(&node) {
             Some(mut known) => {
                 // Until it is noticed, a silence counts as presence; a longer one does not count at all.
@@ -324,13 +339,21 @@ impl FleetWatch {
     ) -> InventoryProgress {
         let Some(watched) = self.nodes.get_mut(&node) else { return InventoryProgress::Unwanted };
         let (since, mut shards) = match &mut watched.stage {
-            Stage::Wanted { since } | Stage::Comparing { since, .. } => (*since, Vec::new()),
+            Stage::Wanted { since, is_broken_off: false } => (*since, Vec::new()),
+            // Whoever sends it begins again; that it was the last one would make all before it missing.
+            Stage::Wanted { is_broken_off, .. } => {
+                *is_broken_off = false;
+                return InventoryProgress::Malformed;
+            }
             Stage::Receiving { since, shards } => (*since, std::mem::take(shards)),
-            Stage::Received { .. } | Stage::Proved { .. } => return InventoryProgress::Unwanted,
+            // Of a conversation from before the comparison began: pages before it are forgotten.
+            Stage::Comparing { .. } | Stage::Received { .. } | Stage::Proved { .. } => {
+                return InventoryProgress::Unwanted;
+            }
         };
         shards.extend(page);
         if shards.len() as u64 > watched.shards_most() || !shards.is_sorted_by(|one, next| one < next) {
-            watched.stage = Stage::Wanted { since };
+            watched.stage = Stage::Wanted { since, is_broken_off: false };
             return InventoryProgress::Malformed;
         }
         if more {
@@ -352,21 +375,22 @@ impl FleetWatch {
         let Some(watched) = self.nodes.get_mut(&node) else { return ComparisonProgress::Unwanted };
         let shards_most = watched.shards_most();
         // What takes its place until the step is taken: if it is refused, the inventory is to begin again.
-        let placeholder = Stage::Wanted { since: Timestamp::default() };
+        let placeholder = Stage::Wanted { since: Timestamp::default(), is_broken_off: true };
         let (since, mut comparison) = match std::mem::replace(&mut watched.stage, placeholder) {
-            Stage::Wanted { since } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
+            Stage::Wanted { since, .. } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
                 if step.begins() =>
             {
                 (since, ComparedInventory::new(step.salt, expected, shards_most))
             }
-            Stage::Comparing { since, comparison } => (since, comparison),
+            // One with another salt is of another conversation, from before this one began.
+            Stage::Comparing { since, comparison } if comparison.is_under(step.salt) => (since, comparison),
             other => {
                 watched.stage = other;
                 return ComparisonProgress::Unwanted;
             }
         };
         let Ok(differing) = comparison.take(step) else {
-            watched.stage = Stage::Wanted { since };
+            watched.stage = Stage::Wanted { since, is_broken_off: true };
             return ComparisonProgress::Malformed;
         };
         match comparison.finished() {
@@ -393,7 +417,12 @@ impl FleetWatch {
     /// The inventory has to be asked for again: a proof failed, or the connection broke before its end.
     pub fn want_inventory(&mut self, node: NodeNumber, now: Timestamp) {
         if let Some(watched) = self.nodes.get_mut(&node) {
-            watched.stage = Stage::Wanted { since: now };
+            let is_broken_off = match watched.stage {
+                Stage::Wanted { is_broken_off, .. } => is_broken_off,
+                Stage::Receiving { .. } | Stage::Comparing { .. } => true,
+                Stage::Received { .. } | Stage::Proved { .. } => false,
+            };
+            watched.stage = Stage::Wanted { since: now, is_broken_off };
         }
     }
 }
@@ -474,9 +503,8 @@ mod tests {
         assert_eq!(begin(&mut watch, 2), ComparisonProgress::Differing(all));
         let listed = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[2; 32], &held))];
         let stale = InventoryComparison { salt: [1; 32], ranges: listed.clone() };
-        assert_eq!(watch.compare_ranges(NODE, &stale, vec![]), ComparisonProgress::Malformed);
+        assert_eq!(watch.compare_ranges(NODE, &stale, vec![]), ComparisonProgress::Unwanted);
         assert!(watch.heard(NODE, status(1), at(3)).inventory_wanted);
-        begin(&mut watch, 2);
         let last = InventoryComparison { salt: [2; 32], ranges: listed };
         let whole = Inventory { shards: held.clone(), wanted_since: at(1) };
         assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
@@ -487,8 +515,48 @@ mod tests {
         assert!(watch.is_proved(NODE));
         // Pages go on where both are not of one version.
         watch.want_inventory(NODE, at(5));
-        begin(&mut watch, 4);
         assert!(matches!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Complete(_)));
+    }
+
+    #[test]
+    fn pages_of_one_conversation_do_not_end_the_comparison_of_another() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let held = vec![shard(1), shard(2)];
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, status(1), at(1));
+        assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
+        let begin = InventoryComparison::beginning([1; 32], &held);
+        let all = ComparisonProgress::Differing(vec![InventoryRange::ALL]);
+        assert_eq!(watch.compare_ranges(NODE, &begin, vec![]), all);
+        // The last page: the one before it is forgotten, and this one alone is not all.
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Unwanted);
+        let ranges = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[1; 32], &held))];
+        let last = InventoryComparison { salt: [1; 32], ranges };
+        let whole = Inventory { shards: held, wanted_since: at(1) };
+        assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
+    }
+
+    #[test]
+    fn a_page_after_pages_that_were_dropped_does_not_pass_for_the_first_one() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, status(1), at(1));
+        assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
+        watch.want_inventory(NODE, at(2));
+        watch.want_inventory(NODE, at(3));
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Malformed);
+        assert!(watch.heard(NODE, status(1), at(4)).inventory_wanted);
+        // It begins again.
+        assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
+        let whole = Inventory { shards: vec![shard(1), shard(2)], wanted_since: at(3) };
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Complete(whole));
+        // Nor after a comparison that had followed pages.
+        watch.want_inventory(NODE, at(5));
+        watch.inventory_page(NODE, vec![shard(1)], true);
+        let begin = InventoryComparison::beginning([1; 32], &[shard(1), shard(2)]);
+        watch.compare_ranges(NODE, &begin, vec![]);
+        watch.want_inventory(NODE, at(6));
+        assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Malformed);
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl ComparedInventory {
         Self { salt, expected, pending: [InventoryRange::ALL].into(), held: Vec::new(), shards_most }
     }
 
+    /// Whether steps of it have this salt.
+    pub(crate) fn is_under(&self, salt: [u8; 32]) -> bool {
+        self.salt == salt
+    }
+
     /// Takes a step of the node. Gives what still differs of what it told of.
     pub(crate) fn take(
         &mut self,
