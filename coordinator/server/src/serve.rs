@@ -104,6 +104,7 @@ impl Service {
                     Ok(request) if is_of_operators(&request) && key != client => Err(not_allowed(
                         "what an operator asks is taken from the operator: a coordinator speaks for its own socket only",
                     )),
+                    Ok(request) if is_of_inventories(&request) => Err(not_asked_for()),
                     Ok(request) => self.answer_here(Asker { key, seen_at }, request).await,
                     Err(error) => Err(malformed(error.to_string())),
                 }
@@ -120,6 +121,9 @@ impl Service {
             }
             CoordinatorRequest::Heartbeat(status) => {
                 nodes::heartbeat(&self.shared, client, connection, status)
+            }
+            request if is_of_inventories(&request) && !self.shared.consensus.is_leader() => {
+                Err(not_asked_for())
             }
             request if is_for_leader(&request) && !self.shared.consensus.is_leader() => {
                 if is_of_operators(&request) {
@@ -383,8 +387,6 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
     matches!(
         request,
         CoordinatorRequest::Join(_)
-            | CoordinatorRequest::Inventory { .. }
-            | CoordinatorRequest::CompareInventory(_)
             | CoordinatorRequest::ReportShard(_)
             | CoordinatorRequest::GetScheme
             | CoordinatorRequest::Reserve(_)
@@ -398,6 +400,19 @@ fn is_for_leader(request: &CoordinatorRequest) -> bool {
             | CoordinatorRequest::DeclareAbsence { .. }
             | CoordinatorRequest::ListBundles { .. }
     ) || matches!(request, CoordinatorRequest::Admin(request) if administer::is_for_leader(request))
+}
+
+/// What is told of an inventory. The leader asks for it on its own link; what began with the leader before must not go on
+/// with this one, who has not heard the beginning.
+const fn is_of_inventories(request: &CoordinatorRequest) -> bool {
+    matches!(request, CoordinatorRequest::Inventory { .. } | CoordinatorRequest::CompareInventory(_))
+}
+
+fn not_asked_for() -> RefusedRequest {
+    RefusedRequest::new(
+        RefusalKind::Unavailable,
+        "an inventory is told to the leader, on the link where it asks for it: wait until it asks",
+    )
 }
 
 /// Requests that count by the role of whoever asks: its own connection to whoever answers says who that is.
