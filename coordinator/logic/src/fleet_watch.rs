@@ -380,6 +380,9 @@ impl FleetWatch {
             Stage::Wanted { since, .. } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
                 if step.begins() =>
             {
+                // Whose owner has lowered the quota holds more than fits until it is moved away: what the books say is
+                // never too much.
+                let shards_most = shards_most.max((expected.len() + INVENTORY_SHARDS_MAX) as u64);
                 (since, ComparedInventory::new(step.salt, expected, shards_most))
             }
             // One with another salt is of another conversation, from before this one began.
@@ -516,6 +519,19 @@ mod tests {
         // Pages go on where both are not of one version.
         watch.want_inventory(NODE, at(5));
         assert!(matches!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Complete(_)));
+    }
+
+    #[test]
+    fn a_node_with_a_lowered_quota_may_hold_what_the_books_say() {
+        let coding = |number: u32| CodingId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let count = u32::try_from(INVENTORY_SHARDS_MAX).unwrap() + 1_000;
+        let mut held: Vec<_> = (0..count).map(|number| (coding(number), ShardIndex(0))).collect();
+        held.sort_unstable();
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, NodeStatus { quota: ByteCount(0), ..status(1) }, at(1));
+        let begin = InventoryComparison::beginning([1; 32], &held);
+        let progress = watch.compare_ranges(NODE, &begin, held.clone());
+        assert_eq!(progress, ComparisonProgress::Complete(Inventory { shards: held, wanted_since: at(1) }));
     }
 
     #[test]
