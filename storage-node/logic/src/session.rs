@@ -225,12 +225,12 @@ impl Session {
         }
     }
 
-    /// A step was not taken: the next heartbeat tells whether the inventory is still wanted, and it begins anew then.
-    /// `understood` is false if the coordinator does not know what a comparison is, or refuses how this one went: then it is
-    /// sent page by page.
-    pub fn not_compared(&mut self, understood: bool) {
-        self.takes_pages_only |= !understood;
-        self.inventory = if understood { Telling::Nothing } else { Telling::Paging { after: None } };
+    /// A step was not taken: the next heartbeat tells whether the inventory is still wanted, and it begins anew then. A
+    /// coordinator to which the first step is `malformed` does not know what a comparison is: it is sent pages.
+    pub fn not_compared(&mut self, malformed: bool) {
+        let is_unknown = malformed && self.inventory == Telling::Beginning;
+        self.takes_pages_only |= is_unknown;
+        self.inventory = if is_unknown { Telling::Paging { after: None } } else { Telling::Nothing };
     }
 
     /// A page that ended with `last` was taken; `more` says whether another follows.
@@ -365,18 +365,23 @@ mod tests {
     #[test]
     fn a_comparison_that_is_broken_off_begins_anew_if_it_is_still_wanted() {
         let (mut session, mut membership, wanted) = wanted();
-        session.compared(0, vec![InventoryRange::ALL]);
-        session.not_compared(true);
+        session.not_compared(false);
         assert_eq!(session.next(seconds(1), &mut membership), Step::Wait(seconds(1)));
         heartbeat(&mut session, &mut membership, seconds(2), &wanted);
         assert_eq!(session.next(seconds(3), &mut membership), Step::BeginComparison);
+        // It was understood once: a later step that is refused is no reason to list everything.
+        session.compared(0, vec![InventoryRange::ALL]);
+        session.not_compared(true);
+        assert_eq!(session.next(seconds(3), &mut membership), Step::Wait(seconds(1)));
+        heartbeat(&mut session, &mut membership, seconds(4), &wanted);
+        assert_eq!(session.next(seconds(5), &mut membership), Step::BeginComparison);
     }
 
     #[test]
     fn a_coordinator_that_does_not_know_how_to_compare_gets_pages_between_heartbeats() {
         let (mut session, mut membership, wanted) = wanted();
         assert_eq!(session.next(seconds(1), &mut membership), Step::BeginComparison);
-        session.not_compared(false);
+        session.not_compared(true);
         assert_eq!(session.next(seconds(1), &mut membership), Step::InventoryPage { after: None });
         let last = (CodingId::from_bytes([7; 32]), ShardIndex(3));
         session.page_sent(Some(last), true);

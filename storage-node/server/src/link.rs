@@ -252,9 +252,9 @@ async fn compare(
         Ok(differing) => session.compared(refined, differing),
         Err(error) => {
             tracing::debug!(coordinator = %coordinator.short(), %error, "the inventory was not compared");
-            let is_not_understood =
+            let is_malformed =
                 matches!(&error, AskError::Refused(refused) if refused.kind == RefusalKind::Malformed);
-            session.not_compared(!is_not_understood);
+            session.not_compared(is_malformed);
         }
     }
 }

@@ -19,14 +19,36 @@ use tokio::time::sleep;
 
 use crate::shared::{Shared, malformed};
 
-/// Something was changing while the inventory was taken: it is asked for again after this.
+/// Something was changing while the inventory was taken, or what it showed was rejected: it is asked for again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// There is more to delete than the node would delete now: it is asked for again after this.
 const POSTPONED_FOR: Duration = Duration::from_secs(600);
 
-/// Takes a whole inventory of `node`: records what is missing, samples what is there.
+/// Takes a whole inventory of `node`: records what is missing, samples what is there. If that cannot be recorded now, it is
+/// asked for again in a while.
 pub(crate) async fn take_inventory(
+    shared: &Arc<Shared>,
+    node: &NodeRecord,
+    inventory: Inventory,
+) -> Result<(), RefusedRequest> {
+    let Err(refusal) = look_through(shared, node, inventory).await else { return Ok(()) };
+    // What apply rejects it rejects again, for as long as there is a reason; no leader or majority passes sooner. Neither is
+    // the node's fault.
+    let (after, kind) = match refusal.kind {
+        RefusalKind::Malformed => (AGAIN_AFTER, RefusalKind::Unavailable),
+        kind => (AGAIN_AFTER / 12, kind),
+    };
+    tracing::warn!(node = node.id.short(), %refusal, "what the node's inventory shows is not recorded yet");
+    let (shared, number) = (Arc::clone(shared), node.number);
+    tokio::spawn(async move {
+        sleep(after).await;
+        shared.soft().fleet.want_inventory(number, shared.environment.now());
+    });
+    Err(RefusedRequest::new(kind, refusal.sentence))
+}
+
+async fn look_through(
     shared: &Arc<Shared>,
     node: &NodeRecord,
     inventory: Inventory,

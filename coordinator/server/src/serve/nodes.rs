@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use firn_base::{AddressPrefix, CodingId, NodeId, PublicKey, ShardIndex};
 use firn_coordinator_logic::{
-    ComparisonProgress, Facts, Hearing, Inventory, InventoryProgress, NodeRecord, Voice, check_name,
-    expected_on, place_of,
+    ComparisonProgress, Facts, Hearing, InventoryProgress, NodeRecord, Voice, check_name, expected_on,
+    place_of,
 };
 use firn_transport::Connection;
 use firn_wire::{
@@ -222,7 +222,7 @@ pub(super) async fn inventory(
     let progress = shared.soft().fleet.inventory_page(record.number, shards, more);
     match progress {
         InventoryProgress::More | InventoryProgress::Unwanted => {}
-        InventoryProgress::Complete(inventory) => take(shared, &record, inventory).await?,
+        InventoryProgress::Complete(inventory) => take_inventory(shared, &record, inventory).await?,
         InventoryProgress::Malformed => {
             return Err(malformed(
                 "the pages of an inventory come in order of coding and index: begin again",
@@ -251,7 +251,7 @@ pub(super) async fn compare_inventory(
         ComparisonProgress::Differing(differing) => differing,
         ComparisonProgress::Unwanted => Vec::new(),
         ComparisonProgress::Complete(inventory) => {
-            take(shared, &record, inventory).await?;
+            take_inventory(shared, &record, inventory).await?;
             Vec::new()
         }
         ComparisonProgress::Malformed => {
@@ -261,15 +261,6 @@ pub(super) async fn compare_inventory(
         }
     };
     Ok(CoordinatorReply::InventoryCompared { differing })
-}
-
-/// Takes a whole inventory, or asks for it again if what it shows cannot be recorded now.
-async fn take(shared: &Arc<Shared>, node: &NodeRecord, inventory: Inventory) -> Result<(), RefusedRequest> {
-    let taken = take_inventory(shared, node, inventory).await;
-    if taken.is_err() {
-        shared.soft().fleet.want_inventory(node.number, shared.environment.now());
-    }
-    taken
 }
 
 /// The record of a node that may show what it holds.
