@@ -80,6 +80,10 @@ impl Watched {
         self.status.quota.0 / SHARD_BYTES_MIN + INVENTORY_SHARDS_MAX as u64
     }
 
+    const fn inventory_is_wanted(&self) -> bool {
+        !matches!(self.stage, Stage::Received { .. } | Stage::Proved { .. })
+    }
+
     const fn inventory_since(&self) -> Option<Timestamp> {
         match self.stage {
             Stage::Proved { since } => Some(since),
@@ -209,7 +213,7 @@ impl FleetWatch {
         watched.last_seen = watched.last_seen.max(now);
         watched.reported_online = true;
         // One that was begun and broken off is wanted too; a node that is at it goes on.
-        let inventory_wanted = !matches!(watched.stage, Stage::Received { .. } | Stage::Proved { .. });
+        let inventory_wanted = watched.inventory_is_wanted();
         self.nodes.insert(node, watched);
         Heard { came_online, inventory_wanted }
     }
@@ -328,6 +332,11 @@ impl FleetWatch {
             watched.online_for = Duration::ZERO;
             watched.seen_for.clear();
         }
+    }
+
+    /// Whether anything that the node tells of its inventory is looked at.
+    pub fn inventory_is_wanted(&self, node: NodeNumber) -> bool {
+        self.nodes.get(&node).is_some_and(Watched::inventory_is_wanted)
     }
 
     /// Takes a page of an inventory. Pages come in order of coding and index.
@@ -499,10 +508,12 @@ mod tests {
         let all = vec![InventoryRange::ALL];
         let mut watch = FleetWatch::new(at(0));
         assert_eq!(begin(&mut watch, 1), ComparisonProgress::Unwanted);
+        assert!(!watch.inventory_is_wanted(NODE));
         watch.heard(NODE, status(1), at(1));
         assert_eq!(begin(&mut watch, 1), ComparisonProgress::Differing(all.clone()));
         // The connection broke; another salt is another comparison.
         assert!(watch.heard(NODE, status(1), at(2)).inventory_wanted);
+        assert!(watch.inventory_is_wanted(NODE));
         assert_eq!(begin(&mut watch, 2), ComparisonProgress::Differing(all));
         let listed = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[2; 32], &held))];
         let stale = InventoryComparison { salt: [1; 32], ranges: listed.clone() };
@@ -513,6 +524,7 @@ mod tests {
         assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
         assert!(!watch.heard(NODE, status(1), at(4)).inventory_wanted);
         assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
+        assert!(!watch.inventory_is_wanted(NODE));
         watch.prove(NODE);
         assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
         assert!(watch.is_proved(NODE));

@@ -242,6 +242,10 @@ pub(super) async fn compare_inventory(
         return Err(malformed(format!("a comparison refines at most {INVENTORY_RANGES_MAX} ranges at once")));
     }
     let record = member(shared, client)?;
+    // Before anything is made for it: whoever has shown its inventory asks again for nothing.
+    if !shared.soft().fleet.inventory_is_wanted(record.number) {
+        return Ok(CoordinatorReply::InventoryCompared { differing: Vec::new() });
+    }
     let expected = match comparison.begins() {
         true => shared.with_view(|view| expected_on(view, record.number))?,
         false => Vec::new(),
