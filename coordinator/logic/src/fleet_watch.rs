@@ -16,7 +16,7 @@ use firn_wire::{
 
 use crate::address_table::AddressTable;
 use crate::fleet::serves_readers;
-use crate::inventory_comparison::ComparedInventory;
+use crate::inventory_comparison::{ComparedInventory, ComparisonStep, StepOutcome, TakenStep};
 use crate::state::{NodeNumber, NodeRecord};
 
 /// A node that was silent for longer is offline: five heartbeats of 2 s.
@@ -120,6 +120,11 @@ enum Stage {
     Comparing {
         since: Timestamp,
         comparison: ComparedInventory,
+    },
+    /// A step of the comparison with this salt is being taken elsewhere.
+    Taking {
+        since: Timestamp,
+        salt: [u8; 32],
     },
     Received {
         since: Timestamp,
@@ -334,11 +339,6 @@ impl FleetWatch {
         }
     }
 
-    /// Whether anything that the node tells of its inventory is looked at.
-    pub fn inventory_is_wanted(&self, node: NodeNumber) -> bool {
-        self.nodes.get(&node).is_some_and(Watched::inventory_is_wanted)
-    }
-
     /// Takes a page of an inventory. Pages come in order of coding and index.
     pub fn inventory_page(
         &mut self,
@@ -356,7 +356,10 @@ impl FleetWatch {
             }
             Stage::Receiving { since, shards } => (*since, std::mem::take(shards)),
             // Of a conversation from before the comparison began: pages before it are forgotten.
-            Stage::Comparing { .. } | Stage::Received { .. } | Stage::Proved { .. } => {
+            Stage::Comparing { .. }
+            | Stage::Taking { .. }
+            | Stage::Received { .. }
+            | Stage::Proved { .. } => {
                 return InventoryProgress::Unwanted;
             }
         };
@@ -373,48 +376,50 @@ impl FleetWatch {
         InventoryProgress::Complete(Inventory { shards, wanted_since: since })
     }
 
-    /// Takes a step of comparing an inventory. `expected` is what the books say is on the node, in order; only a first step needs
-    /// it, which begins anew whatever was before.
-    pub fn compare_ranges(
-        &mut self,
-        node: NodeNumber,
-        step: &InventoryComparison,
-        expected: Vec<(CodingId, ShardIndex)>,
-    ) -> ComparisonProgress {
-        let Some(watched) = self.nodes.get_mut(&node) else { return ComparisonProgress::Unwanted };
+    /// Begins to take a step of comparing an inventory; none if it is not wanted. It is taken while the watch is not locked,
+    /// one for each node at a time, and [`Self::end_step`] has to follow. A first step begins anew whatever was before.
+    pub fn begin_step(&mut self, node: NodeNumber, step: &InventoryComparison) -> Option<ComparisonStep> {
+        let watched = self.nodes.get_mut(&node)?;
         let shards_most = watched.shards_most();
-        // What takes its place until the step is taken: if it is refused, the inventory is to begin again.
-        let placeholder = Stage::Wanted { since: Timestamp::default(), is_broken_off: true };
-        let (since, mut comparison) = match std::mem::replace(&mut watched.stage, placeholder) {
+        let taking = |since| Stage::Taking { since, salt: step.salt };
+        let placeholder = taking(Timestamp::default());
+        let (stage, taken) = match std::mem::replace(&mut watched.stage, placeholder) {
             Stage::Wanted { since, .. } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
                 if step.begins() =>
             {
-                // Whose owner has lowered the quota holds more than fits until it is moved away: what the books say is
-                // never too much.
-                let shards_most = shards_most.max((expected.len() + INVENTORY_SHARDS_MAX) as u64);
-                (since, ComparedInventory::new(step.salt, expected, shards_most))
+                (taking(since), Some(ComparisonStep::first(step.salt, shards_most)))
             }
             // One with another salt is of another conversation, from before this one began.
-            Stage::Comparing { since, comparison } if comparison.is_under(step.salt) => (since, comparison),
-            other => {
-                watched.stage = other;
-                return ComparisonProgress::Unwanted;
+            Stage::Comparing { since, comparison } if comparison.is_under(step.salt) => {
+                (taking(since), Some(ComparisonStep::next(step.salt, comparison)))
+            }
+            other => (other, None),
+        };
+        watched.stage = stage;
+        taken
+    }
+
+    /// A step was taken. It is not wanted any more if the inventory was to begin again meanwhile.
+    pub fn end_step(&mut self, node: NodeNumber, step: TakenStep) -> ComparisonProgress {
+        let Some(watched) = self.nodes.get_mut(&node) else { return ComparisonProgress::Unwanted };
+        let since = match watched.stage {
+            Stage::Taking { since, salt } if salt == step.salt => since,
+            _ => return ComparisonProgress::Unwanted,
+        };
+        let (stage, progress) = match step.outcome {
+            StepOutcome::Malformed => {
+                (Stage::Wanted { since, is_broken_off: true }, ComparisonProgress::Malformed)
+            }
+            StepOutcome::Differing(comparison, differing) => {
+                (Stage::Comparing { since, comparison }, ComparisonProgress::Differing(differing))
+            }
+            StepOutcome::Finished(shards) => {
+                let inventory = Inventory { shards, wanted_since: since };
+                (Stage::Received { since }, ComparisonProgress::Complete(inventory))
             }
         };
-        let Ok(differing) = comparison.take(step) else {
-            watched.stage = Stage::Wanted { since, is_broken_off: true };
-            return ComparisonProgress::Malformed;
-        };
-        match comparison.finished() {
-            Some(shards) => {
-                watched.stage = Stage::Received { since };
-                ComparisonProgress::Complete(Inventory { shards, wanted_since: since })
-            }
-            None => {
-                watched.stage = Stage::Comparing { since, comparison };
-                ComparisonProgress::Differing(differing)
-            }
-        }
+        watched.stage = stage;
+        progress
     }
 
     /// The node proved samples of what it is counted for: its shards count as online.
@@ -431,7 +436,7 @@ impl FleetWatch {
         if let Some(watched) = self.nodes.get_mut(&node) {
             let is_broken_off = match watched.stage {
                 Stage::Wanted { is_broken_off, .. } => is_broken_off,
-                Stage::Receiving { .. } | Stage::Comparing { .. } => true,
+                Stage::Receiving { .. } | Stage::Comparing { .. } | Stage::Taking { .. } => true,
                 Stage::Received { .. } | Stage::Proved { .. } => false,
             };
             watched.stage = Stage::Wanted { since: now, is_broken_off };
@@ -464,6 +469,17 @@ mod tests {
             leaving: false,
             run,
             erased_through: 0,
+        }
+    }
+
+    fn compare(
+        watch: &mut FleetWatch,
+        step: &InventoryComparison,
+        expected: Vec<(CodingId, ShardIndex)>,
+    ) -> ComparisonProgress {
+        match watch.begin_step(NODE, step) {
+            Some(begun) => watch.end_step(NODE, begun.take(step, expected)),
+            None => ComparisonProgress::Unwanted,
         }
     }
 
@@ -503,28 +519,25 @@ mod tests {
         let (held, expected) = (vec![shard(1), shard(2)], vec![shard(2), shard(3)]);
         let begin = |watch: &mut FleetWatch, salt| {
             let step = InventoryComparison::beginning([salt; 32], &held);
-            watch.compare_ranges(NODE, &step, expected.clone())
+            compare(watch, &step, expected.clone())
         };
         let all = vec![InventoryRange::ALL];
         let mut watch = FleetWatch::new(at(0));
         assert_eq!(begin(&mut watch, 1), ComparisonProgress::Unwanted);
-        assert!(!watch.inventory_is_wanted(NODE));
         watch.heard(NODE, status(1), at(1));
         assert_eq!(begin(&mut watch, 1), ComparisonProgress::Differing(all.clone()));
         // The connection broke; another salt is another comparison.
         assert!(watch.heard(NODE, status(1), at(2)).inventory_wanted);
-        assert!(watch.inventory_is_wanted(NODE));
         assert_eq!(begin(&mut watch, 2), ComparisonProgress::Differing(all));
         let listed = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[2; 32], &held))];
         let stale = InventoryComparison { salt: [1; 32], ranges: listed.clone() };
-        assert_eq!(watch.compare_ranges(NODE, &stale, vec![]), ComparisonProgress::Unwanted);
+        assert_eq!(compare(&mut watch, &stale, vec![]), ComparisonProgress::Unwanted);
         assert!(watch.heard(NODE, status(1), at(3)).inventory_wanted);
         let last = InventoryComparison { salt: [2; 32], ranges: listed };
         let whole = Inventory { shards: held.clone(), wanted_since: at(1) };
-        assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
+        assert_eq!(compare(&mut watch, &last, vec![]), ComparisonProgress::Complete(whole));
         assert!(!watch.heard(NODE, status(1), at(4)).inventory_wanted);
         assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
-        assert!(!watch.inventory_is_wanted(NODE));
         watch.prove(NODE);
         assert_eq!(begin(&mut watch, 3), ComparisonProgress::Unwanted);
         assert!(watch.is_proved(NODE));
@@ -542,8 +555,41 @@ mod tests {
         let mut watch = FleetWatch::new(at(0));
         watch.heard(NODE, NodeStatus { quota: ByteCount(0), ..status(1) }, at(1));
         let begin = InventoryComparison::beginning([1; 32], &held);
-        let progress = watch.compare_ranges(NODE, &begin, held.clone());
+        let progress = compare(&mut watch, &begin, held.clone());
         assert_eq!(progress, ComparisonProgress::Complete(Inventory { shards: held, wanted_since: at(1) }));
+    }
+
+    #[test]
+    fn one_step_of_a_node_is_taken_at_a_time_and_lost_if_the_inventory_begins_again() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let held = vec![shard(1), shard(2)];
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, status(1), at(1));
+        let begin = InventoryComparison::beginning([1; 32], &held);
+        let other = InventoryComparison::beginning([2; 32], &held);
+        let begun = watch.begin_step(NODE, &begin).unwrap();
+        assert!(watch.begin_step(NODE, &begin).is_none());
+        assert!(watch.begin_step(NODE, &other).is_none());
+        assert_eq!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Unwanted);
+        assert!(watch.heard(NODE, status(1), at(2)).inventory_wanted);
+        let taken = begun.take(&begin, vec![]);
+        let all = ComparisonProgress::Differing(vec![InventoryRange::ALL]);
+        assert_eq!(watch.end_step(NODE, taken), all);
+        // It was to begin again meanwhile: with nothing, with another comparison, and with another run.
+        for meanwhile in 0..3 {
+            let late = watch.begin_step(NODE, &begin).unwrap().take(&begin, held.clone());
+            watch.want_inventory(NODE, at(3));
+            let next = (meanwhile == 1).then(|| watch.begin_step(NODE, &other).unwrap());
+            if meanwhile == 2 {
+                watch.heard(NODE, status(9), at(4));
+            }
+            assert_eq!(watch.end_step(NODE, late), ComparisonProgress::Unwanted);
+            if let Some(next) = next {
+                assert_eq!(watch.end_step(NODE, next.take(&other, vec![])), all);
+            }
+            assert!(!watch.is_proved(NODE) && watch.begin_step(NODE, &other).is_some());
+            watch.want_inventory(NODE, at(5));
+        }
     }
 
     #[test]
@@ -555,13 +601,13 @@ mod tests {
         assert_eq!(watch.inventory_page(NODE, vec![shard(1)], true), InventoryProgress::More);
         let begin = InventoryComparison::beginning([1; 32], &held);
         let all = ComparisonProgress::Differing(vec![InventoryRange::ALL]);
-        assert_eq!(watch.compare_ranges(NODE, &begin, vec![]), all);
+        assert_eq!(compare(&mut watch, &begin, vec![]), all);
         // The last page: the one before it is forgotten, and this one alone is not all.
         assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Unwanted);
         let ranges = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[1; 32], &held))];
         let last = InventoryComparison { salt: [1; 32], ranges };
         let whole = Inventory { shards: held, wanted_since: at(1) };
-        assert_eq!(watch.compare_ranges(NODE, &last, vec![]), ComparisonProgress::Complete(whole));
+        assert_eq!(compare(&mut watch, &last, vec![]), ComparisonProgress::Complete(whole));
     }
 
     #[test]
@@ -582,7 +628,7 @@ mod tests {
         watch.want_inventory(NODE, at(5));
         watch.inventory_page(NODE, vec![shard(1)], true);
         let begin = InventoryComparison::beginning([1; 32], &[shard(1), shard(2)]);
-        watch.compare_ranges(NODE, &begin, vec![]);
+        compare(&mut watch, &begin, vec![]);
         watch.want_inventory(NODE, at(6));
         assert_eq!(watch.inventory_page(NODE, vec![shard(2)], false), InventoryProgress::Malformed);
     }

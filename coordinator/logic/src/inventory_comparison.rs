@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use firn_wire::{InventoryComparison, InventoryDigest, InventoryRange, InventoryShard, RangeContent};
+use firn_wire::{
+    INVENTORY_SHARDS_MAX, InventoryComparison, InventoryDigest, InventoryRange, InventoryShard, RangeContent,
+};
 
 /// A comparison under way.
 #[derive(Debug, Clone)]
@@ -20,6 +22,35 @@ pub(crate) struct ComparedInventory {
     held: Vec<InventoryShard>,
     // As many as fit on the node; more ranges than shards do not differ either.
     shards_most: u64,
+}
+
+/// A step that is being taken, away from the watch: it hashes up to all that the books say is on the node, which takes a
+/// second for a few million shards.
+#[derive(Debug)]
+pub struct ComparisonStep {
+    salt: [u8; 32],
+    stands: Standing,
+}
+
+#[derive(Debug)]
+enum Standing {
+    Begins { shards_most: u64 },
+    GoesOn(ComparedInventory),
+}
+
+/// A step that was taken, to be told to the watch.
+#[derive(Debug)]
+pub struct TakenStep {
+    pub(crate) salt: [u8; 32],
+    pub(crate) outcome: StepOutcome,
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub(crate) enum StepOutcome {
+    Differing(ComparedInventory, Vec<InventoryRange>),
+    Finished(Vec<InventoryShard>),
+    Malformed,
 }
 
 /// A step does not go on from the one before, or claims more than can be.
@@ -101,6 +132,39 @@ impl ComparedInventory {
             self.pending.insert(range);
             differing.push(range);
         }
+    }
+}
+
+impl ComparisonStep {
+    /// The first step, of a node that has room for so many shards.
+    pub(crate) const fn first(salt: [u8; 32], shards_most: u64) -> Self {
+        Self { salt, stands: Standing::Begins { shards_most } }
+    }
+
+    /// A later one.
+    pub(crate) const fn next(salt: [u8; 32], comparison: ComparedInventory) -> Self {
+        Self { salt, stands: Standing::GoesOn(comparison) }
+    }
+
+    /// Takes the step. `expected` is what the books say is on the node, in order; only a first step needs it.
+    pub fn take(self, step: &InventoryComparison, expected: Vec<InventoryShard>) -> TakenStep {
+        let mut comparison = match self.stands {
+            Standing::GoesOn(comparison) => comparison,
+            Standing::Begins { shards_most } => {
+                // Whose owner has lowered the quota holds more than fits until it is moved away: what the books say is
+                // never too much.
+                let shards_most = shards_most.max((expected.len() + INVENTORY_SHARDS_MAX) as u64);
+                ComparedInventory::new(self.salt, expected, shards_most)
+            }
+        };
+        let outcome = match comparison.take(step) {
+            Err(MalformedComparison) => StepOutcome::Malformed,
+            Ok(differing) => match comparison.finished() {
+                Some(held) => StepOutcome::Finished(held),
+                None => StepOutcome::Differing(comparison, differing),
+            },
+        };
+        TakenStep { salt: self.salt, outcome }
     }
 }
 

@@ -139,6 +139,7 @@ pub use inventory::{
     CHALLENGE_BYTES, CHALLENGED_SHARDS, Challenge, InventoryFindings, choose_challenges, compare_inventory,
     expected_on, replaced_file_bytes,
 };
+pub use inventory_comparison::{ComparisonStep, TakenStep};
 pub use ledger_position::ledger_position;
 pub use listening::{Listening, ListeningFacts, ListeningPlan, TurnEnd};
 pub use losses::LossWatch;

@@ -198,7 +198,7 @@ impl Service {
                 nodes::declare_absence(shared, client, for_millis).await
             }
             CoordinatorRequest::CompareInventory(comparison) => {
-                nodes::compare_inventory(shared, client, &comparison).await
+                nodes::compare_inventory(shared, client, comparison).await
             }
             CoordinatorRequest::ReportShard(report) => {
                 take_report(shared, report).await.map(|()| CoordinatorReply::ReportTaken)

@@ -39,7 +39,8 @@ fn compare(held: &[InventoryShard], expected: &[InventoryShard]) -> Compared {
     let (mut pending, mut steps, mut bytes) = (Vec::new(), 0, 0);
     loop {
         steps += 1;
-        let progress = watch.compare_ranges(NODE, &step, expected.to_vec());
+        let begun = watch.begin_step(NODE, &step).unwrap();
+        let progress = watch.end_step(NODE, begun.take(&step, expected.to_vec()));
         let differing = match &progress {
             ComparisonProgress::Differing(differing) => differing.clone(),
             _ => Vec::new(),

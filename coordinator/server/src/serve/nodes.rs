@@ -236,21 +236,37 @@ pub(super) async fn inventory(
 pub(super) async fn compare_inventory(
     shared: &Arc<Shared>,
     client: PublicKey,
-    comparison: &InventoryComparison,
+    comparison: InventoryComparison,
 ) -> Reply {
     if comparison.ranges.len() > INVENTORY_RANGES_MAX {
         return Err(malformed(format!("a comparison refines at most {INVENTORY_RANGES_MAX} ranges at once")));
     }
     let record = member(shared, client)?;
+    let number = record.number;
     // Before anything is made for it: whoever has shown its inventory asks again for nothing.
-    if !shared.soft().fleet.inventory_is_wanted(record.number) {
+    let begun = shared.soft().fleet.begin_step(number, &comparison);
+    let Some(begun) = begun else {
         return Ok(CoordinatorReply::InventoryCompared { differing: Vec::new() });
-    }
-    let expected = match comparison.begins() {
-        true => shared.with_view(|view| expected_on(view, record.number))?,
-        false => Vec::new(),
     };
-    let progress = shared.soft().fleet.compare_ranges(record.number, comparison, expected);
+    let inner = Arc::clone(shared);
+    // Hashing what is expected takes a second for a few million shards: not on the threads of the network, and not while
+    // heartbeats wait. It comes to its end even if the node is gone by then.
+    let work = move || {
+        let expected = match comparison.begins() {
+            true => inner.with_view(|view| expected_on(view, number)),
+            false => Ok(Vec::new()),
+        };
+        let taken = expected.map(|expected| begun.take(&comparison, expected));
+        let mut soft = inner.soft();
+        match taken {
+            Ok(taken) => Ok(soft.fleet.end_step(number, taken)),
+            Err(refusal) => {
+                soft.fleet.want_inventory(number, inner.environment.now());
+                Err(refusal)
+            }
+        }
+    };
+    let progress = shared.environment.blocking(work).await?;
     let differing = match progress {
         ComparisonProgress::Differing(differing) => differing,
         ComparisonProgress::Unwanted => Vec::new(),
