@@ -181,7 +181,7 @@ impl StorageNode {
         };
         let week = {
             let disk = Arc::clone(&options.disk);
-            environment.blocking(move || Week::open(disk.as_ref())).await?
+            environment.blocking(move || Week::open(disk.as_ref())).await
         };
         let address = match options.advertise {
             Some(address) => address,

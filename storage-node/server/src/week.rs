@@ -1,10 +1,9 @@
 //! What the node did in each hour of the last week, counted and kept.
 //!
-//! Always holds: what the file says is a week at most; a file that is damaged, or a disk that does not write, costs graphs and
-//! nothing else.
+//! Always holds: what the file says is a week at most; a file that is damaged or cannot be read, or a disk that does not write,
+//! costs graphs and nothing else.
 //! Leaves to others: what is due when (`storage-node/logic`), drawing (`page`).
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,19 +48,18 @@ struct Counted {
 
 impl Week {
     /// Goes on with what the disk says.
-    pub(crate) fn open(disk: &dyn Disk) -> io::Result<Self> {
-        let kept = read_small(disk, WEEK_FILE, WEEK_BYTES_MAX);
-        let kept = match kept {
-            Ok(kept) => kept,
-            Err(error) if error.kind() == io::ErrorKind::Other => Some(Vec::new()),
-            Err(error) => return Err(error),
-        };
+    pub(crate) fn open(disk: &dyn Disk) -> Self {
+        let kept = read_small(disk, WEEK_FILE, WEEK_BYTES_MAX).unwrap_or_else(|error| {
+            // No reason to stay away from the archive.
+            tracing::warn!(%error, "the counts of the last week cannot be read: they begin anew");
+            None
+        });
         let parsed = kept.as_deref().map(|bytes| std::str::from_utf8(bytes).ok()?.parse::<WeekBook>().ok());
         if parsed == Some(None) {
             tracing::warn!("the counts of the last week are damaged: they begin anew");
         }
         let book = parsed.flatten().unwrap_or_default();
-        Ok(Self { state: Mutex::new(State { book, counted: Counted::default() }) })
+        Self { state: Mutex::new(State { book, counted: Counted::default() }) }
     }
 
     /// Ranges served to readers in the last week.
@@ -151,13 +149,13 @@ async fn write(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::MemoryDisk;
+    use crate::store::{DiskFaults, MemoryDisk};
 
     #[test]
-    fn counts_that_are_damaged_or_too_long_begin_anew() {
+    fn counts_that_are_damaged_or_too_long_or_cannot_be_read_begin_anew() {
         let disk = MemoryDisk::new();
         let now = Timestamp::from_millis(1_795_383_909_000);
-        let hours = |disk: &MemoryDisk| Week::open(disk).unwrap().last_week(now).iter().flatten().count();
+        let hours = |disk: &MemoryDisk| Week::open(disk).last_week(now).iter().flatten().count();
         assert_eq!(hours(&disk), 0);
         replace_small(&disk, "", WEEK_FILE, b"firn-week 1\nhour 498717 1 2 3 4\n").unwrap();
         assert_eq!(hours(&disk), 1);
@@ -165,5 +163,10 @@ mod tests {
             replace_small(&disk, "", WEEK_FILE, damaged).unwrap();
             assert_eq!(hours(&disk), 0);
         }
+        replace_small(&disk, "", WEEK_FILE, b"firn-week 1\nhour 498717 1 2 3 4\n").unwrap();
+        disk.set_faults(DiskFaults { read_errors_per_million: 1_000_000, ..DiskFaults::default() });
+        assert_eq!(hours(&disk), 0);
+        disk.set_faults(DiskFaults::default());
+        assert_eq!(hours(&disk), 1);
     }
 }

@@ -200,7 +200,8 @@ impl World {
 
     fn fail(&mut self, per_million: u32) -> io::Result<()> {
         if per_million > 0 && draw(&mut self.random) % 1_000_000 < u64::from(per_million) {
-            return Err(io::Error::other("input/output error (simulated)"));
+            // EIO, of the kind that a real disk's has.
+            return Err(io::Error::from_raw_os_error(5));
         }
         Ok(())
     }
