@@ -1,7 +1,7 @@
 //! What a node did in each hour of the last week: what its owner sees of it as graphs.
 //!
-//! Always holds: there are at most 168 hours, the last of which is the one that runs; an hour that the node did not run in is
-//! none. The disk is written once an hour at most, while it is in use anyway, or after six hours: one that nobody reads from may
+//! Always holds: there are at most 168 hours; an hour that the node did not run in is none, and a clock that is wrong for a
+//! while takes no more hours than it runs for. The disk is written once an hour at most, while it is in use anyway, or after six hours: one that nobody reads from may
 //! sleep.
 //! Leaves to others: counting, drawing, the disk, clocks.
 
@@ -45,19 +45,37 @@ impl WeekBook {
     /// when a coordinator last answered, if one has in this run.
     pub fn add(&mut self, counts: HourCounts, disk_used: bool, heard: Option<Timestamp>, now: Timestamp) {
         let hour = now.as_millis() / HOUR_MILLIS;
-        // A clock that was ahead, or starts in 1970: what is not of this week is not shown as if it was.
-        self.hours.retain(|(known, _)| *known <= hour && hour - *known < HOURS_MOST as u64);
-        match self.hours.last_mut() {
-            Some((last, sums)) if *last == hour => {
-                sums.uploaded_bytes = sums.uploaded_bytes.saturating_add(counts.uploaded_bytes);
-                sums.downloaded_bytes = sums.downloaded_bytes.saturating_add(counts.downloaded_bytes);
-                sums.reads_helped = sums.reads_helped.saturating_add(counts.reads_helped);
-                sums.used_bytes = counts.used_bytes;
+        match self.hours.binary_search_by_key(&hour, |(known, _)| *known) {
+            Ok(place) => {
+                if let Some((_, sums)) = self.hours.get_mut(place) {
+                    sums.uploaded_bytes = sums.uploaded_bytes.saturating_add(counts.uploaded_bytes);
+                    sums.downloaded_bytes = sums.downloaded_bytes.saturating_add(counts.downloaded_bytes);
+                    sums.reads_helped = sums.reads_helped.saturating_add(counts.reads_helped);
+                    sums.used_bytes = counts.used_bytes;
+                }
             }
-            _ => self.hours.push((hour, counts)),
+            Err(place) => {
+                self.hours.insert(place, (hour, counts));
+                self.drop_farthest(hour);
+            }
         }
         self.heard = heard.or(self.heard);
         self.disk_used = disk_used;
+    }
+
+    /// Drops the hour that is farthest from now if there are too many. Others stay, also those ahead: a machine that starts in
+    /// 1970 until it has asked for the time has the whole week still when it knows it.
+    fn drop_farthest(&mut self, now_hour: u64) {
+        if self.hours.len() <= HOURS_MOST {
+            return;
+        }
+        let distance =
+            |found: Option<&(u64, HourCounts)>| found.map_or(0, |(hour, _)| hour.abs_diff(now_hour));
+        if distance(self.hours.last()) > distance(self.hours.first()) {
+            self.hours.pop();
+        } else {
+            self.hours.remove(0);
+        }
     }
 
     /// Whether the book is to be written now.
@@ -83,9 +101,9 @@ impl WeekBook {
         (begin..=end).map(found).collect()
     }
 
-    /// Ranges served to readers in the last week.
-    pub fn reads_helped(&self) -> u64 {
-        self.hours.iter().fold(0, |sum, (_, counts)| sum.saturating_add(counts.reads_helped))
+    /// Ranges served to readers in the last week as it ends with the hour of `now`.
+    pub fn reads_helped(&self, now: Timestamp) -> u64 {
+        self.last_week(now).iter().flatten().fold(0, |sum, counts| sum.saturating_add(counts.reads_helped))
     }
 
     /// When a coordinator last answered, in this run or one before.
@@ -179,7 +197,7 @@ mod tests {
             book.add(counts(1), false, None, at(HOUR + hour, 0));
             book.add(counts(2), false, None, at(HOUR + hour, 59));
         }
-        assert_eq!(book.reads_helped(), 168 * 3);
+        assert_eq!(book.reads_helped(at(HOUR + 499, 59)), 168 * 3);
         let week = book.last_week(at(HOUR + 499, 59));
         let sum = HourCounts { uploaded_bytes: 20, downloaded_bytes: 40, reads_helped: 3, used_bytes: 32 };
         assert_eq!(week, vec![Some(sum); 168]);
@@ -197,6 +215,31 @@ mod tests {
         book.add(counts(1), false, None, at(7, 0));
         assert_eq!(book.last_week(at(7, 0)).iter().flatten().count(), 1);
         assert_eq!(book.last_week(at(7, 0)).len(), 8);
+        assert_eq!(book.reads_helped(at(7, 0)), 1);
+    }
+
+    #[test]
+    fn a_clock_that_starts_in_1970_or_was_ahead_costs_as_many_hours_as_it_was_wrong() {
+        let mut book = WeekBook::default();
+        for hour in 0..168 {
+            book.add(counts(1), false, None, at(HOUR + hour, 0));
+        }
+        let end = HOUR + 167;
+        book.add(counts(1), false, None, at(7, 0));
+        book.add(counts(1), false, None, at(7, 1));
+        let mut book: WeekBook = book.to_text().parse().unwrap();
+        assert_eq!(book.reads_helped(at(end, 1)), 167);
+        book.add(counts(1), false, None, at(end, 2));
+        assert_eq!(book.reads_helped(at(end, 2)), 168);
+        // A whole week ahead: each hour that follows takes the place of one of these.
+        for hour in 0..168 {
+            book.add(counts(1), false, None, at(HOUR + 100_000 + hour, 0));
+        }
+        assert_eq!(book.reads_helped(at(end, 3)), 0);
+        for hour in 0..168 {
+            book.add(counts(1), false, None, at(end + hour, 4));
+            assert_eq!(book.reads_helped(at(end + hour, 4)), hour + 1);
+        }
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl NodeReport {
             uptime_seconds: shared.elapsed().as_secs(),
             attention: attention.collect(),
             dialled_seconds_ago: shared.dialled_ago().map(|ago| ago.as_secs()),
-            reads_helped_in_week: shared.week.reads_helped(),
+            reads_helped_in_week: shared.week.reads_helped(now),
             coordinators,
             done: WorkReport {
                 ranges_served: read(&counters.ranges_served),

@@ -63,8 +63,8 @@ impl Week {
     }
 
     /// Ranges served to readers in the last week.
-    pub(crate) fn reads_helped(&self) -> u64 {
-        self.state().book.reads_helped()
+    pub(crate) fn reads_helped(&self, now: Timestamp) -> u64 {
+        self.state().book.reads_helped(now)
     }
 
     /// The last week, hour by hour.
