@@ -17,6 +17,9 @@ pub const COUNT_LOST_AFTER: Duration = Duration::from_secs(72 * 3600);
 /// How long a node that was started has to be admitted.
 const BEGINNING: Duration = Duration::from_secs(600);
 
+// Coordinators that rebuild their archive know nobody until then: whoever holds shards was admitted once.
+const REBUILT_WITHIN: Duration = Duration::from_secs(6 * 3600);
+
 // The owner has to be told that long before anything follows from what he does not do.
 const _: () = assert!(OUT_OF_TOUCH_AFTER.as_secs() + 48 * 3600 <= COUNT_LOST_AFTER.as_secs());
 
@@ -27,6 +30,8 @@ pub struct OwnerFacts {
     pub state: Option<NodeState>,
     /// Whether its owner wants it to leave.
     pub leaving: bool,
+    /// For how long coordinators have answered that they do not know the node; none if they do, or none has answered.
+    pub unknown_for: Option<Duration>,
     /// How long ago a coordinator last answered in this run; none if none has.
     pub heard_ago: Option<Duration>,
     /// When a coordinator last answered, in this run or one before; when the node was started, if that is not known.
@@ -59,6 +64,8 @@ pub enum Concern {
     NewVersionRequired,
     /// Coordinators answer, and the archive does not take the node in.
     NotAdmitted,
+    /// The archive does not know the node, which holds shards.
+    NotKnown,
     /// No coordinator has answered since then.
     OutOfTouch {
         /// When one last did, or the node was started.
@@ -85,6 +92,7 @@ impl Concern {
             Self::DiskFailing { .. } => "disk-unread",
             Self::NewVersionRequired => "outdated",
             Self::NotAdmitted => "not-admitted",
+            Self::NotKnown => "not-known",
             Self::OutOfTouch { .. } => "out-of-touch",
             Self::Suspended => "suspended",
             Self::Removed => "removed",
@@ -118,6 +126,10 @@ impl Concern {
                 "the archive does not admit this node: the log says why; it needs a join token of its operators that was not used before (--token-file)"
                     .to_owned()
             }
+            Self::NotKnown => {
+                "the archive does not know this node, though it holds shards: its coordinators count on nothing here; ask its operators why, and for a new join token (--token-file)"
+                    .to_owned()
+            }
             Self::OutOfTouch { since, absent_until } => {
                 let declared = absent_until
                     .map(|until| format!(", and not before {until}, for until then it may be away"))
@@ -147,6 +159,7 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     let OwnerFacts {
         state,
         leaving,
+        unknown_for,
         heard_ago,
         silent_since,
         absent_until,
@@ -170,9 +183,11 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     if is_silent && !has_left {
         found.push(Concern::OutOfTouch { since: silent_since, absent_until });
     }
-    // Coordinators that rebuild their archive know nobody for a while: whoever holds shards was admitted once.
     if state.is_none() && shards == 0 && !is_silent && running_for >= BEGINNING {
         found.push(Concern::NotAdmitted);
+    }
+    if shards > 0 && !is_silent && unknown_for.is_some_and(|time| time >= REBUILT_WITHIN) {
+        found.push(Concern::NotKnown);
     }
     if state == Some(NodeState::Suspended) {
         found.push(Concern::Suspended);
@@ -214,7 +229,8 @@ mod tests {
             assert_eq!(of(facts(state)), []);
         }
         // The archive is being rebuilt.
-        assert_eq!(of(OwnerFacts { state: None, ..facts(NodeState::Active) }), []);
+        let unknown_for = Some(Duration::from_secs(3600));
+        assert_eq!(of(OwnerFacts { state: None, unknown_for, ..facts(NodeState::Active) }), []);
         let young = OwnerFacts { running_for: Duration::from_secs(9), shards: 0, ..facts(NodeState::Active) };
         assert_eq!(of(OwnerFacts { state: None, ..young }), []);
         let left = OwnerFacts { leaving: true, heard_ago: None, ..facts(NodeState::Gone) };
@@ -270,7 +286,10 @@ mod tests {
         assert_eq!(causes, ["disk-unread", "outdated", "out-of-touch", "removed", "deletions-refused"]);
         let stranger = OwnerFacts { state: None, shards: 0, ..facts(NodeState::Active) };
         assert_eq!(of(stranger), [Concern::NotAdmitted]);
-        causes.extend([Concern::DiskGone, Concern::Suspended, Concern::NotAdmitted].map(Concern::cause));
+        let forgotten = OwnerFacts { shards: 9, unknown_for: Some(REBUILT_WITHIN), ..stranger };
+        assert_eq!(of(forgotten), [Concern::NotKnown]);
+        let others = [Concern::DiskGone, Concern::Suspended, Concern::NotAdmitted, Concern::NotKnown];
+        causes.extend(others.map(Concern::cause));
         let names = causes.len();
         causes.sort_unstable();
         causes.dedup();

@@ -86,6 +86,7 @@ impl From<Concern> for Notice {
             Concern::NewVersionRequired => NoticeEvent::NewVersionRequired,
             Concern::Suspended => NoticeEvent::Suspended,
             Concern::NotAdmitted
+            | Concern::NotKnown
             | Concern::OutOfTouch { .. }
             | Concern::Removed
             | Concern::DeletionsRefused { .. } => NoticeEvent::NeedsAttention,

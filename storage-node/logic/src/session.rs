@@ -65,6 +65,8 @@ pub struct Membership {
     joining: bool,
     not_before: Duration,
     state: Option<NodeState>,
+    // Since when coordinators answer that they do not know it.
+    unknown_since: Option<Duration>,
 }
 
 /// One link to a coordinator.
@@ -101,6 +103,11 @@ impl Membership {
         self.state
     }
 
+    /// Since when coordinators answer that the archive does not know this node; none if it does, or none has answered.
+    pub const fn unknown_since(&self) -> Option<Duration> {
+        self.unknown_since
+    }
+
     /// Whether the archive moves this node's shards away.
     pub fn is_draining(&self) -> bool {
         self.state == Some(NodeState::Draining)
@@ -117,8 +124,12 @@ impl Membership {
             (None, _) => {
                 self.state = None;
                 self.joined_at = None;
+                self.unknown_since = self.unknown_since.or(Some(now));
             }
-            (Some(state), _) => self.state = Some(state),
+            (Some(state), _) => {
+                self.state = Some(state);
+                self.unknown_since = None;
+            }
         }
     }
 
@@ -301,6 +312,18 @@ mod tests {
         heartbeat(&mut second, &mut membership, seconds(2), &reply(None));
         assert_eq!(second.next(seconds(2), &mut membership), Step::Wait(HEARTBEAT_INTERVAL));
         assert_eq!(membership.state(), Some(NodeState::Active));
+    }
+
+    #[test]
+    fn since_when_a_node_is_unknown_is_known_from_answers_alone() {
+        let mut membership = Membership::default();
+        let mut session = Session::new(seconds(0));
+        assert_eq!(membership.unknown_since(), None);
+        session.heard(&reply(None), KNOWN, (seconds(3), seconds(3)), &mut membership);
+        session.heard(&reply(None), KNOWN, (seconds(5), seconds(5)), &mut membership);
+        assert_eq!(membership.unknown_since(), Some(seconds(3)));
+        session.heard(&reply(Some(NodeState::Active)), KNOWN, (seconds(7), seconds(7)), &mut membership);
+        assert_eq!(membership.unknown_since(), None);
     }
 
     #[test]

@@ -44,8 +44,13 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
     };
     let heard = shared.heard();
     let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (state, unknown_since) = {
+        let membership = shared.membership();
+        (membership.state(), membership.unknown_since())
+    };
     let facts = OwnerFacts {
-        state: shared.membership().state(),
+        state,
+        unknown_for: unknown_since.map(|since| running_for.saturating_sub(since)),
         leaving: shared.leaving.load(std::sync::atomic::Ordering::Acquire),
         heard_ago: heard.map(|heard| now.since(heard)),
         silent_since: heard.or(heard_before).unwrap_or(started),
