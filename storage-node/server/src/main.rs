@@ -133,8 +133,7 @@ fn print_report(report: &NodeReport) {
     println!("archive     {}", report.archive);
     println!("address     {}", report.address);
     println!("domain      {}", report.failure_domain);
-    let state = report.state.as_deref().unwrap_or("not admitted");
-    println!("state       {state}{}", if report.leaving { ", leaving" } else { "" });
+    println!("state       {}{}", report.state_in_words(), if report.leaving { ", leaving" } else { "" });
     println!("shards      {}", report.shards);
     println!(
         "space       {} of {} used, {} of it trash",

@@ -26,6 +26,7 @@ impl NodeReport {
                 "This node is well and may be away, as declared".to_owned()
             }
             (true, None, true) => "This node is well".to_owned(),
+            (true, _, false) if self.is_answered() => "The archive does not know this node".to_owned(),
             (true, _, false) => "This node is not in touch with its archive".to_owned(),
         };
         let why = self.why_not_full().map(|why| format!(" ({why})")).unwrap_or_default();
@@ -56,6 +57,25 @@ impl NodeReport {
         )
     }
 
+    /// Where the node is in its life, in a word or two.
+    pub fn state_in_words(&self) -> &str {
+        match &self.state {
+            Some(state) => state,
+            None if self.was_answered() => "not admitted",
+            None => "not known yet",
+        }
+    }
+
+    /// Whether a coordinator that is connected now has answered.
+    fn is_answered(&self) -> bool {
+        self.coordinators.iter().any(|link| link.connected && link.heard_seconds_ago.is_some())
+    }
+
+    /// Whether a coordinator has answered in this run: before, nobody knows what the archive makes of the node.
+    fn was_answered(&self) -> bool {
+        self.coordinators.iter().any(|link| link.heard_seconds_ago.is_some())
+    }
+
     /// What its owner has to see to, a sentence each.
     pub fn needs_attention(&self) -> Vec<String> {
         self.attention.iter().map(|attention| attention.sentence.clone()).collect()
@@ -67,7 +87,11 @@ impl NodeReport {
         if self.used_bytes >= self.quota_bytes / 2 {
             return None;
         }
-        Some(if self.state.is_none() {
+        Some(if self.state.is_none() && !self.was_answered() {
+            "no coordinator has said yet whether the archive knows it"
+        } else if self.state.is_none() && self.shards > 0 {
+            "the archive does not know it"
+        } else if self.state.is_none() {
             "the archive has not admitted it yet"
         } else if self.leaving || is(NodeState::Draining) {
             "what it holds is moved to others"
@@ -165,7 +189,14 @@ mod tests {
         assert!(young.sentence().contains("nobody has dialled it yet"));
         let away = NodeReport { coordinators: vec![], state: None, ..report() };
         assert!(away.sentence().starts_with("This node is not in touch with its archive: "));
-        assert!(away.sentence().contains("has not admitted it yet"));
+        assert!(away.sentence().contains("no coordinator has said yet"));
+        assert_eq!(away.state_in_words(), "not known yet");
+        let forgotten = NodeReport { state: None, ..report() };
+        assert!(forgotten.sentence().starts_with("The archive does not know this node: "));
+        assert!(forgotten.sentence().contains("(the archive does not know it)"));
+        assert_eq!(forgotten.state_in_words(), "not admitted");
+        let fresh = NodeReport { shards: 0, ..forgotten };
+        assert!(fresh.sentence().contains("has not admitted it yet"));
     }
 
     #[test]

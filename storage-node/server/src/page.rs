@@ -63,7 +63,7 @@ fn body_of(report: &NodeReport, week: &[Option<HourCounts>]) -> String {
     graph(&mut body, "Downloaded in an hour", week, |hour| hour.downloaded_bytes, bytes);
     graph(&mut body, "Reads helped in an hour", week, |hour| hour.reads_helped, |reads| reads.to_string());
     graph(&mut body, "Held", week, |hour| hour.used_bytes, bytes);
-    let state = report.state.as_deref().unwrap_or("not admitted");
+    let state = report.state_in_words();
     let rows = [
         ("Node", report.node.clone()),
         ("Archive", report.archive.clone()),
