@@ -40,7 +40,7 @@ pub struct OwnerFacts {
     pub absent_until: Option<Timestamp>,
     /// How long the node has run.
     pub running_for: Duration,
-    /// Whether a coordinator answers in a later version of the protocol.
+    /// Whether a coordinator answers in another version of the protocol; it does not say whether in a later one.
     pub is_outdated: bool,
     /// Shards that are here.
     pub shards: u64,
@@ -60,7 +60,7 @@ pub enum Concern {
         /// How many shards it did not give.
         unread_shards: u64,
     },
-    /// The coordinators speak a later version of the protocol.
+    /// The coordinators speak another version of the protocol.
     NewVersionRequired,
     /// Coordinators answer, and the archive does not take the node in.
     NotAdmitted,
@@ -120,7 +120,8 @@ impl Concern {
                 "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
             ),
             Self::NewVersionRequired => {
-                "the archive's coordinators speak a later version of the protocol: update this program".to_owned()
+                "the archive's coordinators speak another version of the protocol: update this program; if it is the latest, the archive's are older, so ask its operators"
+                    .to_owned()
             }
             Self::NotAdmitted => {
                 "the archive does not admit this node: the log says why; it needs a join token of its operators that was not used before (--token-file)"

@@ -37,7 +37,7 @@ pub enum NoticeEvent {
     Suspended,
     /// The disk does not give what it holds, or is gone.
     DiskFailing,
-    /// The program is too old for the archive.
+    /// The program and the archive speak different versions of the protocol.
     NewVersionRequired,
     /// The node has left: everything on it has another home.
     Drained,
