@@ -13,7 +13,7 @@ use firn_storage_node_logic::{Known, LeaveWatch, Session, Step, reconnect_delay}
 use firn_transport::{AskError, ConnectError, Connection, serve_connection};
 use firn_wire::{
     CoordinatorEntry, CoordinatorReply, CoordinatorRequest, Descriptor, INVENTORY_SHARDS_MAX,
-    InventoryComparison, InventoryRange, JoinRequest, NodeState, OrderRank, RefusalKind,
+    InventoryComparison, InventoryRange, InventoryShard, JoinRequest, NodeState, OrderRank, RefusalKind,
 };
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -103,7 +103,7 @@ async fn keep_link(shared: Arc<Shared>, entry: CoordinatorEntry) {
 /// Talks to one coordinator until the connection is over.
 async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &Connection) {
     let mut session = Session::new(shared.elapsed());
-    let mut salt = [0; 32];
+    let mut begun = Begun::default();
     // Ended with the conversation.
     let mut errands = JoinSet::new();
     while !connection.is_closed() {
@@ -112,11 +112,11 @@ async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &C
             Step::Heartbeat => heartbeat(shared, entry.id, &mut session).await,
             Step::Join => join(shared, entry.id, &mut session).await,
             Step::BeginComparison => {
-                salt = shared.environment.seed();
-                compare(shared, entry.id, &mut session, salt, None).await;
+                begun = begin_comparison(shared).await;
+                compare(shared, entry.id, &mut session, &begun, None).await;
             }
             Step::RefineRanges(ranges) => {
-                compare(shared, entry.id, &mut session, salt, Some(ranges)).await;
+                compare(shared, entry.id, &mut session, &begun, Some(ranges)).await;
             }
             Step::InventoryPage { after } => {
                 let after = after.map(|(coding, index)| ShardName::new(coding, index));
@@ -137,6 +137,8 @@ async fn converse(shared: &Arc<Shared>, entry: &CoordinatorEntry, connection: &C
                 session.ledger_tried();
             }
             Step::Wait(time) => {
+                // There is time for nothing else: no comparison is under way.
+                begun = Begun::default();
                 // Whichever comes first.
                 let _ = timeout(time, connection.closed()).await;
             }
@@ -229,22 +231,35 @@ async fn join(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Session) 
     }
 }
 
+/// A comparison of the inventory that was begun on a link. Listing a large store takes long, so it is done once.
+#[derive(Debug, Default)]
+struct Begun {
+    salt: [u8; 32],
+    // What was here then, in order.
+    held: Arc<Vec<InventoryShard>>,
+}
+
+async fn begin_comparison(shared: &Shared) -> Begun {
+    let held = shared.with_store(|store| {
+        let (held, _) = store.inventory(None, usize::MAX);
+        held.into_iter().map(|name| (name.coding, name.index)).collect::<Vec<_>>()
+    });
+    Begun { salt: shared.environment.seed(), held: Arc::new(held.await) }
+}
+
 /// Takes a step of comparing the inventory: the first one, or what is in `ranges`.
 async fn compare(
     shared: &Arc<Shared>,
     coordinator: NodeId,
     session: &mut Session,
-    salt: [u8; 32],
+    begun: &Begun,
     ranges: Option<Vec<InventoryRange>>,
 ) {
+    let (salt, held) = (begun.salt, Arc::clone(&begun.held));
     // Hashing a million names takes a second.
-    let comparison = shared.with_store(move |store| {
-        let (held, _) = store.inventory(None, usize::MAX);
-        let held: Vec<_> = held.into_iter().map(|name| (name.coding, name.index)).collect();
-        match ranges {
-            None => InventoryComparison::beginning(salt, &held),
-            Some(ranges) => InventoryComparison::refining(salt, &ranges, &held),
-        }
+    let comparison = shared.environment.blocking(move || match ranges {
+        None => InventoryComparison::beginning(salt, &held),
+        Some(ranges) => InventoryComparison::refining(salt, &ranges, &held),
     });
     let comparison = comparison.await;
     let refined = if comparison.begins() { 0 } else { comparison.ranges.len() };
