@@ -14,6 +14,7 @@ mod differing;
 mod disk_windows;
 mod filters;
 mod health;
+mod inventories;
 mod ledger;
 mod likeness;
 mod members;

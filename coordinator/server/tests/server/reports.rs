@@ -22,10 +22,10 @@ use firn_wire::{
 const COPIES: u8 = 3;
 const LIAR: u8 = 1;
 const QUOTA_BYTES: u64 = 1 << 40;
-const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// What every node was given, and how often each was asked for some of it.
-struct Shard {
+pub(crate) struct Shard {
     bytes: Vec<u8>,
     tree: ShardTree,
     asked: [AtomicUsize; COPIES as usize],
@@ -35,7 +35,7 @@ fn node_identity(node: u8) -> Identity {
     Identity::from_seed(&[node + 10; 32])
 }
 
-fn node_id(node: u8) -> NodeId {
+pub(crate) fn node_id(node: u8) -> NodeId {
     node_identity(node).node_id()
 }
 
@@ -65,8 +65,14 @@ async fn commit(archive: &Archive, command: Command) {
     assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
 }
 
+pub(crate) fn shard() -> Arc<Shard> {
+    let length = usize::try_from(shard_bytes(1 << 20, 1)).unwrap();
+    let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    Arc::new(Shard { tree: ShardTree::of(&bytes), bytes, asked: Default::default() })
+}
+
 /// Commits a bundle of one shard, which all nodes hold.
-async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
+pub(crate) async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
     for node in 0..COPIES {
         let join = Command::JoinNode {
             node: node_id(node),
@@ -104,15 +110,15 @@ async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
 }
 
 /// A node that keeps a connection to the coordinator and answers for ranges on it; wrongly, if it is the liar.
-async fn connect(archive: &Archive, node: u8, shard: &Arc<Shard>) -> Endpoint {
+pub(crate) async fn connect(archive: &Archive, node: u8, shard: &Arc<Shard>) -> (Endpoint, Connection) {
     let own = endpoint(&node_identity(node), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let machine = &archive.machines[&1];
     let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
     let heard: CoordinatorReply =
         connection.call(&CoordinatorRequest::Heartbeat(status()), CONTROL_BYTES_MAX, WITHIN).await.unwrap();
     assert!(matches!(heard, CoordinatorReply::Heartbeat(_)), "{heard:?}");
-    tokio::spawn(answer(connection, node, Arc::clone(shard)));
-    own
+    tokio::spawn(answer(connection.clone(), node, Arc::clone(shard)));
+    (own, connection)
 }
 
 async fn answer(connection: Connection, node: u8, shard: Arc<Shard>) {
@@ -132,7 +138,7 @@ async fn answer(connection: Connection, node: u8, shard: Arc<Shard>) {
 }
 
 /// The nodes that the archive counts for a shard.
-fn holders(archive: &Archive, coding: CodingId, index: u8) -> usize {
+pub(crate) fn holders(archive: &Archive, coding: CodingId, index: u8) -> usize {
     let facts = archive.coordinator(1).consensus().facts();
     let bundle = facts.bundle(facts.coding_bundle(coding).unwrap().unwrap()).unwrap().unwrap();
     let record = bundle.codings.into_iter().find(|record| record.id == coding).unwrap();
@@ -143,9 +149,7 @@ fn holders(archive: &Archive, coding: CodingId, index: u8) -> usize {
 async fn a_shard_of_a_liar_counts_as_missing_once_a_reader_says_so_and_an_honest_nodes_does_not() {
     let archive = Archive::found(1).await;
     archive.leader().await;
-    let length = usize::try_from(shard_bytes(1 << 20, 1)).unwrap();
-    let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
-    let shard = Arc::new(Shard { tree: ShardTree::of(&bytes), bytes, asked: Default::default() });
+    let shard = shard();
     let coding = publish(&archive, &shard).await;
     let mut nodes = Vec::new();
     for node in 0..COPIES {
