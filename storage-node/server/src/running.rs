@@ -22,6 +22,9 @@ use crate::{Failure, failed};
 // Looks for a disk that is gone: a few system calls.
 const DISK_AWAITED_EVERY: Duration = Duration::from_secs(2);
 
+// Whoever has the address may be the node before this one, which is being stopped.
+const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
 /// Runs the node until it is asked to stop or has left the archive. While its disk is gone it is offline, and comes
 /// back with the disk.
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
@@ -30,15 +33,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     let id = directory.identity().node_id();
     let looked = watch::Sender::new(None);
     if let Some(address) = config.http {
-        let listener = TcpListener::bind(address).await;
-        let listener =
-            listener.map_err(|error| failed(format!("cannot listen on {address} for --http: {error}")))?;
-        let node = looked.subscribe();
-        tokio::spawn(async move {
-            if let Err(error) = serve_monitoring(listener, node).await {
-                tracing::error!(%error, "the page for monitoring has ended");
-            }
-        });
+        tokio::spawn(show(address, looked.subscribe()));
     }
     let notifier = config.notify_command.clone().map(|command| {
         let notifier = Arc::new(Mutex::new(OwnerNotifier::new(environment.clone(), command)));
@@ -63,6 +58,30 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
             back = until_back(&config, id) => back,
         };
         tracing::info!("the disk with the data directory is back");
+    }
+}
+
+/// Shows the node by HTTP. An address that is taken keeps nobody off the archive: it is tried again.
+async fn show(address: SocketAddr, mut node: watch::Receiver<Option<NodeHandle>>) {
+    // Before it runs for the first time nothing is known of it, also not that its disk was gone.
+    if node.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
+    let mut is_told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                if !is_told {
+                    tracing::warn!(%address, %error, "nothing listens for --http: it is tried again");
+                }
+                is_told = true;
+            }
+        }
+        sleep(LISTEN_AGAIN_AFTER).await;
+    };
+    if let Err(error) = serve_monitoring(listener, node).await {
+        tracing::error!(%error, "the page for monitoring has ended");
     }
 }
 
