@@ -1,7 +1,8 @@
 //! Running the command that an owner wants to be told by.
 //!
 //! Always holds: it gets one line on its standard input, has [`COMMAND_MOST`], and is killed with all that it started when that
-//! is over. What it prints goes to the node's log.
+//! is over while the node runs. What it prints goes where the node's log goes.
+//! Leaves to others: what it leaves behind when it ends by itself, and when the node ends (the service manager).
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -43,7 +44,9 @@ pub(crate) fn run_notify_command(command: &str, line: &[u8]) -> Result<(), Notif
 
 fn run_within(command: &str, line: &[u8], most: Duration) -> Result<(), NotifyCommandError> {
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(command).stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+    // What the node itself prints on its standard output is for programs.
+    let log = Stdio::from(io::stderr());
+    shell.arg("-c").arg(command).stdin(Stdio::piped()).stdout(log).process_group(0);
     let mut child = shell.spawn().map_err(NotifyCommandError::Start)?;
     if let Some(mut input) = child.stdin.take() {
         // A line is shorter than what a pipe holds, so nobody is waited for; a command that reads nothing is fine too.
