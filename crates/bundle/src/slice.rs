@@ -76,8 +76,11 @@ pub enum SliceError {
 /// Which bytes of its payload a shard has as they are; none for a parity shard.
 pub fn plain_slice(header: &ShardFileHeader) -> Option<Range<u64>> {
     let (content, coding) = (header.content(), header.coding());
-    // For k = 1 every shard is a copy, as its root shows.
-    let place = (0..coding.k()).find(|place| coding.root(ShardIndex(*place)) == Some(header.root()))?;
+    // For k = 1 every shard is a copy. Else the index says it: slices with equal bytes have equal roots.
+    let place = match coding.k() {
+        1 => 0,
+        k => Some(header.index().0).filter(|index| *index < k)?,
+    };
     let start = (u64::from(place) * coding.shard_bytes()).min(content.payload_bytes());
     let end = (start + coding.shard_bytes()).min(content.payload_bytes());
     Some(start..end)
@@ -234,7 +237,30 @@ fn collect_mentions(bytes: &[u8], names: &mut BTreeSet<String>) {
 
 #[cfg(test)]
 mod tests {
+    use firn_base::{ManifestRoot, PayloadRoot, Scheme, ShardRoot, shard_bytes};
+
     use super::*;
+    use crate::coding_header::CodingHeader;
+    use crate::content_header::{BundleRole, ContentHeader};
+
+    #[test]
+    fn slices_with_equal_bytes_are_told_apart_by_their_index() {
+        const HALF: u64 = 1 << 19;
+        let (payload_root, manifest_root) =
+            (PayloadRoot::from_bytes([1; 32]), ManifestRoot::from_bytes([1; 32]));
+        let (payload, manifest) = ((2 * HALF, payload_root), (1000, manifest_root));
+        let content = ContentHeader::new(BundleRole::Ordinary, payload, manifest, Vec::new()).unwrap();
+        let slice = |k: u8, index: u8| {
+            let roots = vec![ShardRoot::from_bytes([2; 32]); Scheme::n_max(k).unwrap().into()];
+            let coding = CodingHeader::new(content.bundle_id(), k, shard_bytes(2 * HALF, k), roots).unwrap();
+            let header = ShardFileHeader::new(content.clone(), coding, ShardIndex(index)).unwrap();
+            plain_slice(&header)
+        };
+        assert_eq!(slice(2, 0), Some(0..HALF));
+        assert_eq!(slice(2, 1), Some(HALF..2 * HALF));
+        assert_eq!(slice(2, 2), None);
+        assert_eq!(slice(1, 2), Some(0..2 * HALF));
+    }
 
     #[test]
     fn names_are_found_in_frames_as_they_are_and_compressed() {
