@@ -29,6 +29,9 @@ pub const MENTIONS_MAX: usize = 10_000;
 // A slice has a few thousand frames of ours; the bytes of a frame's beginning may stand anywhere.
 const BEGINNINGS_MAX: usize = 65_536;
 
+// Raw bytes of frames, and of what looked like one: a thousand in vain, which a slice of ours has hardly one of.
+const LOOKED_AT_BYTES_MAX: u64 = BLOCKS_RAW_BYTES_MAX * 16;
+
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const STORE_PREFIX: &[u8] = b"/nix/store/";
 const HASH_PART_BYTES: usize = 32;
@@ -184,25 +187,26 @@ fn read_exact(source: &impl ReadAt, mut offset: u64, mut buffer: &mut [u8]) -> i
 fn mentioned_names(frames: &[u8]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     collect_mentions(frames, &mut names);
-    let mut raw_bytes_left = BLOCKS_RAW_BYTES_MAX.saturating_mul(4);
+    let mut bytes_left = LOOKED_AT_BYTES_MAX;
     let mut rest = frames;
     let mut beginnings = 0;
     while let Some(place) = rest.windows(ZSTD_MAGIC.len()).position(|window| window == ZSTD_MAGIC) {
         rest = rest.get(place..).unwrap_or_default();
-        let frame_bytes = zstd_frame(rest).filter(|(_, raw_bytes)| u64::from(*raw_bytes) <= raw_bytes_left);
+        let frame_bytes = zstd_frame(rest).filter(|(_, raw_bytes)| u64::from(*raw_bytes) <= bytes_left);
         let stored = frame_bytes.and_then(|(stored_bytes, raw)| Some((rest.get(..stored_bytes)?, raw)));
         let raw = stored.and_then(|(stored, raw)| Codec::Zstd.decompress(stored, raw));
-        let step = match (&raw, stored) {
+        let (step, cost) = match (&raw, stored) {
             (Some(raw), Some((stored, raw_bytes))) => {
-                raw_bytes_left = raw_bytes_left.saturating_sub(raw_bytes.into());
                 collect_mentions(raw, &mut names);
-                stored.len()
+                (stored.len(), raw_bytes)
             }
-            _ => 1,
+            // As much as may have been looked at in vain: whoever packed it chose the bytes.
+            _ => (1, FRAME_RAW_BYTES_MAX),
         };
+        bytes_left = bytes_left.saturating_sub(cost.into());
         rest = rest.get(step..).unwrap_or_default();
         beginnings += 1;
-        if names.len() >= MENTIONS_MAX || beginnings >= BEGINNINGS_MAX {
+        if names.len() >= MENTIONS_MAX || beginnings >= BEGINNINGS_MAX || bytes_left == 0 {
             break;
         }
     }
@@ -273,6 +277,12 @@ mod tests {
         let names: Vec<String> = mentioned_names(&frames).into_iter().collect();
         assert_eq!(names, ["glibc-2.40", "hello-2.12"]);
         assert!(mentioned_names(&ZSTD_MAGIC.repeat(1000)).is_empty());
+        // A packer who wrote nothing but beginnings does not keep anybody for long.
+        let behind = |beginnings: usize| {
+            mentioned_names(&[ZSTD_MAGIC.repeat(beginnings).as_slice(), &compressed].concat())
+        };
+        assert_eq!(behind(1000).len(), 2);
+        assert!(behind(1100).len() < 2);
     }
 
     #[test]
