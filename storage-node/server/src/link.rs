@@ -167,10 +167,9 @@ async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Sess
     shared.hears(coordinator, None);
     shared.authority.learn_time(coordinator, reply.now, asked);
     shared.authority.hear(OrderRank { generation: reply.generation, epoch: reply.epoch }).await;
-    shared.link(coordinator, |state| {
-        state.heard = Some(tokio::time::Instant::now());
-        state.leads = (reply.leader == Some(coordinator)).then_some(reply.epoch);
-    });
+    shared.was_answered(coordinator);
+    let leads = (reply.leader == Some(coordinator)).then_some(reply.epoch);
+    shared.link(coordinator, |state| state.leads = leads);
     let known = Known {
         generation: shared.client.roster().roster().generation,
         ledger_entries: shared.ledger.entries(),

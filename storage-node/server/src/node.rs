@@ -210,6 +210,7 @@ impl StorageNode {
             dialled_at_millis: AtomicU64::new(0),
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
+            heard_at: Mutex::default(),
             leaving: AtomicBool::new(leaving),
             leave_watch: Mutex::default(),
             standing: Mutex::default(),

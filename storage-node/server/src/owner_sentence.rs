@@ -72,8 +72,8 @@ impl NodeReport {
     }
 
     /// Whether a coordinator has answered in this run: before, nobody knows what the archive makes of the node.
-    fn was_answered(&self) -> bool {
-        self.coordinators.iter().any(|link| link.heard_seconds_ago.is_some())
+    const fn was_answered(&self) -> bool {
+        self.heard_seconds_ago.is_some()
     }
 
     /// What its owner has to see to, a sentence each.
@@ -139,6 +139,7 @@ mod tests {
             traffic_month_bytes: 2_000_000_000,
             dialled_seconds_ago: Some(180),
             reads_helped_in_week: 1234,
+            heard_seconds_ago: Some(2),
             coordinators: vec![LinkReport {
                 connected: true,
                 heard_seconds_ago: Some(2),
@@ -187,7 +188,7 @@ mod tests {
         assert!(sentence.ends_with("; to do: mount the disk; and 1 more."), "{sentence}");
         let young = NodeReport { uptime_seconds: 60, ..ailing };
         assert!(young.sentence().contains("nobody has dialled it yet"));
-        let away = NodeReport { coordinators: vec![], state: None, ..report() };
+        let away = NodeReport { coordinators: vec![], heard_seconds_ago: None, state: None, ..report() };
         assert!(away.sentence().starts_with("This node is not in touch with its archive: "));
         assert!(away.sentence().contains("no coordinator has said yet"));
         assert_eq!(away.state_in_words(), "not known yet");

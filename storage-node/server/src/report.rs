@@ -98,6 +98,8 @@ pub struct NodeReport {
     pub dialled_seconds_ago: Option<u64>,
     /// Ranges served to readers in the last week.
     pub reads_helped_in_week: u64,
+    /// Seconds since a coordinator last answered, also one that is none any more; none if none has since it was started.
+    pub heard_seconds_ago: Option<u64>,
     /// Its links to the coordinators.
     pub coordinators: Vec<LinkReport>,
     /// What it has done since it was started.
@@ -277,6 +279,7 @@ impl NodeReport {
             attention: attention.collect(),
             dialled_seconds_ago: shared.dialled_ago().map(|ago| ago.as_secs()),
             reads_helped_in_week: shared.week.reads_helped(now),
+            heard_seconds_ago: shared.heard_ago().map(|ago| ago.as_secs()),
             coordinators,
             done: WorkReport {
                 ranges_served: read(&counters.ranges_served),
@@ -299,8 +302,8 @@ impl NodeReport {
 
     /// For how long no coordinator has answered, if that is worth a word.
     pub fn out_of_touch(&self) -> Option<Duration> {
-        let heard = self.coordinators.iter().filter_map(|link| link.heard_seconds_ago).min();
-        out_of_touch(heard.map(Duration::from_secs), Duration::from_secs(self.uptime_seconds))
+        let heard_ago = self.heard_seconds_ago.map(Duration::from_secs);
+        out_of_touch(heard_ago, Duration::from_secs(self.uptime_seconds))
     }
 
     /// Whether the node takes part: admitted, and in touch with a coordinator.

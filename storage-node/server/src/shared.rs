@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) dialled_at_millis: AtomicU64,
     pub(crate) membership: Mutex<Membership>,
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
+    // When a coordinator last answered, also one that is none any more; none if none has in this run.
+    pub(crate) heard_at: Mutex<Option<Instant>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,
     pub(crate) leaving: AtomicBool,
     pub(crate) leave_watch: Mutex<LeaveWatch>,
@@ -249,11 +251,22 @@ impl Shared {
         (at > 0).then(|| self.elapsed().saturating_sub(Duration::from_millis(at)))
     }
 
-    /// When a coordinator last answered in this run; none if none has.
+    /// A coordinator has answered.
+    pub(crate) fn was_answered(&self, coordinator: NodeId) {
+        let now = Instant::now();
+        self.link(coordinator, |state| state.heard = Some(now));
+        *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// How long ago a coordinator last answered in this run; none if none has.
+    pub(crate) fn heard_ago(&self) -> Option<Duration> {
+        let at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.map(|at| at.elapsed())
+    }
+
+    /// When that was, by the own clock.
     pub(crate) fn heard(&self) -> Option<Timestamp> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let ago = links.values().filter_map(|link| link.heard).map(|at| at.elapsed()).min()?;
-        let ago_millis = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        let ago_millis = u64::try_from(self.heard_ago()?.as_millis()).unwrap_or(u64::MAX);
         Some(Timestamp::from_millis(self.local_time().as_millis().saturating_sub(ago_millis)))
     }
 
