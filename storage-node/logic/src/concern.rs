@@ -44,7 +44,7 @@ pub struct OwnerFacts {
     pub is_outdated: bool,
     /// Shards that are here.
     pub shards: u64,
-    /// Shards that the disk did not give when they were read again.
+    /// Shards that the disk did not give when they were read again last.
     pub unread_shards: u64,
     /// Delete orders that were refused because they went too far.
     pub refused_deletions: u64,

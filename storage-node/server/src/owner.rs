@@ -58,7 +58,7 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         running_for,
         is_outdated,
         shards: shared.store.shards(),
-        unread_shards: shared.scrub.counts().unread,
+        unread_shards: shared.scrub.unread_shards(|name| shared.store.holds(name)),
         refused_deletions: shared.refusals().current(now),
     };
     concerns(&facts)

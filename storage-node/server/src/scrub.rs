@@ -5,6 +5,7 @@
 //! of the time, so that readers and the other work of the machine come first. Leaves to others: what is due when
 //! (`storage-node/logic`), what becomes of damage (`store`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,9 @@ const RESTS_IN_THE_BACKGROUND: u32 = 9;
 // The owner waits for it, and readers go on.
 const RESTS_WHEN_ASKED: u32 = 1;
 
+// Of a disk that gives fewer nobody has to know how many more.
+const UNREAD_MOST: usize = 4096;
+
 // Names are looked up, and the place kept, for so many shards at once.
 const PAGE: usize = 64;
 
@@ -33,6 +37,8 @@ const PAGE: usize = 64;
 pub(crate) struct Scrub {
     plan: ScrubPlan,
     state: Mutex<ScrubState>,
+    // Shards that the disk did not give when they were read last, in this run.
+    unread: Mutex<BTreeSet<ShardName>>,
     asked: Notify,
 }
 
@@ -67,12 +73,31 @@ impl Scrub {
         // A clock that was set back must not put the next round off for years.
         let began = began.min(now.after(plan.period));
         let state = ScrubState { began, place, ended, counts: ScrubCounts::default() };
-        Ok(Self { plan, state: Mutex::new(state), asked: Notify::new() })
+        Ok(Self { plan, state: Mutex::new(state), unread: Mutex::default(), asked: Notify::new() })
     }
 
     /// What was read since the program began.
     pub(crate) fn counts(&self) -> ScrubCounts {
         self.state().counts
+    }
+
+    /// How many of the shards that are here the disk did not give when they were read last.
+    pub(crate) fn unread_shards(&self, is_here: impl Fn(ShardName) -> bool) -> u64 {
+        self.unread().iter().filter(|name| is_here(**name)).count() as u64
+    }
+
+    /// A shard was read: the disk gave it, or did not.
+    fn note(&self, name: ShardName, was_given: bool) {
+        let mut unread = self.unread();
+        if was_given {
+            unread.remove(&name);
+        } else if unread.len() < UNREAD_MOST {
+            unread.insert(name);
+        }
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeSet<ShardName>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When the last whole round ended.
@@ -162,6 +187,8 @@ async fn read_all(shared: &Arc<Shared>) {
 async fn read(shared: &Arc<Shared>, name: ShardName, rests: u32) {
     let (begun, now) = (Instant::now(), shared.local_time());
     let verified = shared.with_store(move |store| store.verify(name, now)).await;
+    let was_given = !matches!(verified, Err(ReadShardError::Disk(_) | ReadShardError::Range(_)));
+    shared.scrub.note(name, was_given);
     shared.scrub.change(|state| match verified {
         Ok(()) => state.counts.whole += 1,
         Err(ReadShardError::Damaged) => state.counts.damaged += 1,
@@ -231,6 +258,19 @@ mod tests {
         }
         let golden = "firn-scrub 1\nbegan 1000000000000\nplace -\nended -\n";
         assert_eq!(text(&open(&MemoryDisk::new())), golden);
+    }
+
+    #[test]
+    fn a_shard_is_unread_until_it_is_read_again_or_gone() {
+        let scrub = Scrub::open(&MemoryDisk::new(), ScrubPlan::STANDARD, NOW).unwrap();
+        let name = |index| ShardName::new(CodingId::from_bytes([7; 32]), ShardIndex(index));
+        for (index, was_given) in [(1, false), (1, false), (2, false), (3, true)] {
+            scrub.note(name(index), was_given);
+        }
+        assert_eq!(scrub.unread_shards(|_| true), 2);
+        assert_eq!(scrub.unread_shards(|here| here != name(2)), 1);
+        scrub.note(name(1), true);
+        assert_eq!(scrub.unread_shards(|_| true), 1);
     }
 
     #[test]
