@@ -60,6 +60,8 @@ pub enum Concern {
         /// How many shards it did not give.
         unread_shards: u64,
     },
+    /// Another process is heard as this node, so that this one ends.
+    Copied,
     /// The coordinators speak another version of the protocol.
     NewVersionRequired,
     /// Coordinators answer, and the archive does not take the node in.
@@ -90,6 +92,7 @@ impl Concern {
         match self {
             Self::DiskGone => "disk-gone",
             Self::DiskFailing { .. } => "disk-unread",
+            Self::Copied => "copied",
             Self::NewVersionRequired => "outdated",
             Self::NotAdmitted => "not-admitted",
             Self::NotKnown => "not-known",
@@ -119,6 +122,10 @@ impl Concern {
             Self::DiskFailing { unread_shards } => format!(
                 "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
             ),
+            Self::Copied => {
+                "another process runs as this node, and this one has ended: two copies of a data directory must not run at once; stop the other one, or delete this copy"
+                    .to_owned()
+            }
             Self::NewVersionRequired => {
                 "the archive's coordinators speak another version of the protocol: update this program; if it is the latest, the archive's are older, so ask its operators"
                     .to_owned()
@@ -291,6 +298,7 @@ mod tests {
         assert_eq!(of(forgotten), [Concern::NotKnown]);
         let others = [Concern::DiskGone, Concern::Suspended, Concern::NotAdmitted, Concern::NotKnown];
         causes.extend(others.map(Concern::cause));
+        causes.push(Concern::Copied.cause());
         let names = causes.len();
         causes.sort_unstable();
         causes.dedup();

@@ -85,7 +85,8 @@ impl From<Concern> for Notice {
             Concern::DiskGone | Concern::DiskFailing { .. } => NoticeEvent::DiskFailing,
             Concern::NewVersionRequired => NoticeEvent::NewVersionRequired,
             Concern::Suspended => NoticeEvent::Suspended,
-            Concern::NotAdmitted
+            Concern::Copied
+            | Concern::NotAdmitted
             | Concern::NotKnown
             | Concern::OutOfTouch { .. }
             | Concern::Removed

@@ -107,6 +107,14 @@ impl OwnerNotifier {
         self.tell(&notice).await;
     }
 
+    /// Tells that the node ends because another process is heard as it.
+    pub async fn tell_copied(&mut self, node: &NodeHandle) {
+        self.get_to_know(node).await;
+        let mut concerns = node.concerns();
+        concerns.push(Concern::Copied);
+        self.tell_new(&concerns, Some(node)).await;
+    }
+
     /// Tells what is new of what concerns the owner: `node` is the running one, none while its disk is gone.
     pub async fn look(&mut self, node: Option<&NodeHandle>) {
         if let Some(node) = node {
@@ -118,9 +126,14 @@ impl OwnerNotifier {
             None if self.known.is_none() => return,
             None => vec![Concern::DiskGone],
         };
+        self.tell_new(&concerns, node).await;
+    }
+
+    /// Tells what of `concerns` was not told.
+    async fn tell_new(&mut self, concerns: &[Concern], node: Option<&NodeHandle>) {
         let passed = self.looked_at.elapsed();
         self.looked_at = Instant::now();
-        let (notices, is_due) = self.book.take(&concerns, passed);
+        let (notices, is_due) = self.book.take(concerns, passed);
         self.is_written &= !is_due;
         // While the disk is gone the book is in memory alone.
         let is_time = is_due || Instant::now() >= self.write_not_before;

@@ -149,7 +149,12 @@ async fn run(
             Ok(None)
         }
         gone = node.disk_gone() => Ok(Some(gone)),
-        sentence = node.copied() => Err(Failure::Failed(sentence)),
+        sentence = node.copied() => {
+            if let Some(notifier) = watched.notifier {
+                notifier.lock().await.tell_copied(&node.handle()).await;
+            }
+            Err(Failure::Failed(sentence))
+        }
     };
     beside.shutdown().await;
     if matches!(ended, Ok(Some(_))) {
