@@ -7,6 +7,7 @@
 //! [`Turns`]: crate::shared::Turns
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ impl From<StreamError> for Failure {
 impl Handler for Server {
     async fn handle(&self, connection: &Connection, mut stream: Stream) {
         let request = timeout(REQUEST_TIMEOUT, stream.receive(CONTROL_BYTES_MAX)).await;
-        if self.is_dialled {
+        if self.is_dialled && is_from_elsewhere(connection.remote_address().ip(), &self.shared.address) {
             self.shared.was_dialled();
         }
         let result = match request {
@@ -327,6 +328,13 @@ impl Server {
     }
 }
 
+/// Whether whoever dialled from there shows that others reach a node that is `advertised` so: the own gateway on the same
+/// machine does not, unless the whole archive is on it.
+fn is_from_elsewhere(remote: IpAddr, advertised: &str) -> bool {
+    let own = advertised.parse::<SocketAddr>().ok().map(|address| address.ip().to_canonical());
+    own.is_some_and(|own| own.is_loopback()) || (!remote.is_loopback() && own != Some(remote))
+}
+
 fn disk_failed(error: &std::io::Error) -> RefusedRequest {
     RefusedRequest::new(RefusalKind::Disk, format!("the node's disk failed: {error}"))
 }
@@ -340,4 +348,21 @@ async fn receive_block(stream: &mut Stream, bytes: usize) -> Result<Bytes, Failu
         block.extend_from_slice(&piece.map_err(|_| Failure::Peer)??.ok_or(Failure::Peer)?);
     }
     Ok(block.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_does_not_show_that_others_reach_it() {
+        let from = |remote: &str, advertised| is_from_elsewhere(remote.parse().unwrap(), advertised);
+        for own in ["127.0.0.1", "::1", "203.0.113.7"] {
+            assert!(!from(own, "203.0.113.7:4434"));
+        }
+        assert!(from("203.0.113.8", "203.0.113.7:4434") && from("203.0.113.8", "node.example.org:4434"));
+        assert!(!from("127.0.0.1", "node.example.org:4434"));
+        // All of them are on one machine.
+        assert!(from("127.0.0.1", "127.0.0.1:4434") && from("::1", "[::1]:4434"));
+    }
 }
