@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,8 +135,9 @@ async fn run(
     if let Some(archive) = config.archive.clone() {
         beside.spawn(look_for_coordinators(node.handle(), archive));
     }
+    let mut stop = std::pin::pin!(stop);
     let ended = tokio::select! {
-        () = stop => {
+        () = stop.as_mut() => {
             tracing::info!("the node was asked to stop");
             Ok(None)
         }
@@ -144,14 +146,16 @@ async fn run(
                 "the node has left: what lies in its data directory counts for nobody and is yours to delete"
             );
             if let Some(notifier) = watched.notifier {
-                notifier.lock().await.tell_drained(&node.handle()).await;
+                let told = async { notifier.lock().await.tell_drained(&node.handle()).await };
+                unless_stopped(told, stop.as_mut()).await;
             }
             Ok(None)
         }
         gone = node.disk_gone() => Ok(Some(gone)),
         sentence = node.copied() => {
             if let Some(notifier) = watched.notifier {
-                notifier.lock().await.tell_copied(&node.handle()).await;
+                let told = async { notifier.lock().await.tell_copied(&node.handle()).await };
+                unless_stopped(told, stop.as_mut()).await;
             }
             Err(Failure::Failed(sentence))
         }
@@ -162,6 +166,14 @@ async fn run(
     }
     node.shutdown().await;
     ended
+}
+
+/// Does `work` to its end, or until the program shall stop: an owner's command is not waited for then.
+async fn unless_stopped(work: impl Future<Output = ()>, stop: Pin<&mut impl Future<Output = ()>>) {
+    tokio::select! {
+        () = stop => {}
+        () = work => {}
+    }
 }
 
 /// Waits until the disk of a node is there again, and opens its directory.
