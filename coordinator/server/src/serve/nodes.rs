@@ -286,7 +286,8 @@ pub(super) async fn compare_inventory(
 /// The record of a node that may show what it holds.
 fn member(shared: &Shared, client: PublicKey) -> Result<NodeRecord, RefusedRequest> {
     let record = shared.facts()?.node_by_id(NodeId::from(client)).map_err(|error| disk(&error))?;
-    record.filter(|record| record.state != NodeState::Gone).ok_or_else(|| {
+    // Nothing that a lost one holds counts, and nobody asks it.
+    record.filter(NodeRecord::is_member).ok_or_else(|| {
         RefusedRequest::new(RefusalKind::NotFound, "this node is not of this archive: join first")
     })
 }
