@@ -218,7 +218,8 @@ fn describe<S: Scan>(
         is_last |= state.is_archived(*key)?;
     }
     let small = SmallBundle::new(&header, History::order(record), record.keys, Vec::new());
-    Ok(Some(SmallBundle { is_last, ..small }))
+    // As it is told: what a header says of itself is checked where it is taken.
+    Ok(Some(SmallBundle { id: record.id, payload_bytes: record.payload_bytes, is_last, ..small }))
 }
 
 /// What to compact now of these bundles, in the order of the history.

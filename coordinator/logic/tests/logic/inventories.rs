@@ -69,7 +69,7 @@ fn ten_thousand_shards_are_agreed_on_in_traffic_that_follows_the_difference() {
         ("none", shards(0..10_000), 100, 1),
         ("one lost", shards(1..10_000), 1_500, 5),
         ("one more", shards(0..10_001), 1_500, 5),
-        ("50 lost and 50 more", shards(50..10_050), 60_000, 5),
+        ("50 lost and 50 more", shards(50..10_050), 60_000, 6),
         ("all others", shards(20_000..30_000), whole * 3 / 2, 10),
     ] {
         let Compared { found, steps, bytes } = compare(&held, &expected);
