@@ -120,8 +120,10 @@ impl Fleet {
     pub fn start_gateway_with(&self, name: &str, flags: &[&str]) -> (Running, String) {
         let address = format!("127.0.0.1:{}", tcp_port());
         let mut program = command("firn", self.home());
-        // The kept descriptor serves where the coordinator with the HTTP port is away.
-        program.args(["gateway", "--archive", &self.descriptor_url(), "--listen", &address]).args(flags);
+        // The kept descriptor serves where the coordinator with the HTTP port is away. As a stranger it would have a tenth of
+        // what nodes lend.
+        program.args(["gateway", "--archive", &self.descriptor_url(), "--listen", &address]);
+        program.arg("--reader-key").arg(self.uploader_key()).args(flags);
         let mut gateway = Running::start(&mut program, &self.home().join(format!("{name}.log")));
         let url = format!("http://{address}");
         wait_for("the gateway is ready", || {
