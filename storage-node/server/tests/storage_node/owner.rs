@@ -37,7 +37,11 @@ fn causes(file: &Path) -> Vec<String> {
 
 async fn until(world: &World, node: &NodeHandle, state: NodeState, concerns: usize) {
     world.heard.lock().unwrap().states.insert(node.report().node.parse().unwrap(), state);
-    world.wait("the node hears of its state", |_| node.concerns().len() == concerns).await;
+    // One concern may follow another: their number says nothing yet.
+    let hears = |_: &World| {
+        node.report().state.as_deref() == Some(&*state.to_string()) && node.concerns().len() == concerns
+    };
+    world.wait("the node hears of its state", hears).await;
 }
 
 #[tokio::test]
