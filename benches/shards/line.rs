@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use firn_base::{ArchiveId, ReservationId, ShardIndex, Timestamp};
+use firn_base::{ArchiveId, Digest, ReservationId, ShardIndex, Timestamp};
 use firn_retrieval::read_range;
 use firn_storage_node::{DeletionLimits, FileDisk, LineTerms, ScrubPlan, StorageNode, StorageNodeOptions};
-use firn_transport::{Connection, Endpoint, EndpointOptions, Environment, Handler, Stream, serve};
+use firn_transport::{
+    Connection, Endpoint, EndpointOptions, Environment, Handler, Stream, VerifiedLedger, serve,
+};
 use firn_wire::{
-    CONTROL_BYTES_MAX, CoordinatorEntry, Descriptor, Identity, NodeReply, NodeRequest, OrderRank, Pass,
-    PassPurpose, Roster, Signed, StoreRequest, Ticket,
+    Actor, CONTROL_BYTES_MAX, CoordinatorEntry, Descriptor, Identity, LedgerAct, LedgerEntry, LedgerHead,
+    LedgerState, NodeReply, NodeRequest, OrderRank, Pass, PassPurpose, Roster, Signed, StoreRequest, Ticket,
 };
 use futures::future::try_join_all;
 
@@ -73,6 +75,21 @@ impl Parties {
             advertise: None,
             own_address: None,
         }
+    }
+
+    /// The ledger that the node has kept: it knows the client, who is no stranger then and has more than a tenth of the line.
+    fn ledger(&self) -> VerifiedLedger {
+        let entries = vec![LedgerEntry {
+            position: 0,
+            previous: Digest::from_bytes([0; 32]),
+            at: Timestamp::from_millis(1),
+            by: Actor::Coordinators,
+            act: LedgerAct::AddUploader { key: self.client.public(), name: "bench".to_owned() },
+        }];
+        let digest = entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest);
+        let head = LedgerHead { entries: entries.len() as u64, digest };
+        let heads = vec![Signed::seal(&self.coordinator, self.archive(), &head)];
+        VerifiedLedger { state: LedgerState::read(&entries), entries, heads }
     }
 
     fn pass(&self) -> Signed<Pass> {
@@ -206,6 +223,7 @@ pub(crate) fn measure(directory: &Path, shards: &[MadeUp], at_once: usize) -> Re
 
 async fn over_the_line(held: &Path, plain: &Path, shards: &[MadeUp], at_once: usize) -> Result<(), Failure> {
     let (environment, parties) = (Environment::real(), Parties::new());
+    fs::write(held.join("ledger"), parties.ledger().to_bytes())?;
     let node = StorageNode::start(environment.clone(), parties.options(held)).await?;
     let client = Endpoint::bind_client(&environment, &parties.client, EndpointOptions::default()).await?;
     let connection = client.connect(node.id(), &node.local_address().to_string()).await?;
