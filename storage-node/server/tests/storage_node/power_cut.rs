@@ -4,9 +4,9 @@
 //! lies in the kernel's memory only, and is not in the copy. A store then goes on from the copy, and what was acknowledged
 //! until then must be there.
 //!
-//! `FIRN_TEST_STORE_POWER_CUTS` says how many images are taken (default 6, which one life of about ninety calls gives; up to
-//! 300): one before each eleventh to fifteenth call, so that lives are cut in other places each. It needs root and loop
-//! devices; with `FIRN_TEST_ROOT=required` these have to be there.
+//! `FIRN_TEST_STORE_POWER_CUTS` says how many images are taken (default 6, which one life of about ninety calls gives): one
+//! before each eleventh to fifteenth call, so that lives are cut in other places each. It needs root and loop devices; with
+//! `FIRN_TEST_ROOT=required` these have to be there.
 
 use std::fs;
 use std::io;
@@ -199,9 +199,13 @@ fn whatever_was_acknowledged_is_in_an_image_of_the_disk_taken_at_any_moment() {
         })
     };
     let disk: Arc<dyn Disk> = Arc::new(Stepped { disk: FileDisk::new(&node), before });
-    let mut seeds = 0_u8..;
+    let mut numbers = 0_usize..;
     while taken.load(Ordering::Relaxed) < cuts {
-        let bundles = std::array::from_fn(|_| CodedBundle::new(seeds.next().expect("few lives"), 60_000, 1));
+        // Each has contents or a length of its own.
+        let bundles = std::array::from_fn(|_| {
+            let number = numbers.next().unwrap();
+            CodedBundle::new(number.to_le_bytes()[0], 60_000 + number / 256, 1)
+        });
         live(&disk, &bundles, &said).expect("the disk works");
     }
     let looked_for = looked_for.load(Ordering::Relaxed);
