@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use firn_base::{BundleId, ByteCount};
+use firn_base::{BundleId, ByteCount, JointDependencies};
 use firn_wire::CompactionGroup;
 
 use crate::dependency_choice::{DEPENDENCIES_MAX, QUARTER_BYTES};
@@ -29,12 +29,9 @@ pub struct GroupMember {
 pub fn parted(members: &[GroupMember]) -> Vec<CompactionGroup> {
     let mut parts: Vec<Part<'_>> = Vec::new();
     for member in members {
-        let likeness = |part: &Part<'_>| {
-            let new = part.new_dependencies(member);
-            (part.others.len() + new <= DEPENDENCIES_MAX).then_some(new)
-        };
-        let found = (0..).zip(&parts).filter_map(|(at, part)| Some((likeness(part)?, at))).min();
-        match found.and_then(|(_, at): (usize, usize)| parts.get_mut(at)) {
+        let used = parts.iter().map(|part| &part.used);
+        let found = JointDependencies::likest(used, &member.dependencies, DEPENDENCIES_MAX);
+        match found.and_then(|at| parts.get_mut(at)) {
             Some(part) => part.take(member),
             None => {
                 let mut part = Part::default();
@@ -53,23 +50,12 @@ pub fn parted(members: &[GroupMember]) -> Vec<CompactionGroup> {
 #[derive(Default)]
 struct Part<'a> {
     members: Vec<&'a GroupMember>,
-    ids: BTreeSet<&'a BundleId>,
-    others: BTreeSet<&'a BundleId>,
+    used: JointDependencies<'a>,
 }
 
 impl<'a> Part<'a> {
-    fn new_dependencies(&self, member: &GroupMember) -> usize {
-        member.dependencies.iter().filter(|id| self.is_new(id)).count()
-    }
-
-    fn is_new(&self, id: &BundleId) -> bool {
-        !self.ids.contains(id) && !self.others.contains(id)
-    }
-
     fn take(&mut self, member: &'a GroupMember) {
-        let new: Vec<&BundleId> = member.dependencies.iter().filter(|id| self.is_new(id)).collect();
-        self.others.extend(new);
-        self.ids.insert(&member.bundle);
+        self.used.take(&member.bundle, &member.dependencies);
         self.members.push(member);
     }
 

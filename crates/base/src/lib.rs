@@ -1,6 +1,6 @@
 //! The words every other crate of Firn speaks: identifiers, indexes, counts, times and schemes.
 //!
-//! Owns: the newtypes of the glossary and how they print and parse.
+//! Owns: the newtypes of the glossary and how they print and parse, and small rules by which more than one program decides.
 //! Always holds: no IO, no clock, no randomness; every identifier prints as lower-case hex.
 //! Leaves to others: what identifiers are digests of (`bundle`), who signs what (`wire`).
 
@@ -11,6 +11,7 @@ mod disk_windows;
 mod feature;
 mod feed_range;
 mod identifier;
+mod joint_dependencies;
 mod key_prefix;
 mod object_key;
 mod quantity;
@@ -27,6 +28,7 @@ pub use identifier::{
     ArchiveId, BundleId, BundleNumber, CodingId, Digest, FilterId, ManifestRoot, NodeId,
     ParseIdentifierError, PayloadRoot, PublicKey, ReservationId, ShardRoot, TokenId,
 };
+pub use joint_dependencies::JointDependencies;
 pub use key_prefix::{KeyPrefix, KeyPrefixError};
 pub use object_key::{KEY_BYTES, KeyKind, Location, ObjectKey, ParseKeyError};
 pub use quantity::{BitRate, ByteCount, ParseQuantityError, parse_duration};

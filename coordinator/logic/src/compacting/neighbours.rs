@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use firn_base::BundleId;
+use firn_base::JointDependencies;
 use firn_bundle::{MANIFEST_BYTES_MAX, PAYLOAD_BYTES_MAX, RECORDS_MAX};
 use firn_wire::COMPACTED_BUNDLES_MAX;
 
@@ -38,12 +38,9 @@ pub(super) fn neighbours(
         }
         // What is full is not filled up with what comes much later.
         groups.extend(open.extract_if(.., |room| room.is_full_for(bundle)).map(Room::into_bundles));
-        let likeness = |room: &Room<'_>| {
-            let new = room.new_dependencies(bundle);
-            (room.dependencies.len() + new <= dependencies_max).then_some(new)
-        };
-        let found = (0..).zip(&open).filter_map(|(at, room)| Some((likeness(room)?, at))).min();
-        match found.and_then(|(_, at): (_, usize)| open.get_mut(at)) {
+        let used = open.iter().map(|room| &room.used);
+        let found = JointDependencies::likest(used, &bundle.dependencies, dependencies_max);
+        match found.and_then(|at| open.get_mut(at)) {
             Some(room) => room.take(bundle),
             None => {
                 if open.len() >= OPEN_GROUPS_MAX {
@@ -66,8 +63,7 @@ struct Room<'a> {
     payload_bytes: u64,
     manifest_bytes: u64,
     records: u64,
-    dependencies: BTreeSet<&'a BundleId>,
-    members: BTreeSet<&'a BundleId>,
+    used: JointDependencies<'a>,
 }
 
 impl<'a> Room<'a> {
@@ -81,24 +77,12 @@ impl<'a> Room<'a> {
             || bundle.order.0.saturating_sub(first) > LEDGER_SPAN_MAX
     }
 
-    /// How many bundles another one uses that none of these does.
-    fn new_dependencies(&self, bundle: &SmallBundle) -> usize {
-        bundle.dependencies.iter().filter(|id| self.is_new(id)).count()
-    }
-
-    /// What comes together needs no dependency any more.
-    fn is_new(&self, id: &BundleId) -> bool {
-        !self.members.contains(id) && !self.dependencies.contains(id)
-    }
-
     /// Takes the room of one more.
     fn take(&mut self, bundle: &'a SmallBundle) {
-        let new: Vec<&BundleId> = bundle.dependencies.iter().filter(|id| self.is_new(id)).collect();
-        self.dependencies.extend(new);
+        self.used.take(&bundle.id, &bundle.dependencies);
         self.payload_bytes = self.payload_bytes.saturating_add(bundle.payload_bytes);
         self.manifest_bytes = self.manifest_bytes.saturating_add(bundle.manifest_bytes);
         self.records = self.records.saturating_add(bundle.records);
-        self.members.insert(&bundle.id);
         self.bundles.push(bundle);
     }
 
