@@ -3,6 +3,7 @@
 //! Owns: the questions. Leaves to others: asking them over the network (`archive_destination`), and what to
 //! make of the answers (`firn-client-logic`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use firn_base::{BundleId, Feature, ObjectKey, ReservationId, Scheme};
 use firn_client_logic::{SendFailure, ShardSend};
 use firn_transport::{BoxFuture, Committed};
 use firn_wire::{
-    CommitRequest, CompactRequest, Receipt, RefusedRequest, ReservationGrant, ReserveRequest, Signed,
-    SimilarRecord,
+    CommitRequest, CompactRequest, KEYS_PER_REQUEST_MAX, Receipt, RefusedRequest, ReservationGrant,
+    ReserveRequest, Signed, SimilarRecord,
 };
 
 use crate::code::CodedBundle;
@@ -60,4 +61,20 @@ pub(crate) trait Destination: Send + Sync + fmt::Debug {
 
     /// Says that nothing more will be brought for these reservations.
     fn release(&self, reservations: Vec<ReservationId>) -> BoxFuture<'_, Result<(), RefusedRequest>>;
+}
+
+/// Those of these keys that nobody can read.
+pub(crate) async fn unreadable(
+    destination: &dyn Destination,
+    keys: BTreeSet<ObjectKey>,
+) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
+    let asked: Vec<ObjectKey> = keys.iter().copied().collect();
+    let mut unreadable = keys;
+    for batch in asked.chunks(KEYS_PER_REQUEST_MAX) {
+        let visible = destination.visible(batch.to_vec()).await?;
+        for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
+            unreadable.remove(key);
+        }
+    }
+    Ok(unreadable)
 }

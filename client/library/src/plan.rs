@@ -20,7 +20,7 @@ use firn_wire::{HeldPath, KEYS_PER_REQUEST_MAX, RefusedRequest};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::blob_file::{BlobFile, NarOwners};
-use crate::destination::Destination;
+use crate::destination::{Destination, unreadable};
 use crate::narinfo_reading::{Refusal, batches};
 use crate::publish_options::PublishStop;
 use crate::sorted_lines::LineReader;
@@ -134,8 +134,8 @@ impl Planner<'_> {
     ) -> Result<(Plan, Vec<Refusal>), PlanError> {
         let keyed = paths.into_iter().filter_map(|path| Some((path.key()?, path)));
         let mut hidden: BTreeMap<ObjectKey, SeenPath> = keyed.collect();
-        let keys: Vec<ObjectKey> = hidden.keys().copied().collect();
-        let keys: Vec<ObjectKey> = self.unreadable(&keys).await?.into_iter().collect();
+        let unreadable = unreadable(self.destination, hidden.keys().copied().collect()).await?;
+        let keys: Vec<ObjectKey> = unreadable.into_iter().collect();
         let archived = self.archived(&keys).await?;
         hidden.retain(|key, _| archived.contains(key));
         let mut refused = Vec::new();
@@ -192,26 +192,13 @@ impl Planner<'_> {
         Ok(archived)
     }
 
-    /// Those of these keys that nobody can read.
-    async fn unreadable(&self, keys: &[ObjectKey]) -> Result<BTreeSet<ObjectKey>, RefusedRequest> {
-        let mut unreadable: BTreeSet<ObjectKey> = keys.iter().copied().collect();
-        for batch in keys.chunks(KEYS_PER_REQUEST_MAX) {
-            let visible = self.destination.visible(batch.to_vec()).await?;
-            for (key, _) in batch.iter().zip(visible).filter(|(_, is)| *is) {
-                unreadable.remove(key);
-            }
-        }
-        Ok(unreadable)
-    }
-
     /// Those of the archived paths that cannot be read: what they refer to is not all there.
     async fn held(
         &self,
         mut old: BTreeMap<ObjectKey, PathInfo>,
         archived: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<HeldPath>, PlanError> {
-        let keys: Vec<ObjectKey> = old.keys().copied().collect();
-        let unreadable = self.unreadable(&keys).await?;
+        let unreadable = unreadable(self.destination, old.keys().copied().collect()).await?;
         old.retain(|key, _| unreadable.contains(key));
         self.lacking_of(&old, archived, None).await
     }
@@ -224,11 +211,7 @@ impl Planner<'_> {
         survey: Option<&Survey>,
     ) -> Result<Vec<HeldPath>, PlanError> {
         let externals = self.externals(paths, archived, survey, take_as_there).await?;
-        let lacking = |key: &ObjectKey, info: &PathInfo| {
-            let references = info.references.iter().map(key_of);
-            references.filter(|reference| reference != key && !externals.contains(reference)).collect()
-        };
-        Ok(paths.iter().map(|(key, info)| HeldPath { key: *key, waiting_for: lacking(key, info) }).collect())
+        Ok(paths.iter().map(|(key, info)| perhaps_held(key, info, &externals)).collect())
     }
 
     /// Build logs of accepted paths that the source may have. Behind a URL each look is a request, so only those of new
@@ -340,10 +323,7 @@ impl Plan {
 
     /// A path of the plan as one of which nobody knows whether it can be read.
     pub(crate) fn perhaps_held(&self, key: &ObjectKey) -> Option<HeldPath> {
-        let references = self.paths.get(key)?.references.iter().map(key_of);
-        let waiting_for =
-            references.filter(|reference| reference != key && !self.externals.contains(reference)).collect();
-        Some(HeldPath { key: *key, waiting_for })
+        Some(perhaps_held(key, self.paths.get(key)?, &self.externals))
     }
 
     /// The external references of a path.
@@ -351,6 +331,14 @@ impl Plan {
         let references = self.paths.get(key).into_iter().flat_map(|info| &info.references);
         references.map(key_of).filter(|reference| self.externals.contains(reference))
     }
+}
+
+/// A path with what it may wait for: what it refers to beside itself and is not external.
+fn perhaps_held(key: &ObjectKey, info: &PathInfo, externals: &BTreeSet<ObjectKey>) -> HeldPath {
+    let references = info.references.iter().map(key_of);
+    let waiting_for =
+        references.filter(|reference| reference != key && !externals.contains(reference)).collect();
+    HeldPath { key: *key, waiting_for }
 }
 
 fn order(

@@ -26,7 +26,7 @@ use crate::archive_destination::ArchiveDestination;
 use crate::background::begin;
 use crate::blob_file::BlobFile;
 use crate::content::MEMORY_BYTES_MAX;
-use crate::destination::Destination;
+use crate::destination::{Destination, unreadable};
 use crate::earlier::{EarlierChunks, FRAMES, MANIFESTS, NAMES_PER_REQUEST};
 use crate::events::{PublishEvent, PublishEvents};
 use crate::narinfo_reading::SeenPaths;
@@ -40,6 +40,7 @@ use crate::sorted_lines::LineReader;
 use crate::source::SourceError;
 use crate::spool::{SpoolDir, SpoolError};
 use crate::spooled_bundle::BundleSet;
+use crate::survey::Sums;
 use crate::verify::{VerifiedObject, VerifyError, verify_path};
 
 const MIB: u64 = 1 << 20;
@@ -151,24 +152,11 @@ impl Publish<'_> {
 
     /// Publishes what one plan holds.
     async fn publish_whole(&self, mut plan: Plan, spool: &SpoolDir) -> Result<(), PublishError> {
-        let nar_bytes = ByteCount(plan.paths.values().map(|info| info.nar_size).fold(0, u64::saturating_add));
-        let file_sizes = plan.paths.values().map(|info| info.file_size.unwrap_or(info.nar_size));
-        let file_bytes = ByteCount(file_sizes.fold(0, u64::saturating_add));
-        let count = |kind| plan.blobs.keys().filter(|key| key.kind() == kind).count() as u64;
-        let (paths, logs) = (plan.paths.len() as u64, count(KeyKind::BuildLog));
-        let skipped = plan.skipped;
-        self.note(|summary| summary.paths_skipped = skipped);
-        self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
+        let mut sums = Sums { archived: plan.skipped, ..Sums::default() };
+        plan.paths.values().for_each(|info| sums.add_new(info));
+        self.tell_sums(sums, |kind| plan.blobs.keys().filter(|key| key.kind() == kind).count() as u64);
         if self.options.dry_run {
-            self.note(|summary| {
-                summary.paths_published = paths;
-                summary.logs_published = logs;
-                summary.realisations_published = count(KeyKind::Realisation);
-                summary.debuginfo_published = count(KeyKind::DebugInfo);
-                summary.content = nar_bytes;
-                summary.source = file_bytes;
-                summary.note_externals(plan.externals.iter().map(|key| plan.name(key)));
-            });
+            self.note_externals(&plan);
             return Ok(());
         }
         let mut held = std::mem::take(&mut plan.held);
@@ -176,6 +164,29 @@ impl Publish<'_> {
         held.extend(held_now);
         self.list_waiting(&plan, held).await?;
         away.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Tells what all plans come to, with `blobs` of each kind. Of a dry run the summary says nothing else but what is external.
+    pub(crate) fn tell_sums(&self, sums: Sums, blobs: impl Fn(KeyKind) -> u64) {
+        let (paths, logs) = (sums.new, blobs(KeyKind::BuildLog));
+        let (nar_bytes, skipped) = (sums.nar_bytes, sums.archived);
+        self.note(|summary| summary.paths_skipped = skipped);
+        self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
+        if self.options.dry_run {
+            self.note(|summary| {
+                summary.paths_published = paths;
+                summary.logs_published = logs;
+                summary.realisations_published = blobs(KeyKind::Realisation);
+                summary.debuginfo_published = blobs(KeyKind::DebugInfo);
+                summary.content = nar_bytes;
+                summary.source = sums.file_bytes;
+            });
+        }
+    }
+
+    /// Notes the external references of what a dry run would publish.
+    pub(crate) fn note_externals(&self, plan: &Plan) {
+        self.note(|summary| summary.note_externals(plan.externals.iter().map(|key| plan.name(key))));
     }
 
     /// Packs and ships what is planned; gives the error of a source that went away, and what was held back.
@@ -464,13 +475,8 @@ impl Publish<'_> {
     pub(crate) async fn list_waiting(&self, plan: &Plan, held: Vec<HeldPath>) -> Result<(), PublishError> {
         let mut keys: BTreeSet<ObjectKey> = held.iter().map(|path| path.key).collect();
         keys.extend(held.iter().flat_map(|path| &path.waiting_for));
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<ObjectKey> = keys.into_iter().collect();
-        let visible = self.destination.visible(keys.clone()).await.map_err(PlanError::Archive)?;
-        let visible: BTreeMap<ObjectKey, bool> = keys.into_iter().zip(visible).collect();
-        let hidden = |key: &ObjectKey| !visible.get(key).copied().unwrap_or(false);
+        let hidden = unreadable(&*self.destination, keys).await.map_err(PlanError::Archive)?;
+        let hidden = |key: &ObjectKey| hidden.contains(key);
         // What is hidden though all that it refers to can be read waits for nothing: it was withdrawn.
         let waits = |path: &HeldPath| hidden(&path.key) && path.waiting_for.iter().any(hidden);
         let waiting = held.into_iter().filter(waits).map(|path| WaitingPath {

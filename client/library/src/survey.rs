@@ -31,7 +31,7 @@ pub(crate) struct SurveyWriter {
     sums: Sums,
 }
 
-/// Sums over the paths of a survey.
+/// Sums over the paths of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Sums {
     /// Paths that the archive lacks.
@@ -42,6 +42,16 @@ pub(crate) struct Sums {
     pub(crate) nar_bytes: ByteCount,
     /// Bytes of their published files.
     pub(crate) file_bytes: ByteCount,
+}
+
+impl Sums {
+    /// Adds a path that the archive lacks.
+    pub(crate) fn add_new(&mut self, info: &PathInfo) {
+        let file_bytes = info.file_size.unwrap_or(info.nar_size);
+        self.new += 1;
+        self.nar_bytes = ByteCount(self.nar_bytes.0.saturating_add(info.nar_size));
+        self.file_bytes = ByteCount(self.file_bytes.0.saturating_add(file_bytes));
+    }
 }
 
 /// The paths of a source.
@@ -102,11 +112,7 @@ impl SurveyWriter {
         if is_archived {
             self.sums.archived += 1;
         } else {
-            let file = info.file_size.unwrap_or(info.nar_size);
-            let sums = &mut self.sums;
-            sums.new += 1;
-            sums.nar_bytes = ByteCount(sums.nar_bytes.0.saturating_add(info.nar_size));
-            sums.file_bytes = ByteCount(sums.file_bytes.0.saturating_add(file));
+            self.sums.add_new(info);
         }
         if is_archived && !may_be_new {
             return Ok(());

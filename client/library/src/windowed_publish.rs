@@ -8,15 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use firn_base::{KeyKind, ObjectKey};
+use firn_base::ObjectKey;
 
 use crate::blob_file::NarOwners;
-use crate::events::PublishEvent;
 use crate::path_names::Names;
 use crate::plan::{Plan, PlanError, Planner};
 use crate::publish::Publish;
 use crate::publish_options::PublishError;
-use crate::sorted_lines::SortedLines;
 use crate::survey::Survey;
 
 impl Publish<'_> {
@@ -28,7 +26,12 @@ impl Publish<'_> {
         names: &Names,
         owners: &Arc<NarOwners>,
     ) -> Result<(), PublishError> {
-        self.tell_sums(planner, survey, &names.blobs).await?;
+        let blobs = planner.count_blobs(survey, names.blobs.reader()).await?;
+        // What is known once it is stopped are no sums.
+        if planner.stop.is_asked() {
+            return Ok(());
+        }
+        self.tell_sums(survey.sums, |kind| blobs.get(&kind).copied().unwrap_or(0));
         let (mut turns, mut failed) = (survey.turns(), BTreeSet::new());
         while !planner.stop.is_asked() {
             let room = planner.window.half();
@@ -88,40 +91,10 @@ impl Publish<'_> {
         Ok(())
     }
 
-    /// Tells what all windows come to.
-    async fn tell_sums(
-        &self,
-        planner: &Planner<'_>,
-        survey: &Survey,
-        blobs: &SortedLines,
-    ) -> Result<(), PublishError> {
-        let blobs = planner.count_blobs(survey, blobs.reader()).await?;
-        // What is known by then are no sums.
-        if planner.stop.is_asked() {
-            return Ok(());
-        }
-        let count = |kind| blobs.get(&kind).copied().unwrap_or(0);
-        let (sums, logs) = (survey.sums, count(KeyKind::BuildLog));
-        let (paths, nar_bytes, skipped) = (sums.new, sums.nar_bytes, sums.archived);
-        self.note(|summary| summary.paths_skipped = skipped);
-        self.events.tell(&PublishEvent::Planned { paths, logs, nar_bytes, skipped });
-        if self.options.dry_run {
-            self.note(|summary| {
-                summary.paths_published = paths;
-                summary.logs_published = logs;
-                summary.realisations_published = count(KeyKind::Realisation);
-                summary.debuginfo_published = count(KeyKind::DebugInfo);
-                summary.content = nar_bytes;
-                summary.source = sums.file_bytes;
-            });
-        }
-        Ok(())
-    }
-
     /// Publishes a part of what there is. What is held back by then is told when all parts are done, or if this is the last one.
     async fn publish_window(&self, planner: &Planner<'_>, plan: &Plan) -> Result<(), PublishError> {
         if self.options.dry_run {
-            self.note(|summary| summary.note_externals(plan.externals.iter().map(|key| plan.name(key))));
+            self.note_externals(plan);
             return Ok(());
         }
         let (away, held) = self.carry_out(plan, planner.spool).await?;

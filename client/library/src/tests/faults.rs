@@ -7,14 +7,12 @@ use std::time::Duration;
 use firn_base::Scheme;
 use firn_client_logic::UploadPolicy;
 use firn_nix_format::Compression;
-use firn_transport::Environment;
 use firn_wire::RefusalKind;
 
 use super::archive::{Faults, TestArchive};
 use super::cache::{Cache, noise};
-use super::pipeline::{assert_restores, publish, publish_with};
+use super::pipeline::{assert_restores, publish, publish_telling, publish_until_packed, publish_with};
 use crate::events::{PublishEvent, PublishEvents};
-use crate::publish::publish_into;
 use crate::publish_options::PublishOptions;
 
 fn hasty(cache: &Cache) -> PublishOptions {
@@ -156,23 +154,7 @@ async fn a_publish_may_be_dropped_at_any_time() {
 async fn a_publish_that_is_asked_to_stop_commits_what_it_has_begun() {
     let (cache, archive) = (Cache::sound(), TestArchive::new(4, 6));
     let options = PublishOptions { jobs: 1, ..PublishOptions::new(cache.source()) };
-    let stop = options.stop.clone();
-    let events = PublishEvents::new(move |event| {
-        if matches!(event, PublishEvent::Packed { .. }) {
-            stop.ask();
-        }
-    });
-    let publishers = vec![cache.publisher()];
-    let summary = publish_into(
-        archive.clone(),
-        Some(archive.objects()),
-        publishers,
-        &Environment::real(),
-        options,
-        events,
-    )
-    .await
-    .unwrap();
+    let summary = publish_until_packed(&archive, &cache, options).await;
     assert_eq!((summary.paths_published, summary.refused.len()), (1, 0), "{summary}");
     let rest = publish(&archive, &cache).await;
     assert_eq!((rest.paths_published, rest.paths_skipped, rest.exit_code()), (5, 1, 0), "{rest}");
@@ -196,9 +178,7 @@ async fn no_more_is_packed_ahead_of_slow_nodes_than_a_few_bundles() {
         }
     });
     let options = PublishOptions { bundle_bytes: 1 << 20, ..PublishOptions::new(cache.source()) };
-    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    let objects = Some(archive.objects());
-    publish_into(archive.clone(), objects, publishers, &environment, options, events).await.unwrap();
+    publish_telling(&archive, &cache, options, events).await.unwrap();
     assert_eq!(archive.commits().len(), 16, "each has a bundle of its own");
     assert_eq!(most.load(Ordering::SeqCst), AHEAD_MAX);
 }

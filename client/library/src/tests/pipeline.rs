@@ -13,7 +13,7 @@ use firn_transport::{Blocking, Environment};
 
 use super::archive::{TestArchive, encoding_of};
 use super::cache::{Cache, noise, store_path};
-use crate::events::PublishEvents;
+use crate::events::{PublishEvent, PublishEvents};
 use crate::publish::publish_into;
 use crate::publish_options::{PublishOptions, PublishStopped};
 use crate::source::Source;
@@ -27,16 +27,33 @@ pub(super) async fn publish_with(
     cache: &Cache,
     options: PublishOptions,
 ) -> Result<PublishSummary, PublishStopped> {
+    publish_telling(archive, cache, options, PublishEvents::none()).await
+}
+
+/// The same, and what happens on the way is told.
+pub(super) async fn publish_telling(
+    archive: &Arc<TestArchive>,
+    cache: &Cache,
+    options: PublishOptions,
+    events: PublishEvents,
+) -> Result<PublishSummary, PublishStopped> {
     let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    publish_into(
-        archive.clone(),
-        Some(archive.objects()),
-        publishers,
-        &environment,
-        options,
-        PublishEvents::none(),
-    )
-    .await
+    publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events).await
+}
+
+/// Publishes until something is packed: then it is asked to stop.
+pub(super) async fn publish_until_packed(
+    archive: &Arc<TestArchive>,
+    cache: &Cache,
+    options: PublishOptions,
+) -> PublishSummary {
+    let stop = options.stop.clone();
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            stop.ask();
+        }
+    });
+    publish_telling(archive, cache, options, events).await.unwrap()
 }
 
 pub(super) async fn publish(archive: &Arc<TestArchive>, cache: &Cache) -> PublishSummary {
@@ -201,15 +218,12 @@ async fn what_comes_first_is_packed_first() {
     let packed = Arc::new(std::sync::Mutex::new(Vec::new()));
     let told = Arc::clone(&packed);
     let events = PublishEvents::new(move |event| {
-        if let crate::events::PublishEvent::Packed { name, .. } = event {
+        if let PublishEvent::Packed { name, .. } = event {
             told.lock().unwrap().push(name.clone());
         }
     });
     let options = PublishOptions { order, ..PublishOptions::new(cache.source()) };
-    let publishers = vec![cache.publisher()];
-    publish_into(archive.clone(), Some(archive.objects()), publishers, &Environment::real(), options, events)
-        .await
-        .unwrap();
+    publish_telling(&archive, &cache, options, events).await.unwrap();
     let packed = packed.lock().unwrap();
     let first = ["libc-2.40", "hello-1.1"].map(|name| store_path(name).base_name().to_owned());
     assert_eq!((packed.len(), &packed[..2]), (6, &first[..]));

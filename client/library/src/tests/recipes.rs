@@ -12,10 +12,9 @@ use firn_transport::Environment;
 
 use super::archive::TestArchive;
 use super::cache::{Cache, Entry, nar_of, noise, store_path};
-use super::pipeline::{assert_restores, key, publish_with};
+use super::pipeline::{assert_restores, key, publish_until_packed, publish_with};
 use crate::compact::{CompactOptions, compact_in};
-use crate::events::{PublishEvent, PublishEvents};
-use crate::publish::publish_into;
+use crate::events::PublishEvents;
 use crate::publish_options::PublishOptions;
 use crate::repack::{RepackOptions, repack_in};
 
@@ -186,16 +185,7 @@ async fn a_publish_that_is_asked_to_stop_breaks_a_trial_off_and_leaves_its_path_
     cache.add_made("first", &contents(1_000, 1), Recipe::Xz6, |_| ());
     cache.add_made("second", &contents(6 << 20, 2), Recipe::Xz6, |_| ());
     let options = || PublishOptions { keep_recipes: true, threads: 1, ..PublishOptions::new(cache.source()) };
-    let (stopping, publishers) = (options(), vec![cache.publisher()]);
-    let stop = stopping.stop.clone();
-    let events = PublishEvents::new(move |event| {
-        if matches!(event, PublishEvent::Packed { .. }) {
-            stop.ask();
-        }
-    });
-    let (objects, environment) = (Some(archive.objects()), Environment::real());
-    let first =
-        publish_into(archive.clone(), objects, publishers, &environment, stopping, events).await.unwrap();
+    let first = publish_until_packed(&archive, &cache, options()).await;
     assert_eq!((first.refused.len(), first.exit_code()), (0, 0), "{first}");
     // Its trial takes seconds longer than it takes to pack the first.
     assert_eq!(archive.keys(), [key("first")]);
@@ -214,16 +204,7 @@ async fn nothing_that_may_refer_to_a_path_whose_trial_was_broken_off_is_committe
     cache.add_path("program", &contents(1_000, 3), Compression::None, &["library"]);
     let options =
         || PublishOptions { keep_recipes: true, threads: 2, jobs: 3, ..PublishOptions::new(cache.source()) };
-    let (stopping, publishers) = (options(), vec![cache.publisher()]);
-    let stop = stopping.stop.clone();
-    let events = PublishEvents::new(move |event| {
-        if matches!(event, PublishEvent::Packed { .. }) {
-            stop.ask();
-        }
-    });
-    let (objects, environment) = (Some(archive.objects()), Environment::real());
-    let first =
-        publish_into(archive.clone(), objects, publishers, &environment, stopping, events).await.unwrap();
+    let first = publish_until_packed(&archive, &cache, options()).await;
     assert_eq!((first.refused.len(), first.exit_code()), (0, 0), "{first}");
     assert_eq!(archive.keys(), [key("front")]);
     publish_with(&archive, &cache, options()).await.unwrap();

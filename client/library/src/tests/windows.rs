@@ -5,13 +5,11 @@ use std::sync::{Arc, Mutex};
 use firn_base::ObjectKey;
 use firn_client_logic::{PlanWindow, PublishOrder, PublishSummary, Selection};
 use firn_nix_format::Compression;
-use firn_transport::Environment;
 
 use super::archive::TestArchive;
 use super::cache::{Cache, noise, store_path};
-use super::pipeline::{add_blobs, assert_restores, key, publish_with};
+use super::pipeline::{add_blobs, assert_restores, key, publish_telling, publish_with};
 use crate::events::{PublishEvent, PublishEvents};
-use crate::publish::publish_into;
 use crate::publish_options::{PublishOptions, PublishStop};
 
 // Two paths whose turn it is, and two that they need.
@@ -80,11 +78,7 @@ async fn publish(
         PublishEvent::Committed { objects, .. } => listener.lock().unwrap().committed.push(*objects),
         _ => {}
     });
-    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    let summary =
-        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
-            .await
-            .unwrap();
+    let summary = publish_telling(archive, cache, options, events).await.unwrap();
     (summary, std::mem::take(&mut told.lock().unwrap()))
 }
 
@@ -247,12 +241,7 @@ async fn a_path_that_waits_and_whose_narinfo_is_gone_at_the_end_is_told_of() {
         }
         _ => {}
     });
-    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    let options = windowed(&cache);
-    let summary =
-        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
-            .await
-            .unwrap();
+    let summary = publish_telling(&archive, &cache, windowed(&cache), events).await.unwrap();
     assert_eq!((summary.paths_published, summary.exit_code()), (VERSIONS, 1), "{summary}");
     assert_eq!(summary.waiting.len() as u64, VERSIONS - 1, "{summary}");
     let name = format!("{}.narinfo", store_path("app-1.0").hash_part());
@@ -271,12 +260,7 @@ async fn a_narinfo_that_has_grown_since_it_was_counted_is_refused_and_published_
             std::fs::write(&file, &grown).unwrap();
         }
     });
-    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    let options = windowed(&cache);
-    let first =
-        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
-            .await
-            .unwrap();
+    let first = publish_telling(&archive, &cache, windowed(&cache), events).await.unwrap();
     assert_eq!((first.paths_published, first.exit_code()), (3 * VERSIONS - 1, 1), "{first}");
     let told: Vec<_> =
         first.refused.iter().map(|path| (path.name.clone(), path.reason.contains("has grown"))).collect();
@@ -313,12 +297,7 @@ async fn what_fails_before_its_turn_is_tried_once_more_then_and_counts_as_it_cam
                 }
             }
         });
-        let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-        let options = windowed(&cache);
-        let summary =
-            publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
-                .await
-                .unwrap();
+        let summary = publish_telling(&archive, &cache, windowed(&cache), events).await.unwrap();
         // With the first path that needs it, and when its turn comes.
         let (tried, published, waiting) =
             if is_mended { (1, VERSIONS + 1, 0) } else { (2, VERSIONS, VERSIONS) };
@@ -344,11 +323,7 @@ async fn a_publish_that_is_stopped_between_windows_goes_on_where_it_was() {
         }
     });
     let options = PublishOptions { stop, ..windowed(&cache) };
-    let (publishers, environment) = (vec![cache.publisher()], Environment::real());
-    let first =
-        publish_into(archive.clone(), Some(archive.objects()), publishers, &environment, options, events)
-            .await
-            .unwrap();
+    let first = publish_telling(&archive, &cache, options, events).await.unwrap();
     assert_eq!((first.paths_published, first.bundles), (4, 1), "one window: {first}");
     let (second, _) = publish(&archive, &cache, windowed(&cache)).await;
     assert_eq!((second.paths_skipped, second.paths_published), (4, 3 * VERSIONS - 4), "{second}");
