@@ -3,44 +3,25 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::archive::{Archive, endpoint, until};
-use firn_base::{ByteCount, TokenId};
+use crate::archive::{Archive, empty_node, endpoint, join_node, until};
+use firn_base::ByteCount;
 use firn_coordinator_logic::Facts;
 use firn_transport::Connection;
 use firn_wire::{
-    CONTROL_BYTES_MAX, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest, DeletionRoom,
-    FEATURE_LEVEL, Identity, NodeRest, NodeStanding, NodeStatus, NodeTerms, RefusalKind, RestCause,
-    RestingNode, TimedCommand,
+    CONTROL_BYTES_MAX, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, Identity, NodeRest, NodeStanding,
+    NodeStatus, NodeTerms, RefusalKind, RestCause, RestingNode,
 };
 
 const WITHIN: Duration = Duration::from_secs(60);
 const DAY_MILLIS: u64 = 86_400_000;
-const QUOTA_BYTES: u64 = 1 << 40;
 
 fn node() -> Identity {
     Identity::from_seed(&[60; 32])
 }
 
 async fn join(archive: &Archive) {
-    let join = Command::JoinNode {
-        node: node().node_id(),
-        operator: "ada".into(),
-        failure_domain: "attic".into(),
-        vouched: true,
-        seen_at: None,
-        address: "127.0.0.1:1".into(),
-        quota_bytes: QUOTA_BYTES,
-        token: Some(TokenId::from_bytes([1; 32])),
-    };
-    let leader = archive.leader().await;
-    let outcome = until("the leader admits the node", async || {
-        let at = firn_transport::Environment::real().now();
-        let command = TimedCommand::of_coordinators(at, join.clone());
-        // On the heap: the compiler bounds how deep futures lie in each other.
-        Box::pin(archive.coordinator(leader).consensus().propose(command)).await.ok()
-    })
-    .await;
-    assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
+    let now = firn_transport::Environment::real().now();
+    archive.apply(now, join_node(1, node().node_id())).await;
 }
 
 async fn call(connection: &Connection, request: CoordinatorRequest) -> CoordinatorReply {
@@ -118,22 +99,7 @@ async fn a_node_that_rests_is_listed_with_the_end_that_it_tells() {
     let own = endpoint(&node(), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let machine = &archive.machines[&1];
     let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
-    let heartbeat = |rest| {
-        CoordinatorRequest::Heartbeat(NodeStatus {
-            address: "127.0.0.1:1".into(),
-            quota: ByteCount(QUOTA_BYTES),
-            used: ByteCount(0),
-            young_trash: ByteCount(0),
-            deletion_room: DeletionRoom { all: ByteCount(0), unique: ByteCount(0) },
-            refused_deletions: 0,
-            shards: 0,
-            max_upload: None,
-            rest,
-            leaving: false,
-            run: 1,
-            erased_through: 0,
-        })
-    };
+    let heartbeat = |rest| CoordinatorRequest::Heartbeat(NodeStatus { rest, ..empty_node() });
     let list = async || resting(call(&connection, CoordinatorRequest::ListResting).await);
     call(&connection, heartbeat(None)).await;
     assert_eq!(list().await, []);

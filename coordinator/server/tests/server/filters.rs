@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::archive::{PATIENCE, endpoint, join_node, policy, until};
 use firn_base::{
     FilterId, KeyPrefix, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex,
-    ShardRoot, Timestamp, TokenId, shard_bytes,
+    ShardRoot, Timestamp, shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator::storage::{Memory, StoreKind};
@@ -15,18 +16,16 @@ use firn_coordinator::{
     serve_http,
 };
 use firn_filter::MembershipFilter;
-use firn_transport::{AskError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment};
+use firn_transport::{AskError, ConnectionPool, CoordinatorClient, Endpoint, Environment};
 use firn_wire::{
-    BundleCommit, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest, Descriptor, DomainRule,
-    FilterEntry, FilterList, INDEX_RANGE_KEYS_MAX, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    LedgerAct, Policy, RefusalKind, TimedCommand,
+    BundleCommit, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest, Descriptor, FilterEntry,
+    FilterList, INDEX_RANGE_KEYS_MAX, Identity, IndexEntry, IndexRangePage, IndexRangeRequest, LedgerAct,
+    RefusalKind, TimedCommand,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(180);
-const PAUSE: Duration = Duration::from_millis(20);
 const WITHIN: Duration = Duration::from_secs(10);
 const UNIT: u64 = 16;
 /// A plain copy on each of three nodes.
@@ -48,37 +47,14 @@ struct Archive {
     bundles: u8,
 }
 
-async fn endpoint(identity: &Identity, address: (Ipv4Addr, u16)) -> Endpoint {
-    let bound = async {
-        loop {
-            match Endpoint::bind(&Environment::real(), identity, address.into(), EndpointOptions::default())
-                .await
-            {
-                Ok(endpoint) => return endpoint,
-                Err(_) => sleep(PAUSE).await,
-            }
-        }
-    };
-    timeout(PATIENCE, bound).await.expect("the port becomes free")
-}
-
-/// Waits until `look` finds something.
-async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            sleep(PAUSE).await;
-        }
-    };
-    timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("it comes about that {what}"))
-}
-
 fn key(number: u16) -> ObjectKey {
     let mut name = [0; 20];
     name[..2].copy_from_slice(&number.to_be_bytes());
     ObjectKey::store_path(name)
+}
+
+fn node_id(node: u8) -> NodeId {
+    NodeId::from_bytes([node + 10; 32])
 }
 
 impl Archive {
@@ -86,7 +62,7 @@ impl Archive {
         let identities = [1, 2, 3].map(|number| Identity::from_seed(&[number; 32]));
         let mut bound = Vec::new();
         for identity in &identities {
-            bound.push(endpoint(identity, (Ipv4Addr::LOCALHOST, 0)).await);
+            bound.push(endpoint(identity, (Ipv4Addr::LOCALHOST, 0).into()).await);
         }
         let mut peers: Vec<_> = identities
             .iter()
@@ -107,11 +83,11 @@ impl Archive {
             machine.start(&descriptor, endpoint, number == 0).await;
             machines.push(machine);
         }
-        let reader = endpoint(&Identity::from_seed(&[50; 32]), (Ipv4Addr::LOCALHOST, 0)).await;
+        let reader = endpoint(&Identity::from_seed(&[50; 32]), (Ipv4Addr::LOCALHOST, 0).into()).await;
         let client = CoordinatorClient::new(ConnectionPool::new(reader), descriptor.verify().unwrap());
         let archive = Self { descriptor, machines, client, bundles: 0 };
         for node in 0..COPIES {
-            archive.commit(archive.join(node)).await;
+            archive.commit(join_node(node, node_id(node))).await;
         }
         archive
     }
@@ -143,19 +119,6 @@ impl Archive {
         }
     }
 
-    fn join(&self, node: u8) -> Command {
-        Command::JoinNode {
-            node: NodeId::from_bytes([node + 10; 32]),
-            operator: format!("operator-{node}"),
-            failure_domain: format!("domain-{node}"),
-            vouched: true,
-            seen_at: None,
-            address: format!("[2001:db8::{node:x}]:7001"),
-            quota_bytes: 1 << 40,
-            token: Some(TokenId::from_bytes([node; 32])),
-        }
-    }
-
     /// Makes keys visible, all of one bundle.
     async fn show(&mut self, keys: &[ObjectKey]) {
         self.bundles += 1;
@@ -166,8 +129,7 @@ impl Archive {
         let shard = shard_bytes(content.payload_bytes(), 1);
         let roots = vec![ShardRoot::from_bytes([number; 32]); COPIES.into()];
         let coding = CodingHeader::new(content.bundle_id(), 1, shard, roots).unwrap();
-        let homes: Vec<_> =
-            (0..COPIES).map(|node| (ShardIndex(node), NodeId::from_bytes([node + 10; 32]))).collect();
+        let homes: Vec<_> = (0..COPIES).map(|node| (ShardIndex(node), node_id(node))).collect();
         let reservation = ReservationId::from_bytes([number; 32]);
         self.commit(Command::Reserve {
             reservation,
@@ -242,22 +204,14 @@ impl Archive {
     async fn start_again(&mut self, machine: usize) {
         let roster = self.descriptor.verify().unwrap();
         let id = self.machines[machine].identity.node_id();
-        let address: std::net::SocketAddrV4 = roster.entry(id).unwrap().address.parse().unwrap();
-        let endpoint = endpoint(&self.machines[machine].identity, (*address.ip(), address.port())).await;
+        let address = roster.entry(id).unwrap().address.parse().unwrap();
+        let endpoint = endpoint(&self.machines[machine].identity, address).await;
         self.machines[machine].start(&self.descriptor, endpoint, false).await;
     }
 }
 
 impl Machine {
     async fn start(&mut self, descriptor: &Descriptor, endpoint: Endpoint, founding: bool) {
-        let policy = Policy {
-            domains: DomainRule::Named,
-            repair_at: None,
-            repair_at_full: false,
-            count_lost_after_millis: 72 * 3_600_000,
-            brake: true,
-            trust_declared_domains: false,
-        };
         let options = CoordinatorOptions {
             identity: self.identity.clone(),
             descriptor: descriptor.clone(),
@@ -265,7 +219,7 @@ impl Machine {
             endpoint,
             log: Arc::new(self.log.opened()),
             state: Arc::new(self.state.opened()),
-            founding: founding.then_some(policy),
+            founding: founding.then(policy),
             timing: Timing::default(),
             recode_after: RECODE_AFTER,
             address_table: None,

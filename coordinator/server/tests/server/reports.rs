@@ -5,23 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::archive::{Archive, endpoint, until};
+use crate::archive::{Archive, empty_node, endpoint, join_node, until};
 use firn_base::{
-    ByteCount, CodingId, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex,
-    Timestamp, TokenId, shard_bytes,
+    CodingId, ManifestRoot, NodeId, ObjectKey, PayloadRoot, PublicKey, ReservationId, ShardIndex, Timestamp,
+    shard_bytes,
 };
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader, ShardTree, encode_range};
 use firn_coordinator_logic::Facts;
 use firn_transport::{Connection, Endpoint};
 use firn_wire::{
-    BundleCommit, CONTROL_BYTES_MAX, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest,
-    DeletionRoom, Identity, IndexEntry, NodeReply, NodeRequest, NodeStatus, ShardReport, TimedCommand,
+    BundleCommit, CONTROL_BYTES_MAX, Command, CoordinatorReply, CoordinatorRequest, Identity, IndexEntry,
+    NodeReply, NodeRequest, NodeStatus, ShardReport,
 };
 
 /// A plain copy on each of three nodes.
 const COPIES: u8 = 3;
 const LIAR: u8 = 1;
-const QUOTA_BYTES: u64 = 1 << 40;
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// What every node was given, and how often each was asked for some of it.
@@ -39,32 +39,6 @@ pub(crate) fn node_id(node: u8) -> NodeId {
     node_identity(node).node_id()
 }
 
-fn status() -> NodeStatus {
-    NodeStatus {
-        address: "127.0.0.1:1".into(),
-        quota: ByteCount(QUOTA_BYTES),
-        used: ByteCount(0),
-        young_trash: ByteCount(0),
-        deletion_room: DeletionRoom { all: ByteCount(0), unique: ByteCount(0) },
-        refused_deletions: 0,
-        shards: 1,
-        max_upload: None,
-        rest: None,
-        leaving: false,
-        run: 1,
-        erased_through: 0,
-    }
-}
-
-async fn commit(archive: &Archive, command: Command) {
-    let timed = TimedCommand::of_coordinators(Timestamp::from_millis(1_000_000), command);
-    let outcome = until("the leader takes the command", async || {
-        archive.coordinator(1).consensus().propose(timed.clone()).await.ok()
-    })
-    .await;
-    assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
-}
-
 pub(crate) fn shard() -> Arc<Shard> {
     let length = usize::try_from(shard_bytes(1 << 20, 1)).unwrap();
     let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
@@ -74,17 +48,7 @@ pub(crate) fn shard() -> Arc<Shard> {
 /// Commits a bundle of one shard, which all nodes hold.
 pub(crate) async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
     for node in 0..COPIES {
-        let join = Command::JoinNode {
-            node: node_id(node),
-            operator: format!("operator-{node}"),
-            failure_domain: format!("domain-{node}"),
-            vouched: true,
-            seen_at: None,
-            address: format!("[2001:db8::{node:x}]:7001"),
-            quota_bytes: QUOTA_BYTES,
-            token: Some(TokenId::from_bytes([node; 32])),
-        };
-        commit(archive, join).await;
+        archive.apply(NOW, join_node(node, node_id(node))).await;
     }
     let (payload, manifest) =
         ((1 << 20, PayloadRoot::from_bytes([1; 32])), (1000, ManifestRoot::from_bytes([1; 32])));
@@ -102,10 +66,10 @@ pub(crate) async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
         assignments: homes.clone(),
         expires: Timestamp::from_millis(2_000_000),
     };
-    commit(archive, reserve).await;
+    archive.apply(NOW, reserve).await;
     let entry = IndexEntry { key: ObjectKey::store_path([1; 20]), block: 0, entry: 0, waits: Vec::new() };
     let bundle = BundleCommit { reservation, receipts: homes, entries: vec![entry] };
-    commit(archive, Command::Commit { bundles: vec![bundle], externals: Vec::new() }).await;
+    archive.apply(NOW, Command::Commit { bundles: vec![bundle], externals: Vec::new() }).await;
     coding.coding_id()
 }
 
@@ -114,8 +78,8 @@ pub(crate) async fn connect(archive: &Archive, node: u8, shard: &Arc<Shard>) -> 
     let own = endpoint(&node_identity(node), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let machine = &archive.machines[&1];
     let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
-    let heard: CoordinatorReply =
-        connection.call(&CoordinatorRequest::Heartbeat(status()), CONTROL_BYTES_MAX, WITHIN).await.unwrap();
+    let heartbeat = CoordinatorRequest::Heartbeat(NodeStatus { shards: 1, ..empty_node() });
+    let heard: CoordinatorReply = connection.call(&heartbeat, CONTROL_BYTES_MAX, WITHIN).await.unwrap();
     assert!(matches!(heard, CoordinatorReply::Heartbeat(_)), "{heard:?}");
     tokio::spawn(answer(connection.clone(), node, Arc::clone(shard)));
     (own, connection)

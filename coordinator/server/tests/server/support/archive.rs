@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use firn_base::{ArchiveId, DiskWindows, NodeId, PublicKey, Timestamp};
+use firn_base::{ArchiveId, ByteCount, DiskWindows, NodeId, PublicKey, Timestamp, TokenId};
 use firn_coordinator::storage::{KeyValue, Memory, StoreKind};
 use firn_coordinator::{
     Administration, Coordinator, CoordinatorError, CoordinatorOptions, ERASE_AFTER, FilterOptions, Joined,
@@ -17,8 +17,9 @@ use firn_coordinator::{
 use firn_coordinator_logic::Scan;
 use firn_transport::{Blocking, Clock, Endpoint, EndpointOptions, Entropy, Environment};
 use firn_wire::{
-    AdminReply, AdminRequest, CoordinatorStatus, Descriptor, DomainRule, Identity, LedgerAct, MemberChange,
-    MemberList, MemberStep, Policy, RefusalKind, RefusedRequest, Roster, Signed,
+    AdminReply, AdminRequest, Command, CommandOutcome, CoordinatorStatus, DeletionRoom, Descriptor,
+    DomainRule, Identity, LedgerAct, MemberChange, MemberList, MemberStep, NodeStatus, Policy, RefusalKind,
+    RefusedRequest, Roster, Signed, TimedCommand,
 };
 use tokio::time::{sleep, timeout};
 
@@ -26,6 +27,9 @@ use crate::slow_disk::SlowDisk;
 
 pub const PATIENCE: Duration = Duration::from_secs(180);
 pub const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of each node.
+const QUOTA_BYTES: u64 = 1 << 40;
 
 /// One coordinator: its disks and address outlive its program.
 pub struct Machine {
@@ -110,6 +114,7 @@ pub async fn endpoint(identity: &Identity, address: SocketAddr) -> Endpoint {
         loop {
             match Endpoint::bind(&environment, identity, address, EndpointOptions::default()).await {
                 Ok(endpoint) => return endpoint,
+                // The tasks of the endpoint before end soon after it was closed; the port is free then.
                 Err(_) => sleep(PAUSE).await,
             }
         }
@@ -125,6 +130,38 @@ pub async fn machine(number: u8) -> Machine {
     let (log, state) = (Memory::new(StoreKind::Log), Memory::new(StoreKind::State));
     let clock = Arc::new(SetClock { real: Environment::real(), ahead_millis: AtomicI64::new(0) });
     Machine { identity, address, log, state, clock, running: None, slowness: None, disk_windows: None }
+}
+
+/// Lets a node join, as its operator's only one.
+pub fn join_node(number: u8, node: NodeId) -> Command {
+    Command::JoinNode {
+        node,
+        operator: format!("operator-{number}"),
+        failure_domain: format!("domain-{number}"),
+        vouched: true,
+        seen_at: None,
+        address: format!("[2001:db8::{number:x}]:7001"),
+        quota_bytes: QUOTA_BYTES,
+        token: Some(TokenId::from_bytes([number; 32])),
+    }
+}
+
+/// What a node says of itself that holds nothing.
+pub fn empty_node() -> NodeStatus {
+    NodeStatus {
+        address: "127.0.0.1:1".into(),
+        quota: ByteCount(QUOTA_BYTES),
+        used: ByteCount(0),
+        young_trash: ByteCount(0),
+        deletion_room: DeletionRoom { all: ByteCount(0), unique: ByteCount(0) },
+        refused_deletions: 0,
+        shards: 0,
+        max_upload: None,
+        rest: None,
+        leaving: false,
+        run: 1,
+        erased_through: 0,
+    }
 }
 
 /// Waits until `look` finds something.
@@ -344,6 +381,18 @@ impl Archive {
             })
         })
         .await
+    }
+
+    /// Has the leader apply a command as of a time.
+    pub async fn apply(&self, at: Timestamp, command: Command) {
+        let timed = TimedCommand::of_coordinators(at, command);
+        let outcome = until("the leader takes the command", async || {
+            let leader = self.leader().await;
+            // On the heap: the compiler bounds how deep futures lie in each other.
+            Box::pin(self.coordinator(leader).consensus().propose(timed.clone())).await.ok()
+        })
+        .await;
+        assert!(!matches!(outcome, CommandOutcome::Rejected(_)), "{outcome:?}");
     }
 
     /// Writes as a client does that goes from one to the next, until it is told to stop. Gives what was acknowledged.

@@ -9,21 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use crate::archive::{PATIENCE, endpoint};
 use firn_base::{Digest, NodeId, PublicKey, Timestamp};
 use firn_coordinator::storage::{KeyValue, Memory, RocksDb, StorageError, StoreKind};
 use firn_coordinator::{Consensus, ConsensusOptions, ConsensusStatus, ProposeError, Timing};
 use firn_coordinator_logic::Scan;
-use firn_transport::{
-    Connection, ConnectionPool, Endpoint, EndpointOptions, Environment, Handler, Stream, serve,
-};
+use firn_transport::{Connection, ConnectionPool, Endpoint, Environment, Handler, Stream, serve};
 use firn_wire::{
     COMMIT_BYTES_MAX, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest, Identity, LedgerAct,
     TimedCommand,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
-
-pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub fn timing() -> Timing {
     Timing {
@@ -304,20 +301,6 @@ impl Cluster {
             self.kill(number, false).await;
         }
     }
-}
-
-pub async fn endpoint(identity: &Identity, address: SocketAddr) -> Endpoint {
-    let environment = Environment::real();
-    let bound = async {
-        loop {
-            // The tasks of the endpoint before end soon after it was closed; the port is free then.
-            match Endpoint::bind(&environment, identity, address, EndpointOptions::default()).await {
-                Ok(endpoint) => return endpoint,
-                Err(_) => sleep(Duration::from_millis(20)).await,
-            }
-        }
-    };
-    timeout(PATIENCE, bound).await.expect("the port becomes free")
 }
 
 pub fn add_uploader(number: u64) -> TimedCommand {
