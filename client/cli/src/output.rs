@@ -16,6 +16,15 @@ pub(crate) fn print(text: &str) -> Result<(), CommandError> {
     })
 }
 
+/// Prints `value`: as JSON if that is asked for, else as `text` tells it.
+pub(crate) fn print_as<T: Serialize>(
+    json: bool,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), CommandError> {
+    if json { print_json(value) } else { print(&text(value)) }
+}
+
 /// Prints `value` as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value);

@@ -11,7 +11,7 @@ use firn_wire::{BundleInfo, BundleName, BundleSummary, CoordinatorReply, Coordin
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::commands::node;
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::report::{BundleDetails, BundleReport, bundle_table};
 use crate::session::Session;
 
@@ -44,19 +44,11 @@ pub(crate) async fn run(common: &CommonOptions, command: &BundleCommand) -> Resu
     match command {
         BundleCommand::List => {
             let bundles: Vec<BundleReport> = list(&session).await?.iter().map(BundleReport::from).collect();
-            if common.json {
-                print_json(&bundles)?;
-            } else {
-                print(&bundle_table(&bundles))?;
-            }
+            print_as(common.json, &bundles, |bundles| bundle_table(bundles))?;
         }
         BundleCommand::Show { name } => {
             let details = show(&session, *name).await?;
-            if common.json {
-                print_json(&details)?;
-            } else {
-                print(&details.to_string())?;
-            }
+            print_as(common.json, &details, ToString::to_string)?;
         }
     }
     session.close().await;

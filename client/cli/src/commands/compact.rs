@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
 
@@ -86,11 +86,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<D
     let report = compact_all(&session, &flags).await;
     session.close().await;
     let report = report?;
-    if common.json {
-        print_json(&report)?;
-    } else {
-        print(&text(&report, flags.dry_run))?;
-    }
+    print_as(common.json, &report, |report| text(report, flags.dry_run))?;
     let is_whole = report.groups.iter().all(|group| group.failure.is_none());
     Ok(Done::when(is_whole && report.stopped.is_none()))
 }

@@ -14,7 +14,7 @@ use crate::export_summary::ExportSummary;
 use crate::feed_keys::FeedKeys;
 use crate::nar_encoder::NarCompression;
 use crate::object_writer::{NarFile, NarForm};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::path_list::read_paths;
 use crate::path_search::PathSearch;
 use crate::progress::{Progress, Unit};
@@ -137,11 +137,7 @@ pub(crate) fn show(common: &CommonOptions, summary: &ExportSummary) -> Result<Do
     for missing in &summary.missing {
         eprintln!("error: {}: {}", missing.path, missing.reason);
     }
-    if common.json {
-        print_json(summary)?;
-    } else {
-        print(&summary.to_string())?;
-    }
+    print_as(common.json, summary, ToString::to_string)?;
     Ok(Done::when(summary.is_complete()))
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 
 /// Make and show key files.
 #[derive(Debug, Subcommand)]
@@ -38,11 +38,7 @@ pub(crate) fn run(common: &CommonOptions, command: &KeyCommand) -> Result<Done, 
         KeyCommand::Show { file } => load_identity(file)?,
     };
     let public_id = identity.public().to_string();
-    if common.json {
-        print_json(&PublicId { public_id })?;
-    } else {
-        print(&public_id)?;
-    }
+    print_as(common.json, &PublicId { public_id }, |id| id.public_id.clone())?;
     Ok(Done::Completely)
 }
 

@@ -9,7 +9,7 @@ use firn_wire::{CoordinatorReply, CoordinatorRequest, LedgerAct, NodeSummary, Re
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::report::{NodeReport, node_table};
 use crate::session::Session;
 
@@ -40,11 +40,7 @@ pub(crate) async fn run(common: &CommonOptions, command: &NodeCommand) -> Result
     let resting: BTreeMap<NodeId, RestingNode> = resting.into_iter().map(|node| (node.node, node)).collect();
     let reports: Vec<NodeReport> =
         nodes.iter().map(|node| NodeReport::new(node, &joined, &resting)).collect();
-    if common.json {
-        print_json(&reports)?;
-    } else {
-        print(&node_table(&reports))?;
-    }
+    print_as(common.json, &reports, |reports| node_table(reports))?;
     session.close().await;
     Ok(Done::Completely)
 }

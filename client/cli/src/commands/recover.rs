@@ -7,7 +7,7 @@ use firn_transport::Environment;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::progress::{Progress, Unit};
 use crate::recovery::Recovery;
 use crate::withdrawals::Withdrawals;
@@ -40,11 +40,9 @@ pub(crate) async fn run(common: &CommonOptions, options: RecoverOptions) -> Resu
         let progress = Progress::new("restoring", Unit::Things("bundles"), 0);
         recovery.run(&progress).await?
     };
-    if common.json {
-        print_json(&summary)?;
-    } else {
-        print(&format!("{summary}\nthe cache: file://{}", absolute(&options.output)))?;
-    }
+    print_as(common.json, &summary, |summary| {
+        format!("{summary}\nthe cache: file://{}", absolute(&options.output))
+    })?;
     Ok(Done::when(summary.is_complete()))
 }
 

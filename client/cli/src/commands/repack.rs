@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
 
@@ -100,11 +100,7 @@ pub(crate) async fn run(common: &CommonOptions, flags: RepackFlags) -> Result<Do
         }
     }
     drop(progress);
-    if common.json {
-        print_json(&reports)?;
-    } else {
-        print(&text(&reports, flags.dry_run))?;
-    }
+    print_as(common.json, &reports, |reports| text(reports, flags.dry_run))?;
     session.close().await;
     Ok(Done::when(reports.iter().all(|report| report.failure.is_none())))
 }

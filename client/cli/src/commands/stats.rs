@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::report::redundancy;
 use crate::session::Session;
 use crate::table::{Align, Table};
@@ -87,19 +87,11 @@ pub(crate) async fn run(common: &CommonOptions, options: &StatsOptions) -> Resul
         };
         let groups = Groups::new(take_off(&session, grouping).await?, grouping);
         session.close().await;
-        if common.json {
-            print_json(&groups)?;
-        } else {
-            print(&groups.to_string())?;
-        }
+        print_as(common.json, &groups, ToString::to_string)?;
         return Ok(Done::when(groups.unread.is_empty()));
     }
     let stats = Stats::from(&session.status().await?);
-    if common.json {
-        print_json(&stats)?;
-    } else {
-        print(&stats.to_string())?;
-    }
+    print_as(common.json, &stats, ToString::to_string)?;
     session.close().await;
     Ok(Done::Completely)
 }

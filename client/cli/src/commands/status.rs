@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::commands::node;
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::progress::{Progress, Unit};
 use crate::report::{StatusReport, counted};
 use crate::session::Session;
@@ -78,11 +78,7 @@ pub(crate) async fn run(common: &CommonOptions, options: StatusOptions) -> Resul
     }
     let status = session.status().await?;
     let report = StatusReport::from(&status).with_resting(node::resting(&session).await.as_deref());
-    if common.json {
-        print_json(&report)?;
-    } else {
-        print(&report.to_string())?;
-    }
+    print_as(common.json, &report, ToString::to_string)?;
     session.close().await;
     Ok(Done::Completely)
 }

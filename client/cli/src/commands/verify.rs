@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::cli::CommonOptions;
 use crate::command_error::{CommandError, Done};
 use crate::feed_keys::{FeedKeys, may_be_more};
-use crate::output::{print, print_json};
+use crate::output::print_as;
 use crate::path_search::unsettled;
 use crate::progress::{Progress, Unit};
 use crate::record_finder::RecordFinder;
@@ -98,11 +98,7 @@ pub(crate) async fn run(common: &CommonOptions, options: VerifyOptions) -> Resul
     }
     drop(progress);
     summary.failures.sort();
-    if common.json {
-        print_json(&summary)?;
-    } else {
-        print(&summary.to_string())?;
-    }
+    print_as(common.json, &summary, ToString::to_string)?;
     session.close().await;
     Ok(Done::when(summary.unreadable == 0 && summary.mismatched == 0))
 }
