@@ -182,16 +182,8 @@ impl Inner {
     fn take(&self, send: &ShardSend, bundle: Arc<CodedBundle>) -> Result<Signed<Receipt>, SendFailure> {
         let ticket =
             send.ticket.peek().map_err(|error| SendFailure { retry: false, sentence: error.to_string() })?;
-        let receipt = Receipt {
-            node: ticket.node,
-            reservation: ticket.reservation,
-            coding: ticket.coding,
-            index: ticket.index,
-            root: ticket.root,
-            rank: ticket.rank,
-        };
         self.state().brought.insert(ticket.coding, bundle);
-        Ok(Signed::seal(&node(ticket.index), ARCHIVE, &receipt))
+        Ok(Signed::seal(&node(ticket.index), ARCHIVE, &ticket.receipt()))
     }
 
     fn enter(&self, request: CommitRequest) -> Result<Committed, RefusedRequest> {

@@ -116,15 +116,7 @@ fn refusal(send: &ShardSend, refused: &RefusedRequest) -> SendFailure {
 fn check_receipt(receipt: &Signed<Receipt>, archive: ArchiveId, ticket: &Ticket) -> Result<(), String> {
     let receipt = receipt.open(archive).map_err(|error| error.to_string())?;
     let signed_by_it = receipt.signer() == ticket.node.into();
-    let expected = Receipt {
-        node: ticket.node,
-        reservation: ticket.reservation,
-        coding: ticket.coding,
-        index: ticket.index,
-        root: ticket.root,
-        rank: ticket.rank,
-    };
-    if signed_by_it && *receipt == expected {
+    if signed_by_it && *receipt == ticket.receipt() {
         return Ok(());
     }
     Err("its receipt is for something else".to_owned())
@@ -151,14 +143,7 @@ mod tests {
             expires: Timestamp::from_millis(7),
             rank: OrderRank { generation: 1, epoch: 8 },
         };
-        let good = Receipt {
-            node: ticket.node,
-            reservation: ticket.reservation,
-            coding: ticket.coding,
-            index: ticket.index,
-            root: ticket.root,
-            rank: ticket.rank,
-        };
+        let good = ticket.receipt();
         let check = |signer: &Identity, receipt: &Receipt| {
             check_receipt(&Signed::seal(signer, archive, receipt), archive, &ticket).is_ok()
         };

@@ -64,6 +64,20 @@ pub struct Ticket {
     pub rank: OrderRank,
 }
 
+impl Ticket {
+    /// What its node says once it has stored the shard.
+    pub const fn receipt(&self) -> Receipt {
+        Receipt {
+            node: self.node,
+            reservation: self.reservation,
+            coding: self.coding,
+            index: self.index,
+            root: self.root,
+            rank: self.rank,
+        }
+    }
+}
+
 impl Statement for Ticket {
     const KIND: &'static str = "ticket";
 }

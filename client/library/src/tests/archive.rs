@@ -419,15 +419,7 @@ impl TestArchive {
             offset += length;
         }
         assert_eq!(hasher.finalize().as_bytes(), ticket.root.as_bytes(), "shard {}", ticket.index);
-        let receipt = Receipt {
-            node: ticket.node,
-            reservation: ticket.reservation,
-            coding: ticket.coding,
-            index: ticket.index,
-            root: ticket.root,
-            rank: ticket.rank,
-        };
-        Ok(Signed::seal(&node(number), ARCHIVE, &receipt))
+        Ok(Signed::seal(&node(number), ARCHIVE, &ticket.receipt()))
     }
 
     /// Takes bundles that hold all records of others, once each, and forgets the others.
