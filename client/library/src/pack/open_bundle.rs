@@ -9,7 +9,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
 use firn_base::BundleId;
-use firn_bundle::{BuilderOptions, BundleBuilder, CompressedFrame, PartChunk, PartChunks, PushedChunk};
+use firn_bundle::{
+    BuildError, BuilderOptions, BundleBuilder, CompressedFrame, PartChunk, PartChunks, PushedChunk,
+};
 use firn_client_logic::MARK_BYTES;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
@@ -66,12 +68,15 @@ impl OpenBundle {
         Ok(self)
     }
 
-    /// Takes the next chunk of the open object.
-    pub(super) fn push_chunk(&mut self, chunk: &[u8], spool: &SpoolDir) -> Result<(), PackError> {
-        match self.builder.push_chunk(chunk)? {
-            PushedChunk::Foreign => Ok(self.keep_foreign(chunk, spool)?),
-            PushedChunk::Stored | PushedChunk::Known => Ok(()),
+    /// Takes the next chunk of the open object; whether there was room.
+    pub(super) fn push_chunk(&mut self, chunk: &[u8], spool: &SpoolDir) -> Result<bool, PackError> {
+        match self.builder.push_chunk(chunk) {
+            Ok(PushedChunk::Foreign) => self.keep_foreign(chunk, spool)?,
+            Ok(PushedChunk::Stored | PushedChunk::Known) => {}
+            Err(BuildError::Full) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
+        Ok(true)
     }
 
     /// Keeps a chunk that lies in an earlier bundle for the restore check.

@@ -44,14 +44,11 @@ impl Passage {
     pub(super) fn push_chunks(&mut self) -> Result<Progress, PackError> {
         let open = &mut self.open;
         if let Some(chunk) = self.unpushed.take() {
-            match open.push_chunk(&chunk, &self.spool) {
-                Ok(()) => self.touched = true,
-                Err(PackError::Build(BuildError::Full)) => {
-                    self.unpushed = Some(chunk);
-                    return Ok(Progress::Full);
-                }
-                Err(error) => return Err(error),
+            if !open.push_chunk(&chunk, &self.spool)? {
+                self.unpushed = Some(chunk);
+                return Ok(Progress::Full);
             }
+            self.touched = true;
         }
         loop {
             while let Some(frame) = open.builder.take_frame() {
@@ -61,14 +58,11 @@ impl Passage {
                 return Ok(Progress::Frames);
             }
             let Some(chunk) = self.content.next_chunk()? else { return Ok(Progress::Whole) };
-            match open.push_chunk(chunk, &self.spool) {
-                Ok(()) => self.touched = true,
-                Err(PackError::Build(BuildError::Full)) => {
-                    self.unpushed = Some(chunk.to_vec());
-                    return Ok(Progress::Full);
-                }
-                Err(error) => return Err(error),
+            if !open.push_chunk(chunk, &self.spool)? {
+                self.unpushed = Some(chunk.to_vec());
+                return Ok(Progress::Full);
             }
+            self.touched = true;
         }
     }
 
