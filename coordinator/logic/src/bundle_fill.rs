@@ -11,26 +11,22 @@ use crate::catalogue::BundleView;
 
 /// Counts a bundle in.
 pub(crate) fn add(fill: &mut BundleFill, bundle: &BundleView) {
-    if bundle.is_emptied() {
-        return;
-    }
-    fill.bundles = fill.bundles.saturating_add(1);
-    fill.payload.0 = fill.payload.0.saturating_add(bundle.payload_bytes);
-    if bundle.is_small() {
-        fill.small_bundles = fill.small_bundles.saturating_add(1);
-        fill.small_payload.0 = fill.small_payload.0.saturating_add(bundle.payload_bytes);
-    }
+    count(fill, bundle, u64::saturating_add);
 }
 
 /// Counts a bundle out.
 pub(crate) fn remove(fill: &mut BundleFill, bundle: &BundleView) {
+    count(fill, bundle, u64::saturating_sub);
+}
+
+fn count(fill: &mut BundleFill, bundle: &BundleView, with: fn(u64, u64) -> u64) {
     if bundle.is_emptied() {
         return;
     }
-    fill.bundles = fill.bundles.saturating_sub(1);
-    fill.payload.0 = fill.payload.0.saturating_sub(bundle.payload_bytes);
+    fill.bundles = with(fill.bundles, 1);
+    fill.payload.0 = with(fill.payload.0, bundle.payload_bytes);
     if bundle.is_small() {
-        fill.small_bundles = fill.small_bundles.saturating_sub(1);
-        fill.small_payload.0 = fill.small_payload.0.saturating_sub(bundle.payload_bytes);
+        fill.small_bundles = with(fill.small_bundles, 1);
+        fill.small_payload.0 = with(fill.small_payload.0, bundle.payload_bytes);
     }
 }

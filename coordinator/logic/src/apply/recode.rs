@@ -80,7 +80,7 @@ pub(super) fn finish<F: Facts>(
     coding: CodingId,
     decoder: NodeId,
 ) -> Result<Verdict<()>, F::Error> {
-    let (mut record, recoding) = match under_way(state, bundle, coding)? {
+    let (record, recoding) = match under_way(state, bundle, coding)? {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -104,10 +104,7 @@ pub(super) fn finish<F: Facts>(
         let found = u8::try_from(placed.len()).unwrap_or(u8::MAX);
         return Ok(Err(RejectReason::TooFewReceipts { found, needed }));
     }
-    let replaced = record.codings.remove(0);
-    give_up(state, replaced)?;
-    record.recoding = None;
-    state.write(Change::PutBundle(record));
+    end(state, record, 0)?;
     Ok(Ok(()))
 }
 
@@ -117,14 +114,11 @@ pub(super) fn drop_second<F: Facts>(
     bundle: BundleId,
     coding: CodingId,
 ) -> Result<Verdict<()>, F::Error> {
-    let (mut record, _) = match under_way(state, bundle, coding)? {
+    let (record, _) = match under_way(state, bundle, coding)? {
         Ok(found) => found,
         Err(reason) => return Ok(Err(reason)),
     };
-    let second = record.codings.remove(1);
-    give_up(state, second)?;
-    record.recoding = None;
-    state.write(Change::PutBundle(record));
+    end(state, record, 1)?;
     Ok(Ok(()))
 }
 
@@ -139,6 +133,19 @@ fn under_way<F: Facts>(
         (Some(recoding), [_, second]) if second.id == coding => Ok(Ok((record, recoding))),
         _ => changed("it has no such second coding"),
     }
+}
+
+/// Ends a re-coding: the coding at this place among the two leaves the bundle.
+fn end<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    mut record: BundleRecord,
+    leaving: usize,
+) -> Result<(), F::Error> {
+    let leaving = record.codings.remove(leaving);
+    give_up(state, leaving)?;
+    record.recoding = None;
+    state.write(Change::PutBundle(record));
+    Ok(())
 }
 
 /// Makes the copies of a coding that leaves its bundle surplus.

@@ -94,7 +94,8 @@ pub(crate) async fn administer(action: &Action, desk: &Desk, json: bool) -> Resu
     }
 }
 
-async fn done(desk: &Desk, request: AdminRequest) -> Result<(), Failure> {
+/// Has a request carried out to which there is nothing to say.
+pub(super) async fn done(desk: &Desk, request: AdminRequest) -> Result<(), Failure> {
     match desk.ask(request).await? {
         AdminReply::Done => Ok(()),
         _ => Err(misfit()),

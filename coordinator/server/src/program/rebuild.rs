@@ -11,6 +11,7 @@ use firn_wire::{
     AdminReply, AdminRequest, Descriptor, Identity, RebuildProgress, RebuildStage, VerifiedRoster,
 };
 
+use super::administration::done;
 use super::arguments::{RebuildAction, RebuildArguments, RunOptions};
 use super::desk::{Desk, misfit};
 use super::{Failure, WrongUsage};
@@ -42,24 +43,16 @@ pub(crate) async fn rebuild(
 pub(super) async fn administer(action: &RebuildAction, desk: &Desk, json: bool) -> Result<(), Failure> {
     match action {
         RebuildAction::Status => status(desk, json).await,
-        RebuildAction::Finish => match desk.ask(AdminRequest::FinishRebuild).await? {
-            AdminReply::Done => {
-                println!(
-                    "what was shown is being restored: `firn-coordinator rebuild status` says how far it is"
-                );
-                Ok(())
-            }
-            _ => Err(misfit()),
-        },
-        RebuildAction::Reopen => match desk.ask(AdminRequest::ReopenRebuild).await? {
-            AdminReply::Done => {
-                println!(
-                    "nodes are listened to again: `firn-coordinator rebuild status` says what they show"
-                );
-                Ok(())
-            }
-            _ => Err(misfit()),
-        },
+        RebuildAction::Finish => {
+            done(desk, AdminRequest::FinishRebuild).await?;
+            println!("what was shown is being restored: `firn-coordinator rebuild status` says how far it is");
+            Ok(())
+        }
+        RebuildAction::Reopen => {
+            done(desk, AdminRequest::ReopenRebuild).await?;
+            println!("nodes are listened to again: `firn-coordinator rebuild status` says what they show");
+            Ok(())
+        }
     }
 }
 
