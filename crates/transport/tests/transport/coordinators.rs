@@ -1,25 +1,28 @@
 //! Asking an archive's coordinators: who is passed over, who is believed.
 
+mod ledger;
+mod news;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use firn_base::{
     ArchiveId, BundleNumber, Digest, FeedRange, FilterId, KeyPrefix, Location, ObjectKey, PublicKey,
-    Timestamp, TokenId,
+    Timestamp,
 };
 use firn_transport::{
-    AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, FeedNews, Handler, LedgerError,
-    Stream, serve,
+    AskError, Connection, ConnectionPool, CoordinatorClient, Endpoint, FeedNews, Handler, Stream, serve,
 };
 use firn_wire::{
     AdminRequest, COMMIT_BYTES_MAX, CommitRequest, CoordinatorEntry, CoordinatorReply, CoordinatorRequest,
     Descriptor, FILTER_PIECE_BYTES_MAX, FeedBatch, FeedEvent, FilterEntry, FilterList, Identity,
-    IndexRangePage, IndexRangeRequest, IndexedKey, LedgerAct, LedgerEntry, LedgerHead, LedgerPage, Pass,
-    PassPurpose, RefusalKind, RefusedRequest, Roster, Signed, VerifiedRoster,
+    IndexRangePage, IndexRangeRequest, IndexedKey, Pass, PassPurpose, RefusalKind, RefusedRequest, Roster,
+    Signed, VerifiedRoster,
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use self::news::news;
 use crate::world::{CountedWay, LOOPBACK, address, endpoint, identity};
 
 const ARCHIVE_KEY: u8 = 100;
@@ -258,151 +261,6 @@ async fn signatures_of_strangers_and_passes_of_others_are_not_believed() {
     assert_eq!((pass.signer(), pass.peek().unwrap().reader), (identity(1).public(), fleet.reader.public()));
 }
 
-/// News of the coordinator `signer`: a feed of so many events, which ends where it is asked from.
-fn news(signer: u8, head: u64, stale_millis: Option<u64>) -> Answer {
-    Box::new(move |_, request| {
-        let CoordinatorRequest::News { from, .. } = request else { return None };
-        let events = if *from < head { vec![FeedEvent::Visible(key(1))] } else { Vec::new() };
-        let batch = Signed::seal(&identity(signer), archive(), &FeedBatch { first: *from, events, head });
-        Some(CoordinatorReply::News { batch, stale_millis })
-    })
-}
-
-#[tokio::test]
-async fn that_nothing_is_newer_is_taken_from_one_that_hears_a_majority_if_there_is_one() {
-    let fleet = fleet(vec![news(1, 9, Some(60_000)), news(2, 9, Some(40_000)), news(3, 9, None)]).await;
-    let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
-    assert_eq!((told.batch.head, told.stale), (9, None));
-    // The least stale of those that are cut off, if all are; nobody waits for one that hangs.
-    *fleet.fakes[2].answer.lock().unwrap() = news(3, 9, Some(50_000));
-    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(40)));
-    fleet.fakes[2].hangs.store(true, Ordering::SeqCst);
-    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(40)));
-    // Events are true whoever tells them.
-    let told = fleet.client.news(8, Duration::ZERO).await.unwrap();
-    assert_eq!(told.batch.events.len(), 1);
-}
-
-#[tokio::test]
-async fn whoever_waits_for_news_is_told_at_once_that_nobody_is_heard_and_asks_another_one_next() {
-    let fleet = fleet(vec![news(1, 9, Some(60_000)), news(2, 9, None)]).await;
-    let wait = Duration::from_secs(20);
-    assert_eq!(fleet.client.news(9, wait).await.unwrap().stale, Some(Duration::from_secs(60)));
-    assert_eq!(fleet.client.news(9, wait).await.unwrap().stale, None);
-}
-
-#[tokio::test]
-async fn a_coordinator_that_does_not_know_the_question_is_asked_for_the_feed() {
-    let fleet = fleet(vec![Box::new(|_, request| {
-        let CoordinatorRequest::Feed { from: 9, .. } = request else {
-            let refused = RefusedRequest::new(RefusalKind::Malformed, "the message is malformed");
-            return Some(CoordinatorReply::Refused(refused));
-        };
-        let batch = FeedBatch { first: 9, events: Vec::new(), head: 9 };
-        Some(CoordinatorReply::Feed(Signed::seal(&identity(1), archive(), &batch)))
-    })])
-    .await;
-    let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
-    assert_eq!((told.batch.head, told.stale), (9, None));
-}
-
-/// One of a version before news were asked for.
-fn old(signer: u8) -> Answer {
-    Box::new(move |_, request| {
-        let CoordinatorRequest::Feed { from, .. } = request else {
-            let refused = RefusedRequest::new(RefusalKind::Malformed, "the message is malformed");
-            return Some(CoordinatorReply::Refused(refused));
-        };
-        let batch = FeedBatch { first: *from, events: Vec::new(), head: 9 };
-        Some(CoordinatorReply::Feed(Signed::seal(&identity(signer), archive(), &batch)))
-    })
-}
-
-#[tokio::test]
-async fn that_a_coordinator_is_cut_off_is_not_forgotten_for_one_that_does_not_know_the_question() {
-    let cut_off = || news(1, 9, Some(60_000));
-    // Either may be asked first.
-    for answers in [vec![cut_off(), old(2)], vec![old(1), news(2, 9, Some(60_000))]] {
-        let fleet = fleet(answers).await;
-        for _ in 0..3 {
-            let told = fleet.client.news(9, Duration::ZERO).await.unwrap();
-            assert_eq!((told.batch.head, told.stale), (9, Some(Duration::from_secs(60))));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_coordinator_that_does_not_know_the_question_is_no_reason_to_give_up_those_that_do() {
-    let fleet = fleet(vec![old(1), refuses(RefusalKind::Unavailable)]).await;
-    let client = fleet.client.clone();
-    let told = tokio::spawn(async move { client.news(9, Duration::ZERO).await });
-    // Until it has been asked and could not answer.
-    while fleet.fakes[1].asked.load(Ordering::SeqCst) == 0 {
-        sleep(Duration::from_millis(5)).await;
-    }
-    *fleet.fakes[1].answer.lock().unwrap() = news(2, 9, Some(60_000));
-    assert_eq!(told.await.unwrap().unwrap().stale, Some(Duration::from_secs(60)));
-}
-
-#[tokio::test]
-async fn a_dead_one_beside_those_that_do_not_know_the_question_costs_no_question_its_whole_time() {
-    let hanging = fleet(vec![old(1), old(2), old(3)]).await;
-    hanging.fakes[2].hangs.store(true, Ordering::SeqCst);
-    let unable = fleet(vec![old(1), old(2), refuses(RefusalKind::Unavailable)]).await;
-    let (of_hanging, of_unable) = tokio::join!(
-        hanging.client.news(9, Duration::ZERO),
-        // Whoever waits for news would ask for 35 seconds else, about once in each.
-        unable.client.news(9, Duration::from_secs(20)),
-    );
-    for told in [of_hanging, of_unable] {
-        let told = told.unwrap();
-        assert_eq!((told.batch.head, told.stale), (9, None));
-    }
-    let asked = |fleet: &Fleet, number: usize| fleet.fakes[number].asked.load(Ordering::SeqCst);
-    // For news once each, for the feed once at most: there is no second round.
-    let first_two = asked(&hanging, 0) + asked(&hanging, 1);
-    assert!(first_two <= 4, "{first_two} questions");
-    let third = asked(&unable, 2);
-    assert!((2..10).contains(&third), "{third} questions");
-}
-
-#[tokio::test]
-async fn a_coordinator_that_is_far_is_waited_for_if_the_near_one_is_cut_off() {
-    let hears_others = news(2, 9, None);
-    let far: Answer = Box::new(move |connection, request| match request {
-        CoordinatorRequest::Nodes => Some(CoordinatorReply::Nodes(Vec::new())),
-        request => hears_others(connection, request),
-    });
-    let fleet = fleet(vec![news(1, 9, Some(60_000)), far]).await;
-    *fleet.fakes[1].takes.lock().unwrap() = Duration::from_secs(2);
-    // Nothing is known of it at first.
-    for _ in 0..3 {
-        assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
-    }
-    // Nor is that it is near if it answered something before, which the other one did not.
-    fleet.client.nodes().await.unwrap();
-    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
-}
-
-#[tokio::test]
-async fn a_coordinator_that_took_long_for_a_list_is_not_taken_for_a_far_one() {
-    let hears_others = news(2, 9, None);
-    let lists: Answer = Box::new(move |connection, request| match request {
-        CoordinatorRequest::Nodes => Some(CoordinatorReply::Nodes(Vec::new())),
-        request => hears_others(connection, request),
-    });
-    let fleet = fleet(vec![news(1, 9, Some(60_000)), lists]).await;
-    // Both are near: at the second time neither is dialled.
-    for _ in 0..2 {
-        assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, None);
-    }
-    *fleet.fakes[1].takes.lock().unwrap() = Duration::from_secs(4);
-    let (coordinator, within) = (identity(2).node_id(), Duration::from_secs(60));
-    fleet.client.ask_coordinator(coordinator, &CoordinatorRequest::Nodes, within).await.unwrap();
-    // It is not waited for as one that may be as late again.
-    assert_eq!(fleet.client.news(9, Duration::ZERO).await.unwrap().stale, Some(Duration::from_secs(60)));
-}
-
 #[tokio::test]
 async fn filters_and_index_ranges_that_contradict_themselves_are_not_believed() {
     let list = |first: u64, signer: u8| {
@@ -548,115 +406,4 @@ async fn only_a_newer_roster_of_the_same_archive_is_taken() {
     let other = Signed::seal(&identity(3), other.archive, &other);
     let other = VerifiedRoster::open(&other, identity(3).public().into()).unwrap();
     assert!(!fleet.client.adopt_roster(&other));
-}
-
-fn ledger(tokens: &[u8]) -> Vec<LedgerEntry> {
-    let mut entries: Vec<LedgerEntry> = Vec::new();
-    for (position, token) in (0..).zip(tokens) {
-        entries.push(LedgerEntry {
-            position,
-            previous: entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest),
-            at: Timestamp::from_millis(5),
-            by: firn_wire::Actor::Coordinators,
-            act: LedgerAct::UseToken {
-                token: TokenId::from_bytes([*token; 32]),
-                node: PublicKey::from_bytes([9; 32]),
-                operator: "ada".into(),
-                failure_domain: None,
-            },
-        });
-    }
-    entries
-}
-
-/// Serves a ledger two entries at a time, signed by `signer`.
-fn serves(signer: u8, tokens: &[u8]) -> Answer {
-    let entries = ledger(tokens);
-    Box::new(move |_, request| {
-        let CoordinatorRequest::GetLedger { from } = request else { return None };
-        let head = LedgerHead {
-            entries: u64::try_from(entries.len()).unwrap(),
-            digest: entries.last().map_or(Digest::from_bytes([0; 32]), LedgerEntry::digest),
-        };
-        let from = usize::try_from(*from).unwrap();
-        Some(CoordinatorReply::Ledger(LedgerPage {
-            entries: entries.iter().skip(from).take(2).cloned().collect(),
-            signed_head: Signed::seal(&identity(signer), archive(), &head),
-        }))
-    })
-}
-
-#[tokio::test]
-async fn the_ledger_is_what_a_majority_vouches_for_and_grows() {
-    let fleet =
-        fleet(vec![serves(1, &[1, 2, 3, 4, 5]), serves(2, &[1, 2, 3]), serves(3, &[6, 6, 6, 6, 6, 6, 6])])
-            .await;
-    let first = fleet.client.ledger().await.unwrap();
-    assert_eq!(first.entries, ledger(&[1, 2, 3]));
-    assert_eq!((first.state.used_tokens.len(), first.heads.len()), (3, 2));
-
-    *fleet.fakes[1].answer.lock().unwrap() = serves(2, &[1, 2, 3, 4]);
-    let grown = fleet.client.refresh_ledger(&first).await.unwrap();
-    assert_eq!(grown.entries, ledger(&[1, 2, 3, 4]));
-
-    // A majority that has fallen back does not take away what was verified.
-    *fleet.fakes[0].answer.lock().unwrap() = serves(1, &[1, 2]);
-    let same = fleet.client.refresh_ledger(&grown).await.unwrap();
-    assert_eq!(same.entries, ledger(&[1, 2, 3, 4]));
-
-    for (fake, number) in fleet.fakes.iter().zip(1..) {
-        *fake.answer.lock().unwrap() = serves(number, &[1, 7, 7]);
-    }
-    let error = fleet.client.refresh_ledger(&grown).await.unwrap_err();
-    assert!(matches!(error, AskError::Ledger(LedgerError::Rewritten { position: 1 })), "{error}");
-}
-
-#[tokio::test]
-async fn a_ledger_without_a_majority_is_not_believed() {
-    // The second answers for the third, the third not at all.
-    let fleet = fleet(vec![serves(1, &[1]), serves(3, &[1]), Box::new(|_, _| None)]).await;
-    let error = fleet.client.ledger().await.unwrap_err();
-    assert!(matches!(&error, AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, .. })), "{error}");
-    // Of each that gave none it is told what is wrong with that one.
-    assert!(!error.to_string().contains("no coordinator of archive"), "{error}");
-    let single = self::fleet(vec![serves(1, &[1, 2])]).await;
-    assert_eq!(single.client.ledger().await.unwrap().entries.len(), 2);
-}
-
-/// The same, and what it has heard that others signed: heads of so many entries.
-fn serves_with(signer: u8, tokens: &[u8], heard: &[(u8, &[u8])]) -> Answer {
-    let head = |signer: u8, tokens: &[u8]| {
-        let entries = ledger(tokens);
-        let digest = entries.last().unwrap().digest();
-        Signed::seal(&identity(signer), archive(), &LedgerHead { entries: entries.len() as u64, digest })
-    };
-    let heads: Vec<_> = heard.iter().map(|(signer, tokens)| head(*signer, tokens)).collect();
-    let own = serves(signer, tokens);
-    Box::new(move |connection, request| match request {
-        CoordinatorRequest::GetLedgerHeads => Some(CoordinatorReply::LedgerHeads(heads.clone())),
-        request => own(connection, request),
-    })
-}
-
-#[tokio::test]
-async fn one_coordinator_alone_shows_what_a_majority_signed_before_and_adds_nothing_to_it() {
-    let gone = || -> Answer { Box::new(|_, _| None) };
-    let lone = async |answer: Answer| fleet(vec![answer, gone(), gone()]).await.client;
-    let (all, own): (&[u8], &[u8]) = (&[1, 2, 3], &[1, 2, 3, 4]);
-    let client = lone(serves_with(1, own, &[(1, own), (2, all), (3, &[1])])).await;
-    let error = client.ledger().await.unwrap_err();
-    assert!(matches!(&error, AskError::Ledger(LedgerError::TooFew { found: 1, needed: 2, .. })), "{error}");
-    let shown = client.ledger_signed_before().await.unwrap();
-    assert_eq!(shown.entries, ledger(all), "the fourth entry was signed by one");
-    assert_eq!(shown.state.used_tokens.len(), 3);
-
-    // Of another ledger, of too few, of one twice, of strangers.
-    let liars: [&[(u8, &[u8])]; 4] =
-        [&[(1, own), (2, &[1, 7, 3, 4])], &[(1, own)], &[(1, own), (1, all)], &[(1, own), (9, own)]];
-    for heads in liars {
-        let shown = lone(serves_with(1, own, heads)).await.ledger_signed_before().await;
-        assert!(shown.is_none(), "{heads:?}");
-    }
-    // One of a version before has none.
-    assert!(lone(serves(1, own)).await.ledger_signed_before().await.is_none());
 }
