@@ -1,14 +1,14 @@
-//! Finding what the archive has already, for many paths: what it asks of coordinators, what it reads of manifests, what memory
-//! the uploader takes.
+//! Finding what the archive has already, for many paths: what it asks of coordinators, what it reads of manifests, what
+//! memory the uploader takes.
 //!
-//! `cargo run --release -p firn-benches --example finder -- DIR --paths 1000000` prints what RESULTS.md records. The paths are
-//! made up: as many packages as there are paths in a generation, each a NAR of a few kB with its own hash in it; from one
-//! generation to the next some packages change, and all are signed and called anew. Each generation is published by the client
-//! library's own pipeline into an archive that keeps its bundles in this process and sends nothing. DIR holds one generation
-//! at a time and is empty in the end.
+//! `cargo run --release -p firn-benches --example finder -- DIR --paths 1000000` prints what RESULTS.md records. The
+//! paths are made up: as many packages as there are paths in a generation, each a NAR of a few kB with its own hash in
+//! it; from one generation to the next some packages change, and all are signed and called anew. Each generation is
+//! published by the client library's own pipeline into an archive that keeps its bundles in this process and sends
+//! nothing. DIR holds one generation at a time and is empty in the end.
 //!
-//! Always holds: of what did not change at least half is found, or the run ends with exit code 1. Leaves to others: what coordinators take
-//! for it (`state`).
+//! Always holds: of what did not change at least half is found, or the run ends with exit code 1. Leaves to others:
+//! what coordinators take for it (`state`).
 
 mod paths;
 

@@ -6,8 +6,8 @@
 //! from nodes and `nix copy`, where every program takes what it gets.
 //!
 //! Always holds: both servers are measured in one run, in turns, with the same requests over as many connections; of
-//! requests and copies the turn in the middle counts; an answer that is not as expected ends the run. Leaves to others: whether what is served is right
-//! (end-to-end tests).
+//! requests and copies the turn in the middle counts; an answer that is not as expected ends the run. Leaves to others:
+//! whether what is served is right (end-to-end tests).
 
 mod closure;
 mod compression;

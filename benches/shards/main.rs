@@ -1,9 +1,9 @@
-//! A storage node's shards: writing, starting with many, reading, proving, reading again, each beside what it takes without a
-//! node: plain files, a bare QUIC stream.
+//! A storage node's shards: writing, starting with many, reading, proving, reading again, each beside what it takes
+//! without a node: plain files, a bare QUIC stream.
 //!
-//! `cargo run --release -p firn-benches --example shards -- DIR --shards 100000` prints what RESULTS.md records. DIR is empty or
-//! missing at first, and empty in the end; it is on the disk that is measured. As root the page cache is emptied before what
-//! is called cold. A shard that does not come back whole ends the run with exit code 1.
+//! `cargo run --release -p firn-benches --example shards -- DIR --shards 100000` prints what RESULTS.md records. DIR is
+//! empty or missing at first, and empty in the end; it is on the disk that is measured. As root the page cache is
+//! emptied before what is called cold. A shard that does not come back whole ends the run with exit code 1.
 //!
 //! Each shard is of a bundle of its own, coded 16/40, as most are on a node. All but the first thousand are written without
 //! waiting for the disk, for what is measured of them is the start.

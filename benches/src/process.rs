@@ -23,7 +23,8 @@ const UP_WITHIN: Duration = Duration::from_secs(120);
 const END_WITHIN: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
-// What Linux counts processor time by, whatever the kernel's own ticks are, and where in the figures behind a program's name.
+// What Linux counts processor time by, whatever the kernel's own ticks are, and where in the figures behind a program's
+// name.
 const TICK: Duration = Duration::from_millis(10);
 const CPU_TIME_BEGINS: usize = 11;
 

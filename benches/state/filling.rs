@@ -1,7 +1,7 @@
 //! Filling an archive through the consensus, at once or a piece at a time.
 //!
-//! Always holds: a command of which no answer came is proposed again, and what it is refused with counts as done only if it says
-//! that the first one was applied: nobody else reserves, commits or joins.
+//! Always holds: a command of which no answer came is proposed again, and what it is refused with counts as done only
+//! if it says that the first one was applied: nobody else reserves, commits or joins.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -109,9 +109,9 @@ impl Generator {
     /// Every so many paths begin with one that has as many samples as an object may have.
     pub(crate) const SAMPLES_REPEAT: u64 = 1000;
 
-    // Of 1,000 paths so many have as many sampled chunks: those of 2, 16, 32 and 48 MiB and more, if sizes lie between the public
-    // cache's quantiles (70 of 100 below 64 KiB compressed, 90 below 1.1 MB, 99 below 43.5 MB) as logarithms do between
-    // two points, and NARs are three times as large.
+    // Of 1,000 paths so many have as many sampled chunks: those of 2, 16, 32 and 48 MiB and more, if sizes lie between
+    // the public cache's quantiles (70 of 100 below 64 KiB compressed, 90 below 1.1 MB, 99 below 43.5 MB) as logarithms
+    // do between two points, and NARs are three times as large.
     const fn samples(number: u64) -> u64 {
         match number % Self::SAMPLES_REPEAT {
             0..37 => 4,

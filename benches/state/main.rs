@@ -9,11 +9,11 @@
 //!
 //! Owns: the order of measurements and the report. Always holds: an outcome that is not the expected one, and a lookup
 //! that finds anything but what was committed, end the run with exit code 1. Leaves to others: commands (`generator`),
-//! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`) and whose their time
-//! is (`split`), RocksDB alone (`bare`), filters (`feed_filters`), the machine (`machine`).
+//! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`) and whose
+//! their time is (`split`), RocksDB alone (`bare`), filters (`feed_filters`), the machine (`machine`).
 //!
-//! A long run is done in pieces: `--fill-for 15m` ends filling after that time and keeps what there is, `--resume` goes on, and once
-//! all bundles are there `--filled --only PART` measures a part of the rest.
+//! A long run is done in pieces: `--fill-for 15m` ends filling after that time and keeps what there is, `--resume` goes
+//! on, and once all bundles are there `--filled --only PART` measures a part of the rest.
 
 mod bare;
 mod digesting;

@@ -1,7 +1,7 @@
 //! Whose the time of a present lookup is: RocksDB's, by its own clocks, or what is around it.
 //!
-//! Reading clocks costs itself, so rates are measured without them (`lookups`), and both times are said here. All of it is by the
-//! clock, so nothing else should run meanwhile.
+//! Reading clocks costs itself, so rates are measured without them (`lookups`), and both times are said here. All of it
+//! is by the clock, so nothing else should run meanwhile.
 
 use std::time::Instant;
 

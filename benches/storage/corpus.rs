@@ -1,7 +1,7 @@
 //! A corpus: a binary cache, and which generation each of its paths came with.
 //!
-//! Always holds: what a corpus says of its paths is what its narinfos say; a corpus is never changed, and one that is derived
-//! from it lies beside its cache. Leaves to others: making one (`make-corpora.sh`, `package_set`).
+//! Always holds: what a corpus says of its paths is what its narinfos say; a corpus is never changed, and one that is
+//! derived from it lies beside its cache. Leaves to others: making one (`make-corpora.sh`, `package_set`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! How fast hash parts are found and replaced, beside a plain copy of the same bytes in memory.
 //!
-//! Always holds: both work on the same NARs, decompressed in memory beforehand, on one thread, in turns; what is written to was
-//! written to before.
+//! Always holds: both work on the same NARs, decompressed in memory beforehand, on one thread, in turns; what is
+//! written to was written to before.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,8 +13,8 @@ use firn_bundle::{PatchFinder, hash_parts};
 
 use crate::corpus::Corpus;
 
-// NARs that are timed as one: the kernel's clock of a thread goes in steps of milliseconds, and so many bytes take a tenth of a
-// second.
+// NARs that are timed as one: the kernel's clock of a thread goes in steps of milliseconds, and so many bytes take a
+// tenth of a second.
 const BATCH_BYTES: usize = 256 << 20;
 
 /// What passing over all NARs of a corpus took, of each the round that took least.

@@ -1,18 +1,19 @@
 //! What the archive takes for real packages, beside one copy of their `.nar.xz` files.
 //!
-//! `cargo run --release -p firn-benches --example storage -- DIR` prints what RESULTS.md records. The corpora are made by
-//! `benches/storage/make-corpora.sh` in DIR, those that are not there yet (needs Nix and apt; some minutes and 3 GB; nothing
-//! outside of DIR is written, and a second run finds everything there); the one called `closure`, 5,000 made-up packages in two
-//! generations, by this program (1 GB). Each generation is published on its own, one behind the other, or all of them by one
-//! publish with `--at-once`: by the client library's own pipeline with all its checks and the coding 16/40; only the sending of
-//! shards is left out. `--variant` chooses what is measured, `--corpus` on what. Behind each variant the largest closure of the
-//! first and of the last generation is read as by a gateway that knows nothing yet.
+//! `cargo run --release -p firn-benches --example storage -- DIR` prints what RESULTS.md records. The corpora are made
+//! by `benches/storage/make-corpora.sh` in DIR, those that are not there yet (needs Nix and apt; some minutes and 3 GB;
+//! nothing outside of DIR is written, and a second run finds everything there); the one called `closure`, 5,000 made-up
+//! packages in two generations, by this program (1 GB). Each generation is published on its own, one behind the other,
+//! or all of them by one publish with `--at-once`: by the client library's own pipeline with all its checks and the
+//! coding 16/40; only the sending of shards is left out. `--variant` chooses what is measured, `--corpus` on what.
+//! Behind each variant the largest closure of the first and of the last generation is read as by a gateway that knows
+//! nothing yet.
 //!
-//! `--rounds 40` publishes the generations in so many small rounds, packs together what coordinators would tell, and prints what that
-//! takes beside one publish.
+//! `--rounds 40` publishes the generations in so many small rounds, packs together what coordinators would tell, and
+//! prints what that takes beside one publish.
 //!
-//! `--speed 3` measures three times in turn how fast a publish is, and the parts of it that nobody can avoid, each alone; and how
-//! fast hash parts are replaced, beside copying the same bytes.
+//! `--speed 3` measures three times in turn how fast a publish is, and the parts of it that nobody can avoid, each
+//! alone; and how fast hash parts are replaced, beside copying the same bytes.
 
 mod cold_closure;
 mod corpus;

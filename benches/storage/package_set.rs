@@ -1,8 +1,9 @@
-//! Made-up packages that refer to each other, and a corpus of them: a system of which a thousand paths are needed, among others.
+//! Made-up packages that refer to each other, and a corpus of them: a system of which a thousand paths are needed,
+//! among others.
 //!
-//! Always holds: everything is computed from the set's size, so that a corpus is the same wherever it is made; a package refers
-//! only to those of smaller numbers; the last one leads to exactly as many as are wanted. A generation calls all of them anew,
-//! as if the first had changed, and changes the contents of some.
+//! Always holds: everything is computed from the set's size, so that a corpus is the same wherever it is made; a
+//! package refers only to those of smaller numbers; the last one leads to exactly as many as are wanted. A generation
+//! calls all of them anew, as if the first had changed, and changes the contents of some.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +12,8 @@ use firn_benches::process::Failure;
 use firn_nix_format::nar::{NarNode, encode};
 use firn_nix_format::{Compression, PathInfo, PublisherSecretKey, Sha256, StorePath};
 
-// Bytes of a compressed NAR in the public cache below which so many tenths of all paths are. The largest tenth is left out: of
-// its paths each fills frames by itself.
+// Bytes of a compressed NAR in the public cache below which so many tenths of all paths are. The largest tenth is left
+// out: of its paths each fills frames by itself.
 const FILE_BYTES: [u64; 10] = [200, 600, 1_800, 4_600, 10_500, 22_600, 38_000, 65_536, 250_000, 1_100_000];
 
 // References of a path, in the same way; the public cache has 5 in the middle and 721 at most.

@@ -1,7 +1,8 @@
 //! What a publish cannot avoid, each part run alone on one thread: the bound that a whole publish is compared with.
 //!
-//! Always holds: every part works on the same input as a publish, in memory, by the functions that a publish calls; what comes
-//! out is checked where the next part does not. Leaves to others: the whole (`variant`), the report (`main`).
+//! Always holds: every part works on the same input as a publish, in memory, by the functions that a publish calls;
+//! what comes out is checked where the next part does not. Leaves to others: the whole (`variant`), the report
+//! (`main`).
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

@@ -1,8 +1,8 @@
 //! What reading a path or a closure out of nothing but nodes takes: bundles, and bytes of frames beside its own.
 //!
-//! Always holds: figures are reckoned from the manifests that a publish left; each path and each closure is read by itself, and
-//! a frame that several of its chunks lie in is read once. Leaves to others: reading for real, manifests included
-//! (`cold_closure`).
+//! Always holds: figures are reckoned from the manifests that a publish left; each path and each closure is read by
+//! itself, and a frame that several of its chunks lie in is read once. Leaves to others: reading for real, manifests
+//! included (`cold_closure`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! What many small publishes come to once their bundles are packed together.
 //!
-//! Owns: a history in rounds, and its compaction as coordinators plan it and `firn compact` carries it out. Leaves to others: the
-//! plan (`firn-coordinator-logic`), packing (`firn-client`).
+//! Owns: a history in rounds, and its compaction as coordinators plan it and `firn compact` carries it out. Leaves to
+//! others: the plan (`firn-coordinator-logic`), packing (`firn-client`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,8 +19,8 @@ use firn_wire::{BundleFill, CompactionGroup, CompactionPlan};
 use crate::corpus::Corpus;
 use crate::variant::{K, N, stored_bytes};
 
-/// Publishes the generations in so many rounds, one behind the other, compacts until nothing is told, and prints what that takes
-/// beside one publish of everything.
+/// Publishes the generations in so many rounds, one behind the other, compacts until nothing is told, and prints what
+/// that takes beside one publish of everything.
 pub(crate) fn print_rounds(
     corpus: &Corpus,
     rounds: usize,

@@ -2,9 +2,9 @@
 //!
 //! Owns: where files lie in it, and who writes into it. Always holds: nothing is written outside of it, whatever URL a
 //! record names; a narinfo gets its name after its NAR and its listing, and all of them when their bytes are on disk; a
-//! file that another path relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that hash, and
-//! `nar/<store path hash>-<NarHash>.nar…` that of this path, `nar/<FileHash>.nar…` the file of that hash where its path info
-//! states it, and nothing else; one program writes at a time.
+//! file that another path relies on is never replaced by different bytes: `nar/<NarHash>.nar` holds the NAR of that
+//! hash, and `nar/<store path hash>-<NarHash>.nar…` that of this path, `nar/<FileHash>.nar…` the file of that hash
+//! where its path info states it, and nothing else; one program writes at a time.
 //! Leaves to others: which URL may be used for what (`places`), whether bytes are right (what is written was checked), what
 //! lies there already (`cache_check`).
 

@@ -2,8 +2,8 @@
 //!
 //! Owns: what is written, kept or replaced, and what is said of what cannot be written. Always holds: what is there and
 //! right is not fetched again; a narinfo names a NAR that lies complete beside it, with its listing if that is wanted,
-//! so that whatever stops the export leaves a cache that is valid as far as it goes; memory is bounded however much is exported; "done" is said when
-//! everything is on disk.
+//! so that whatever stops the export leaves a cache that is valid as far as it goes; memory is bounded however much is
+//! exported; "done" is said when everything is on disk.
 //! Leaves to others: finding paths (`path_search`), files (`object_writer`), reading (`firn-retrieval`).
 
 use std::collections::BTreeMap;

@@ -189,8 +189,8 @@ impl PathSearch {
     }
 }
 
-/// Whose signatures count, the most preferred first, and why paths were withdrawn: as `ledger` says, unless the publishers are
-/// `trusted` ones.
+/// Whose signatures count, the most preferred first, and why paths were withdrawn: as `ledger` says, unless the
+/// publishers are `trusted` ones.
 pub(crate) fn whose_signatures(
     ledger: Result<VerifiedLedger, AskError>,
     trusted: Option<Vec<PublisherKey>>,

@@ -1,8 +1,9 @@
 //! Restoring a binary cache from bare shard files.
 //!
-//! Owns: which bundles and objects are tried, and what is said of those that cannot be restored. Always holds:
-//! no network; a bundle with too few shards still gives what its data shards hold; what others restore need not come from a
-//! bundle that uses chunks of one which was not found (it may stay for its own chunks alone, and then others hold its paths).
+//! Owns: which bundles and objects are tried, and what is said of those that cannot be restored. Always holds: no
+//! network; a bundle with too few shards still gives what its data shards hold; what others restore need not come from
+//! a bundle that uses chunks of one which was not found (it may stay for its own chunks alone, and then others hold its
+//! paths).
 //! Leaves to others: finding shards and rebuilding (`firn-retrieval`), writing what was found (`object_writer`).
 
 use std::collections::{BTreeMap, BTreeSet};

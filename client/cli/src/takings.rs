@@ -1,7 +1,7 @@
 //! What lies in every bundle of an archive, read from the manifests.
 //!
-//! Always holds: one manifest is in memory for each bundle that is looked at, a few at a time; what a manifest says is bounded
-//! before it is counted; a bundle that cannot be read is named.
+//! Always holds: one manifest is in memory for each bundle that is looked at, a few at a time; what a manifest says is
+//! bounded before it is counted; a bundle that cannot be read is named.
 //! Leaves to others: who is charged for what (`firn-client-logic`).
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! `firn publish --watch`: looks at a source again and again and publishes what is new.
 //!
-//! Owns: the rounds, what the log and the metrics tell of them, and how they end. Always holds: a signal to stop lets bundles
-//! under way be committed, a second one ends at once; a round that fails is no end.
+//! Owns: the rounds, what the log and the metrics tell of them, and how they end. Always holds: a signal to stop lets
+//! bundles under way be committed, a second one ends at once; a round that fails is no end.
 //! Leaves to others: when the next round is, what it looks at, the lag (`firn-client-logic`).
 
 use std::fmt::Write;

@@ -19,8 +19,8 @@ const ENCODERS_MAX: usize = 256;
 /// Encoders of one client at once: more than two machines that download as Nix does by default, and a quarter of all.
 const CLIENT_ENCODERS_MAX: usize = 64;
 
-/// MiB that a decoder has beside its dictionary, an encoder behind it, and the pieces between them take. All that there is of
-/// bzip2, which has 4 MB for itself.
+/// MiB that a decoder has beside its dictionary, an encoder behind it, and the pieces between them take. All that there
+/// is of bzip2, which has 4 MB for itself.
 const DECODER_MEBIBYTES_MIN: u32 = 8;
 
 /// MiB of a dictionary: as much as `firn-nix-format` lets a file ask for. `xz -9` asks for 64.
@@ -41,8 +41,8 @@ const PLAIN_MAX: usize = 1024;
 /// The same of one client: as many as it may have compressed.
 const CLIENT_PLAIN_MAX: usize = 64;
 
-/// What is no longer than this needs no place if it is sent as it is: it goes at once, and it is copied out of its frame. So all
-/// that one client may ask for at once, 1,600 of these, keeps 105 MB at most.
+/// What is no longer than this needs no place if it is sent as it is: it goes at once, and it is copied out of its
+/// frame. So all that one client may ask for at once, 1,600 of these, keeps 105 MB at most.
 pub(crate) const WITHOUT_PLACE_BYTES_MAX: u64 = 64 << 10;
 
 // Nix tries again by itself, and later than at once. Most NARs are sent in less.

@@ -1,9 +1,10 @@
 //! Following the end of the archive's feed.
 //!
-//! Owns: when the feed is pulled and from where, and when what is known is saved. Always holds: events are applied in order
-//! and once; what became visible is known as soon as a coordinator tells it; while no coordinator answers what is known
-//! stays as it was; one that is cut off from the others is believed what it tells, and not that there is nothing more;
-//! whether they are away is tried here and nowhere else. Leaves to others: signatures (`firn-transport` checks them), filters (`filter_keeper`).
+//! Owns: when the feed is pulled and from where, and when what is known is saved. Always holds: events are applied in
+//! order and once; what became visible is known as soon as a coordinator tells it; while no coordinator answers what is
+//! known stays as it was; one that is cut off from the others is believed what it tells, and not that there is nothing
+//! more; whether they are away is tried here and nowhere else. Leaves to others: signatures (`firn-transport` checks
+//! them), filters (`filter_keeper`).
 
 use std::sync::Arc;
 use std::time::Duration;

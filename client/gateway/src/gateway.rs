@@ -347,8 +347,8 @@ impl RunningGateway {
         self.open.core()
     }
 
-    /// Reads the certificate's files again, if it speaks TLS: clients to come see what is in them. The request log goes on in
-    /// a file opened anew.
+    /// Reads the certificate's files again, if it speaks TLS: clients to come see what is in them. The request log goes
+    /// on in a file opened anew.
     pub async fn reload(&self) {
         self.server.reload().await;
     }

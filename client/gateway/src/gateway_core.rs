@@ -1,9 +1,9 @@
 //! The gateway without its sockets: from a name to a narinfo, NAR, listing, log, realisation or debuginfo link.
 //!
 //! Owns: remembering what was found, opening objects; below it, finding records (`looking_up`) and reading in a place
-//! (`reading`). Always holds: absence is decided from what is here, or from an index range, without naming the key to anybody
-//! (invariant 12); an object that is archived is never reported absent; memory is bounded by the options. Leaves to others:
-//! reading (`firn-retrieval`), HTTP (`routes`), knowing keys (`key_view`, `key_ranges`).
+//! (`reading`). Always holds: absence is decided from what is here, or from an index range, without naming the key to
+//! anybody (invariant 12); an object that is archived is never reported absent; memory is bounded by the options.
+//! Leaves to others: reading (`firn-retrieval`), HTTP (`routes`), knowing keys (`key_view`, `key_ranges`).
 
 mod behind;
 mod found;
@@ -207,8 +207,8 @@ impl GatewayCore {
         self.keys.age()
     }
 
-    /// How long ago a coordinator told the end of the feed, also one that is cut off from the others; none if none has since the
-    /// gateway was started.
+    /// How long ago a coordinator told the end of the feed, also one that is cut off from the others; none if none has
+    /// since the gateway was started.
     pub fn feed_silence(&self) -> Option<Duration> {
         self.keys.silence()
     }
@@ -316,8 +316,8 @@ impl GatewayCore {
         self.blob(ObjectKey::named(KeyKind::Realisation, url.as_str()), NO_REALISATION).await
     }
 
-    /// The debuginfo link of this build id, as a file that names the gateway's own NAR. What has to be decompressed for it takes
-    /// one of `client`'s places.
+    /// The debuginfo link of this build id, as a file that names the gateway's own NAR. What has to be decompressed for
+    /// it takes one of `client`'s places.
     pub(crate) async fn debug_info(
         self: &Arc<Self>,
         id: BuildId,

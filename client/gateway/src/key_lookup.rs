@@ -1,9 +1,9 @@
 //! Where keys lie, for programs that look some up and follow no feed.
 //!
-//! Always holds: of a key no more leaves than a gateway tells of it (`key_ranges`), so of one that is not archived nobody
-//! learns; what is found is as new as the archive was when it was looked for; what is not found is called absent only where a
-//! coordinator that hears a majority said how far the archive is. Leaves to others: keys that are known to be
-//! visible (`CoordinatorClient::lookup` tells of many at once), records.
+//! Always holds: of a key no more leaves than a gateway tells of it (`key_ranges`), so of one that is not archived
+//! nobody learns; what is found is as new as the archive was when it was looked for; what is not found is called absent
+//! only where a coordinator that hears a majority said how far the archive is. Leaves to others: keys that are known to
+//! be visible (`CoordinatorClient::lookup` tells of many at once), records.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! The gateway: an archive served as an ordinary Nix binary cache over HTTP.
 //!
 //! Owns: keeping the archive's filters and following the end of its feed, choosing among records of several publishers,
-//! routes, headers and status codes, caches in memory and on disk. Always holds: absence is decided from local data, or from a range
-//! of the index that names no key, and says as of which feed position; what is archived but unreadable is never passed off as absent without saying so; a body
-//! whose contents turn out wrong is cut before its clean end; memory is bounded whatever is asked. Leaves to
-//! others: reading and checking contents (`firn-retrieval`), the network (`firn-transport`), flags (`firn`).
+//! routes, headers and status codes, caches in memory and on disk. Always holds: absence is decided from local data, or
+//! from a range of the index that names no key, and says as of which feed position; what is archived but unreadable is
+//! never passed off as absent without saying so; a body whose contents turn out wrong is cut before its clean end;
+//! memory is bounded whatever is asked. Leaves to others: reading and checking contents (`firn-retrieval`), the network
+//! (`firn-transport`), flags (`firn`).
 //!
 //! [`Gateway::start`] serves; [`Gateway::open`] gives the same core without a port. [`Router`] answers requests
 //! from any [`GatewayCore`], over whatever connection.

@@ -171,8 +171,8 @@ impl Archive {
         (directory, ObjectReader::new(manifests, self.environment.clone(), objects))
     }
 
-    /// The archive's ledger, vouched for by a majority of its coordinators; if too few of them answer, as a majority signed it
-    /// before: its latest entries may be missing then, which is said in the log.
+    /// The archive's ledger, vouched for by a majority of its coordinators; if too few of them answer, as a majority
+    /// signed it before: its latest entries may be missing then, which is said in the log.
     pub async fn ledger(&self) -> Result<VerifiedLedger, AskError> {
         let asked = self.coordinators.ledger().await;
         let Err(AskError::Ledger(LedgerError::TooFew { found, .. })) = &asked else { return asked };

@@ -4,8 +4,8 @@
 
 use std::panic::resume_unwind;
 
-/// Begins `work` at once and gives what waits for its outcome; a panic in it goes on in whoever waits. Dropping what waits does
-/// not stop the work.
+/// Begins `work` at once and gives what waits for its outcome; a panic in it goes on in whoever waits. Dropping what
+/// waits does not stop the work.
 pub(crate) fn begin<T, W>(work: W) -> impl Future<Output = T> + use<T, W>
 where
     T: Send + 'static,

@@ -1,8 +1,8 @@
 //! Packing the objects of small bundles together into full ones.
 //!
-//! Owns: which packed set may take the place of several old bundles. Always holds: there are fewer bundles behind it than before,
-//! one of them small at most, and not much more bytes in them; what is no gain is told with its parts that may be one; whatever is
-//! interrupted, the old bundles are as they were, and running again begins anew.
+//! Owns: which packed set may take the place of several old bundles. Always holds: there are fewer bundles behind it
+//! than before, one of them small at most, and not much more bytes in them; what is no gain is told with its parts that
+//! may be one; whatever is interrupted, the old bundles are as they were, and running again begins anew.
 //! Leaves to others: which bundles, and when they are erased (coordinators); getting new bundles into their place
 //! (`replacement`).
 
@@ -166,7 +166,8 @@ fn in_parts(why: CompactError, members: &[GroupMember]) -> CompactError {
     if parts.is_empty() { why } else { CompactError::InParts { why: Box::new(why), parts } }
 }
 
-/// Refuses a set that takes much more than so many bytes: what uses more bundles than one may is stored again where it has no place.
+/// Refuses a set that takes much more than so many bytes: what uses more bundles than one may is stored again where it
+/// has no place.
 fn check_bytes(before: u64, set: &BundleSet) -> Result<(), CompactError> {
     let payloads = set.bundles.iter().map(|bundle| bundle.sealed.content.payload_bytes());
     let behind = payloads.fold(0, u64::saturating_add);
@@ -176,8 +177,8 @@ fn check_bytes(before: u64, set: &BundleSet) -> Result<(), CompactError> {
     Ok(())
 }
 
-// Of the bytes that small bundles had, what full ones may take more: the shards of a small one are larger than what is in them, and
-// other frames or another level take a little more or less.
+// Of the bytes that small bundles had, what full ones may take more: the shards of a small one are larger than what is
+// in them, and other frames or another level take a little more or less.
 const MORE_SHARE: u64 = 2;
 
 /// Refuses a set that is no gain over so many bundles: coordinators take no small one but the last.

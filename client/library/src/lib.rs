@@ -1,7 +1,7 @@
 //! What clients of an archive share: opening it, and publishing a binary cache into it.
 //!
-//! Owns: [`Archive`], sources, the pipeline of [`publish()`]: read, check, pack, code, restore, send, and [`repack()`]. Always
-//! holds: nothing is believed that a source says before it was checked; nothing is sent before it was restored;
+//! Owns: [`Archive`], sources, the pipeline of [`publish()`]: read, check, pack, code, restore, send, and [`repack()`].
+//! Always holds: nothing is believed that a source says before it was checked; nothing is sent before it was restored;
 //! memory is bounded whatever the size of a NAR; every wait ends.
 //! Leaves to others: decisions (`firn-client-logic`), formats (`firn-bundle`, `firn-nix-format`), connections
 //! (`firn-transport`), reading (`firn-retrieval`), printing (`firn-cli`).

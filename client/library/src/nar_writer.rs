@@ -90,7 +90,8 @@ mod tests {
         let own = hash_parts(&info(b"")).remove(0).to_vec();
         let large = usize::try_from(BORDERED_FILE_BYTES_MIN).unwrap();
         let with_hash = |bytes, seed| [noise(bytes, seed), own.clone()].concat();
-        // The first border leaves too little before it. A hash part at the end of a file is what a finder holds back longest.
+        // The first border leaves too little before it. A hash part at the end of a file is what a finder holds back
+        // longest.
         let files = [
             noise(large, 1),
             with_hash(large, 2),

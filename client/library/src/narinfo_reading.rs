@@ -1,7 +1,8 @@
 //! Reading the narinfos of a source: several side by side, each judged, and no more of them in memory than a window holds.
 //!
-//! Always holds: what is accepted carries a signature of an accepted publisher that holds and describes the path that it is called
-//! after; what the source has beyond a window lies in a survey on disk, from where a part is read again with what that needs.
+//! Always holds: what is accepted carries a signature of an accepted publisher that holds and describes the path that
+//! it is called after; what the source has beyond a window lies in a survey on disk, from where a part is read again
+//! with what that needs.
 //! Leaves to others: what is done with them (`plan`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,8 +124,8 @@ impl Planner<'_> {
         self.environment.blocking(push).await
     }
 
-    /// Those of these paths of a survey that are to be read when their turn comes. What an earlier window took along is archived by
-    /// then, and of a source on this machine its build log may be new all the same.
+    /// Those of these paths of a survey that are to be read when their turn comes. What an earlier window took along is
+    /// archived by then, and of a source on this machine its build log may be new all the same.
     pub(crate) async fn still_new(&self, own: Vec<SeenPath>) -> Result<Vec<SeenPath>, PlanError> {
         if self.source.is_local() {
             return Ok(own);
@@ -173,8 +174,8 @@ impl Planner<'_> {
         Ok((paths, refused))
     }
 
-    /// Reads paths of a survey again, until the stop asks. What has changed and is refused now is told, and so is what has grown:
-    /// there is room for what was seen.
+    /// Reads paths of a survey again, until the stop asks. What has changed and is refused now is told, and so is what
+    /// has grown: there is room for what was seen.
     pub(crate) async fn read_again(
         &self,
         paths: Vec<SeenPath>,

@@ -1,9 +1,9 @@
 //! Packing verified objects into bundles whose payloads lie in the spool.
 //!
-//! Owns: where one bundle ends and the next begins, and objects that need several. Always holds: memory is
-//! `threads` + 3 frames and the tables of one bundle, whatever the size of an object; equal objects in equal order give
-//! equal bundles, whatever is compressed at the same time; an object is begun where it probably has room, and what does not fit
-//! after all is taken back, so that nothing lies in a bundle that none of its records names, but a mark.
+//! Owns: where one bundle ends and the next begins, and objects that need several. Always holds: memory is `threads` +
+//! 3 frames and the tables of one bundle, whatever the size of an object; equal objects in equal order give equal
+//! bundles, whatever is compressed at the same time; an object is begun where it probably has room, and what does not
+//! fit after all is taken back, so that nothing lies in a bundle that none of its records names, but a mark.
 //! Leaves to others: the order of objects (`packing_order`), what a bundle is (`firn-bundle`), sending.
 
 mod candidate;
@@ -40,10 +40,10 @@ const _: () = assert!(
         && firn_client_logic::QUARTER_BYTES == firn_bundle::QUARTER_BYTES
 );
 
-// What is used of earlier bundles lies in the spool until the restore check, with up to four bundles at once. Of pure rebuilds
-// this many bytes leave a bundle that takes 2.6 MB in 40 shards, a hundredth of them; only an object that is larger by itself
-// has more, and lies in the spool itself. Not so where all bundles belong to one commit: what came together, or lay in one bundle,
-// must not come apart for it.
+// What is used of earlier bundles lies in the spool until the restore check, with up to four bundles at once. Of pure
+// rebuilds this many bytes leave a bundle that takes 2.6 MB in 40 shards, a hundredth of them; only an object that is
+// larger by itself has more, and lies in the spool itself. Not so where all bundles belong to one commit: what came
+// together, or lay in one bundle, must not come apart for it.
 const FOREIGN_BYTES_MAX: u64 = 256 << 20;
 
 /// What became of an object.
@@ -224,7 +224,8 @@ impl Packer {
             Some(open) => open,
             None => OpenBundle::new(self.options, self.mark, &self.spool)?,
         };
-        // What was used of other objects' offers is known; the rest was a refused one's, and is worth no dependency by itself.
+        // What was used of other objects' offers is known; the rest was a refused one's, and is worth no dependency by
+        // itself.
         open.builder.forget_offers();
         // In an empty bundle what is too large for one.
         let usable = usable.filter(|usable| self.has_room(&open, candidate, Some(usable)));

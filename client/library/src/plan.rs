@@ -1,7 +1,8 @@
 //! What a publish is going to do: which paths are sound, signed by whom, and not archived yet.
 //!
-//! Owns: presence, build logs, external references. Always holds: a path of the plan carries a signature of an accepted publisher
-//! that holds; a reference counts as external only if neither source nor archive has it; a plan holds one [`PlanWindow`] at most.
+//! Owns: presence, build logs, external references. Always holds: a path of the plan carries a signature of an accepted
+//! publisher that holds; a reference counts as external only if neither source nor archive has it; a plan holds one
+//! [`PlanWindow`] at most.
 //! Leaves to others: reading and judging narinfos (`narinfo_reading`), which paths are this uploader's and what comes first
 //! (`firn-client-logic`), what lies on disk meanwhile (`survey`), the NARs themselves (`verify`).
 
@@ -93,8 +94,8 @@ pub(crate) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The plan for these paths and blobs. Those of a `survey` are a part of it: what the rest of it has is not external, and
-    /// which of them wait is asked when all parts are done.
+    /// The plan for these paths and blobs. Those of a `survey` are a part of it: what the rest of it has is not
+    /// external, and which of them wait is asked when all parts are done.
     pub(crate) async fn plan(
         &self,
         accepted: BTreeMap<ObjectKey, PathInfo>,
@@ -125,8 +126,8 @@ impl Planner<'_> {
         Ok(plan)
     }
 
-    /// Those of these paths of a survey that are archived and cannot be read, as a plan that does nothing; and those of them of
-    /// which the source does not say any more what they wait for.
+    /// Those of these paths of a survey that are archived and cannot be read, as a plan that does nothing; and those of
+    /// them of which the source does not say any more what they wait for.
     pub(crate) async fn waiting(
         &self,
         survey: &Survey,
@@ -247,8 +248,8 @@ impl Planner<'_> {
         Ok(blobs)
     }
 
-    /// References that neither the source nor the archive has; of those of which the source does not say it, `unanswered` says
-    /// whether they are there.
+    /// References that neither the source nor the archive has; of those of which the source does not say it,
+    /// `unanswered` says whether they are there.
     async fn externals(
         &self,
         new: &BTreeMap<ObjectKey, PathInfo>,

@@ -1,10 +1,10 @@
 //! Publishing a binary cache into an archive, from the first narinfo to the last late receipt.
 //!
-//! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published;
-//! whatever is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are
-//! skipped); memory is bounded by [`PublishOptions::window`] for what is planned, however many paths the source has,
-//! [`PublishOptions::memory`] for what is read, the frames of one bundle and the shards on their way, and an encoder on each thread
-//! if recipes are looked for. What was refused or waits is kept for the summary.
+//! Owns: the pipeline and its bounds. Always holds: what is refused keeps nothing else from being published; whatever
+//! is interrupted, running again goes on (spool files vanish, reservations expire, archived paths are skipped); memory
+//! is bounded by [`PublishOptions::window`] for what is planned, however many paths the source has,
+//! [`PublishOptions::memory`] for what is read, the frames of one bundle and the shards on their way, and an encoder on
+//! each thread if recipes are looked for. What was refused or waits is kept for the summary.
 //! Leaves to others: every single step.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -166,7 +166,8 @@ impl Publish<'_> {
         away.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Tells what all plans come to, with `blobs` of each kind. Of a dry run the summary says nothing else but what is external.
+    /// Tells what all plans come to, with `blobs` of each kind. Of a dry run the summary says nothing else but what is
+    /// external.
     pub(crate) fn tell_sums(&self, sums: Sums, blobs: impl Fn(KeyKind) -> u64) {
         let (paths, logs) = (sums.new, blobs(KeyKind::BuildLog));
         let (nar_bytes, skipped) = (sums.nar_bytes, sums.archived);
@@ -242,8 +243,8 @@ impl Publish<'_> {
     }
 
     /// Reads, checks and packs every object, several at once, in the plan's order. When the source goes away no further
-    /// object is begun, what was read is packed, and that error comes back. Behind a path whose trial was broken off nothing is
-    /// packed.
+    /// object is begun, what was read is packed, and that error comes back. Behind a path whose trial was broken off
+    /// nothing is packed.
     async fn pack_all(
         &self,
         plan: &Plan,

@@ -38,11 +38,11 @@ pub struct PublishOptions {
     pub trusted_keys: Option<Vec<PublisherKey>>,
     /// In which form NARs are kept.
     pub encoding: Encoding,
-    /// Whether the recipes of published files are looked for, and kept: where that is wished, the NAR of every compressed file is
-    /// compressed again, by one encoder on each of the threads ([`Recipe::memory_bytes`]).
+    /// Whether the recipes of published files are looked for, and kept: where that is wished, the NAR of every
+    /// compressed file is compressed again, by one encoder on each of the threads ([`Recipe::memory_bytes`]).
     pub keep_recipes: bool,
-    /// Whether chunks of bundles that are archived already are used instead of being stored again. Before a bundle whose chunks
-    /// are used can be erased, the bundles that use them have to be packed anew.
+    /// Whether chunks of bundles that are archived already are used instead of being stored again. Before a bundle
+    /// whose chunks are used can be erased, the bundles that use them have to be packed anew.
     pub reuse_chunks: bool,
     /// Whether chunks are used of bundles under a quarter full, too: those can come together with others no more then.
     pub reuse_small_bundles: bool,
@@ -70,8 +70,9 @@ pub struct PublishOptions {
     pub stop: PublishStop,
 }
 
-/// Asks a publish to end early: no further object is begun, and what was begun is packed, sent and committed, but for a path whose
-/// recipe is being tried and what comes behind it, which are left to the next run. Clones ask the same publish.
+/// Asks a publish to end early: no further object is begun, and what was begun is packed, sent and committed, but for a
+/// path whose recipe is being tried and what comes behind it, which are left to the next run. Clones ask the same
+/// publish.
 #[derive(Debug, Clone, Default)]
 pub struct PublishStop(Arc<AtomicBool>);
 

@@ -1,8 +1,8 @@
 //! Trying the recipe of a published file, once its object is read and checked.
 //!
-//! Always holds: the recipe is recorded only if it has just made that file; no longer is compressed than it may be that one,
-//! or than the publish goes on and nobody asks it to stop. Leaves to others: how many are tried at once (`publish`), comparing
-//! (`firn-nix-format`).
+//! Always holds: the recipe is recorded only if it has just made that file; no longer is compressed than it may be that
+//! one, or than the publish goes on and nobody asks it to stop. Leaves to others: how many are tried at once
+//! (`publish`), comparing (`firn-nix-format`).
 
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ pub enum TrialError {
     Patches(#[from] PatchError),
 }
 
-/// How many files one publish compresses again at once. Dropping it, however the publish ends, ends what is under way and what
-/// waits: nobody would take it, and a next publish has encoders of its own.
+/// How many files one publish compresses again at once. Dropping it, however the publish ends, ends what is under way
+/// and what waits: nobody would take it, and a next publish has encoders of its own.
 #[derive(Debug)]
 pub(crate) struct Encoders(Arc<Semaphore>);
 
@@ -53,8 +53,8 @@ impl Drop for Encoders {
     }
 }
 
-/// Tries `recipe` on an object whose file begins with `head`, which takes several times as long as reading it, until `is_over`.
-/// Blocks.
+/// Tries `recipe` on an object whose file begins with `head`, which takes several times as long as reading it, until
+/// `is_over`. Blocks.
 pub(crate) fn try_recipe(
     mut object: VerifiedObject,
     recipe: Recipe,

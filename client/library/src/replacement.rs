@@ -1,12 +1,12 @@
 //! New bundles in the place of archived ones: what packing a bundle anew and packing small ones together have in common.
 //!
-//! Owns: packing records of old bundles and getting what comes of it into the archive, otherwise once more where that helps. Always
-//! holds: records stay as they were published, in their order; each object was read whole, with its hash, and restored from what
-//! is sent, before anything is sent; no bundle is sent that was known to be archived, nor one that goes; figures are told only of a
-//! set that lies in the place of the old bundles; it ends; whatever is
+//! Owns: packing records of old bundles and getting what comes of it into the archive, otherwise once more where that
+//! helps. Always holds: records stay as they were published, in their order; each object was read whole, with its hash,
+//! and restored from what is sent, before anything is sent; no bundle is sent that was known to be archived, nor one
+//! that goes; figures are told only of a set that lies in the place of the old bundles; it ends; whatever is
 //! interrupted, the old bundles are as they were, and running again begins anew.
-//! Leaves to others: which bundles, and when they are erased (coordinators); which set may be sent (`repack`, `compact`); what
-//! the next attempt does otherwise (`firn-client-logic`); reading and packing (`archived_objects`).
+//! Leaves to others: which bundles, and when they are erased (coordinators); which set may be sent (`repack`,
+//! `compact`); what the next attempt does otherwise (`firn-client-logic`); reading and packing (`archived_objects`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -113,8 +113,8 @@ pub(crate) struct NewBundles {
 }
 
 impl Replacement<'_> {
-    /// Packs and sends until the archive has it. No chunk is used of what is `going`, to which the old bundles belong. `fits` says
-    /// which set may be sent, `takes_place` how its commit names where each of its records lay.
+    /// Packs and sends until the archive has it. No chunk is used of what is `going`, to which the old bundles belong.
+    /// `fits` says which set may be sent, `takes_place` how its commit names where each of its records lay.
     pub(crate) async fn carry_out<E: From<ReplaceError>>(
         &self,
         going: BTreeSet<BundleId>,
@@ -212,7 +212,8 @@ impl Replacement<'_> {
         }
     }
 
-    /// What the archive has of a set that it did not take just now; nothing if there is none of it, and no other in its place.
+    /// What the archive has of a set that it did not take just now; nothing if there is none of it, and no other in its
+    /// place.
     async fn found(&self, ids: Vec<BundleId>) -> Result<Option<Sent>, ReplaceError> {
         let archived = self.destination.archived(ids).await.map_err(ReplaceError::NotTold)?;
         let (all, any) = (!archived.contains(&false), archived.contains(&true));

@@ -1,8 +1,8 @@
 //! The paths of a source that has more of them than a plan holds: what decides when each is published, on disk.
 //!
-//! Owns: a line of each path in three sorted files. Always holds: memory is bounded however many paths there are; the order
-//! is class by class, and by name within a class, so that versions of a package come near each other. A plan of all of them would put
-//! large closures first besides; here the plan of each window does, of what is in it.
+//! Owns: a line of each path in three sorted files. Always holds: memory is bounded however many paths there are; the
+//! order is class by class, and by name within a class, so that versions of a package come near each other. A plan of
+//! all of them would put large closures first besides; here the plan of each window does, of what is in it.
 //! Leaves to others: reading narinfos, and what a path needs (`plan`).
 
 use firn_base::{ByteCount, ObjectKey};

@@ -1,8 +1,8 @@
 //! Reading one NAR from its source and checking it: the publisher's word is taken for nothing.
 //!
-//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads. Always holds: a
-//! verified path is a well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and FileHash that were
-//! stated; whatever the source sends, no more is read than it may have and memory is bounded.
+//! Owns: decompressing, hashing, validating, patching and chunking in one pass, of large NARs on three threads. Always
+//! holds: a verified path is a well-formed NAR of exactly its NarSize and NarHash, and its file has the FileSize and
+//! FileHash that were stated; whatever the source sends, no more is read than it may have and memory is bounded.
 //! Leaves to others: signatures (`plan`), files that are no NARs (`blob_file`), recipes (`recipe_trial`), packing (`pack`).
 
 use std::io::{self, BufReader, Read};
@@ -179,7 +179,8 @@ pub(crate) fn verify_path(
     let decoded = decode(reader, info, encoding, spool);
     let kept = match (decoded, state.failure.take()) {
         (Ok(kept), _) => kept,
-        // Only what went through the decoder has a reason behind it: the file may be read ahead of what is wrong with the NAR.
+        // Only what went through the decoder has a reason behind it: the file may be read ahead of what is wrong with
+        // the NAR.
         (Err(VerifyError::Read { .. }), Some(failure)) | (Err(failure), _) => return Err(failure),
     };
     if let Some(stated) = info.file_size.filter(|stated| *stated != state.read) {
@@ -224,7 +225,8 @@ fn decode(
     target.finish()
 }
 
-/// Reads a NAR to its end, which must be the one of its path info, and gives `take` each piece of it. An error of `take` ends it.
+/// Reads a NAR to its end, which must be the one of its path info, and gives `take` each piece of it. An error of
+/// `take` ends it.
 fn check(
     nar: impl Read,
     info: &PathInfo,
@@ -243,8 +245,8 @@ fn check(
     }
 }
 
-/// The same on three threads: this one reads and decompresses, the second hashes, the third does whatever `target` does. Where
-/// the system gives no more threads, this one does it all. `stage` says how the thread of a name is begun.
+/// The same on three threads: this one reads and decompresses, the second hashes, the third does whatever `target`
+/// does. Where the system gives no more threads, this one does it all. `stage` says how the thread of a name is begun.
 fn check_staged(
     nar: impl Read,
     info: &PathInfo,

@@ -1,8 +1,8 @@
 //! Publishing what is more than one plan holds: the paths of a survey a window at a time, then what belongs to no path.
 //!
-//! Always holds: each window is committed before the next is planned, which so finds in the archive what it needs of it; which
-//! paths wait is asked when all are done, because a later window may have freed them; numbers are those of all of it, told before
-//! the first window.
+//! Always holds: each window is committed before the next is planned, which so finds in the archive what it needs of
+//! it; which paths wait is asked when all are done, because a later window may have freed them; numbers are those of
+//! all of it, told before the first window.
 //! Leaves to others: everything within a window (`publish`), what comes when (`survey`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,8 @@ impl Publish<'_> {
         Ok(())
     }
 
-    /// Publishes a part of what there is. What is held back by then is told when all parts are done, or if this is the last one.
+    /// Publishes a part of what there is. What is held back by then is told when all parts are done, or if this is the
+    /// last one.
     async fn publish_window(&self, planner: &Planner<'_>, plan: &Plan) -> Result<(), PublishError> {
         if self.options.dry_run {
             self.note_externals(plan);
@@ -103,8 +104,8 @@ impl Publish<'_> {
         Err(error.into())
     }
 
-    /// Notes which paths of a window that was published are not archived: whatever needs one of them would else try it once more.
-    /// What failed before its turn and is archived now was not refused.
+    /// Notes which paths of a window that was published are not archived: whatever needs one of them would else try it
+    /// once more. What failed before its turn and is archived now was not refused.
     async fn note_failed(
         &self,
         planner: &Planner<'_>,

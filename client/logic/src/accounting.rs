@@ -1,8 +1,9 @@
 //! What packages and generations of them take in the archive.
 //!
-//! Owns: who is charged for what lies in a bundle. Always holds: every stored byte of a bundle is charged once: to the first
-//! object that uses a chunk, in the order in which objects lie in bundles, in proportion to what the chunk's frame takes;
-//! manifests, padding and redundancy are charged with the frames. Memory grows with packages and their outputs, not with paths.
+//! Owns: who is charged for what lies in a bundle. Always holds: every stored byte of a bundle is charged once: to the
+//! first object that uses a chunk, in the order in which objects lie in bundles, in proportion to what the chunk's
+//! frame takes; manifests, padding and redundancy are charged with the frames. Memory grows with packages and their
+//! outputs, not with paths.
 //! Leaves to others: reading manifests (`firn-cli`).
 
 use std::collections::BTreeMap;

@@ -25,7 +25,8 @@ pub struct BodyPart {
 }
 
 impl BodyVersion {
-    /// By the headers `ETag` and `Content-Length` of an answer with the whole file. A weak tag does not say that bytes are equal.
+    /// By the headers `ETag` and `Content-Length` of an answer with the whole file. A weak tag does not say that bytes
+    /// are equal.
     pub fn new(etag: Option<&str>, bytes: Option<u64>) -> Self {
         let strong = |tag: &&str| tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"');
         Self { etag: etag.map(str::trim).filter(strong).map(str::to_owned), bytes }

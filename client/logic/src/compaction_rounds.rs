@@ -1,8 +1,8 @@
 //! Which small bundles a run of `firn compact` asks for next.
 //!
-//! Owns: going through the history page by page, and beginning anew. Always holds: a group is tried once; groups that cannot be
-//! packed hide none behind them; it ends, for a round follows only one in which something was packed, and that leaves fewer
-//! bundles.
+//! Owns: going through the history page by page, and beginning anew. Always holds: a group is tried once; groups that
+//! cannot be packed hide none behind them; it ends, for a round follows only one in which something was packed, and
+//! that leaves fewer bundles.
 //! Leaves to others: which bundles form a group (coordinators), packing them.
 
 use std::collections::BTreeSet;
@@ -59,8 +59,8 @@ mod tests {
         CompactionGroup { bundles, payload: ByteCount(2), records: 2 }
     }
 
-    /// Coordinators who always name these groups, of which those that `packs` says can be packed: the groups that were tried, in
-    /// order.
+    /// Coordinators who always name these groups, of which those that `packs` says can be packed: the groups that were
+    /// tried, in order.
     fn run(all: &mut Vec<u16>, packs: impl Fn(u16) -> bool) -> Vec<u16> {
         let (mut rounds, mut tried) = (CompactionRounds::default(), Vec::new());
         for _ in 0..1_000 {

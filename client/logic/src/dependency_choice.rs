@@ -1,11 +1,12 @@
 //! Which earlier bundles a bundle that is being packed depends on.
 //!
-//! Owns: the at most eight dependencies, and when a new bundle is begun for the sake of others. Always holds: the choice
-//! looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the objects pushed into it
-//! had 256 KiB of that one, unless it is known to be worth it, and then its place is kept; and no more bundles are begun for the
-//! sake of others than one for each 64 MiB that had to be stored again, a quarter of a bundle, or, where what is packed anew is known
-//! to be worth more than eight, none that leaves a bundle under a quarter full behind. It is no promise of a best
-//! choice: what comes in turns from nine bundles is stored again in part.
+//! Owns: the at most eight dependencies, and when a new bundle is begun for the sake of others. Always holds: the
+//! choice looks at what was pushed so far and at nothing ahead; a bundle comes to depend on another only once the
+//! objects pushed into it had 256 KiB of that one, unless it is known to be worth it, and then its place is kept; and
+//! no more bundles are begun for the sake of others than one for each 64 MiB that had to be stored again, a quarter of
+//! a bundle, or, where what is packed anew is known to be worth more than eight, none that leaves a bundle under a
+//! quarter full behind. It is no promise of a best choice: what comes in turns from nine bundles is stored again in
+//! part.
 //! Leaves to others: what is found in which bundle, and reading it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +16,13 @@ use firn_base::BundleId;
 /// As many dependencies as the format gives a bundle.
 pub const DEPENDENCIES_MAX: usize = 8;
 
-// Raw bytes that must have been found in a bundle before it is depended on. A dependency is a price for every reader, for repair
-// and for purges, whatever it saves.
+// Raw bytes that must have been found in a bundle before it is depended on. A dependency is a price for every reader,
+// for repair and for purges, whatever it saves.
 const NEW_DEPENDENCY_BYTES_MIN: u64 = 256 << 10;
 
-// Raw bytes that had to be stored again because their bundles were one too many. A bundle of 40 shards of 64 KiB takes 2.6 MB
-// with nothing in it, and is one more to place, to audit and to repair: so it has to be worth a quarter of a full one.
+// Raw bytes that had to be stored again because their bundles were one too many. A bundle of 40 shards of 64 KiB takes
+// 2.6 MB with nothing in it, and is one more to place, to audit and to repair: so it has to be worth a quarter of a
+// full one.
 const MISSED_BYTES_MAX: u64 = QUARTER_BYTES;
 
 /// A bundle with as many payload bytes is not small.
@@ -75,10 +77,11 @@ impl DependencyChoice {
         }
     }
 
-    /// A choice to which these bundles are worth their price from the first byte on: that was found out before. Their places are
-    /// kept for them, whatever else is found before them, and what comes together does not come apart for the sake of others:
-    /// so nothing takes more than it took where it lay. More than eight have not all a place in one bundle: then a bundle ends that
-    /// is a quarter full and lacks one, and until it is a quarter full what has no place is stored again.
+    /// A choice to which these bundles are worth their price from the first byte on: that was found out before. Their
+    /// places are kept for them, whatever else is found before them, and what comes together does not come apart for
+    /// the sake of others: so nothing takes more than it took where it lay. More than eight have not all a place in one
+    /// bundle: then a bundle ends that is a quarter full and lacks one, and until it is a quarter full what has no
+    /// place is stored again.
     pub fn counting_on(worthwhile: BTreeSet<BundleId>) -> Self {
         let has_place = worthwhile.len() <= DEPENDENCIES_MAX;
         let sealing = if has_place { Sealing::Never } else { Sealing::OnceItIsFull };

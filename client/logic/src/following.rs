@@ -69,8 +69,8 @@ impl Following {
         new
     }
 
-    /// A round over `names` has ended with this summary. What was refused, waits, or is a file that was not archived is looked
-    /// at again; a file alone makes no round incomplete.
+    /// A round over `names` has ended with this summary. What was refused, waits, or is a file that was not archived is
+    /// looked at again; a file alone makes no round incomplete.
     pub fn end(&mut self, names: &[String], summary: &PublishSummary) -> RoundOutcome {
         self.failures = 0;
         let refused = summary.refused.iter().map(|path| mark(&path.name));
@@ -114,8 +114,8 @@ impl Following {
     }
 }
 
-/// What stays the same however a path or file is written: the hash of a path, the id in the URL of a file; of anything else all
-/// of it.
+/// What stays the same however a path or file is written: the hash of a path, the id in the URL of a file; of anything
+/// else all of it.
 pub(crate) fn mark(name: &str) -> &str {
     let base = name.strip_prefix("/nix/store/").unwrap_or(name);
     match base.get(..32) {

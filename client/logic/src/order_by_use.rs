@@ -1,8 +1,8 @@
 //! In which order objects are packed together that use chunks of more bundles than one may.
 //!
-//! Owns: the order. Always holds: objects that have most from the same bundle lie side by side, and behind all of them those that
-//! have nothing from any, but for later records of a key, which lie where its first one does; objects of one key keep their order,
-//! and all objects do where the bundles have their places in one.
+//! Owns: the order. Always holds: objects that have most from the same bundle lie side by side, and behind all of them
+//! those that have nothing from any, but for later records of a key, which lie where its first one does; objects of one
+//! key keep their order, and all objects do where the bundles have their places in one.
 //! Leaves to others: who uses what, and where one bundle ends (`dependency_choice`).
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,9 @@
 //! The order in which paths are packed into bundles.
 //!
-//! Owns: which path comes behind which. Always holds: every path comes once; a path comes behind what it
-//! references, whatever their ranks, unless they reference each other in a circle; a build log comes right behind the first path that
-//! its derivation made; the same input gives the same order; nothing recurses. Memory is eight bytes for each reference.
+//! Owns: which path comes behind which. Always holds: every path comes once; a path comes behind what it references,
+//! whatever their ranks, unless they reference each other in a circle; a build log comes right behind the first path
+//! that its derivation made; the same input gives the same order; nothing recurses. Memory is eight bytes for each
+//! reference.
 //! Leaves to others: where one bundle ends and the next begins (`pack` of the client library).
 
 use std::cmp::Reverse;
@@ -25,8 +26,8 @@ pub struct PackingPath {
     pub package: u32,
 }
 
-// A closure of so many paths is a large one: what whole systems need, and few packages. All others come by name, for neighbours
-// by name are alike and so compress better together.
+// A closure of so many paths is a large one: what whole systems need, and few packages. All others come by name, for
+// neighbours by name are alike and so compress better together.
 const LARGE_CLOSURE_PATHS: usize = 512;
 
 // How much of a closure is looked at to tell how large it is.
@@ -34,12 +35,12 @@ const CLOSURE_PATHS_MAX: usize = 4096;
 
 /// The keys of all paths and logs, closures together and dependencies before dependents.
 ///
-/// Rank by rank, a walk begins at each path that no other one of the rank references: what is fetched together then mostly lies
-/// in one bundle, and a bundle that commits rarely has paths that wait for a later one. What two closures share lies with the one
-/// that comes first, so packages of large closures come first, the largest of them before the others: a system of a thousand
-/// paths would else be strewn among the many small packages before it that need some of them. What lies in the archive already is not
-/// among `paths`, and counts for no closure. All others come in the order of their packages' numbers, versions of one in the order
-/// of `paths`.
+/// Rank by rank, a walk begins at each path that no other one of the rank references: what is fetched together then
+/// mostly lies in one bundle, and a bundle that commits rarely has paths that wait for a later one. What two closures
+/// share lies with the one that comes first, so packages of large closures come first, the largest of them before the
+/// others: a system of a thousand paths would else be strewn among the many small packages before it that need some of
+/// them. What lies in the archive already is not among `paths`, and counts for no closure. All others come in the order
+/// of their packages' numbers, versions of one in the order of `paths`.
 pub fn packing_order(paths: &[PackingPath]) -> Vec<ObjectKey> {
     packing_order_from(paths, LARGE_CLOSURE_PATHS)
 }

@@ -1,8 +1,8 @@
 //! How small bundles are parted that are no gain when all of them come together.
 //!
-//! Owns: the parts. Always holds: what comes together in a part uses no more others than one bundle may, but for what stays behind
-//! after all, and fills a quarter of a bundle; each part is less than all of it; what is used by others that do not come along
-//! stays.
+//! Owns: the parts. Always holds: what comes together in a part uses no more others than one bundle may, but for what
+//! stays behind after all, and fills a quarter of a bundle; each part is less than all of it; what is used by others
+//! that do not come along stays.
 //! Leaves to others: when they are parted (the client library), which bundles come together first (coordinators).
 
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! How much of a source is planned at a time.
 //!
-//! Always holds: what a plan keeps in memory is counted before it is kept, by paths and by the text of their narinfos, so that
-//! neither many small ones nor a few huge ones exceed it; a half is for paths whose turn it is, so that there is room for what
-//! they need; one path fits always, or nothing would go on.
+//! Always holds: what a plan keeps in memory is counted before it is kept, by paths and by the text of their narinfos,
+//! so that neither many small ones nor a few huge ones exceed it; a half is for paths whose turn it is, so that there
+//! is room for what they need; one path fits always, or nothing would go on.
 //! Leaves to others: which paths come when, and reading them (the client library).
 
 /// The most that a plan holds.
@@ -22,9 +22,9 @@ pub struct WindowRoom {
 }
 
 impl Default for PlanWindow {
-    /// 32,000 paths as they are in the public cache, where a narinfo has 2 kB with its 31 references. Read, with the names of
-    /// what is referred to, text takes up to five times as much memory, by reckoning 300 MB. A release of a distribution has three
-    /// times as many paths.
+    /// 32,000 paths as they are in the public cache, where a narinfo has 2 kB with its 31 references. Read, with the
+    /// names of what is referred to, text takes up to five times as much memory, by reckoning 300 MB. A release of a
+    /// distribution has three times as many paths.
     fn default() -> Self {
         Self { paths: 65_536, text_bytes: 64 << 20 }
     }

@@ -35,8 +35,8 @@ impl RepackWork {
         }
     }
 
-    /// The bundles to pack anew, the first first, each with the keys to leave out: all that are purged of one that holds such,
-    /// none of one that uses its chunks.
+    /// The bundles to pack anew, the first first, each with the keys to leave out: all that are purged of one that
+    /// holds such, none of one that uses its chunks.
     pub fn bundles(&self) -> Vec<(BundleId, BTreeSet<ObjectKey>)> {
         let holding = self.holding.iter().map(|(bundle, keys)| (*bundle, keys.clone()));
         let using = self.using.iter().filter(|bundle| !self.holding.contains_key(bundle));

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use firn_base::BundleId;
 
-/// Each reads and packs everything again. One is the rule; a bundle that came back with a rebuild beside what had taken its place
-/// needs two or three, and so does one whose dependency is replaced while it is packed.
+/// Each reads and packs everything again. One is the rule; a bundle that came back with a rebuild beside what had taken
+/// its place needs two or three, and so does one whose dependency is replaced while it is packed.
 const ATTEMPTS_MAX: u8 = 8;
 
 /// Bytes of a mark: the id of a bundle that goes, and which mark it is.
@@ -36,9 +36,10 @@ impl ReplacementAttempts {
         &self.going
     }
 
-    /// A chunk that no object has, for each new bundle of this attempt; none in the first. The same objects in the same order
-    /// are the same bundle always, and one that is archived cannot come again, whatever became of it: with a mark it is another
-    /// one, also where the objects are a single chunk or none. Whoever is interrupted and begins anew comes to the same marks.
+    /// A chunk that no object has, for each new bundle of this attempt; none in the first. The same objects in the same
+    /// order are the same bundle always, and one that is archived cannot come again, whatever became of it: with a mark
+    /// it is another one, also where the objects are a single chunk or none. Whoever is interrupted and begins anew
+    /// comes to the same marks.
     pub fn mark(&self) -> Option<[u8; MARK_BYTES]> {
         (self.marks > 0).then(|| {
             let mut mark = [self.marks; MARK_BYTES];
@@ -47,15 +48,15 @@ impl ReplacementAttempts {
         })
     }
 
-    /// One of the new bundles is archived already, and has not taken the place of the old ones. Says whether there is another
-    /// attempt.
+    /// One of the new bundles is archived already, and has not taken the place of the old ones. Says whether there is
+    /// another attempt.
     pub const fn note_archived(&mut self) -> bool {
         self.marks += 1;
         self.begin_next()
     }
 
-    /// The new bundles were refused, and others have taken the place of `replaced` among those that they use. Says whether there
-    /// is another attempt, without these: none if nothing would be otherwise.
+    /// The new bundles were refused, and others have taken the place of `replaced` among those that they use. Says
+    /// whether there is another attempt, without these: none if nothing would be otherwise.
     pub fn note_refused(&mut self, replaced: &[BundleId]) -> bool {
         let known = self.going.len();
         self.going.extend(replaced);

@@ -120,7 +120,8 @@ impl PublishSummary {
     /// Sorts the lists, so that equal publishes print alike whatever finished first.
     pub fn sort(&mut self) {
         self.refused.sort();
-        // What was needed before its turn, and refused, is tried again when that comes; a log with each output of its derivation.
+        // What was needed before its turn, and refused, is tried again when that comes; a log with each output of its
+        // derivation.
         self.refused.dedup();
         self.waiting.sort();
         self.notes.sort();

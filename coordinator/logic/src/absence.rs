@@ -1,10 +1,10 @@
 //! How long a node may be away without being counted lost, by its owner's declaration.
 //!
-//! A node that is away for longer than the policy allows counts as lost, and what it held is made anew. An owner who knows beforehand
-//! says so, and is waited for: 14 days at a time at most. Always holds: whatever is declared, ended and declared again, a node is
-//! waited for so for no more than 28 days of any 365: it has 14 days, which come back evenly within a year. What was declared and
-//! has not passed is given back when the declaration is ended or made anew; what has passed is not, whether the node was away or
-//! not.
+//! A node that is away for longer than the policy allows counts as lost, and what it held is made anew. An owner who
+//! knows beforehand says so, and is waited for: 14 days at a time at most. Always holds: whatever is declared, ended
+//! and declared again, a node is waited for so for no more than 28 days of any 365: it has 14 days, which come back
+//! evenly within a year. What was declared and has not passed is given back when the declaration is ended or made anew;
+//! what has passed is not, whether the node was away or not.
 //! Leaves to others: what counts meanwhile (`fleet`, `apply`), asking (the shell).
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! How full bundles are.
 //!
-//! Owns: the sums over all bundles but emptied ones: what was in those lies in others. Always holds: what was added is taken
-//! out again with the same figures, for a bundle never changes. Leaves to others: what a small bundle is (`firn-bundle`), what to
-//! do about it (`compacting`).
+//! Owns: the sums over all bundles but emptied ones: what was in those lies in others. Always holds: what was added is
+//! taken out again with the same figures, for a bundle never changes. Leaves to others: what a small bundle is
+//! (`firn-bundle`), what to do about it (`compacting`).
 
 pub(crate) use firn_bundle::{QUARTER_BYTES, is_small};
 use firn_wire::BundleFill;

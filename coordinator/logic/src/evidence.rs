@@ -222,9 +222,9 @@ impl<B: EvidenceBook> Evidence<B> {
         self.news = self.news.saturating_add(1);
     }
 
-    /// `node` names a bundle of which it holds shards. Says whether it is to show the rest of it. If not, somebody else has
-    /// shown the same words, a majority signed them, and the node counts as a holder; or it has no certificate, without which
-    /// nothing of it would count.
+    /// `node` names a bundle of which it holds shards. Says whether it is to show the rest of it. If not, somebody else
+    /// has shown the same words, a majority signed them, and the node counts as a holder; or it has no certificate,
+    /// without which nothing of it would count.
     pub fn name_bundle(&mut self, node: NodeId, kept: KeptName) -> Result<bool, B::Error> {
         let KeptName { bundle, coding, certificate, indexes } = kept;
         let count = indexes.len() as u64;

@@ -2,7 +2,8 @@
 //!
 //! Always holds: each step is bounded, so that it can be given up between two; memory holds the hashes of 16 parts and
 //! what making one part takes: 16 times 8 MiB and 25 MiB at 2^20 keys for each part, 150 MiB measured, however long the
-//! range; the bytes depend on the feed only. Leaves to others: the parts' bytes (`firn_filter`), files, when steps are taken.
+//! range; the bytes depend on the feed only. Leaves to others: the parts' bytes (`firn_filter`), files, when steps are
+//! taken.
 //!
 //! The feed is read once for the digest behind the range, without which no key can be hashed, and once for every 16
 //! parts. The filter of the first 2^28 events, the longest that 300 million have, reads its range 17 times.

@@ -1,8 +1,8 @@
 //! How fresh a coordinator's state is: the last moment of which it knows that it has all that was committed by then.
 //!
-//! Always holds: who has heard nobody yet is never fresh; the moment never goes back; silence makes it older, whatever the
-//! reason: a leader that hears no majority, a follower that hears no leader, either of them with a disk that hangs. Leaves to
-//! others: who is heard, and the steady clock (the shell).
+//! Always holds: who has heard nobody yet is never fresh; the moment never goes back; silence makes it older, whatever
+//! the reason: a leader that hears no majority, a follower that hears no leader, either of them with a disk that hangs.
+//! Leaves to others: who is heard, and the steady clock (the shell).
 
 use std::time::Duration;
 

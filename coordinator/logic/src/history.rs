@@ -1,8 +1,8 @@
 //! Where a bundle stands in the history that an archive which is rebuilt is told again.
 //!
-//! Always holds: between two bundles without a turning point a commit shows the same, wherever it stands, of keys of which no other
-//! bundle between them has a record. Leaves to others: telling (`restoring`), which bundles come together (`compacting`,
-//! `apply`).
+//! Always holds: between two bundles without a turning point a commit shows the same, wherever it stands, of keys of
+//! which no other bundle between them has a record. Leaves to others: telling (`restoring`), which bundles come
+//! together (`compacting`, `apply`).
 
 use firn_base::{BundleNumber, Timestamp};
 use firn_wire::LedgerAct;

@@ -117,8 +117,8 @@ impl Listening {
         ListeningPlan { ask, break_off: self.overdue(facts), has_ended }
     }
 
-    /// In its turn `node` has shown something that was not known and is believed. It puts the end off if the node is named, or
-    /// none is.
+    /// In its turn `node` has shown something that was not known and is believed. It puts the end off if the node is
+    /// named, or none is.
     pub fn hear_news(&mut self, node: NodeId, named: &BTreeSet<NodeId>, now: Timestamp) {
         if named.is_empty() || (named.contains(&node) && self.taken(node) <= TURNS_AWAITED) {
             self.news_at = self.news_at.max(now);

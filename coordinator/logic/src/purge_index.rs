@@ -1,7 +1,8 @@
 //! Purges, and bundles in whose place others are, as planners need them: in memory, and the open ones at hand.
 //!
-//! Owns: all purges, and those erasures of which something is told or waited for. Always holds: an index that took in every
-//! change is the one that is read now; what is over costs a look only where it is asked for by its key. Leaves to others: what follows from them (`purging`).
+//! Owns: all purges, and those erasures of which something is told or waited for. Always holds: an index that took in
+//! every change is the one that is read now; what is over costs a look only where it is asked for by its key. Leaves to
+//! others: what follows from them (`purging`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,9 +1,10 @@
 //! Purges under way: which bundles are replaced by nothing, which are erased, who has done it, and what to tell of it.
 //!
-//! Owns: when the shards of a replaced bundle may go. Always holds: none goes before readers have learnt where its paths
-//! lie now, before its replacements have as many durable shards as a commit needs, and as long as a path is read by chunks
-//! of it; parts of an object stay as long as their head; a purge is not over while a bundle that was replaced before it lies
-//! anywhere with what it wants gone; a bundle of which nobody knows what was in it counts for every purge; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
+//! Owns: when the shards of a replaced bundle may go. Always holds: none goes before readers have learnt where its
+//! paths lie now, before its replacements have as many durable shards as a commit needs, and as long as a path is read
+//! by chunks of it; parts of an object stay as long as their head; a purge is not over while a bundle that was replaced
+//! before it lies anywhere with what it wants gone; a bundle of which nobody knows what was in it counts for every
+//! purge; a node counts as free of a bundle only on its own word that it has carried the ledger out that far.
 //! Leaves to others: packing anew what is left of a bundle, and what uses its chunks (an operator's program), deleting
 //! (nodes, by the ledger).
 //!
@@ -12,8 +13,8 @@
 //! all the same, a purge would have to pack anew whatever uses chunks of what uses chunks of its bundle, and so on, which is
 //! most of an archive.
 //!
-//! A rebuild brings such a bundle back without its records, and what took its place is forgotten: it is *emptied*. Any purged
-//! path may lie in it. It is replaced by nothing, and counts for every purge until it is erased.
+//! A rebuild brings such a bundle back without its records, and what took its place is forgotten: it is *emptied*. Any
+//! purged path may lie in it. It is replaced by nothing, and counts for every purge until it is erased.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,8 +39,8 @@ use crate::stay::{Stay, stay_of};
 /// Bundles of each kind that one plan replaces or erases.
 const BUNDLES_MAX: usize = 64;
 
-/// Bundles that one answer names because they use chunks of a bundle that is to go: of each such bundle, and altogether. Once
-/// those are packed anew, the next answer names others.
+/// Bundles that one answer names because they use chunks of a bundle that is to go: of each such bundle, and
+/// altogether. Once those are packed anew, the next answer names others.
 const DEPENDENTS_OF_ONE_MAX: usize = 64;
 const DEPENDENTS_MAX: usize = 4_096;
 
@@ -74,7 +75,8 @@ impl<'a> PurgeBook<'a> {
         }
     }
 
-    /// The erasures that are not over, by the purge that is not over before them; by none those that no purge is over before.
+    /// The erasures that are not over, by the purge that is not over before them; by none those that no purge is over
+    /// before.
     fn open_by_key(&self) -> BTreeMap<Option<ObjectKey>, Vec<&'a ErasureRecord>> {
         let mut open: BTreeMap<Option<ObjectKey>, Vec<_>> = BTreeMap::new();
         for erasure in self.index.open_erasures() {
@@ -123,8 +125,8 @@ impl<'a> PurgeBook<'a> {
     /// Whether no path is read by chunks of a replaced bundle, and those that stand in its place would stand a loss.
     fn is_free(&self, view: &PlanningView<'_>, erasure: &ErasureRecord, within: Duration) -> bool {
         let is_free_of_it = |number: &BundleNumber| {
-            // One that can go goes first: its shards need the chunks as long as they are there. A head is nothing without its
-            // parts, and a rebuild does not bring it back without them.
+            // One that can go goes first: its shards need the chunks as long as they are there. A head is nothing
+            // without its parts, and a rebuild does not bring it back without them.
             let bundle = view.catalogue.bundle(*number);
             let stays = bundle.is_some_and(|bundle| {
                 bundle.role != BundleRole::Head && !view.catalogue.dependents_of(bundle).is_empty()
@@ -175,9 +177,9 @@ const fn is_emptied(erasure: &ErasureRecord) -> bool {
     erasure.keys.is_empty() && erasure.replacements.is_empty()
 }
 
-/// For each erasure that is not over its keys, and those that purges want gone, or wanted, of what has taken its bundle's
-/// place, however often that was replaced in turn: they were in the bundle, or may have been. Looked at are these erasures and
-/// what followed on them.
+/// For each erasure that is not over its keys, and those that purges want gone, or wanted, of what has taken its
+/// bundle's place, however often that was replaced in turn: they were in the bundle, or may have been. Looked at are
+/// these erasures and what followed on them.
 fn later_keys<F: Facts>(
     state: &F,
     index: &PurgeIndex,
@@ -337,9 +339,9 @@ fn dependents_of<'a>(view: &'a PlanningView<'_>, number: BundleNumber) -> &'a [B
 
 /// Whether readers know where the paths of a replaced bundle lie now, and that is as safe as a new bundle.
 fn has_moved(view: &PlanningView<'_>, erasure: &ErasureRecord, readers_learn_within: Duration) -> bool {
-    // Nodes that are away may have what uses an emptied bundle, or what took its place: a rebuild can be taken up again with
-    // what they show until they count as lost. Which of them have declared an absence it has forgotten: it waits for all as long
-    // as one may last.
+    // Nodes that are away may have what uses an emptied bundle, or what took its place: a rebuild can be taken up again
+    // with what they show until they count as lost. Which of them have declared an absence it has forgotten: it waits
+    // for all as long as one may last.
     let lost_after = Duration::from_millis(view.catalogue.policy().count_lost_after_millis);
     let within = if is_emptied(erasure) {
         lost_after.max(ABSENCE_MOST).max(readers_learn_within)

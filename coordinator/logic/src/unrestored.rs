@@ -1,7 +1,7 @@
 //! Which bundles a rebuild has not brought back, and why not.
 //!
-//! Always holds: each bundle counts once, and those that are put off are among them until they come back; reasons are kept of
-//! the first alone, so memory grows with those that are put off. Leaves to others: trying.
+//! Always holds: each bundle counts once, and those that are put off are among them until they come back; reasons are
+//! kept of the first alone, so memory grows with those that are put off. Leaves to others: trying.
 
 use std::collections::BTreeMap;
 

@@ -274,8 +274,8 @@ impl Consensus {
         self.inner.raft.metrics().borrow().state.is_leader()
     }
 
-    /// For how long this member has not known whether it has all that is committed: since its leader or a majority was heard,
-    /// and all applied that they had.
+    /// For how long this member has not known whether it has all that is committed: since its leader or a majority was
+    /// heard, and all applied that they had.
     pub fn age(&self) -> Duration {
         self.inner.freshness.age()
     }

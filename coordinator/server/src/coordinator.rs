@@ -322,8 +322,9 @@ impl Administration {
         self.service.shared.filters.served()
     }
 
-    /// Whether this coordinator takes part: it has not stopped, its clock is not wrong, it knows a leader, and the archive is
-    /// not being rebuilt, for meanwhile no question about contents is answered. If not, the error says which in one sentence.
+    /// Whether this coordinator takes part: it has not stopped, its clock is not wrong, it knows a leader, and the
+    /// archive is not being rebuilt, for meanwhile no question about contents is answered. If not, the error says which
+    /// in one sentence.
     pub fn readiness(&self) -> Result<(), String> {
         let status = self.service.shared.consensus.status();
         if let Some(failure) = status.failure {

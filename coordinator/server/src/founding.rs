@@ -93,8 +93,9 @@ pub async fn ask_peers(
     ask_each(peers, async |peer| ask_peer(endpoint, peer, address).await).await
 }
 
-/// Asks `peers` in turn until they have taken this coordinator back, which the roster names and which has lost its log or
-/// its state: see [`plan_readmission`](firn_coordinator_logic::plan_readmission). Nothing else is said in its name meanwhile.
+/// Asks `peers` in turn until they have taken this coordinator back, which the roster names and which has lost its log
+/// or its state: see [`plan_readmission`](firn_coordinator_logic::plan_readmission). Nothing else is said in its name
+/// meanwhile.
 pub async fn ask_back(endpoint: &Endpoint, peers: &[Peer]) -> Result<Joined, RetiredError> {
     ask_each(peers, async |peer| ask_back_by(endpoint, peer).await).await
 }

@@ -1,8 +1,10 @@
-//! What the other coordinators signed of the ledger, kept so that each of them alone can show a ledger that a majority signed.
+//! What the other coordinators signed of the ledger, kept so that each of them alone can show a ledger that a majority
+//! signed.
 //!
-//! Always holds: a head is kept only if its coordinator signed it and the entries that are here come to it, and gives way
-//! only to a later one, unless other entries are here by now; what is kept is on disk, in the log's store. Nobody is asked of whom
-//! the last head is kept. Leaves to others: whether heads are enough of them (whoever reads the ledger), the own one (`serve`).
+//! Always holds: a head is kept only if its coordinator signed it and the entries that are here come to it, and gives
+//! way only to a later one, unless other entries are here by now; what is kept is on disk, in the log's store. Nobody
+//! is asked of whom the last head is kept. Leaves to others: whether heads are enough of them (whoever reads the
+//! ledger), the own one (`serve`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

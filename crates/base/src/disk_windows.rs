@@ -11,9 +11,9 @@ const DAY_MILLIS: u64 = 86_400_000;
 // Of each window the beginning is for work that can wait; the rest is for the disk's.
 const OPEN_PART: u64 = 6;
 
-/// In how many windows of a day shards are read again, or moved. They are the same everywhere, counted from midnight UTC: a move
-/// wakes several disks, and those then do all that waits. Each is open for its first sixth: of four a day an hour, after
-/// which a disk that nobody reads from rests for five.
+/// In how many windows of a day shards are read again, or moved. They are the same everywhere, counted from midnight
+/// UTC: a move wakes several disks, and those then do all that waits. Each is open for its first sixth: of four a day
+/// an hour, after which a disk that nobody reads from rests for five.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskWindows {
     per_day: u32,

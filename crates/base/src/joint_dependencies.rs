@@ -26,8 +26,8 @@ impl<'a> JointDependencies<'a> {
         self.members.insert(bundle);
     }
 
-    /// Which of these groups a bundle comes to that uses chunks of `dependencies`: the one that it adds the fewest others to, the
-    /// first of several; none where each would use more than `others_max` then.
+    /// Which of these groups a bundle comes to that uses chunks of `dependencies`: the one that it adds the fewest
+    /// others to, the first of several; none where each would use more than `others_max` then.
     pub fn likest<'b>(
         groups: impl IntoIterator<Item = &'b Self>,
         dependencies: &[BundleId],

@@ -1,10 +1,10 @@
 //! The builder: objects go in chunk by chunk, frames and at last a manifest come out.
 //!
-//! Owns: what a bundle being packed holds. Always holds: what is sealed keeps every limit of `limits`; every chunk in it, but a
-//! mark, is one that a record names; equal objects in equal order give equal bundles (with one version of each compressor); memory
-//! is the tables, the open frame, what it held before the object, and frames not yet taken.
-//! Leaves to others: taking an object back (`open_object`), verifying objects before, chunking, threads (frames are compressed wherever the caller
-//! likes), the spool.
+//! Owns: what a bundle being packed holds. Always holds: what is sealed keeps every limit of `limits`; every chunk in
+//! it, but a mark, is one that a record names; equal objects in equal order give equal bundles (with one version of
+//! each compressor); memory is the tables, the open frame, what it held before the object, and frames not yet taken.
+//! Leaves to others: taking an object back (`open_object`), verifying objects before, chunking, threads (frames are
+//! compressed wherever the caller likes), the spool.
 
 use std::collections::{BTreeMap, VecDeque};
 

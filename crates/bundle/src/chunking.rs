@@ -5,7 +5,8 @@
 
 use fastcdc::v2020::{Normalization, cut, select_masks};
 
-/// Shortest chunk but the last of an object and that before a border: below it the 44 bytes of its table entry weigh too much.
+/// Shortest chunk but the last of an object and that before a border: below it the 44 bytes of its table entry weigh
+/// too much.
 pub const CHUNKER_MIN_BYTES: usize = 16 << 10;
 
 /// Chunk length aimed at. With reference patches, 64 KiB store 6 % more than 16 KiB (34.0 and 32.1 MB of our

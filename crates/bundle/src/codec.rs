@@ -1,8 +1,8 @@
 //! How frames and blocks of records are stored, and getting them back.
 //!
-//! Owns: the codec bytes. Always holds: decompressing gives exactly the raw bytes asked for or nothing, and allocates no more
-//! than these and what the decoder itself takes: a dictionary of as many bytes at most. Leaves to others: which codec is
-//! chosen (`frame_compression`), what came out (chunk hashes).
+//! Owns: the codec bytes. Always holds: decompressing gives exactly the raw bytes asked for or nothing, and allocates
+//! no more than these and what the decoder itself takes: a dictionary of as many bytes at most. Leaves to others: which
+//! codec is chosen (`frame_compression`), what came out (chunk hashes).
 
 use std::io;
 

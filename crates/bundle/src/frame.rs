@@ -1,7 +1,7 @@
 //! Frames: groups of chunks compressed together, and the table that says where they lie.
 //!
-//! Owns: frame entries, and decompressing by them. Always holds: a frame has raw bytes of 4 MiB at most, and a stored frame is
-//! never longer than its raw bytes.
+//! Owns: frame entries, and decompressing by them. Always holds: a frame has raw bytes of 4 MiB at most, and a stored
+//! frame is never longer than its raw bytes.
 //! Leaves to others: which chunks lie in a frame, fetching it, codecs (`codec`) and the choice among them
 //! (`frame_compression`).
 
@@ -56,8 +56,8 @@ pub struct FrameEntry {
 }
 
 impl FrameEntry {
-    /// Reads entries of the frame table of the manifest that `header` begins; `first` is the number of the first of them, for
-    /// errors, and `frames_end` where the manifest begins in the payload.
+    /// Reads entries of the frame table of the manifest that `header` begins; `first` is the number of the first of
+    /// them, for errors, and `frames_end` where the manifest begins in the payload.
     pub fn parse_table(
         bytes: &[u8],
         first: u32,

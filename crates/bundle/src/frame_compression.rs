@@ -31,8 +31,8 @@ pub struct FrameCompressionError(String);
 impl FrameCompression {
     /// What is quick.
     ///
-    /// Frames of 1 MiB of programs, manuals and scripts: level 3 gives 2.7 % more bytes at 3.6 times the speed, level 9 0.5 %
-    /// fewer at two thirds (92 MB/s), and xz in front of a publish gives 70 MB/s.
+    /// Frames of 1 MiB of programs, manuals and scripts: level 3 gives 2.7 % more bytes at 3.6 times the speed, level 9
+    /// 0.5 % fewer at two thirds (92 MB/s), and xz in front of a publish gives 70 MB/s.
     pub const ZSTD: Self = Self::Zstd(6);
 
     /// What is small.

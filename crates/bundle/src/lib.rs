@@ -7,9 +7,10 @@
 //! Leaves to others: the erasure code (`erasure`), files and connections (shells), signatures (`nix-format`).
 //!
 //! Packing: [`PatchFinder`] → [`Chunker`] → [`BundleBuilder`] → [`SealedBundle`]. Sharding: [`ShardTreeBuilder`],
-//! [`CodingHeader`], [`ShardFileHeader`]; coding anew: [`PayloadTree`]. Reading by pieces: [`ContentHeader`], [`ManifestHeader`],
-//! [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`], [`ChunkEntry::cut`],
-//! [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`]; what one shard alone says: [`read_slice`].
+//! [`CodingHeader`], [`ShardFileHeader`]; coding anew: [`PayloadTree`]. Reading by pieces: [`ContentHeader`],
+//! [`ManifestHeader`], [`BlockDirectory`], [`Block`], [`ChunkList`], the entry tables, [`decompress_frame`],
+//! [`ChunkEntry::cut`], [`PatchApplier`]. Reading whole: [`Manifest`], [`BundleReader`]; what one shard alone says:
+//! [`read_slice`].
 
 mod block;
 mod build_error;

@@ -19,8 +19,8 @@ pub const fn is_small(payload_bytes: u64, records: u64) -> bool {
     payload_bytes < QUARTER_BYTES && records < RECORDS_MAX as u64 / 4
 }
 
-/// Whether a bundle is one that compaction packs together with others: an ordinary one with records that is under a quarter full.
-/// What is left over of a large object cannot, and stays as small as it is.
+/// Whether a bundle is one that compaction packs together with others: an ordinary one with records that is under a
+/// quarter full. What is left over of a large object cannot, and stays as small as it is.
 pub const fn comes_together(role: BundleRole, payload_bytes: u64, records: u64) -> bool {
     matches!(role, BundleRole::Ordinary) && records > 0 && is_small(payload_bytes, records)
 }

@@ -1,8 +1,8 @@
 //! LZMA: raw LZMA2 streams, behind the filter for x86 code where that makes them smaller.
 //!
-//! Owns: the chain of filters that a codec byte stands for. Always holds: the dictionary is as long as the raw bytes, which
-//! both sides know, so a stream cannot ask for memory; a stream says at once how much comes out, and it is read only if that is
-//! right, if its chunks are few, for each may begin the coder anew, and if it ends with its end marker.
+//! Owns: the chain of filters that a codec byte stands for. Always holds: the dictionary is as long as the raw bytes,
+//! which both sides know, so a stream cannot ask for memory; a stream says at once how much comes out, and it is read
+//! only if that is right, if its chunks are few, for each may begin the coder anew, and if it ends with its end marker.
 //! Leaves to others: whether compressing is worth it, the hashes of what comes out.
 
 use std::io;

@@ -1,8 +1,8 @@
 //! The object that is being packed, and taking it back.
 //!
-//! Owns: how far the bundle had come before the object. Always holds: behind an object that is taken back the bundle is as if
-//! it had not been begun, but for what was offered: no chunk, no frame and no dependency of it is left. Leaves to others:
-//! cutting off what the spool got of it.
+//! Owns: how far the bundle had come before the object. Always holds: behind an object that is taken back the bundle is
+//! as if it had not been begun, but for what was offered: no chunk, no frame and no dependency of it is left. Leaves to
+//! others: cutting off what the spool got of it.
 
 use crate::builder::BundleBuilder;
 use crate::chunk_list::ChunkList;
@@ -47,8 +47,8 @@ impl BundleBuilder {
         self.object = Some(OpenObject { list: ChunkList::new(), bytes: 0, before });
     }
 
-    /// Takes the open object back, if there is one, with all that it brought, and says how many bytes of the payload count: the
-    /// spool is to be cut off behind them. Frames that were taken and not given back must not come any more.
+    /// Takes the open object back, if there is one, with all that it brought, and says how many bytes of the payload
+    /// count: the spool is to be cut off behind them. Frames that were taken and not given back must not come any more.
     #[must_use = "the spool is to be cut off there"]
     pub fn abandon_object(&mut self) -> u64 {
         let Some(OpenObject { before, .. }) = self.object.take() else { return self.appended_bytes };

@@ -1,6 +1,7 @@
 //! The recipe of a record, as its number, and what it gives back.
 //!
-//! Always holds: the number of a recipe is for ever; one of a newer version is kept as it is by whoever packs the object anew.
+//! Always holds: the number of a recipe is for ever; one of a newer version is kept as it is by whoever packs the
+//! object anew.
 //! Leaves to others: making the file (`firn-nix-format`), comparing it with its FileHash.
 
 use firn_nix_format::{Compression, Recipe};

@@ -49,7 +49,8 @@ pub const FRAMES_KEPT_BYTES: usize = 32 << 20;
 pub struct BundleReader<R> {
     manifest: Manifest,
     payload: R,
-    // Frames read lately, the last one behind: what was packed once for many objects takes turns with what is an object's own.
+    // Frames read lately, the last one behind: what was packed once for many objects takes turns with what is an
+    // object's own.
     frames: VecDeque<(u32, Vec<u8>)>,
     frames_bytes_max: usize,
 }

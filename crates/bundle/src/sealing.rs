@@ -130,10 +130,10 @@ impl BundleBuilder {
         (MANIFEST_HEADER_BYTES + tables + self.lists.len() + list) as u64 + self.blocks.bytes_bound()
     }
 
-    /// Whether an object of this size with this record might not fit: then seal first. One that is told to take all of its new
-    /// bytes fits where this is false, however badly it compresses; of another one [`BuildError::Full`] may come all the same, and it
-    /// is to be abandoned. An object that might not fit an empty builder either is begun in one, and becomes parts and a head
-    /// if [`BuildError::Full`] comes.
+    /// Whether an object of this size with this record might not fit: then seal first. One that is told to take all of
+    /// its new bytes fits where this is false, however badly it compresses; of another one [`BuildError::Full`] may
+    /// come all the same, and it is to be abandoned. An object that might not fit an empty builder either is begun in
+    /// one, and becomes parts and a head if [`BuildError::Full`] comes.
     pub fn would_exceed(&self, size: &ObjectSize, record: &NewRecord) -> bool {
         // What is not compressed yet counts as it is.
         let open_bytes = u64::from(self.options.frame_raw_bytes);

@@ -89,8 +89,8 @@ pub fn plain_slice(header: &ShardFileHeader) -> Option<Range<u64>> {
     Some(start..end)
 }
 
-/// Reads what a shard says of names: `shard` gives its bytes, from its own beginning on. Takes memory for the manifest, or for a
-/// slice of frames.
+/// Reads what a shard says of names: `shard` gives its bytes, from its own beginning on. Takes memory for the manifest,
+/// or for a slice of frames.
 pub fn read_slice(header: &ShardFileHeader, shard: &impl ReadAt) -> Result<SliceContents, SliceError> {
     let Some(slice) = plain_slice(header) else { return Ok(SliceContents::Parity) };
     let content = header.content();

@@ -1,8 +1,8 @@
 //! How fast published files are made again, beside the programs that wrote them: `recipe_speed FILE [ROUNDS]`.
 //!
-//! Always holds: each round makes the file of the same bytes by our encoder and by the program, in turns; a file that is not the
-//! same is an error and no figure; seconds are those of a processor, as Linux counts them in hundredths, so that a busy machine
-//! changes them little.
+//! Always holds: each round makes the file of the same bytes by our encoder and by the program, in turns; a file that
+//! is not the same is an error and no figure; seconds are those of a processor, as Linux counts them in hundredths, so
+//! that a busy machine changes them little.
 
 #![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a measurement reads files")]
 

@@ -41,8 +41,8 @@ pub struct PathInfo {
 }
 
 impl PathInfo {
-    /// Of a NAR that lies uncompressed at `url`, as far as it can be told from the NAR: nobody has signed it, and what it refers
-    /// to is not said.
+    /// Of a NAR that lies uncompressed at `url`, as far as it can be told from the NAR: nobody has signed it, and what
+    /// it refers to is not said.
     pub fn of_nar(store_path: StorePath, url: String, nar_hash: Sha256, nar_size: u64) -> Self {
         Self {
             store_path,

@@ -29,8 +29,8 @@ use crate::{ByteStream, ManifestReader, ReadError};
 // Pieces cut out of a frame keep all of it in memory; below this share of it they are copied.
 const SLICE_SHARE: usize = 4;
 
-// What is no longer than this is copied in any case, unless it is the whole frame: that takes 10 µs, and who takes its time with
-// a short answer keeps no more than that.
+// What is no longer than this is copied in any case, unless it is the whole frame: that takes 10 µs, and who takes its
+// time with a short answer keeps no more than that.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 
 // What lies between two hash parts is not copied with them if it is longer: then the copy costs more than the piece.

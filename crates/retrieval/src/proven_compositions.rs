@@ -1,9 +1,9 @@
 //! Which compositions were found to give what was promised: an object is hashed whole once, not at every reading.
 //!
-//! A composition is all that decides the bytes of a content: lengths and hashes of its chunks in order, its patches and the
-//! hash parts that they put in. Always holds: a composition is remembered only after bytes made by it had the SHA-256 that was
-//! promised; whoever relies on one ends in an error if the chunks were others; memory is bounded. Leaves to others:
-//! checking chunks (`checked_frame`), hashing (`verified_stream`).
+//! A composition is all that decides the bytes of a content: lengths and hashes of its chunks in order, its patches and
+//! the hash parts that they put in. Always holds: a composition is remembered only after bytes made by it had the
+//! SHA-256 that was promised; whoever relies on one ends in an error if the chunks were others; memory is bounded.
+//! Leaves to others: checking chunks (`checked_frame`), hashing (`verified_stream`).
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

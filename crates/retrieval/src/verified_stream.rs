@@ -1,8 +1,8 @@
 //! Streams that end cleanly only if they were what was promised.
 //!
-//! Always holds: the bytes with which a stream has all that were promised are handed out after everything was found right, and
-//! all others before the next ones are read, so that nobody who takes its time keeps two pieces. Leaves to others: where the
-//! bytes come from.
+//! Always holds: the bytes with which a stream has all that were promised are handed out after everything was found
+//! right, and all others before the next ones are read, so that nobody who takes its time keeps two pieces. Leaves to
+//! others: where the bytes come from.
 
 use std::ops::Range;
 

@@ -14,8 +14,8 @@ use crate::chance::Chance;
 /// Store paths in each wave of publishing.
 pub(crate) const PATHS_PER_WAVE: usize = 5;
 
-/// What builds of one package have alike: however it is cut into chunks, more lies in whole ones than a bundle has to have in
-/// common with another to use chunks of it.
+/// What builds of one package have alike: however it is cut into chunks, more lies in whole ones than a bundle has to
+/// have in common with another to use chunks of it.
 const ALIKE_BYTES: usize = 700_000;
 
 /// One store path of the cache.

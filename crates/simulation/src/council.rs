@@ -57,8 +57,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(120);
 // Beside four round trips: the way to the leader and from there to the others.
 const ACT_WITHIN: Duration = Duration::from_millis(250);
 
-/// How long the writer waits for one coordinator at most, and as long again to learn who the coordinators are, before it asks
-/// the next one.
+/// How long the writer waits for one coordinator at most, and as long again to learn who the coordinators are, before
+/// it asks the next one.
 pub const fn writer_waits(round_trip: Duration) -> Duration {
     ACT_WITHIN.saturating_add(round_trip.saturating_mul(4))
 }

@@ -1,4 +1,5 @@
-//! Paths are withdrawn, one is purged, and all coordinators are lost: what was published comes back, and what is gone stays so.
+//! Paths are withdrawn, one is purged, and all coordinators are lost: what was published comes back, and what is gone
+//! stays so.
 //!
 //! Owns: the order of events of [`Story::Disaster`], how long each may take, and its claims. Always holds: whatever does not
 //! come about in time is a violation; so are other digests of content or governance after the rebuild than before, a

@@ -1,11 +1,12 @@
 //! What goes wrong, and when: drawn from the seed.
 //!
-//! Owns: crashes with loss of unsynced writes, partitions in one or both directions and of all into two groups, machines of which
-//! everything comes late, cutting the power of all coordinators at once and of one after the other, disks that fail, are full, slow
-//! or stand still, clocks that are put wrong, and the end of each. Always holds: whatever stands in [`DRAWN`] is drawn; at most
-//! one clock of a coordinator is wrong at a time, so that a majority is right; at most [`NODES_DOWN_MAX`] nodes are down by
-//! accident, so that nothing is lost for good; every fault drawn ends. Leaves to others: how machines crash
-//! (`machines`), how a disk is slow (`slow_disk`), faults that a scenario wishes for (`world`).
+//! Owns: crashes with loss of unsynced writes, partitions in one or both directions and of all into two groups,
+//! machines of which everything comes late, cutting the power of all coordinators at once and of one after the other,
+//! disks that fail, are full, slow or stand still, clocks that are put wrong, and the end of each. Always holds:
+//! whatever stands in [`DRAWN`] is drawn; at most one clock of a coordinator is wrong at a time, so that a majority is
+//! right; at most [`NODES_DOWN_MAX`] nodes are down by accident, so that nothing is lost for good; every fault drawn
+//! ends. Leaves to others: how machines crash (`machines`), how a disk is slow (`slow_disk`), faults that a scenario
+//! wishes for (`world`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -83,8 +83,8 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     read_everything(cast, stage).await
 }
 
-/// A node of the first fleet says that it will be away, and is for longer than one may be that has not said so, while the leader goes
-/// at times: what it holds counts all the while.
+/// A node of the first fleet says that it will be away, and is for longer than one may be that has not said so, while
+/// the leader goes at times: what it holds counts all the while.
 async fn be_away(cast: &Cast, stage: &Stage, operator: &Operator, chance: &mut Chance) -> Result<(), String> {
     let number = chance.position(cast.first_nodes);
     let long = COUNT_LOST_AFTER + Duration::from_secs(20 + chance.below(60));

@@ -2,9 +2,9 @@
 //! with simulated time, network, disks and chance.
 //!
 //! Owns: [`run`]: one seed, one world, one outcome; [`run_quorum`]: coordinators alone, under one trouble;
-//! [`run_succession`]: coordinators alone, of whom most are replaced. Always holds: the same seed gives the same trace hash in every
-//! fresh process; whatever the programs do by the real clock, network, disk or randomness would show as two
-//! hashes.
+//! [`run_succession`]: coordinators alone, of whom most are replaced. Always holds: the same seed gives the same trace
+//! hash in every fresh process; whatever the programs do by the real clock, network, disk or randomness would show as
+//! two hashes.
 //! Leaves to others: everything that is simulated is the crates' own code; RocksDB and real disks have their own
 //! conformance suites.
 

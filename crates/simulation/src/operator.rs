@@ -70,8 +70,9 @@ impl Seen {
         self.is_at_rest() && self.status.health.is_some_and(|health| health.full == self.status.bundles)
     }
 
-    /// Whether nothing is left to do, and every bundle has more shards than at which it would be repaired. One of a large k may
-    /// lack a few then: a home was away when it was coded anew, and repair of such bundles waits for more to be missing.
+    /// Whether nothing is left to do, and every bundle has more shards than at which it would be repaired. One of a
+    /// large k may lack a few then: a home was away when it was coded anew, and repair of such bundles waits for more
+    /// to be missing.
     pub(crate) fn is_at_rest_as(&self, scheme: Scheme) -> bool {
         let least = shards_at_rest(scheme).saturating_sub(scheme.k());
         let spares = self.status.by_spare.as_deref().unwrap_or_default();

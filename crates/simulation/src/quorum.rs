@@ -1,7 +1,8 @@
 //! Coordinators alone and one trouble, looked at closely: how long until writes go on, in the time of the simulated world.
 //!
-//! Owns: the trouble of a leader among three or five coordinators, whose links are as long as asked for. Always holds: what a
-//! writer was told is done is on every coordinator in the end, no coordinator has stopped, and the archive's time is right.
+//! Owns: the trouble of a leader among three or five coordinators, whose links are as long as asked for. Always holds:
+//! what a writer was told is done is on every coordinator in the end, no coordinator has stopped, and the archive's
+//! time is right.
 //! Leaves to others: storms (`faults`), coordinators as processes (the end-to-end tests).
 
 use std::collections::BTreeSet;

@@ -1,8 +1,9 @@
 //! A rebuild after the loss of every coordinator, and who is away while it goes on.
 //!
 //! Owns: drawing who is away, hiding a bundle behind them, and seeing the rebuild through until the archive is in service.
-//! Always holds: what should have been restored and was not is a violation, and so is what was restored though it lacks others
-//! and not all coordinators had agreed on the command for that. Leaves to others: what happens before and after (`disaster`).
+//! Always holds: what should have been restored and was not is a violation, and so is what was restored though it lacks
+//! others and not all coordinators had agreed on the command for that. Leaves to others: what happens before and after
+//! (`disaster`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -87,8 +88,8 @@ impl Away {
         matches!(self, Self::Coordinator | Self::HoldersAndCoordinator)
     }
 
-    /// The nodes that are away, if there are such: all bundles can be read without them, but for `hidden` and later ones where
-    /// bundles are to be hidden.
+    /// The nodes that are away, if there are such: all bundles can be read without them, but for `hidden` and later
+    /// ones where bundles are to be hidden.
     pub(crate) fn nodes(
         self,
         (cast, stage): (&Cast, &Stage),
@@ -165,8 +166,8 @@ pub(crate) fn latest(cast: &Cast, stage: &Stage) -> StateFacts {
     best
 }
 
-/// Has a node suspended while nothing else happens. Whoever leads remembers for a day how wide the archive was; once all have
-/// forgotten it, bundles are made for as many houses as there are without the node.
+/// Has a node suspended while nothing else happens. Whoever leads remembers for a day how wide the archive was; once
+/// all have forgotten it, bundles are made for as many houses as there are without the node.
 pub(crate) async fn suspend(
     cast: &Cast,
     stage: &Stage,
@@ -212,7 +213,8 @@ pub(crate) struct Rebuilder<'a> {
 }
 
 impl Rebuilder<'_> {
-    /// Waits until the archive is in service. A coordinator that is away comes back once something has waited for it for a while.
+    /// Waits until the archive is in service. A coordinator that is away comes back once something has waited for it
+    /// for a while.
     pub(crate) async fn until_in_service(&self, coordinator_is_away: bool) -> Result<(), String> {
         let begun = Instant::now();
         let (mut last, mut is_away, mut waits_since) = (None, coordinator_is_away, None);

@@ -1,8 +1,8 @@
 //! Disks that are slow for a while, or stand still.
 //!
-//! Always holds: whatever may block on such a disk waits, reads too, and nothing else does; what was begun is done once the disk
-//! goes on, unless its machine loses its power first. Leaves to others: when (`faults`), what a loss of power does
-//! (`machines`).
+//! Always holds: whatever may block on such a disk waits, reads too, and nothing else does; what was begun is done once
+//! the disk goes on, unless its machine loses its power first. Leaves to others: when (`faults`), what a loss of power
+//! does (`machines`).
 
 use std::time::Duration;
 

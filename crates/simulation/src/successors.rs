@@ -1,7 +1,7 @@
 //! Coordinators that begin when all others were lost with their disks.
 //!
-//! Owns: waiting for the disaster, and what an operator does on their machines then: the first one makes a new log, the others
-//! are told of the archive. Leaves to others: when it happens (`world`), who they are (`cast`).
+//! Owns: waiting for the disaster, and what an operator does on their machines then: the first one makes a new log, the
+//! others are told of the archive. Leaves to others: when it happens (`world`), who they are (`cast`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

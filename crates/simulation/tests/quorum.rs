@@ -46,9 +46,9 @@ fn five_coordinators_go_on_within_six_seconds_when_their_leader_reaches_only_a_b
 
 #[test]
 fn without_the_gate_a_leader_that_reaches_only_a_bridge_ends_all_writes() {
-    // What the gate is for: the bridge goes on hearing the old leader, and gives nobody the vote that is lacking. Where this
-    // comes out otherwise, the library has changed, and the gate may have become idle. (With one coordinator more, the others
-    // are a majority without the bridge, and elect a leader either way.)
+    // What the gate is for: the bridge goes on hearing the old leader, and gives nobody the vote that is lacking. Where
+    // this comes out otherwise, the library has changed, and the gate may have become idle. (With one coordinator more,
+    // the others are a majority without the bridge, and elect a leader either way.)
     let timing = Timing { append_gate: Duration::MAX, ..Timing::for_round_trip(NEAR) };
     for seed in SEEDS {
         let trouble = QuorumTrouble::BehindBridgeOneAway;

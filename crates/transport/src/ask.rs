@@ -76,25 +76,25 @@ pub(crate) struct Pace {
     pub(crate) signs: Option<SignsOfLife>,
 }
 
-/// Signs of life that are asked for while an answer is waited for: a connection to a coordinator that was killed looks alive for
-/// ten seconds.
+/// Signs of life that are asked for while an answer is waited for: a connection to a coordinator that was killed looks
+/// alive for ten seconds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignsOfLife {
     /// So often.
     pub(crate) every: Duration,
     /// None for so long, beside what the way takes there and back, and nobody is there.
     pub(crate) within: Duration,
-    /// Whether another question is one, too: once somebody else answered what this coordinator left unanswered, it is taken to be
-    /// gone, and nothing more is asked of it for that.
+    /// Whether another question is one, too: once somebody else answered what this coordinator left unanswered, it is
+    /// taken to be gone, and nothing more is asked of it for that.
     pub(crate) heeds_others: bool,
 }
 
 const SIGNS: SignsOfLife =
     SignsOfLife { every: Duration::from_millis(500), within: seconds(1), heeds_others: false };
 
-// Each of ten thousand gateways waits for news all the time, so a coordinator is asked seldom; and one that stood still for a
-// moment must not be left by all of them at once, for the next one would stand still then. Those of whom something was asked
-// meanwhile have turned to the next one with that already, and lose nothing by waiting there.
+// Each of ten thousand gateways waits for news all the time, so a coordinator is asked seldom; and one that stood still
+// for a moment must not be left by all of them at once, for the next one would stand still then. Those of whom
+// something was asked meanwhile have turned to the next one with that already, and lose nothing by waiting there.
 const SIGNS_TO_WAITERS: SignsOfLife =
     SignsOfLife { every: seconds(2), within: seconds(4), heeds_others: true };
 
@@ -105,8 +105,8 @@ const SIGNS_BESIDE_UPLOADS: SignsOfLife =
 // A coordinator that was killed answers nothing until the idle timeout ends its connection; readers should not notice.
 const HEDGE: Duration = Duration::from_millis(700);
 
-/// Whether nothing but the way takes long: then the time for an answer says how far away a coordinator is. Lists and figures of
-/// the whole archive take as long as it is large.
+/// Whether nothing but the way takes long: then the time for an answer says how far away a coordinator is. Lists and
+/// figures of the whole archive take as long as it is large.
 pub(crate) const fn is_quick(request: &CoordinatorRequest) -> bool {
     matches!(
         request,

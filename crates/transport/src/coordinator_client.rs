@@ -1,9 +1,9 @@
 //! An archive's coordinators as one thing to ask.
 //!
-//! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is
-//! slow, gone, unable or caught lying is passed over for the others until the deadline; a stale answer, or that a question is
-//! not known, counts only if none that is better comes soon; the roster is never replaced by an older one; whoever waits for news
-//! by a coordinator learns when another question had to be answered by somebody else in its place.
+//! Always holds: an answer comes from a coordinator of the roster and was checked (`reply_check`); whoever is slow,
+//! gone, unable or caught lying is passed over for the others until the deadline; a stale answer, or that a question is
+//! not known, counts only if none that is better comes soon; the roster is never replaced by an older one; whoever
+//! waits for news by a coordinator learns when another question had to be answered by somebody else in its place.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -35,8 +35,8 @@ const ROSTER_WITHIN: Duration = Duration::from_secs(2);
 // Whoever hears the others answers sooner, if it is not known to be further away; an election of theirs is not waited for.
 const BETTER_WITHIN: Duration = Duration::from_millis(700);
 
-// One of which nothing is known may be as far as coordinators are from each other at most, 2 s there and back, and is dialled
-// before it is asked.
+// One of which nothing is known may be as far as coordinators are from each other at most, 2 s there and back, and is
+// dialled before it is asked.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(4);
 
 /// An archive's coordinators as one thing to ask. Clones share the roster and the connections.
@@ -51,7 +51,8 @@ struct Known {
     roster: VerifiedRoster,
     /// Who answered last: asked first.
     preferred: NodeId,
-    /// How long each took last for an answer that it did not hold back; none if it was waited for in vain, or its turn was lost.
+    /// How long each took last for an answer that it did not hold back; none if it was waited for in vain, or its turn
+    /// was lost.
     took: BTreeMap<NodeId, Option<Duration>>,
     /// Tells those who wait by a coordinator that somebody else has answered what it left unanswered.
     passed_over: BTreeMap<NodeId, Arc<Notify>>,
@@ -436,8 +437,8 @@ impl NotUnderstood {
     }
 }
 
-/// How long a coordinator may take whose last turn took so long, none if nothing came of it, and that is so far away, there and
-/// back, if it is connected. One turn that was lost makes nobody near.
+/// How long a coordinator may take whose last turn took so long, none if nothing came of it, and that is so far away,
+/// there and back, if it is connected. One turn that was lost makes nobody near.
 fn may_take(took: Option<Duration>, way: Option<Duration>) -> Duration {
     // It may be as late again.
     took.unwrap_or_default().max(way.unwrap_or_default()) * 2
@@ -452,7 +453,8 @@ enum Gone {
     PassedOver,
 }
 
-/// `turn`, unless it is told first that its coordinator was `passed_over`, or found that it is not there: so often that is asked.
+/// `turn`, unless it is told first that its coordinator was `passed_over`, or found that it is not there: so often that
+/// is asked.
 async fn unless_gone<T, F: Future<Output = bool>>(
     turn: impl Future<Output = T>,
     passed_over: impl Future<Output = ()>,
@@ -506,8 +508,8 @@ mod tests {
         std::future::pending().await
     }
 
-    /// After how long a turn that lasts for `takes` has ended, in which way, and how often it was asked meanwhile whether its
-    /// coordinator is there. It was passed over after so long, if ever, and is there until then.
+    /// After how long a turn that lasts for `takes` has ended, in which way, and how often it was asked meanwhile
+    /// whether its coordinator is there. It was passed over after so long, if ever, and is there until then.
     async fn ended(
         takes: Duration,
         passed_over_after: Option<Duration>,

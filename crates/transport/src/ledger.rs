@@ -1,9 +1,9 @@
 //! The archive's ledger, believed as far as a majority of the coordinators vouches for it.
 //!
-//! Always holds: entries are numbered from zero and chained by digest; each entry of a [`VerifiedLedger`] was
-//! vouched for by more than half of the roster's coordinators, each by a signed head whose chain contains it;
-//! a ledger that was verified once is never shortened. Where fewer answer, one of them may show what a majority signed before:
-//! nobody can add to that or change it, but whoever shows it can leave out what came since, so it is asked for by its own name.
+//! Always holds: entries are numbered from zero and chained by digest; each entry of a [`VerifiedLedger`] was vouched
+//! for by more than half of the roster's coordinators, each by a signed head whose chain contains it; a ledger that was
+//! verified once is never shortened. Where fewer answer, one of them may show what a majority signed before: nobody can
+//! add to that or change it, but whoever shows it can leave out what came since, so it is asked for by its own name.
 
 use std::time::Duration;
 

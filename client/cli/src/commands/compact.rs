@@ -33,8 +33,8 @@ pub(crate) struct CompactFlags {
     /// The key file of an operator of the archive, for contents (see `firn key`)
     #[arg(long, value_name = "FILE", env = "FIRN_OPERATOR_KEY")]
     operator_key: Option<PathBuf>,
-    /// Where large files are kept on the way, of one group all that is packed and, raw, what that uses of full bundles: up to
-    /// tens of gigabytes; the system's directory for temporary files if not given
+    /// Where large files are kept on the way, of one group all that is packed and, raw, what that uses of full bundles:
+    /// up to tens of gigabytes; the system's directory for temporary files if not given
     #[arg(long, value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
     /// What frames of the new bundles are compressed with, as for `firn publish`; if not given, lzma where one of the old
@@ -91,8 +91,8 @@ pub(crate) async fn run(common: &CommonOptions, flags: CompactFlags) -> Result<D
     Ok(Done::when(is_whole && report.stopped.is_none()))
 }
 
-/// Packs one group after the other, and asks for more, until nothing new is told, the limit is reached, or what fails would fail
-/// for all.
+/// Packs one group after the other, and asks for more, until nothing new is told, the limit is reached, or what fails
+/// would fail for all.
 async fn compact_all(session: &Session, flags: &CompactFlags) -> Result<CompactReport, CommandError> {
     let progress = Arc::new(Progress::new("compacting", Unit::Bytes, 0));
     let limit = flags.limit.map_or(u64::MAX, |limit| limit.0);

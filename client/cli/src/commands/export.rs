@@ -61,11 +61,11 @@ pub(crate) struct NarFlags {
     /// archived verbatim. xz takes 94 MiB of memory for each core
     #[arg(long, value_enum)]
     compression: Option<CompressionFlag>,
-    /// Write the very files that were published, with their URL, FileHash, FileSize and Compression: those that are archived
-    /// verbatim or bare, and those whose recipe is kept (`firn publish --keep-recipes`), which are made again and checked against
-    /// their FileHash. Of what is neither nothing is written, and it is named. As many are made at once as there are cores, each in
-    /// xz with 94 MiB of memory. How fast: on a busy machine the program xz took 1.2 MB of a NAR in a second of a core, and bzip2
-    /// 6.9
+    /// Write the very files that were published, with their URL, FileHash, FileSize and Compression: those that are
+    /// archived verbatim or bare, and those whose recipe is kept (`firn publish --keep-recipes`), which are made again
+    /// and checked against their FileHash. Of what is neither nothing is written, and it is named. As many are made at
+    /// once as there are cores, each in xz with 94 MiB of memory. How fast: on a busy machine the program xz took 1.2
+    /// MB of a NAR in a second of a core, and bzip2 6.9
     #[arg(long, conflicts_with = "compression")]
     as_published: bool,
     /// Write a listing (.ls) beside each NAR

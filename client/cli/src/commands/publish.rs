@@ -33,13 +33,14 @@ use crate::watch::Watch;
 /// skips what is archived already. Can be interrupted at any time and run again. What was refused, or waits for a
 /// path that was refused, is listed and makes the exit code 1. With --watch it goes on until SIGTERM.
 ///
-/// It works on all cores, on several paths at once and on several parts of a large one. What it reads takes about 96 MB of
-/// memory on one or two cores and 40 MB for each core on larger machines, whatever the size of a NAR; besides that come the
-/// frames and tables of a bundle, 24 MB for each core with lzma, shards on their way, and by reckoning 300 MB for what is planned, however
-/// many paths there are: 64 MiB of narinfos at a time, of the public cache 32,000. Of a source that has more, every narinfo is read once
-/// to see what there is, what decides its turn is kept in --spool-dir, and it is read again when that comes; a path that is needed
-/// comes along with the first that needs it, as far as there is room. Only what is refused, waits or is external, and
-/// with --watch what was looked at, is remembered for each path.
+/// It works on all cores, on several paths at once and on several parts of a large one. What it reads takes about 96 MB
+/// of memory on one or two cores and 40 MB for each core on larger machines, whatever the size of a NAR; besides that
+/// come the frames and tables of a bundle, 24 MB for each core with lzma, shards on their way, and by reckoning 300 MB
+/// for what is planned, however many paths there are: 64 MiB of narinfos at a time, of the public cache 32,000. Of a
+/// source that has more, every narinfo is read once to see what there is, what decides its turn is kept in --spool-dir,
+/// and it is read again when that comes; a path that is needed comes along with the first that needs it, as far as
+/// there is room. Only what is refused, waits or is external, and with --watch what was looked at, is remembered for
+/// each path.
 #[derive(Debug, Args)]
 pub(crate) struct PublishFlags {
     #[command(flatten)]
@@ -62,8 +63,8 @@ pub(crate) struct PublishFlags {
     /// of 1/16 to 16/16, and all versions of a package are in the same. What a path needs of other parts it waits for
     #[arg(long, value_name = "N/OF")]
     share: Option<Share>,
-    /// What comes first: `sources` (what was fetched to be built from), `releases` (what --release-paths names), `recent` (the
-    /// newest version of each package), `rest`; each with all that it needs
+    /// What comes first: `sources` (what was fetched to be built from), `releases` (what --release-paths names),
+    /// `recent` (the newest version of each package), `rest`; each with all that it needs
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     order: Vec<OrderClass>,
     /// The paths that `releases` means, as for --paths
@@ -72,40 +73,42 @@ pub(crate) struct PublishFlags {
     /// `chunked` takes NARs apart so that equal parts are stored once; `verbatim` keeps the published files
     #[arg(long, value_enum, default_value = "chunked")]
     encoding: EncodingFlag,
-    /// Look for the recipe of every published file in xz or bzip2, and keep it: `firn get --as-published` and `firn export
-    /// --as-published` then make the very file again. Each NAR is compressed once more for it: on a busy
-    /// machine the program xz took 1.2 MB of one in a second of a core, and bzip2 6.9, where the rest of publishing takes 35 or so;
-    /// 94 MiB more of memory for each core. It is tried once the file is there, and given up mostly at the first bytes where another
-    /// program or preset made it. With --watch SIGTERM breaks it off: that path, and
-    /// what comes behind it, is left to the next run. Files in zstd have none
+    /// Look for the recipe of every published file in xz or bzip2, and keep it: `firn get --as-published` and `firn
+    /// export --as-published` then make the very file again. Each NAR is compressed once more for it: on a busy machine
+    /// the program xz took 1.2 MB of one in a second of a core, and bzip2 6.9, where the rest of publishing takes 35 or
+    /// so; 94 MiB more of memory for each core. It is tried once the file is there, and given up mostly at the first
+    /// bytes where another program or preset made it. With --watch SIGTERM breaks it off: that path, and what comes
+    /// behind it, is left to the next run. Files in zstd have none
     #[arg(long, env = "FIRN_KEEP_RECIPES")]
     keep_recipes: bool,
-    /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what lies in bundles that
-    /// are a quarter full and more takes few bytes, and is read from up to eight bundles more; a purge of a path has what uses its bundle packed anew, too
+    /// Store everything again, also what bundles of the archive hold already. Without it a rebuild of what lies in
+    /// bundles that are a quarter full and more takes few bytes, and is read from up to eight bundles more; a purge of
+    /// a path has what uses its bundle packed anew, too
     #[arg(long, env = "FIRN_NO_REUSE_CHUNKS")]
     no_reuse_chunks: bool,
-    /// Use chunks of bundles under a quarter full too. Such a bundle is packed together with others by `firn compact` no more,
-    /// unless all that use it come along. For an archive that is never compacted: without it what lies in small bundles is stored
-    /// once more by whoever publishes it again, until they are packed together
+    /// Use chunks of bundles under a quarter full too. Such a bundle is packed together with others by `firn compact`
+    /// no more, unless all that use it come along. For an archive that is never compacted: without it what lies in
+    /// small bundles is stored once more by whoever publishes it again, until they are packed together
     #[arg(long, conflicts_with = "no_reuse_chunks", env = "FIRN_REUSE_SMALL_BUNDLES")]
     reuse_small_bundles: bool,
-    /// What frames are compressed with; with a level if wished (zstd:1 to zstd:22, lzma:0 to lzma:6). `zstd` is what suits what was
-    /// just built: everybody reads it now, and each cold read decompresses its frames, ten times as fast as lzma. `lzma` is for what is
-    /// published to lie there, as an import of history: it takes 13 to 20 % fewer bytes on nodes for as long as they are kept, and packs
-    /// some 2 MB of NARs in a second of a core, where zstd packs 33. Programs older than `lzma` cannot read such bundles, and say so
+    /// What frames are compressed with; with a level if wished (zstd:1 to zstd:22, lzma:0 to lzma:6). `zstd` is what
+    /// suits what was just built: everybody reads it now, and each cold read decompresses its frames, ten times as fast
+    /// as lzma. `lzma` is for what is published to lie there, as an import of history: it takes 13 to 20 % fewer bytes
+    /// on nodes for as long as they are kept, and packs some 2 MB of NARs in a second of a core, where zstd packs 33.
+    /// Programs older than `lzma` cannot read such bundles, and say so
     #[arg(long, value_name = "CODEC[:LEVEL]", default_value_t, env = "FIRN_FRAME_COMPRESSION")]
     frame_compression: FrameCompression,
     /// The largest payload of a bundle
     #[arg(long, value_name = "SIZE", default_value = "256MiB", env = "FIRN_BUNDLE_SIZE")]
     bundle_size: ByteCount,
-    /// Where large files are kept on the way; the system's directory for temporary files if not given. It takes large objects
-    /// while they are read, and up to four bundles of --bundle-size, each with 256MiB more unless
+    /// Where large files are kept on the way; the system's directory for temporary files if not given. It takes large
+    /// objects while they are read, and up to four bundles of --bundle-size, each with 256MiB more unless
     /// --no-reuse-chunks; for each path of a source of more than some 32,000 another 500 bytes
     #[arg(long, visible_alias = "spool", value_name = "DIR", env = "FIRN_SPOOL_DIR")]
     spool_dir: Option<PathBuf>,
-    /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under way are
-    /// committed then. Build logs that come later than their paths are not found: a publish of a directory without --watch finds
-    /// them
+    /// Keep looking at the source, at --paths too, this often, and publish what is new, until SIGTERM: bundles under
+    /// way are committed then. Build logs that come later than their paths are not found: a publish of a directory
+    /// without --watch finds them
     #[arg(long, value_name = "DURATION", value_parser = firn_base::parse_duration, conflicts_with = "dry_run")]
     watch: Option<Duration>,
     /// Tell metrics at /metrics of this address and TCP port: how far the archive is behind the source, and more

@@ -30,8 +30,8 @@ pub(crate) struct ServerFlags {
     /// The private key of the certificate: a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_certificate", env = "FIRN_TLS_KEY")]
     tls_key: Option<PathBuf>,
-    /// Requests that one client may make in a second, in the long run; 0: as many as it likes. What it does not use in a minute
-    /// it may use at once. A client is an address, of IPv6 a /64. Clients of this machine are not limited
+    /// Requests that one client may make in a second, in the long run; 0: as many as it likes. What it does not use in
+    /// a minute it may use at once. A client is an address, of IPv6 a /64. Clients of this machine are not limited
     #[arg(long, value_name = "N", default_value_t = default_rate(), env = "FIRN_RATE_LIMIT")]
     rate_limit: u32,
     /// Connections that one client may have at once; those of this machine are not limited

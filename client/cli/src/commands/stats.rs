@@ -18,10 +18,11 @@ use crate::takings::{Takeoff, take_off};
 
 /// Print how much is archived and what it takes.
 ///
-/// With --by the manifest of each bundle is read. Logical bytes are those of the NARs, published ones those of the files as
-/// their publishers compressed them, unique ones those of stored chunks (one that two bundles store counts twice), stored ones
-/// those of shards, with all redundancy. Recipes are those of published files that can be made again. The first object that uses a chunk is charged for it. Exit codes: 0 done, 1 a bundle
-/// could not be read: what is printed lacks it.
+/// With --by the manifest of each bundle is read. Logical bytes are those of the NARs, published ones those of the
+/// files as their publishers compressed them, unique ones those of stored chunks (one that two bundles store counts
+/// twice), stored ones those of shards, with all redundancy. Recipes are those of published files that can be made
+/// again. The first object that uses a chunk is charged for it. Exit codes: 0 done, 1 a bundle could not be read: what
+/// is printed lacks it.
 #[derive(Debug, Args)]
 pub(crate) struct StatsOptions {
     /// Group what is stored: by `package`, by `generation` (the first path of each package and output, the second, …), or in

@@ -1,7 +1,7 @@
 //! What a publish would send to nodes, before anything is packed.
 //!
-//! Always holds: an estimate names what it rests on: this archive, or where it is empty what was measured on corpora elsewhere and
-//! the scheme. Leaves to others: what there is to publish (`firn-client`).
+//! Always holds: an estimate names what it rests on: this archive, or where it is empty what was measured on corpora
+//! elsewhere and the scheme. Leaves to others: what there is to publish (`firn-client`).
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use super::redundancy;
 
 /// What bundles take in hundredths: of published files in .nar.xz, and of NARs.
 ///
-/// One version of 190 different packages (benches/RESULTS.md, *different*, 2026-11-27: 236.60 MB of NARs, 56.18 MB as .nar.xz,
-/// payload 1.237 and 1.022 of the latter; rounded up). Rebuilds of packages that are there already take far less, and how many of them there are
-/// nobody knows beforehand: so the estimate is rather too high.
+/// One version of 190 different packages (benches/RESULTS.md, *different*, 2026-11-27: 236.60 MB of NARs, 56.18 MB as
+/// .nar.xz, payload 1.237 and 1.022 of the latter; rounded up). Rebuilds of packages that are there already take far
+/// less, and how many of them there are nobody knows beforehand: so the estimate is rather too high.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
     /// zstd, level 6.
@@ -61,8 +61,8 @@ impl Packing {
         }
     }
 
-    /// The payload of bundles. Published files that are not compressed say nothing, nor do NARs that do not compress: the less
-    /// of both counts.
+    /// The payload of bundles. Published files that are not compressed say nothing, nor do NARs that do not compress:
+    /// the less of both counts.
     const fn payload(self, files: u64, nars: u64) -> u64 {
         let (of_files, of_nars) = self.hundredths();
         let by_files = files.saturating_mul(of_files) / 100;

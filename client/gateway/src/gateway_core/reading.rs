@@ -1,8 +1,8 @@
 //! Reading an object in a place of its own.
 //!
-//! Always holds: whatever is read of an object that has to be decompressed, its decoder begins only in a place for one; only
-//! listings, which are few at once, need none. Leaves to others: how many places there are (`download_places`), what an object
-//! is and where it lies (`open_object`).
+//! Always holds: whatever is read of an object that has to be decompressed, its decoder begins only in a place for one;
+//! only listings, which are few at once, need none. Leaves to others: how many places there are (`download_places`),
+//! what an object is and where it lies (`open_object`).
 
 use std::ops::Range;
 
@@ -51,8 +51,8 @@ impl GatewayCore {
         }
     }
 
-    /// The bytes `range` of `object` where it can be read, and the place that they keep: `place`, which was made for `object`,
-    /// or the one that was needed instead. One is waited for where none is given.
+    /// The bytes `range` of `object` where it can be read, and the place that they keep: `place`, which was made for
+    /// `object`, or the one that was needed instead. One is waited for where none is given.
     ///
     /// # Errors
     /// What kept the first bytes from being read, or that nobody made room for a decoder.

@@ -107,7 +107,8 @@ async fn of_contents_that_differ_none_is_served_before_ranks_are_known_nor_by_ol
     assert_ne!(core.listing([1; 20]).await.unwrap(), listing, "it is that of the NAR that is served now");
 }
 
-/// A small path 1 as its published file alone, a small path 2 and a path 3 that is sent only in a place. Nobody has a place yet.
+/// A small path 1 as its published file alone, a small path 2 and a path 3 that is sent only in a place. Nobody has a
+/// place yet.
 fn of_every_kind() -> (Arc<GatewayCore>, [String; 3]) {
     let (small, large) = (nar_of(1000), nar_of(100_000));
     let mut maker = ArchiveMaker::default();

@@ -12,8 +12,8 @@ use firn_nix_format::Compression;
 use crate::earlier::EarlierChunk;
 use crate::verify::VerifiedObject;
 
-// What frames take beside the published file: zstd a quarter more than xz, LZMA hardly more. An object that takes more than is
-// expected costs the work of packing it twice, one that takes less leaves room that nobody fills.
+// What frames take beside the published file: zstd a quarter more than xz, LZMA hardly more. An object that takes more
+// than is expected costs the work of packing it twice, one that takes less leaves room that nobody fills.
 const MORE_THAN_FILE_SHARE: u64 = 4;
 
 // Of a NAR whose file is not compressed nothing is known: most of them become a third or a quarter.

@@ -1,7 +1,7 @@
 //! Whose requests to S3 are: the environment's and the credentials file's word, as Amazon's own programs read them.
 //!
-//! Always holds: a profile that was named and cannot be had, or a key without its secret, is an error, never an anonymous request;
-//! no secret is shown.
+//! Always holds: a profile that was named and cannot be had, or a key without its secret, is an error, never an
+//! anonymous request; no secret is shown.
 //! Leaves to others: signing (`s3_bucket`), reading the environment (the program).
 
 use std::ffi::OsString;
@@ -82,8 +82,8 @@ impl AwsEnvironment {
         Self { credentials, lacks, profile: text("AWS_PROFILE"), file }
     }
 
-    /// The credentials of `profile`; else the environment's own; else those of its profile, or of the default one, if there is
-    /// one. None: requests are anonymous. Blocks.
+    /// The credentials of `profile`; else the environment's own; else those of its profile, or of the default one, if
+    /// there is one. None: requests are anonymous. Blocks.
     ///
     /// # Errors
     /// A profile that was named cannot be had, or the environment has half of what it takes.

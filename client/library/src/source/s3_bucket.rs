@@ -1,7 +1,8 @@
 //! A cache's folder in a bucket of S3: signed requests for its files, and what its refusals mean.
 //!
-//! Always holds: each request is signed for its own moment, so that no try and no rest of a body comes with a signature that
-//! ran out, and no longer by credentials of a file than that has them; only objects of the folder are asked for, and only by GET, since answers to HEAD do not say why they refuse.
+//! Always holds: each request is signed for its own moment, so that no try and no rest of a body comes with a signature
+//! that ran out, and no longer by credentials of a file than that has them; only objects of the folder are asked for,
+//! and only by GET, since answers to HEAD do not say why they refuse.
 //! Leaves to others: sending (`http`), the signature itself (`rusty_s3`), what a refusal means (`firn-client-logic`).
 
 use std::fmt;
@@ -104,8 +105,8 @@ impl S3Bucket {
         Ok(Self { address, bucket, environment: options.environment.clone(), signer, asked, now })
     }
 
-    /// The credentials of the moment `now`; those of before where no others can be had, which is said each time. Where there were
-    /// none at the beginning none are looked for.
+    /// The credentials of the moment `now`; those of before where no others can be had, which is said each time. Where
+    /// there were none at the beginning none are looked for.
     fn credentials(&self, now: Timestamp) -> Option<Credentials> {
         let mut signer = self.signer.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let read_at = *signer.read_at.get_or_insert(now);

@@ -1,4 +1,5 @@
-//! Small bundles give nobody their chunks, so that they can come together; and then what was stored twice for that is stored once.
+//! Small bundles give nobody their chunks, so that they can come together; and then what was stored twice for that is
+//! stored once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

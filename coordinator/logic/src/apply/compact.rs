@@ -1,13 +1,14 @@
 //! Compaction: full bundles take the place of small ones, with all their records.
 //!
-//! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from the
-//! same command on; there are fewer bundles behind it than before, one of them small at most; told again where the last of them
-//! stood, an archive comes out the same, for no act lies between them that changes what a commit shows, and no reference that an
-//! earlier one of them recorded as external is archived; but where a bundle between them has another record of a key, and nothing
-//! but which came first decides what it shows: another one is the first then. From the sixth level on, no bundle that came since
-//! the leader looked uses chunks of one that goes, but one that goes with it or that others have taken the place of.
-//! Leaves to others: which are worth it and who used them before (`compacting`), erasing what goes (`purge`), what the new ones hold (whoever packed
-//! them, and the leader).
+//! Owns: which bundles may come together. Always holds: every record of every bundle that goes lies in a new one from
+//! the same command on; there are fewer bundles behind it than before, one of them small at most; told again where the
+//! last of them stood, an archive comes out the same, for no act lies between them that changes what a commit shows,
+//! and no reference that an earlier one of them recorded as external is archived; but where a bundle between them has
+//! another record of a key, and nothing but which came first decides what it shows: another one is the first then. From
+//! the sixth level on, no bundle that came since the leader looked uses chunks of one that goes, but one that goes with
+//! it or that others have taken the place of.
+//! Leaves to others: which are worth it and who used them before (`compacting`), erasing what goes (`purge`), what the
+//! new ones hold (whoever packed them, and the leader).
 
 use std::collections::{BTreeMap, BTreeSet};
 

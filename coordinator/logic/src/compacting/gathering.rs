@@ -19,7 +19,8 @@ pub enum GatheringError {
     Places,
 }
 
-/// The command that lets `checked` bundles take the place of those that `gathered` names, which no bundle below `looked_to` uses.
+/// The command that lets `checked` bundles take the place of those that `gathered` names, which no bundle below
+/// `looked_to` uses.
 pub fn plan_gathering(
     gathered: &Gathered,
     checked: Vec<CheckedBundle>,
@@ -47,8 +48,8 @@ pub fn plan_gathering(
     Ok(Command::CompactUnused { bundles: gathered.bundles.clone(), into, looked_to })
 }
 
-/// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command for each
-/// of these in each new bundle.
+/// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command
+/// for each of these in each new bundle.
 pub fn plan_gathered_features(gathered: &Gathered, checked: &[CheckedBundle]) -> Vec<Command> {
     let mut commands = Vec::new();
     for (bundle, from) in checked.iter().zip(&gathered.from) {

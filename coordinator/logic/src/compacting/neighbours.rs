@@ -18,8 +18,9 @@ use crate::history::LEDGER_SPAN_MAX;
 /// now these and now those.
 const OPEN_GROUPS_MAX: usize = 32;
 
-/// Neighbours that one command could put together and that use so many others, as many as fit. Those that use too many together do
-/// not part the ones before from the ones behind: each goes into that open group of which it uses most already.
+/// Neighbours that one command could put together and that use so many others, as many as fit. Those that use too many
+/// together do not part the ones before from the ones behind: each goes into that open group of which it uses most
+/// already.
 pub(super) fn neighbours(
     small: &[SmallBundle],
     turning_points: &BTreeSet<u64>,

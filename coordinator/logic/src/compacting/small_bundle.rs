@@ -71,8 +71,8 @@ pub fn order_of<F: Facts>(state: &F, bundle: BundleId) -> Result<Option<HistoryO
     Ok(state.bundle_by_id(bundle)?.map(|record| History::order(&record)))
 }
 
-/// Small bundles that nothing keeps where they are, as far as the picture shows it: they can be read, nothing is on its way to
-/// them, and they have one coding. All of these, or those that stand `behind` a place in the history.
+/// Small bundles that nothing keeps where they are, as far as the picture shows it: they can be read, nothing is on its
+/// way to them, and they have one coding. All of these, or those that stand `behind` a place in the history.
 pub fn small_bundles(view: &PlanningView<'_>, behind: Option<HistoryOrder>) -> Vec<UsedBundle> {
     let small = view.catalogue.staying_bundles().filter(|bundle| {
         behind.is_none_or(|order| bundle.order > order)
@@ -89,8 +89,8 @@ fn staying_dependents(view: &PlanningView<'_>, bundle: &BundleView) -> Vec<Bundl
     dependents.filter(|number| view.catalogue.stays(*number)).collect()
 }
 
-/// Looks for others than these bundles themselves that use chunks of one of them. If there are none, up to which number that is
-/// known: `apply` reads those from there on.
+/// Looks for others than these bundles themselves that use chunks of one of them. If there are none, up to which number
+/// that is known: `apply` reads those from there on.
 pub fn check_unused(view: &PlanningView<'_>, bundles: &[BundleId]) -> Result<BundleNumber, UsedByOthers> {
     let own: BTreeSet<BundleNumber> =
         view.catalogue.bundles_named(bundles).map(|bundle| bundle.number).collect();
@@ -102,9 +102,9 @@ pub fn check_unused(view: &PlanningView<'_>, bundles: &[BundleId]) -> Result<Bun
     }
 }
 
-/// Reads what decides about small bundles, in the order of the history, until these are enough for a plan. Left out are heads and
-/// parts, what holds a record that a purge wants gone or uses chunks of a bundle that is going, and what is younger than
-/// `older_than`.
+/// Reads what decides about small bundles, in the order of the history, until these are enough for a plan. Left out are
+/// heads and parts, what holds a record that a purge wants gone or uses chunks of a bundle that is going, and what is
+/// younger than `older_than`.
 pub fn read_small<S: Scan>(
     state: &S,
     mut used: Vec<UsedBundle>,

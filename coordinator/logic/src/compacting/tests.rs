@@ -84,8 +84,8 @@ fn what_uses_the_same_bundles_comes_together_though_others_lie_between() {
         let used: BTreeSet<&BundleId> = members.flat_map(|bundle| &bundle.dependencies).collect();
         assert_eq!(used.len(), DEPENDENCIES_MAX);
     }
-    // They are told in the order of their last bundles: whoever asks for what stands behind the last one of a page leaves out no
-    // bundle that ends a group. What else of a group lies before that place comes along in another round.
+    // They are told in the order of their last bundles: whoever asks for what stands behind the last one of a page
+    // leaves out no bundle that ends a group. What else of a group lies before that place comes along in another round.
     assert!(all.is_sorted_by_key(|group| group.last().copied()));
     // Of ever others there are no more open groups than there is room for, and nobody is left out of both.
     let mut small = row(&[MIB; 200]);

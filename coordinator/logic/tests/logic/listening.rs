@@ -1,4 +1,5 @@
-//! Whom a rebuild listens to: nodes that are many, slow, or break off again and again hold up neither the others nor the end.
+//! Whom a rebuild listens to: nodes that are many, slow, or break off again and again hold up neither the others nor
+//! the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

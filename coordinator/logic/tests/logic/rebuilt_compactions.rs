@@ -7,8 +7,8 @@ use crate::compaction_support::{FOUR, compact, into, run, visible};
 use crate::rebuild_support::{evidence, heads, in_order, show, withdraw};
 use crate::support::{Archive, at, bundle_id, entry, key, node_id, uploader};
 
-/// Bundles 1 and 2 come together, and 4 with 5; in between there are a withdrawal of what 2 refers to, and records that refer
-/// to what is compacted, wait for it, and are external to it.
+/// Bundles 1 and 2 come together, and 4 with 5; in between there are a withdrawal of what 2 refers to, and records that
+/// refer to what is compacted, wait for it, and are external to it.
 fn compacted() -> Archive {
     let mut archive = Archive::of(4);
     archive.govern(LedgerAct::AddUploader { key: uploader(), name: "hydra".into() });

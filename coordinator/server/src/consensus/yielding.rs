@@ -1,8 +1,9 @@
 //! A leader that no majority answers gives up the lead.
 //!
-//! Such a leader falls silent (`raft/network.rs`), as one with a wrong clock does, and others elect another. But an entry that
-//! only it has on disk makes its log the longest: whoever needs its vote never gets it, and the library never lets a leader
-//! stand for election again. Two of three members that meet again would wait for each other for ever.
+//! Such a leader falls silent (`raft/network.rs`), as one with a wrong clock does, and others elect another. But an
+//! entry that only it has on disk makes its log the longest: whoever needs its vote never gets it, and the library
+//! never lets a leader stand for election again. Two of three members that meet again would wait for each other for
+//! ever.
 //!
 //! Always holds: who can be elected without it has had the time for that; giving up is a vote for a later term, which is on
 //! disk before anything else is answered and can make nobody a leader. Leaves to others: standing for election afterwards

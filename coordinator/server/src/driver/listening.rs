@@ -1,9 +1,9 @@
 //! What one node shows of a lost archive: asked page by page.
 //!
-//! Owns: in which order it is asked, and bounds of what it says. Always holds: a node names what it has, and is asked for the
-//! rest of what nobody has shown yet: what 40 nodes hold crosses the network once. Nodes that are asked at one time begin at
-//! different places, else each of them would be the first. Leaves to others: what is believed and new (`Evidence`), when a
-//! node is asked and for how long (`rebuilding`).
+//! Owns: in which order it is asked, and bounds of what it says. Always holds: a node names what it has, and is asked
+//! for the rest of what nobody has shown yet: what 40 nodes hold crosses the network once. Nodes that are asked at one
+//! time begin at different places, else each of them would be the first. Leaves to others: what is believed and new
+//! (`Evidence`), when a node is asked and for how long (`rebuilding`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl Listener<'_> {
         self.weigh(move |evidence| evidence.show_governance(node, &rosters, &heads, entries)).await
     }
 
-    /// Has something weighed that the node has shown, off the async threads; what was new in it puts off the end of listening.
+    /// Has something weighed that the node has shown, off the async threads; what was new in it puts off the end of
+    /// listening.
     async fn weigh<T: Send + 'static>(
         &self,
         weigh: impl FnOnce(&mut Evidence<StoreBook>) -> T + Send + 'static,

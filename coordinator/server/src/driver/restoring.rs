@@ -76,8 +76,8 @@ enum Untold {
     Refused(String),
 }
 
-/// Tells the history again, in its order, from where it was told before, and then what was put off. While that waits for other
-/// coordinators nothing is done: the next look tries again.
+/// Tells the history again, in its order, from where it was told before, and then what was put off. While that waits
+/// for other coordinators nothing is done: the next look tries again.
 pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> {
     let (evidence, told, waits) = shared
         .rebuild

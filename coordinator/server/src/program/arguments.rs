@@ -428,7 +428,8 @@ pub(crate) enum PathAction {
     },
     /// Print how far purges have come, in order of keys
     Purges {
-        /// Only those asked for from then on: a date as 2026-11-22 or 2026-11-22T21:05:09Z (UTC), or a position of the ledger
+        /// Only those asked for from then on: a date as 2026-11-22 or 2026-11-22T21:05:09Z (UTC), or a position of the
+        /// ledger
         #[arg(long, value_name = "DATE|POSITION")]
         since: Option<Since>,
         /// Only those behind this key, as --json prints it: where the page before has ended

@@ -1,6 +1,7 @@
 //! Reading the state: [`Facts`] and [`Scan`] over the tables.
 //!
-//! Always holds: a batch of apply is seen as a whole by each single read; several reads may see several states. Leaves to others: what the facts mean (`coordinator/logic`).
+//! Always holds: a batch of apply is seen as a whole by each single read; several reads may see several states. Leaves
+//! to others: what the facts mean (`coordinator/logic`).
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! When this member last had all that was committed, as it is heard.
 //!
-//! Always holds: what a leader knows of itself counts as of a moment before it was said, never after; a leader's word counts as
-//! of when it came, so what it says is older by its way, unless this process or its library has stood still: then it may have
-//! lain here for as long, and counts for nothing; a library that stands still, since a disk hangs, says nothing. Leaves to
-//! others: what follows from what is heard (`firn_coordinator_logic::Freshness`).
+//! Always holds: what a leader knows of itself counts as of a moment before it was said, never after; a leader's word
+//! counts as of when it came, so what it says is older by its way, unless this process or its library has stood still:
+//! then it may have lain here for as long, and counts for nothing; a library that stands still, since a disk hangs,
+//! says nothing. Leaves to others: what follows from what is heard (`firn_coordinator_logic::Freshness`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

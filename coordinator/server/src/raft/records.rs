@@ -224,7 +224,8 @@ fn read_scheme(reader: &mut Reader<'_>) -> Result<Scheme, StorageError> {
     Scheme::new(k, n).map_err(|_| reader.damaged())
 }
 
-/// Placements, in columns: indexes, which most bundles have alike, then each byte of node numbers, the lowest first. The store's compression then leaves little but the lower parts: 60 bytes less for each bundle at 16/40.
+/// Placements, in columns: indexes, which most bundles have alike, then each byte of node numbers, the lowest first.
+/// The store's compression then leaves little but the lower parts: 60 bytes less for each bundle at 16/40.
 fn write_places(writer: Writer, places: &[(ShardIndex, NodeNumber)]) -> Writer {
     let writer = writer.list(places, |writer, (index, _)| writer.u8(index.0));
     (0..NODE_BYTES).fold(writer, |writer, column| {

@@ -51,10 +51,10 @@ impl Timing {
     /// Times for members that are at most `round_trip` apart, there and back; 80 ms and less are as good as none, and more
     /// than 2 s counts as that.
     ///
-    /// While entries are under way, a leader waits for half a heartbeat before it asks for a sign of life and another half
-    /// for the answer: so a heartbeat is two round trips and two answers. The rest are multiples: with 300 ms, a heartbeat is
-    /// 0.8 s, and after a leader's death the next one leads within its lease (3.2 s), the wait (1.6 to 3.2 s) and a tick
-    /// (1.2 s).
+    /// While entries are under way, a leader waits for half a heartbeat before it asks for a sign of life and another
+    /// half for the answer: so a heartbeat is two round trips and two answers. The rest are multiples: with 300 ms, a
+    /// heartbeat is 0.8 s, and after a leader's death the next one leads within its lease (3.2 s), the wait (1.6 to 3.2
+    /// s) and a tick (1.2 s).
     pub fn for_round_trip(round_trip: Duration) -> Self {
         let waits = round_trip.min(ROUND_TRIP_MAX).saturating_add(ANSWER_TAKES).saturating_mul(2);
         // Half of the shortest heartbeat, 125 ms, is enough for 80 ms and an answer that is not late.

@@ -1,9 +1,9 @@
 //! A store in memory that fails as a disk does: for simulations and tests.
 //!
 //! A clone is the same disk: it outlives the program that used it. [`Memory::crash`] is a loss of power: what was
-//! synced stays, of the batches after that a prefix survives. What a program got by [`Memory::opened`] fails from then on, as
-//! the program itself would have ended with the power: whatever of it is left cannot write into the disk of the one that
-//! comes after it. [`Memory::inject`] makes calls fail.
+//! synced stays, of the batches after that a prefix survives. What a program got by [`Memory::opened`] fails from then
+//! on, as the program itself would have ended with the power: whatever of it is left cannot write into the disk of the
+//! one that comes after it. [`Memory::inject`] makes calls fail.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;

@@ -275,8 +275,8 @@ impl Read for Database {
         if let Some(to) = &range.to {
             options.set_iterate_upper_bound(to.clone());
         }
-        // Who scans the feed passes over all of it once, for a filter or a mirror: 21 bytes an event, more than the cache has
-        // at 6 million. Lookups read single pages of it, and those stay.
+        // Who scans the feed passes over all of it once, for a filter or a mirror: 21 bytes an event, more than the
+        // cache has at 6 million. Lookups read single pages of it, and those stay.
         options.fill_cache(table != Table::Feed);
         let mode = IteratorMode::From(&range.from, Direction::Forward);
         let mut bytes: usize = 0;

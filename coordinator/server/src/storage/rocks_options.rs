@@ -68,8 +68,9 @@ fn table_options(table: Table, cache: &Cache) -> Options {
     });
     blocks.set_format_version(5);
     match table {
-        // Every position that anyone asks for is there, so there is no filter. The index, some 20 bytes for each 4 KiB, stays in
-        // memory outside the cache (33 MB at 300 million keys): RocksDB alone took a tenth less for the two reads of a lookup.
+        // Every position that anyone asks for is there, so there is no filter. The index, some 20 bytes for each 4 KiB,
+        // stays in memory outside the cache (33 MB at 300 million keys): RocksDB alone took a tenth less for the two
+        // reads of a lookup.
         Table::Feed => {
             blocks.set_index_type(BlockBasedIndexType::BinarySearch);
             blocks.set_cache_index_and_filter_blocks(false);

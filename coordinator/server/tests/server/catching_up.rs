@@ -108,9 +108,9 @@ async fn a_transfer_that_broke_goes_on_where_it_was_also_after_a_kill() {
     valve.cut_at.store(u64::MAX, Ordering::Relaxed);
     until("it has caught up", || has_all(&cluster, away)).await;
     cluster.settled().await;
-    // Begun anew once it would have been half as much again, or more. The piece that was on its way at a cut comes twice, and
-    // so does what the sender has rewritten meanwhile. Each further leader, as a machine too busy for the short times of this
-    // test brings forth, has files of its own.
+    // Begun anew once it would have been half as much again, or more. The piece that was on its way at a cut comes
+    // twice, and so does what the sender has rewritten meanwhile. Each further leader, as a machine too busy for the
+    // short times of this test brings forth, has files of its own.
     let leaders = 1 + cluster.consensus(leader).term() - term_before;
     let rewritten: u64 = tables(&sent_from)
         .iter()
