@@ -4,16 +4,14 @@
 
 use std::time::Duration;
 
-use firn_base::{
-    BundleNumber, CodingId, Feature, FilterId, Location, ObjectKey, ReservationId, Scheme, ShardIndex,
-};
+use firn_base::{BundleNumber, CodingId, Feature, Location, ObjectKey, ReservationId, Scheme, ShardIndex};
 use firn_wire::{
-    AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, BundleSummary,
-    CommitRequest, CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
-    FEATURES_PER_REQUEST_MAX, FeedBatch, FilterList, HeartbeatReply, HeldPath, IndexRangePage,
-    IndexRangeRequest, InventoryComparison, InventoryRange, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress,
-    NodeStanding, NodeStatus, NodeSummary, NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant,
-    ReserveRequest, RestingNode, Signed, SimilarRecord, VerifiedRoster,
+    AdminReply, AdminRequest, ArchiveStatus, BUNDLES_PER_REQUEST_MAX, BundleInfo, BundleName, CommitRequest,
+    CompactRequest, CoordinatorReply as Reply, CoordinatorRequest as Request, Descriptor,
+    FEATURES_PER_REQUEST_MAX, FeedBatch, HeartbeatReply, HeldPath, IndexRangePage, IndexRangeRequest,
+    InventoryComparison, InventoryRange, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStanding,
+    NodeStatus, NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant, ReserveRequest, Signed,
+    SimilarRecord, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -172,21 +170,6 @@ impl CoordinatorClient {
         Ok(FeedNews { batch, stale: stale_millis.map(Duration::from_millis) })
     }
 
-    /// The filters over the feed that a coordinator has, signed by it: checked to follow each other, each of a size
-    /// that it can have.
-    pub async fn filters(&self) -> Result<FilterList, AskError> {
-        let list = expect!(self.ask(&Request::ListFilters).await?, Reply::Filters(list) => list)?;
-        // The signature was checked with the reply.
-        list.peek().map_err(|_| AskError::UnexpectedReply)
-    }
-
-    /// Bytes of a filter from an offset on, at most 1 MiB; none behind its end. Whether they are the filter's is known
-    /// when all are here: its id is their BLAKE3.
-    pub async fn filter_piece(&self, filter: FilterId, offset: u64) -> Result<Vec<u8>, AskError> {
-        let reply = self.ask(&Request::FilterPiece { filter, offset }).await?;
-        expect!(reply, Reply::FilterPiece(bytes) => bytes)
-    }
-
     /// A page of the visible keys that begin alike: what settles whether a key is archived without naming it.
     pub async fn index_range(&self, request: IndexRangeRequest) -> Result<IndexRangePage, AskError> {
         expect!(self.ask(&Request::IndexRange(request)).await?, Reply::IndexRange(page) => page)
@@ -195,19 +178,6 @@ impl CoordinatorClient {
     /// The archive at a glance.
     pub async fn status(&self) -> Result<ArchiveStatus, AskError> {
         expect!(self.ask(&Request::Status).await?, Reply::Status(status) => *status)
-    }
-
-    /// All nodes.
-    pub async fn list_nodes(&self) -> Result<Vec<NodeSummary>, AskError> {
-        expect!(self.ask(&Request::ListNodes).await?, Reply::NodeList(nodes) => nodes)
-    }
-
-    /// The nodes that rest, with the reason; none from coordinators of a version that does not say.
-    pub async fn list_resting(&self) -> Result<Option<Vec<RestingNode>>, AskError> {
-        match self.ask(&Request::ListResting).await {
-            Err(AskError::Refused(refused)) if refused.kind == RefusalKind::Malformed => Ok(None),
-            reply => expect!(reply?, Reply::Resting(nodes) => Some(nodes)),
-        }
     }
 
     /// Declares that this program's node may be away for so long from now on; for no time ends what was declared.
@@ -225,21 +195,6 @@ impl CoordinatorClient {
     ) -> Result<NodeStanding, AskError> {
         let reply = self.ask_coordinator(coordinator, &Request::TellTerms(terms), within).await?;
         expect!(reply, Reply::Standing(standing) => standing)
-    }
-
-    /// A page of bundles from a number on; empty at the end.
-    pub async fn list_bundles(&self, from: BundleNumber) -> Result<Vec<BundleSummary>, AskError> {
-        expect!(self.ask(&Request::ListBundles { from }).await?, Reply::BundleList(bundles) => bundles)
-    }
-
-    /// Paths that wait for a reference.
-    pub async fn list_held(&self) -> Result<Vec<HeldPath>, AskError> {
-        expect!(self.ask(&Request::ListHeld).await?, Reply::Held(paths) => paths)
-    }
-
-    /// References recorded as external.
-    pub async fn list_externals(&self) -> Result<Vec<ObjectKey>, AskError> {
-        expect!(self.ask(&Request::ListExternals).await?, Reply::Externals(keys) => keys)
     }
 
     /// An act of administration. It is sent once: if the connection is lost meanwhile, the error says so.

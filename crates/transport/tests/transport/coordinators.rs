@@ -276,12 +276,18 @@ async fn filters_and_index_ranges_that_contradict_themselves_are_not_believed() 
     };
     // One that leaves out the beginning of the feed, one of a stranger, a good one.
     let fleet = fleet(vec![list(1, 1), list(0, 7), list(0, 3)]).await;
-    assert_eq!(fleet.client.filters().await.unwrap().covered(), 8);
+    let CoordinatorReply::Filters(list) = fleet.client.ask(&CoordinatorRequest::ListFilters).await.unwrap()
+    else {
+        panic!("no filters")
+    };
+    assert_eq!(list.peek().unwrap().covered(), 8);
 
     let piece = |bytes: usize| answers(CoordinatorReply::FilterPiece(vec![0; bytes]));
     *fleet.fakes[2].answer.lock().unwrap() = piece(FILTER_PIECE_BYTES_MAX + 1);
     *fleet.fakes[0].answer.lock().unwrap() = piece(3);
-    assert_eq!(fleet.client.filter_piece(FilterId::from_bytes([1; 32]), 0).await.unwrap().len(), 3);
+    let request = CoordinatorRequest::FilterPiece { filter: FilterId::from_bytes([1; 32]), offset: 0 };
+    let asked = fleet.client.ask(&request).await.unwrap();
+    assert!(matches!(&asked, CoordinatorReply::FilterPiece(bytes) if bytes.len() == 3), "{asked:?}");
 
     let page = |names: &[u8]| {
         let place = Location { bundle: BundleNumber(1), block: 0, entry: 0 };
