@@ -1,6 +1,6 @@
 //! Coordinators of an archive over real connections on loopback: their disks, addresses and clocks outlive their programs.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
+#![allow(unreachable_pub, reason = "a module of a test program")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

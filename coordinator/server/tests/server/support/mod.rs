@@ -1,6 +1,6 @@
 //! Members of a consensus over real connections on loopback, that can be killed and hindered.
 
-#![allow(dead_code, unreachable_pub, reason = "each test uses what it needs")]
+#![allow(unreachable_pub, reason = "a module of a test program")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Bundles in memory, coded, and sources that serve them well or badly.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of a test program")]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Scheme, ShardIndex, shard_bytes};
+use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Scheme, shard_bytes};
 use firn_bundle::{
     Blob, BuilderOptions, BundleBuilder, Chunker, CodingHeader, ContentHeader, Encoding, FrameCompression,
     NewRecord, RecordPosition, ShardTree, decode_range_exact, encode_range,
@@ -386,12 +386,6 @@ impl FakeDirectory {
         changed.insert(node(index), address(index, online));
         *book = Arc::new(changed);
     }
-
-    pub fn without_holder(&self, index: usize) -> Arc<BundleFacts> {
-        let mut facts = BundleFacts::clone(&self.facts.lock().unwrap());
-        facts.holders[index].clear();
-        Arc::new(facts)
-    }
 }
 
 pub fn address(index: usize, online: bool) -> NodeAddress {
@@ -435,9 +429,4 @@ impl Directory for FakeDirectory {
     }
 
     fn forget_pass(&self) {}
-}
-
-/// All of the indexes below `n`.
-pub fn indexes(n: u8) -> impl Iterator<Item = ShardIndex> {
-    (0..n).map(ShardIndex)
 }

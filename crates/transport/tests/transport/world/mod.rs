@@ -1,6 +1,5 @@
 //! Endpoints on loopback for the tests.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
-#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
