@@ -172,7 +172,7 @@ pub use reserve_room::{Reserve, ReserveError};
 pub use restoring::{RestoringPlan, plan_restored};
 pub use rights::{role_for_act, role_for_request};
 pub use second_codings::SecondView;
-pub use similar::{GoingContent, find_similar, plan_features};
+pub use similar::{GoingContent, find_similar, plan_commit_features, plan_features};
 pub use state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, FeedRecord, HeldRecord,
     NodeNumber, NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord,

@@ -1,8 +1,10 @@
 //! What is remembered of which objects are like each other, and finding them again.
 //!
 //! Owns: what the leader tells of a bundle's records, and which of the places that are remembered are told: those of records
-//! that are in the archive, in bundles that are there to stay. Leaves to others: which features a record has (whoever reads its manifest), whether shards can be
-//! read now (whoever reads them), and what they are good for (the uploader).
+//! that are in the archive, in bundles that are there to stay. Always holds: of the records of a bundle that share a feature, the
+//! latest is told first, for `apply` keeps what it is told first of a bundle, and only that. Leaves to others: which features a
+//! record has (whoever reads its manifest), whether shards can be read now (whoever reads them), and what they are good for (the
+//! uploader).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +12,7 @@ use firn_base::{BundleId, BundleNumber, Feature, Location, ObjectKey};
 use firn_bundle::ContentHeader;
 use firn_wire::{Command, RecordPlace, SimilarRecord};
 
-use crate::commit_check::RecordSummary;
+use crate::commit_check::{CheckedBundle, RecordSummary};
 use crate::facts::{Facts, Scan};
 use crate::stay::is_replaced;
 
@@ -18,20 +20,33 @@ use crate::stay::is_replaced;
 const PAGE: usize = 1_024;
 
 /// The command that remembers by what the `records` of `bundle` are found, proposed right behind the one that brought them;
-/// none where there is nothing to remember. If it is lost because the leader changes in between, packing what is like them
-/// takes a few bytes more, and nothing else comes of it.
+/// none where there is nothing to remember. The last record comes first: versions of a package lie in the order in which they
+/// came, and what is built next is like the last of them. If it is lost because the leader changes in between, packing what is
+/// like them takes a few bytes more, and nothing else comes of it.
 pub fn plan_features(
     bundle: BundleId,
     replaces: Option<BundleId>,
     records: &[RecordSummary],
 ) -> Option<Command> {
-    let found = records.iter().filter(|record| !record.features.is_empty());
+    let found = records.iter().rev().filter(|record| !record.features.is_empty());
     let records = found.map(|record| {
         let place = RecordPlace { block: record.block, entry: record.entry };
         (place, record.features.clone())
     });
     let records: Vec<_> = records.collect();
     (!records.is_empty()).then_some(Command::RememberFeatures { bundle, replaces, records })
+}
+
+/// The commands that remember by what the records of bundles are found that came in one commit, in the place of another bundle or
+/// of none.
+pub fn plan_commit_features(bundles: &[CheckedBundle], replaces: Option<BundleId>) -> Vec<Command> {
+    let told = bundles.iter().filter_map(|own| plan_features(own.bundle, replaces, &own.records));
+    let mut told: Vec<Command> = told.collect();
+    // What is new comes before what was told before it. But the one place that was another bundle's goes to the first that is told.
+    if replaces.is_some() {
+        told.reverse();
+    }
+    told
 }
 
 /// What nothing may come to depend on, though it is in the archive: withdrawn records, and bundles of which a purge wants a

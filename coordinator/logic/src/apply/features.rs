@@ -1,7 +1,8 @@
 //! Features: which records had each of them last.
 //!
 //! Always holds: a feature names at most [`SIMILAR_RECORDS_MAX`] places, of as many bundles, the one that was committed last
-//! first; none in a bundle that others had taken the place of when it was written. What is told twice changes nothing.
+//! first; of the records of a bundle the one that was told first; none in a bundle that others had taken the place of when it was
+//! written. What is told twice changes nothing.
 //! Leaves to others: which features a record has (whoever reads its manifest), whether there is a record at a place
 //! (nothing here lists records by place, and a place that is wrong costs one look in vain), asking (`similar`).
 

@@ -9,6 +9,9 @@ use firn_base::BundleNumber;
 use firn_wire::{Command, CompactedBundle, Gathered, GatheredRecord, RecordPlace};
 
 use crate::commit_check::{CheckedBundle, RecordSummary};
+use crate::compacting::order_of;
+use crate::facts::Facts;
+use crate::history::HistoryOrder;
 use crate::similar::plan_features;
 
 /// Why bundles cannot take the place of others.
@@ -48,19 +51,30 @@ pub fn plan_gathering(
     Ok(Command::CompactUnused { bundles: gathered.bundles.clone(), into, looked_to })
 }
 
-/// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command
-/// for each of these in each new bundle.
-pub fn plan_gathered_features(gathered: &Gathered, checked: &[CheckedBundle]) -> Vec<Command> {
-    let mut commands = Vec::new();
-    for (bundle, from) in checked.iter().zip(&gathered.from) {
-        let mut by_old: BTreeMap<u16, Vec<RecordSummary>> = BTreeMap::new();
-        for (record, from) in bundle.records.iter().zip(from) {
-            by_old.entry(from.bundle).or_default().push(record.clone());
-        }
-        for (number, records) in by_old {
-            let old = gathered.bundles.get(usize::from(number)).copied();
-            commands.extend(old.and_then(|old| plan_features(bundle.bundle, Some(old), &records)));
+/// By what the records of checked bundles are found, which take the places of those that `gathered` names: one command for each
+/// of these in each new bundle. Those of the bundle that was the last in the history come first, in whatever order they are named:
+/// of each new bundle the latest of several versions is found, also where the leader changes before all is told.
+pub fn plan_gathered_features<F: Facts>(
+    facts: &F,
+    gathered: &Gathered,
+    checked: &[CheckedBundle],
+) -> Result<Vec<Command>, F::Error> {
+    let mut orders = Vec::with_capacity(gathered.bundles.len());
+    for old in &gathered.bundles {
+        orders.push(order_of(facts, *old)?);
+    }
+    // By the places of old bundles in the history, then by new bundle.
+    let mut told: BTreeMap<(HistoryOrder, usize, u16), Vec<RecordSummary>> = BTreeMap::new();
+    for (number, (new, from)) in checked.iter().zip(&gathered.from).enumerate() {
+        for (record, from) in new.records.iter().zip(from) {
+            // Of what is unknown nothing is remembered.
+            let Some(Some(order)) = orders.get(usize::from(from.bundle)) else { continue };
+            told.entry((*order, number, from.bundle)).or_default().push(record.clone());
         }
     }
-    commands
+    let commands = told.into_iter().rev().filter_map(|((_, number, old), records)| {
+        let (new, old) = (checked.get(number)?, gathered.bundles.get(usize::from(old))?);
+        plan_features(new.bundle, Some(*old), &records)
+    });
+    Ok(commands.collect())
 }

@@ -299,7 +299,7 @@ fn what_is_like_something_of_a_small_bundle_finds_it_in_the_full_one() {
         receipts,
         records: summaries.collect(),
     };
-    let hints = plan_gathered_features(&gathered, std::slice::from_ref(&checked));
+    let Ok(hints) = plan_gathered_features(&archive.state, &gathered, std::slice::from_ref(&checked));
     let command = plan_gathering(&gathered, vec![checked], next_bundle(&archive)).unwrap();
     assert_eq!(command, compact_unused(&[1, 2, 3], vec![into(7, &ALL)], next_bundle(&archive)));
     assert_eq!(run(&mut archive, command), CommandOutcome::Applied);

@@ -2,16 +2,20 @@
 
 use firn_base::{BundleNumber, Feature, Location};
 use firn_coordinator_logic::{
-    CertifiedBundle, Facts, GoingContent, MemoryState, RecordSummary, advance, apply, find_similar,
-    full_digest, plan_features,
+    CertifiedBundle, CheckedBundle, Facts, GoingContent, MemoryState, RecordSummary, advance, apply,
+    find_similar, full_digest, plan_commit_features, plan_features, plan_gathered_features,
 };
 use firn_wire::{
-    Command, CommandOutcome, LedgerAct, RecordPlace, ReplacementBundle, SIMILAR_RECORDS_MAX, SimilarRecord,
-    TimedCommand,
+    Command, CommandOutcome, Gathered, GatheredPlace, LedgerAct, RecordPlace, ReplacementBundle,
+    SIMILAR_RECORDS_MAX, SimilarRecord, TimedCommand,
 };
+use proptest::prelude::*;
 
+use crate::compaction_support::{compact, into};
 use crate::rebuild_support::{evidence, heads, in_order, show};
-use crate::support::{Archive, at, bundle_id, commit_of, entry, headers, key, moved, node_id, uploader};
+use crate::support::{
+    Archive, at, bundle_id, commit_of, entry, headers, key, moved, node_id, reservation_id, uploader,
+};
 
 const FOUR: [u32; 4] = [0, 1, 2, 3];
 
@@ -243,6 +247,140 @@ fn a_rebuild_remembers_what_commits_remembered() {
     for name in [50, 61, 62, 63] {
         assert_eq!((kept(&new, name), kept(&new, name).is_empty()), (kept(&old, name), false));
     }
+}
+
+/// A record of this name with these features, as a manifest says.
+fn summary(name: u8, place: RecordPlace, features: &[u8]) -> RecordSummary {
+    let features = features.iter().copied().map(named).collect();
+    RecordSummary { key: key(name), block: place.block, entry: place.entry, references: Vec::new(), features }
+}
+
+/// A bundle with records of these names, in their order and where they lie, each with these features.
+fn checked(tag: u8, records: Vec<RecordSummary>) -> CheckedBundle {
+    CheckedBundle { reservation: reservation_id(tag), bundle: bundle_id(tag), receipts: Vec::new(), records }
+}
+
+#[test]
+fn of_several_versions_in_a_bundle_the_last_one_is_found() {
+    let mut archive = Archive::of(4);
+    for tag in 1..=2 {
+        archive.reserve(tag, (2, 4), &FOUR);
+        archive.commit(tag, &FOUR, (1..=3).map(|version| entry(10 * tag + version, &[])).collect());
+    }
+    // All of them are called so, and the first two of each have a chunk in common.
+    let bundles = [1, 2].map(|tag| {
+        let versions = [(1, &[1, 2][..]), (2, &[1, 2]), (3, &[1])];
+        let records = versions.map(|(version, features)| {
+            let name = 10 * tag + version;
+            summary(name, at(name), features)
+        });
+        checked(tag, records.to_vec())
+    });
+    for command in plan_commit_features(&bundles, None) {
+        remember(&mut archive, command);
+    }
+    assert_eq!(kept(&archive, 1), [(2, 23), (1, 13)]);
+    assert_eq!(kept(&archive, 2), [(2, 22), (1, 12)]);
+}
+
+#[test]
+fn of_versions_that_one_bundle_leaves_to_several_the_last_one_takes_its_place() {
+    let mut archive = Archive::of(4);
+    committed(&mut archive, 1, &[(1, &[1]), (2, &[1]), (9, &[])]);
+    committed(&mut archive, 2, &[(3, &[1])]);
+    for act in [
+        LedgerAct::Withdraw { key: key(9), reason: "asked to".into() },
+        LedgerAct::Purge { key: key(9), reason: "court".into() },
+    ] {
+        archive.govern(act);
+    }
+    let replacement = |tag: u8, name: u8| {
+        let commit = commit_of(tag, &FOUR, Vec::new());
+        let (reservation, receipts) = (commit.reservation, commit.receipts);
+        ReplacementBundle { reservation, receipts, records: vec![moved(&name)] }
+    };
+    for tag in [7, 8] {
+        archive.reserve(tag, (2, 4), &FOUR);
+    }
+    let replace = Command::ReplaceBundle {
+        bundle: bundle_id(1),
+        left_out: vec![(key(9), at(9))],
+        replacements: vec![replacement(7, 1), replacement(8, 2)],
+    };
+    assert_eq!(archive.run(replace), CommandOutcome::Applied);
+    let bundles = [(7, 1), (8, 2)].map(|(tag, name)| checked(tag, vec![summary(name, at(name + 10), &[1])]));
+    for command in plan_commit_features(&bundles, Some(bundle_id(1))) {
+        remember(&mut archive, command);
+    }
+    assert_eq!(kept(&archive, 1), [(2, 3), (8, 12), (7, 11)]);
+}
+
+/// Versions of a package in bundles 1 to 6, each with a feature that all have and one of its own; then those of `order`, which
+/// are named so, come together in bundle 7. What is told of that.
+fn versions_come_together(order: &[u8]) -> (Archive, Vec<Command>) {
+    let mut archive = Archive::of(4);
+    for tag in 1..=6 {
+        committed(&mut archive, tag, &[(tag, &[1, 10 + tag])]);
+        archive.wait(5);
+    }
+    archive.reserve(7, (2, 4), &FOUR);
+    let named: Vec<(u16, u8)> = (0..).zip(order.iter().copied()).collect();
+    let together = into(7, &named);
+    let records = together.records.iter().zip(order);
+    let records = records.map(|(record, version)| summary(*version, record.to, &[1, 10 + version]));
+    let new = checked(7, records.collect());
+    let from = named.iter().map(|(bundle, version)| GatheredPlace { bundle: *bundle, place: at(*version) });
+    let gathered =
+        Gathered { bundles: order.iter().copied().map(bundle_id).collect(), from: vec![from.collect()] };
+    let Ok(commands) = plan_gathered_features(&archive.state, &gathered, &[new]);
+    assert_eq!(archive.run(compact(order, vec![together])), CommandOutcome::Applied);
+    (archive, commands)
+}
+
+proptest! {
+    #[test]
+    fn of_versions_that_come_together_the_latest_is_found_whatever_their_order_and_whoever_leads_meanwhile(
+        order in Just(vec![1_u8, 2, 3, 4, 6]).prop_shuffle(),
+        told_before in 0_usize..=5,
+    ) {
+        let (mut archive, commands) = versions_come_together(&order);
+        prop_assert_eq!(commands.len(), 5);
+        // Told in part by one leader, and from the beginning by the next. One command is enough for what all have.
+        for command in commands[..told_before].iter().chain(&commands) {
+            remember(&mut archive, command.clone());
+            prop_assert_eq!(kept(&archive, 1), [(7, 16), (5, 5)]);
+        }
+        for version in order {
+            prop_assert_eq!(kept(&archive, 10 + version), [(7, version + 10)]);
+        }
+    }
+}
+
+#[test]
+fn of_what_comes_together_in_several_bundles_the_last_in_the_history_is_told_first() {
+    let mut archive = Archive::of(4);
+    for tag in 1..=3 {
+        committed(&mut archive, tag, &[(tag, &[]), (tag + 10, &[])]);
+        archive.wait(5);
+    }
+    let place = |bundle: u16, name: u8| GatheredPlace { bundle, place: at(name) };
+    let gathered = Gathered {
+        bundles: [2, 1, 3].map(bundle_id).to_vec(),
+        from: vec![
+            vec![place(1, 1), place(2, 3), place(1, 11), place(9, 1)],
+            vec![place(2, 13), place(0, 2), place(0, 12)],
+        ],
+    };
+    let of = |names: &[u8]| names.iter().map(|name| summary(*name, at(name + 20), &[1])).collect();
+    let new = [checked(7, of(&[1, 3, 11, 99])), checked(8, of(&[13, 2, 12]))];
+    let Ok(commands) = plan_gathered_features(&archive.state, &gathered, &new);
+    let expected = [
+        told(8, Some(3), &[(33, &[1])]),
+        told(7, Some(3), &[(23, &[1])]),
+        told(8, Some(2), &[(32, &[1]), (22, &[1])]),
+        told(7, Some(1), &[(31, &[1]), (21, &[1])]),
+    ];
+    assert_eq!(commands, expected);
 }
 
 #[test]

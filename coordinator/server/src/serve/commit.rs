@@ -14,7 +14,7 @@ use firn_base::{BundleId, ObjectKey, PublicKey, ReservationId};
 use firn_bundle::{BundleRole, ContentHeader, FeatureReader, LocatedRecord, Manifest, Record, RecordBody};
 use firn_coordinator_logic::{
     CheckedBundle, CommitRoom, ExpectedReceipts, Facts, RecordSummary, ReservationRecord, check_has_records,
-    leaving_with, plan_commit, plan_features, plan_replacement, unwanted_of,
+    leaving_with, plan_commit, plan_commit_features, plan_replacement, unwanted_of,
 };
 use firn_nix_format::{PublisherKey, accepted_by};
 use firn_wire::{
@@ -67,8 +67,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, uploader: PublicKey, request: C
     let check = move || check_uploads(uploads, &governance, &signers, kept);
     let checked = shared.environment.blocking(check).await?;
     let old = replaces.as_ref().map(|replaced| replaced.bundle);
-    let features = checked.iter().filter_map(|checked| plan_features(checked.bundle, old, &checked.records));
-    let features: Vec<Command> = features.collect();
+    let features = plan_commit_features(&checked, old);
     let command = match replaces {
         None => plan_commit(&facts, &checked, &request.externals).map_err(|error| disk(&error))?,
         Some(replaced) => {

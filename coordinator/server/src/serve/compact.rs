@@ -16,7 +16,7 @@ use firn_wire::{
 
 use super::commit::{check_dependencies, check_uploads, hint, own_uploads, publishers_ever, refusal};
 use super::operators::admit_operator;
-use crate::shared::{Shared, malformed};
+use crate::shared::{Shared, disk, malformed};
 
 pub(super) async fn compact(
     shared: &Arc<Shared>,
@@ -46,7 +46,7 @@ pub(super) async fn compact(
     let signers = publishers_ever(&governance);
     let plan = move || {
         let checked = check_uploads(uploads, &governance, &signers, true)?;
-        let features = plan_gathered_features(&gathered, &checked);
+        let features = plan_gathered_features(&facts, &gathered, &checked).map_err(|error| disk(&error))?;
         let command = plan_gathering(&gathered, checked, looked_to);
         let command = command.map_err(|error| malformed(error.to_string()))?;
         Ok::<_, RefusedRequest>((command, features))
