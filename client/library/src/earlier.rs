@@ -46,8 +46,14 @@ const ENTRIES_PER_CHUNK_MAX: u64 = 8;
 const ENTRIES_MIN: u64 = 1024;
 const ENTRIES_PER_STEP: u32 = 2048;
 
-// An object is looked for by its chunks if less than half of it was found by its name.
-const ENOUGH_SHARE: u64 = 2;
+// What those of its name leave of an object is looked for by its chunks, but for a little: 256 KiB, for which alone no bundle is
+// worth depending on, or a 64th. That takes a request for each object, and looks at up to eight times the entries of its chunks:
+// half a per cent of its bytes, at the worst.
+const LEFT_BYTES_MAX: u64 = 256 << 10;
+const LEFT_SHARE: u64 = 64;
+
+// Of a few chunks that are wanted by themselves half is much.
+const LEFT_OF_FEW_SHARE: u64 = 2;
 
 // Frames that are read side by side for one object, and objects that are looked for at once: each frame takes up to 8 MiB
 // meanwhile, 1.5 MiB as our publisher makes them, so all together 24 MiB of memory and 128 MiB at the worst.
@@ -166,13 +172,19 @@ impl EarlierChunks {
     async fn search(&self, search: &mut Search, content: &Content, named: &[SimilarRecord]) {
         let whole = search.wanted_bytes();
         self.look_at(search, named, NAMED_RECORDS_MAX).await;
-        if search.wanted_bytes() > whole / ENOUGH_SHARE {
-            let mut sampler = FeatureSampler::default();
-            content.chunks().for_each(|(hash, _)| sampler.push(hash));
-            let sharing: Vec<SimilarRecord> =
-                self.similar(sampler.finish()).await.into_iter().flatten().collect();
-            self.look_at(search, &sharing, SHARING_RECORDS_MAX).await;
+        if is_little(search.wanted_bytes(), whole) {
+            return;
         }
+        // What is like the part that is left has something of it. What is like the whole, as a build for another system is, may
+        // have the rest, though the chunks by which it is found are found already.
+        let mut features = sampled(search.wanted.keys().copied());
+        for feature in sampled(content.chunks().map(|(hash, _)| hash)) {
+            if !features.contains(&feature) {
+                features.push(feature);
+            }
+        }
+        let sharing = latest_of_each(&self.similar(features).await);
+        self.look_at(search, &sharing, SHARING_RECORDS_MAX).await;
     }
 
     async fn similar(&self, features: Vec<Feature>) -> Vec<Vec<SimilarRecord>> {
@@ -360,6 +372,26 @@ impl Search {
     }
 }
 
+/// Whether so little is left of so many wanted bytes that nobody is asked for it.
+fn is_little(left_bytes: u64, whole_bytes: u64) -> bool {
+    left_bytes <= LEFT_BYTES_MAX.min(whole_bytes / LEFT_OF_FEW_SHARE)
+        || left_bytes <= whole_bytes / LEFT_SHARE
+}
+
+/// By what objects are found that share some of these chunks; nothing if they are few.
+fn sampled(chunks: impl Iterator<Item = Digest>) -> Vec<Feature> {
+    let mut sampler = FeatureSampler::default();
+    chunks.for_each(|hash| sampler.push(hash));
+    sampler.finish()
+}
+
+/// The latest record that has each of several features, then the one before it: one chunk that many unlike objects have must not
+/// use up all that is looked at.
+fn latest_of_each(found: &[Vec<SimilarRecord>]) -> Vec<SimilarRecord> {
+    let ranks = found.iter().map(Vec::len).max().unwrap_or(0);
+    (0..ranks).flat_map(|rank| found.iter().filter_map(move |records| records.get(rank).copied())).collect()
+}
+
 /// A run in stretches that are read at once.
 pub(crate) fn steps(run: &ChunkRun) -> impl Iterator<Item = ChunkRun> + use<> {
     let ChunkRun { first, count } = *run;
@@ -370,4 +402,38 @@ pub(crate) fn steps(run: &ChunkRun) -> impl Iterator<Item = ChunkRun> + use<> {
         },
         count: (count - done).min(ENTRIES_PER_STEP),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_wire::RecordPlace;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_is_left_is_worth_a_request_if_it_is_more_than_256_kib_and_a_64th_or_half_of_a_few_chunks() {
+        assert!(is_little(256 << 10, 4 * MIB));
+        assert!(!is_little((256 << 10) + 1, 4 * MIB));
+        assert!(!is_little(3 * MIB, 13 * MIB), "a quarter of a rebuild");
+        assert!(is_little(MIB, 64 * MIB));
+        assert!(!is_little(MIB + 1, 64 * MIB));
+        assert!(is_little(100 << 10, 200 << 10));
+        assert!(!is_little((100 << 10) + 1, 200 << 10));
+        assert!(is_little(0, 0));
+        assert!(!is_little(1, 1));
+    }
+
+    #[test]
+    fn the_latest_of_each_chunk_comes_before_those_that_had_one_of_them_earlier() {
+        let record = |number: u8| SimilarRecord {
+            bundle: BundleId::from_bytes([number; 32]),
+            place: RecordPlace { block: 0, entry: 0 },
+        };
+        let found = [vec![1, 2, 3, 4], vec![], vec![5], vec![1, 6]];
+        let found = found.map(|records| records.into_iter().map(record).collect::<Vec<_>>());
+        assert_eq!(latest_of_each(&found), [1, 5, 1, 2, 6, 3, 4].map(record));
+        assert!(latest_of_each(&[]).is_empty());
+    }
 }

@@ -186,9 +186,10 @@ impl Inner {
         Ok(Signed::seal(&node(ticket.index), ARCHIVE, &ticket.receipt()))
     }
 
-    fn enter(&self, request: CommitRequest) -> Result<Committed, RefusedRequest> {
+    /// Takes bundles, in the place of `gone` ones if there are any.
+    fn enter(&self, request: CommitRequest, gone: &BTreeSet<BundleId>) -> Result<Committed, RefusedRequest> {
         let mut state = self.state();
-        let (mut entered, mut visible) = (Vec::new(), 0);
+        let (mut entered, mut told, mut visible) = (Vec::new(), Vec::new(), 0);
         for bundle in request.bundles {
             let nothing = || RefusedRequest::new(RefusalKind::Expired, "nothing is reserved");
             let (content, coding) = state.reservations.remove(&bundle.reservation).ok_or_else(nothing)?;
@@ -196,19 +197,25 @@ impl Inner {
             let payload: Arc<dyn ReadAt + Send + Sync> = Arc::<SpooledBundle>::clone(payload.bundle());
             let manifest = Manifest::parse_whole(&content, bundle.manifest).map_err(malformed)?;
             let mut reader = FeatureReader::new(&manifest);
+            let mut records = Vec::new();
             for located in manifest.records() {
                 let located = located.map_err(malformed)?;
                 let features = reader.features(&located.record).map_err(malformed)?;
                 let place = RecordPlace { block: located.block, entry: located.entry };
-                let record = SimilarRecord { bundle: content.bundle_id(), place };
-                for feature in features {
-                    let records = state.features.entry(feature).or_default();
-                    records.insert(0, record);
-                    records.truncate(SIMILAR_RECORDS_MAX);
-                }
+                records.push((SimilarRecord { bundle: content.bundle_id(), place }, features));
                 visible += u64::from(state.keys.insert(located.record.key));
             }
+            told.push(records);
             entered.push(PaperBundle { content, coding, manifest: Arc::new(manifest), payload });
+        }
+        // As coordinators do: in the place of others the last bundle comes first, and of a bundle the last record always.
+        if !gone.is_empty() {
+            told.reverse();
+        }
+        for (record, features) in told.into_iter().flat_map(|records| records.into_iter().rev()) {
+            for feature in features {
+                remember(state.features.entry(feature).or_default(), record, gone);
+            }
         }
         let bundles = (0..).take(entered.len()).map(BundleNumber).collect();
         for bundle in entered {
@@ -222,13 +229,14 @@ impl Inner {
     /// Takes bundles in the place of others, which are forgotten.
     fn gather(&self, request: CompactRequest) -> Result<Committed, RefusedRequest> {
         let CompactRequest { bundles, gathered } = request;
-        let is_gone = |bundle: &BundleId| gathered.bundles.contains(bundle);
-        // They took four places of a feature at most, and leave them to what comes in their place.
-        for records in self.state().features.values_mut() {
+        let gone: BTreeSet<BundleId> = gathered.bundles.into_iter().collect();
+        let is_gone = |bundle: &BundleId| gone.contains(bundle);
+        let request = CommitRequest { bundles, externals: Vec::new(), replaces: None };
+        let entered = self.enter(request, &gone)?;
+        let mut state = self.state();
+        for records in state.features.values_mut() {
             records.retain(|record| !is_gone(&record.bundle));
         }
-        let entered = self.enter(CommitRequest { bundles, externals: Vec::new(), replaces: None })?;
-        let mut state = self.state();
         let mut old = std::mem::take(&mut state.bundles);
         let new = old.split_off(old.len().saturating_sub(entered.bundles.len()));
         let last = old.iter().rposition(|bundle| is_gone(&bundle.content.bundle_id()));
@@ -291,7 +299,7 @@ impl Destination for Inner {
     }
 
     fn commit(&self, request: CommitRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
-        Box::pin(async move { self.enter(request) })
+        Box::pin(async move { self.enter(request, &BTreeSet::new()) })
     }
 
     fn compact(&self, request: CompactRequest) -> BoxFuture<'_, Result<Committed, RefusedRequest>> {
@@ -341,6 +349,19 @@ impl PayloadReader for Inner {
     }
 }
 
+/// Remembers that a record has a feature, of which these are known, the latest first: one of a bundle, and what takes the place of
+/// `gone` ones stands where the latest of those did.
+fn remember(known: &mut Vec<SimilarRecord>, record: SimilarRecord, gone: &BTreeSet<BundleId>) {
+    if known.iter().any(|other| other.bundle == record.bundle) {
+        return;
+    }
+    let latest = known.iter().position(|other| gone.contains(&other.bundle));
+    known.retain(|other| !gone.contains(&other.bundle));
+    let place = if gone.is_empty() { 0 } else { latest.unwrap_or(known.len()) };
+    known.insert(place, record);
+    known.truncate(SIMILAR_RECORDS_MAX);
+}
+
 fn coordinator() -> Identity {
     Identity::from_seed(&[200; 32])
 }
@@ -360,6 +381,30 @@ mod tests {
 
     use super::*;
     use crate::tests::cache::{Cache, noise};
+
+    #[test]
+    fn a_feature_has_one_place_of_a_bundle_and_what_takes_the_place_of_others_is_no_later_than_they() {
+        let record = |bundle: u8, entry: u16| SimilarRecord {
+            bundle: BundleId::from_bytes([bundle; 32]),
+            place: RecordPlace { block: 0, entry },
+        };
+        let (mut known, none) = (Vec::new(), BTreeSet::new());
+        for (bundle, entry) in [(1, 0), (2, 2), (2, 1), (3, 0), (4, 0)] {
+            remember(&mut known, record(bundle, entry), &none);
+        }
+        assert_eq!(known, [(4, 0), (3, 0), (2, 2), (1, 0)].map(|(bundle, entry)| record(bundle, entry)));
+        let gone = [1, 3].map(|bundle| record(bundle, 0).bundle).into();
+        for entry in [1, 0] {
+            remember(&mut known, record(7, entry), &gone);
+        }
+        assert_eq!(known, [(4, 0), (7, 1), (2, 2)].map(|(bundle, entry)| record(bundle, entry)));
+        remember(&mut known, record(8, 0), &gone);
+        assert_eq!(known.last(), Some(&record(8, 0)), "of the others nothing was left to take");
+        for bundle in 10..20 {
+            remember(&mut known, record(bundle, 0), &none);
+        }
+        assert_eq!(known.len(), SIMILAR_RECORDS_MAX);
+    }
 
     #[tokio::test]
     async fn what_is_published_on_paper_again_uses_what_is_there() {

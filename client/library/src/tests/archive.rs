@@ -326,17 +326,18 @@ impl TestArchive {
 }
 
 impl State {
-    /// Records with a feature, those of the last commit first.
+    /// The last record with a feature of each bundle, those of the last commit first.
     fn similar(&self, feature: Feature) -> Vec<SimilarRecord> {
         let bundles = self.commits.iter().rev().flatten();
-        let records = bundles.flat_map(|bundle| {
-            let manifest = &self.bundles[bundle].manifest;
+        let records = bundles.filter_map(|bundle| {
+            let manifest = &self.bundles.get(bundle)?.manifest;
             let mut reader = FeatureReader::new(manifest);
-            manifest.records().map(Result::unwrap).filter_map(move |located| {
-                let place = RecordPlace { block: located.block, entry: located.entry };
-                let features = reader.features(&located.record).unwrap();
-                features.contains(&feature).then_some(SimilarRecord { bundle: *bundle, place })
-            })
+            let records = manifest.records().map(Result::unwrap);
+            let having =
+                records.filter(|located| reader.features(&located.record).unwrap().contains(&feature));
+            let last = having.last()?;
+            let place = RecordPlace { block: last.block, entry: last.entry };
+            Some(SimilarRecord { bundle: *bundle, place })
         });
         records.take(SIMILAR_RECORDS_MAX).collect()
     }

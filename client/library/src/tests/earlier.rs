@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_base::BundleId;
+use firn_base::{BundleId, Scheme};
 use firn_bundle::{BundleRole, ContentHeader};
 use firn_client_logic::PublishSummary;
 use firn_nix_format::Compression;
@@ -17,6 +17,8 @@ use super::cache::{Cache, noise};
 use super::pipeline::{assert_restores, key, publish_with};
 use crate::content::ContentWriter;
 use crate::earlier::{EarlierChunks, FRAMES, MANIFESTS};
+use crate::events::PublishEvents;
+use crate::paper_archive::PaperArchive;
 use crate::publish_options::PublishOptions;
 use crate::spool::SpoolDir;
 
@@ -183,6 +185,59 @@ async fn many_unlike_builds_of_a_name_hide_no_object_that_has_the_chunks() {
     assert!(summary.payload.0 < 20_000, "{}", summary.payload);
     assert_eq!(archive.dependencies_of(key("vim-9.5")), archive.bundles()[..1]);
     assert_restores(&archive, &again);
+}
+
+/// A path whose contents are these, one behind the other: so many bytes each.
+fn cache_with(name: &str, contents: &[(usize, u64)]) -> Cache {
+    let bytes: Vec<u8> = contents.iter().flat_map(|(bytes, seed)| noise(*bytes, *seed)).collect();
+    let mut cache = Cache::new();
+    cache.add_path(name, &bytes, Compression::None, &[]);
+    cache
+}
+
+#[tokio::test]
+async fn what_none_of_its_name_has_is_found_in_an_object_of_another_name() {
+    let archive = TestArchive::new(4, 8);
+    publish(&archive, &cache_with("libvim-1.0", &[(4_000_000, 1)])).await;
+    publish(&archive, &cache_with("vim-9.0", &[(8_000_000, 2)])).await;
+    let both = cache_with("vim-9.1", &[(8_000_000, 2), (4_000_000, 1)]);
+    let summary = publish(&archive, &both).await;
+    assert!(summary.payload.0 < 600_000, "but for the chunks where they meet: {}", summary.payload);
+    assert_eq!(archive.dependencies_of(key("vim-9.1")).len(), 2);
+    assert_restores(&archive, &both);
+}
+
+#[tokio::test]
+async fn a_build_is_found_behind_later_ones_for_other_systems_that_have_most_of_it() {
+    let archive = TestArchive::new(4, 8);
+    let build = |version: u64, system: u64| {
+        cache_with(&format!("vim-9.{version}"), &[(6_000_000, 1), (4_000_000, 100 + system)])
+    };
+    // As many others as are looked at by a name.
+    for system in 0..3 {
+        publish(&archive, &build(system, system)).await;
+    }
+    let again = build(3, 0);
+    let summary = publish(&archive, &again).await;
+    assert!(summary.payload.0 < 20_000, "{}", summary.payload);
+    assert_restores(&archive, &again);
+}
+
+#[tokio::test]
+async fn who_has_some_of_the_same_chunks_is_asked_once_if_much_is_left_and_not_for_a_little() {
+    let archive = PaperArchive::new(Scheme::new(4, 8).unwrap());
+    let mut requests = Vec::new();
+    for (version, own_bytes) in [(0, 0), (1, 0), (2, 20_000), (3, 1_000_000)] {
+        let contents = [(4_000_000, 1), (own_bytes, 10 + version)];
+        let cache = cache_with(&format!("vim-9.{version}"), &contents);
+        let options = PublishOptions { reuse_small_bundles: true, ..PublishOptions::new(cache.source()) };
+        let before = archive.requests().similar_requests;
+        let (publishers, events) = (vec![cache.publisher()], PublishEvents::none());
+        archive.publish(publishers, &Environment::real(), options, events).await.unwrap();
+        requests.push(archive.requests().similar_requests - before);
+    }
+    // Each asks by names, too.
+    assert_eq!(requests, [2, 1, 1, 2]);
 }
 
 #[tokio::test]
