@@ -38,6 +38,12 @@ pub fn level_to_raise(
     (known > committed).then_some(known)
 }
 
+/// Whether the level is yet to be raised from `committed`, and nobody is known to keep it there: the others are worth
+/// asking again soon. `own` and `others` are as in [`level_to_raise`].
+pub fn is_level_awaited(committed: u16, own: u16, others: impl IntoIterator<Item = Option<u16>>) -> bool {
+    own > committed && others.into_iter().flatten().all(|other| other > committed)
+}
+
 /// Refuses to propose `command` where the coordinators have agreed on less than it needs; `others` is what each said last
 /// of what it knows.
 pub fn check_level(
@@ -59,6 +65,13 @@ pub fn check_level(
     })
 }
 
+impl LevelRefusal {
+    /// Whether no coordinator is known to keep the others from agreeing: they have not been asked, or have just said so.
+    pub fn waits_for_nobody(&self) -> bool {
+        self.older.is_empty() && self.silent.is_empty()
+    }
+}
+
 /// For the sentence: what is waited for.
 struct Waiting<'a>(&'a LevelRefusal);
 
@@ -70,7 +83,7 @@ impl fmt::Display for Waiting<'_> {
         let silent =
             silent.iter().map(|id| format!("start {}, which does not say what it knows", id.short()));
         let all: Vec<_> = older.chain(silent).collect();
-        match all.is_empty() {
+        match self.0.waits_for_nobody() {
             true => formatter.write_str("they are about to agree, try again in half a minute"),
             false => formatter.write_str(&all.join("; ")),
         }
@@ -97,6 +110,14 @@ mod tests {
     }
 
     #[test]
+    fn a_level_is_awaited_unless_it_is_reached_or_somebody_is_known_not_to_know_more() {
+        assert!(is_level_awaited(0, 2, []));
+        assert!(is_level_awaited(0, 2, [Some(1), None]));
+        assert!(!is_level_awaited(1, 2, [Some(1), None]));
+        assert!(!is_level_awaited(2, 2, [Some(3), None]));
+    }
+
+    #[test]
     fn a_command_of_a_later_level_is_refused_with_what_is_waited_for() {
         let id = |number| NodeId::from_bytes([number; 32]);
         let command = Command::GovernAll(vec![LedgerAct::RemovePublisher { name: "x".into() }]);
@@ -110,6 +131,7 @@ mod tests {
              level 1; start 0303030303, which does not say what it knows"
         );
         let soon = check_level(&command, 1, &BTreeMap::new()).unwrap_err();
+        assert!(soon.waits_for_nobody() && !refusal.waits_for_nobody());
         assert!(soon.to_string().ends_with("they are about to agree, try again in half a minute"), "{soon}");
     }
 }

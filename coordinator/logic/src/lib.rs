@@ -120,7 +120,7 @@ pub use evidence_book::{
     CodingName, CommitOrder, EvidenceBook, MemoryBook, Showing, ShownCoding, ShownHeaders,
 };
 pub use facts::{Facts, Scan};
-pub use feature_level::{LevelRefusal, check_level, level_to_raise};
+pub use feature_level::{LevelRefusal, check_level, is_level_awaited, level_to_raise};
 pub use feed_chain::feed_digest_behind;
 pub use feed_filters::{
     FILTER_UNIT_EVENTS, FilterOrder, FilterPlan, HeldFilter, filter_ranges, plan_filters,

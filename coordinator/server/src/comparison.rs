@@ -1,27 +1,30 @@
 //! Comparing this coordinator's state, the commands that it knows and its clock with the others'.
 //!
-//! Always holds: a leader raises the level of commands only to what every coordinator said it knows; a difference is
-//! logged when it is first seen and shown for as long as it stands; a coordinator that does not answer is not said to
-//! differ. Leaves to others: what differs (`firn_coordinator_logic`), what a wrong clock means (`clock_watch`).
+//! Always holds: a leader raises the level of commands only to what every coordinator said it knows, and asks when it
+//! begins to lead: a new archive has its level before anybody has anything to commit; a difference is logged when it is first
+//! seen and shown for as long as it stands; a coordinator that does not answer is not said to differ. Leaves to others: what differs (`firn_coordinator_logic`), what a wrong clock means (`clock_watch`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::NodeId;
-use firn_coordinator_logic::{ClockStanding, Comparison, Facts, compare_states, level_to_raise};
+use firn_coordinator_logic::{
+    ClockStanding, Comparison, Facts, compare_states, is_level_awaited, level_to_raise,
+};
 use firn_wire::{
-    CONTROL_BYTES_MAX, Command, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL, RefusalKind,
+    Actor, CONTROL_BYTES_MAX, Command, CommandOutcome, CoordinatorReply, CoordinatorRequest, FEATURE_LEVEL,
     RefusedRequest, StateDigests,
 };
 use futures::future::join_all;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::shared::{Shared, disk};
+use crate::shared::{Shared, disk, malformed};
 
 /// Two states that differ do more harm the longer it goes unseen; the answer takes 13 kB.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
-/// While it is not known whether the clock is right, or it is not: all machines may have slept, and be right.
+/// While it is not known whether the clock is right, or it is not: all machines may have slept, and be right. And while the
+/// others are yet to say which commands they know: what came with a level waits for that.
 const UNSURE_EVERY: Duration = Duration::from_secs(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -34,18 +37,40 @@ struct Answer {
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut rounds = interval(UNSURE_EVERY);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = shared.consensus.watch();
     let mut last: Option<Instant> = None;
+    let mut led = false;
     loop {
-        rounds.tick().await;
+        let changed = tokio::select! {
+            _ = rounds.tick() => true,
+            changed = watch.wait_for(|status| status.is_leader != led) => changed,
+        };
+        if !changed {
+            return;
+        }
+        let leads = watch.status().is_leader;
+        let begins_to_lead = leads && !led;
+        led = leads;
         let is_due = last.is_none_or(|last| last.elapsed() >= COMPARE_EVERY);
-        if is_due || shared.consensus.clocks().standing() != ClockStanding::Agrees {
+        let is_unsure =
+            shared.consensus.clocks().standing() != ClockStanding::Agrees || awaits_level(&shared);
+        if begins_to_lead || is_due || is_unsure {
             last = Some(Instant::now());
             compare(&shared).await;
         }
     }
 }
 
-async fn compare(shared: &Shared) {
+/// Whether this leader is to raise the level once all have said what they know.
+fn awaits_level(shared: &Shared) -> bool {
+    let committed = shared.facts().map(|facts| facts.counters().map(|counters| counters.feature_level));
+    let Ok(Ok(committed)) = committed else { return false };
+    shared.consensus.is_leader()
+        && is_level_awaited(committed, FEATURE_LEVEL, shared.soft().levels.values().copied())
+}
+
+/// Compares with all others at this moment, and raises the level if this one leads and all know a later one.
+pub(crate) async fn compare(shared: &Shared) {
     let in_force = shared.standing.in_force();
     let coordinators = &in_force.roster.roster().coordinators;
     // Who was removed has no state to differ.
@@ -76,8 +101,12 @@ async fn raise_level(
     }
     let committed = shared.facts()?.counters().map_err(|error| disk(&error))?.feature_level;
     if let Some(level) = level_to_raise(committed, FEATURE_LEVEL, others) {
-        shared.carry_out(Command::RaiseFeatureLevel { level }, RefusalKind::Malformed).await?;
-        tracing::info!(level, "all coordinators know commands of this level");
+        // Whoever asks for this may be about to propose a command, for which it is.
+        let raise = Command::RaiseFeatureLevel { level };
+        match shared.propose_known(Actor::Coordinators, raise).await? {
+            CommandOutcome::Rejected(reason) => return Err(malformed(reason.to_string())),
+            _ => tracing::info!(level, "all coordinators know commands of this level"),
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use firn_wire::{
     OrderRank, Pass, PassPurpose, RefusalKind, RefusedRequest, RejectReason, Roster, Signed, TimedCommand,
 };
 
+use crate::comparison;
 use crate::consensus::{Consensus, ProposeError};
 use crate::filters::{FilterOptions, Filters};
 use crate::ledger_heads::LedgerHeads;
@@ -327,19 +328,35 @@ impl Shared {
         self.propose_as(Actor::Coordinators, command).await
     }
 
-    /// Commits `command`, for which `by` asked, with this moment's time, by the same rules.
+    /// Commits `command`, for which `by` asked, with this moment's time, by the same rules. Where the others have not been
+    /// asked which commands they know, as in an archive that is new, they are asked first.
     pub(crate) async fn propose_as(
         &self,
         by: Actor,
         command: Command,
     ) -> Result<CommandOutcome, RefusedRequest> {
-        self.check_known(&command)?;
+        self.settle_level(&command).await?;
+        self.propose_known(by, command).await
+    }
+
+    /// Commits `command`, for which `by` asked, with this moment's time: all coordinators are known to know it.
+    pub(crate) async fn propose_known(
+        &self,
+        by: Actor,
+        command: Command,
+    ) -> Result<CommandOutcome, RefusedRequest> {
         let timed = TimedCommand { at: self.environment.now(), by, command };
         self.consensus.propose(timed).await.map_err(|error| refused(&error))
     }
 
-    /// Refuses a command that not all coordinators know.
-    pub(crate) fn check_known(&self, command: &Command) -> Result<(), RefusedRequest> {
+    /// Refuses a command that not all coordinators know. Where they have agreed on less, and nobody is known to keep them from
+    /// more, they are asked first.
+    pub(crate) async fn settle_level(&self, command: &Command) -> Result<(), RefusedRequest> {
+        let waits_for_nobody = self.level_refusal(command)?.is_some_and(|refusal| refusal.waits_for_nobody());
+        if waits_for_nobody && self.consensus.is_leader() {
+            // On the heap: the compiler bounds how deep futures lie in each other.
+            Box::pin(comparison::compare(self)).await;
+        }
         match self.level_refusal(command)? {
             None => Ok(()),
             Some(refusal) => Err(RefusedRequest::new(RefusalKind::Unavailable, refusal.to_string())),

@@ -183,7 +183,7 @@ async fn compaction(
     // Better now than when all of it is packed and sent.
     let command =
         Command::CompactUnused { bundles: Vec::new(), into: Vec::new(), looked_to: BundleNumber(0) };
-    shared.check_known(&command)?;
+    shared.settle_level(&command).await?;
     let place = match behind {
         Some(bundle) => order_of(&shared.facts()?, bundle).map_err(|error| disk(&error))?,
         None => None,

@@ -199,11 +199,6 @@ async fn archive(coordinators: u8, slow: Option<u8>) -> (Archive, CoordinatorCli
 #[tokio::test(flavor = "multi_thread")]
 async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_latest_first() {
     let (archive, client) = archive(1, None).await;
-    until("all coordinators are known to know of features", async || {
-        let counters = archive.coordinator(1).consensus().facts().counters().unwrap();
-        (counters.feature_level == FEATURE_LEVEL).then_some(())
-    })
-    .await;
     let place = RecordPlace { block: 0, entry: 0 };
     let mut expected = Vec::new();
     for version in 1..=2 {
@@ -235,6 +230,25 @@ async fn an_uploader_is_told_of_the_versions_that_were_committed_before_the_late
     assert_eq!(refused.kind, RefusalKind::NotAllowed);
     assert!(refused.sentence.contains("was withdrawn from this archive (asked to)"), "{}", refused.sentence);
     assert_eq!(client.lookup(&[key]).await.unwrap(), [Vec::new()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_bundle_of_a_new_archive_is_found_by_what_it_is_like() {
+    for coordinators in [1, 3] {
+        let (archive, client) = archive(coordinators, None).await;
+        let sealed = committed(&archive, &client, 1).await;
+        let place = RecordPlace { block: 0, entry: 0 };
+        let expected = vec![SimilarRecord { bundle: sealed.content.bundle_id(), place }];
+        // An uploader is answered before a follower has it.
+        let found = until("it is found", async || {
+            let told = client.similar(&features(2)).await.ok()?;
+            (!told.iter().any(Vec::is_empty)).then_some(told)
+        })
+        .await;
+        assert_eq!(found, [expected.clone(), expected]);
+        let leader = archive.coordinator(archive.leader().await);
+        assert_eq!(leader.consensus().facts().counters().unwrap().feature_level, FEATURE_LEVEL);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
