@@ -5,7 +5,7 @@
 #     settings.archive = "https://cache.example.org/archive.firn";
 #   };
 #
-# serves that archive at http://127.0.0.1:8080. The file `hardening.nix` lies beside this one.
+# serves that archive at http://127.0.0.1:8080. The program is built from the checkout that this file is in.
 {
   config,
   lib,
@@ -23,7 +23,15 @@ in
   options.services.firn.gateway = {
     enable = lib.mkEnableOption "a Firn gateway, which serves an archive of Nix store paths as a binary cache";
 
-    package = lib.mkPackageOption pkgs "firn" { };
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = pkgs.callPackage ./package.nix {
+        crate = "firn-cli";
+        program = "firn";
+      };
+      defaultText = lib.literalMD "`firn`, built from the checkout that this module is in";
+      description = "The package with the program `firn`.";
+    };
 
     listen = lib.mkOption {
       type = lib.types.str;
@@ -52,10 +60,9 @@ in
       };
       type = lib.types.submodule {
         freeformType = format.type;
-        options.archive = lib.mkOption {
-          type = lib.types.str;
-          example = "https://cache.example.org/archive.firn";
-          description = "The descriptor of the archive: a file or a URL.";
+        options.archive = import ./archive.nix {
+          inherit lib;
+          service = "gateway";
         };
         options.cache-dir = lib.mkOption {
           type = lib.types.str;

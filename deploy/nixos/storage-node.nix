@@ -5,7 +5,8 @@
 #     settings.archive = "https://cache.example.org/archive.firn";
 #   };
 #
-# lends 50 GB (never more than half of what is free) at 10 Mbit/s to that archive. The file `hardening.nix` lies beside this one.
+# lends 50 GB (never more than half of what is free) at 10 Mbit/s to that archive. `enable` alone lends them to the public archive,
+# once there is one. The program is built from the checkout that this file is in.
 {
   config,
   lib,
@@ -30,7 +31,15 @@ in
   options.services.firn.node = {
     enable = lib.mkEnableOption "a Firn storage node, which lends disk and bandwidth to an archive of Nix store paths";
 
-    package = lib.mkPackageOption pkgs "firn" { };
+    package = lib.mkOption {
+      type = lib.types.package;
+      default = pkgs.callPackage ./package.nix {
+        crate = "firn-storage-node";
+        program = "firn-storage-node";
+      };
+      defaultText = lib.literalMD "`firn-storage-node`, built from the checkout that this module is in";
+      description = "The package with the program `firn-storage-node`.";
+    };
 
     dataDir = lib.mkOption {
       type = lib.types.path;
@@ -75,10 +84,9 @@ in
       type = lib.types.submodule {
         freeformType = format.type;
         options = {
-          archive = lib.mkOption {
-            type = lib.types.str;
-            example = "https://cache.example.org/archive.firn";
-            description = "The descriptor of the archive: a file or a URL.";
+          archive = import ./archive.nix {
+            inherit lib;
+            service = "node";
           };
           listen = lib.mkOption {
             type = lib.types.str;

@@ -58,7 +58,9 @@ fn the_nixos_module_makes_the_port_and_the_service() {
     assert_eq!(service["requires"], json!(["firn-gateway.socket"]));
     assert_eq!(service["serviceConfig"]["Type"], "notify");
     let start = service["serviceConfig"]["ExecStart"].as_str().unwrap();
-    assert!(start.starts_with("/firn/bin/firn gateway --config archive = \"a.firn\""), "{start}");
+    let program =
+        concat!("/firn-", env!("CARGO_PKG_VERSION"), "/bin/firn gateway --config archive = \"a.firn\"");
+    assert!(start.starts_with(program), "{start}");
     assert_eq!(config["networking"]["firewall"]["allowedTCPPorts"], json!({}));
 
     let set = "enable = true; openFirewall = true; listen = \"0.0.0.0:443\"; settings.archive = \"a.firn\";";
@@ -66,6 +68,11 @@ fn the_nixos_module_makes_the_port_and_the_service() {
     assert_eq!(config["networking"]["firewall"]["allowedTCPPorts"], json!([443]));
     assert_eq!(config["systemd"]["sockets"]["firn-gateway"]["socketConfig"]["ListenStream"], "0.0.0.0:443");
     assert_eq!(evaluate("enable = false;").unwrap(), json!({}));
+}
+
+#[test]
+fn a_gateway_whose_owner_names_no_archive_serves_the_public_one_once_there_is_one() {
+    service::assert_the_archive_has_a_default("gateway");
 }
 
 #[test]

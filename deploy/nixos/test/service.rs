@@ -27,14 +27,32 @@ pub(crate) fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What Nix says of `what` of the stub with these arguments.
+fn evaluated(what: &str, arguments: &str) -> Option<Output> {
+    let stub = deployed("nixos/test/stub.nix").canonicalize().unwrap();
+    let expression = format!("(import {}).{what} {{ {arguments} }}", stub.display());
+    let options = ["--eval", "--strict", "--json", "--store", "dummy://", "--expr", &expression];
+    run("nix-instantiate", &options)
+}
+
 /// The system that `module` makes of what a user sets: its `config`, and the program's `settings` as text.
 pub(crate) fn evaluate(module: &str, settings: &str) -> Option<Value> {
-    let stub = deployed("nixos/test/stub.nix").canonicalize().unwrap();
-    let expression = format!("(import {}).{module} {{ {settings} }}", stub.display());
-    let options = ["--eval", "--strict", "--json", "--store", "dummy://", "--expr", &expression];
-    let output = run("nix-instantiate", &options)?;
+    let output = evaluated(module, settings)?;
     assert!(output.status.success(), "{}", told(&output));
     Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+/// Whoever names no archive is told to, while there is no public one, and takes part in that once there is.
+pub(crate) fn assert_the_archive_has_a_default(module: &str) {
+    let Some(output) = evaluated(module, "enable = true;") else { return };
+    let sentence = format!(
+        "services.firn.{module}.settings.archive is not set, and there is no public archive yet: set it to the descriptor of \
+         your archive, a file or a URL"
+    );
+    assert!(!output.status.success() && told(&output).contains(&sentence), "{}", told(&output));
+    let public = "https://public.example.org/archive.firn";
+    let arguments = format!("service = \"{module}\"; publicArchive = \"{public}\";");
+    assert_eq!(evaluate("publicArchive", &arguments).unwrap(), public);
 }
 
 /// systemd finds nothing wrong with these units, the first of which is a service that exposes little of the system. Where

@@ -9,6 +9,7 @@ let
     bool = "bool";
     str = "str";
     nullOr = type: "null or ${type}";
+    package = "package";
     submodule = module: { inherit module; };
   };
 
@@ -50,12 +51,17 @@ let
         type = types.bool;
         default = false;
       };
-    mkPackageOption =
-      pkgs: name: _:
-      lib.mkOption {
-        type = "package";
-        default = pkgs.${name};
-      };
+    literalMD = text: text;
+    importTOML = file: builtins.fromTOML (builtins.readFile file);
+    fileset = {
+      unions = files: files;
+      toSource = source: source;
+    };
+    licenses = {
+      mit = "MIT";
+      asl20 = "Apache-2.0";
+    };
+    platforms.linux = [ "x86_64-linux" ];
     mkIf = condition: content: if condition then content else { };
     optionalAttrs = condition: content: if condition then content else { };
     getExe' = package: name: "${package}/bin/${name}";
@@ -71,8 +77,39 @@ let
       builtins.attrValues (builtins.mapAttrs (name: value: "${name} = ${builtins.toJSON value}\n") settings)
     );
 
+  # A package that is said in full and whose files are all there, by the name of its program.
+  built =
+    { pname, src, cargoLock, cargoBuildFlags, ... }@package:
+    let
+      missing = builtins.filter (file: !builtins.pathExists file) (src.fileset ++ [ cargoLock.lockFile ]);
+      crate = builtins.elemAt cargoBuildFlags 1;
+      manifest = lib.importTOML (src.root + "/${packages.${crate}}/Cargo.toml");
+      programs = map (bin: bin.name) manifest.bin;
+      # Each crate by its name.
+      packages = builtins.listToAttrs (
+        map (member: {
+          name = (lib.importTOML (src.root + "/${member}/Cargo.toml")).package.name;
+          value = member;
+        }) (lib.importTOML (src.root + "/Cargo.toml")).workspace.members
+      );
+    in
+    if missing != [ ] then
+      throw "not there: ${toString missing}"
+    else if !builtins.elem pname programs then
+      throw "${crate} makes no program ${pname}"
+    else
+      builtins.seq (builtins.toJSON (package // { src = null; cargoLock = null; })) "/${pname}-${package.version}";
+
   pkgs = {
-    firn = "/firn";
+    callPackage =
+      file: arguments:
+      import file (
+        {
+          inherit lib;
+          rustPlatform.buildRustPackage = built;
+        }
+        // arguments
+      );
     coreutils = "/coreutils";
     formats.toml = _: {
       type = "toml";
@@ -97,4 +134,8 @@ in
 {
   node = evaluate "node" ../storage-node.nix;
   gateway = evaluate "gateway" ../gateway.nix;
+  # The archive of whoever names none, once there is one.
+  publicArchive =
+    { service, publicArchive }:
+    (import ../archive.nix { inherit lib service publicArchive; }).default;
 }

@@ -7,7 +7,9 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use service::{assert_unit_says, assert_units_are_right, deployed, run, told};
+use service::{
+    assert_the_archive_has_a_default, assert_unit_says, assert_units_are_right, deployed, run, told,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_firn-storage-node");
 
@@ -54,6 +56,10 @@ fn the_nixos_module_makes_the_service_and_checks_its_settings_when_it_is_built()
     assert_eq!(service["serviceConfig"]["StateDirectory"], "firn-storage-node");
     assert_eq!(service["unitConfig"]["RequiresMountsFor"][0], "/var/lib/firn-storage-node");
     let start = service["serviceConfig"]["ExecStart"].as_str().unwrap();
+    // Built from this checkout, as nothing else was asked for.
+    let program =
+        concat!("/firn-storage-node-", env!("CARGO_PKG_VERSION"), "/bin/firn-storage-node --config ");
+    assert!(start.starts_with(program), "{start}");
     assert!(
         start.contains("firn-storage-node check --data-dir '/var/lib/firn-storage-node' --config"),
         "{start}"
@@ -84,6 +90,17 @@ fn the_nixos_module_hands_on_what_is_set() {
     );
     assert!(check(settings).status.success());
     assert_eq!(evaluate("enable = false;").unwrap()["config"], serde_json::json!({}));
+}
+
+#[test]
+fn a_node_whose_owner_names_no_archive_is_of_the_public_one_once_there_is_one() {
+    assert_the_archive_has_a_default("node");
+    // A package of the owner's own takes the default's place.
+    let Some(system) = evaluate("enable = true; package = \"/own\"; settings.archive = \"a.firn\";") else {
+        return;
+    };
+    let start = &system["config"]["systemd"]["services"]["firn-storage-node"]["serviceConfig"]["ExecStart"];
+    assert!(start.as_str().unwrap().starts_with("/own/bin/firn-storage-node "), "{start}");
 }
 
 #[test]
