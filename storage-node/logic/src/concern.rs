@@ -1,7 +1,8 @@
 //! What the owner of a node has to see to, and until when.
 //!
 //! Always holds: every concern has one cause, under a name that stays; what has a consequence at a known time says when,
-//! and begins at least 48 hours before it, where the archive waits as long as it does by default.
+//! and begins at least 48 hours before it, where the archive waits as long as it does by default. What keeps a node from being
+//! heard has one: the archive counts it as lost.
 //! Leaves to others: finding the facts (the node), telling the owner (`notice`, the page, `status`).
 
 use std::time::Duration;
@@ -23,8 +24,39 @@ const REBUILT_WITHIN: Duration = Duration::from_secs(6 * 3600);
 // The owner has to be told that long before anything follows from what he does not do.
 const _: () = assert!(OUT_OF_TOUCH_AFTER.as_secs() + 48 * 3600 <= COUNT_LOST_AFTER.as_secs());
 
+/// A node that is not heard, and when the archive counts it as lost for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Silence {
+    /// When whoever is to hear it last answered, in this run or one before; when the node was started, if that is not known.
+    pub since: Timestamp,
+    /// Until when the archive waits for the node in any case, as its owner has declared.
+    pub absent_until: Option<Timestamp>,
+    /// How long the archive waits for a node, by its policy; none if the node does not know that.
+    pub count_lost_after: Option<Duration>,
+}
+
+impl Silence {
+    /// When the node counts as lost if it is not heard before.
+    pub fn lost_at(self) -> Timestamp {
+        let waits = self.count_lost_after.unwrap_or(COUNT_LOST_AFTER);
+        self.since.after(waits).max(self.absent_until.unwrap_or_default())
+    }
+
+    /// What follows, as the end of a sentence.
+    fn consequence(self) -> String {
+        let unless = match self.count_lost_after {
+            Some(_) => "",
+            None => ", unless its operators chose another time",
+        };
+        format!(
+            "the archive counts the node as lost and makes anew elsewhere what it holds if it is not heard by {}{unless}",
+            self.lost_at()
+        )
+    }
+}
+
 /// What is known of a node that may concern its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnerFacts {
     /// Where the node is in its life, as a coordinator last said; none if it is not admitted.
     pub state: Option<NodeState>,
@@ -34,10 +66,12 @@ pub struct OwnerFacts {
     pub unknown_for: Option<Duration>,
     /// How long ago a coordinator last answered in this run; none if none has.
     pub heard_ago: Option<Duration>,
-    /// When a coordinator last answered, in this run or one before; when the node was started, if that is not known.
-    pub silent_since: Timestamp,
-    /// Until when the node may be away, as its owner has declared; none if he has not, or nobody has said it in this run.
-    pub absent_until: Option<Timestamp>,
+    /// Since when no coordinator has answered, be it a moment.
+    pub silence: Silence,
+    /// How long ago one answered last that leads, or knows of none that does; none if none has in this run.
+    pub led_ago: Option<Duration>,
+    /// Since when the one that leads has not answered, be it a moment.
+    pub leader_silence: Silence,
     /// How long the node has run.
     pub running_for: Duration,
     /// Whether a coordinator answers in another version of the protocol; it does not say whether in a later one.
@@ -53,8 +87,8 @@ pub struct OwnerFacts {
 /// Something that the owner has to see to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
-    /// The disk with the data directory is gone.
-    DiskGone,
+    /// The disk with the data directory is gone, and with it the node.
+    DiskGone(Silence),
     /// The disk does not give what it holds.
     DiskFailing {
         /// How many shards it did not give.
@@ -62,21 +96,20 @@ pub enum Concern {
     },
     /// Another process is heard as this node, so that this one ends.
     Copied,
-    /// The coordinators speak another version of the protocol.
-    NewVersionRequired,
+    /// The coordinators speak another version of the protocol, so that they do not hear the node.
+    NewVersionRequired(Silence),
     /// Coordinators answer, and the archive does not take the node in.
     NotAdmitted,
     /// The archive does not know the node, which holds shards.
     NotKnown,
-    /// No coordinator has answered since then.
-    OutOfTouch {
-        /// When one last did, or the node was started.
-        since: Timestamp,
-        /// Until when the archive waits for the node in any case, as its owner has declared.
-        absent_until: Option<Timestamp>,
-    },
+    /// No coordinator has answered for a while.
+    OutOfTouch(Silence),
+    /// Coordinators answer, and not the one that leads, which alone decides who counts as lost.
+    LeaderUnreached(Silence),
     /// The archive gives the node nothing new.
     Suspended,
+    /// The archive moves away what the node holds, and its owner has not asked for that.
+    Draining,
     /// The archive counts on nothing here any more, and its owner has not asked for that.
     Removed,
     /// Orders went beyond what the node deletes within a day.
@@ -90,14 +123,16 @@ impl Concern {
     /// The name of the cause, which stays: programs of owners go by it.
     pub const fn cause(self) -> &'static str {
         match self {
-            Self::DiskGone => "disk-gone",
+            Self::DiskGone(_) => "disk-gone",
             Self::DiskFailing { .. } => "disk-unread",
             Self::Copied => "copied",
-            Self::NewVersionRequired => "outdated",
+            Self::NewVersionRequired(_) => "outdated",
             Self::NotAdmitted => "not-admitted",
             Self::NotKnown => "not-known",
-            Self::OutOfTouch { .. } => "out-of-touch",
+            Self::OutOfTouch(_) => "out-of-touch",
+            Self::LeaderUnreached(_) => "leader-unreached",
             Self::Suspended => "suspended",
+            Self::Draining => "draining",
             Self::Removed => "removed",
             Self::DeletionsRefused { .. } => "deletions-refused",
         }
@@ -106,19 +141,28 @@ impl Concern {
     /// When the archive does something about it; none where nothing follows at a known time.
     pub fn consequence_at(self) -> Option<Timestamp> {
         match self {
-            Self::OutOfTouch { since, absent_until } => {
-                Some(since.after(COUNT_LOST_AFTER).max(absent_until.unwrap_or_default()))
-            }
-            _ => None,
+            Self::OutOfTouch(silence)
+            | Self::LeaderUnreached(silence)
+            | Self::NewVersionRequired(silence)
+            | Self::DiskGone(silence) => Some(silence.lost_at()),
+            Self::DiskFailing { .. }
+            | Self::Copied
+            | Self::NotAdmitted
+            | Self::NotKnown
+            | Self::Suspended
+            | Self::Draining
+            | Self::Removed
+            | Self::DeletionsRefused { .. } => None,
         }
     }
 
     /// What is the matter and what to do, for the owner.
     pub fn sentence(self) -> String {
         match self {
-            Self::DiskGone => {
-                "the disk with the data directory is gone and the node is offline: mount it again".to_owned()
-            }
+            Self::DiskGone(silence) => format!(
+                "the disk with the data directory is gone and the node is offline: mount it again; {}",
+                silence.consequence()
+            ),
             Self::DiskFailing { unread_shards } => format!(
                 "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
             ),
@@ -126,10 +170,10 @@ impl Concern {
                 "another process runs as this node, and this one has ended: two copies of a data directory must not run at once; stop the other one, or delete this copy"
                     .to_owned()
             }
-            Self::NewVersionRequired => {
-                "the archive's coordinators speak another version of the protocol: update this program; if it is the latest, the archive's are older, so ask its operators"
-                    .to_owned()
-            }
+            Self::NewVersionRequired(silence) => format!(
+                "the archive's coordinators speak another version of the protocol: update this program; if it is the latest, the archive's are older, so ask its operators; {}",
+                silence.consequence()
+            ),
             Self::NotAdmitted => {
                 "the archive does not admit this node: the log says why; it needs a join token of its operators that was not used before (--token-file)"
                     .to_owned()
@@ -138,17 +182,22 @@ impl Concern {
                 "the archive does not know this node, though it holds shards: its coordinators count on nothing here; ask its operators why, and for a new join token (--token-file)"
                     .to_owned()
             }
-            Self::OutOfTouch { since, absent_until } => {
-                let declared = absent_until
-                    .map(|until| format!(", and not before {until}, for until then it may be away"))
-                    .unwrap_or_default();
-                format!(
-                    "no coordinator has answered since {since}: is this machine's network up, and may UDP leave it? What the node holds is made anew elsewhere when it has not been heard for as long as the archive allows, {} h unless its operators chose otherwise{declared}",
-                    COUNT_LOST_AFTER.as_secs() / 3600
-                )
-            }
+            Self::OutOfTouch(silence) => format!(
+                "no coordinator has answered since {}: is this machine's network up, and may UDP leave it? Else {}",
+                silence.since,
+                silence.consequence()
+            ),
+            Self::LeaderUnreached(silence) => format!(
+                "other coordinators answer, and the one that leads has not since {}: does the way to its address let UDP through? Else {}",
+                silence.since,
+                silence.consequence()
+            ),
             Self::Suspended => {
                 "the archive's operators have suspended this node: it keeps what it has and is given nothing new; ask them why"
+                    .to_owned()
+            }
+            Self::Draining => {
+                "the archive's operators have what this node holds moved to others: it is given nothing new, and once all is moved the archive counts on nothing here; ask them why"
                     .to_owned()
             }
             Self::Removed => {
@@ -169,8 +218,9 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         leaving,
         unknown_for,
         heard_ago,
-        silent_since,
-        absent_until,
+        silence,
+        led_ago,
+        leader_silence,
         running_for,
         is_outdated,
         shards,
@@ -186,10 +236,13 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         found.push(Concern::DiskFailing { unread_shards });
     }
     if is_outdated {
-        found.push(Concern::NewVersionRequired);
+        found.push(Concern::NewVersionRequired(silence));
     }
     if is_silent && !has_left {
-        found.push(Concern::OutOfTouch { since: silent_since, absent_until });
+        found.push(Concern::OutOfTouch(silence));
+    }
+    if !is_silent && !has_left && out_of_touch(led_ago, running_for).is_some() {
+        found.push(Concern::LeaderUnreached(leader_silence));
     }
     if state.is_none() && shards == 0 && !is_silent && running_for >= BEGINNING {
         found.push(Concern::NotAdmitted);
@@ -199,6 +252,9 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     }
     if state == Some(NodeState::Suspended) {
         found.push(Concern::Suspended);
+    }
+    if state == Some(NodeState::Draining) && !leaving {
+        found.push(Concern::Draining);
     }
     if is_removed && !has_left {
         found.push(Concern::Removed);
@@ -215,27 +271,33 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_383_909_000);
 
+    const SILENCE: Silence = Silence { since: NOW, absent_until: None, count_lost_after: None };
+
     fn of(facts: OwnerFacts) -> Vec<Concern> {
         concerns(&facts)
     }
 
     fn facts(state: NodeState) -> OwnerFacts {
-        let (running_for, heard_ago) = (Duration::from_secs(90_000), Some(Duration::from_secs(2)));
         OwnerFacts {
             state: Some(state),
-            heard_ago,
-            silent_since: NOW,
-            running_for,
+            leaving: false,
+            unknown_for: None,
+            heard_ago: Some(Duration::from_secs(2)),
+            silence: SILENCE,
+            led_ago: Some(Duration::from_secs(2)),
+            leader_silence: SILENCE,
+            running_for: Duration::from_secs(90_000),
+            is_outdated: false,
             shards: 9,
-            ..OwnerFacts::default()
+            unread_shards: 0,
+            refused_deletions: 0,
         }
     }
 
     #[test]
     fn a_node_in_touch_that_lacks_nothing_concerns_nobody() {
-        for state in [NodeState::Active, NodeState::Draining] {
-            assert_eq!(of(facts(state)), []);
-        }
+        assert_eq!(of(facts(NodeState::Active)), []);
+        assert_eq!(of(OwnerFacts { leaving: true, ..facts(NodeState::Draining) }), []);
         // The archive is being rebuilt.
         let unknown_for = Some(Duration::from_secs(3600));
         assert_eq!(of(OwnerFacts { state: None, unknown_for, ..facts(NodeState::Active) }), []);
@@ -255,9 +317,7 @@ mod tests {
         // It was off for days and looks for the coordinators now.
         assert_eq!(silent(None, short), []);
         for told in [silent(Some(OUT_OF_TOUCH_AFTER), day), silent(None, OUT_OF_TOUCH_AFTER)] {
-            let [concern @ Concern::OutOfTouch { since: NOW, absent_until: None }] = told[..] else {
-                panic!("{told:?}")
-            };
+            let [concern @ Concern::OutOfTouch(SILENCE)] = told[..] else { panic!("{told:?}") };
             let consequence_at = concern.consequence_at().unwrap();
             assert!(consequence_at.since(NOW.after(OUT_OF_TOUCH_AFTER)) >= Duration::from_secs(48 * 3600));
             assert!(
@@ -267,17 +327,41 @@ mod tests {
     }
 
     #[test]
-    fn who_has_declared_to_be_away_is_told_that_nothing_follows_before_the_end() {
-        let silent = |absent_until| {
-            let heard_ago = Some(OUT_OF_TOUCH_AFTER);
-            let told = of(OwnerFacts { heard_ago, absent_until, ..facts(NodeState::Active) });
-            told[0]
-        };
+    fn whatever_keeps_a_node_from_being_heard_says_when_it_counts_as_lost_48_hours_before() {
+        let outdated = of(OwnerFacts { is_outdated: true, ..facts(NodeState::Active) });
+        assert_eq!(outdated, [Concern::NewVersionRequired(SILENCE)]);
+        // The others may answer for ever: it counts as lost all the same.
+        let unled = of(OwnerFacts { led_ago: Some(OUT_OF_TOUCH_AFTER), ..facts(NodeState::Active) });
+        assert_eq!(unled, [Concern::LeaderUnreached(SILENCE)]);
+        for concern in [outdated[0], unled[0], Concern::DiskGone(SILENCE)] {
+            // Told as soon as it is so.
+            let consequence_at = concern.consequence_at().unwrap();
+            assert!(consequence_at.since(NOW) >= Duration::from_secs(48 * 3600), "{concern:?}");
+            let sentence = concern.sentence();
+            assert!(
+                sentence.contains(&format!("not heard by {consequence_at}, unless its op")),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn it_counts_as_lost_when_the_policy_says_and_not_before_the_end_of_an_absence() {
         let (day, lost_at) = (Duration::from_secs(86_400), NOW.after(COUNT_LOST_AFTER));
-        assert_eq!(silent(Some(NOW.after(day))).consequence_at(), Some(lost_at), "it is over before");
+        assert_eq!(SILENCE.lost_at(), lost_at);
+        let absent = |until| Silence { absent_until: Some(until), ..SILENCE };
+        assert_eq!(absent(NOW.after(day)).lost_at(), lost_at, "it is over before");
         let until = NOW.after(10 * day);
-        assert_eq!(silent(Some(until)).consequence_at(), Some(until));
-        assert!(silent(Some(until)).sentence().contains(&format!("not before {until}")));
+        assert_eq!(absent(until).lost_at(), until);
+        let patient = Silence { count_lost_after: Some(7 * day), ..SILENCE };
+        assert_eq!(patient.lost_at(), NOW.after(7 * day));
+        let sentence = Concern::OutOfTouch(patient).sentence();
+        assert!(sentence.ends_with(&format!("not heard by {}", NOW.after(7 * day))), "{sentence}");
+    }
+
+    #[test]
+    fn a_drain_that_the_owner_has_not_asked_for_is_told_when_it_begins() {
+        assert_eq!(of(facts(NodeState::Draining)), [Concern::Draining]);
     }
 
     #[test]
@@ -296,7 +380,14 @@ mod tests {
         assert_eq!(of(stranger), [Concern::NotAdmitted]);
         let forgotten = OwnerFacts { shards: 9, unknown_for: Some(REBUILT_WITHIN), ..stranger };
         assert_eq!(of(forgotten), [Concern::NotKnown]);
-        let others = [Concern::DiskGone, Concern::Suspended, Concern::NotAdmitted, Concern::NotKnown];
+        let others = [
+            Concern::DiskGone(SILENCE),
+            Concern::LeaderUnreached(SILENCE),
+            Concern::Suspended,
+            Concern::Draining,
+            Concern::NotAdmitted,
+            Concern::NotKnown,
+        ];
         causes.extend(others.map(Concern::cause));
         causes.push(Concern::Copied.cause());
         let names = causes.len();

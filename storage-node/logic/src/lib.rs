@@ -20,6 +20,7 @@ mod line_terms;
 mod local_time;
 mod notice;
 mod orders;
+mod patience;
 mod quota;
 mod refusals;
 mod rest;
@@ -32,7 +33,7 @@ mod week;
 
 pub use admission::{AdmissionError, Grounds, ReadRight};
 pub use archive_time::ArchiveTime;
-pub use concern::{COUNT_LOST_AFTER, Concern, OwnerFacts, concerns};
+pub use concern::{COUNT_LOST_AFTER, Concern, OwnerFacts, Silence, concerns};
 pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 pub use copies::Copies;
 pub use erasure::erased_bundles;
@@ -44,6 +45,7 @@ pub use line_terms::LineTerms;
 pub use local_time::{ActiveHours, Date, LocalTime, ParseDateError, ParseHoursError};
 pub use notice::{Notice, NoticeBook, NoticeEvent, ParseNoticesError};
 pub use orders::{OrderGate, OrderRefused};
+pub use patience::patience;
 pub use quota::{Account, Admitted, INDEX_RECORD_BYTES, QuotaExceeded};
 pub use refusals::DeletionRefusals;
 pub use rest::{

@@ -82,13 +82,15 @@ impl Notice {
 impl From<Concern> for Notice {
     fn from(concern: Concern) -> Self {
         let event = match concern {
-            Concern::DiskGone | Concern::DiskFailing { .. } => NoticeEvent::DiskFailing,
-            Concern::NewVersionRequired => NoticeEvent::NewVersionRequired,
+            Concern::DiskGone(_) | Concern::DiskFailing { .. } => NoticeEvent::DiskFailing,
+            Concern::NewVersionRequired(_) => NoticeEvent::NewVersionRequired,
             Concern::Suspended => NoticeEvent::Suspended,
             Concern::Copied
             | Concern::NotAdmitted
             | Concern::NotKnown
-            | Concern::OutOfTouch { .. }
+            | Concern::OutOfTouch(_)
+            | Concern::LeaderUnreached(_)
+            | Concern::Draining
             | Concern::Removed
             | Concern::DeletionsRefused { .. } => NoticeEvent::NeedsAttention,
         };
@@ -181,8 +183,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::concern::Silence;
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    const SILENCE: Silence =
+        Silence { since: Timestamp::from_millis(0), absent_until: None, count_lost_after: None };
 
     fn causes(notices: &[Notice]) -> Vec<&'static str> {
         notices.iter().map(|notice| notice.cause).collect()
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn a_restart_forgets_nothing_of_what_was_told() {
         let mut book = NoticeBook::default();
-        book.take(&[Concern::DiskGone, Concern::Suspended], HOUR);
+        book.take(&[Concern::DiskGone(SILENCE), Concern::Suspended], HOUR);
         book.take(&[Concern::Suspended], HOUR);
         let text = book.to_text();
         assert_eq!(text, "firn-notices 1\ntold disk-gone 3600\ntold suspended 0\n");
@@ -233,10 +239,10 @@ mod tests {
     #[test]
     fn every_event_of_an_owner_has_its_name() {
         let names: Vec<String> = [
-            Notice::from(Concern::OutOfTouch { since: Timestamp::default(), absent_until: None }),
+            Notice::from(Concern::OutOfTouch(SILENCE)),
             Notice::from(Concern::Suspended),
             Notice::from(Concern::DiskFailing { unread_shards: 1 }),
-            Notice::from(Concern::NewVersionRequired),
+            Notice::from(Concern::NewVersionRequired(SILENCE)),
             Notice::drained(),
         ]
         .iter()

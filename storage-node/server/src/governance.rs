@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use firn_base::{BundleId, PublicKey};
-use firn_storage_node_logic::{KnownReaders, ReaderClass, erased_bundles};
+use firn_storage_node_logic::{KnownReaders, ReaderClass, erased_bundles, patience};
 use firn_transport::{AskError, CoordinatorClient, Environment, VerifiedLedger};
 use firn_wire::{
     Descriptor, DescriptorError, KeptGovernance, ROSTERS_KEPT_MAX, Roster, Signed, decode, encode,
@@ -117,7 +117,22 @@ pub(crate) struct LedgerCopy {
     inner: Mutex<Copy>,
     entries: std::sync::atomic::AtomicU64,
     // By all entries of the copy.
-    readers: RwLock<KnownReaders>,
+    told: RwLock<Told>,
+}
+
+/// What the node goes by of what the ledger says.
+#[derive(Debug)]
+struct Told {
+    readers: KnownReaders,
+    patience: Option<Duration>,
+}
+
+impl Told {
+    fn by(ledger: &VerifiedLedger) -> Self {
+        let mut readers = KnownReaders::default();
+        readers.enter(&ledger.entries);
+        Self { readers, patience: patience(&ledger.entries) }
+    }
 }
 
 #[derive(Debug)]
@@ -137,10 +152,8 @@ impl LedgerCopy {
             }),
         };
         let entries = (ledger.entries.len() as u64).into();
-        let mut readers = KnownReaders::default();
-        readers.enter(&ledger.entries);
-        let readers = RwLock::new(readers);
-        Ok(Self { readers, environment, disk, inner: Mutex::new(Copy { ledger, refreshed: None }), entries })
+        let told = RwLock::new(Told::by(&ledger));
+        Ok(Self { told, environment, disk, inner: Mutex::new(Copy { ledger, refreshed: None }), entries })
     }
 
     /// A page of the copy for a coordinator that rebuilds the archive, with `rosters` if it is the first.
@@ -160,7 +173,12 @@ impl LedgerCopy {
 
     /// Whose reads those of `reader` are, by the copy.
     pub(crate) fn class_of(&self, reader: PublicKey) -> ReaderClass {
-        self.readers.read().unwrap_or_else(PoisonError::into_inner).class_of(reader)
+        self.told.read().unwrap_or_else(PoisonError::into_inner).readers.class_of(reader)
+    }
+
+    /// How long the archive waits for a node that is away, by the copy; none if it does not say.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.told.read().unwrap_or_else(PoisonError::into_inner).patience
     }
 
     /// Bundles that the copy says are erased in its entry `from` or behind it, and the entries of the copy.
@@ -183,9 +201,7 @@ impl LedgerCopy {
         copy.refreshed = Some(Instant::now());
         match self.fetch(&copy.ledger, client).await {
             Ok(Some(ledger)) => {
-                let mut readers = KnownReaders::default();
-                readers.enter(&ledger.entries);
-                *self.readers.write().unwrap_or_else(PoisonError::into_inner) = readers;
+                *self.told.write().unwrap_or_else(PoisonError::into_inner) = Told::by(&ledger);
                 self.entries.store(ledger.entries.len() as u64, std::sync::atomic::Ordering::Release);
                 copy.ledger = ledger;
             }

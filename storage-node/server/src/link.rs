@@ -167,7 +167,7 @@ async fn heartbeat(shared: &Arc<Shared>, coordinator: NodeId, session: &mut Sess
     shared.hears(coordinator, None);
     shared.authority.learn_time(coordinator, reply.now, asked);
     shared.authority.hear(OrderRank { generation: reply.generation, epoch: reply.epoch }).await;
-    shared.was_answered(coordinator);
+    shared.was_answered(coordinator, reply.leader);
     let leads = (reply.leader == Some(coordinator)).then_some(reply.epoch);
     shared.link(coordinator, |state| state.leads = leads);
     let known = Known {

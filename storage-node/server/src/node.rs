@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use firn_base::{ByteCount, NodeId, Timestamp};
 use firn_storage_node_logic::{
-    Concern, DeletionLimits, DeletionRefusals, HourCounts, LineTerms, Membership, ScrubPlan, pause_until,
+    Concern, DeletionLimits, DeletionRefusals, HourCounts, LineTerms, Membership, ScrubPlan, Silence,
+    pause_until,
 };
 use firn_transport::{
     BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
@@ -32,7 +33,7 @@ use crate::governance::{ArchiveFileError, LedgerCopy, keep_descriptor};
 use crate::lent::{self, Lent};
 use crate::line_part::{LinePart, Sending};
 use crate::link::{adopt_descriptor, keep_links};
-use crate::owner::concerns_of;
+use crate::owner::{concerns_of, silence_of};
 use crate::report::NodeReport;
 use crate::scrub::{Scrub, keep_scrubbing};
 use crate::serve::Server;
@@ -211,6 +212,7 @@ impl StorageNode {
             membership: Mutex::new(Membership::default()),
             links: Mutex::default(),
             heard_at: Mutex::default(),
+            led_at: Mutex::default(),
             leaving: AtomicBool::new(leaving),
             leave_watch: Mutex::default(),
             standing: Mutex::default(),
@@ -313,6 +315,11 @@ impl NodeHandle {
     /// What its owner has to see to, the gravest first.
     pub fn concerns(&self) -> Vec<Concern> {
         concerns_of(&self.shared)
+    }
+
+    /// Since when no coordinator has answered it, be it a moment, and what follows.
+    pub(crate) fn silence(&self) -> Silence {
+        silence_of(&self.shared)
     }
 
     /// What it did in the last week, hour by hour, the last of which is the one that runs; none for an hour in which it did

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_base::Timestamp;
-use firn_storage_node_logic::{Concern, Notice, NoticeBook, OwnerFacts, concerns};
+use firn_storage_node_logic::{Concern, Notice, NoticeBook, OwnerFacts, Silence, concerns};
 use firn_transport::Environment;
 use serde_json::json;
 use tokio::sync::{Mutex, watch};
@@ -30,20 +30,33 @@ const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 // A look costs nothing but some locks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Since when the coordinators have not answered a node that runs, be it a moment, and what follows.
+pub(crate) fn silence_of(shared: &Shared) -> Silence {
+    silence_since(shared, shared.heard())
+}
+
+/// A silence since then, if anybody has answered in this run.
+fn silence_since(shared: &Shared, answered: Option<Timestamp>) -> Silence {
+    let started_millis = u64::try_from(shared.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let started = Timestamp::from_millis(shared.local_time().as_millis().saturating_sub(started_millis));
+    // A clock that was ahead says of no answer that it is to come.
+    let heard_before = shared.week.heard().filter(|heard| *heard <= started);
+    let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Silence {
+        since: answered.or(heard_before).unwrap_or(started),
+        absent_until: standing.and_then(|standing| standing.absent_until),
+        count_lost_after: shared.ledger.patience(),
+    }
+}
+
 /// What concerns the owner of a node that runs.
 pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
     let now = shared.local_time();
     let running_for = shared.elapsed();
-    let started_millis = u64::try_from(running_for.as_millis()).unwrap_or(u64::MAX);
-    let started = Timestamp::from_millis(now.as_millis().saturating_sub(started_millis));
-    // A clock that was ahead says of no answer that it is to come.
-    let heard_before = shared.week.heard().filter(|heard| *heard <= started);
     let is_outdated = {
         let links = shared.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         links.values().any(|link| link.speaks_another_version) && !links.values().any(|link| link.connected)
     };
-    let heard = shared.heard();
-    let standing = *shared.standing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let (state, unknown_since) = {
         let membership = shared.membership();
         (membership.state(), membership.unknown_since())
@@ -52,9 +65,10 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         state,
         unknown_for: unknown_since.map(|since| running_for.saturating_sub(since)),
         leaving: shared.leaving.load(std::sync::atomic::Ordering::Acquire),
-        heard_ago: heard.map(|heard| now.since(heard)),
-        silent_since: heard.or(heard_before).unwrap_or(started),
-        absent_until: standing.and_then(|standing| standing.absent_until),
+        heard_ago: shared.heard_ago(),
+        silence: silence_of(shared),
+        led_ago: shared.led_ago(),
+        leader_silence: silence_since(shared, shared.led()),
         running_for,
         is_outdated,
         shards: shared.store.shards(),
@@ -82,6 +96,8 @@ pub struct OwnerNotifier {
 struct Known {
     node: String,
     archive: String,
+    // As it was at the last look.
+    silence: Silence,
 }
 
 impl OwnerNotifier {
@@ -120,11 +136,14 @@ impl OwnerNotifier {
         if let Some(node) = node {
             self.get_to_know(node).await;
         }
+        // Before the first node runs nothing is gone.
+        let Some(known) = &mut self.known else { return };
         let concerns = match node {
-            Some(node) => node.concerns(),
-            // Before the first node runs nothing is gone.
-            None if self.known.is_none() => return,
-            None => vec![Concern::DiskGone],
+            Some(node) => {
+                known.silence = node.silence();
+                node.concerns()
+            }
+            None => vec![Concern::DiskGone(known.silence)],
         };
         self.tell_new(&concerns, node).await;
     }
@@ -163,7 +182,7 @@ impl OwnerNotifier {
             }
         };
         self.book = kept.and_then(|text| text.parse().ok()).unwrap_or_default();
-        self.known = Some(Known { node: report.node, archive: report.archive });
+        self.known = Some(Known { node: report.node, archive: report.archive, silence: node.silence() });
     }
 
     /// Writes the book down. A disk that does not take it is tried again later: an owner whose disk fails has to hear of it all
@@ -235,9 +254,10 @@ mod tests {
 
     #[test]
     fn a_notice_is_a_line_of_json_with_all_that_a_person_needs() {
-        let known = Known { node: "n".into(), archive: "a".into() };
         let since = Timestamp::from_millis(1_795_383_909_000);
-        let notice = Notice::from(Concern::OutOfTouch { since, absent_until: None });
+        let silence = Silence { since, absent_until: None, count_lost_after: None };
+        let known = Known { node: "n".into(), archive: "a".into(), silence };
+        let notice = Notice::from(Concern::OutOfTouch(silence));
         let text = notice_text(&known, &notice, since.after(Duration::from_secs(3600)));
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
         let event: serde_json::Value = serde_json::from_str(&text).unwrap();

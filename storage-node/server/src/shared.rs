@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) links: Mutex<BTreeMap<NodeId, LinkState>>,
     // When a coordinator last answered, also one that is none any more; none if none has in this run.
     pub(crate) heard_at: Mutex<Option<Instant>>,
+    // When one did that leads, or knows of none that does.
+    pub(crate) led_at: Mutex<Option<Instant>>,
     pub(crate) refusals: Mutex<DeletionRefusals>,
     pub(crate) leaving: AtomicBool,
     pub(crate) leave_watch: Mutex<LeaveWatch>,
@@ -251,11 +253,15 @@ impl Shared {
         (at > 0).then(|| self.elapsed().saturating_sub(Duration::from_millis(at)))
     }
 
-    /// A coordinator has answered.
-    pub(crate) fn was_answered(&self, coordinator: NodeId) {
+    /// A coordinator has answered, and says who leads.
+    pub(crate) fn was_answered(&self, coordinator: NodeId, leader: Option<NodeId>) {
         let now = Instant::now();
         self.link(coordinator, |state| state.heard = Some(now));
         *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        // While nobody leads, nobody counts a node as lost.
+        if leader.is_none_or(|leader| leader == coordinator) {
+            *self.led_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
     }
 
     /// How long ago a coordinator last answered in this run; none if none has.
@@ -266,8 +272,24 @@ impl Shared {
 
     /// When that was, by the own clock.
     pub(crate) fn heard(&self) -> Option<Timestamp> {
-        let ago_millis = u64::try_from(self.heard_ago()?.as_millis()).unwrap_or(u64::MAX);
-        Some(Timestamp::from_millis(self.local_time().as_millis().saturating_sub(ago_millis)))
+        self.heard_ago().map(|ago| self.before(ago))
+    }
+
+    /// How long ago one last answered in this run that leads, or knows of none that does; none if none has.
+    pub(crate) fn led_ago(&self) -> Option<Duration> {
+        let at = *self.led_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.map(|at| at.elapsed())
+    }
+
+    /// When that was, by the own clock.
+    pub(crate) fn led(&self) -> Option<Timestamp> {
+        self.led_ago().map(|ago| self.before(ago))
+    }
+
+    /// The own clock's time so long ago.
+    fn before(&self, ago: Duration) -> Timestamp {
+        let ago_millis = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        Timestamp::from_millis(self.local_time().as_millis().saturating_sub(ago_millis))
     }
 
     /// Waits for a turn of `who` at `work`, if the node does it now.

@@ -117,9 +117,22 @@ async fn the_owner_is_told_each_cause_once_also_across_a_kill() {
     second.look(None).await;
     second.look(None).await;
     assert_eq!(causes(&file), ["suspended", "removed", "disk-gone"]);
+    // What keeps a node from being heard says when it counts as lost.
+    let events = told(&file);
+    assert!(events[2]["consequence_at"].is_string() && events[1]["consequence_at"].is_null(), "{events:?}");
     second.tell_drained(&node.handle()).await;
     second.tell_drained(&node.handle()).await;
     assert_eq!(causes(&file), ["suspended", "removed", "disk-gone", "drained"]);
+}
+
+#[tokio::test]
+async fn a_drain_is_told_to_an_owner_who_did_not_ask_for_it() {
+    let world = World::new().await;
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    until(&world, &node.handle(), NodeState::Draining, 1).await;
+    let attention = node.handle().report().attention;
+    assert_eq!(attention[0].cause, "draining");
+    assert!(attention[0].sentence.contains("operators have what this node holds moved"), "{attention:?}");
 }
 
 #[tokio::test]
