@@ -53,12 +53,13 @@ pub struct FleetNode {
     pub quota_bytes: u64,
     /// Bytes that may still be put on it: of its quota, less what is assigned or on its way and the trash that makes no
     /// room yet, and no more than it says itself; nothing while it rests or may be away. Nor is it more than goes over its line
-    /// this month by what it said last, less what is on its way for builds; what was reserved since is not counted, and once all
-    /// is used up it rests.
+    /// this month: see `month_left_bytes`.
     pub free_bytes: u64,
     /// The same once the trash that it has now makes room.
     pub free_within_a_day_bytes: u64,
-    /// What goes over its line this month, by what it said last, less what is on its way for builds; no bound is the most.
+    /// What goes over its line this month, by what it said last, less what was assigned to it since and what is on its way for
+    /// builds; no bound is the most. What was reserved before that and comes after it is not counted: once all is used up the
+    /// node rests.
     pub month_left_bytes: u64,
     /// What it would still delete, by its own word.
     pub deletion_room: DeletionRoom,
@@ -111,8 +112,8 @@ impl FleetView {
             let status = seen.status;
             let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
             let on_its_way = coming.get(&number).copied().unwrap_or_default();
-            let month_left = watch.terms(number, now).and_then(|terms| terms.month_left);
-            let month_left_bytes = month_left.map_or(u64::MAX, |left| left.0.saturating_sub(on_its_way));
+            let month_left = watch.month_left_bytes(record, now);
+            let month_left_bytes = month_left.map_or(u64::MAX, |left| left.saturating_sub(on_its_way));
             let rest = status.and_then(|status| status.rest);
             let young_trash = status.map_or(0, |status| status.young_trash.0);
             let assignable = record.free_bytes().saturating_sub(on_its_way);

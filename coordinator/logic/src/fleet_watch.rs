@@ -53,10 +53,19 @@ struct Watched {
     /// How long it was seen where since that is measured, at most at [`PREFIXES_MEASURED_MAX`].
     seen_for: Vec<(AddressPrefix, Duration)>,
     status: NodeStatus,
-    /// What it said of its terms last, and when.
-    terms: Option<(Timestamp, NodeTerms)>,
+    /// What it said of its terms last.
+    terms: Option<ToldTerms>,
     reported_online: bool,
     stage: Stage,
+}
+
+/// What a node said of its terms.
+#[derive(Debug, Clone, Copy)]
+struct ToldTerms {
+    at: Timestamp,
+    terms: NodeTerms,
+    /// Bytes that were assigned to it by then.
+    assigned_bytes: u64,
 }
 
 impl Watched {
@@ -269,17 +278,28 @@ impl FleetWatch {
         self.nodes.get(&node).map(|watched| &watched.status)
     }
 
-    /// A node that was heard says at `now` what its terms are.
-    pub fn tell_terms(&mut self, node: NodeNumber, terms: NodeTerms, now: Timestamp) {
-        if let Some(watched) = self.nodes.get_mut(&node) {
-            watched.terms = Some((now, terms));
+    /// A node that was heard says at `now` what its terms are; this is its record.
+    pub fn tell_terms(&mut self, record: &NodeRecord, terms: NodeTerms, now: Timestamp) {
+        if let Some(watched) = self.nodes.get_mut(&record.number) {
+            watched.terms = Some(ToldTerms { at: now, terms, assigned_bytes: record.assigned_bytes });
         }
     }
 
     /// What a node said of its terms last; none if it has said nothing of late.
     pub fn terms(&self, node: NodeNumber, now: Timestamp) -> Option<NodeTerms> {
-        let (told, terms) = self.nodes.get(&node)?.terms?;
-        (now.since(told) <= TERMS_KEPT_FOR).then_some(terms)
+        self.told_terms(node, now).map(|told| told.terms)
+    }
+
+    /// What still goes over a node's line this month, by what it said last and less what was assigned to it since: it may be
+    /// under way, and the node has not counted it. None if it names no bound, or has said nothing of late.
+    pub(crate) fn month_left_bytes(&self, record: &NodeRecord, now: Timestamp) -> Option<u64> {
+        let told = self.told_terms(record.number, now)?;
+        let assigned_since = record.assigned_bytes.saturating_sub(told.assigned_bytes);
+        told.terms.month_left.map(|left| left.0.saturating_sub(assigned_since))
+    }
+
+    fn told_terms(&self, node: NodeNumber, now: Timestamp) -> Option<ToldTerms> {
+        self.nodes.get(&node)?.terms.filter(|told| now.since(told.at) <= TERMS_KEPT_FOR)
     }
 
     /// When a node was last heard by this coordinator.

@@ -10,7 +10,7 @@ use firn_wire::{
 };
 
 use crate::moves::moves;
-use crate::support::{Archive, BUDGET, node_id, status};
+use crate::support::{Archive, BUDGET, entry, node_id, status};
 
 const DAY: u64 = 86_400_000;
 const HOUR: u64 = 3_600_000;
@@ -100,7 +100,8 @@ fn a_node_that_may_be_away_is_given_nothing_and_named_with_the_end() {
     let rest = Some(NodeRest::OutsideHours);
     archive.watch.heard(number, NodeStatus { rest, ..status(1) }, archive.now);
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, None)));
-    archive.watch.tell_terms(number, NodeTerms { rest_until: until, month_left: None }, archive.now);
+    let terms = NodeTerms { rest_until: until, month_left: None };
+    archive.watch.tell_terms(&archive.node(1), terms, archive.now);
     assert_eq!(resting(&archive, 1), Some((RestCause::OutsideHours, until)));
     archive.wait(u64::try_from(OFFLINE_AFTER.as_millis()).unwrap() + 1);
     assert_eq!(resting(&archive, 1), None, "nobody knows whether it still does");
@@ -144,13 +145,37 @@ fn a_node_is_given_no_more_at_once_than_it_says_goes_over_its_line_this_month() 
     let free = |archive: &Archive| archive.planning(|view| view.fleet.node(number).unwrap().free_bytes);
     let before = free(&archive);
     let terms = NodeTerms { rest_until: None, month_left: Some(ByteCount(1000)) };
-    archive.watch.tell_terms(number, terms, archive.now);
+    archive.watch.tell_terms(&archive.node(0), terms, archive.now);
     assert!(before > 1000);
     assert_eq!(free(&archive), 1000);
     // A node that says so no more, as one of an older program, is not held to it.
     archive.wait(300_001);
     archive.hear_all_but(&[]);
     assert_eq!(free(&archive), before);
+}
+
+#[test]
+fn what_is_assigned_to_a_node_is_taken_off_its_month_until_it_counts_that_itself() {
+    let mut archive = archive();
+    let number = archive.number(0);
+    let left = |archive: &Archive| archive.planning(|view| view.fleet.node(number).unwrap().month_left_bytes);
+    let said = |bytes| NodeTerms { rest_until: None, month_left: Some(ByteCount(bytes)) };
+    archive.watch.tell_terms(&archive.node(0), said(1 << 30), archive.now);
+    assert_eq!(left(&archive), 1 << 30);
+    let before = archive.node(0).assigned_bytes;
+    assert_eq!(archive.reserve(2, (4, 12), &(0..12).collect::<Vec<_>>()), CommandOutcome::Applied);
+    let assigned = archive.node(0).assigned_bytes - before;
+    assert!(assigned > 0);
+    assert_eq!(left(&archive), (1 << 30) - assigned);
+    // Committed they are the same bytes.
+    let outcome = archive.commit(2, &(0..12).collect::<Vec<_>>(), vec![entry(2, &[])]);
+    assert!(matches!(outcome, CommandOutcome::Committed { .. }), "{outcome:?}");
+    assert_eq!(left(&archive), (1 << 30) - assigned);
+    // It has counted them by now.
+    archive.watch.tell_terms(&archive.node(0), said(500), archive.now);
+    assert_eq!(left(&archive), 500);
+    assert_eq!(archive.reserve(3, (4, 12), &(0..12).collect::<Vec<_>>()), CommandOutcome::Applied);
+    assert_eq!(left(&archive), 0);
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn a_publisher_is_told_to_wait_where_nodes_rest_and_to_add_nodes_where_that_woul
     }
     for node in 8..10 {
         let terms = NodeTerms { rest_until: None, month_left: Some(ByteCount(999)) };
-        archive.watch.tell_terms(archive.number(node), terms, archive.now);
+        archive.watch.tell_terms(&archive.node(node), terms, archive.now);
     }
     assert_eq!(
         plan(&archive, (4, 12), 1000),

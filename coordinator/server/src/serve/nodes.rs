@@ -137,7 +137,7 @@ pub(super) fn heartbeat(
 /// A node says what its terms are, and is told where it stands.
 pub(super) fn tell_terms(shared: &Shared, client: PublicKey, terms: NodeTerms) -> Reply {
     let record = known(shared, client)?;
-    shared.soft().fleet.tell_terms(record.number, terms, shared.environment.now());
+    shared.soft().fleet.tell_terms(&record, terms, shared.environment.now());
     Ok(CoordinatorReply::Standing(standing(shared, &record)))
 }
 
