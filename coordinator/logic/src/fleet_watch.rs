@@ -31,6 +31,12 @@ const PROOF_KEPT_FOR: Duration = Duration::from_secs(600);
 // A node says once a minute what its terms are. One that is run by an older program now never does.
 const TERMS_KEPT_FOR: Duration = Duration::from_secs(300);
 
+// For each comparison that begins all is looked up and hashed that the node is counted for, which takes a second for a few
+// million shards, and a node says so in 60 bytes. One that does not prove its shards is asked again every five seconds; more
+// often none has to begin.
+const BEGINNINGS_MOST: u32 = 12;
+const BEGINNINGS_WITHIN: Duration = Duration::from_secs(60);
+
 // Who is at more addresses than these within ten minutes is nowhere for most of them.
 const PREFIXES_MEASURED_MAX: usize = 4;
 
@@ -57,6 +63,26 @@ struct Watched {
     terms: Option<ToldTerms>,
     reported_online: bool,
     stage: Stage,
+    beginnings: Beginnings,
+}
+
+/// How often a node has begun to compare its inventory of late, in whatever run.
+#[derive(Debug, Clone, Copy, Default)]
+struct Beginnings {
+    since: Timestamp,
+    count: u32,
+}
+
+impl Beginnings {
+    /// Whether it may begin at `now` once more; then it has.
+    fn take(&mut self, now: Timestamp) -> bool {
+        if now.since(self.since) >= BEGINNINGS_WITHIN {
+            *self = Self { since: now, count: 0 };
+        }
+        let may = self.count < BEGINNINGS_MOST;
+        self.count += u32::from(may);
+        may
+    }
 }
 
 /// What a node said of its terms.
@@ -222,6 +248,7 @@ impl FleetWatch {
                 terms: None,
                 reported_online: true,
                 stage,
+                beginnings: Beginnings::default(),
             },
         };
         watched.last_seen = watched.last_seen.max(now);
@@ -396,21 +423,27 @@ impl FleetWatch {
         InventoryProgress::Complete(Inventory { shards, wanted_since: since })
     }
 
-    /// Begins to take a step of comparing an inventory; none if it is not wanted. It is taken while the watch is not locked,
-    /// one for each node at a time, and [`Self::end_step`] has to follow. A first step begins anew whatever was before.
-    pub fn begin_step(&mut self, node: NodeNumber, step: &InventoryComparison) -> Option<ComparisonStep> {
+    /// Begins to take a step of comparing an inventory; none if it is not wanted, or the node begins too often: then it stays
+    /// wanted. It is taken while the watch is not locked, one for each node at a time, and [`Self::end_step`] has to follow. A first
+    /// step begins anew whatever was before.
+    pub fn begin_step(
+        &mut self,
+        node: NodeNumber,
+        step: &InventoryComparison,
+        now: Timestamp,
+    ) -> Option<ComparisonStep> {
         let watched = self.nodes.get_mut(&node)?;
         let shards_most = watched.shards_most();
         let taking = |since| Stage::Taking { since, salt: step.salt };
         let placeholder = taking(Timestamp::default());
         let (stage, taken) = match std::mem::replace(&mut watched.stage, placeholder) {
             Stage::Wanted { since, .. } | Stage::Receiving { since, .. } | Stage::Comparing { since, .. }
-                if step.begins() =>
+                if step.begins() && watched.beginnings.take(now) =>
             {
                 (taking(since), Some(ComparisonStep::first(step.salt, shards_most)))
             }
             // One with another salt is of another conversation, from before this one began.
-            Stage::Comparing { since, comparison } if comparison.is_under(step.salt) => {
+            Stage::Comparing { since, comparison } if !step.begins() && comparison.is_under(step.salt) => {
                 (taking(since), Some(ComparisonStep::next(step.salt, comparison)))
             }
             other => (other, None),
@@ -497,7 +530,7 @@ mod tests {
         step: &InventoryComparison,
         expected: Vec<(CodingId, ShardIndex)>,
     ) -> ComparisonProgress {
-        match watch.begin_step(NODE, step) {
+        match watch.begin_step(NODE, step, at(1)) {
             Some(begun) => watch.end_step(NODE, begun.take(step, expected)),
             None => ComparisonProgress::Unwanted,
         }
@@ -587,9 +620,9 @@ mod tests {
         watch.heard(NODE, status(1), at(1));
         let begin = InventoryComparison::beginning([1; 32], &held);
         let other = InventoryComparison::beginning([2; 32], &held);
-        let begun = watch.begin_step(NODE, &begin).unwrap();
-        assert!(watch.begin_step(NODE, &begin).is_none());
-        assert!(watch.begin_step(NODE, &other).is_none());
+        let begun = watch.begin_step(NODE, &begin, at(1)).unwrap();
+        assert!(watch.begin_step(NODE, &begin, at(1)).is_none());
+        assert!(watch.begin_step(NODE, &other, at(1)).is_none());
         assert_eq!(watch.inventory_page(NODE, vec![], false), InventoryProgress::Unwanted);
         assert!(watch.heard(NODE, status(1), at(2)).inventory_wanted);
         let taken = begun.take(&begin, vec![]);
@@ -597,9 +630,9 @@ mod tests {
         assert_eq!(watch.end_step(NODE, taken), all);
         // It was to begin again meanwhile: with nothing, with another comparison, and with another run.
         for meanwhile in 0..3 {
-            let late = watch.begin_step(NODE, &begin).unwrap().take(&begin, held.clone());
+            let late = watch.begin_step(NODE, &begin, at(1)).unwrap().take(&begin, held.clone());
             watch.want_inventory(NODE, at(3));
-            let next = (meanwhile == 1).then(|| watch.begin_step(NODE, &other).unwrap());
+            let next = (meanwhile == 1).then(|| watch.begin_step(NODE, &other, at(1)).unwrap());
             if meanwhile == 2 {
                 watch.heard(NODE, status(9), at(4));
             }
@@ -607,9 +640,40 @@ mod tests {
             if let Some(next) = next {
                 assert_eq!(watch.end_step(NODE, next.take(&other, vec![])), all);
             }
-            assert!(!watch.is_proved(NODE) && watch.begin_step(NODE, &other).is_some());
+            assert!(!watch.is_proved(NODE) && watch.begin_step(NODE, &other, at(1)).is_some());
             watch.want_inventory(NODE, at(5));
         }
+    }
+
+    #[test]
+    fn a_node_that_begins_again_and_again_has_nothing_looked_up_for_it() {
+        let shard = |byte| (CodingId::from_bytes([byte; 32]), ShardIndex(0));
+        let held = vec![shard(1), shard(2)];
+        let mut watch = FleetWatch::new(at(0));
+        watch.heard(NODE, status(1), at(100));
+        let begin = InventoryComparison::beginning([1; 32], &held);
+        let differing = |taken: &TakenStep| matches!(taken.outcome, StepOutcome::Differing(..));
+        let mut last = None;
+        // Also as another run each time, and by breaking off what it has begun.
+        for run in 0..u64::from(BEGINNINGS_MOST) {
+            watch.heard(NODE, status(run), at(100 + run));
+            let begun = watch.begin_step(NODE, &begin, at(100 + run)).unwrap();
+            let taken = begun.take(&begin, vec![]);
+            assert!(differing(&taken));
+            last = Some(watch.end_step(NODE, taken));
+        }
+        assert_eq!(last, Some(ComparisonProgress::Differing(vec![InventoryRange::ALL])));
+        assert!(watch.begin_step(NODE, &begin, at(159)).is_none());
+        let other = InventoryComparison::beginning([2; 32], &held);
+        assert!(watch.begin_step(NODE, &other, at(159)).is_none());
+        // What is under way goes on, and what is wanted is taken a while later.
+        let ranges = vec![(InventoryRange::ALL, InventoryRange::ALL.refined(&[1; 32], &held))];
+        let next = InventoryComparison { salt: [1; 32], ranges };
+        assert!(watch.begin_step(NODE, &next, at(159)).is_some());
+        watch.want_inventory(NODE, at(159));
+        assert!(watch.begin_step(NODE, &begin, at(159)).is_none());
+        assert!(watch.heard(NODE, status(99), at(160)).inventory_wanted);
+        assert!(watch.begin_step(NODE, &begin, at(160)).is_some());
     }
 
     #[test]

@@ -39,7 +39,7 @@ fn compare(held: &[InventoryShard], expected: &[InventoryShard]) -> Compared {
     let (mut pending, mut steps, mut bytes) = (Vec::new(), 0, 0);
     loop {
         steps += 1;
-        let begun = watch.begin_step(NODE, &step).unwrap();
+        let begun = watch.begin_step(NODE, &step, Timestamp::from_millis(1)).unwrap();
         let progress = watch.end_step(NODE, begun.take(&step, expected.to_vec()));
         let differing = match &progress {
             ComparisonProgress::Differing(differing) => differing.clone(),

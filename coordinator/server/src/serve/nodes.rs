@@ -243,8 +243,8 @@ pub(super) async fn compare_inventory(
     }
     let record = member(shared, client)?;
     let number = record.number;
-    // Before anything is made for it: whoever has shown its inventory asks again for nothing.
-    let begun = shared.soft().fleet.begin_step(number, &comparison);
+    // Before anything is made for it: whoever has shown its inventory, or begins again and again, asks for nothing.
+    let begun = shared.soft().fleet.begin_step(number, &comparison, shared.environment.now());
     let Some(begun) = begun else {
         return Ok(CoordinatorReply::InventoryCompared { differing: Vec::new() });
     };
