@@ -1,8 +1,8 @@
 //! The quota: how many bytes a node may have on its disk, and how many it has.
 //!
-//! Always holds: shards, files being written, trash and the index of shards together never exceed the quota through an
-//! admission; every byte is in exactly one of the four. A quota that was made smaller than what is there refuses new
-//! bytes and removes nothing.
+//! Always holds: shards, files being written, trash, the index of shards and what lies beside all that together never exceed
+//! the quota through an admission; every byte is in exactly one of the five, and counts as what the disk gives for it: whole
+//! blocks. A quota that was made smaller than what is there refuses new bytes and removes nothing.
 //! Leaves to others: what is to be trashed or emptied (`trash`), and how much a disk really has free.
 
 use firn_base::ByteCount;
@@ -14,10 +14,13 @@ pub const INDEX_RECORD_BYTES: u64 = 80;
 #[derive(Debug)]
 pub struct Account {
     quota: u64,
+    // What a disk gives at least.
+    block: u64,
     stored: u64,
     pending: u64,
     trash: u64,
     index: u64,
+    beside: u64,
 }
 
 /// Bytes set aside for a file that is being written, and for its record in the index. Goes back to its account by [`Account::keep`] or
@@ -41,7 +44,18 @@ pub struct QuotaExceeded {
 impl Account {
     /// An empty account with a quota of `quota` bytes.
     pub const fn new(quota: ByteCount) -> Self {
-        Self { quota: quota.0, stored: 0, pending: 0, trash: 0, index: 0 }
+        Self { quota: quota.0, block: 1, stored: 0, pending: 0, trash: 0, index: 0, beside: 0 }
+    }
+
+    /// The same on a disk that gives files and directories room in whole blocks of so many bytes; 1 where lengths count.
+    pub const fn in_blocks_of(mut self, bytes: u64) -> Self {
+        self.block = if bytes == 0 { 1 } else { bytes };
+        self
+    }
+
+    /// What a file of `bytes` takes on the disk.
+    pub const fn on_disk(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.block).saturating_mul(self.block)
     }
 
     /// Sets `bytes` aside for a file about to be written, and what its record in the index takes.
@@ -50,18 +64,24 @@ impl Account {
     ///
     /// The quota has fewer left; nothing is set aside.
     pub const fn admit(&mut self, bytes: u64) -> Result<Admitted, QuotaExceeded> {
-        let (wanted, free) = (bytes.saturating_add(INDEX_RECORD_BYTES), self.free_bytes());
+        let (wanted, free) = (self.wanted_for(bytes), self.free_bytes());
         if wanted > free {
             return Err(QuotaExceeded { wanted, free });
         }
-        self.pending += wanted;
+        let bytes = self.on_disk(bytes);
+        self.pending += bytes + INDEX_RECORD_BYTES;
         Ok(Admitted { bytes })
+    }
+
+    /// What has to be free for a file of `bytes`: that, its record in the index, and the block that this may begin, and a directory.
+    const fn wanted_for(&self, bytes: u64) -> u64 {
+        let blocks = if self.block > 1 { 2 * self.block } else { 0 };
+        self.on_disk(bytes).saturating_add(INDEX_RECORD_BYTES + blocks)
     }
 
     /// How many bytes have to go before a file of `bytes` more fits.
     pub const fn missing(&self, bytes: u64) -> u64 {
-        let wanted = bytes.saturating_add(INDEX_RECORD_BYTES);
-        self.used_bytes().saturating_add(wanted).saturating_sub(self.quota)
+        self.used_bytes().saturating_add(self.wanted_for(bytes)).saturating_sub(self.quota)
     }
 
     /// The file is complete and holds what was set aside for it. Its record, if it has one, is in the index.
@@ -80,25 +100,37 @@ impl Account {
         self.index = bytes;
     }
 
+    /// What lies beside shards, trash and index takes `bytes` of the disk now.
+    pub const fn set_beside(&mut self, bytes: u64) {
+        self.beside = bytes;
+    }
+
+    /// A directory was made.
+    pub const fn made_directory(&mut self) {
+        if self.block > 1 {
+            self.beside = self.beside.saturating_add(self.block);
+        }
+    }
+
     /// A file of `bytes` was found at start.
     pub const fn found_stored(&mut self, bytes: u64) {
-        self.stored = self.stored.saturating_add(bytes);
+        self.stored = self.stored.saturating_add(self.on_disk(bytes));
     }
 
     /// Trash of `bytes` was found at start.
     pub const fn found_trash(&mut self, bytes: u64) {
-        self.trash = self.trash.saturating_add(bytes);
+        self.trash = self.trash.saturating_add(self.on_disk(bytes));
     }
 
     /// A stored file of `bytes` was moved to trash.
     pub const fn moved_to_trash(&mut self, bytes: u64) {
-        self.stored -= bytes;
-        self.trash += bytes;
+        self.stored -= self.on_disk(bytes);
+        self.trash += self.on_disk(bytes);
     }
 
     /// Trash of `bytes` was removed.
     pub const fn emptied(&mut self, bytes: u64) {
-        self.trash -= bytes;
+        self.trash -= self.on_disk(bytes);
     }
 
     /// Changes the quota.
@@ -116,12 +148,23 @@ impl Account {
         self.index
     }
 
+    /// How many bytes the index may have.
+    pub const fn index_bytes_max(&self) -> u64 {
+        let room = self.on_disk(self.index).saturating_add(self.free_bytes());
+        room - room % self.block
+    }
+
+    /// Bytes that lie beside shards, trash and index.
+    pub const fn beside(&self) -> ByteCount {
+        ByteCount(self.beside)
+    }
+
     /// Bytes of the quota that are not in use.
     pub const fn free_bytes(&self) -> u64 {
         self.quota.saturating_sub(self.used_bytes())
     }
 
-    /// Bytes in use: shards, files being written, trash and the index.
+    /// Bytes in use: shards, files being written, trash, the index and what lies beside them.
     pub const fn used(&self) -> ByteCount {
         ByteCount(self.used_bytes())
     }
@@ -137,7 +180,8 @@ impl Account {
     }
 
     const fn used_bytes(&self) -> u64 {
-        self.stored.saturating_add(self.pending).saturating_add(self.trash).saturating_add(self.index)
+        let files = self.stored.saturating_add(self.pending).saturating_add(self.trash);
+        files.saturating_add(self.on_disk(self.index)).saturating_add(self.beside)
     }
 }
 
@@ -171,6 +215,33 @@ mod tests {
         assert_eq!((account.used(), account.free_bytes()), (account.quota(), 0));
         account.set_index(0);
         assert_eq!(account.free_bytes(), 2 * INDEX_RECORD_BYTES);
+    }
+
+    #[test]
+    fn on_a_disk_with_blocks_every_file_counts_as_whole_ones_and_the_quota_holds_all_the_same() {
+        let mut account = Account::new(ByteCount(100_000)).in_blocks_of(4_096);
+        account.set_beside(8_192);
+        // The second record from here on begins a block.
+        let index = |records: u64| (50 + records) * INDEX_RECORD_BYTES;
+        account.set_index(index(0));
+        let mut records = 0;
+        while let Ok(admitted) = account.admit(5_000) {
+            // Each is the first of its directory.
+            account.made_directory();
+            records += 1;
+            account.set_index(index(records));
+            account.keep(admitted);
+            assert!(account.used() <= account.quota(), "{account:?}");
+        }
+        assert_eq!(account.stored(), ByteCount(records * 8_192));
+        assert_eq!(account.beside(), ByteCount((2 + records) * 4_096));
+        assert!(records >= 5 && account.missing(5_000) > 0);
+        assert_eq!(account.on_disk(account.index_bytes_max()), account.index_bytes_max());
+        account.moved_to_trash(5_000);
+        assert_eq!(account.trash(), ByteCount(8_192));
+        account.emptied(5_000);
+        account.set_index(0);
+        assert_eq!(account.used(), ByteCount((records - 1) * 8_192 + (2 + records) * 4_096));
     }
 
     #[test]

@@ -19,9 +19,8 @@ use firn_wire::{
 use tokio::time::{Instant, sleep};
 
 use crate::shared::Shared;
-use crate::store::{Disk, ShardName, read_small, replace_small};
+use crate::store::{CERTIFICATES, Disk, ShardName, read_small, replace_small};
 
-const DIRECTORY: &str = "certificates";
 // A node of a million shards has 4,000 codings in each file, at half a kilobyte.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -52,7 +51,7 @@ struct Wait {
 impl Certificates {
     /// Reads which there are. A damaged file is said and fetched anew.
     pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Self> {
-        disk.make_directory(DIRECTORY)?;
+        disk.make_directory(CERTIFICATES)?;
         disk.sync_directory("")?;
         let own = Self { disk, known: Mutex::default() };
         for fan in 0..=u8::MAX {
@@ -74,7 +73,7 @@ impl Certificates {
             kept.retain(|coding, _| holds(*coding));
             kept.extend(fresh);
             let bytes = encode(&kept.values().collect::<Vec<_>>());
-            replace_small(self.disk.as_ref(), DIRECTORY, &file_name(fan), &bytes)?;
+            replace_small(self.disk.as_ref(), CERTIFICATES, &file_name(fan), &bytes)?;
             let mut known = self.known();
             for coding in &before {
                 known.remove(coding);
@@ -85,7 +84,7 @@ impl Certificates {
     }
 
     fn read(&self, fan: u8) -> io::Result<Kept> {
-        let path = format!("{DIRECTORY}/{}", file_name(fan));
+        let path = format!("{CERTIFICATES}/{}", file_name(fan));
         let Some(bytes) = read_small(self.disk.as_ref(), &path, FILE_BYTES_MAX)? else {
             return Ok(Kept::new());
         };
@@ -295,7 +294,7 @@ mod tests {
         let disk = MemoryDisk::new();
         let kept = Certificates::open(Arc::new(disk.clone())).unwrap();
         kept.keep(Kept::from([certificate(1)]), |_| true).unwrap();
-        replace_small(&disk, DIRECTORY, "01", b"nonsense").unwrap();
+        replace_small(&disk, CERTIFICATES, "01", b"nonsense").unwrap();
         let kept = Certificates::open(Arc::new(disk)).unwrap();
         assert!(of(&kept, certificate(1).0).is_empty());
     }

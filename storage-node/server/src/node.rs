@@ -472,12 +472,21 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     tasks.spawn(keep_terms_told(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
+        let mut measured = None;
         loop {
             let now = shared.local_time();
             if let Err(error) = shared.with_store(move |store| store.empty_trash(now)).await {
                 tracing::error!(%error, "trash cannot be emptied");
             }
             shared.with_store(|store| keep_index(store)).await;
+            // What lies beside them grows with shards and ledger: a disk that is not in use is left alone.
+            let grown = (shared.store.shards(), shared.store.trash_bytes(), shared.ledger.entries());
+            if measured != Some(grown) {
+                match shared.with_store(|store| store.measure_beside()).await {
+                    Ok(()) => measured = Some(grown),
+                    Err(error) => tracing::warn!(%error, "the data directory cannot be measured"),
+                }
+            }
             // Where the disk failed before.
             shared.erase().await;
             sleep(TRASH_INTERVAL).await;

@@ -132,6 +132,7 @@ mod tests {
             state: Some("active".into()),
             shards: 3,
             used_bytes: 1_200_000_000,
+            beside_bytes: 0,
             quota_bytes: 50_000_000_000,
             max_upload_now_bytes_per_second: Some(1_250_000),
             monthly_traffic_bytes: Some(2_000_000_000_000),

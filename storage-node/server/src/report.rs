@@ -39,6 +39,9 @@ pub struct NodeReport {
     pub used_bytes: u64,
     /// Of these, trash.
     pub trash_bytes: u64,
+    /// Bytes of the quota that the node's own files and directories take, the copy of the ledger among them.
+    #[serde(default)]
+    pub beside_bytes: u64,
     /// Bytes deleted by order within a day.
     pub deleted_bytes: u64,
     /// Bytes that it would still delete today.
@@ -250,6 +253,7 @@ impl NodeReport {
             shards: figures.shards,
             used_bytes: figures.used.0,
             trash_bytes: figures.trash.0,
+            beside_bytes: figures.beside.0,
             deleted_bytes: figures.young.deleted_bytes,
             deletion_room_bytes: figures.deletion_room.all.0,
             deletion_room_unique_bytes: figures.deletion_room.unique.0,
@@ -319,6 +323,7 @@ impl NodeReport {
             ("shards", "Shards held", self.shards),
             ("used_bytes", "Bytes of the quota in use", self.used_bytes),
             ("trash_bytes", "Bytes of trash", self.trash_bytes),
+            ("beside_bytes", "Bytes of the node's own files and directories", self.beside_bytes),
             ("deleted_day_bytes", "Bytes deleted by order within a day", self.deleted_bytes),
             ("deletion_room_bytes", "Bytes that would still be deleted today", self.deletion_room_bytes),
             (

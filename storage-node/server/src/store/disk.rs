@@ -37,6 +37,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Bytes that may still be written.
     fn free_bytes(&self) -> io::Result<u64>;
 
+    /// In whole blocks of how many bytes files take up room; 1 where their lengths are what counts.
+    fn block_bytes(&self) -> u64 {
+        1
+    }
+
     /// Whether this is still the disk that was opened. It may be unmounted under a node that runs, or another be mounted
     /// in its place: then no file of the node is where it was, and that says nothing of its shards.
     fn check_presence(&self) -> io::Result<()>;
@@ -62,7 +67,7 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 pub struct DiskEntry {
     /// Its name, without the directory.
     pub name: String,
-    /// Length of a file; 0 for a directory.
+    /// Length of a file; of a directory what its names take, and 0 where lengths are what counts.
     pub bytes: u64,
     /// Whether it is a directory.
     pub is_directory: bool,

@@ -2,12 +2,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use firn_transport::DataDir;
 
 use super::disk::{Disk, DiskEntry, DiskFile, read_small};
+
+// What file systems have, where one does not say.
+const BLOCK_BYTES: u64 = 4_096;
+const BLOCK_BYTES_MAX: u64 = 1 << 20;
+
+// In which a file system says what a directory takes.
+const SECTOR_BYTES: u64 = 512;
 
 /// A directory of the machine's file system.
 #[derive(Debug)]
@@ -15,20 +22,24 @@ pub struct FileDisk {
     root: PathBuf,
     // A file and what it says for as long as this disk is mounted.
     marker: Option<(&'static str, String)>,
+    block_bytes: u64,
     // Held for as long as somebody may write here.
     _lock: Option<DataDir>,
 }
 
 impl FileDisk {
-    /// The directory `root`, which exists.
+    /// The directory `root`, which exists. Of files their lengths count.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), marker: None, _lock: None }
+        Self { root: root.into(), marker: None, block_bytes: 1, _lock: None }
     }
 
     /// The data directory that `lock` keeps other processes out of, for as long as this lives; the file `marker.0`
-    /// says `marker.1` there.
+    /// says `marker.1` there. Of files the blocks count that its file system gives them.
     pub(crate) fn locked(lock: DataDir, marker: (&'static str, String)) -> Self {
-        Self { root: lock.path().to_owned(), marker: Some(marker), _lock: Some(lock) }
+        let blocks = rustix::fs::statvfs(lock.path()).map(|space| space.f_frsize);
+        let block_bytes = blocks.ok().filter(|bytes| (1..=BLOCK_BYTES_MAX).contains(bytes));
+        let block_bytes = block_bytes.unwrap_or(BLOCK_BYTES);
+        Self { root: lock.path().to_owned(), marker: Some(marker), block_bytes, _lock: Some(lock) }
     }
 
     /// Where it is.
@@ -86,7 +97,11 @@ impl Disk for FileDisk {
                 continue;
             };
             let is_directory = metadata.is_dir();
-            let bytes = if is_directory { 0 } else { metadata.len() };
+            let bytes = match is_directory {
+                false => metadata.len(),
+                true if self.block_bytes == 1 => 0,
+                true => metadata.blocks().saturating_mul(SECTOR_BYTES),
+            };
             entries.push(DiskEntry { name, bytes, is_directory });
         }
         entries.sort_by(|one, other| one.name.cmp(&other.name));
@@ -96,6 +111,10 @@ impl Disk for FileDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let space = rustix::fs::statvfs(&self.root)?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn block_bytes(&self) -> u64 {
+        self.block_bytes
     }
 
     fn check_presence(&self) -> io::Result<()> {

@@ -125,7 +125,7 @@ impl Index {
             IndexCare::Rewrite => 0,
         };
         // Shards come first. Any part of an index is a right one: of the others the next start reads the headers.
-        let bytes_max = shelf.account.index().saturating_add(shelf.account.free_bytes());
+        let bytes_max = shelf.account.index_bytes_max();
         let records_max = bytes_max.saturating_sub(begin) / INDEX_RECORD_BYTES;
         if care == IndexCare::Append && records_max == 0 {
             self.tell_left(self.missing.len());

@@ -1,5 +1,6 @@
 //! Shards on disk: [`ShardStore`] over a [`Disk`], which is a real directory or a simulated one.
 
+mod beside;
 mod codings;
 mod disk;
 mod erasure;
@@ -25,4 +26,5 @@ pub use shard_store::{ShardStore, StoreFigures, StoreShardError};
 pub use shard_writer::ShardWriter;
 pub use trash::TrashShardError;
 
+pub(crate) use beside::CERTIFICATES;
 pub(crate) use disk::{read_small, replace_small};

@@ -76,8 +76,10 @@ pub struct StoreFigures {
     pub shards: u64,
     /// The quota.
     pub quota: ByteCount,
-    /// Bytes in use: shards, files being written, trash and the index of shards.
+    /// Bytes in use: shards, files being written, trash, the index of shards, and what lies beside them in the data directory.
     pub used: ByteCount,
+    /// Of these, what lies beside.
+    pub beside: ByteCount,
     /// Of these, trash.
     pub trash: ByteCount,
     /// Of that, what is too young to make room.
@@ -135,7 +137,7 @@ impl ShardStore {
         now: Timestamp,
     ) -> io::Result<(Arc<Self>, ScanReport)> {
         let mut shelf = Shelf {
-            account: Account::new(quota),
+            account: Account::new(quota).in_blocks_of(disk.block_bytes()),
             shards: BTreeMap::new(),
             unlisted: BTreeMap::new(),
             erased: BTreeSet::new(),
@@ -155,6 +157,10 @@ impl ShardStore {
             losses: AtomicU64::new(0),
             doubts: Notify::new(),
         };
+        // It counts too little then until it is measured again; that costs nobody a shard.
+        if let Err(error) = store.measure_beside() {
+            tracing::warn!(%error, "the data directory cannot be measured");
+        }
         Ok((Arc::new(store), report))
     }
 
@@ -192,7 +198,7 @@ impl ShardStore {
         self.shelf().limits = limits;
     }
 
-    /// Bytes in use: shards, files being written, trash and the index of shards.
+    /// Bytes in use: shards, files being written, trash, the index of shards, and what lies beside them.
     pub fn used(&self) -> ByteCount {
         self.shelf().account.used()
     }
@@ -215,6 +221,7 @@ impl ShardStore {
             shards: shelf.shards.len() as u64,
             quota: shelf.account.quota(),
             used: shelf.account.used(),
+            beside: shelf.account.beside(),
             trash: shelf.account.trash(),
             young,
             deletion_room: shelf.limits.room(shelf.account.stored().0, &young),
@@ -238,7 +245,10 @@ impl ShardStore {
         }
         self.disk.make_directory(&name.directory())?;
         self.disk.sync_directory(SHARDS)?;
-        self.shelf().directories.insert(fan);
+        let mut shelf = self.shelf();
+        if shelf.directories.insert(fan) {
+            shelf.account.made_directory();
+        }
         Ok(())
     }
 

@@ -103,7 +103,10 @@ async fn with_too_few_sources_nothing_is_kept_anywhere() {
     let report = fleet.build(1, fleet.order(&bundle, 1, vec![fleet.source(0, 0)], targets)).await;
     assert!(report.receipts.is_empty());
     assert!(report.failures.iter().any(|text| text.contains("2 are needed")), "{report:?}");
-    let used = |node: usize| fleet.nodes[node].handle().report().used_bytes;
+    let used = |node: usize| {
+        let report = fleet.nodes[node].handle().report();
+        report.used_bytes - report.beside_bytes
+    };
     fleet.world.wait("the targets drop what they have", |_| used(1) == 0 && used(2) == 0).await;
 }
 

@@ -4,6 +4,7 @@
 mod build;
 mod crash_points;
 mod disk_faults;
+mod disk_usage;
 mod lent;
 mod node;
 mod owner;
