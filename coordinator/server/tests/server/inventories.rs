@@ -19,7 +19,7 @@ async fn say(connection: &Connection, step: InventoryComparison) -> CoordinatorR
 }
 
 /// A node says what it holds, step by step, until nothing differs. Gives how many steps that took.
-async fn compare(connection: &Connection, held: &[InventoryShard]) -> usize {
+pub(crate) async fn compare(connection: &Connection, held: &[InventoryShard]) -> usize {
     let mut step = InventoryComparison::beginning(SALT, held);
     let mut steps = 0;
     loop {

@@ -19,9 +19,9 @@ use firn_wire::{
 };
 
 /// A plain copy on each of three nodes.
-const COPIES: u8 = 3;
-const LIAR: u8 = 1;
-const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+pub(crate) const COPIES: u8 = 3;
+pub(crate) const LIAR: u8 = 1;
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// What every node was given, and how often each was asked for some of it.
@@ -29,6 +29,8 @@ pub(crate) struct Shard {
     bytes: Vec<u8>,
     tree: ShardTree,
     asked: [AtomicUsize; COPIES as usize],
+    /// How often a node was told to build something.
+    pub(crate) built: AtomicUsize,
 }
 
 fn node_identity(node: u8) -> Identity {
@@ -42,7 +44,12 @@ pub(crate) fn node_id(node: u8) -> NodeId {
 pub(crate) fn shard() -> Arc<Shard> {
     let length = usize::try_from(shard_bytes(1 << 20, 1)).unwrap();
     let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
-    Arc::new(Shard { tree: ShardTree::of(&bytes), bytes, asked: Default::default() })
+    Arc::new(Shard {
+        tree: ShardTree::of(&bytes),
+        bytes,
+        asked: Default::default(),
+        built: AtomicUsize::new(0),
+    })
 }
 
 /// Commits a bundle of one shard, which all nodes hold.
@@ -73,21 +80,33 @@ pub(crate) async fn publish(archive: &Archive, shard: &Shard) -> CodingId {
     coding.coding_id()
 }
 
-/// A node that keeps a connection to the coordinator and answers for ranges on it; wrongly, if it is the liar.
+/// A node that keeps a connection to the coordinator and answers for ranges on it; wrongly, if it is the liar. What it is told to
+/// build it does not.
 pub(crate) async fn connect(archive: &Archive, node: u8, shard: &Arc<Shard>) -> (Endpoint, Connection) {
     let own = endpoint(&node_identity(node), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let machine = &archive.machines[&1];
     let connection = own.connect(machine.identity.node_id(), &machine.address.to_string()).await.unwrap();
-    let heartbeat = CoordinatorRequest::Heartbeat(NodeStatus { shards: 1, ..empty_node() });
-    let heard: CoordinatorReply = connection.call(&heartbeat, CONTROL_BYTES_MAX, WITHIN).await.unwrap();
-    assert!(matches!(heard, CoordinatorReply::Heartbeat(_)), "{heard:?}");
+    beat(&connection).await;
     tokio::spawn(answer(connection.clone(), node, Arc::clone(shard)));
     (own, connection)
 }
 
+pub(crate) async fn beat(connection: &Connection) {
+    let heartbeat = CoordinatorRequest::Heartbeat(NodeStatus { shards: 1, ..empty_node() });
+    let heard: CoordinatorReply = connection.call(&heartbeat, CONTROL_BYTES_MAX, WITHIN).await.unwrap();
+    assert!(matches!(heard, CoordinatorReply::Heartbeat(_)), "{heard:?}");
+}
+
 async fn answer(connection: Connection, node: u8, shard: Arc<Shard>) {
     while let Ok(mut stream) = connection.accept().await {
-        let Ok(NodeRequest::ReadRange(asked)) = stream.receive(CONTROL_BYTES_MAX).await else { continue };
+        let asked = match stream.receive(CONTROL_BYTES_MAX).await {
+            Ok(NodeRequest::ReadRange(asked)) => asked,
+            Ok(NodeRequest::Build(_)) => {
+                shard.built.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            _ => continue,
+        };
         let (bytes, range) = (&shard.bytes, asked.offset..asked.offset + asked.bytes);
         let (outboard, root, mut encoded) = (shard.tree.outboard.as_slice(), shard.tree.root, Vec::new());
         encode_range(bytes.as_slice(), outboard, root, bytes.len() as u64, &range, &mut encoded).unwrap();

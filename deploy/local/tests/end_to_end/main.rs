@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod absence;
 mod bad_input;
 mod balance;
 mod compaction;

@@ -56,6 +56,10 @@ impl SetClock {
     pub fn set(&self, ahead_millis: i64) {
         self.ahead_millis.store(ahead_millis, Ordering::Relaxed);
     }
+
+    pub fn advance(&self, millis: i64) {
+        self.ahead_millis.fetch_add(millis, Ordering::Relaxed);
+    }
 }
 
 impl Clock for SetClock {

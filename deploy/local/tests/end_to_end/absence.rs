@@ -1,0 +1,42 @@
+//! An owner says that a node will be away, pauses it, and says that it is back: real coordinators take his word for it.
+
+use crate::support::local::Local;
+use crate::support::{Ended, run, wait_for};
+use serde_json::Value;
+
+const DAY_MILLIS: u64 = 86_400_000;
+const ROLE: &str = "storage-node-2";
+
+/// What the owner of the node says to it.
+fn owner(local: &Local, words: &[&str]) -> Ended {
+    let all = words.iter().map(Into::into).chain(["--data-dir".into(), local.role(ROLE).into_os_string()]);
+    run(local.home(), "firn-storage-node", all)
+}
+
+/// Why the node rests, as everybody is told.
+fn rest(local: &Local, node: &str) -> Value {
+    let nodes = local.json(&["node", "list"]);
+    let listed = nodes.as_array().unwrap().iter().find(|listed| listed["node"] == node);
+    listed.unwrap()["rest"]["cause"].clone()
+}
+
+#[test]
+fn a_node_that_resumes_is_one_that_is_there_and_has_its_days_back() {
+    let local = Local::up(&["--coordinators", "3", "--storage-nodes", "3"]);
+    let node = local.node_id(ROLE);
+    assert_eq!(rest(&local, &node), Value::Null);
+    owner(&local, &["absent", "10d"]).success();
+    wait_for("the leader knows it", || (rest(&local, &node) == "declared away").then_some(()));
+    let left = |report: &Value| report["absence_left_millis"].as_u64().unwrap();
+    assert!(left(&local.report(ROLE)) < 5 * DAY_MILLIS);
+    owner(&local, &["pause", "1d"]).success();
+    wait_for("it is at rest", || (!local.report(ROLE)["rest"].is_null()).then_some(()));
+
+    owner(&local, &["resume"]).success();
+    let report = local.report(ROLE);
+    assert!(report["rest"].is_null() && report["absent_until_millis"].is_null(), "{report}");
+    assert!(left(&report) > 13 * DAY_MILLIS, "{report}");
+    wait_for("everybody knows it", || rest(&local, &node).is_null().then_some(()));
+    // Once more ends nothing, and is no failure.
+    owner(&local, &["resume"]).success();
+}
