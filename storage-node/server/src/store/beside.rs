@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::disk::{Disk, DiskEntry};
+use super::disk::DiskEntry;
 use super::name::{INDEX, SHARDS};
 use super::shard_store::ShardStore;
 
