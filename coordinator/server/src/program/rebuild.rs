@@ -45,7 +45,9 @@ pub(super) async fn administer(action: &RebuildAction, desk: &Desk, json: bool) 
         RebuildAction::Status => status(desk, json).await,
         RebuildAction::Finish => {
             done(desk, AdminRequest::FinishRebuild).await?;
-            println!("what was shown is being restored: `firn-coordinator rebuild status` says how far it is");
+            println!(
+                "what was shown is being restored: `firn-coordinator rebuild status` says how far it is"
+            );
             Ok(())
         }
         RebuildAction::Reopen => {
