@@ -143,7 +143,14 @@ mod tests {
             expires: Timestamp::from_millis(7),
             rank: OrderRank { generation: 1, epoch: 8 },
         };
-        let good = ticket.receipt();
+        let good = Receipt {
+            node: ticket.node,
+            reservation: ticket.reservation,
+            coding: ticket.coding,
+            index: ticket.index,
+            root: ticket.root,
+            rank: ticket.rank,
+        };
         let check = |signer: &Identity, receipt: &Receipt| {
             check_receipt(&Signed::seal(signer, archive, receipt), archive, &ticket).is_ok()
         };

@@ -168,15 +168,7 @@ fn check_receipt(
     receipt: Signed<Receipt>,
 ) -> Result<Signed<Receipt>, String> {
     let opened = receipt.open(archive).map_err(|error| failure(ticket, &error.to_string()))?;
-    let expected = Receipt {
-        node: ticket.node,
-        reservation: ticket.reservation,
-        coding: ticket.coding,
-        index: ticket.index,
-        root: ticket.root,
-        rank: ticket.rank,
-    };
-    if opened.signer() != PublicKey::from(ticket.node) || *opened != expected {
+    if opened.signer() != PublicKey::from(ticket.node) || *opened != ticket.receipt() {
         return Err(failure(ticket, "its receipt is for something else"));
     }
     Ok(receipt)

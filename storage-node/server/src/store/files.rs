@@ -11,7 +11,7 @@ use super::disk::{Disk, DiskEntry, DiskFile, read_small};
 
 // What file systems have, where one does not say.
 const BLOCK_BYTES: u64 = 4_096;
-const BLOCK_BYTES_MAX: u64 = 1 << 20;
+const BLOCK_BYTES_MAX: u64 = 64 << 10;
 
 // In which a file system says what a directory takes.
 const SECTOR_BYTES: u64 = 512;
@@ -37,8 +37,7 @@ impl FileDisk {
     /// says `marker.1` there. Of files the blocks count that its file system gives them.
     pub(crate) fn locked(lock: DataDir, marker: (&'static str, String)) -> Self {
         let blocks = rustix::fs::statvfs(lock.path()).map(|space| space.f_frsize);
-        let block_bytes = blocks.ok().filter(|bytes| (1..=BLOCK_BYTES_MAX).contains(bytes));
-        let block_bytes = block_bytes.unwrap_or(BLOCK_BYTES);
+        let block_bytes = block_bytes(blocks.ok());
         Self { root: lock.path().to_owned(), marker: Some(marker), block_bytes, _lock: Some(lock) }
     }
 
@@ -50,6 +49,12 @@ impl FileDisk {
     fn place(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }
+}
+
+/// What a file takes at a time of a file system that says `told`. One over a network says there how much it reads at once, up
+/// to 1 MiB: no file takes that.
+fn block_bytes(told: Option<u64>) -> u64 {
+    told.filter(|bytes| (1..=BLOCK_BYTES_MAX).contains(bytes)).unwrap_or(BLOCK_BYTES)
 }
 
 impl Disk for FileDisk {
@@ -147,5 +152,19 @@ impl DiskFile for RealFile {
 
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_system_reads_at_once_over_a_network_is_not_what_a_file_takes() {
+        assert_eq!(
+            [4_096, 65_536, 0, 256 << 10, 1 << 20].map(|told| block_bytes(Some(told))),
+            [4_096, 65_536, 4_096, 4_096, 4_096]
+        );
+        assert_eq!(block_bytes(None), 4_096);
     }
 }
