@@ -12,7 +12,7 @@
 //! members (`members`), features (`similar`), filling (`filling`), digests (`digesting`), lookups (`lookups`) and whose
 //! their time is (`split`), RocksDB alone (`bare`), filters (`feed_filters`), the machine (`machine`).
 //!
-//! A long run is done in pieces: `--fill-for 15m` ends filling after that time and keeps what there is, `--resume` goes
+//! A long run is done in pieces: `--fill-for 15` ends filling after so many minutes and keeps what there is, `--resume` goes
 //! on, and once all bundles are there `--filled --only PART` measures a part of the rest.
 
 mod bare;
