@@ -1,18 +1,22 @@
-//! Publishing from servers that fail: what is lost is time, and never a reference.
+//! Publishing from servers: how often they are asked, and for how much at once. Where they fail, what is
+//! lost is time, and never a reference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+use firn_base::ByteCount;
 use firn_client_logic::PlanWindow;
 use firn_nix_format::Compression;
 
 use super::archive::TestArchive;
-use super::cache::{Cache, store_path};
-use super::pipeline::{assert_restores, publish_with};
+use super::cache::{Cache, noise, store_path};
+use super::pipeline::{assert_restores, publish_telling, publish_with};
+use crate::events::{PublishEvent, PublishEvents};
 use crate::publish_options::PublishOptions;
 use crate::source::Source;
 
@@ -155,4 +159,61 @@ async fn a_server_is_asked_twice_for_each_narinfo_however_many_windows_there_are
         let narinfo = format!("{}.narinfo", store_path(name).hash_part());
         assert_eq!(asked.get(&narinfo), Some(&2), "{name}");
     }
+}
+
+/// The NARs that a server was asked for.
+#[derive(Default)]
+struct Nars {
+    asked: BTreeSet<String>,
+    packed: usize,
+    /// How many were asked for and not packed yet, at most.
+    most: usize,
+}
+
+/// Publishes six NARs with three jobs, from a server that gives none before `together` of them were asked
+/// for. Gives how many at most were on their way into a bundle.
+async fn most_nars_under_way(together: usize, memory: ByteCount) -> usize {
+    const NAMES: [&str; 6] = ["app-1", "app-2", "app-3", "app-4", "app-5", "app-6"];
+    let (mut cache, archive) = (Cache::new(), TestArchive::new(4, 6));
+    for (name, seed) in NAMES.into_iter().zip(1..) {
+        cache.add_path(name, &noise(1 << 20, seed), Compression::None, &[]);
+    }
+    let nars: Arc<(Mutex<Nars>, Condvar)> = Arc::default();
+    let at_server = Arc::clone(&nars);
+    let source = serve(cache.path().to_owned(), move |name| {
+        if !name.starts_with("nar/") {
+            return Deed::Serve;
+        }
+        let (nars, changed) = &*at_server;
+        let mut nars = nars.lock().unwrap();
+        nars.asked.insert(name.to_owned());
+        nars.most = nars.most.max(nars.asked.len() - nars.packed);
+        changed.notify_all();
+        // Half of what the client waits for an answer; what is refused then fails the test.
+        let patience = Duration::from_secs(30);
+        let are_few = |nars: &mut Nars| nars.asked.len() < together;
+        let waited = changed.wait_timeout_while(nars, patience, are_few).unwrap().1;
+        if waited.timed_out() { Deed::Refuse } else { Deed::Serve }
+    });
+    let at_packer = Arc::clone(&nars);
+    let events = PublishEvents::new(move |event| {
+        if matches!(event, PublishEvent::Packed { .. }) {
+            at_packer.0.lock().unwrap().packed += 1;
+        }
+    });
+    let options = PublishOptions { jobs: 3, memory, ..options(&source, &NAMES) };
+    let summary = publish_telling(&archive, &cache, options, events).await.unwrap();
+    assert_eq!((summary.paths_published, summary.exit_code()), (6, 0), "{summary}");
+    nars.0.lock().unwrap().most
+}
+
+#[tokio::test]
+async fn as_many_nars_are_asked_for_at_once_as_there_are_jobs() {
+    assert_eq!(most_nars_under_way(3, ByteCount(64 << 20)).await, 3);
+}
+
+#[tokio::test]
+async fn a_nar_that_has_no_room_in_memory_is_not_asked_for_before_the_last_one_was_packed() {
+    // Less than any NAR takes: one is read all the same.
+    assert_eq!(most_nars_under_way(1, ByteCount(1)).await, 1);
 }
