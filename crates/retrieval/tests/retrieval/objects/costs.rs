@@ -1,13 +1,20 @@
 //! What reading objects costs: requests, memory, and what is fetched or remembered without being asked for.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use firn_bundle::{BuilderOptions, BundleBuilder, Encoding, FrameCompression, NewRecord};
-use firn_retrieval::{ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, ReadError};
-use futures::StreamExt;
+use firn_base::BundleId;
+use firn_bundle::{BuilderOptions, BundleBuilder, ContentHeader, Encoding, FrameCompression, NewRecord};
+use firn_retrieval::{
+    ManifestOptions, ManifestReader, ObjectOptions, ObjectReader, PayloadReader, ReadError,
+};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{Turncoat, block_on, open, read};
 use crate::common::{MemoryReader, Packed, info, inline, nar_record, noise, objects, pack};
@@ -68,6 +75,49 @@ async fn a_stream_that_nobody_takes_from_fetches_only_a_few_frames() {
     let reads = memory.reads.lock().unwrap().len();
     assert!(reads < 10, "{reads} reads, where all frames are 30");
     drop(stream);
+}
+
+/// Payloads of which no frame comes before a second one was asked for.
+#[derive(Debug)]
+struct TwoAtOnce {
+    payloads: Arc<MemoryReader>,
+    /// Where frames end.
+    manifest_start: u64,
+    frames_asked: watch::Sender<usize>,
+}
+
+impl PayloadReader for TwoAtOnce {
+    fn content(&self, bundle: BundleId) -> BoxFuture<'_, Result<Arc<ContentHeader>, ReadError>> {
+        self.payloads.content(bundle)
+    }
+
+    fn read(&self, bundle: BundleId, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ReadError>> {
+        async move {
+            if range.start < self.manifest_start {
+                self.frames_asked.send_modify(|asked| *asked += 1);
+                let mut asked = self.frames_asked.subscribe();
+                drop(asked.wait_for(|asked| *asked >= 2).await);
+            }
+            self.payloads.read(bundle, range).await
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_frame_of_a_large_nar_is_on_its_way_before_the_first_has_come() {
+    let nar = noise(1_500_000, 1);
+    let packed = pack(&[(nar_record(1, &nar), nar.clone())]);
+    let payloads = TwoAtOnce {
+        payloads: MemoryReader::of(std::slice::from_ref(&packed)),
+        manifest_start: packed.content.manifest_extent().start,
+        frames_asked: watch::Sender::new(0),
+    };
+    let reader = objects(Arc::new(payloads), inline());
+    let plan = open(&reader, &packed, 0).await;
+    // The clock goes on only where nothing else does: when the first frame is waited for alone.
+    let bytes = timeout(Duration::from_secs(60), read(&plan, None)).await;
+    assert!(bytes.expect("a second frame is asked for") == nar);
 }
 
 #[test]
