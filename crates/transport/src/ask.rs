@@ -185,3 +185,26 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_base::{KeyPrefix, ObjectKey};
+    use firn_wire::IndexRangeRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_second_coordinator_is_asked_in_less_than_a_second_for_what_readers_wait_for() {
+        let key = ObjectKey::store_path([1; 20]);
+        let prefix = KeyPrefix::of(&key, KeyPrefix::BITS_MAX).unwrap();
+        let questions = [
+            CoordinatorRequest::Presence(vec![key]),
+            CoordinatorRequest::Lookup(vec![key]),
+            CoordinatorRequest::IndexRange(IndexRangeRequest { prefix, after: None }),
+        ];
+        for question in questions {
+            let hedge = Pace::of(&question).hedge;
+            assert!(hedge.is_some_and(|after| after < seconds(1)), "{question:?}: {hedge:?}");
+        }
+    }
+}
