@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use firn_base::Timestamp;
+use firn_base::{ByteCount, Timestamp};
 use firn_wire::NodeState;
 
 use crate::contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
@@ -80,6 +80,8 @@ pub struct OwnerFacts {
     pub shards: u64,
     /// Shards that the disk did not give when they were read again last.
     pub unread_shards: u64,
+    /// What the disk has free, if others have filled it so that shards are refused; none if there is room.
+    pub disk_filled: Option<ByteCount>,
     /// Delete orders that were refused because they went too far.
     pub refused_deletions: u64,
 }
@@ -93,6 +95,11 @@ pub enum Concern {
     DiskFailing {
         /// How many shards it did not give.
         unread_shards: u64,
+    },
+    /// Others have filled the disk: the node takes nothing more, or not all that its quota has room for.
+    DiskFilled {
+        /// What the disk has free.
+        free: ByteCount,
     },
     /// Another process is heard as this node, so that this one ends.
     Copied,
@@ -125,6 +132,7 @@ impl Concern {
         match self {
             Self::DiskGone(_) => "disk-gone",
             Self::DiskFailing { .. } => "disk-unread",
+            Self::DiskFilled { .. } => "disk-filled",
             Self::Copied => "copied",
             Self::NewVersionRequired(_) => "outdated",
             Self::NotAdmitted => "not-admitted",
@@ -146,6 +154,7 @@ impl Concern {
             | Self::NewVersionRequired(silence)
             | Self::DiskGone(silence) => Some(silence.lost_at()),
             Self::DiskFailing { .. }
+            | Self::DiskFilled { .. }
             | Self::Copied
             | Self::NotAdmitted
             | Self::NotKnown
@@ -165,6 +174,9 @@ impl Concern {
             ),
             Self::DiskFailing { unread_shards } => format!(
                 "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
+            ),
+            Self::DiskFilled { free } => format!(
+                "other files have filled the disk, which has {free} free: this node keeps and serves what it has, and takes nothing more that does not fit; make room there, or give the node a smaller --quota"
             ),
             Self::Copied => {
                 "another process runs as this node, and this one has ended: two copies of a data directory must not run at once; stop the other one, or delete this copy"
@@ -225,6 +237,7 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         is_outdated,
         shards,
         unread_shards,
+        disk_filled,
         refused_deletions,
     } = *facts;
     let is_silent = out_of_touch(heard_ago, running_for).is_some();
@@ -234,6 +247,9 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     let mut found = Vec::new();
     if unread_shards > 0 {
         found.push(Concern::DiskFailing { unread_shards });
+    }
+    if let Some(free) = disk_filled.filter(|_| !is_removed) {
+        found.push(Concern::DiskFilled { free });
     }
     if is_outdated {
         found.push(Concern::NewVersionRequired(silence));
@@ -290,6 +306,7 @@ mod tests {
             is_outdated: false,
             shards: 9,
             unread_shards: 0,
+            disk_filled: None,
             refused_deletions: 0,
         }
     }
@@ -380,8 +397,12 @@ mod tests {
         assert_eq!(of(stranger), [Concern::NotAdmitted]);
         let forgotten = OwnerFacts { shards: 9, unknown_for: Some(REBUILT_WITHIN), ..stranger };
         assert_eq!(of(forgotten), [Concern::NotKnown]);
+        let filled = OwnerFacts { disk_filled: Some(ByteCount(7_000)), ..facts(NodeState::Active) };
+        assert_eq!(of(filled), [Concern::DiskFilled { free: ByteCount(7_000) }]);
+        assert_eq!(of(OwnerFacts { state: Some(NodeState::Gone), leaving: true, ..filled }), []);
         let others = [
             Concern::DiskGone(SILENCE),
+            of(filled)[0],
             Concern::LeaderUnreached(SILENCE),
             Concern::Suspended,
             Concern::Draining,

@@ -1,6 +1,6 @@
 //! What a storage node decides: whether to take, serve or delete a shard, and what to say to whom when.
 //!
-//! Owns: the quota, what is lent of a line and when, whose reads come first, the order of orders, the checks of passes, tickets and orders, archive time, the trash
+//! Owns: the quota, what is left of a disk that others fill, what is lent of a line and when, whose reads come first, the order of orders, the checks of passes, tickets and orders, archive time, the trash
 //! rules and their allowances, when shards are read again, what concerns the owner and is told, and the conversation
 //! with each coordinator.
 //! Always holds: no IO, no clock, no randomness; the same calls give the same answers.
@@ -11,6 +11,7 @@ mod archive_time;
 mod concern;
 mod contact;
 mod copies;
+mod disk_room;
 mod erasure;
 mod fair_turns;
 mod index_care;
@@ -36,6 +37,7 @@ pub use archive_time::ArchiveTime;
 pub use concern::{COUNT_LOST_AFTER, Concern, OwnerFacts, Silence, concerns};
 pub use contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 pub use copies::Copies;
+pub use disk_room::{DiskFilled, DiskRoom};
 pub use erasure::erased_bundles;
 pub use fair_turns::{AskedTurn, FairTurns, Place, TurnBounds};
 pub use index_care::{IndexCare, IndexCounts};

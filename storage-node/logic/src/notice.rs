@@ -86,6 +86,7 @@ impl From<Concern> for Notice {
             Concern::NewVersionRequired(_) => NoticeEvent::NewVersionRequired,
             Concern::Suspended => NoticeEvent::Suspended,
             Concern::Copied
+            | Concern::DiskFilled { .. }
             | Concern::NotAdmitted
             | Concern::NotKnown
             | Concern::OutOfTouch(_)

@@ -136,10 +136,11 @@ fn print_report(report: &NodeReport) {
     println!("state       {}{}", report.state_in_words(), if report.leaving { ", leaving" } else { "" });
     println!("shards      {}", report.shards);
     println!(
-        "space       {} of {} used, {} of it trash",
+        "space       {} of {} used, {} of it trash; the disk has {} free",
         bytes(report.used_bytes),
         bytes(report.quota_bytes),
-        bytes(report.trash_bytes)
+        bytes(report.trash_bytes),
+        bytes(report.disk_free_bytes)
     );
     let rate = |bytes_per_second: Option<u64>| match bytes_per_second {
         Some(bytes_per_second) => format!("at most {}", BitRate { bytes_per_second }),

@@ -52,7 +52,7 @@ const LEFT_TEXT: &str = "this node has left its archive\n";
 const COPIED_FILE: &str = "copied";
 const COPIED_TEXT: &str = "another process was heard as this node\n";
 
-// A look at one small file.
+// A look at one small file, or at what the kernel knows of the disk.
 const DISK_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 // Trash is a week old when it goes: minutes do not matter.
@@ -156,7 +156,8 @@ impl StorageNode {
             let inner = environment.clone();
             environment.blocking(move || open_disk(inner, disk, descriptor, quota)).await?
         };
-        let Opened { roster, store, scan, ledger, certificates, erased_through, leaving } = opened;
+        let Opened { roster, store, scan, ledger, certificates, erased_through, leaving, disk_free_bytes } =
+            opened;
         store.set_deletion_limits(options.deletion_limits);
         for sentence in &scan.sentences {
             tracing::error!("{sentence}");
@@ -200,6 +201,7 @@ impl StorageNode {
             refusals: Mutex::new(DeletionRefusals::default()),
             store,
             disk: options.disk,
+            disk_free_bytes: AtomicU64::new(disk_free_bytes),
             pool,
             client,
             authority,
@@ -405,6 +407,7 @@ struct Opened {
     certificates: Certificates,
     erased_through: u64,
     leaving: bool,
+    disk_free_bytes: u64,
 }
 
 fn open_disk(
@@ -418,7 +421,8 @@ fn open_disk(
     }
     let roster = keep_descriptor(disk.as_ref(), descriptor)?.verify()?;
     let (store, scan) = ShardStore::open(Arc::clone(&disk), QUOTA_DEFAULT, environment.now())?;
-    let available = disk.free_bytes()?.saturating_add(store.used().0);
+    let disk_free_bytes = disk.free_bytes()?;
+    let available = disk_free_bytes.saturating_add(store.used().0);
     match quota {
         None => store.set_quota(ByteCount(QUOTA_DEFAULT.0.min(available / 2))),
         Some(quota) => {
@@ -449,7 +453,7 @@ fn open_disk(
             0
         }
     };
-    Ok(Opened { roster, store, scan, ledger, certificates, erased_through, leaving })
+    Ok(Opened { roster, store, scan, ledger, certificates, erased_through, leaving, disk_free_bytes })
 }
 
 /// Mends the index of shards. Without it the next start takes longer, nothing more.
@@ -470,6 +474,7 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
     tasks.spawn(keep_week(Arc::clone(shared)));
     tasks.spawn(lent::keep_to_terms(Arc::clone(shared)));
     tasks.spawn(keep_terms_told(Arc::clone(shared)));
+    tasks.spawn(keep_room_known(Arc::clone(shared)));
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         let mut measured = None;
@@ -493,6 +498,14 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
         }
     });
     tasks
+}
+
+/// Looks what the disk has free, so that coordinators and owner know it also while nobody brings a shard. It wakes no disk.
+async fn keep_room_known(shared: Arc<Shared>) {
+    loop {
+        sleep(DISK_LOOK_INTERVAL).await;
+        shared.look_for_room().await;
+    }
 }
 
 /// Where others reach a node that listens on `bound`.

@@ -73,6 +73,7 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         is_outdated,
         shards: shared.store.shards(),
         unread_shards: shared.scrub.unread_shards(|name| shared.store.holds(name)),
+        disk_filled: shared.disk_filled(),
         refused_deletions: shared.refusals().current(now),
     };
     concerns(&facts)

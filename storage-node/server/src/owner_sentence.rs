@@ -99,6 +99,8 @@ impl NodeReport {
             "it is suspended and is given nothing new"
         } else if is(NodeState::Gone) || is(NodeState::Lost) {
             "the archive counts on nothing here"
+        } else if self.is_disk_filled {
+            "others have filled its disk"
         } else if self.rest.is_some() {
             "it takes nothing while it rests"
         } else if self.absent_until_millis.is_some() {
@@ -199,6 +201,12 @@ mod tests {
         assert_eq!(forgotten.state_in_words(), "not admitted");
         let fresh = NodeReport { shards: 0, ..forgotten };
         assert!(fresh.sentence().contains("has not admitted it yet"));
+    }
+
+    #[test]
+    fn a_node_whose_disk_others_have_filled_does_not_say_that_it_fills() {
+        let sentence = NodeReport { is_disk_filled: true, ..report() }.sentence();
+        assert!(sentence.contains(" of 50.0 GB (others have filled its disk), "), "{sentence}");
     }
 
     #[test]

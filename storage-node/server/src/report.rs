@@ -52,6 +52,12 @@ pub struct NodeReport {
     pub refused_deletions: u64,
     /// Its quota.
     pub quota_bytes: u64,
+    /// What the disk has free, as it said last.
+    #[serde(default)]
+    pub disk_free_bytes: u64,
+    /// Whether others have filled the disk, so that shards are refused for which the quota has room.
+    #[serde(default)]
+    pub is_disk_filled: bool,
     /// How many bytes it uploads in a second at most; none without a bound.
     pub max_upload_bytes_per_second: Option<u64>,
     /// The same at this moment: outside its hours it is less.
@@ -259,6 +265,8 @@ impl NodeReport {
             deletion_room_unique_bytes: figures.deletion_room.unique.0,
             refused_deletions: shared.refusals().current(now),
             quota_bytes: figures.quota.0,
+            disk_free_bytes: shared.disk_room().free().0,
+            is_disk_filled: shared.disk_filled().is_some(),
             max_upload_bytes_per_second: lent.terms.max_upload.map(|rate| rate.bytes_per_second),
             max_upload_now_bytes_per_second: lent.line.rates().upload.map(|rate| rate.bytes_per_second),
             max_download_bytes_per_second: lent.terms.max_download.map(|rate| rate.bytes_per_second),
@@ -337,6 +345,7 @@ impl NodeReport {
                 self.refused_deletions,
             ),
             ("quota_bytes", "The quota", self.quota_bytes),
+            ("disk_free_bytes", "Bytes that the disk has free", self.disk_free_bytes),
             (
                 "max_upload_bytes_per_second",
                 "The upload rate, 0 without a bound",

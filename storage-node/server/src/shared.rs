@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use firn_base::{ArchiveId, ByteCount, NodeId, PublicKey, Timestamp};
 use firn_storage_node_logic::{
-    Copies, DeletionRefusals, LeaveWatch, Membership, Pains, ReaderClass, TurnBounds, Work, admit_work,
+    Copies, DeletionRefusals, DiskRoom, LeaveWatch, Membership, Pains, ReaderClass, TurnBounds, Work,
+    admit_work,
 };
 use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
 use firn_wire::{Identity, JoinToken, NodeStanding, NodeStatus, RefusalKind, RefusedRequest, Signed};
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) token: Option<Signed<JoinToken>>,
     pub(crate) store: Arc<ShardStore>,
     pub(crate) disk: Arc<dyn Disk>,
+    // What it had free when it was asked last.
+    pub(crate) disk_free_bytes: AtomicU64,
     pub(crate) pool: ConnectionPool,
     pub(crate) client: CoordinatorClient,
     pub(crate) authority: Authority,
@@ -313,7 +316,7 @@ impl Shared {
         NodeStatus {
             address: self.address.clone(),
             quota: figures.quota,
-            used: figures.unavailable(),
+            used: self.disk_room().unavailable(figures.quota, figures.unavailable()),
             young_trash: ByteCount(figures.young.bytes),
             deletion_room: figures.deletion_room,
             refused_deletions: self.refusals().current(now),
@@ -325,6 +328,28 @@ impl Shared {
             run: self.run.wrapping_add(self.store.losses()),
             erased_through: self.erased_through.load(Ordering::Acquire),
         }
+    }
+
+    /// What the disk has for this node, as it said last.
+    pub(crate) fn disk_room(&self) -> DiskRoom {
+        let free = ByteCount(self.disk_free_bytes.load(Ordering::Acquire));
+        DiskRoom::new(free, self.store.quota())
+    }
+
+    /// Asks the disk what it has free. If it does not say, what it said last goes on to count.
+    pub(crate) async fn look_for_room(&self) -> DiskRoom {
+        let disk = Arc::clone(&self.disk);
+        match self.environment.blocking(move || disk.free_bytes()).await {
+            Ok(free_bytes) => self.disk_free_bytes.store(free_bytes, Ordering::Release),
+            Err(error) => tracing::warn!(%error, "the disk does not say what it has free"),
+        }
+        self.disk_room()
+    }
+
+    /// What the disk has free, if others have filled it.
+    pub(crate) fn disk_filled(&self) -> Option<ByteCount> {
+        let (room, figures) = (self.disk_room(), self.store.figures(self.local_time()));
+        room.is_filled(figures.quota, figures.unavailable()).then(|| room.free())
     }
 
     /// Removes what the copy of the ledger says is erased. What fails is tried again later, and not counted before.

@@ -47,6 +47,9 @@ pub(crate) async fn admit_shard(
     if here && shared.with_store(move |store| store.verify(name, now)).await.is_ok() {
         return Ok(Admitted::Here(receipt(shared, &ticket)));
     }
+    // Others may have filled the disk meanwhile. It is to be refused before a write fails, and with it whatever else the node writes.
+    let room = shared.look_for_room().await.check(header.layout().file_bytes);
+    room.map_err(|filled| RefusedRequest::new(RefusalKind::Full, filled.to_string()))?;
     let writer = shared.with_store(move |store| store.begin(&header, now)).await.map_err(refuse_store)?;
     let incoming = Incoming { shared: Arc::clone(shared), ticket, writer: Some(writer) };
     Ok(Admitted::Taking(Box::new(incoming)))

@@ -32,6 +32,37 @@ async fn a_node_names_its_bound_on_uploading_to_coordinators_and_owner() {
 }
 
 #[tokio::test]
+async fn a_disk_that_others_fill_is_given_no_shard_until_there_is_room_again() {
+    let world = World::new().await;
+    let disk = Arc::new(MemoryDisk::new());
+    let node = world.start(1, Arc::clone(&disk) as _).await;
+    let bundle = CodedBundle::new(1, 300_000, 4);
+    world.bring(&node, &bundle, 0).await.unwrap();
+    let (handle, id) = (node.handle(), node.id());
+    let room_bytes = |world: &World| {
+        let heard = world.heard.lock().unwrap();
+        heard.status[&id].quota.0 - heard.status[&id].used.0
+    };
+    assert!(room_bytes(&world) > 0 && handle.report().attention.is_empty());
+    // The shard would fit, and the node keeps a twentieth of its quota free.
+    disk.set_capacity(Some(disk.used_bytes() + (40 << 20)));
+    let refused = world.bring(&node, &bundle, 1).await.unwrap_err();
+    assert_eq!(refused.kind, RefusalKind::Full);
+    assert!(refused.sentence.contains("make room on its disk"), "{}", refused.sentence);
+    assert!(!disk.paths().contains(&path_of(&bundle, 1)));
+    world.wait("coordinators are told of no room", |world| room_bytes(world) == 0).await;
+    let report = handle.report();
+    assert_eq!((report.shards, report.disk_free_bytes <= 40 << 20), (1, true));
+    let causes: Vec<_> = report.attention.iter().map(|attention| attention.cause.as_str()).collect();
+    assert_eq!(causes, ["disk-filled"]);
+    assert!(report.sentence().contains("others have filled its disk"), "{}", report.sentence());
+    disk.set_capacity(None);
+    world.bring(&node, &bundle, 1).await.unwrap();
+    world.wait("coordinators are told of room", |world| room_bytes(world) > 0).await;
+    assert!(handle.report().attention.is_empty());
+}
+
+#[tokio::test]
 async fn damage_is_found_by_reading_shards_again_and_told_as_any() {
     let world = World::new().await;
     let disk = Arc::new(MemoryDisk::new());
