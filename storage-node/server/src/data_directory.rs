@@ -46,6 +46,19 @@ pub enum OpenDataError {
         /// What is missing or differs.
         why: &'static str,
     },
+    /// The whole directory of another node lies where this one's was.
+    #[error(
+        "{} is now the data directory of node {found}, and no longer that of node {node}, which ran there: this program ends, so that it can be started as the one that is there. If that is the wrong one, mount the right disk first",
+        path.display()
+    )]
+    AnotherNode {
+        /// The directory.
+        path: PathBuf,
+        /// The node that is there.
+        found: NodeId,
+        /// The node that was.
+        node: NodeId,
+    },
     /// There is no node in it, and something else is.
     #[error(
         "{} holds no storage node but is not empty ({found} lies in it): choose an empty directory, or is another disk mounted there?",
@@ -95,9 +108,9 @@ impl DataDirectory {
     /// may be an empty directory.
     pub fn open_again(path: &Path, node: NodeId) -> Result<Self, OpenDataError> {
         let identity = Self::read_identity(path)?;
-        if identity.node_id() != node {
-            let why = "another node lies there";
-            return Err(OpenDataError::NotThisNode { path: path.to_owned(), node: node.to_string(), why });
+        let found = identity.node_id();
+        if found != node {
+            return Err(OpenDataError::AnotherNode { path: path.to_owned(), found, node });
         }
         Ok(Self::of(identity, DataDir::open_existing(path, ROLE, FORMAT)?))
     }
@@ -270,7 +283,8 @@ mod tests {
         drop(open(&other.path().join("disk")).unwrap());
         std::fs::remove_dir(&mount).unwrap();
         std::fs::rename(other.path().join("disk"), &mount).unwrap();
-        assert!(matches!(DataDirectory::open_again(&mount, id), Err(OpenDataError::NotThisNode { .. })));
+        let error = DataDirectory::open_again(&mount, id).unwrap_err();
+        assert!(matches!(error, OpenDataError::AnotherNode { node, .. } if node == id), "{error}");
         std::fs::remove_dir_all(&mount).unwrap();
         std::fs::rename(place.path().join("unplugged"), &mount).unwrap();
         DataDirectory::open_again(&mount, id).unwrap().disk().check_presence().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_storage_node::{
-    DataDirectory, DeletionLimits, NodeHandle, OwnerNotifier, StorageNode, StorageNodeOptions,
+    DataDirectory, DeletionLimits, NodeHandle, OpenDataError, OwnerNotifier, StorageNode, StorageNodeOptions,
     keep_notifying, kept_descriptor, serve_control, serve_monitoring,
 };
 use firn_transport::Environment;
@@ -27,7 +27,7 @@ const DISK_AWAITED_EVERY: Duration = Duration::from_secs(2);
 const LISTEN_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs the node until it is asked to stop or has left the archive. While its disk is gone it is offline, and comes
-/// back with the disk.
+/// back with the disk; where another node's comes instead, the program ends.
 pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
     let environment = Environment::real();
     let mut directory = DataDirectory::open(&config.data_dir, &environment).map_err(failed)?;
@@ -56,7 +56,7 @@ pub(crate) async fn serve(config: Config) -> Result<(), Failure> {
                 tracing::info!("the node was asked to stop");
                 return Ok(());
             }
-            back = until_back(&config, id) => back,
+            back = until_back(&config, id) => back?,
         };
         tracing::info!("the disk with the data directory is back");
     }
@@ -176,13 +176,15 @@ async fn unless_stopped(work: impl Future<Output = ()>, stop: Pin<&mut impl Futu
     }
 }
 
-/// Waits until the disk of a node is there again, and opens its directory.
-async fn until_back(config: &Config, id: firn_base::NodeId) -> DataDirectory {
+/// Waits until the disk of a node is there again, and opens its directory. Where another node comes in its place that one is to run:
+/// this one most often began in the empty directory on which the disk is mounted now.
+async fn until_back(config: &Config, id: firn_base::NodeId) -> Result<DataDirectory, Failure> {
     let mut told = String::new();
     loop {
         sleep(DISK_AWAITED_EVERY).await;
         match DataDirectory::open_again(&config.data_dir, id) {
-            Ok(directory) => return directory,
+            Ok(directory) => return Ok(directory),
+            Err(error @ OpenDataError::AnotherNode { .. }) => return Err(failed(error)),
             Err(error) => {
                 let error = error.to_string();
                 if told != error {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::CodedBundle;
 use crate::support::world::World;
-use firn_base::ShardIndex;
+use firn_base::{NodeId, ShardIndex};
 use firn_retrieval::read_range;
 use firn_storage_node::{DataDirectory, NodeReport};
 use firn_wire::{DrainBacklog, NodeReply, NodeState};
@@ -32,12 +32,17 @@ fn prepare(world: &World) -> tempfile::TempDir {
 }
 
 fn spawn(place: &Path) -> Child {
+    spawn_telling(place, Stdio::null())
+}
+
+/// The same, with the log to be read.
+fn spawn_telling(place: &Path, log: Stdio) -> Child {
     let child = Command::new(PROGRAM)
         .args(["--data-dir", place.join("data").to_str().unwrap()])
         .args(["--archive", place.join("archive.firn").to_str().unwrap()])
         .args(["--token-file", place.join("token").to_str().unwrap()])
         .args(["--listen", "0.0.0.0:0", "--quota", "1GB", "--failure-domain", "shelf"])
-        .stderr(Stdio::null())
+        .stderr(log)
         .spawn();
     child.unwrap()
 }
@@ -163,6 +168,40 @@ async fn while_its_disk_is_gone_a_node_is_offline_and_then_it_is_back_with_all_s
     world.wait("the node is back", |world| world.inventories(node) > before).await;
     let report = status(place.path()).await;
     assert_eq!((report.shards, report.damaged), (3, 0));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_began_where_no_disk_was_mounted_ends_when_the_right_one_is_there() {
+    let world = World::new().await;
+    let place = prepare(&world);
+    let (data, disk) = (place.path().join("data"), place.path().join("disk"));
+    let environment = firn_transport::Environment::real();
+    let right = DataDirectory::open(&disk, &environment).unwrap().identity().node_id();
+    // The empty directory on which the disk is to be mounted: a new node begins.
+    let child = spawn_telling(place.path(), Stdio::piped());
+    let report = status(place.path()).await;
+    let node = report.node.parse::<NodeId>().unwrap();
+    assert_ne!(node, right);
+    let connection = world.pool.get(node, &report.address).await.unwrap();
+    let bundle = CodedBundle::new(1, 300_000, 4);
+    let ticket = world.ticket(node, world.client.public(), &bundle, 0);
+    let brought = world.bring_on(connection.open().await.unwrap(), &ticket, &bundle, bundle.shard(0)).await;
+    assert!(matches!(brought.unwrap(), NodeReply::Stored(_)));
+    std::fs::rename(&data, place.path().join("hidden")).unwrap();
+    std::fs::rename(&disk, &data).unwrap();
+    // What it does not find lets it look at its disk.
+    let pass = world.pass(world.client.public());
+    let bytes = bundle.coding.shard_bytes();
+    read_range(&connection, Some(&pass), &bundle.coding, ShardIndex(0), 0, bytes).await.unwrap_err();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains(&format!("is now the data directory of node {right}, and no longer")), "{told}");
+    assert_eq!(run(&["id", "--data-dir", data.to_str().unwrap()]).stdout, format!("{right}\n").into_bytes());
+    let mut child = spawn(place.path());
+    assert_eq!(status(place.path()).await.node, right.to_string());
     child.kill().unwrap();
     child.wait().unwrap();
 }
