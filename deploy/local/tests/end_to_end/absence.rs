@@ -1,7 +1,7 @@
-//! An owner says that a node will be away, pauses it, and says that it is back: real coordinators take his word for it.
+//! An owner says that a node will be away, pauses it, says that it is back, and lets it leave: real coordinators take his word for it.
 
 use crate::support::local::Local;
-use crate::support::{Ended, run, wait_for};
+use crate::support::{Ended, demo_cache, demo_key, run, wait_for};
 use serde_json::Value;
 
 const DAY_MILLIS: u64 = 86_400_000;
@@ -13,11 +13,15 @@ fn owner(local: &Local, words: &[&str]) -> Ended {
     run(local.home(), "firn-storage-node", all)
 }
 
+/// What everybody is told of the node.
+fn listed(local: &Local, node: &str) -> Value {
+    let nodes = local.json(&["node", "list"]);
+    nodes.as_array().unwrap().iter().find(|listed| listed["node"] == node).unwrap().clone()
+}
+
 /// Why the node rests, as everybody is told.
 fn rest(local: &Local, node: &str) -> Value {
-    let nodes = local.json(&["node", "list"]);
-    let listed = nodes.as_array().unwrap().iter().find(|listed| listed["node"] == node);
-    listed.unwrap()["rest"]["cause"].clone()
+    listed(local, node)["rest"]["cause"].clone()
 }
 
 #[test]
@@ -39,4 +43,27 @@ fn a_node_that_resumes_is_one_that_is_there_and_has_its_days_back() {
     wait_for("everybody knows it", || rest(&local, &node).is_null().then_some(()));
     // Once more ends nothing, and is no failure.
     owner(&local, &["resume"]).success();
+}
+
+#[test]
+fn a_node_whose_owner_lets_it_leave_is_missed_by_nobody_and_its_directory_may_go() {
+    let key = demo_key();
+    let local = Local::up(&["--coordinators", "1", "--storage-nodes", "4", "--publisher", key.trim()]);
+    local.firn(&["publish", demo_cache().join("cache").to_str().unwrap()]).success();
+    let node = local.node_id(ROLE);
+    assert!(listed(&local, &node)["shards"].as_u64() > Some(0));
+    // Each of the four holds a shard of every bundle: only a fifth can have those of one that leaves.
+    local.control("add", "storage-node").success();
+
+    // Nobody but its owner says that it is to go.
+    let told = owner(&local, &["leave", "--wait"]).success();
+    assert!(told.starts_with("the node leaves: "), "{told}");
+    let directory = local.role(ROLE);
+    let end = format!("the node has left: {} is yours to delete\n", directory.display());
+    assert!(told.ends_with(&end), "{told}");
+    let left = listed(&local, &node);
+    assert_eq!((&left["state"], &left["shards"]), (&"gone".into(), &0.into()), "{left}");
+    // As its owner was told; the program may be writing its last.
+    wait_for("the directory goes", || std::fs::remove_dir_all(&directory).ok());
+    local.firn(&["verify", "--all"]).success();
 }
