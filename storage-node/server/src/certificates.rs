@@ -133,6 +133,11 @@ pub(crate) async fn keep_certificates(shared: Arc<Shared>) {
         if let Err(error) = kept.await {
             tracing::error!(%error, "certificates cannot be kept");
         }
+        // They come after their shards and take room of the quota: counted while the disk is in use for them. Some may be there also
+        // where others could not be kept.
+        if let Err(error) = shared.with_store(|store| store.measure_beside()).await {
+            tracing::warn!(%error, "the data directory cannot be measured");
+        }
     }
 }
 

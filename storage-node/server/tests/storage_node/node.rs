@@ -8,7 +8,7 @@ use crate::support::world::{World, later, read, refusal};
 use bytes::Bytes;
 use firn_base::{BitRate, ByteCount, CodingId, NodeId, PublicKey, ShardIndex, Timestamp};
 use firn_storage_node::{
-    DeletionLimits, INDEX_RECORD_BYTES, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions,
+    DeletionLimits, Disk as _, INDEX_RECORD_BYTES, LineTerms, MemoryDisk, ScrubPlan, StorageNodeOptions,
 };
 use firn_wire::{
     CONTROL_BYTES_MAX, DeleteOrder, DeleteReason, KeptName, LedgerAct, NodeReply, NodeRequest, NodeState,
@@ -347,6 +347,24 @@ async fn a_coordinator_that_compares_inventories_finds_every_shard_step_by_step(
     let heard = world.heard.lock().unwrap();
     assert_eq!(heard.inventories[&node.id()].last(), Some(&held));
     assert!(heard.steps >= 3, "{} steps", heard.steps);
+}
+
+#[tokio::test]
+async fn certificates_count_against_the_quota_when_they_are_written() {
+    let world = World::new().await;
+    let disk = Arc::new(MemoryDisk::new());
+    let node = world.start(1, Arc::clone(&disk) as _).await;
+    let handle = node.handle();
+    let before = handle.report().beside_bytes;
+    world.bring(&node, &CodedBundle::new(1, 60_000, 1), 0).await.unwrap();
+    let certificates = || -> u64 {
+        let paths = disk.paths().into_iter();
+        let kept = paths.filter(|path| path.starts_with("certificates/") && !path.ends_with(".new"));
+        kept.map(|path| disk.open(&path).unwrap().bytes().unwrap()).sum()
+    };
+    world.wait("there is a certificate", |_| certificates() > 0).await;
+    let expected = before + certificates();
+    world.wait("it counts", |_| handle.report().beside_bytes >= expected).await;
 }
 
 #[tokio::test]
