@@ -368,6 +368,21 @@ async fn certificates_count_against_the_quota_when_they_are_written() {
 }
 
 #[tokio::test]
+async fn without_a_word_of_its_owner_a_node_takes_half_of_what_the_disk_has_and_50_gb_at_most() {
+    let world = World::new().await;
+    for (seed, capacity, expected) in
+        [(1, 10_000_000_000, 5_000_000_000), (2, 400_000_000_000, 50_000_000_000)]
+    {
+        let disk = MemoryDisk::new();
+        disk.set_capacity(Some(capacity));
+        let options = StorageNodeOptions { quota: None, ..world.options(seed, Arc::new(disk)) };
+        let quota = world.start_with(options).await.handle().report().quota_bytes;
+        // The node's own files are there already.
+        assert!(quota.abs_diff(expected) < 1_000_000, "{quota} of {capacity}");
+    }
+}
+
+#[tokio::test]
 async fn the_quota_of_a_node_is_hard() {
     let world = World::new().await;
     let bundle = CodedBundle::new(8, 100_000, 1);
