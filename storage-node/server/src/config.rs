@@ -18,7 +18,9 @@ const ARCHIVE_BYTES_MAX: u64 = 1 << 20;
 // What a line at home does not miss.
 const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
 // Below it a block of 1 MiB does not come in time, and signs of life wait for it.
-const RATE_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
+const UPLOAD_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
+// Below it the 64 KiB that the kernel hands over at once are more than a twentieth of what may come in ten seconds.
+const DOWNLOAD_LEAST: BitRate = BitRate { bytes_per_second: 137_500 };
 
 // Heartbeats to three coordinators take a tenth of it.
 const MONTHLY_TRAFFIC_LEAST: ByteCount = ByteCount(20_000_000_000);
@@ -73,7 +75,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
     pub(crate) max_upload: Option<String>,
 
-    /// How fast the node downloads at most, everything counted; `unlimited` for as fast as it can [default: unlimited]
+    /// How fast the node downloads at most, everything counted, 1100kbit/s at least: below that it could not be held to it within
+    /// 5 % over ten seconds; `unlimited` for as fast as it can [default: unlimited]
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_DOWNLOAD", global = true)]
     pub(crate) max_download: Option<String>,
 
@@ -207,8 +210,14 @@ impl Settings {
         let quota = self.quota.as_deref().map(str::parse).transpose();
         let quota = quota.map_err(|error| format!("--quota: {error}"))?;
         let terms = LineTerms {
-            max_upload: parse_rate("--max-upload", self.max_upload.as_deref(), Some(MAX_UPLOAD_DEFAULT))?,
-            max_download: parse_rate("--max-download", self.max_download.as_deref(), None)?,
+            max_upload: match self.max_upload.as_deref() {
+                None => Some(MAX_UPLOAD_DEFAULT),
+                Some(text) => parse_rate("--max-upload", text, UPLOAD_LEAST)?,
+            },
+            max_download: match self.max_download.as_deref() {
+                None => None,
+                Some(text) => parse_rate("--max-download", text, DOWNLOAD_LEAST)?,
+            },
             monthly_traffic: parse_monthly_traffic(self.monthly_traffic.as_deref())?,
             active_hours: {
                 let hours = self.active_hours.as_deref().map(str::parse).transpose();
@@ -274,20 +283,17 @@ fn parse_address(flag: &str, text: &str) -> Result<SocketAddr, String> {
 }
 
 /// None for no bound.
-fn parse_rate(flag: &str, text: Option<&str>, default: Option<BitRate>) -> Result<Option<BitRate>, String> {
-    match text {
-        None => Ok(default),
-        Some("unlimited") => Ok(None),
-        Some(text) => {
-            let rate: BitRate = text.parse().map_err(|error| format!("{flag}: {error}"))?;
-            if rate.bytes_per_second < RATE_LEAST.bytes_per_second {
-                return Err(format!(
-                    "{flag}: {rate} is too little to be of use to anybody: give at least {RATE_LEAST}"
-                ));
-            }
-            Ok(Some(rate))
-        }
+fn parse_rate(flag: &str, text: &str, least: BitRate) -> Result<Option<BitRate>, String> {
+    if text == "unlimited" {
+        return Ok(None);
     }
+    let rate: BitRate = text.parse().map_err(|error| format!("{flag}: {error}"))?;
+    if rate.bytes_per_second < least.bytes_per_second {
+        // As it can be written: without a fraction.
+        let least = format!("{}kbit/s", least.bytes_per_second * 8 / 1000);
+        return Err(format!("{flag}: {rate} is too little to be of use to anybody: give at least {least}"));
+    }
+    Ok(Some(rate))
 }
 
 fn parse_monthly_traffic(text: Option<&str>) -> Result<Option<ByteCount>, String> {
@@ -361,9 +367,13 @@ mod tests {
         );
         let max_upload = |text: &str| refusal(Settings { max_upload: Some(text.into()), ..settings() });
         assert!(max_upload("fast").starts_with("--max-upload: `fast`"));
-        assert!(max_upload("8kbit/s").contains("give at least 1.0 Mbit/s"), "{}", max_upload("8kbit/s"));
+        assert!(max_upload("8kbit/s").ends_with("give at least 1000kbit/s"), "{}", max_upload("8kbit/s"));
         let max_download = |text: &str| refusal(Settings { max_download: Some(text.into()), ..settings() });
         assert!(max_download("1B/s").starts_with("--max-download: 8 bit/s is too little"));
+        let short = max_download("1099kbit/s");
+        assert!(short.ends_with("give at least 1100kbit/s"), "{short}");
+        let least = Settings { max_download: Some("1100kbit/s".into()), ..settings() };
+        assert_eq!(least.check("host").unwrap().terms.max_download, Some(DOWNLOAD_LEAST));
         let monthly = |text: &str| refusal(Settings { monthly_traffic: Some(text.into()), ..settings() });
         assert!(monthly("much").starts_with("--monthly-traffic: `much`"));
         assert!(monthly("1GB").starts_with("--monthly-traffic: 1.0 GB is too little"));
