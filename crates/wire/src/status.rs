@@ -69,7 +69,7 @@ pub struct NodeStatus {
     /// Its hard quota.
     pub quota: ByteCount,
     /// Bytes of the quota that no new shard can have now: shards, outboards, temporary files, and trash that is too
-    /// young to make room.
+    /// young to make room; more where the disk has no room for the rest.
     pub used: ByteCount,
     /// Of these, trash: it makes room by itself within a day.
     pub young_trash: ByteCount,

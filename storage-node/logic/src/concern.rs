@@ -80,7 +80,7 @@ pub struct OwnerFacts {
     pub shards: u64,
     /// Shards that the disk did not give when they were read again last.
     pub unread_shards: u64,
-    /// What the disk has free, if others have filled it so that shards are refused; none if there is room.
+    /// What the disk has free, if that is so little that shards are refused for which the quota has room; none otherwise.
     pub disk_filled: Option<ByteCount>,
     /// Delete orders that were refused because they went too far.
     pub refused_deletions: u64,
@@ -96,7 +96,7 @@ pub enum Concern {
         /// How many shards it did not give.
         unread_shards: u64,
     },
-    /// Others have filled the disk: the node takes nothing more, or not all that its quota has room for.
+    /// The disk is full, most often with files of others: the node takes nothing more, or not all that its quota has room for.
     DiskFilled {
         /// What the disk has free.
         free: ByteCount,
@@ -176,7 +176,7 @@ impl Concern {
                 "shards that the disk did not give when they were read again: {unread_shards}; is it failing?"
             ),
             Self::DiskFilled { free } => format!(
-                "other files have filled the disk, which has {free} free: this node keeps and serves what it has, and takes nothing more that does not fit; make room there, or give the node a smaller --quota"
+                "the disk has only {free} free: this node keeps and serves what it has, and takes nothing more that does not fit, whatever its quota says; make room on the disk, or give the node a smaller --quota"
             ),
             Self::Copied => {
                 "another process runs as this node, and this one has ended: two copies of a data directory must not run at once; stop the other one, or delete this copy"

@@ -74,8 +74,8 @@ impl DiskRoom {
         if by_disk > by_account.0 { ByteCount(by_disk) } else { by_account }
     }
 
-    /// Whether others have filled the disk, so that shards are refused for which `quota` has room, of which the account says that so
-    /// much cannot be had.
+    /// Whether the disk is so full that shards are refused for which `quota` has room, of which the account says that so much cannot
+    /// be had.
     pub const fn is_filled(self, quota: ByteCount, by_account: ByteCount) -> bool {
         let left = self.left_bytes();
         // The node itself stops before nothing is left.

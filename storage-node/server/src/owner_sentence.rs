@@ -100,7 +100,7 @@ impl NodeReport {
         } else if is(NodeState::Gone) || is(NodeState::Lost) {
             "the archive counts on nothing here"
         } else if self.is_disk_filled {
-            "others have filled its disk"
+            "its disk has no room for more"
         } else if self.rest.is_some() {
             "it takes nothing while it rests"
         } else if self.absent_until_millis.is_some() {
@@ -204,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_disk_others_have_filled_does_not_say_that_it_fills() {
+    fn a_node_whose_disk_is_full_does_not_say_that_it_fills() {
         let sentence = NodeReport { is_disk_filled: true, ..report() }.sentence();
-        assert!(sentence.contains(" of 50.0 GB (others have filled its disk), "), "{sentence}");
+        assert!(sentence.contains(" of 50.0 GB (its disk has no room for more), "), "{sentence}");
     }
 
     #[test]

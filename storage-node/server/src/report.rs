@@ -55,7 +55,7 @@ pub struct NodeReport {
     /// What the disk has free, as it said last.
     #[serde(default)]
     pub disk_free_bytes: u64,
-    /// Whether others have filled the disk, so that shards are refused for which the quota has room.
+    /// Whether the disk is so full that shards are refused for which the quota has room.
     #[serde(default)]
     pub is_disk_filled: bool,
     /// How many bytes it uploads in a second at most; none without a bound.

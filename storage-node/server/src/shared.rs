@@ -346,7 +346,7 @@ impl Shared {
         self.disk_room()
     }
 
-    /// What the disk has free, if others have filled it.
+    /// What the disk has free, if that is too little for what the quota has room for.
     pub(crate) fn disk_filled(&self) -> Option<ByteCount> {
         let (room, figures) = (self.disk_room(), self.store.figures(self.local_time()));
         room.is_filled(figures.quota, figures.unavailable()).then(|| room.free())

@@ -55,7 +55,7 @@ async fn a_disk_that_others_fill_is_given_no_shard_until_there_is_room_again() {
     assert_eq!((report.shards, report.disk_free_bytes <= 40 << 20), (1, true));
     let causes: Vec<_> = report.attention.iter().map(|attention| attention.cause.as_str()).collect();
     assert_eq!(causes, ["disk-filled"]);
-    assert!(report.sentence().contains("others have filled its disk"), "{}", report.sentence());
+    assert!(report.sentence().contains("its disk has no room for more"), "{}", report.sentence());
     disk.set_capacity(None);
     world.bring(&node, &bundle, 1).await.unwrap();
     world.wait("coordinators are told of room", |world| room_bytes(world) > 0).await;
