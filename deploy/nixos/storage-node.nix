@@ -125,6 +125,8 @@ in
       // lib.optionalAttrs (cfg.tokenFile != null) { FIRN_TOKEN_FILE = "%d/token"; };
       serviceConfig = {
         Type = "exec";
+        # Marks what the node sends as background (-: where that cannot be done it starts all the same; +: as root).
+        ExecStartPre = "-+${lib.getExe' pkgs.nftables "nft"} -f ${../systemd/storage-node.nft}";
         ExecStart = "${program} --config ${settingsFile}";
         User = "firn-storage-node";
         Group = "firn-storage-node";

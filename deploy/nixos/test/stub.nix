@@ -111,6 +111,7 @@ let
         // arguments
       );
     coreutils = "/coreutils";
+    nftables = "/nftables";
     formats.toml = _: {
       type = "toml";
       generate = name: toml;

@@ -70,6 +70,31 @@ fn the_nixos_module_makes_the_service_and_checks_its_settings_when_it_is_built()
 }
 
 #[test]
+fn what_the_service_sends_is_marked_as_background_and_it_starts_also_where_it_cannot_be_marked() {
+    let rules = std::fs::read_to_string(deployed("systemd/storage-node.nft")).unwrap();
+    // Loaded at each start, it takes its own place.
+    let own = "table inet firn_storage_node\n";
+    assert!(rules.contains(&format!("\n{own}delete {own}table inet firn_storage_node {{")), "{rules}");
+    for rule in [
+        "type filter hook output",
+        "meta skuid != \"firn-storage-node\" return",
+        "ip dscp set 1",
+        "ip6 dscp set 1",
+    ] {
+        assert!(rules.contains(rule), "{rule} is not in {rules}");
+    }
+    let unit = std::fs::read_to_string(deployed("systemd/firn-storage-node.service")).unwrap();
+    assert!(unit.contains("\nExecStartPre=-+/usr/sbin/nft -f /etc/firn/storage-node.nft\n"));
+    assert!(unit.contains("\nUser=firn-storage-node\n"));
+    let Some(system) = evaluate("enable = true; settings.archive = \"a.firn\";") else { return };
+    let service = &system["config"]["systemd"]["services"]["firn-storage-node"]["serviceConfig"];
+    let before = service["ExecStartPre"].as_str().unwrap();
+    assert!(before.starts_with("-+/nftables/bin/nft -f /"), "{before}");
+    assert!(before.ends_with("storage-node.nft"), "{before}");
+    assert_eq!(service["User"], "firn-storage-node");
+}
+
+#[test]
 fn the_nixos_module_hands_on_what_is_set() {
     let set = r#"
         enable = true; openFirewall = true; tokenFile = "/run/secrets/token"; dataDir = "/mnt/disk/firn";
