@@ -34,6 +34,9 @@ const CLOCKS_OFF_SECONDS: [i64; 5] = [365 * 86_400, -365 * 86_400, 3_600, -3_600
 /// What a disk takes for everything while it is slow.
 const SLOW_MILLIS: Range<u64> = 10..400;
 
+/// What others leave of a node's disk is less than this: small files may still find room, a shard never does.
+const ROOM_LEFT_BYTES: u64 = 16 << 10;
+
 /// What may be drawn.
 #[derive(Debug, Clone, Copy)]
 enum Drawn {
@@ -47,6 +50,7 @@ enum Drawn {
     RollingRestart,
     PowerCut,
     BadDisk,
+    FullDisk,
     BadStore,
     SlowDisk,
     StillDisk,
@@ -54,7 +58,7 @@ enum Drawn {
 }
 
 /// Each as often as it stands here.
-const DRAWN: [Drawn; 23] = [
+const DRAWN: [Drawn; 25] = [
     Drawn::Partition,
     Drawn::Partition,
     Drawn::PartitionOneWay,
@@ -73,6 +77,8 @@ const DRAWN: [Drawn; 23] = [
     Drawn::PowerCut,
     Drawn::BadDisk,
     Drawn::BadDisk,
+    Drawn::FullDisk,
+    Drawn::FullDisk,
     Drawn::BadStore,
     Drawn::SlowDisk,
     Drawn::StillDisk,
@@ -83,7 +89,8 @@ const DRAWN: [Drawn; 23] = [
 /// The hosts of the clients: they have partitions too.
 pub(crate) const CLIENTS: [&str; 2] = ["publisher", "reader"];
 
-/// What ends a fault. Of faults of the same way between two hosts, or of the same disk's pace, the first that ends ends all.
+/// What ends a fault. Of faults of the same way between two hosts, or of the same disk's pace or room, the first that ends ends
+/// all.
 #[derive(Debug, Clone)]
 enum Mending {
     Start(Machine),
@@ -92,6 +99,7 @@ enum Mending {
     Join(String, String),
     Release(String, String),
     HealDisk(usize),
+    MakeRoom(usize),
     Quicken(Machine),
     SetClockRight(usize),
 }
@@ -167,6 +175,7 @@ impl Faults {
                     Mending::Join(one, other) => sim.repair(one, other),
                     Mending::Release(one, other) => sim.release(one, other),
                     Mending::HealDisk(node) => machines.disks[node].set_faults(DiskFaults::default()),
+                    Mending::MakeRoom(node) => machines.disks[node].set_capacity(None),
                     Mending::Quicken(machine) => cast.disk(&machine.host()).set(Pace::Quick),
                     Mending::SetClockRight(coordinator) => {
                         cast.put_clock_off(&Machine::Coordinator(coordinator).host(), 0);
@@ -256,6 +265,7 @@ impl Faults {
             }
             Drawn::PowerCut => self.cut_power(sim, machines, now),
             Drawn::BadDisk => self.spoil_disk(machines, until),
+            Drawn::FullDisk => self.fill_disk(machines, until),
             Drawn::BadStore => self.spoil_store(machines, until),
             Drawn::SlowDisk => {
                 let takes = SLOW_MILLIS.start + self.chance.below(SLOW_MILLIS.end - SLOW_MILLIS.start);
@@ -348,6 +358,16 @@ impl Faults {
         let faults = DiskFaults { read_errors_per_million: share, write_errors_per_million: share, seed };
         machines.disks[node].set_faults(faults);
         self.due.entry(until).or_default().push(Mending::HealDisk(node));
+    }
+
+    /// Lets others fill a node's disk, whether it runs, starts meanwhile or is down.
+    fn fill_disk(&mut self, machines: &Machines, until: u64) {
+        let node = self.chance.position(self.first_nodes);
+        let left = self.chance.below(ROOM_LEFT_BYTES);
+        self.note("full disk", &Machine::Node(node).host());
+        let disk = &machines.disks[node];
+        disk.set_capacity(Some(disk.used_bytes() + left));
+        self.due.entry(until).or_default().push(Mending::MakeRoom(node));
     }
 
     /// Lets writes to a coordinator's disk fail, upon which it stops, until it gets a good one.
