@@ -2,11 +2,11 @@
 //!
 //! Owns: crashes with loss of unsynced writes, partitions in one or both directions and of all into two groups,
 //! machines of which everything comes late, cutting the power of all coordinators at once and of one after the other,
-//! disks that fail, are full, slow or stand still, clocks that are put wrong, and the end of each. Always holds:
+//! disks that fail, are full, slow or stand still, shards that rot, clocks that are put wrong, and the end of each. Always holds:
 //! whatever stands in [`DRAWN`] is drawn; at most one clock of a coordinator is wrong at a time, so that a majority is
 //! right; at most [`NODES_DOWN_MAX`] nodes are down by accident, so that nothing is lost for good; every fault drawn
-//! ends. Leaves to others: how machines crash (`machines`), how a disk is slow (`slow_disk`), faults that a scenario
-//! wishes for (`world`).
+//! ends, but for rot, which nodes find and repair makes good. Leaves to others: how machines crash (`machines`), how a disk
+//! is slow (`slow_disk`), which shards may rot (`rot`), faults that a scenario wishes for (`world`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -16,9 +16,10 @@ use firn_coordinator::storage::Fault;
 use firn_storage_node::DiskFaults;
 use turmoil::Sim;
 
-use crate::cast::{COORDINATORS, Cast};
+use crate::cast::{COORDINATORS, Cast, Story};
 use crate::chance::Chance;
 use crate::machines::{Machine, Machines};
+use crate::rot::Rot;
 use crate::slow_disk::Pace;
 use crate::trace;
 
@@ -51,6 +52,7 @@ enum Drawn {
     PowerCut,
     BadDisk,
     FullDisk,
+    Rot,
     BadStore,
     SlowDisk,
     StillDisk,
@@ -58,7 +60,7 @@ enum Drawn {
 }
 
 /// Each as often as it stands here.
-const DRAWN: [Drawn; 25] = [
+const DRAWN: [Drawn; 27] = [
     Drawn::Partition,
     Drawn::Partition,
     Drawn::PartitionOneWay,
@@ -79,6 +81,8 @@ const DRAWN: [Drawn; 25] = [
     Drawn::BadDisk,
     Drawn::FullDisk,
     Drawn::FullDisk,
+    Drawn::Rot,
+    Drawn::Rot,
     Drawn::BadStore,
     Drawn::SlowDisk,
     Drawn::StillDisk,
@@ -117,6 +121,8 @@ pub(crate) struct Faults {
     due: BTreeMap<u64, Vec<Mending>>,
     down: BTreeSet<Machine>,
     has_wrong_clock: bool,
+    // None where the story explains every shard that is missing by who is away.
+    rot: Option<Rot>,
     /// Faults so far, by what they are called.
     pub(crate) counts: BTreeMap<&'static str, u64>,
 }
@@ -136,6 +142,7 @@ impl Faults {
             due: BTreeMap::new(),
             down: BTreeSet::new(),
             has_wrong_clock: false,
+            rot: (cast.story == Story::Losses).then(Rot::default),
             counts: BTreeMap::new(),
         }
     }
@@ -266,6 +273,7 @@ impl Faults {
             Drawn::PowerCut => self.cut_power(sim, machines, now),
             Drawn::BadDisk => self.spoil_disk(machines, until),
             Drawn::FullDisk => self.fill_disk(machines, until),
+            Drawn::Rot => self.let_rot(machines),
             Drawn::BadStore => self.spoil_store(machines, until),
             Drawn::SlowDisk => {
                 let takes = SLOW_MILLIS.start + self.chance.below(SLOW_MILLIS.end - SLOW_MILLIS.start);
@@ -368,6 +376,15 @@ impl Faults {
         let disk = &machines.disks[node];
         disk.set_capacity(Some(disk.used_bytes() + left));
         self.due.entry(until).or_default().push(Mending::MakeRoom(node));
+    }
+
+    /// Flips a bit of a shard of a node, whether the node runs or is down.
+    fn let_rot(&mut self, machines: &Machines) {
+        let node = self.chance.position(self.first_nodes);
+        let Some(rot) = &mut self.rot else { return };
+        if let Some(path) = rot.flip(machines, node, &mut self.chance) {
+            self.note("rot", &format!("{} {path}", Machine::Node(node).host()));
+        }
     }
 
     /// Lets writes to a coordinator's disk fail, upon which it stops, until it gets a good one.

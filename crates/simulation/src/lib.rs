@@ -25,6 +25,7 @@ mod purging;
 mod quorum;
 mod reading;
 mod rebuilding;
+mod rot;
 mod scenario;
 mod slow_disk;
 mod sockets;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::{CodingId, Digest, NodeId, ShardIndex, Timestamp};
+use firn_base::{BundleId, CodingId, Digest, NodeId, ShardIndex, Timestamp};
 use firn_coordinator::StateFacts;
 use firn_coordinator::storage::{Memory, Read, Table};
 use firn_coordinator_logic::{BundleRecord, CLOCK_BAND, CodingRecord, Facts, NodeNumber, NodeRecord, Scan};
@@ -97,20 +97,11 @@ pub(crate) fn compare_books(cast: &Cast, machines: &Machines) -> Vec<String> {
 }
 
 /// Whether every committed bundle has as many shards on the disks, of one of its codings, as a commit needs: no fault of
-/// a run takes a disk away, so that nothing explains fewer. Gives what does not fit.
+/// a run takes a disk away, and where a shard rots there are more (`rot`), so that nothing explains fewer. Gives what does
+/// not fit.
 pub(crate) fn check_durable(machines: &Machines) -> Vec<String> {
-    let mut held: BTreeMap<CodingId, BTreeSet<ShardIndex>> = BTreeMap::new();
-    for disk in &machines.disks {
-        for (coding, index) in disk.paths().iter().filter_map(|path| shard_of(path)) {
-            held.entry(coding).or_default().insert(index);
-        }
-    }
+    let held = indexes_held(machines);
     let mut faults = Vec::new();
-    let bundles_of = |state: &Memory| {
-        let facts = StateFacts::new(Arc::new(state.clone()));
-        // One whose disk fails is told of elsewhere.
-        facts.bundles_from(firn_base::BundleNumber(0), usize::MAX).unwrap_or_default()
-    };
     let all: Vec<Vec<BundleRecord>> = machines.states().map(bundles_of).collect();
     // What one of them knows to be erased another one may not know yet.
     let is_erased = |bundle: &&BundleRecord| bundle.codings.is_empty();
@@ -127,6 +118,37 @@ pub(crate) fn check_durable(machines: &Machines) -> Vec<String> {
         }
     }
     faults
+}
+
+/// The codings, each with its bundle, of which at least two more shards are on the disks than a commit needs: one may go then,
+/// and one beside it that was never committed.
+pub(crate) fn spare_codings(machines: &Machines) -> BTreeMap<CodingId, BundleId> {
+    let held = indexes_held(machines);
+    let has_spare = |coding: &CodingRecord| {
+        let on_disks = held.get(&coding.id).map_or(0, BTreeSet::len);
+        on_disks >= usize::from(coding.scheme.commit_threshold()) + 2
+    };
+    let bundles = machines.states().flat_map(bundles_of);
+    let codings =
+        bundles.flat_map(|bundle| bundle.codings.into_iter().map(move |coding| (coding, bundle.id)));
+    codings.filter(|(coding, _)| has_spare(coding)).map(|(coding, bundle)| (coding.id, bundle)).collect()
+}
+
+/// Which shards of each coding are on the disks of all nodes.
+fn indexes_held(machines: &Machines) -> BTreeMap<CodingId, BTreeSet<ShardIndex>> {
+    let mut held: BTreeMap<CodingId, BTreeSet<ShardIndex>> = BTreeMap::new();
+    for disk in &machines.disks {
+        for (coding, index) in disk.paths().iter().filter_map(|path| shard_of(path)) {
+            held.entry(coding).or_default().insert(index);
+        }
+    }
+    held
+}
+
+/// The bundles that a coordinator's state knows; none of one whose disk fails, which is told of elsewhere.
+fn bundles_of(state: &Memory) -> Vec<BundleRecord> {
+    let facts = StateFacts::new(Arc::new(state.clone()));
+    facts.bundles_from(firn_base::BundleNumber(0), usize::MAX).unwrap_or_default()
 }
 
 /// Files in trash on all nodes.
