@@ -23,7 +23,7 @@ use crate::ledger_heads::{self, LedgerHeads};
 use crate::member_watch;
 use crate::raft::Timing;
 use crate::rebuild::RebuildOptions;
-use crate::serve::Service;
+use crate::serve::{Asker, Service};
 use crate::shared::{Parts, Shared, disk, named_members};
 use crate::standing::{InForce, Standing, StandingError};
 use crate::storage::{KeyValue, StorageError};
@@ -252,9 +252,11 @@ impl Administration {
         const PAUSE: Duration = Duration::from_secs(1);
         let own = self.service.shared.identity.node_id();
         loop {
-            // As the leader says: this coordinator may not know of any member yet.
-            if let Ok(AdminReply::Members(list)) = self.service.administer(AdminRequest::Members).await
-                && list.members.iter().any(|member| member.leader)
+            // As the leader says, never as this coordinator knows it: what it has caught up with so far may tell of a time when
+            // it had its vote.
+            let asker = Asker { key: self.service.shared.identity.public(), seen_at: None };
+            let asked = self.service.forward(asker, CoordinatorRequest::Admin(AdminRequest::Members)).await;
+            if let Ok(CoordinatorReply::Admin(AdminReply::Members(list))) = asked
                 && list.members.iter().any(|member| member.id == own && member.votes)
             {
                 return;

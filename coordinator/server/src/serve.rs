@@ -19,6 +19,7 @@ mod reserve;
 mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firn_base::{AddressPrefix, PublicKey};
@@ -267,12 +268,17 @@ impl Service {
         let is_act = matches!(request, CoordinatorRequest::Admin(_));
         let Asker { key: client, seen_at } = asker;
         let forwarded = CoordinatorRequest::Forward { client, seen_at, request: encode(&request) };
-        let dialled = self.shared.pool.get(leader, &address).await;
-        let connection =
-            dialled.map_err(|error| unavailable(format!("the leader does not answer: {error}")))?;
-        let reply = connection.call::<_, CoordinatorReply>(&forwarded, CONTROL_BYTES_MAX, FORWARD_WITHIN);
+        let is_sent = AtomicBool::new(false);
+        let reply = async {
+            let dialled = self.shared.pool.get(leader, &address).await;
+            let connection = dialled.map_err(|error| error.to_string())?;
+            is_sent.store(true, Ordering::Relaxed);
+            let reply = connection.call::<_, CoordinatorReply>(&forwarded, CONTROL_BYTES_MAX, FORWARD_WITHIN);
+            reply.await.map_err(|error| error.to_string())
+        };
         let mut watch = self.shared.consensus.watch();
-        // A connection to a leader that was killed looks alive for ten seconds; the next one leads long before.
+        // Dialling a leader that was killed takes five seconds, and a connection to it looks alive for ten; the next one
+        // leads long before.
         let another_leads = watch.wait_for(|status| status.leader.is_some_and(|known| known != leader));
         let reason = tokio::select! {
             biased;
@@ -281,13 +287,17 @@ impl Service {
                     self.until_here(&reply).await;
                     return Ok(reply);
                 }
-                Err(error) => error.to_string(),
+                Err(reason) => reason,
             },
             _ = another_leads => "another coordinator leads by now".to_owned(),
         };
         let sentence = format!("the leader has not answered: {reason}");
-        // It was sent, and may be done.
-        let kind = if is_act { RefusalKind::Uncertain } else { RefusalKind::Unavailable };
+        // What was sent may be done.
+        let kind = if is_act && is_sent.load(Ordering::Relaxed) {
+            RefusalKind::Uncertain
+        } else {
+            RefusalKind::Unavailable
+        };
         Err(RefusedRequest::new(kind, sentence))
     }
 
