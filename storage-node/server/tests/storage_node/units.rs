@@ -77,12 +77,13 @@ fn what_the_service_sends_is_marked_as_background_and_it_starts_also_where_it_ca
     assert!(rules.contains(&format!("\n{own}delete {own}table inet firn_storage_node {{")), "{rules}");
     for rule in [
         "type filter hook output",
-        "meta skuid != \"firn-storage-node\" return",
-        "ip dscp set 1",
-        "ip6 dscp set 1",
+        "meta skuid \"firn-storage-node\" meta l4proto udp ip dscp set 1",
+        "meta skuid \"firn-storage-node\" meta l4proto udp ip6 dscp set 1",
     ] {
         assert!(rules.contains(rule), "{rule} is not in {rules}");
     }
+    // A packet without an owner passes a rule about one who is not meant.
+    assert!(!rules.contains("!="), "{rules}");
     let unit = std::fs::read_to_string(deployed("systemd/firn-storage-node.service")).unwrap();
     assert!(unit.contains("\nExecStartPre=-+/usr/sbin/nft -f /etc/firn/storage-node.nft\n"));
     assert!(unit.contains("\nUser=firn-storage-node\n"));
