@@ -13,12 +13,14 @@ const RESERVE_BYTES_MOST: u64 = 1 << 30;
 const RESERVE_PART: u64 = 20;
 
 /// What the largest shard takes, one of a bundle that is in one piece: with less left some are refused.
-const SHARD_BYTES_MOST: u64 = 256 << 20;
+const SHARD_BYTES_MOST: u64 = 257 << 20;
 
-/// What the disk has free, and what the node leaves of it.
+/// What the disk has free, what trash of the node may make free, and what the node leaves of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskRoom {
     free_bytes: u64,
+    // Old enough to go for a shard.
+    old_trash_bytes: u64,
     reserve_bytes: u64,
 }
 
@@ -38,11 +40,11 @@ pub struct DiskFilled {
 }
 
 impl DiskRoom {
-    /// The room of a node with a quota of `quota` on a disk that has `free` left.
-    pub const fn new(free: ByteCount, quota: ByteCount) -> Self {
+    /// The room of a node with a quota of `quota` on a disk that has `free` left, and of whose trash `old_trash` may make room.
+    pub const fn new(free: ByteCount, old_trash: ByteCount, quota: ByteCount) -> Self {
         let part = quota.0 / RESERVE_PART;
         let reserve_bytes = if part < RESERVE_BYTES_MOST { part } else { RESERVE_BYTES_MOST };
-        Self { free_bytes: free.0, reserve_bytes }
+        Self { free_bytes: free.0, old_trash_bytes: old_trash.0, reserve_bytes }
     }
 
     /// What the disk has free.
@@ -50,9 +52,14 @@ impl DiskRoom {
         ByteCount(self.free_bytes)
     }
 
-    /// Bytes that shards may still have.
+    /// Bytes that shards may still have, once trash has gone for them.
     const fn left_bytes(self) -> u64 {
-        self.free_bytes.saturating_sub(self.reserve_bytes)
+        self.free_bytes.saturating_add(self.old_trash_bytes).saturating_sub(self.reserve_bytes)
+    }
+
+    /// Bytes of trash that have to go before a file of `bytes` is written.
+    pub const fn missing_bytes(self, bytes: u64) -> u64 {
+        bytes.saturating_add(self.reserve_bytes).saturating_sub(self.free_bytes)
     }
 
     /// Whether a file of `bytes` may be written.
@@ -64,7 +71,7 @@ impl DiskRoom {
         if bytes <= self.left_bytes() {
             return Ok(());
         }
-        let Self { free_bytes, reserve_bytes } = self;
+        let Self { free_bytes, reserve_bytes, .. } = self;
         Err(DiskFilled { wanted_bytes: bytes, free_bytes, reserve_bytes })
     }
 
@@ -79,7 +86,7 @@ impl DiskRoom {
     pub const fn is_filled(self, quota: ByteCount, by_account: ByteCount) -> bool {
         let left = self.left_bytes();
         // The node itself stops before nothing is left.
-        let is_eaten = self.free_bytes < self.reserve_bytes;
+        let is_eaten = self.free_bytes.saturating_add(self.old_trash_bytes) < self.reserve_bytes;
         is_eaten || (left < SHARD_BYTES_MOST && left < quota.0.saturating_sub(by_account.0))
     }
 }
@@ -92,7 +99,7 @@ mod tests {
     const QUOTA: ByteCount = ByteCount(50 * GB);
 
     fn room(free_bytes: u64) -> DiskRoom {
-        DiskRoom::new(ByteCount(free_bytes), QUOTA)
+        DiskRoom::new(ByteCount(free_bytes), ByteCount(0), QUOTA)
     }
 
     #[test]
@@ -101,8 +108,22 @@ mod tests {
         let refused = room(RESERVE_BYTES_MOST + 10).check(11).unwrap_err();
         assert_eq!((refused.wanted_bytes, refused.free_bytes), (11, RESERVE_BYTES_MOST + 10));
         assert_eq!(room(0).check(1).unwrap_err().reserve_bytes, RESERVE_BYTES_MOST);
-        let small = DiskRoom::new(ByteCount(60), ByteCount(1_000));
+        let small = DiskRoom::new(ByteCount(60), ByteCount(0), ByteCount(1_000));
         assert_eq!((small.check(10), small.check(11).is_err()), (Ok(()), true));
+    }
+
+    #[test]
+    fn old_trash_goes_before_a_shard_is_refused_for_the_disk() {
+        let room = DiskRoom::new(ByteCount(RESERVE_BYTES_MOST + 10), ByteCount(30), QUOTA);
+        assert_eq!([10, 11, 40].map(|bytes| room.missing_bytes(bytes)), [0, 1, 30]);
+        assert_eq!((room.check(40), room.check(41).is_err()), (Ok(()), true));
+        assert_eq!(room.unavailable(QUOTA, ByteCount(0)), ByteCount(QUOTA.0 - 40));
+        let eaten = DiskRoom::new(ByteCount(RESERVE_BYTES_MOST - 10), ByteCount(30), QUOTA);
+        assert_eq!(
+            eaten.missing_bytes(20),
+            30,
+            "what is kept free is free again before a shard has anything"
+        );
     }
 
     #[test]

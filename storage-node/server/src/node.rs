@@ -424,7 +424,8 @@ fn open_disk(
     let disk_free_bytes = disk.free_bytes()?;
     let available = disk_free_bytes.saturating_add(store.used().0);
     match quota {
-        None => store.set_quota(ByteCount(QUOTA_DEFAULT.0.min(available / 2))),
+        // What is there stays, whoever has filled the disk since: its shards would be moved away for a quota below it.
+        None => store.set_quota(ByteCount(QUOTA_DEFAULT.0.min((available / 2).max(store.used().0)))),
         Some(quota) => {
             if quota.0 > available {
                 let available = ByteCount(available);

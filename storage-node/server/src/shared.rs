@@ -333,7 +333,8 @@ impl Shared {
     /// What the disk has for this node, as it said last.
     pub(crate) fn disk_room(&self) -> DiskRoom {
         let free = ByteCount(self.disk_free_bytes.load(Ordering::Acquire));
-        DiskRoom::new(free, self.store.quota())
+        let figures = self.store.figures(self.local_time());
+        DiskRoom::new(free, figures.old_trash(), figures.quota)
     }
 
     /// Asks the disk what it has free. If it does not say, what it said last goes on to count.

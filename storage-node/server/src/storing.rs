@@ -48,9 +48,14 @@ pub(crate) async fn admit_shard(
         return Ok(Admitted::Here(receipt(shared, &ticket)));
     }
     // Others may have filled the disk meanwhile. It is to be refused before a write fails, and with it whatever else the node writes.
-    let room = shared.look_for_room().await.check(header.layout().file_bytes);
-    room.map_err(|filled| RefusedRequest::new(RefusalKind::Full, filled.to_string()))?;
-    let writer = shared.with_store(move |store| store.begin(&header, now)).await.map_err(refuse_store)?;
+    let (room, bytes) = (shared.look_for_room().await, header.layout().file_bytes);
+    room.check(bytes).map_err(|filled| RefusedRequest::new(RefusalKind::Full, filled.to_string()))?;
+    let missing = room.missing_bytes(bytes);
+    let begun = shared.with_store(move |store| {
+        store.make_room(missing, now)?;
+        store.begin(&header, now)
+    });
+    let writer = begun.await.map_err(refuse_store)?;
     let incoming = Incoming { shared: Arc::clone(shared), ticket, writer: Some(writer) };
     Ok(Admitted::Taking(Box::new(incoming)))
 }

@@ -115,6 +115,10 @@ impl Disk for FileDisk {
 
     fn free_bytes(&self) -> io::Result<u64> {
         let space = rustix::fs::statvfs(&self.root)?;
+        // Some file systems in user space say nothing of their size: that is no full one.
+        if space.f_blocks == 0 {
+            return Ok(u64::MAX);
+        }
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 

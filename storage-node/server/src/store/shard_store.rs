@@ -91,7 +91,12 @@ pub struct StoreFigures {
 impl StoreFigures {
     /// Bytes of the quota that no new shard can have now.
     pub const fn unavailable(&self) -> ByteCount {
-        ByteCount(self.used.0.saturating_sub(self.trash.0.saturating_sub(self.young.bytes)))
+        ByteCount(self.used.0.saturating_sub(self.old_trash().0))
+    }
+
+    /// Trash that is old enough to make room.
+    pub const fn old_trash(&self) -> ByteCount {
+        ByteCount(self.trash.0.saturating_sub(self.young.bytes))
     }
 }
 

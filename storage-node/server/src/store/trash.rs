@@ -7,7 +7,7 @@
 use std::io;
 
 use firn_base::Timestamp;
-use firn_storage_node_logic::{TooManyDeletes, TrashEntry, YoungTrash, expired_trash};
+use firn_storage_node_logic::{TooManyDeletes, TrashEntry, YoungTrash, expired_trash, trash_for_room};
 use firn_wire::DeleteReason;
 
 use super::name::{ShardName, TRASH, TrashName, TrashReason};
@@ -156,6 +156,17 @@ impl ShardStore {
         self.forget_open(name);
         self.disk.sync_directory(TRASH)?;
         self.disk.sync_directory(&name.directory())
+    }
+
+    /// Removes the oldest trash until the disk has `missing` bytes more, if so much of it may go; else none.
+    ///
+    /// # Errors
+    ///
+    /// A file of it cannot be removed.
+    pub fn make_room(&self, missing: u64, now: Timestamp) -> io::Result<()> {
+        let mut shelf = self.shelf();
+        let count = trash_for_room(shelf.trash_entries(), now, missing).unwrap_or(0);
+        self.remove_trash(&mut shelf, count)
     }
 
     /// Removes the `count` oldest files in trash.

@@ -380,6 +380,17 @@ async fn without_a_word_of_its_owner_a_node_takes_half_of_what_the_disk_has_and_
         // The node's own files are there already.
         assert!(quota.abs_diff(expected) < 1_000_000, "{quota} of {capacity}");
     }
+    // Others fill the disk of one that has something, and it is started again: a quota below that would move it away.
+    let (disk, bundle) = (MemoryDisk::new(), CodedBundle::new(7, 3_000_000, 1));
+    disk.set_capacity(Some(20_000_000));
+    let options = || StorageNodeOptions { quota: None, ..world.options(3, Arc::new(disk.clone())) };
+    let node = world.start_with(options()).await;
+    world.bring(&node, &bundle, 0).await.unwrap();
+    let used = node.handle().report().used_bytes;
+    node.shutdown().await;
+    disk.set_capacity(Some(used + 100_000));
+    let report = world.start_with(options()).await.handle().report();
+    assert!(report.quota_bytes >= used, "{} for {used}", report.quota_bytes);
 }
 
 #[tokio::test]
