@@ -110,7 +110,10 @@ impl FleetView {
                 (record.is_member() && online) || record.counts_at(last_seen, count_lost_after, now);
             let absent_until = record.absence.in_force(now);
             let status = seen.status;
-            let own_word = status.map_or(u64::MAX, |status| status.quota.0.saturating_sub(status.used.0));
+            // Its files take more than the books say, so near its quota only its word binds; and that is some seconds old.
+            let own_word = status.map_or(u64::MAX, |status| {
+                status.quota.0.saturating_sub(status.used.0).saturating_sub(seen.assigned_since)
+            });
             let on_its_way = coming.get(&number).copied().unwrap_or_default();
             let month_left = watch.month_left_bytes(record, now);
             let month_left_bytes = month_left.map_or(u64::MAX, |left| left.saturating_sub(on_its_way));

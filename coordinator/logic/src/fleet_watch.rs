@@ -59,6 +59,8 @@ struct Watched {
     /// How long it was seen where since that is measured, at most at [`PREFIXES_MEASURED_MAX`].
     seen_for: Vec<(AddressPrefix, Duration)>,
     status: NodeStatus,
+    /// Bytes that were assigned to it when it was heard for the last time but one, and when it was heard last.
+    assigned_bytes: Option<(u64, u64)>,
     /// What it said of its terms last.
     terms: Option<ToldTerms>,
     reported_online: bool,
@@ -139,6 +141,9 @@ pub(crate) struct Sighting<'a> {
     pub(crate) inventory_since: Option<Timestamp>,
     /// What it said of itself last.
     pub(crate) status: Option<&'a NodeStatus>,
+    /// Bytes that were assigned to it since it was heard for the last time but one: what it said last may not count them, for
+    /// they may have been on their way.
+    pub(crate) assigned_since: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -245,6 +250,7 @@ impl FleetWatch {
                 seen_at: None,
                 seen_for: Vec::new(),
                 status,
+                assigned_bytes: None,
                 terms: None,
                 reported_online: true,
                 stage,
@@ -257,6 +263,14 @@ impl FleetWatch {
         let inventory_wanted = watched.inventory_is_wanted();
         self.nodes.insert(node, watched);
         Heard { came_online, inventory_wanted }
+    }
+
+    /// This is the record of a node that was heard just now.
+    pub fn assigned_by_then(&mut self, record: &NodeRecord) {
+        if let Some(watched) = self.nodes.get_mut(&record.number) {
+            let before = watched.assigned_bytes.map_or(record.assigned_bytes, |(_, last)| last);
+            watched.assigned_bytes = Some((before, record.assigned_bytes));
+        }
     }
 
     /// The node was heard on a connection from there.
@@ -343,6 +357,9 @@ impl FleetWatch {
             online: watched.is_some_and(|watched| watched.is_online(now)),
             inventory_since: watched.and_then(Watched::inventory_since),
             status: watched.map(|watched| &watched.status),
+            assigned_since: watched
+                .and_then(|watched| watched.assigned_bytes)
+                .map_or(0, |(before, _)| record.assigned_bytes.saturating_sub(before)),
         }
     }
 

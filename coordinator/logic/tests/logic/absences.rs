@@ -179,6 +179,32 @@ fn what_is_assigned_to_a_node_is_taken_off_its_month_until_it_counts_that_itself
 }
 
 #[test]
+fn what_is_assigned_to_a_node_is_taken_off_the_room_that_it_says_until_it_was_heard_twice() {
+    let mut archive = archive();
+    let number = archive.number(0);
+    let room = 1 << 20;
+    let full = NodeStatus { used: ByteCount(status(1).quota.0 - room), ..status(1) };
+    let hear = |archive: &mut Archive| {
+        archive.watch.heard(number, full.clone(), archive.now);
+        let record = archive.node(0);
+        archive.watch.assigned_by_then(&record);
+    };
+    let free = |archive: &Archive| archive.planning(|view| view.fleet.node(number).unwrap().free_bytes);
+    hear(&mut archive);
+    assert_eq!(free(&archive), room);
+    let before = archive.node(0).assigned_bytes;
+    assert_eq!(archive.reserve(2, (4, 12), &(0..12).collect::<Vec<_>>()), CommandOutcome::Applied);
+    let assigned = archive.node(0).assigned_bytes - before;
+    assert!(0 < assigned && assigned < room, "{assigned}");
+    assert_eq!(free(&archive), room - assigned);
+    // It may have been on its way when the node said this.
+    hear(&mut archive);
+    assert_eq!(free(&archive), room - assigned);
+    hear(&mut archive);
+    assert_eq!(free(&archive), room);
+}
+
+#[test]
 fn too_much_absence_is_rejected_alike_by_all_and_changes_nothing() {
     let mut archive = archive();
     let most = u64::try_from(ABSENCE_MOST.as_millis()).unwrap();

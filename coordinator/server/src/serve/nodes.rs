@@ -111,6 +111,7 @@ pub(super) fn heartbeat(
         let heard = {
             let mut soft = shared.soft();
             let heard = soft.fleet.heard(record.number, status, shared.environment.now());
+            soft.fleet.assigned_by_then(record);
             if let Some(connection) = connection {
                 let prefix = AddressPrefix::of(connection.remote_address().ip());
                 soft.fleet.seen_at(record.number, prefix);

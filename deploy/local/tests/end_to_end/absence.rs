@@ -52,11 +52,14 @@ fn a_node_whose_owner_lets_it_leave_is_missed_by_nobody_and_its_directory_may_go
     local.firn(&["publish", demo_cache().join("cache").to_str().unwrap()]).success();
     let node = local.node_id(ROLE);
     assert!(listed(&local, &node)["shards"].as_u64() > Some(0));
-    // Each of the four holds a shard of every bundle: only a fifth can have those of one that leaves.
-    local.control("add", "storage-node").success();
-
-    // Nobody but its owner says that it is to go.
-    let told = owner(&local, &["leave", "--wait"]).success();
+    // Nobody but its owner says that it is to go. Each of the four holds a shard of every bundle: only a fifth can have those of
+    // one that leaves, and it comes when that one is leaving already, or bundles would be coded anew for five.
+    let told = std::thread::scope(|scope| {
+        let leaving = scope.spawn(|| owner(&local, &["leave", "--wait"]).success());
+        wait_for("it leaves", || (listed(&local, &node)["state"] == "draining").then_some(()));
+        local.control("add", "storage-node").success();
+        leaving.join().unwrap()
+    });
     assert!(told.starts_with("the node leaves: "), "{told}");
     let directory = local.role(ROLE);
     let end = format!("the node has left: {} is yours to delete\n", directory.display());
