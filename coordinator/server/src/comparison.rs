@@ -2,7 +2,8 @@
 //!
 //! Always holds: a leader raises the level of commands only to what every coordinator said it knows, and asks when it
 //! begins to lead: a new archive has its level before anybody has anything to commit; a difference is logged when it is first
-//! seen and shown for as long as it stands; a coordinator that does not answer is not said to differ. Leaves to others: what differs (`firn_coordinator_logic`), what a wrong clock means (`clock_watch`).
+//! seen and shown for as long as it stands; a coordinator that does not answer is not said to differ. Leaves to others: what
+//! differs (`firn_coordinator_logic`), what a wrong clock means (`clock_watch`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
