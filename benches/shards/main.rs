@@ -3,11 +3,13 @@
 //!
 //! `cargo run --release -p firn-benches --example shards -- DIR --shards 100000` prints what RESULTS.md records. DIR is
 //! empty or missing at first, and empty in the end; it is on the disk that is measured. As root the page cache is
-//! emptied before what is called cold. A shard that does not come back whole ends the run with exit code 1.
+//! emptied before what is called cold. A shard that does not come back whole ends the run with exit code 1. `--only index`
+//! measures the index alone, beside RocksDB.
 //!
 //! Each shard is of a bundle of its own, coded 16/40, as most are on a node. All but the first thousand are written without
 //! waiting for the disk, for what is measured of them is the start.
 
+mod index;
 mod line;
 mod unsynced_disk;
 
@@ -26,6 +28,7 @@ use firn_benches::noise;
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader, ShardFileHeader, ShardTree, decode_range_exact};
 use firn_storage_node::{Disk, FileDisk, ShardName, ShardStore};
 
+use crate::index::Part;
 use crate::unsynced_disk::UnsyncedDisk;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -53,6 +56,9 @@ struct Options {
     /// How long they read
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Measures this part alone
+    #[arg(long, value_enum)]
+    only: Option<Part>,
 }
 
 fn main() -> ExitCode {
@@ -61,7 +67,9 @@ fn main() -> ExitCode {
         eprintln!("error: at least one shard, of a multiple of 16384 bytes");
         return ExitCode::from(2);
     }
-    if fs::read_dir(&options.dir).is_ok_and(|mut entries| entries.next().is_some()) {
+    // What another process of this benchmark has written is there.
+    let is_begun = matches!(options.only, Some(Part::FileStart | Part::DatabaseStart));
+    if !is_begun && fs::read_dir(&options.dir).is_ok_and(|mut entries| entries.next().is_some()) {
         eprintln!("error: {} is not empty: choose an empty or missing directory", options.dir.display());
         return ExitCode::from(2);
     }
@@ -99,6 +107,17 @@ fn digest(number: u64, part: u8) -> [u8; 32] {
 }
 
 fn measure(options: &Options) -> Result<(), Failure> {
+    match options.only {
+        None => {
+            measure_shards(options)?;
+            index::measure(&options.dir, options.shards)
+        }
+        Some(Part::Index) => index::measure(&options.dir, options.shards),
+        Some(part) => index::start_here(part, &options.dir, options.shards),
+    }
+}
+
+fn measure_shards(options: &Options) -> Result<(), Failure> {
     let Options { shards, shard_bytes, .. } = *options;
     let directory = options.dir.join("node");
     fs::create_dir_all(&directory)?;
