@@ -21,6 +21,8 @@ const MAX_UPLOAD_DEFAULT: BitRate = BitRate { bytes_per_second: 1_250_000 };
 const UPLOAD_LEAST: BitRate = BitRate { bytes_per_second: 125_000 };
 // Below it the 64 KiB that the kernel hands over at once are more than a twentieth of what may come in ten seconds.
 const DOWNLOAD_LEAST: BitRate = BitRate { bytes_per_second: 137_500 };
+// What was enough before that.
+const DOWNLOAD_LEAST_BEFORE: BitRate = BitRate { bytes_per_second: 125_000 };
 
 // Heartbeats to three coordinators take a tenth of it.
 const MONTHLY_TRAFFIC_LEAST: ByteCount = ByteCount(20_000_000_000);
@@ -75,8 +77,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_UPLOAD", global = true)]
     pub(crate) max_upload: Option<String>,
 
-    /// How fast the node downloads at most, everything counted, 1100kbit/s at least: below that it could not be held to it within
-    /// 5 % over ten seconds; `unlimited` for as fast as it can [default: unlimited]
+    /// How fast the node downloads at most, everything counted, 1100kbit/s at least, for which 1Mbit/s is taken: below that it could
+    /// not be held to it within 5 % over ten seconds; `unlimited` for as fast as it can [default: unlimited]
     #[arg(long, value_name = "RATE", env = "FIRN_MAX_DOWNLOAD", global = true)]
     pub(crate) max_download: Option<String>,
 
@@ -212,11 +214,11 @@ impl Settings {
         let terms = LineTerms {
             max_upload: match self.max_upload.as_deref() {
                 None => Some(MAX_UPLOAD_DEFAULT),
-                Some(text) => parse_rate("--max-upload", text, UPLOAD_LEAST)?,
+                Some(text) => parse_rate("--max-upload", text, UPLOAD_LEAST, UPLOAD_LEAST)?,
             },
             max_download: match self.max_download.as_deref() {
                 None => None,
-                Some(text) => parse_rate("--max-download", text, DOWNLOAD_LEAST)?,
+                Some(text) => parse_rate("--max-download", text, DOWNLOAD_LEAST_BEFORE, DOWNLOAD_LEAST)?,
             },
             monthly_traffic: parse_monthly_traffic(self.monthly_traffic.as_deref())?,
             active_hours: {
@@ -282,18 +284,31 @@ fn parse_address(flag: &str, text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{flag}: `{text}` is not an address and port: write for example 0.0.0.0:4434"))
 }
 
-/// None for no bound.
-fn parse_rate(flag: &str, text: &str, least: BitRate) -> Result<Option<BitRate>, String> {
+/// None for no bound. What is less than `least` is refused, or taken for that where programs before took it: an update is no reason
+/// for a node to stay away.
+fn parse_rate(
+    flag: &str,
+    text: &str,
+    least_before: BitRate,
+    least: BitRate,
+) -> Result<Option<BitRate>, String> {
     if text == "unlimited" {
         return Ok(None);
     }
     let rate: BitRate = text.parse().map_err(|error| format!("{flag}: {error}"))?;
-    if rate.bytes_per_second < least.bytes_per_second {
-        // As it can be written: without a fraction.
-        let least = format!("{}kbit/s", least.bytes_per_second * 8 / 1000);
-        return Err(format!("{flag}: {rate} is too little to be of use to anybody: give at least {least}"));
+    if rate.bytes_per_second >= least.bytes_per_second {
+        return Ok(Some(rate));
     }
-    Ok(Some(rate))
+    // As it can be written: without a fraction.
+    let least_text = format!("{}kbit/s", least.bytes_per_second * 8 / 1000);
+    if rate.bytes_per_second < least_before.bytes_per_second {
+        let sentence = "is too little to be of use to anybody: give at least";
+        return Err(format!("{flag}: {rate} {sentence} {least_text}"));
+    }
+    tracing::warn!(
+        "{flag}: {rate} is less than the least that can be held to, so it is taken as {least_text}"
+    );
+    Ok(Some(least))
 }
 
 fn parse_monthly_traffic(text: Option<&str>) -> Result<Option<ByteCount>, String> {
@@ -359,6 +374,14 @@ mod tests {
     }
 
     #[test]
+    fn a_download_rate_that_was_enough_before_is_taken_for_the_least_there_is_now() {
+        for text in ["1Mbit/s", "1099kbit/s", "1100kbit/s"] {
+            let given = Settings { max_download: Some(text.into()), ..settings() };
+            assert_eq!(given.check("host").unwrap().terms.max_download, Some(DOWNLOAD_LEAST), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_values_are_refused_with_a_sentence() {
         let refusal = |settings: Settings| settings.check("host").unwrap_err();
         assert!(refusal(Settings::default()).contains("--data-dir"));
@@ -370,10 +393,8 @@ mod tests {
         assert!(max_upload("8kbit/s").ends_with("give at least 1000kbit/s"), "{}", max_upload("8kbit/s"));
         let max_download = |text: &str| refusal(Settings { max_download: Some(text.into()), ..settings() });
         assert!(max_download("1B/s").starts_with("--max-download: 8 bit/s is too little"));
-        let short = max_download("1099kbit/s");
+        let short = max_download("999kbit/s");
         assert!(short.ends_with("give at least 1100kbit/s"), "{short}");
-        let least = Settings { max_download: Some("1100kbit/s".into()), ..settings() };
-        assert_eq!(least.check("host").unwrap().terms.max_download, Some(DOWNLOAD_LEAST));
         let monthly = |text: &str| refusal(Settings { monthly_traffic: Some(text.into()), ..settings() });
         assert!(monthly("much").starts_with("--monthly-traffic: `much`"));
         assert!(monthly("1GB").starts_with("--monthly-traffic: 1.0 GB is too little"));
