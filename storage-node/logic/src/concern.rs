@@ -248,7 +248,9 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     if unread_shards > 0 {
         found.push(Concern::DiskFailing { unread_shards });
     }
-    if let Some(free) = disk_filled.filter(|_| !is_removed) {
+    // Who leaves or is drained is given nothing, whatever room there is.
+    let is_given_shards = !is_removed && !leaving && state != Some(NodeState::Draining);
+    if let Some(free) = disk_filled.filter(|_| is_given_shards) {
         found.push(Concern::DiskFilled { free });
     }
     if is_outdated {
@@ -400,6 +402,8 @@ mod tests {
         let filled = OwnerFacts { disk_filled: Some(ByteCount(7_000)), ..facts(NodeState::Active) };
         assert_eq!(of(filled), [Concern::DiskFilled { free: ByteCount(7_000) }]);
         assert_eq!(of(OwnerFacts { state: Some(NodeState::Gone), leaving: true, ..filled }), []);
+        assert_eq!(of(OwnerFacts { leaving: true, ..filled }), []);
+        assert_eq!(of(OwnerFacts { state: Some(NodeState::Draining), ..filled }), [Concern::Draining]);
         let others = [
             Concern::DiskGone(SILENCE),
             of(filled)[0],
