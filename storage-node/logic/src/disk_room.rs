@@ -1,7 +1,7 @@
 //! What a disk has for a node that is not alone on it: others write there too.
 //!
 //! Always holds: a node takes no shard that would leave the disk less than it keeps free for what must be written all the same:
-//! its ledger, the count of its traffic, what was told to its owner, and shards that are being written already.
+//! its ledger, the count of its traffic, what was told to its owner; and what it takes at a time has its room one beside the other.
 //! Leaves to others: looking at the disk (the node), the quota (`quota`), what the owner is told (`concern`).
 
 use firn_base::ByteCount;
@@ -22,6 +22,9 @@ pub struct DiskRoom {
     // Old enough to go for a shard.
     old_trash_bytes: u64,
     reserve_bytes: u64,
+    // Set aside for files that are being written. What of them is on the disk already is taken off what it has free, too: how much
+    // that is the disk knows only once it has written it out.
+    pending_bytes: u64,
 }
 
 /// The disk has no room, whatever the quota says.
@@ -35,7 +38,7 @@ pub struct DiskFilled {
     pub wanted_bytes: u64,
     /// What the disk has free.
     pub free_bytes: u64,
-    /// What of that the node leaves alone.
+    /// What of that the node leaves alone, or has set aside for what is being written.
     pub reserve_bytes: u64,
 }
 
@@ -44,7 +47,12 @@ impl DiskRoom {
     pub const fn new(free: ByteCount, old_trash: ByteCount, quota: ByteCount) -> Self {
         let part = quota.0 / RESERVE_PART;
         let reserve_bytes = if part < RESERVE_BYTES_MOST { part } else { RESERVE_BYTES_MOST };
-        Self { free_bytes: free.0, old_trash_bytes: old_trash.0, reserve_bytes }
+        Self { free_bytes: free.0, old_trash_bytes: old_trash.0, reserve_bytes, pending_bytes: 0 }
+    }
+
+    /// The same beside files that are being written, for which so much is set aside.
+    pub const fn beside(self, pending: ByteCount) -> Self {
+        Self { pending_bytes: pending.0, ..self }
     }
 
     /// What the disk has free.
@@ -52,14 +60,20 @@ impl DiskRoom {
         ByteCount(self.free_bytes)
     }
 
-    /// Bytes that shards may still have, once trash has gone for them.
+    /// Bytes that shards may still have, once trash has gone for them, beside what is being written.
     const fn left_bytes(self) -> u64 {
+        self.left_in_the_end().saturating_sub(self.pending_bytes)
+    }
+
+    /// The same once what is being written is on the disk.
+    const fn left_in_the_end(self) -> u64 {
         self.free_bytes.saturating_add(self.old_trash_bytes).saturating_sub(self.reserve_bytes)
     }
 
     /// Bytes of trash that have to go before a file of `bytes` is written.
     pub const fn missing_bytes(self, bytes: u64) -> u64 {
-        bytes.saturating_add(self.reserve_bytes).saturating_sub(self.free_bytes)
+        let taken = self.reserve_bytes.saturating_add(self.pending_bytes);
+        bytes.saturating_add(taken).saturating_sub(self.free_bytes)
     }
 
     /// Whether a file of `bytes` may be written.
@@ -71,7 +85,8 @@ impl DiskRoom {
         if bytes <= self.left_bytes() {
             return Ok(());
         }
-        let Self { free_bytes, reserve_bytes, .. } = self;
+        let Self { free_bytes, reserve_bytes, pending_bytes, .. } = self;
+        let reserve_bytes = reserve_bytes.saturating_add(pending_bytes);
         Err(DiskFilled { wanted_bytes: bytes, free_bytes, reserve_bytes })
     }
 
@@ -84,7 +99,7 @@ impl DiskRoom {
     /// Whether the disk is so full that shards are refused for which `quota` has room, of which the account says that so much cannot
     /// be had.
     pub const fn is_filled(self, quota: ByteCount, by_account: ByteCount) -> bool {
-        let left = self.left_bytes();
+        let left = self.left_in_the_end();
         // The node itself stops before nothing is left.
         let is_eaten = self.free_bytes.saturating_add(self.old_trash_bytes) < self.reserve_bytes;
         is_eaten || (left < SHARD_BYTES_MOST && left < quota.0.saturating_sub(by_account.0))
@@ -124,6 +139,19 @@ mod tests {
             30,
             "what is kept free is free again before a shard has anything"
         );
+    }
+
+    #[test]
+    fn shards_that_are_written_at_a_time_do_not_share_what_the_disk_has_free() {
+        let left = 300;
+        let alone = DiskRoom::new(ByteCount(RESERVE_BYTES_MOST + left), ByteCount(20), QUOTA);
+        let busy = alone.beside(ByteCount(256));
+        assert_eq!((alone.check(left), busy.check(64), busy.check(65).is_err()), (Ok(()), Ok(()), true));
+        assert_eq!([44, 45, 64].map(|bytes| busy.missing_bytes(bytes)), [0, 1, 20]);
+        assert_eq!(busy.unavailable(QUOTA, ByteCount(0)), ByteCount(QUOTA.0 - 64));
+        // That is over in a moment: the owner hears of what lasts.
+        let beside = room(RESERVE_BYTES_MOST + SHARD_BYTES_MOST).beside(ByteCount(100));
+        assert!(!beside.is_filled(QUOTA, ByteCount(0)));
     }
 
     #[test]

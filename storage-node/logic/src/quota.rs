@@ -1,8 +1,8 @@
 //! The quota: how many bytes a node may have on its disk, and how many it has.
 //!
 //! Always holds: shards, files being written, trash, the index of shards and what lies beside all that together never exceed
-//! the quota through an admission; every byte is in exactly one of the five, and counts as what the disk gives for it: whole
-//! blocks. A quota that was made smaller than what is there refuses new bytes and removes nothing.
+//! the quota through an admission, however many there are at a time; every byte is in exactly one of the five, and counts as what
+//! the disk gives for it: whole blocks. A quota that was made smaller than what is there refuses new bytes and removes nothing.
 //! Leaves to others: what is to be trashed or emptied (`trash`), and how much a disk really has free.
 
 use firn_base::ByteCount;
@@ -23,12 +23,14 @@ pub struct Account {
     beside: u64,
 }
 
-/// Bytes set aside for a file that is being written, and for its record in the index. Goes back to its account by [`Account::keep`] or
+/// Bytes set aside for a file that is being written, and for what comes with it. Goes back to its account by [`Account::keep`] or
 /// [`Account::release`]; not `Clone`, so that no byte is given back twice.
 #[derive(Debug)]
 #[must_use = "bytes that are set aside stay so until they are kept or released"]
 pub struct Admitted {
+    // What the file takes.
     bytes: u64,
+    set_aside: u64,
 }
 
 /// There is no room within the quota.
@@ -58,19 +60,23 @@ impl Account {
         bytes.div_ceil(self.block).saturating_mul(self.block)
     }
 
-    /// Sets `bytes` aside for a file about to be written, and what its record in the index takes.
+    /// Sets `bytes` aside for a file about to be written, and what comes with it.
     ///
     /// # Errors
     ///
     /// The quota has fewer left; nothing is set aside.
     pub const fn admit(&mut self, bytes: u64) -> Result<Admitted, QuotaExceeded> {
-        let (wanted, free) = (self.wanted_for(bytes), self.free_bytes());
-        if wanted > free {
-            return Err(QuotaExceeded { wanted, free });
+        let QuotaExceeded { wanted: set_aside, free } = self.refusal(bytes);
+        if set_aside > free {
+            return Err(QuotaExceeded { wanted: set_aside, free });
         }
-        let bytes = self.on_disk(bytes);
-        self.pending += bytes + INDEX_RECORD_BYTES;
-        Ok(Admitted { bytes })
+        self.pending += set_aside;
+        Ok(Admitted { bytes: self.on_disk(bytes), set_aside })
+    }
+
+    /// What is said where there is no room for a file of `bytes`.
+    pub const fn refusal(&self, bytes: u64) -> QuotaExceeded {
+        QuotaExceeded { wanted: self.wanted_for(bytes), free: self.free_bytes() }
     }
 
     /// What has to be free for a file of `bytes`: that, its record in the index, and the block that this may begin, and a directory.
@@ -84,15 +90,16 @@ impl Account {
         self.used_bytes().saturating_add(self.wanted_for(bytes)).saturating_sub(self.quota)
     }
 
-    /// The file is complete and holds what was set aside for it. Its record, if it has one, is in the index.
+    /// The file is complete and has what was set aside for it. Its record, if it has one, is in the index, and its directory is
+    /// counted.
     pub const fn keep(&mut self, admitted: Admitted) {
-        self.pending -= admitted.bytes + INDEX_RECORD_BYTES;
+        self.pending -= admitted.set_aside;
         self.stored += admitted.bytes;
     }
 
     /// The file was not written, or is gone.
     pub const fn release(&mut self, admitted: Admitted) {
-        self.pending -= admitted.bytes + INDEX_RECORD_BYTES;
+        self.pending -= admitted.set_aside;
     }
 
     /// The index has `bytes` now.
@@ -174,6 +181,11 @@ impl Account {
         ByteCount(self.stored)
     }
 
+    /// Bytes set aside for files that are being written.
+    pub const fn pending(&self) -> ByteCount {
+        ByteCount(self.pending)
+    }
+
     /// Bytes of trash.
     pub const fn trash(&self) -> ByteCount {
         ByteCount(self.trash)
@@ -242,6 +254,24 @@ mod tests {
         account.emptied(5_000);
         account.set_index(0);
         assert_eq!(account.used(), ByteCount((records - 1) * 8_192 + (2 + records) * 4_096));
+    }
+
+    #[test]
+    fn files_that_are_written_at_a_time_do_not_share_the_blocks_that_come_with_them() {
+        let mut account = Account::new(ByteCount(100_000)).in_blocks_of(4_096);
+        // The next record begins a block.
+        let index = |records: u64| (51 + records) * INDEX_RECORD_BYTES;
+        account.set_index(index(0));
+        let admitted: Vec<Admitted> = std::iter::from_fn(|| account.admit(5_000).ok()).collect();
+        assert!(admitted.len() >= 5);
+        assert_eq!(account.pending(), ByteCount(account.used().0 - 4_096), "all but the index");
+        for (records, admitted) in (1..).zip(admitted) {
+            account.made_directory();
+            account.set_index(index(records));
+            account.keep(admitted);
+            assert!(account.used() <= account.quota(), "{account:?}");
+        }
+        assert_eq!(account.pending(), ByteCount(0));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl DeletionLimits {
 pub struct TrashEntry {
     /// When it was moved there, by the node's clock.
     pub since: Timestamp,
-    /// Its size.
+    /// What it takes on the disk, as everything that is summed here.
     pub bytes: u64,
     /// Why its deletion was ordered; none if it was found damaged and set aside.
     pub ordered: Option<DeleteReason>,
@@ -129,7 +129,7 @@ fn is_young(entry: &TrashEntry, now: Timestamp) -> bool {
 pub struct TooManyDeletes {
     /// Bytes that it would delete now for the same reason.
     pub left: u64,
-    /// Bytes of the shard's file.
+    /// What the shard's file takes on the disk.
     pub wanted: u64,
 }
 

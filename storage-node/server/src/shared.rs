@@ -332,19 +332,22 @@ impl Shared {
 
     /// What the disk has for this node, as it said last.
     pub(crate) fn disk_room(&self) -> DiskRoom {
-        let free = ByteCount(self.disk_free_bytes.load(Ordering::Acquire));
-        let figures = self.store.figures(self.local_time());
-        DiskRoom::new(free, figures.old_trash(), figures.quota)
+        self.store.figures(self.local_time()).disk_room(self.disk_free())
+    }
+
+    /// What the disk has free, as it said last.
+    fn disk_free(&self) -> ByteCount {
+        ByteCount(self.disk_free_bytes.load(Ordering::Acquire))
     }
 
     /// Asks the disk what it has free. If it does not say, what it said last goes on to count.
-    pub(crate) async fn look_for_room(&self) -> DiskRoom {
+    pub(crate) async fn look_for_room(&self) -> ByteCount {
         let disk = Arc::clone(&self.disk);
         match self.environment.blocking(move || disk.free_bytes()).await {
             Ok(free_bytes) => self.disk_free_bytes.store(free_bytes, Ordering::Release),
             Err(error) => tracing::warn!(%error, "the disk does not say what it has free"),
         }
-        self.disk_room()
+        self.disk_free()
     }
 
     /// What the disk has free, if that is too little for what the quota has room for.

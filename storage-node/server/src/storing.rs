@@ -48,13 +48,8 @@ pub(crate) async fn admit_shard(
         return Ok(Admitted::Here(receipt(shared, &ticket)));
     }
     // Others may have filled the disk meanwhile. It is to be refused before a write fails, and with it whatever else the node writes.
-    let (room, bytes) = (shared.look_for_room().await, header.layout().file_bytes);
-    room.check(bytes).map_err(|filled| RefusedRequest::new(RefusalKind::Full, filled.to_string()))?;
-    let missing = room.missing_bytes(bytes);
-    let begun = shared.with_store(move |store| {
-        store.make_room(missing, now)?;
-        store.begin(&header, now)
-    });
+    let disk_free = shared.look_for_room().await;
+    let begun = shared.with_store(move |store| store.begin_within(&header, disk_free, now));
     let writer = begun.await.map_err(refuse_store)?;
     let incoming = Incoming { shared: Arc::clone(shared), ticket, writer: Some(writer) };
     Ok(Admitted::Taking(Box::new(incoming)))
@@ -129,7 +124,7 @@ pub(crate) fn refuse_store(error: StoreShardError) -> RefusedRequest {
     let kind = match &error {
         StoreShardError::AlreadyHere => RefusalKind::AlreadyDone,
         StoreShardError::InProgress => RefusalKind::Unavailable,
-        StoreShardError::QuotaExceeded(_) => RefusalKind::Full,
+        StoreShardError::QuotaExceeded(_) | StoreShardError::DiskFilled(_) => RefusalKind::Full,
         StoreShardError::WrongBytes | StoreShardError::Erased => RefusalKind::Malformed,
         StoreShardError::Disk(error) if error.kind() == std::io::ErrorKind::StorageFull => RefusalKind::Full,
         StoreShardError::Disk(_) => RefusalKind::Disk,

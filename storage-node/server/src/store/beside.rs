@@ -7,7 +7,8 @@ use std::io;
 
 use super::disk::DiskEntry;
 use super::name::{INDEX, SHARDS};
-use super::shard_store::ShardStore;
+use super::scan::fan_of;
+use super::shard_store::{ShardStore, Shelf};
 
 /// Holds many small files of the node.
 pub(crate) const CERTIFICATES: &str = "certificates";
@@ -36,6 +37,20 @@ impl ShardStore {
         // The directory itself, which nothing lists.
         let own = if disk.block_bytes() > 1 { disk.block_bytes() } else { 0 };
         shelf.account.set_beside(entries.saturating_add(own));
+        shelf.counted = shards.iter().filter_map(fan_of).collect();
+        // Made since they were listed.
+        for fan in shelf.directories.clone() {
+            shelf.count_directory(fan);
+        }
         Ok(())
+    }
+}
+
+impl Shelf {
+    /// A directory of shards is there: it counts from now on, if it did not.
+    pub(super) fn count_directory(&mut self, fan: u8) {
+        if self.counted.insert(fan) {
+            self.account.made_directory();
+        }
     }
 }

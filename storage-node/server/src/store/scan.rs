@@ -97,7 +97,8 @@ pub(super) fn scan(disk: &dyn Disk, shelf: &mut Shelf, now: Timestamp) -> io::Re
     Ok((report, found.index))
 }
 
-fn fan_of(entry: &DiskEntry) -> Option<u8> {
+/// Which directory of shards it is.
+pub(super) fn fan_of(entry: &DiskEntry) -> Option<u8> {
     let fan = (entry.name.len() == 2).then(|| u8::from_str_radix(&entry.name, 16).ok()).flatten()?;
     (entry.is_directory && format!("{fan:02x}") == entry.name).then_some(fan)
 }

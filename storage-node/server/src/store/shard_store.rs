@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_base::{BundleId, ByteCount, CodingId, Timestamp};
-use firn_storage_node_logic::{Account, DeletionLimits, QuotaExceeded, YoungTrash};
+use firn_storage_node_logic::{Account, DeletionLimits, DiskFilled, DiskRoom, QuotaExceeded, YoungTrash};
 use firn_wire::DeletionRoom;
 use lru::LruCache;
 use tokio::sync::Notify;
@@ -58,6 +58,8 @@ pub(super) struct Shelf {
     pub(super) limits: DeletionLimits,
     // Directories that are known to survive a power cut.
     pub(super) directories: BTreeSet<u8>,
+    // Of these, and of others of their kind, those that the account counts.
+    pub(super) counted: BTreeSet<u8>,
 }
 
 /// What is remembered of a shard that is here.
@@ -78,6 +80,8 @@ pub struct StoreFigures {
     pub quota: ByteCount,
     /// Bytes in use: shards, files being written, trash, the index of shards, and what lies beside them in the data directory.
     pub used: ByteCount,
+    /// Of these, what is set aside for files that are being written.
+    pub pending: ByteCount,
     /// Of these, what lies beside.
     pub beside: ByteCount,
     /// Of these, trash.
@@ -98,6 +102,28 @@ impl StoreFigures {
     pub const fn old_trash(&self) -> ByteCount {
         ByteCount(self.trash.0.saturating_sub(self.young.bytes))
     }
+
+    /// The room on a disk that has `free` left.
+    pub const fn disk_room(&self, free: ByteCount) -> DiskRoom {
+        DiskRoom::new(free, self.old_trash(), self.quota).beside(self.pending)
+    }
+}
+
+impl Shelf {
+    /// What it holds, and would still delete at `now`.
+    pub(super) fn figures(&self, now: Timestamp) -> StoreFigures {
+        let young = self.young_trash(now);
+        StoreFigures {
+            shards: self.shards.len() as u64,
+            quota: self.account.quota(),
+            used: self.account.used(),
+            pending: self.account.pending(),
+            beside: self.account.beside(),
+            trash: self.account.trash(),
+            young,
+            deletion_room: self.limits.room(self.account.stored().0, &young),
+        }
+    }
 }
 
 /// Why a shard was not taken.
@@ -112,6 +138,9 @@ pub enum StoreShardError {
     /// There is no room.
     #[error(transparent)]
     QuotaExceeded(#[from] QuotaExceeded),
+    /// There is room within the quota, and none on the disk.
+    #[error(transparent)]
+    DiskFilled(#[from] DiskFilled),
     /// The bytes are not the ones announced.
     #[error("the bytes brought are not the shard of the ticket: its root or length differs")]
     WrongBytes,
@@ -150,6 +179,7 @@ impl ShardStore {
             trash: BTreeMap::new(),
             limits: DeletionLimits::STANDARD,
             directories: BTreeSet::new(),
+            counted: BTreeSet::new(),
         };
         let (report, index) = scan(disk.as_ref(), &mut shelf, now)?;
         let store = Self {
@@ -220,17 +250,7 @@ impl ShardStore {
 
     /// What the node holds and would still delete at `now`.
     pub fn figures(&self, now: Timestamp) -> StoreFigures {
-        let shelf = self.shelf();
-        let young = shelf.young_trash(now);
-        StoreFigures {
-            shards: shelf.shards.len() as u64,
-            quota: shelf.account.quota(),
-            used: shelf.account.used(),
-            beside: shelf.account.beside(),
-            trash: shelf.account.trash(),
-            young,
-            deletion_room: shelf.limits.room(shelf.account.stored().0, &young),
-        }
+        self.shelf().figures(now)
     }
 
     /// Waits until a shard was not found and its disk neither.
@@ -251,9 +271,8 @@ impl ShardStore {
         self.disk.make_directory(&name.directory())?;
         self.disk.sync_directory(SHARDS)?;
         let mut shelf = self.shelf();
-        if shelf.directories.insert(fan) {
-            shelf.account.made_directory();
-        }
+        shelf.directories.insert(fan);
+        shelf.count_directory(fan);
         Ok(())
     }
 

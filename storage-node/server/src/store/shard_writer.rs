@@ -1,14 +1,15 @@
 //! A shard on its way to the disk.
 //!
-//! Always holds: the bytes are set aside within the quota before the first is written; the shard appears in the
+//! Always holds: the bytes are set aside within the quota, and within what the disk has free where that is told, before the first
+//! is written; the shard appears in the
 //! store only after its root was found right and file, name and directories are synced; a writer that is
 //! dropped before that leaves nothing.
 
 use std::sync::Arc;
 
-use firn_base::{BundleId, ShardRoot, Timestamp};
+use firn_base::{BundleId, ByteCount, ShardRoot, Timestamp};
 use firn_bundle::{ShardFileHeader, ShardFileLayout, ShardTreeBuilder, shard_file_trailer};
-use firn_storage_node_logic::{Admitted, trash_for_room};
+use firn_storage_node_logic::Admitted;
 
 use super::disk::DiskFile;
 use super::index::IndexRecord;
@@ -35,8 +36,8 @@ pub struct ShardWriter {
 }
 
 impl ShardStore {
-    /// Begins to take the shard that `header` describes. Room is made at the cost of trash of more than a
-    /// day, if need be.
+    /// Begins to take the shard that `header` describes, whatever the disk has free. Room within the quota is made at the cost of
+    /// trash of more than a day, if need be.
     ///
     /// # Errors
     ///
@@ -46,10 +47,24 @@ impl ShardStore {
         header: &ShardFileHeader,
         now: Timestamp,
     ) -> Result<ShardWriter, StoreShardError> {
+        self.begin_within(header, ByteCount(u64::MAX), now)
+    }
+
+    /// The same on a disk that has `disk_free` left, of which the node keeps a part free: room is made there, too.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub fn begin_within(
+        self: &Arc<Self>,
+        header: &ShardFileHeader,
+        disk_free: ByteCount,
+        now: Timestamp,
+    ) -> Result<ShardWriter, StoreShardError> {
         let name = ShardName::new(header.coding().coding_id(), header.index());
         let layout = header.layout();
         let bundle = header.content().bundle_id();
-        let admitted = self.admit(name, bundle, layout.file_bytes, now)?;
+        let admitted = self.admit(name, bundle, layout.file_bytes, disk_free, now)?;
         let path = name.temporary_path();
         let mut writer = ShardWriter {
             store: Arc::clone(self),
@@ -75,29 +90,37 @@ impl ShardStore {
         name: ShardName,
         bundle: BundleId,
         bytes: u64,
+        mut disk_free: ByteCount,
         now: Timestamp,
     ) -> Result<Admitted, StoreShardError> {
-        let mut shelf = self.shelf();
-        if shelf.erased.contains(&bundle) {
-            return Err(StoreShardError::Erased);
+        // Each turn takes files out of trash, or is the last.
+        loop {
+            let going = {
+                let mut shelf = self.shelf();
+                if shelf.erased.contains(&bundle) {
+                    return Err(StoreShardError::Erased);
+                }
+                if shelf.shards.contains_key(&name) {
+                    return Err(StoreShardError::AlreadyHere);
+                }
+                if shelf.writing.contains(&name) {
+                    return Err(StoreShardError::InProgress);
+                }
+                // Under the lock that sets bytes aside, so that two shards do not share what is free.
+                let room = shelf.figures(now).disk_room(disk_free);
+                room.check(bytes)?;
+                let missing_bytes = shelf.account.missing(bytes).max(room.missing_bytes(bytes));
+                if missing_bytes == 0 {
+                    let admitted = shelf.account.admit(bytes)?;
+                    shelf.writing.insert(name);
+                    return Ok(admitted);
+                }
+                let going = shelf.trash_to_go(now, missing_bytes);
+                going.ok_or_else(|| shelf.account.refusal(bytes))?
+            };
+            let freed_bytes = self.remove_trash(going)?;
+            disk_free = ByteCount(disk_free.0.saturating_add(freed_bytes));
         }
-        if shelf.shards.contains_key(&name) {
-            return Err(StoreShardError::AlreadyHere);
-        }
-        if shelf.writing.contains(&name) {
-            return Err(StoreShardError::InProgress);
-        }
-        let admitted = match shelf.account.admit(bytes) {
-            Ok(admitted) => admitted,
-            Err(refused) => {
-                let missing = shelf.account.missing(bytes);
-                let count = trash_for_room(shelf.trash_entries(), now, missing).ok_or(refused)?;
-                self.remove_trash(&mut shelf, count)?;
-                shelf.account.admit(bytes)?
-            }
-        };
-        shelf.writing.insert(name);
-        Ok(admitted)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Trash on the disk: files that are no shards of this node any more, each under the time and the reason it went.
 //!
 //! Always holds: a file gets into trash by one rename and out of it by rule only; an order is followed only within the
-//! day's allowances, which are counted from what lies here; no file in trash takes the place of another.
+//! day's allowances, which are counted from what lies here; no file in trash takes the place of another; nobody waits for the files
+//! that are removed, however many there are.
 //! Leaves to others: the rules (`storage-node/logic`), who may order (`admission`).
 
 use std::io;
@@ -29,9 +30,15 @@ impl Shelf {
     pub(super) fn trash_entries(&self) -> impl DoubleEndedIterator<Item = TrashEntry> {
         self.trash.iter().map(|(name, bytes)| TrashEntry {
             since: name.since,
-            bytes: *bytes,
+            bytes: self.account.on_disk(*bytes),
             ordered: name.reason.ordered(),
         })
+    }
+
+    /// The oldest trash, of which so many bytes have to go; none if what may go is not enough.
+    pub(super) fn trash_to_go(&self, now: Timestamp, needed_bytes: u64) -> Option<Vec<TrashName>> {
+        let count = trash_for_room(self.trash_entries(), now, needed_bytes)?;
+        Some(self.trash.keys().take(count).copied().collect())
     }
 
     pub(super) fn young_trash(&self, now: Timestamp) -> YoungTrash {
@@ -74,8 +81,9 @@ impl ShardStore {
         let Some(bytes) = shelf.shards.get(&name).map(|held| held.bytes) else { return Ok(false) };
         // Under the same lock as the move, so that two orders at a time do not share an allowance.
         let room = shelf.limits.room(shelf.account.stored().0, &shelf.young_trash(now));
-        if room.after(reason, bytes).is_none() {
-            return Err(TooManyDeletes { left: room.of(reason).0, wanted: bytes }.into());
+        let wanted = shelf.account.on_disk(bytes);
+        if room.after(reason, wanted).is_none() {
+            return Err(TooManyDeletes { left: room.of(reason).0, wanted }.into());
         }
         let moved = self.move_to_trash(&mut shelf, name, TrashReason::Ordered(reason), now)?;
         drop(shelf);
@@ -100,7 +108,9 @@ impl ShardStore {
             self.disk.sync_directory(TRASH)?;
         }
         let count = expired_trash(shelf.trash_entries(), now);
-        self.remove_trash(&mut shelf, count)?;
+        let expired = shelf.trash.keys().take(count).copied().collect();
+        drop(shelf);
+        self.remove_trash(expired)?;
         Ok(count)
     }
 
@@ -158,32 +168,27 @@ impl ShardStore {
         self.disk.sync_directory(&name.directory())
     }
 
-    /// Removes the oldest trash until the disk has `missing` bytes more, if so much of it may go; else none.
+    /// Removes files from trash, and gives the bytes that the disk has got back for them. The shelf is everybody's, and nobody
+    /// waits with it for the disk: each file counts until it is gone, and another one may have removed it by then.
     ///
     /// # Errors
     ///
-    /// A file of it cannot be removed.
-    pub fn make_room(&self, missing: u64, now: Timestamp) -> io::Result<()> {
-        let mut shelf = self.shelf();
-        let count = trash_for_room(shelf.trash_entries(), now, missing).unwrap_or(0);
-        self.remove_trash(&mut shelf, count)
-    }
-
-    /// Removes the `count` oldest files in trash.
-    pub(super) fn remove_trash(&self, shelf: &mut Shelf, count: usize) -> io::Result<()> {
-        for _ in 0..count {
-            let Some((name, bytes)) = shelf.trash.first_key_value().map(|(name, bytes)| (*name, *bytes))
-            else {
-                break;
-            };
-            match self.disk.remove(&name.path()) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+    /// One cannot be removed; those before it are gone.
+    pub(super) fn remove_trash(&self, names: Vec<TrashName>) -> io::Result<u64> {
+        let mut freed_bytes = 0_u64;
+        for name in names {
+            let is_removed = match self.disk.remove(&name.path()) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                 Err(error) => return Err(error),
-            }
-            shelf.trash.remove(&name);
+            };
+            let mut shelf = self.shelf();
+            let Some(bytes) = shelf.trash.remove(&name) else { continue };
             shelf.account.emptied(bytes);
+            if is_removed {
+                freed_bytes = freed_bytes.saturating_add(shelf.account.on_disk(bytes));
+            }
         }
-        Ok(())
+        Ok(freed_bytes)
     }
 }

@@ -11,6 +11,7 @@ mod owner;
 mod power_cut;
 mod program;
 mod recode;
+mod removing_trash;
 mod resting_disk;
 mod rot;
 mod small_disk;

@@ -81,6 +81,7 @@ conformance!(
     a_shard_is_taken_once,
     the_quota_is_hard_and_counts_files_being_written_and_trash,
     trash_makes_room_after_a_day_and_goes_after_a_week,
+    shards_that_are_taken_at_a_time_have_their_room_on_the_disk_one_beside_the_other,
     the_deletions_of_a_day_are_limited_and_a_restart_forgets_none,
     what_may_be_unique_is_deleted_less_than_surplus,
     trash_of_the_future_counts_from_now_on,
@@ -235,6 +236,30 @@ fn trash_makes_room_after_a_day_and_goes_after_a_week(rig: &Rig) {
     assert_eq!(store.empty_trash(NOW.after(DAY * 8)).unwrap(), 1);
     assert!(in_trash(rig).is_empty());
     assert_eq!((store.used(), store.trash_bytes()), (ByteCount(INDEX_RECORD_BYTES), ByteCount(0)));
+}
+
+fn shards_that_are_taken_at_a_time_have_their_room_on_the_disk_one_beside_the_other(rig: &Rig) {
+    let bundle = CodedBundle::new(9, 100_000, 2);
+    let bytes = bundle.header(0).layout().file_bytes;
+    let store = rig.open(ROOMY);
+    put(&store, &bundle, 0).unwrap();
+    store.trash(bundle.name(0), SURPLUS, NOW).unwrap();
+    // Of the quota a twentieth is left alone on the disk.
+    let free = ByteCount(ROOMY.0 / 20 + bytes);
+    let first = store.begin_within(&bundle.header(1), free, NOW).unwrap();
+    let refused = store.begin_within(&bundle.header(2), free, NOW).unwrap_err();
+    assert!(matches!(refused, StoreShardError::DiskFilled(_)), "{refused}");
+    assert_eq!(in_trash(rig).len(), 1);
+    // Trash of more than a day goes for what the disk lacks, if it is enough.
+    let later = NOW.after(DAY);
+    let lacking = ByteCount(free.0 - bytes);
+    assert!(store.begin_within(&bundle.header(2), lacking, later).is_err());
+    assert_eq!(in_trash(rig).len(), 1);
+    drop(first);
+    drop(store.begin_within(&bundle.header(2), lacking, later).unwrap());
+    assert!(in_trash(rig).is_empty());
+    drop(store.begin_within(&bundle.header(2), free, later).unwrap());
+    assert_eq!(store.used(), ByteCount(INDEX_RECORD_BYTES));
 }
 
 /// Limits under which a node of `shards` shards deletes a tenth and a fiftieth of them.
