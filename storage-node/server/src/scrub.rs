@@ -39,6 +39,8 @@ pub(crate) struct Scrub {
     state: Mutex<ScrubState>,
     // Shards that the disk did not give when they were read last, in this run.
     unread: Mutex<BTreeSet<ShardName>>,
+    // What the file says, where that is known: it is not written again.
+    kept: Mutex<Option<String>>,
     asked: Notify,
 }
 
@@ -67,13 +69,14 @@ impl Scrub {
     /// Goes on with what the disk says of the last round.
     pub(crate) fn open(disk: &dyn Disk, plan: ScrubPlan, now: Timestamp) -> io::Result<Self> {
         let kept = read_small(disk, SCRUB_FILE, SCRUB_FILE_BYTES_MAX)?;
-        let kept = kept.and_then(|bytes| parse(std::str::from_utf8(&bytes).ok()?));
+        let kept = kept.and_then(|bytes| String::from_utf8(bytes).ok());
         // Without it, or with one that rotted, a round begins: nothing but time is lost.
-        let (began, place, ended) = kept.unwrap_or((now, None, None));
+        let (began, place, ended) = kept.as_deref().and_then(parse).unwrap_or((now, None, None));
         // A clock that was set back must not put the next round off for years.
         let began = began.min(now.after(plan.period));
         let state = ScrubState { began, place, ended, counts: ScrubCounts::default() };
-        Ok(Self { plan, state: Mutex::new(state), unread: Mutex::default(), asked: Notify::new() })
+        let (state, kept, unread) = (Mutex::new(state), Mutex::new(kept), Mutex::default());
+        Ok(Self { plan, state, unread, kept, asked: Notify::new() })
     }
 
     /// What was read since the program began.
@@ -94,6 +97,10 @@ impl Scrub {
         } else if unread.len() < UNREAD_MOST {
             unread.insert(name);
         }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<String>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unread(&self) -> MutexGuard<'_, BTreeSet<ShardName>> {
@@ -201,12 +208,17 @@ async fn read(shared: &Arc<Shared>, name: ShardName, rests: u32) {
 
 async fn keep(shared: &Arc<Shared>) {
     let text = text(&shared.scrub.state());
-    let disk = Arc::clone(&shared.disk);
+    if shared.scrub.kept().as_ref() == Some(&text) {
+        return;
+    }
+    let (disk, written) = (Arc::clone(&shared.disk), text.clone());
     let kept = shared.environment.blocking(move || {
         // A failing disk costs a round begun anew, nothing more.
-        replace_small(disk.as_ref(), "", SCRUB_FILE, text.as_bytes())
+        replace_small(disk.as_ref(), "", SCRUB_FILE, written.as_bytes())
     });
-    if let Err(error) = kept.await {
+    let kept = kept.await;
+    *shared.scrub.kept() = kept.is_ok().then_some(text);
+    if let Err(error) = kept {
         tracing::debug!(%error, "how far the shards were read again cannot be written down");
     }
 }

@@ -19,3 +19,4 @@ mod store_conformance;
 mod store_index;
 mod support;
 mod units;
+mod upgrade;

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod fleet;
+pub(crate) mod golden_directory;
 pub(crate) mod life;
 pub(crate) mod world;
 
