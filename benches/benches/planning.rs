@@ -318,6 +318,7 @@ fn join(catalogue: &mut Catalogue, watch: &mut FleetWatch, number: u32, shards: 
         last_seen: NOW,
         availability: Availability::UNKNOWN,
         absence: Absence::default(),
+        suspension: None,
         vouched: false,
         declared_since: NOW,
         site: site(number),

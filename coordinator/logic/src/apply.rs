@@ -114,6 +114,10 @@ fn carry_out<F: Facts>(
         }
         Command::DeclareAbsence { node, until } => nodes::declare_absence(state, *node, *until)?,
         Command::SetNodeState { node, state: to } => nodes::set_state(state, *node, *to)?,
+        Command::AnnounceSuspension { node, at, reason } => {
+            nodes::announce_suspension(state, *node, *at, reason)?
+        }
+        Command::CarryOutSuspension { node, at } => nodes::carry_out_suspension(state, *node, *at)?,
         Command::Reserve {
             reservation,
             uploader,

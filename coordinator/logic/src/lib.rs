@@ -84,6 +84,7 @@ mod state;
 mod stay;
 mod steady_width;
 mod survival;
+mod suspension;
 mod taken;
 mod tidying;
 mod unrestored;
@@ -179,6 +180,9 @@ pub use state::{
     WithdrawnRecord,
 };
 pub use steady_width::SteadyWidth;
+pub use suspension::{
+    AnnouncementRefused, SUSPENSION_NOTICE, Suspension, check_announcement, due_suspensions, suspension_at,
+};
 pub use tidying::{Deletion, TidyingPlan, plan_tidying};
 pub use unrestored::UnrestoredBundles;
 pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_summary, resting_node};

@@ -12,7 +12,9 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
     match request {
         AdminRequest::Govern(act) => role_for_act(act),
         AdminRequest::GovernAll(acts) => role_for_acts(acts),
-        AdminRequest::CreateToken { .. } | AdminRequest::SetNodeState { .. } => OperatorRole::Nodes,
+        AdminRequest::CreateToken { .. }
+        | AdminRequest::SetNodeState { .. }
+        | AdminRequest::AnnounceSuspension { .. } => OperatorRole::Nodes,
         AdminRequest::ChangeMember(_)
         | AdminRequest::AdoptRoster(_)
         | AdminRequest::FinishRebuild
@@ -29,7 +31,8 @@ pub fn role_for_request(request: &AdminRequest) -> OperatorRole {
         | AdminRequest::BundlesSince { .. }
         | AdminRequest::Compaction { .. }
         | AdminRequest::CompactionBehind { .. }
-        | AdminRequest::ReplacedAmong(_) => OperatorRole::Observer,
+        | AdminRequest::ReplacedAmong(_)
+        | AdminRequest::AnnouncedSuspensions => OperatorRole::Observer,
     }
 }
 
@@ -61,7 +64,7 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
     match command {
         Command::Govern(act) => role_for_act(act),
         Command::GovernAll(acts) => role_for_acts(acts),
-        Command::SetNodeState { .. } => OperatorRole::Nodes,
+        Command::SetNodeState { .. } | Command::AnnounceSuspension { .. } => OperatorRole::Nodes,
         Command::ReplaceBundle { .. } | Command::CompactBundles { .. } | Command::CompactUnused { .. } => {
             OperatorRole::Content
         }
@@ -85,7 +88,8 @@ pub(crate) fn role_for_command(command: &Command) -> OperatorRole {
         | Command::EraseBundle { .. }
         | Command::ConfirmErasures(_)
         | Command::RememberFeatures { .. }
-        | Command::DeclareAbsence { .. } => OperatorRole::Admin,
+        | Command::DeclareAbsence { .. }
+        | Command::CarryOutSuspension { .. } => OperatorRole::Admin,
     }
 }
 

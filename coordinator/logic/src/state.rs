@@ -15,6 +15,7 @@ use firn_wire::{FeedEvent, LedgerHead, NodePlace, NodeState};
 
 use crate::absence::Absence;
 use crate::address_table::AddressTable;
+use crate::suspension::Suspension;
 
 /// A node's short name in placements, counted up in apply; a node keeps it for ever.
 ///
@@ -64,6 +65,8 @@ pub struct NodeRecord {
     pub availability: Availability,
     /// What its owner has declared of absences.
     pub absence: Absence,
+    /// A suspension that its owner is told of; none once it is suspended.
+    pub suspension: Option<Suspension>,
 }
 
 /// Where a node is, as coordinators see it: never what it says of itself.

@@ -96,6 +96,7 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         },
         AdminRequest::CreateToken { operator, .. } => format!("token for a node of {operator}"),
         AdminRequest::SetNodeState { node, state } => describe_state(&node.to_string(), *state),
+        AdminRequest::AnnounceSuspension { node, .. } => format!("announce that node {node} is suspended"),
         AdminRequest::ChangeMember(change) => describe_change(change),
         AdminRequest::AdoptRoster(_) => "bring a roster".to_owned(),
         AdminRequest::FinishRebuild => "finish a rebuild".to_owned(),
@@ -112,7 +113,8 @@ pub(crate) fn describe_request(request: &AdminRequest) -> String {
         | AdminRequest::BundlesSince { .. }
         | AdminRequest::Compaction { .. }
         | AdminRequest::CompactionBehind { .. }
-        | AdminRequest::ReplacedAmong(_) => "look".to_owned(),
+        | AdminRequest::ReplacedAmong(_)
+        | AdminRequest::AnnouncedSuspensions => "look".to_owned(),
     };
     // Names in it are whatever the asker wrote.
     text.retain(|letter| !letter.is_control());

@@ -18,9 +18,11 @@ mod restoring;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firn_base::Timestamp;
-use firn_coordinator_logic::{Orders, PassPlan, RefusedSteps, SUMMARY_INTERVAL, Scan, plan_pass};
-use firn_wire::{Command, NodeState, RefusalKind, RefusedRequest};
+use firn_base::{NodeId, Timestamp};
+use firn_coordinator_logic::{
+    NodeRecord, Orders, PassPlan, RefusedSteps, SUMMARY_INTERVAL, Scan, due_suspensions, plan_pass,
+};
+use firn_wire::{Command, CommandOutcome, NodeState, RefusalKind, RefusedRequest};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::shared::{Findings, Shared, disk};
@@ -100,8 +102,12 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     shared.check_clock()?;
     put_off(shared, &decisions.repairs.put_off, now);
     note(shared, &decisions, now, shared.is_still_hearing()?);
-    for node in leaving_nodes(shared)? {
+    let nodes = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+    for node in leaving_nodes(shared, &nodes) {
         set_state(shared, node, NodeState::Draining).await?;
+    }
+    for (node, at) in due_suspensions(&nodes, now) {
+        carry_out_suspension(shared, node, at).await?;
     }
     for node in decisions.drained {
         tracing::info!(node = %node.short(), "nothing counts on this node any more: it is drained and gone");
@@ -126,12 +132,22 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
 }
 
 /// Active nodes whose owners want them to leave.
-fn leaving_nodes(shared: &Shared) -> Result<Vec<firn_base::NodeId>, RefusedRequest> {
-    let records = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
+fn leaving_nodes(shared: &Shared, nodes: &[NodeRecord]) -> Vec<NodeId> {
     let soft = shared.soft();
     let leaves = |number| soft.fleet.status(number).is_some_and(|status| status.leaving);
-    let leaving = records.iter().filter(|node| node.state == NodeState::Active && leaves(node.number));
-    Ok(leaving.map(|node| node.id).collect())
+    let leaving = nodes.iter().filter(|node| node.state == NodeState::Active && leaves(node.number));
+    leaving.map(|node| node.id).collect()
+}
+
+/// Suspends a node for which this was announced. Whoever took that back a moment ago was faster.
+async fn carry_out_suspension(shared: &Shared, node: NodeId, at: Timestamp) -> Result<(), RefusedRequest> {
+    match shared.propose(Command::CarryOutSuspension { node, at }).await? {
+        CommandOutcome::Rejected(reason) => {
+            tracing::info!(node = %node.short(), %at, %reason, "an announced suspension is not carried out");
+        }
+        _ => tracing::info!(node = %node.short(), %at, "a node is suspended, as was announced"),
+    }
+    Ok(())
 }
 
 fn put_off(shared: &Shared, bundles: &[firn_base::BundleNumber], now: Timestamp) {
@@ -159,7 +175,7 @@ fn note(shared: &Shared, decisions: &PassPlan, now: Timestamp, still_hearing: bo
     });
 }
 
-async fn set_state(shared: &Shared, node: firn_base::NodeId, state: NodeState) -> Result<(), RefusedRequest> {
+async fn set_state(shared: &Shared, node: NodeId, state: NodeState) -> Result<(), RefusedRequest> {
     shared.carry_out(Command::SetNodeState { node, state }, RefusalKind::Malformed).await.map(drop)
 }
 

@@ -17,6 +17,7 @@ mod operators;
 mod reads;
 mod reserve;
 mod status;
+mod suspensions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -198,6 +199,7 @@ impl Service {
             CoordinatorRequest::DeclareAbsence { for_millis } => {
                 nodes::declare_absence(shared, client, for_millis).await
             }
+            CoordinatorRequest::GetSuspension => suspensions::of_asker(shared, client),
             CoordinatorRequest::CompareInventory(comparison) => {
                 nodes::compare_inventory(shared, client, comparison).await
             }
@@ -383,6 +385,7 @@ const fn is_of_contents(request: &CoordinatorRequest) -> bool {
         | CoordinatorRequest::ListResting
         | CoordinatorRequest::TellTerms(_)
         | CoordinatorRequest::DeclareAbsence { .. }
+        | CoordinatorRequest::GetSuspension
         | CoordinatorRequest::ListBundles { .. }
         | CoordinatorRequest::Admin(_)
         | CoordinatorRequest::Raft(_)

@@ -162,6 +162,7 @@ impl Pace {
             | CoordinatorRequest::ReportShard(_)
             | CoordinatorRequest::TellTerms(_)
             | CoordinatorRequest::DeclareAbsence { .. }
+            | CoordinatorRequest::GetSuspension
             | CoordinatorRequest::StateDigests => Self { hedge: None, ..read },
             CoordinatorRequest::GetDescriptor
             | CoordinatorRequest::GetMembers

@@ -11,7 +11,7 @@ use firn_wire::{
     FEATURES_PER_REQUEST_MAX, FeedBatch, HeartbeatReply, HeldPath, IndexRangePage, IndexRangeRequest,
     InventoryComparison, InventoryRange, JoinRequest, KEYS_PER_REQUEST_MAX, NodeAddress, NodeStanding,
     NodeStatus, NodeTerms, Pass, Receipt, RefusalKind, ReservationGrant, ReserveRequest, Signed,
-    SimilarRecord, VerifiedRoster,
+    SimilarRecord, SuspensionNotice, VerifiedRoster,
 };
 
 use crate::{AskError, CoordinatorClient};
@@ -195,6 +195,16 @@ impl CoordinatorClient {
     ) -> Result<NodeStanding, AskError> {
         let reply = self.ask_coordinator(coordinator, &Request::TellTerms(terms), within).await?;
         expect!(reply, Reply::Standing(standing) => standing)
+    }
+
+    /// What one coordinator knows of a suspension that is announced to this program's node.
+    pub async fn suspension(
+        &self,
+        coordinator: firn_base::NodeId,
+        within: Duration,
+    ) -> Result<Option<SuspensionNotice>, AskError> {
+        let reply = self.ask_coordinator(coordinator, &Request::GetSuspension, within).await?;
+        expect!(reply, Reply::Suspension(notice) => notice)
     }
 
     /// An act of administration. It is sent once: if the connection is lost meanwhile, the error says so.

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use firn_base::{ArchiveId, PublicKey};
 use firn_wire::{
     AdminReply, CoordinatorReply, CoordinatorRequest, FILTER_PIECE_BYTES_MAX, FeedBatch, InventoryComparison,
-    InventoryRange, RangeContent, ReservationGrant, SIMILAR_RECORDS_MAX, Signed, Statement, VerifiedRoster,
+    InventoryRange, RangeContent, ReservationGrant, SIMILAR_RECORDS_MAX, Signed, Statement, SuspensionNotice,
+    VerifiedRoster,
 };
 
 /// Checks `reply` to `request`; the error is what is wrong with it.
@@ -67,6 +68,10 @@ pub(crate) fn check_reply(
         (Request::Admin(_), Reply::Admin(AdminReply::Token(token))) => open(roster, token).map(|_| ()),
         (Request::CompareInventory(comparison), Reply::InventoryCompared { differing }) => {
             check_differing(comparison, differing)
+        }
+        (Request::GetSuspension, Reply::Suspension(notice)) => {
+            let fits = notice.as_ref().is_none_or(SuspensionNotice::is_one_line);
+            if fits { Ok(()) } else { Err("its reason for a suspension is not a line of text".into()) }
         }
         (_, Reply::Refused(_))
         | (Request::Forward { .. }, _)

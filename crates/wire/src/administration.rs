@@ -4,8 +4,9 @@ use firn_base::{BundleId, BundleNumber, NodeId, ObjectKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CompactionPlan, Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry, MemberChange, MemberList,
-    MemberStep, NodeState, NodeSummary, PurgeProgress, RebuildProgress, Roster, Signed, StateDigests,
+    AnnouncedSuspension, CompactionPlan, Descriptor, DrainBacklog, JoinToken, LedgerAct, LedgerEntry,
+    MemberChange, MemberList, MemberStep, NodeState, NodeSummary, PurgeProgress, RebuildProgress, Roster,
+    Signed, StateDigests,
 };
 
 /// An act of administration.
@@ -93,6 +94,16 @@ pub enum AdminRequest {
         /// The last bundle of the page before.
         bundle: BundleId,
     },
+    /// Tell a node's owner that it will be suspended; the leader says when. Those of an older version refuse it as
+    /// malformed. To take it back is [`Self::SetNodeState`], to active.
+    AnnounceSuspension {
+        /// The node.
+        node: NodeId,
+        /// Why, for its owner.
+        reason: String,
+    },
+    /// List the suspensions that are announced.
+    AnnouncedSuspensions,
 }
 
 /// The answer to an act of administration.
@@ -145,4 +156,11 @@ pub enum AdminReply {
     Compaction(CompactionPlan),
     /// Bundles that others have taken the place of.
     Replaced(Vec<BundleId>),
+    /// The node's owner is told that it will be suspended.
+    SuspensionAnnounced {
+        /// When.
+        at: Timestamp,
+    },
+    /// Suspensions that are announced, in order of the nodes' numbers.
+    AnnouncedSuspensions(Vec<AnnouncedSuspension>),
 }

@@ -199,6 +199,24 @@ pub enum Command {
         /// Until when; a time that has passed ends what was declared.
         until: Timestamp,
     },
+    /// A node's owner is to be told that it will be suspended. Whoever asked for it is remembered with it; any change of the
+    /// node's state takes it back, also the one to the state that it is in.
+    AnnounceSuspension {
+        /// The node.
+        node: NodeId,
+        /// When it is suspended.
+        at: Timestamp,
+        /// Why, for its owner.
+        reason: String,
+    },
+    /// The time of an announced suspension has come: the node is suspended, in the name of whoever announced it. Rejected if
+    /// that was taken back.
+    CarryOutSuspension {
+        /// The node.
+        node: NodeId,
+        /// The time that was announced.
+        at: Timestamp,
+    },
 }
 
 /// A bundle as its certificate, its headers and its manifest say.

@@ -10,7 +10,8 @@ use crate::{
     AdminReply, AdminRequest, ArchiveStatus, BundleSummary, Certificate, CompactRequest, Descriptor,
     FeedBatch, FilterList, HeldPath, IndexRangePage, IndexRangeRequest, InventoryComparison, InventoryRange,
     JoinToken, LedgerHead, LedgerPage, MembersInForce, NodeStanding, NodeState, NodeStatus, NodeSummary,
-    NodeTerms, Pass, Receipt, RecordPlace, Replaced, RestingNode, Signed, StateDigests, Ticket,
+    NodeTerms, Pass, Receipt, RecordPlace, Replaced, RestingNode, Signed, StateDigests, SuspensionNotice,
+    Ticket,
 };
 
 const _: () = assert!(KEY_BYTES * crate::KEYS_PER_REQUEST_MAX < crate::CONTROL_BYTES_MAX);
@@ -143,6 +144,9 @@ pub enum CoordinatorRequest {
     /// A step of comparing what a node holds with what it is counted for: in place of pages of [`Self::Inventory`], where
     /// both know it.
     CompareInventory(InventoryComparison),
+    /// A node asks whether it is announced that it will be suspended. Those of an older version refuse it as malformed, and
+    /// know of no such thing.
+    GetSuspension,
 }
 
 /// Where a record lies, by the id of its bundle.
@@ -440,4 +444,6 @@ pub enum CoordinatorReply {
         /// Ranges of which the node shall say more, parts of those that it has refined; none at the end.
         differing: Vec<InventoryRange>,
     },
+    /// What is announced to the node; none if it is not to be suspended.
+    Suspension(Option<SuspensionNotice>),
 }

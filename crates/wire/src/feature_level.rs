@@ -7,7 +7,7 @@ use crate::{Command, LedgerAct};
 
 /// The level of commands that this program knows: one more whenever a kind of command is added, or the effect of one
 /// changes. A leader proposes what came with a level only once the archive's state has it.
-pub const FEATURE_LEVEL: u16 = ABSENCE;
+pub const FEATURE_LEVEL: u16 = ANNOUNCEMENT;
 
 /// What every program knows.
 const FIRST: u16 = 0;
@@ -29,6 +29,9 @@ const UNUSED: u16 = 6;
 
 /// Nodes that declare an absence.
 const ABSENCE: u16 = 7;
+
+/// Suspensions that are announced to a node's owner.
+const ANNOUNCEMENT: u16 = 8;
 
 impl Command {
     /// The level that the archive's state must have before this may be proposed.
@@ -58,6 +61,7 @@ impl Command {
             Self::RestoreLacking(_) => LACKING,
             Self::CompactUnused { .. } => UNUSED,
             Self::DeclareAbsence { .. } => ABSENCE,
+            Self::AnnounceSuspension { .. } | Self::CarryOutSuspension { .. } => ANNOUNCEMENT,
         }
     }
 }

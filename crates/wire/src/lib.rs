@@ -38,6 +38,7 @@ mod signed;
 mod state_digests;
 mod statement;
 mod status;
+mod suspension;
 mod text_form;
 
 pub use administration::{AdminReply, AdminRequest};
@@ -103,3 +104,4 @@ pub use status::{
     ArchiveStatus, BundleHealthCounts, BundleSummary, CoordinatorStatus, HeldPath, NodeRest, NodeState,
     NodeStatus, NodeSummary, SpareCount,
 };
+pub use suspension::{AnnouncedSuspension, SuspensionNotice};

@@ -16,18 +16,18 @@ use firn_base::{
     ObjectKey, Origin, PublicKey, ReservationId, ShardIndex, ShardRoot, Timestamp, TokenId,
 };
 use firn_wire::{
-    Actor, AdminReply, AdminRequest, BuildOrder, BuildSource, BundleCommit, BundleFill, Certificate, Command,
-    CompactRequest, CompactedBundle, CompactionGroup, CompactionPlan, CoordinatorEntry, CoordinatorReply,
-    CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason, DeletionRoom,
-    Descriptor, DomainRule, DrainBacklog, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry, FilterList,
-    Gathered, GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage, IndexRangeRequest,
-    IndexedKey, InventoryComparison, InventoryRange, JoinToken, KeptBundle, KeptName, LedgerAct, LedgerEntry,
-    LedgerHead, MemberChange, MovedRecord, NeededBundle, NodePlace, NodeReply, NodeRequest, NodeRest,
-    NodeSighting, NodeStanding, NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass, PassPurpose,
-    PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt, RecodeOrder,
-    RecodeReport, RecordPlace, RepairWait, RepairWaitReason, ReplacementBundle, RestCause, RestingNode,
-    RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy, Ticket,
-    TimedCommand, UploadedBundle, decode, encode,
+    Actor, AdminReply, AdminRequest, AnnouncedSuspension, BuildOrder, BuildSource, BundleCommit, BundleFill,
+    Certificate, Command, CompactRequest, CompactedBundle, CompactionGroup, CompactionPlan, CoordinatorEntry,
+    CoordinatorReply, CoordinatorRequest, DecodeError, DecodeOrder, DecodeReport, DeleteOrder, DeleteReason,
+    DeletionRoom, Descriptor, DomainRule, DrainBacklog, FEATURE_LEVEL, FeedBatch, FeedEvent, FilterEntry,
+    FilterList, Gathered, GatheredPlace, GatheredRecord, Identity, IndexEntry, IndexRangePage,
+    IndexRangeRequest, IndexedKey, InventoryComparison, InventoryRange, JoinToken, KeptBundle, KeptName,
+    LedgerAct, LedgerEntry, LedgerHead, MemberChange, MovedRecord, NeededBundle, NodePlace, NodeReply,
+    NodeRequest, NodeRest, NodeSighting, NodeStanding, NodeStatus, NodeTerms, OperatorRole, OrderRank, Pass,
+    PassPurpose, PlacementChange, Policy, PublisherEntry, PurgeHolder, PurgeProgress, RangeRequest, Receipt,
+    RecodeOrder, RecodeReport, RecordPlace, RepairWait, RepairWaitReason, ReplacementBundle, RestCause,
+    RestingNode, RestoredBundle, Roster, ShardReport, Signed, SimilarRecord, StateDigests, SurplusCopy,
+    SuspensionNotice, Ticket, TimedCommand, UploadedBundle, decode, encode,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -63,6 +63,7 @@ fn messages_are_encoded_as_ever() {
     terms(&mut lines);
     inventories(&mut lines);
     repair_waits(&mut lines);
+    suspensions(&mut lines);
     assert!(lines.0 == GOLDEN, "the encodings are now:\n{}", lines.0);
 }
 
@@ -346,6 +347,12 @@ fn all_commands() -> Vec<Command> {
             looked_to: BundleNumber(300),
         },
         Command::DeclareAbsence { node: NodeId::from_bytes([6; 32]), until: at(300) },
+        Command::AnnounceSuspension {
+            node: NodeId::from_bytes([6; 32]),
+            at: at(300),
+            reason: "new disks".into(),
+        },
+        Command::CarryOutSuspension { node: NodeId::from_bytes([6; 32]), at: at(300) },
     ]
 }
 
@@ -554,6 +561,22 @@ fn repair_waits(lines: &mut Lines) {
     lines.add("repair-waits", &waits.map(|reason| RepairWait { reason, until: at(5) }).to_vec());
 }
 
+fn suspensions(lines: &mut Lines) {
+    let (node, reason) = (NodeId::from_bytes([6; 32]), || "new disks".to_owned());
+    let announce = AdminRequest::AnnounceSuspension { node, reason: reason() };
+    lines.add("announce-suspension", &CoordinatorRequest::Admin(announce));
+    let announced = AdminReply::SuspensionAnnounced { at: at(300) };
+    lines.add("suspension-announced", &CoordinatorReply::Admin(announced));
+    lines.add("list-suspensions", &CoordinatorRequest::Admin(AdminRequest::AnnouncedSuspensions));
+    let by = Actor::Operator { key: PublicKey::from_bytes([9; 32]), name: "ada".into() };
+    let listed = vec![AnnouncedSuspension { node, at: at(300), by, reason: reason() }];
+    lines.add("suspensions", &CoordinatorReply::Admin(AdminReply::AnnouncedSuspensions(listed)));
+    lines.add("suspension-request", &CoordinatorRequest::GetSuspension);
+    lines.add("no-suspension", &CoordinatorReply::Suspension(None));
+    let notice = SuspensionNotice { at: at(300), reason: reason() };
+    lines.add("suspension", &CoordinatorReply::Suspension(Some(notice)));
+}
+
 /// What each kind says of its level, in the order of the kinds: all of them, for behind the last one there is none.
 fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u16) -> Vec<u16> {
     let kind = |message: &T| encode(message)[2];
@@ -570,7 +593,10 @@ fn levels<T: Serialize + DeserializeOwned + Debug>(all: &[T], level: fn(&T) -> u
 #[test]
 fn every_command_and_act_says_since_which_level_it_is_known() {
     let commands = levels(&all_commands(), Command::level);
-    assert_eq!(commands, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(
+        commands,
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 3, 4, 5, 6, 7, 8, 8]
+    );
     assert_eq!(levels(&acts(), LedgerAct::level), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
     assert_eq!(commands.into_iter().max(), Some(FEATURE_LEVEL), "the last level is that of some command");
     // Acts in a command count.

@@ -1,14 +1,14 @@
 //! What the owner of a node has to see to, and until when.
 //!
 //! Always holds: every concern has one cause, under a name that stays; what has a consequence at a known time says when,
-//! and begins at least 48 hours before it, where the archive waits as long as it does by default. What keeps a node from being
-//! heard has one: the archive counts it as lost.
+//! and begins at least 48 hours before it, where the archive waits as long as it does by default, and the node is in touch when
+//! its operators announce something. What keeps a node from being heard has a consequence: the archive counts it as lost.
 //! Leaves to others: finding the facts (the node), telling the owner (`notice`, the page, `status`).
 
 use std::time::Duration;
 
 use firn_base::{ByteCount, Timestamp};
-use firn_wire::NodeState;
+use firn_wire::{NodeState, SuspensionNotice};
 
 use crate::contact::{OUT_OF_TOUCH_AFTER, out_of_touch};
 
@@ -56,10 +56,12 @@ impl Silence {
 }
 
 /// What is known of a node that may concern its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerFacts {
     /// Where the node is in its life, as a coordinator last said; none if it is not admitted.
     pub state: Option<NodeState>,
+    /// What the archive has announced; none if the node is not to be suspended, or has not heard whether it is.
+    pub suspension: Option<SuspensionNotice>,
     /// Whether its owner wants it to leave.
     pub leaving: bool,
     /// For how long coordinators have answered that they do not know the node; none if they do, or none has answered.
@@ -87,7 +89,7 @@ pub struct OwnerFacts {
 }
 
 /// Something that the owner has to see to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
     /// The disk with the data directory is gone, and with it the node.
     DiskGone(Silence),
@@ -113,6 +115,13 @@ pub enum Concern {
     OutOfTouch(Silence),
     /// Coordinators answer, and not the one that leads, which alone decides who counts as lost.
     LeaderUnreached(Silence),
+    /// The archive will give the node nothing new.
+    SuspensionAnnounced {
+        /// From when on, by the archive's time.
+        at: Timestamp,
+        /// Why, in the operators' words.
+        reason: String,
+    },
     /// The archive gives the node nothing new.
     Suspended,
     /// The archive moves away what the node holds, and its owner has not asked for that.
@@ -128,7 +137,7 @@ pub enum Concern {
 
 impl Concern {
     /// The name of the cause, which stays: programs of owners go by it.
-    pub const fn cause(self) -> &'static str {
+    pub const fn cause(&self) -> &'static str {
         match self {
             Self::DiskGone(_) => "disk-gone",
             Self::DiskFailing { .. } => "disk-unread",
@@ -139,6 +148,7 @@ impl Concern {
             Self::NotKnown => "not-known",
             Self::OutOfTouch(_) => "out-of-touch",
             Self::LeaderUnreached(_) => "leader-unreached",
+            Self::SuspensionAnnounced { .. } => "suspension-announced",
             Self::Suspended => "suspended",
             Self::Draining => "draining",
             Self::Removed => "removed",
@@ -147,12 +157,13 @@ impl Concern {
     }
 
     /// When the archive does something about it; none where nothing follows at a known time.
-    pub fn consequence_at(self) -> Option<Timestamp> {
+    pub fn consequence_at(&self) -> Option<Timestamp> {
         match self {
             Self::OutOfTouch(silence)
             | Self::LeaderUnreached(silence)
             | Self::NewVersionRequired(silence)
             | Self::DiskGone(silence) => Some(silence.lost_at()),
+            Self::SuspensionAnnounced { at, .. } => Some(*at),
             Self::DiskFailing { .. }
             | Self::DiskFilled { .. }
             | Self::Copied
@@ -166,7 +177,7 @@ impl Concern {
     }
 
     /// What is the matter and what to do, for the owner.
-    pub fn sentence(self) -> String {
+    pub fn sentence(&self) -> String {
         match self {
             Self::DiskGone(silence) => format!(
                 "the disk with the data directory is gone and the node is offline: mount it again; {}",
@@ -204,6 +215,9 @@ impl Concern {
                 silence.since,
                 silence.consequence()
             ),
+            Self::SuspensionAnnounced { at, reason } => format!(
+                "the archive's operators will suspend this node at {at} and say why: {reason}; it will keep what it has then and be given nothing new, so ask them before"
+            ),
             Self::Suspended => {
                 "the archive's operators have suspended this node: it keeps what it has and is given nothing new; ask them why"
                     .to_owned()
@@ -227,6 +241,7 @@ impl Concern {
 pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     let OwnerFacts {
         state,
+        suspension,
         leaving,
         unknown_for,
         heard_ago,
@@ -239,7 +254,7 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
         unread_shards,
         disk_filled,
         refused_deletions,
-    } = *facts;
+    } = facts.clone();
     let is_silent = out_of_touch(heard_ago, running_for).is_some();
     let is_removed = matches!(state, Some(NodeState::Gone | NodeState::Lost));
     // Who has left is not missed.
@@ -267,6 +282,11 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     }
     if shards > 0 && !is_silent && unknown_for.is_some_and(|time| time >= REBUILT_WITHIN) {
         found.push(Concern::NotKnown);
+    }
+    if state == Some(NodeState::Active)
+        && let Some(SuspensionNotice { at, reason }) = suspension
+    {
+        found.push(Concern::SuspensionAnnounced { at, reason });
     }
     if state == Some(NodeState::Suspended) {
         found.push(Concern::Suspended);
@@ -298,6 +318,7 @@ mod tests {
     fn facts(state: NodeState) -> OwnerFacts {
         OwnerFacts {
             state: Some(state),
+            suspension: None,
             leaving: false,
             unknown_for: None,
             heard_ago: Some(Duration::from_secs(2)),
@@ -336,7 +357,7 @@ mod tests {
         // It was off for days and looks for the coordinators now.
         assert_eq!(silent(None, short), []);
         for told in [silent(Some(OUT_OF_TOUCH_AFTER), day), silent(None, OUT_OF_TOUCH_AFTER)] {
-            let [concern @ Concern::OutOfTouch(SILENCE)] = told[..] else { panic!("{told:?}") };
+            let [concern @ Concern::OutOfTouch(SILENCE)] = &told[..] else { panic!("{told:?}") };
             let consequence_at = concern.consequence_at().unwrap();
             assert!(consequence_at.since(NOW.after(OUT_OF_TOUCH_AFTER)) >= Duration::from_secs(48 * 3600));
             assert!(
@@ -352,7 +373,7 @@ mod tests {
         // The others may answer for ever: it counts as lost all the same.
         let unled = of(OwnerFacts { led_ago: Some(OUT_OF_TOUCH_AFTER), ..facts(NodeState::Active) });
         assert_eq!(unled, [Concern::LeaderUnreached(SILENCE)]);
-        for concern in [outdated[0], unled[0], Concern::DiskGone(SILENCE)] {
+        for concern in [&outdated[0], &unled[0], &Concern::DiskGone(SILENCE)] {
             // Told as soon as it is so.
             let consequence_at = concern.consequence_at().unwrap();
             assert!(consequence_at.since(NOW) >= Duration::from_secs(48 * 3600), "{concern:?}");
@@ -379,6 +400,25 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_suspension_says_when_and_why_until_it_has_come_or_something_else_has() {
+        let (at, reason) = (NOW.after(Duration::from_secs(48 * 3600)), "new disks".to_owned());
+        let suspension = Some(SuspensionNotice { at, reason: reason.clone() });
+        let announced = |state| of(OwnerFacts { suspension: suspension.clone(), ..facts(state) });
+        let told = announced(NodeState::Active);
+        assert_eq!(told, [Concern::SuspensionAnnounced { at, reason }]);
+        assert_eq!(told[0].consequence_at(), Some(at));
+        let sentence = told[0].sentence();
+        assert!(
+            sentence.contains("suspend this node at 2026-11-24T21:45:09Z and say why: new disks;"),
+            "{sentence}"
+        );
+        // What the node heard may be older than its state.
+        assert_eq!(announced(NodeState::Suspended), [Concern::Suspended]);
+        assert_eq!(announced(NodeState::Draining), [Concern::Draining]);
+        assert_eq!(announced(NodeState::Gone), [Concern::Removed]);
+    }
+
+    #[test]
     fn a_drain_that_the_owner_has_not_asked_for_is_told_when_it_begins() {
         assert_eq!(of(facts(NodeState::Draining)), [Concern::Draining]);
     }
@@ -393,27 +433,29 @@ mod tests {
             refused_deletions: 2,
             ..facts(NodeState::Lost)
         };
-        let mut causes: Vec<_> = of(facts_of_all).into_iter().map(Concern::cause).collect();
+        let mut causes: Vec<_> = of(facts_of_all).iter().map(Concern::cause).collect();
         assert_eq!(causes, ["disk-unread", "outdated", "out-of-touch", "removed", "deletions-refused"]);
         let stranger = OwnerFacts { state: None, shards: 0, ..facts(NodeState::Active) };
-        assert_eq!(of(stranger), [Concern::NotAdmitted]);
+        assert_eq!(of(stranger.clone()), [Concern::NotAdmitted]);
         let forgotten = OwnerFacts { shards: 9, unknown_for: Some(REBUILT_WITHIN), ..stranger };
         assert_eq!(of(forgotten), [Concern::NotKnown]);
         let filled = OwnerFacts { disk_filled: Some(ByteCount(7_000)), ..facts(NodeState::Active) };
-        assert_eq!(of(filled), [Concern::DiskFilled { free: ByteCount(7_000) }]);
-        assert_eq!(of(OwnerFacts { state: Some(NodeState::Gone), leaving: true, ..filled }), []);
-        assert_eq!(of(OwnerFacts { leaving: true, ..filled }), []);
-        assert_eq!(of(OwnerFacts { state: Some(NodeState::Draining), ..filled }), [Concern::Draining]);
+        assert_eq!(of(filled.clone()), [Concern::DiskFilled { free: ByteCount(7_000) }]);
+        assert_eq!(of(OwnerFacts { state: Some(NodeState::Gone), leaving: true, ..filled.clone() }), []);
+        assert_eq!(of(OwnerFacts { leaving: true, ..filled.clone() }), []);
+        let drained = OwnerFacts { state: Some(NodeState::Draining), ..filled.clone() };
+        assert_eq!(of(drained), [Concern::Draining]);
         let others = [
             Concern::DiskGone(SILENCE),
-            of(filled)[0],
+            of(filled).remove(0),
             Concern::LeaderUnreached(SILENCE),
             Concern::Suspended,
+            Concern::SuspensionAnnounced { at: NOW, reason: String::new() },
             Concern::Draining,
             Concern::NotAdmitted,
             Concern::NotKnown,
         ];
-        causes.extend(others.map(Concern::cause));
+        causes.extend(others.iter().map(Concern::cause));
         causes.push(Concern::Copied.cause());
         let names = causes.len();
         causes.sort_unstable();

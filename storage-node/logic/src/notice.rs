@@ -1,7 +1,8 @@
 //! What is told to a node's owner by a command, and what was told already.
 //!
-//! Always holds: a cause is told once, and again only after it was gone for a day; so there are few notices in a day,
-//! whatever comes and goes. What was told is written down before it is told.
+//! Always holds: a cause is told once, and again only after it was gone for a day; an announced suspension is told once, and
+//! another one again, four within a day at most. So there are few notices in a day, whatever comes and goes. What was told is
+//! written down before it is told.
 //! Leaves to others: what concerns an owner (`concern`), running the command, the disk.
 
 use std::collections::BTreeMap;
@@ -25,6 +26,9 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(21_600);
 const CAUSES_MOST: usize = 64;
 const CAUSE_BYTES_MOST: usize = 64;
 
+// Announcements of which it is remembered that they were told. Operators do not mean more of them within a day.
+const ANNOUNCEMENTS_MOST: usize = 4;
+
 /// The cause of a notice that a node has left.
 const DRAINED: &str = "drained";
 
@@ -33,7 +37,7 @@ const DRAINED: &str = "drained";
 pub enum NoticeEvent {
     /// Something needs the owner's attention that has no name of its own here.
     NeedsAttention,
-    /// The archive's operators have suspended the node.
+    /// The archive's operators have suspended the node, or will.
     Suspended,
     /// The disk does not give what it holds, or is gone.
     DiskFailing,
@@ -79,12 +83,12 @@ impl Notice {
     }
 }
 
-impl From<Concern> for Notice {
-    fn from(concern: Concern) -> Self {
+impl From<&Concern> for Notice {
+    fn from(concern: &Concern) -> Self {
         let event = match concern {
             Concern::DiskGone(_) | Concern::DiskFailing { .. } => NoticeEvent::DiskFailing,
             Concern::NewVersionRequired(_) => NoticeEvent::NewVersionRequired,
-            Concern::Suspended => NoticeEvent::Suspended,
+            Concern::SuspensionAnnounced { .. } | Concern::Suspended => NoticeEvent::Suspended,
             Concern::Copied
             | Concern::DiskFilled { .. }
             | Concern::NotAdmitted
@@ -104,6 +108,20 @@ impl From<Concern> for Notice {
     }
 }
 
+/// The name under which it is written that a concern was told: its cause, and of an announcement also its time, so that each
+/// is told. In letters, since programs of before read no file with other names in it.
+fn written_name(concern: &Concern) -> String {
+    let cause = concern.cause();
+    match concern {
+        Concern::SuspensionAnnounced { at, .. } => {
+            let digits = at.as_millis().to_string();
+            let letters: String = digits.bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
+            format!("{cause}-{letters}")
+        }
+        _ => cause.to_owned(),
+    }
+}
+
 /// Which causes were told, and how long those that are gone have been.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NoticeBook {
@@ -116,7 +134,8 @@ impl NoticeBook {
     ///
     /// By time that passed while the node ran, not by the clock: one that starts in 1970 would end every cause.
     pub fn take(&mut self, concerns: &[Concern], passed: Duration) -> (Vec<Notice>, bool) {
-        let is_there = |cause: &str| concerns.iter().any(|concern| concern.cause() == cause);
+        let names: Vec<String> = concerns.iter().map(written_name).collect();
+        let is_there = |told: &String| names.contains(told);
         let mut is_due = false;
         self.told.retain(|cause, gone_for| {
             let before = *gone_for;
@@ -126,14 +145,21 @@ impl NoticeBook {
             *gone_for < CAUSE_GONE_FOR
         });
         let mut notices = Vec::new();
-        for concern in concerns {
-            if !self.told.contains_key(concern.cause()) {
-                self.told.insert(concern.cause().to_owned(), Duration::ZERO);
-                notices.push(Notice::from(*concern));
+        for (concern, name) in concerns.iter().zip(names) {
+            if !self.told.contains_key(&name) && self.may_tell(concern) {
+                self.told.insert(name, Duration::ZERO);
+                notices.push(Notice::from(concern));
             }
         }
         is_due |= !notices.is_empty();
         (notices, is_due)
+    }
+
+    /// Whether one more of its kind may be told today.
+    fn may_tell(&self, concern: &Concern) -> bool {
+        let is_of_kind = |name: &&String| name.starts_with(concern.cause());
+        !matches!(concern, Concern::SuspensionAnnounced { .. })
+            || self.told.keys().filter(is_of_kind).count() < ANNOUNCEMENTS_MOST
     }
 
     /// That the node has left; none if that was told. From now on it counts as told.
@@ -238,12 +264,50 @@ mod tests {
     }
 
     #[test]
+    fn each_announced_suspension_is_told_once_and_the_next_one_again() {
+        let announced =
+            |millis| Concern::SuspensionAnnounced { at: Timestamp::from_millis(millis), reason: "x".into() };
+        let mut book = NoticeBook::default();
+        let (told, is_due) = book.take(&[announced(1_795_383_909_000)], HOUR);
+        assert_eq!((causes(&told), is_due), (vec!["suspension-announced"], true));
+        assert_eq!(
+            (told[0].event, told[0].consequence_at),
+            (NoticeEvent::Suspended, Some(Timestamp::from_millis(1_795_383_909_000)))
+        );
+        let text = book.to_text();
+        assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa 0\n");
+        book = text.parse().unwrap();
+        // Not known for a moment after a start, and there again.
+        assert_eq!(book.take(&[], HOUR).0, []);
+        assert_eq!(book.take(&[announced(1_795_383_909_000)], HOUR).0, []);
+        // Taken back, and announced anew an hour later.
+        assert_eq!(book.take(&[], HOUR).0, []);
+        assert_eq!(book.take(&[announced(1_795_383_909_001)], HOUR).0.len(), 1);
+        // It has come: that is told, too.
+        assert_eq!(causes(&book.take(&[Concern::Suspended], HOUR).0), ["suspended"]);
+    }
+
+    #[test]
+    fn whoever_announces_and_takes_back_all_day_is_told_of_four_times() {
+        let mut book = NoticeBook::default();
+        let minute = Duration::from_secs(60);
+        for day in 0..3 {
+            let told = (0..1440).map(|minute_of_day| {
+                let at = Timestamp::from_millis(day * 1440 + minute_of_day);
+                book.take(&[Concern::SuspensionAnnounced { at, reason: "x".into() }], minute).0.len()
+            });
+            assert_eq!(told.sum::<usize>(), ANNOUNCEMENTS_MOST);
+        }
+        assert!(book.to_text().parse::<NoticeBook>().is_ok());
+    }
+
+    #[test]
     fn every_event_of_an_owner_has_its_name() {
         let names: Vec<String> = [
-            Notice::from(Concern::OutOfTouch(SILENCE)),
-            Notice::from(Concern::Suspended),
-            Notice::from(Concern::DiskFailing { unread_shards: 1 }),
-            Notice::from(Concern::NewVersionRequired(SILENCE)),
+            Notice::from(&Concern::OutOfTouch(SILENCE)),
+            Notice::from(&Concern::Suspended),
+            Notice::from(&Concern::DiskFailing { unread_shards: 1 }),
+            Notice::from(&Concern::NewVersionRequired(SILENCE)),
             Notice::drained(),
         ]
         .iter()

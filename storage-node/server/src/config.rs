@@ -129,7 +129,7 @@ pub(crate) struct Settings {
     pub(crate) http: Option<String>,
 
     /// A command that the shell runs when something concerns you, with a line of JSON on its standard input: something needs
-    /// your attention, the node was suspended, its disk fails, a new version is required, or it has left. Each cause is
+    /// your attention, the node is suspended or will be, its disk fails, a new version is required, or it has left. Each cause is
     /// told once; the command has 30 s [default: none]
     #[arg(long, value_name = "COMMAND", env = "FIRN_NOTIFY_COMMAND", global = true)]
     pub(crate) notify_command: Option<String>,

@@ -218,6 +218,7 @@ impl StorageNode {
             leaving: AtomicBool::new(leaving),
             leave_watch: Mutex::default(),
             standing: Mutex::default(),
+            announced: Mutex::default(),
             counters: Counters::default(),
             turns: Turns::default(),
             started: Instant::now(),

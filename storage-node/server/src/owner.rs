@@ -57,12 +57,14 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         let links = shared.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         links.values().any(|link| link.speaks_another_version) && !links.values().any(|link| link.connected)
     };
+    let announced = shared.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (state, unknown_since) = {
         let membership = shared.membership();
         (membership.state(), membership.unknown_since())
     };
     let facts = OwnerFacts {
         state,
+        suspension: announced.flatten(),
         unknown_for: unknown_since.map(|since| running_for.saturating_sub(since)),
         leaving: shared.leaving.load(std::sync::atomic::Ordering::Acquire),
         heard_ago: shared.heard_ago(),
@@ -258,7 +260,7 @@ mod tests {
         let since = Timestamp::from_millis(1_795_383_909_000);
         let silence = Silence { since, absent_until: None, count_lost_after: None };
         let known = Known { node: "n".into(), archive: "a".into(), silence };
-        let notice = Notice::from(Concern::OutOfTouch(silence));
+        let notice = Notice::from(&Concern::OutOfTouch(silence));
         let text = notice_text(&known, &notice, since.after(Duration::from_secs(3600)));
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
         let event: serde_json::Value = serde_json::from_str(&text).unwrap();

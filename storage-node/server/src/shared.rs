@@ -11,7 +11,9 @@ use firn_storage_node_logic::{
     admit_work,
 };
 use firn_transport::{ConnectionPool, CoordinatorClient, Environment};
-use firn_wire::{Identity, JoinToken, NodeStanding, NodeStatus, RefusalKind, RefusedRequest, Signed};
+use firn_wire::{
+    Identity, JoinToken, NodeStanding, NodeStatus, RefusalKind, RefusedRequest, Signed, SuspensionNotice,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
@@ -97,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) leave_watch: Mutex<LeaveWatch>,
     // As the leader said last.
     pub(crate) standing: Mutex<Option<NodeStanding>>,
+    // The same of a suspension to come; none until somebody has said whether there is one.
+    pub(crate) announced: Mutex<Option<Option<SuspensionNotice>>>,
     pub(crate) counters: Counters,
     pub(crate) turns: Turns,
     pub(crate) started: Instant,

@@ -1,7 +1,9 @@
-//! Telling the coordinators what the node's terms are, and hearing where it stands: its absence, and what is left of a drain.
+//! Telling the coordinators what the node's terms are, and hearing where it stands: its absence, what is left of a drain, and
+//! whether it is announced that it will be suspended.
 //!
-//! Always holds: what is shown of either is what the coordinator that leads said last; another's word, which may be old, is taken
-//! only before there was any. Coordinators of an older version refuse to hear of it, and know of a rest by the heartbeat alone.
+//! Always holds: what is shown of these is what the coordinator that leads said last; another's word, which may be old, is taken
+//! only before there was any. Coordinators of an older version refuse to hear of it, and know of a rest by the heartbeat alone;
+//! those that announce no suspension refuse to be asked for one, and none is shown.
 //! Leaves to others: heartbeats (`link`), what the terms are (`lent`).
 
 use std::sync::{Arc, PoisonError};
@@ -46,29 +48,43 @@ async fn tell(shared: &Shared) {
         links.iter().filter(|(_, link)| link.connected).map(|(id, link)| (*id, link.leads)).collect()
     };
     let before = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut answers = Vec::new();
+    let (mut answers, mut announced) = (Vec::new(), Vec::new());
     for (coordinator, leads) in connected {
         match shared.client.tell_terms(coordinator, terms, TELL_WITHIN).await {
             Ok(standing) => answers.push((leads, standing)),
-            // One of an older version, too.
+            // One of an older version, too: nor does it know of suspensions.
             Err(error) => {
                 tracing::debug!(coordinator = %coordinator.short(), %error, "the terms were not heard");
+                continue;
             }
+        }
+        match shared.client.suspension(coordinator, TELL_WITHIN).await {
+            Ok(notice) => announced.push((leads, notice)),
+            Err(error) => {
+                tracing::debug!(coordinator = %coordinator.short(), %error, "whether it suspends the node is not known");
+            }
+        }
+    }
+    {
+        let mut known = shared.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notice) = valid(announced, known.is_some()) {
+            *known = Some(notice);
         }
     }
     let known = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
     // What was declared meanwhile is newer than what was answered before.
     if known == before
-        && let Some(standing) = valid(answers, known)
+        && let Some(standing) = valid(answers, known.is_some())
     {
         hear(shared, standing);
     }
 }
 
-/// Which of the answers holds, each with the term in which whoever gave it leads; none if what is known does.
-fn valid(answers: Vec<(Option<u64>, NodeStanding)>, known: Option<NodeStanding>) -> Option<NodeStanding> {
-    let (leads, standing) = answers.into_iter().max_by_key(|(leads, _)| *leads)?;
-    (leads.is_some() || known.is_none()).then_some(standing)
+/// Which of the answers holds, each with the term in which whoever gave it leads; none if what is known does, should
+/// anything be.
+fn valid<T>(answers: Vec<(Option<u64>, T)>, is_known: bool) -> Option<T> {
+    let (leads, answer) = answers.into_iter().max_by_key(|(leads, _)| *leads)?;
+    (leads.is_some() || !is_known).then_some(answer)
 }
 
 fn hear(shared: &Shared, standing: NodeStanding) {
@@ -147,11 +163,11 @@ mod tests {
         };
         let (old, new, behind) = (standing(1), standing(2), NodeStanding::default());
         let answers = || vec![(None, behind), (Some(8), new), (Some(7), old), (None, behind)];
-        assert_eq!(valid(answers(), Some(old)), Some(new));
-        assert_eq!(valid(answers(), None), Some(new));
+        assert_eq!(valid(answers(), true), Some(new));
+        assert_eq!(valid(answers(), false), Some(new));
         // Nobody leads: better an old word than none, and what is known rather than that.
-        assert_eq!(valid(vec![(None, behind)], None), Some(behind));
-        assert_eq!(valid(vec![(None, behind)], Some(new)), None);
-        assert_eq!(valid(Vec::new(), None), None);
+        assert_eq!(valid(vec![(None, behind)], false), Some(behind));
+        assert_eq!(valid(vec![(None, behind)], true), None);
+        assert_eq!(valid(Vec::<(Option<u64>, NodeStanding)>::new(), false), None);
     }
 }

@@ -11,10 +11,12 @@ use firn_wire::{
 
 use super::{Verdict, govern};
 use crate::absence::Absence;
+use crate::act_check::check_name;
 use crate::change::Change;
 use crate::facts::Facts;
 use crate::overlay::Overlay;
 use crate::state::{NodeNumber, NodeRecord, NodeSite};
+use crate::suspension::{Suspension, check_announcement};
 
 /// What a joining node says of itself.
 pub(super) struct JoiningNode<'a> {
@@ -137,6 +139,7 @@ fn unheard(number: NodeNumber, id: NodeId, now: Timestamp) -> NodeRecord {
         last_seen: now,
         availability: Availability::UNKNOWN,
         absence: Absence::default(),
+        suspension: None,
     }
 }
 
@@ -161,7 +164,45 @@ pub(super) fn declare_absence<F: Facts>(
     }
 }
 
-/// Moves a node to another state, if its life allows it.
+/// Notes that a node's owner is to be told of its suspension, for whoever asked for it.
+pub(super) fn announce_suspension<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    id: NodeId,
+    at: Timestamp,
+    reason: &str,
+) -> Result<Verdict<()>, F::Error> {
+    let Some(mut node) = state.node_by_id(id)? else { return Ok(Err(RejectReason::UnknownNode)) };
+    if let Err(refusal) = check_name("reason", reason) {
+        return Ok(Err(RejectReason::Malformed(refusal.to_string())));
+    }
+    if let Err(refused) = check_announcement(&node) {
+        return Ok(Err(refused.reject_reason()));
+    }
+    node.suspension = Some(Suspension { at, by: state.actor().clone(), reason: reason.to_owned() });
+    state.write(Change::PutNode(node));
+    Ok(Ok(()))
+}
+
+/// Suspends a node for which this was announced for `at`, if that stands and its time has come. The ledger names whoever
+/// announced it: that one was allowed to then, which is what counts.
+pub(super) fn carry_out_suspension<F: Facts>(
+    state: &mut Overlay<'_, F>,
+    id: NodeId,
+    at: Timestamp,
+) -> Result<Verdict<()>, F::Error> {
+    let now = state.counters()?.time;
+    let Some(node) = state.node_by_id(id)? else { return Ok(Err(RejectReason::UnknownNode)) };
+    match node.suspension {
+        Some(announced) if announced.at == at && at <= now => {
+            state.set_actor(announced.by);
+            set_state(state, id, NodeState::Suspended)
+        }
+        _ => Ok(Err(RejectReason::Malformed(format!("no suspension of this node is announced for {at}")))),
+    }
+}
+
+/// Moves a node to another state, if its life allows it. Whatever state is set, a suspension that was announced is taken
+/// back by it, or has come.
 pub(super) fn set_state<F: Facts>(
     state: &mut Overlay<'_, F>,
     id: NodeId,
@@ -171,7 +212,12 @@ pub(super) fn set_state<F: Facts>(
     if let Err(reason) = check_transition(&node, to) {
         return Ok(Err(reason));
     }
-    if node.state != to {
+    let is_announced = node.suspension.take().is_some();
+    if node.state == to {
+        if is_announced {
+            state.write(Change::PutNode(node));
+        }
+    } else {
         node.state = to;
         state.write(Change::PutNode(node));
         // While the ledger is restored nothing is added to it.

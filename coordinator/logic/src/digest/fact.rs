@@ -5,7 +5,7 @@
 //! behind its length. Leaves to others: sums (`set_sum`).
 
 use firn_base::{AddressPrefix, BundleId, Location, ObjectKey, ShardIndex, TokenId};
-use firn_wire::{DomainRule, LedgerEntry, LedgerHead, Policy};
+use firn_wire::{Actor, DomainRule, LedgerEntry, LedgerHead, Policy};
 
 use super::set_sum::{SUM_BYTES, Stretched};
 use crate::absence::Absence;
@@ -13,6 +13,7 @@ use crate::state::{
     BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, FeatureRecord, HeldRecord, NodeNumber,
     NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
 };
+use crate::suspension::Suspension;
 
 // Sets these hashes apart from all others of the archive.
 const CONTEXT: &[u8] = b"firn/fact/1\0";
@@ -167,6 +168,7 @@ fn node(record: &NodeRecord) -> Fact {
         last_seen,
         availability,
         absence,
+        suspension,
     } = record;
     let seen = |fact: Fact, (prefix, share): &(AddressPrefix, u32)| {
         fact.bytes(prefix.to_string().as_bytes()).number(*share)
@@ -190,11 +192,23 @@ fn node(record: &NodeRecord) -> Fact {
         .number(since.as_millis());
     let fact = addresses.shares().iter().fold(fact, seen);
     // Of a node that never declared one it is what it was before there were absences.
-    if !absence.is_declared() {
-        return fact;
+    let fact = if absence.is_declared() {
+        let Absence { until, spent_millis, as_of } = absence;
+        fact.bytes(b"absence").number(until.as_millis()).number(*spent_millis).number(as_of.as_millis())
+    } else {
+        fact
+    };
+    // The same of one without an announced suspension.
+    let Some(Suspension { at, by, reason }) = suspension else { return fact };
+    actor(fact.bytes(b"suspension").number(at.as_millis()).bytes(reason.as_bytes()), by)
+}
+
+fn actor(fact: Fact, by: &Actor) -> Fact {
+    match by {
+        Actor::Coordinators => fact.number(0_u8),
+        Actor::Socket { coordinator } => fact.number(1_u8).bytes(coordinator.as_bytes()),
+        Actor::Operator { key, name } => fact.number(2_u8).bytes(key.as_bytes()).bytes(name.as_bytes()),
     }
-    let Absence { until, spent_millis, as_of } = absence;
-    fact.bytes(b"absence").number(until.as_millis()).number(*spent_millis).number(as_of.as_millis())
 }
 
 /// What shard files say of a bundle. Its id covers the content header, a coding's id the coding header.

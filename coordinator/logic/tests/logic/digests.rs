@@ -8,7 +8,7 @@ use firn_base::{
 use firn_coordinator_logic::{
     Absence, BundleRecord, Change, CodingRecord, Counters, FeatureRecord, FeedRecord, HeldRecord,
     MemoryState, NodeNumber, NodeRecord, NodeSite, RecodingRecord, ReservationRecord, StateDigest,
-    SurplusRecord, WithdrawnRecord, advance, full_digest,
+    SurplusRecord, Suspension, WithdrawnRecord, advance, full_digest,
 };
 use firn_wire::{
     Actor, Command, DomainRule, LedgerAct, LedgerEntry, LedgerHead, NodeState, Policy, StateDigests,
@@ -49,10 +49,23 @@ fn node() -> NodeRecord {
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
         absence: Absence::default(),
+        suspension: None,
         vouched: false,
         declared_since: Timestamp::from_millis(8),
         site: NodeSite::default(),
     }
+}
+
+fn suspension(millis: u64, by: Actor, reason: &str) -> Option<Suspension> {
+    Some(Suspension { at: Timestamp::from_millis(millis), by, reason: reason.into() })
+}
+
+fn socket(byte: u8) -> Actor {
+    Actor::Socket { coordinator: NodeId::from_bytes([byte; 32]) }
+}
+
+fn operator(byte: u8, name: &str) -> Actor {
+    Actor::Operator { key: PublicKey::from_bytes([byte; 32]), name: name.into() }
 }
 
 fn seen_at(address: &str) -> AddressHistory {
@@ -122,6 +135,17 @@ fn every_field_of_a_node_is_covered() {
         with(&|node| node.site.origin = origin(1, "NO")),
         // A text does not run into the next.
         with(&|node| (node.operator, node.failure_domain) = ("operatord".into(), "omain".into())),
+        with(&|node| node.absence.until = Timestamp::from_millis(9)),
+        with(&|node| node.absence.spent_millis = 9),
+        with(&|node| node.absence.as_of = Timestamp::from_millis(9)),
+        with(&|node| node.suspension = suspension(1, Actor::Coordinators, "x")),
+        with(&|node| node.suspension = suspension(9, Actor::Coordinators, "x")),
+        with(&|node| node.suspension = suspension(1, Actor::Coordinators, "y")),
+        with(&|node| node.suspension = suspension(1, socket(2), "x")),
+        with(&|node| node.suspension = suspension(1, socket(9), "x")),
+        with(&|node| node.suspension = suspension(1, operator(2, "ada"), "x")),
+        with(&|node| node.suspension = suspension(1, operator(9, "ada"), "x")),
+        with(&|node| node.suspension = suspension(1, operator(2, "bob"), "x")),
     ];
     let seen = all_differ(&[Change::PutNode(node())], changed);
     assert!(seen.iter().all(|digests| digests.content == seen[0].content), "nodes are no content");

@@ -42,4 +42,5 @@ mod returns;
 mod rights;
 mod stories;
 mod support;
+mod suspensions;
 mod tidying;

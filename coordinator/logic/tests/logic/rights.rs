@@ -81,6 +81,8 @@ fn every_act_and_request_needs_the_role_that_is_written_here() {
         (AdminRequest::Purges { since: Timestamp::from_millis(0), after: None }, OperatorRole::Observer),
         (AdminRequest::BundlesSince { since, from: BundleNumber(0) }, OperatorRole::Observer),
         (AdminRequest::ReplacedAmong(Vec::new()), OperatorRole::Observer),
+        (AdminRequest::AnnounceSuspension { node, reason: String::new() }, OperatorRole::Nodes),
+        (AdminRequest::AnnouncedSuspensions, OperatorRole::Observer),
         (
             AdminRequest::CompactionBehind { older_than_millis: 0, bundle: BundleId::from_bytes([1; 32]) },
             OperatorRole::Observer,

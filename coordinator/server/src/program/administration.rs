@@ -3,7 +3,8 @@
 use firn_base::{ByteCount, ObjectKey, PublicKey};
 use firn_nix_format::{PublisherKey, StorePath};
 use firn_wire::{
-    AdminReply, AdminRequest, LedgerAct, LedgerState, NodeState, OperatorEntry, PublisherEntry, StateDigests,
+    AdminReply, AdminRequest, AnnouncedSuspension, LedgerAct, LedgerState, NodeState, OperatorEntry,
+    PublisherEntry, StateDigests,
 };
 
 use super::Failure;
@@ -13,7 +14,7 @@ use super::arguments::{
 };
 use super::coordinators::{member, roster};
 use super::desk::{Desk, misfit};
-use super::{disowning, ledger_log, purges};
+use super::{disowning, ledger_log, purges, suspensions};
 
 /// Carries out `action` and prints what came of it.
 pub(crate) async fn administer(action: &Action, desk: &Desk, json: bool) -> Result<(), Failure> {
@@ -109,7 +110,10 @@ pub(super) async fn govern(desk: &Desk, act: LedgerAct) -> Result<(), Failure> {
 async fn node(action: &NodeAction, desk: &Desk, json: bool) -> Result<(), Failure> {
     let (node, state) = match action {
         NodeAction::List => return nodes(desk, json).await,
-        NodeAction::Suspend { node } => (node, NodeState::Suspended),
+        NodeAction::Suspend { node, reason: Some(reason), .. } => {
+            return suspensions::announce(desk, *node, reason).await;
+        }
+        NodeAction::Suspend { node, .. } => (node, NodeState::Suspended),
         NodeAction::Resume { node } => (node, NodeState::Active),
         NodeAction::Drain { node } => (node, NodeState::Draining),
         NodeAction::Remove { node, lost, dry_run } => {
@@ -128,6 +132,12 @@ async fn node(action: &NodeAction, desk: &Desk, json: bool) -> Result<(), Failur
         AdminReply::Done if state == NodeState::Draining => {
             println!("node {name} held nothing that counts: it is gone")
         }
+        AdminReply::Done if state == NodeState::Suspended => {
+            println!("node {name} is suspended now; `firn-coordinator node resume {node}` takes that back")
+        }
+        AdminReply::Done if state == NodeState::Active => {
+            println!("node {name} is active, and no suspension is announced")
+        }
         AdminReply::Done => println!("node {name} is {state}"),
         _ => return Err(misfit()),
     }
@@ -138,7 +148,9 @@ async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
     let AdminReply::Nodes(nodes) = desk.ask(AdminRequest::Nodes).await? else {
         return Err(misfit());
     };
+    let announced = suspensions::by_node(desk).await?;
     for node in nodes {
+        let suspension = announced.get(&node.node);
         match json {
             true => println!(
                 "{}",
@@ -147,6 +159,7 @@ async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
                     "address": node.address, "state": node.state.to_string(), "online": node.online,
                     "proved": node.proved, "quota": node.quota.0, "assigned": node.assigned.0, "shards": node.shards,
                     "drain": node.drain, "refused_deletions": node.refused_deletions,
+                    "suspension": suspension.map(suspensions::json),
                 })
             ),
             false => println!(
@@ -162,6 +175,9 @@ async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
         }
         if let Some(backlog) = node.drain.filter(|_| !json) {
             println!("    draining: {backlog}");
+        }
+        if let Some(AnnouncedSuspension { at, by, reason, .. }) = suspension.filter(|_| !json) {
+            println!("    will be suspended at {at}, announced by {by}: {reason}");
         }
         if node.refused_deletions > 0 && !json {
             println!(

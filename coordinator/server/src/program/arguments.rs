@@ -306,12 +306,18 @@ pub(crate) enum TokenAction {
 pub(crate) enum NodeAction {
     /// Print all nodes
     List,
-    /// Give it no new shards
+    /// Give it no new shards: its owner is told now, and it is suspended 48 hours later
     Suspend {
         /// The node's ID
         node: NodeId,
+        /// Why, on one line: for its owner, and for `node list`
+        #[arg(long, value_name = "TEXT", required_unless_present = "now", conflicts_with = "now")]
+        reason: Option<String>,
+        /// At once, for a node that does harm: its owner hears of it when it is done, without a reason
+        #[arg(long)]
+        now: bool,
     },
-    /// Give it shards again
+    /// Give it shards again, or take back that it will be suspended
     Resume {
         /// The node's ID
         node: NodeId,

@@ -7,9 +7,9 @@
 use std::path::{Path, PathBuf};
 
 use firn_client::{Archive, ArchiveOptions};
-use firn_coordinator::{Home, ask_control};
-use firn_transport::{EndpointOptions, Environment, load_identity};
-use firn_wire::{AdminReply, AdminRequest, LedgerEntry};
+use firn_coordinator::{ControlError, Home, ask_control};
+use firn_transport::{AskError, EndpointOptions, Environment, load_identity};
+use firn_wire::{AdminReply, AdminRequest, LedgerEntry, RefusalKind, RefusedRequest};
 
 use super::Failure;
 
@@ -38,6 +38,21 @@ impl Desk {
         match self {
             Self::Socket(directory) => Ok(ask_control(directory, &request).await?),
             Self::Key(archive) => Ok(archive.coordinators().administer(request).await?),
+        }
+    }
+
+    /// Asks what coordinators of before do not know; none from one of those.
+    pub(crate) async fn ask_newer(&self, request: AdminRequest) -> Result<Option<AdminReply>, Failure> {
+        let is_old = |refused: &RefusedRequest| refused.kind == RefusalKind::Malformed;
+        match self {
+            Self::Socket(directory) => match ask_control(directory, &request).await {
+                Err(ControlError::Refused(refused)) if is_old(&refused) => Ok(None),
+                reply => Ok(Some(reply?)),
+            },
+            Self::Key(archive) => match archive.coordinators().administer(request).await {
+                Err(AskError::Refused(refused)) if is_old(&refused) => Ok(None),
+                reply => Ok(Some(reply?)),
+            },
         }
     }
 

@@ -50,8 +50,9 @@ fn text_line(entry: &LedgerEntry) -> String {
     format!("{position:>6}  {at}  {:<24}  {}{reason}", by.to_string(), describe_act(act))
 }
 
-fn json_line(entry: &LedgerEntry) -> String {
-    let by = match &entry.by {
+/// Who did something, for programs.
+pub(super) fn actor_json(by: &Actor) -> serde_json::Value {
+    match by {
         Actor::Coordinators => serde_json::json!({ "kind": "automatic" }),
         Actor::Socket { coordinator } => {
             serde_json::json!({ "kind": "socket", "coordinator": coordinator.to_string() })
@@ -59,12 +60,15 @@ fn json_line(entry: &LedgerEntry) -> String {
         Actor::Operator { key, name } => {
             serde_json::json!({ "kind": "operator", "key": key.to_string(), "name": name })
         }
-    };
+    }
+}
+
+fn json_line(entry: &LedgerEntry) -> String {
     serde_json::json!({
         "position": entry.position,
         "at": entry.at.to_string(),
         "at_millis": entry.at.as_millis(),
-        "by": by,
+        "by": actor_json(&entry.by),
         "act": act_name(&entry.act),
         "subject": act_subject(&entry.act),
         "summary": describe_act(&entry.act),

@@ -11,6 +11,7 @@ mod rebuild;
 mod resync;
 mod running;
 mod since;
+mod suspensions;
 
 pub(crate) use administration::administer;
 pub(crate) use arguments::{Action, Cli};

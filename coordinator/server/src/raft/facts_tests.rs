@@ -177,6 +177,7 @@ impl Chance {
             last_seen: Timestamp::from_millis(2),
             availability: Availability::UNKNOWN,
             absence: Absence::default(),
+            suspension: None,
             vouched: false,
             declared_since: Timestamp::from_millis(1),
             site: NodeSite::default(),

@@ -10,10 +10,12 @@ use firn_base::{
 };
 use firn_coordinator_logic::{
     Absence, BundleRecord, CodingRecord, Counters, ErasedRecord, ErasureRecord, HeldRecord, NodeNumber,
-    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, WithdrawnRecord,
+    NodeRecord, NodeSite, PurgeRecord, RecodingRecord, ReservationRecord, SurplusRecord, Suspension,
+    WithdrawnRecord,
 };
 use firn_wire::{
-    DomainRule, LedgerEntry, LedgerHead, NodeState, OperatorEntry, OperatorRole, Policy, decode, encode,
+    Actor, DomainRule, LedgerEntry, LedgerHead, NodeState, OperatorEntry, OperatorRole, Policy, decode,
+    encode,
 };
 
 use super::bytes::{Reader, Writer};
@@ -31,6 +33,8 @@ pub(super) trait Record: Sized {
 const NODE_BYTES: usize = 4;
 // A node that has declared an absence.
 const NODE_ABSENCE_VERSION: u8 = 2;
+// One of which it is announced that it will be suspended, with or without an absence.
+const NODE_SUSPENSION_VERSION: u8 = 3;
 const PREFIX_SHARE_BYTES_MIN: usize = 1 + 3 + 4;
 // Of a coding without header and placements.
 const CODING_BYTES_MIN: usize = 32 + 2 + 8 + 8 + 4 + 4;
@@ -148,10 +152,12 @@ fn read_origin(reader: &mut Reader<'_>) -> Result<Option<Origin>, StorageError> 
 
 impl Record for NodeRecord {
     fn to_bytes(&self) -> Vec<u8> {
-        let absence = Some(self.absence).filter(Absence::is_declared);
-        let writer = match absence {
-            None => Writer::record(),
-            Some(_) => Writer::record_of(NODE_ABSENCE_VERSION),
+        let is_suspended_soon = self.suspension.is_some();
+        let absence = Some(self.absence).filter(|absence| absence.is_declared() || is_suspended_soon);
+        let writer = match (absence, &self.suspension) {
+            (None, _) => Writer::record(),
+            (Some(_), None) => Writer::record_of(NODE_ABSENCE_VERSION),
+            (Some(_), Some(_)) => Writer::record_of(NODE_SUSPENSION_VERSION),
         };
         let writer = writer
             .u32(self.number.0)
@@ -174,11 +180,13 @@ impl Record for NodeRecord {
             });
         let writer = write_origin(writer, self.site.origin);
         let Some(Absence { until, spent_millis, as_of }) = absence else { return writer.finish() };
-        writer.u64(until.as_millis()).u64(spent_millis).u64(as_of.as_millis()).finish()
+        let writer = writer.u64(until.as_millis()).u64(spent_millis).u64(as_of.as_millis());
+        let Some(Suspension { at, by, reason }) = &self.suspension else { return writer.finish() };
+        write_actor(writer.u64(at.as_millis()), by).blob(reason.as_bytes()).finish()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StorageError> {
-        let (version, mut reader) = Reader::record_up_to(NODE_ABSENCE_VERSION, "node", bytes)?;
+        let (version, mut reader) = Reader::record_up_to(NODE_SUSPENSION_VERSION, "node", bytes)?;
         let record = Self {
             number: NodeNumber(reader.u32()?),
             id: NodeId::from_bytes(reader.array()?),
@@ -201,17 +209,42 @@ impl Record for NodeRecord {
                 let addresses = AddressHistory::try_from(shares).map_err(|_| reader.damaged())?;
                 NodeSite { addresses, origin: read_origin(&mut reader)?, since }
             },
-            absence: match version {
-                NODE_ABSENCE_VERSION => Absence {
+            absence: match version >= NODE_ABSENCE_VERSION {
+                true => Absence {
                     until: Timestamp::from_millis(reader.u64()?),
                     spent_millis: reader.u64()?,
                     as_of: Timestamp::from_millis(reader.u64()?),
                 },
-                _ => Absence::default(),
+                false => Absence::default(),
+            },
+            suspension: match version >= NODE_SUSPENSION_VERSION {
+                true => Some(Suspension {
+                    at: Timestamp::from_millis(reader.u64()?),
+                    by: read_actor(&mut reader)?,
+                    reason: reader.text()?,
+                }),
+                false => None,
             },
         };
         reader.finish()?;
         Ok(record)
+    }
+}
+
+fn write_actor(writer: Writer, by: &Actor) -> Writer {
+    match by {
+        Actor::Coordinators => writer.u8(0),
+        Actor::Socket { coordinator } => writer.u8(1).raw(coordinator.as_bytes()),
+        Actor::Operator { key, name } => writer.u8(2).raw(key.as_bytes()).blob(name.as_bytes()),
+    }
+}
+
+fn read_actor(reader: &mut Reader<'_>) -> Result<Actor, StorageError> {
+    match reader.u8()? {
+        0 => Ok(Actor::Coordinators),
+        1 => Ok(Actor::Socket { coordinator: NodeId::from_bytes(reader.array()?) }),
+        2 => Ok(Actor::Operator { key: PublicKey::from_bytes(reader.array()?), name: reader.text()? }),
+        _ => Err(reader.damaged()),
     }
 }
 

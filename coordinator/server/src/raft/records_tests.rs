@@ -47,6 +47,7 @@ fn node() -> NodeRecord {
         last_seen: Timestamp::from_millis(7),
         availability: Availability::UNKNOWN,
         absence: Absence::default(),
+        suspension: None,
         vouched: true,
         declared_since: Timestamp::from_millis(8),
         site: NodeSite {
@@ -125,6 +126,15 @@ fn the_bytes_of_all_records_are_pinned() {
     let declared =
         Absence { until: Timestamp::from_millis(300), spent_millis: 10, as_of: Timestamp::from_millis(11) };
     check(&mut lines, "node-absent", &NodeRecord { absence: declared, ..node() });
+    let at = Timestamp::from_millis(301);
+    let announced = |by| Some(Suspension { at, by, reason: "new disks".into() });
+    let operator = Actor::Operator { key: PublicKey::from_bytes([6; 32]), name: "bob".into() };
+    check(&mut lines, "node-announced", &NodeRecord { suspension: announced(operator), ..node() });
+    let socket = Actor::Socket { coordinator: NodeId::from_bytes([6; 32]) };
+    let both = NodeRecord { absence: declared, suspension: announced(socket), ..node() };
+    check(&mut lines, "node-absent-announced", &both);
+    let automatic = NodeRecord { suspension: announced(Actor::Coordinators), ..node() };
+    check(&mut lines, "node-announced-by-coordinators", &automatic);
     check(&mut lines, "bundle", &bundle());
     let first = bundle().codings.remove(0);
     let second = CodingRecord {
@@ -184,7 +194,7 @@ fn the_bytes_of_all_records_are_pinned() {
         position: 1,
         previous: Digest::from_bytes([2; 32]),
         at: Timestamp::from_millis(3),
-        by: firn_wire::Actor::Operator { key: PublicKey::from_bytes([6; 32]), name: "bob".into() },
+        by: Actor::Operator { key: PublicKey::from_bytes([6; 32]), name: "bob".into() },
         act: LedgerAct::UseToken {
             token: TokenId::from_bytes([4; 32]),
             node: PublicKey::from_bytes([5; 32]),
@@ -200,7 +210,7 @@ fn the_bytes_of_all_records_are_pinned() {
 #[test]
 fn a_record_of_a_newer_version_is_refused_by_name() {
     let mut bytes = node().to_bytes();
-    bytes[0] = 3;
+    bytes[0] = 4;
     assert!(matches!(NodeRecord::from_bytes(&bytes), Err(StorageError::Newer(_))));
     bytes[0] = 0;
     assert!(matches!(NodeRecord::from_bytes(&bytes), Err(StorageError::Corrupted(_))));

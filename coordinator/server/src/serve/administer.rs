@@ -1,23 +1,23 @@
 //! Administration: governance, tokens, the states of nodes; coordinators are in `members`.
 //!
-//! Always holds: whatever changes something is in the ledger, with whoever asked for it. Leaves to others: whether that one
-//! may (`operators`).
+//! Always holds: whatever changes something is in the ledger, with whoever asked for it; a suspension that is announced comes
+//! there when it is carried out, and is in the log until then. Leaves to others: whether whoever asks may (`operators`).
 
 use std::time::Duration;
 
 use firn_base::{BundleId, BundleNumber, TokenId};
 use firn_coordinator_logic::{
-    Facts, PlanningView, PurgeBook, PurgesWanted, Scan, bundles_since, check_act, check_compaction,
-    check_name, ledger_position, order_of, plan_compaction, purge_progress, read_small, replaced_among,
-    small_bundles, survey_drain,
+    Facts, PlanningView, PurgeBook, PurgesWanted, Scan, Suspension, bundles_since, check_act,
+    check_compaction, check_name, ledger_position, order_of, plan_compaction, purge_progress, read_small,
+    replaced_among, small_bundles, survey_drain,
 };
 use firn_wire::{
     ACTS_PER_REQUEST_MAX, Actor, AdminReply, AdminRequest, COMPACTED_BUNDLES_MAX, Command, CompactionPlan,
     DrainBacklog, JoinToken, LedgerAct, NodeState, RefusalKind, RefusedRequest, RejectReason, Signed,
 };
 
-use super::members;
 use super::reads::LEDGER_PAGE;
+use super::{members, suspensions};
 use crate::shared::{Shared, disk, malformed};
 use crate::storage::StorageError;
 
@@ -72,14 +72,22 @@ pub(super) async fn administer(
                 NodeState::Draining if is_empty(shared, node)? => NodeState::Gone,
                 state => state,
             };
+            let announced = suspensions::announced(shared, node)?;
             let command = Command::SetNodeState { node, state };
-            shared.carry_out_as(by, command, RefusalKind::Malformed).await?;
+            shared.carry_out_as(by.clone(), command, RefusalKind::Malformed).await?;
+            if let Some(Suspension { at, .. }) = announced {
+                tracing::info!(node = %node.short(), %at, %by, %state, "an announced suspension stands no more");
+            }
             Ok(match state {
                 // It is draining, whether its backlog can be told or not.
                 NodeState::Draining => AdminReply::Draining(drain_backlog(shared, node).ok().flatten()),
                 _ => AdminReply::Done,
             })
         }
+        AdminRequest::AnnounceSuspension { node, reason } => {
+            suspensions::announce(shared, by, node, reason).await
+        }
+        AdminRequest::AnnouncedSuspensions => suspensions::list(shared),
         AdminRequest::GovernAll(acts) => {
             if acts.len() > ACTS_PER_REQUEST_MAX {
                 return Err(malformed(format!("ask for at most {ACTS_PER_REQUEST_MAX} acts at a time")));

@@ -164,7 +164,8 @@ pub(super) async fn declare_absence(shared: &Shared, client: PublicKey, for_mill
     Ok(CoordinatorReply::Standing(standing(shared, &known(shared, client)?)))
 }
 
-fn known(shared: &Shared, client: PublicKey) -> Result<NodeRecord, RefusedRequest> {
+/// The record of a node that speaks for itself.
+pub(super) fn known(shared: &Shared, client: PublicKey) -> Result<NodeRecord, RefusedRequest> {
     let record = shared.facts()?.node_by_id(NodeId::from(client)).map_err(|error| disk(&error))?;
     record
         .filter(NodeRecord::is_member)

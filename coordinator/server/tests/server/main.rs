@@ -24,3 +24,4 @@ mod operators;
 mod reports;
 mod slow_disk;
 mod support;
+mod suspensions;

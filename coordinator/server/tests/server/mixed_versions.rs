@@ -183,6 +183,15 @@ async fn commands_wait_for_the_last_coordinator_that_does_not_know_them_and_ever
     assert_eq!(older.consensus.facts().counters().unwrap().feature_level, OLDER_LEVEL);
     purge_refused(&archive, OLDER_LEVEL).await;
     writer.goes_on().await;
+    // Of a suspension the operator hears what else there is.
+    let node = firn_base::NodeId::from_bytes([7; 32]);
+    let announce = AdminRequest::AnnounceSuspension { node, reason: "new disks".into() };
+    let leader = archive.leader().await;
+    let refused = archive.coordinator(leader).administration().administer(announce).await.unwrap_err();
+    let or = format!(
+        "upgrade {short}, which knows level {OLDER_LEVEL}; a node that does harm can be suspended at once with --now"
+    );
+    assert!(refused.sentence.ends_with(&or), "{refused}");
 
     older.end().await;
     start(&mut archive, OLDER).await;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use crate::support::CodedBundle;
 use crate::support::world::{World, read};
+use firn_base::Timestamp;
 use firn_storage_node::{MemoryDisk, NodeHandle, OwnerNotifier, serve_monitoring};
 use firn_transport::Environment;
-use firn_wire::NodeState;
-use serde_json::Value;
+use firn_wire::{NodeState, RefusalKind, RefusedRequest, SuspensionNotice};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -123,6 +124,52 @@ async fn the_owner_is_told_each_cause_once_also_across_a_kill() {
     second.tell_drained(&node.handle()).await;
     second.tell_drained(&node.handle()).await;
     assert_eq!(causes(&file), ["suspended", "removed", "disk-gone", "drained"]);
+}
+
+#[tokio::test]
+async fn the_owner_is_told_of_a_suspension_when_it_is_announced_and_of_the_next_one_again() {
+    let world = World::new().await;
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("told");
+    let notifier = || OwnerNotifier::new(Environment::real(), format!("cat >> '{}'", file.display()));
+    let announce = |millis, reason: &str| {
+        let notice = SuspensionNotice { at: Timestamp::from_millis(millis), reason: reason.to_owned() };
+        world.heard.lock().unwrap().suspension = Ok(Some(notice));
+    };
+    // Two announcements, each across a kill; the first was taken back between.
+    let disk = MemoryDisk::new();
+    for (millis, reason, times) in [
+        (1_795_383_909_000, "new disks", 1),
+        (1_795_383_909_000, "new disks", 1),
+        (1_795_383_910_000, "a move", 2),
+    ] {
+        announce(millis, reason);
+        let node = world.start(1, Arc::new(disk.clone())).await;
+        let handle = node.handle();
+        world.wait("the node hears what is announced", |_| handle.concerns().len() == 1).await;
+        notifier().look(Some(&handle)).await;
+        let events = told(&file);
+        assert_eq!(events.len(), times, "{events:?}");
+        let last = events.last().unwrap();
+        assert_eq!((&last["event"], &last["cause"]), (&json!("suspended"), &json!("suspension-announced")));
+        assert_eq!(last["consequence_at"], Timestamp::from_millis(millis).to_string());
+        assert!(last["sentence"].as_str().unwrap().contains(reason), "{last}");
+        let report = handle.report();
+        assert!(report.sentence().starts_with("This node needs attention: "), "{}", report.sentence());
+        assert_eq!(report.attention[0].consequence_millis, Some(millis));
+    }
+}
+
+#[tokio::test]
+async fn coordinators_that_know_of_no_suspensions_announce_none() {
+    let world = World::new().await;
+    let refused = RefusedRequest::new(RefusalKind::Malformed, "what is that?");
+    world.heard.lock().unwrap().suspension = Err(refused);
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    // That is taken when both were answered.
+    let handle = node.handle();
+    world.wait("it hears where it stands", |_| handle.report().absence_left_millis.is_some()).await;
+    assert_eq!(handle.concerns(), []);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use firn_wire::{
     Descriptor, HeartbeatReply, Identity, InventoryComparison, InventoryRange, JoinRequest, JoinToken,
     LedgerAct, LedgerEntry, LedgerHead, LedgerPage, NodeReply, NodeRequest, NodeStanding, NodeState,
     NodeStatus, NodeTerms, OrderRank, Pass, PassPurpose, RangeContent, Receipt, RefusalKind, RefusedRequest,
-    Roster, Signed, StoreRequest, Ticket,
+    Roster, Signed, StoreRequest, SuspensionNotice, Ticket,
 };
 
 use super::CodedBundle;
@@ -40,6 +40,8 @@ pub(crate) struct Heard {
     pub(crate) ledger: Vec<LedgerEntry>,
     pub(crate) terms: BTreeMap<NodeId, NodeTerms>,
     pub(crate) standing: NodeStanding,
+    /// What is announced to every node. One of an older version does not know what that is.
+    pub(crate) suspension: Result<Option<SuspensionNotice>, RefusedRequest>,
     /// Whether it knows how to compare inventories. It expects nothing.
     pub(crate) compares: bool,
     pub(crate) steps: usize,
@@ -155,6 +157,9 @@ impl Coordinator {
                 heard.terms.insert(node, terms);
                 CoordinatorReply::Standing(heard.standing)
             }
+            CoordinatorRequest::GetSuspension => {
+                heard.suspension.clone().map_or_else(CoordinatorReply::Refused, CoordinatorReply::Suspension)
+            }
             CoordinatorRequest::DeclareAbsence { for_millis } => {
                 let now = Environment::real().now();
                 let until = now.after(Duration::from_millis(for_millis));
@@ -218,6 +223,7 @@ impl World {
             ledger: Vec::new(),
             terms: BTreeMap::new(),
             standing: NodeStanding::default(),
+            suspension: Ok(None),
             compares: false,
             steps: 0,
             listed: BTreeMap::new(),
