@@ -2,12 +2,13 @@
 //! uploads more than its bound, and readers read on all the while.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::support::cache::{Cache, noise};
 use crate::support::fetch::{assert_served, path_infos, try_get};
 use crate::support::local::Local;
+use crate::support::reading::while_reading;
 use crate::support::{Running, command, tcp_port, wait_for};
 
 // Wide enough for 16/40.
@@ -90,17 +91,14 @@ fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
         |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
     wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
 
-    let (healed, reads) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        // It reads until all is over, and fails the test when a read fails.
-        let reader = scope.spawn(|| {
-            while !healed.load(Ordering::Acquire) {
-                for (hash, info) in &wanted {
-                    assert_served(&url, &BTreeMap::from([(hash.clone(), info.clone())]), &key);
-                    reads.fetch_add(1, Ordering::AcqRel);
-                }
-            }
-        });
+    let reads = AtomicU64::new(0);
+    let read = || {
+        for (hash, info) in &wanted {
+            assert_served(&url, &BTreeMap::from([(hash.clone(), info.clone())]), &key);
+            reads.fetch_add(1, Ordering::AcqRel);
+        }
+    };
+    while_reading(read, |reading| {
         let lost = LOST.map(|number| format!("storage-node-{number}"));
         lost.iter().for_each(|role| drop(local.control("stop", role).success()));
         lost.iter().for_each(|role| local.declare_lost(role));
@@ -119,14 +117,13 @@ fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
             let status = local.json(&["status"]);
             let is_whole = status["health"]["full"] == status["bundles"] && status["repair_backlog"] == 0;
             let uploaded: u64 = looks.values().map(|look| look.for_builds).sum();
-            (reader.is_finished() || (is_whole && uploaded > 0)).then_some(uploaded)
+            reading.assert_goes_on();
+            (is_whole && uploaded > 0).then_some(uploaded)
         });
         // Of each bundle 16 shards were read at least.
         let shards: u64 = bundles.iter().map(|bundle| 16 * bundle["shard_bytes"].as_u64().unwrap()).sum();
         assert!(uploaded >= shards, "{uploaded} of {shards}");
         assert!(reads.load(Ordering::Acquire) > before, "nothing was read while repair went on");
-        healed.store(true, Ordering::Release);
-        reader.join().unwrap();
     });
     gateway.assert_alive();
     local.firn(&["verify", "--all"]).success();
