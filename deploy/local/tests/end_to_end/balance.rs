@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::support::cache::{Cache, noise};
-use crate::support::fetch::{assert_served, path_infos, try_get};
+use crate::support::fetch::{assert_served, path_infos};
 use crate::support::local::Local;
 use crate::support::reading::while_reading;
-use crate::support::{Running, command, tcp_port, wait_for};
+use crate::support::wait_for;
 use serde_json::Value;
 
 // At 4/12 twelve nodes hold a shard of every bundle each: about two fifths of their quotas. Four more make room.
@@ -91,17 +91,8 @@ fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_r
     publish(&local, &cache);
     let before = placements(&local);
 
-    // One that remembers next to nothing, so that reads come from nodes.
-    let listen = format!("127.0.0.1:{}", tcp_port());
-    let mut gateway = command("firn", local.home());
-    gateway.arg("--config").arg(local.dir().join("firn.toml"));
-    gateway.args(["gateway", "--memory-cache", "1MB", "--listen", &listen]);
-    let mut gateway = Running::start(&mut gateway, &local.home().join("gateway.log"));
-    let (url, wanted) = (format!("http://{listen}"), path_infos(cache.path()));
-    let is_served =
-        |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
-    wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
-
+    let wanted = path_infos(cache.path());
+    let (mut gateway, url) = local.forgetful_gateway(&wanted);
     let read = || assert_served(&url, &wanted, &key);
     let rounds = while_reading(read, |reading| {
         add_nodes(&local, NODES_MORE);

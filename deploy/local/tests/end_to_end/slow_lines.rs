@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::support::cache::{Cache, noise};
-use crate::support::fetch::{assert_served, path_infos, try_get};
+use crate::support::fetch::{assert_served, path_infos};
 use crate::support::local::Local;
 use crate::support::reading::while_reading;
-use crate::support::{Running, command, tcp_port, wait_for};
+use crate::support::wait_for;
 
 // Wide enough for 16/40.
 const NODES: u64 = 60;
@@ -57,15 +57,6 @@ impl Look {
     }
 }
 
-/// A gateway that remembers next to nothing, so that reads come from nodes.
-fn forgetful_gateway(local: &Local) -> (Running, String) {
-    let listen = format!("127.0.0.1:{}", tcp_port());
-    let mut gateway = command("firn", local.home());
-    gateway.arg("--config").arg(local.dir().join("firn.toml"));
-    gateway.args(["gateway", "--memory-cache", "1MB", "--listen", &listen]);
-    (Running::start(&mut gateway, &local.home().join("gateway.log")), format!("http://{listen}"))
-}
-
 #[test]
 fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
     let place = tempfile::tempdir().unwrap();
@@ -85,12 +76,8 @@ fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
     let bundles = bundles.as_array().unwrap();
     assert!(bundles.iter().all(|bundle| bundle["scheme"]["n"] == 40), "{bundles:?}");
 
-    let (mut gateway, url) = forgetful_gateway(&local);
     let wanted = path_infos(cache.path());
-    let is_served =
-        |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
-    wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
-
+    let (mut gateway, url) = local.forgetful_gateway(&wanted);
     let reads = AtomicU64::new(0);
     let read = || {
         for (hash, info) in &wanted {
