@@ -17,7 +17,7 @@ use firn_retrieval::{
     CachedDirectory, CoordinatorSource, Directory, DirectoryOptions, DirectorySource, ManifestOptions,
     ManifestReader, NodeSource, ObjectOptions, ObjectReader, PayloadReader, SwarmOptions, SwarmReader,
 };
-use firn_transport::{CoordinatorClient, Environment};
+use firn_transport::{BoxFuture, CoordinatorClient, Environment};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -105,7 +105,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 impl Gateway {
     /// Opens the archive and follows its feed, without a port: for programs that read through the core.
-    pub async fn open(archive: ArchiveParts, options: &GatewayOptions) -> Result<OpenGateway, StartError> {
+    pub fn open(
+        archive: ArchiveParts,
+        options: &GatewayOptions,
+    ) -> BoxFuture<'_, Result<OpenGateway, StartError>> {
+        Box::pin(Self::opened(archive, options))
+    }
+
+    async fn opened(archive: ArchiveParts, options: &GatewayOptions) -> Result<OpenGateway, StartError> {
         let ArchiveParts { environment, coordinators } = archive;
         let archive = coordinators.roster().archive();
         let keeps_filters = options.filter != FilterChoice::None;

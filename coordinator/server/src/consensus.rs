@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use firn_base::{NodeId, PublicKey, Timestamp};
 use firn_coordinator_logic::{ClockRefusal, Clocks};
-use firn_transport::{ConnectionPool, Environment};
+use firn_transport::{BoxFuture, ConnectionPool, Environment};
 use firn_wire::{CommandOutcome, StateDigests, TimedCommand};
 use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::metrics::WaitError;
@@ -145,7 +145,11 @@ pub struct ConsensusWatch {
 
 impl Consensus {
     /// Starts a member with what its stores hold.
-    pub async fn start(options: ConsensusOptions) -> Result<Self, StartError> {
+    pub fn start(options: ConsensusOptions) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::started(options))
+    }
+
+    async fn started(options: ConsensusOptions) -> Result<Self, StartError> {
         let ConsensusOptions { raft_id, members, bootstrap, log, state, environment, pool, timing } = options;
         let members: BTreeMap<_, _> =
             members.into_iter().map(|(number, (id, address))| (number, Member { id, address })).collect();

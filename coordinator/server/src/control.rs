@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use firn_transport::BoxFuture;
 use firn_wire::{AdminReply, AdminRequest, CONTROL_BYTES_MAX, LedgerEntry, RefusedRequest, decode, encode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -52,7 +53,11 @@ pub enum ControlError {
 }
 
 /// Listens in `directory` until dropped.
-pub async fn serve_control(directory: &Path, administration: Administration) -> io::Result<()> {
+pub fn serve_control(directory: &Path, administration: Administration) -> BoxFuture<'_, io::Result<()>> {
+    Box::pin(listen(directory, administration))
+}
+
+async fn listen(directory: &Path, administration: Administration) -> io::Result<()> {
     let path = directory.join(CONTROL_SOCKET);
     // A leftover of a killed process; the directory's lock says that nobody else listens.
     match std::fs::remove_file(&path) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use firn_base::{DiskWindows, NodeId, PublicKey};
 use firn_coordinator_logic::{AddressTable, Counters, Facts, Scan, member_number};
-use firn_transport::{ConnectionPool, Endpoint, Environment, serve};
+use firn_transport::{BoxFuture, ConnectionPool, Endpoint, Environment, serve};
 use firn_wire::{
     AdminReply, AdminRequest, ArchiveStatus, CoordinatorReply, CoordinatorRequest, Descriptor, FeedBatch,
     FilterEntry, Identity, LedgerAct, MemberChange, Policy, RefusalKind, RefusedRequest, RejectReason,
@@ -95,7 +95,11 @@ pub enum CoordinatorError {
 
 impl Coordinator {
     /// Starts a coordinator.
-    pub async fn start(options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
+    pub fn start(options: CoordinatorOptions) -> BoxFuture<'static, Result<Self, CoordinatorError>> {
+        Box::pin(Self::started(options))
+    }
+
+    async fn started(options: CoordinatorOptions) -> Result<Self, CoordinatorError> {
         let CoordinatorOptions {
             identity,
             descriptor,

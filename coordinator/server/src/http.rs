@@ -13,13 +13,17 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use firn_transport::BoxFuture;
 use tokio::net::TcpListener;
 
 use self::metrics::OwnFigures;
 use crate::coordinator::Administration;
 
 /// Serves on `listener` until dropped: `/archive`, `/api/v1/paths`, `/metrics`, `/healthz`, `/readyz`.
-pub async fn serve_http(listener: TcpListener, administration: Administration) -> io::Result<()> {
+pub fn serve_http(
+    listener: TcpListener,
+    administration: Administration,
+) -> BoxFuture<'static, io::Result<()>> {
     let router = Router::new()
         .route("/archive", get(archive))
         .route("/api/v1/paths", get(paths::paths))
@@ -27,7 +31,7 @@ pub async fn serve_http(listener: TcpListener, administration: Administration) -
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(administration);
-    axum::serve(listener, router).await
+    Box::pin(axum::serve(listener, router).into_future())
 }
 
 /// Binds the HTTP port; the error names the address.

@@ -25,10 +25,11 @@ use std::time::Duration;
 
 use firn_base::{AddressPrefix, PublicKey};
 use firn_coordinator_logic::Facts;
-use firn_transport::{Connection, Handler, Stream, StreamError};
+use firn_transport::{BoxFuture, Connection, Handler, Stream, StreamError};
 use firn_wire::{
-    Actor, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CommitRequest, CoordinatorReply, CoordinatorRequest,
-    FEATURE_LEVEL, OperatorRole, PassPurpose, RefusalKind, RefusedRequest, RejectReason, decode, encode,
+    Actor, AdminReply, AdminRequest, COMMIT_BYTES_MAX, CONTROL_BYTES_MAX, CommitRequest, CoordinatorReply,
+    CoordinatorRequest, FEATURE_LEVEL, OperatorRole, PassPurpose, RefusalKind, RefusedRequest, RejectReason,
+    decode, encode,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -144,7 +145,15 @@ impl Service {
     }
 
     /// The answer of this coordinator itself, whether it leads or not.
-    async fn answer_here(
+    fn answer_here(
+        &self,
+        asker: Asker,
+        request: CoordinatorRequest,
+    ) -> BoxFuture<'_, Result<CoordinatorReply, RefusedRequest>> {
+        Box::pin(self.answered(asker, request))
+    }
+
+    async fn answered(
         &self,
         asker: Asker,
         request: CoordinatorRequest,
@@ -324,11 +333,15 @@ impl Service {
     }
 
     /// An act of administration from this machine's own socket.
-    pub(crate) async fn administer(
+    pub(crate) fn administer(
         &self,
-        request: firn_wire::AdminRequest,
-    ) -> Result<firn_wire::AdminReply, RefusedRequest> {
-        if let firn_wire::AdminRequest::Snapshot { to } = &request {
+        request: AdminRequest,
+    ) -> BoxFuture<'_, Result<AdminReply, RefusedRequest>> {
+        Box::pin(self.administered(request))
+    }
+
+    async fn administered(&self, request: AdminRequest) -> Result<AdminReply, RefusedRequest> {
+        if let AdminRequest::Snapshot { to } = &request {
             return administer::snapshot(&self.shared, to).await;
         }
         let nobody_leads = self.shared.consensus.leader().is_none();

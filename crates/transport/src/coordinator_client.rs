@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::ask::{Pace, SignsOfLife, Turn, is_quick};
 use crate::reply_check::check_reply;
-use crate::{AskError, Connection, ConnectionPool};
+use crate::{AskError, BoxFuture, Connection, ConnectionPool};
 
 // An election takes one to two seconds: several rounds fit into it without flooding anybody.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -111,7 +111,14 @@ impl CoordinatorClient {
 
     /// Asks until one of the coordinators answers. Tells of a refusal at once, unless it says that another
     /// coordinator or a later moment may do.
-    pub async fn ask(&self, request: &CoordinatorRequest) -> Result<CoordinatorReply, AskError> {
+    pub fn ask<'a>(
+        &'a self,
+        request: &'a CoordinatorRequest,
+    ) -> BoxFuture<'a, Result<CoordinatorReply, AskError>> {
+        Box::pin(self.ask_all(request))
+    }
+
+    async fn ask_all(&self, request: &CoordinatorRequest) -> Result<CoordinatorReply, AskError> {
         let pace = Pace::of(request);
         let encoded = Bytes::from(encode(request));
         let deadline = Instant::now() + pace.total;
@@ -140,7 +147,16 @@ impl CoordinatorClient {
     }
 
     /// Asks one coordinator, once.
-    pub async fn ask_coordinator(
+    pub fn ask_coordinator<'a>(
+        &'a self,
+        coordinator: NodeId,
+        request: &'a CoordinatorRequest,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<CoordinatorReply, AskError>> {
+        Box::pin(self.ask_one(coordinator, request, within))
+    }
+
+    async fn ask_one(
         &self,
         coordinator: NodeId,
         request: &CoordinatorRequest,

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::listener::{self, Listener};
 use crate::paced_socket::PacedSocket;
 use crate::tls::{SERVER_NAME, TlsParty};
-use crate::{BindError, ConnectError, Connection, EndpointOptions, Environment};
+use crate::{BindError, BoxFuture, ConnectError, Connection, EndpointOptions, Environment};
 
 /// How long a dialled peer has to finish the handshake. Two lost first packets are made up for in it.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,7 +84,17 @@ impl Endpoint {
         }
     }
 
-    async fn open(
+    fn open<'a>(
+        environment: &'a Environment,
+        identity: &'a Identity,
+        listen: SocketAddr,
+        options: EndpointOptions,
+        accepts: bool,
+    ) -> BoxFuture<'a, Result<Self, BindError>> {
+        Box::pin(Self::opened(environment, identity, listen, options, accepts))
+    }
+
+    async fn opened(
         environment: &Environment,
         identity: &Identity,
         listen: SocketAddr,

@@ -16,6 +16,9 @@ use firn_base::Timestamp;
 use crate::system::{OsEntropy, SystemClock, UdpSockets};
 
 /// A future that may be kept in a trait object.
+///
+/// What begins a whole actor, and what is asked all over, gives one as well: the body of an `async fn` is compiled anew in each
+/// crate that awaits it, with all that it awaits and spawns, and behind this it is compiled once, where it is written.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The time of day.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use firn_base::NodeId;
-use tokio::sync::Mutex as DialMutex;
+use tokio::sync::{Mutex as DialMutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::{ConnectError, Connection, Endpoint};
@@ -92,9 +93,18 @@ impl ConnectionPool {
         {
             return Err(failure.error.clone());
         }
+        self.dial(peer, address, link).await.unwrap_or(Err(ConnectError::Closing))
+    }
+
+    /// Dials in a task of its own: a caller that gives up early must not make the next one start from nothing.
+    fn dial(
+        &self,
+        peer: NodeId,
+        address: &str,
+        mut link: OwnedMutexGuard<Link>,
+    ) -> JoinHandle<Result<Connection, ConnectError>> {
         let (pool, address) = (self.clone(), address.to_owned());
-        // A task of its own: a caller that gives up early must not make the next one start from nothing.
-        let dial = tokio::spawn(async move {
+        tokio::spawn(async move {
             let result = pool.endpoint.connect(peer, &address).await;
             match &result {
                 Ok(connection) => {
@@ -114,8 +124,7 @@ impl ConnectionPool {
                 }
             }
             result
-        });
-        dial.await.unwrap_or(Err(ConnectError::Closing))
+        })
     }
 
     /// The connection to `peer` if there is a living one.

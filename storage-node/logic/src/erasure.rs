@@ -20,22 +20,16 @@ pub fn erased_bundles(entries: &[LedgerEntry]) -> BTreeSet<BundleId> {
 
 #[cfg(test)]
 mod tests {
-    use firn_base::{Digest, ObjectKey, Timestamp};
+    use firn_base::ObjectKey;
 
     use super::*;
+    use crate::test_ledger::entry;
 
     #[test]
     fn bundles_are_erased_by_their_own_entry_and_not_by_a_purge() {
-        let entry = |position, act| LedgerEntry {
-            position,
-            previous: Digest::from_bytes([0; 32]),
-            at: Timestamp::from_millis(1),
-            by: firn_wire::Actor::Coordinators,
-            act,
-        };
         let (key, reason) = (ObjectKey::store_path([1; 20]), String::new());
         let bundle = BundleId::from_bytes([2; 32]);
-        let entries = [entry(0, LedgerAct::Purge { key, reason }), entry(1, LedgerAct::Erase { bundle })];
+        let entries = [entry(LedgerAct::Purge { key, reason }), entry(LedgerAct::Erase { bundle })];
         assert_eq!(erased_bundles(&entries[..1]), BTreeSet::new());
         assert_eq!(erased_bundles(&entries), BTreeSet::from([bundle]));
     }

@@ -57,15 +57,10 @@ impl KnownReaders {
 
 #[cfg(test)]
 mod tests {
-    use firn_base::{Digest, Timestamp};
-    use firn_wire::{Actor, OperatorRole};
+    use firn_wire::OperatorRole;
 
     use super::*;
-
-    fn entry(act: LedgerAct) -> LedgerEntry {
-        let (at, previous) = (Timestamp::from_millis(1), Digest::from_bytes([0; 32]));
-        LedgerEntry { position: 0, previous, at, by: Actor::Coordinators, act }
-    }
+    use crate::test_ledger::entry;
 
     #[test]
     fn known_is_whom_the_ledger_names_until_it_removes_him() {

@@ -28,6 +28,8 @@ mod rest;
 mod scrub;
 mod session;
 mod strangers;
+#[cfg(test)]
+mod test_ledger;
 mod traffic_book;
 mod trash;
 mod week;

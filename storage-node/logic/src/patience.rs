@@ -17,15 +17,10 @@ pub fn patience(entries: &[LedgerEntry]) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use firn_base::{Digest, Timestamp};
-    use firn_wire::{Actor, DomainRule, Policy};
+    use firn_wire::{DomainRule, Policy};
 
     use super::*;
-
-    fn entry(act: LedgerAct) -> LedgerEntry {
-        let (at, previous) = (Timestamp::from_millis(1), Digest::from_bytes([0; 32]));
-        LedgerEntry { position: 0, previous, at, by: Actor::Coordinators, act }
-    }
+    use crate::test_ledger::entry;
 
     #[test]
     fn the_last_policy_of_the_ledger_counts() {

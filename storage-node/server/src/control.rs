@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use firn_transport::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -100,7 +101,11 @@ pub enum ControlError {
 
 /// Answers the control socket of the data directory until it is dropped. The path of a Unix socket has at most
 /// about 100 bytes.
-pub async fn serve_control(directory: &Path, handle: NodeHandle) -> io::Result<()> {
+pub fn serve_control(directory: &Path, handle: NodeHandle) -> BoxFuture<'_, io::Result<()>> {
+    Box::pin(listen(directory, handle))
+}
+
+async fn listen(directory: &Path, handle: NodeHandle) -> io::Result<()> {
     let path = directory.join(CONTROL_SOCKET);
     // Left by a node that was killed: the lock of the directory says that no other is alive.
     match std::fs::remove_file(&path) {

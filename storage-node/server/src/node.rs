@@ -18,7 +18,7 @@ use firn_storage_node_logic::{
     pause_until,
 };
 use firn_transport::{
-    BindError, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
+    BindError, BoxFuture, ConnectionPool, CoordinatorClient, Endpoint, EndpointOptions, Environment, serve,
 };
 use firn_wire::{
     ADDRESS_BYTES_MAX, Descriptor, DescriptorError, Identity, JoinToken, NAME_BYTES_MAX, NodeStanding, Signed,
@@ -144,10 +144,14 @@ pub struct NodeHandle {
 
 impl StorageNode {
     /// Opens the store and the port and begins to talk to the coordinators, reachable or not.
-    pub async fn start(
+    pub fn start(
         environment: Environment,
         options: StorageNodeOptions,
-    ) -> Result<Self, StartNodeError> {
+    ) -> BoxFuture<'static, Result<Self, StartNodeError>> {
+        Box::pin(Self::started(environment, options))
+    }
+
+    async fn started(environment: Environment, options: StorageNodeOptions) -> Result<Self, StartNodeError> {
         check_length("failure domain", &options.failure_domain, NAME_BYTES_MAX)?;
         check_length("address", options.advertise.as_deref().unwrap_or_default(), ADDRESS_BYTES_MAX)?;
         let opened = {

@@ -10,6 +10,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, Entry, EntryPayload, RaftLogReader, RaftSnapshotBuilder};
+use tempfile::TempDir;
 
 use super::types::{LogEntry, LogId, RaftStorageError, TypeConfig, Vote};
 use super::{InstallGate, LogStore, StateFacts, StateMachine};
@@ -32,18 +33,21 @@ fn shared(memory: &(Memory, Memory)) -> Stores {
     (Arc::new(memory.0.clone()), Arc::new(memory.1.clone()))
 }
 
-struct InMemory;
+/// Makes empty stores, and the place on disk that goes with them. The suite is large, and compiled once for each type that
+/// makes stores.
+struct Empty(fn() -> (Stores, Option<TempDir>));
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine> for InMemory {
-    async fn build(&self) -> Result<((), LogStore, StateMachine), RaftStorageError> {
-        let (log, machine) = open(&shared(&in_memory()));
-        Ok(((), log, machine))
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, Option<TempDir>> for Empty {
+    async fn build(&self) -> Result<(Option<TempDir>, LogStore, StateMachine), RaftStorageError> {
+        let (stores, place) = (self.0)();
+        let (log, machine) = open(&stores);
+        Ok((place, log, machine))
     }
 }
 
 #[test]
 fn stores_in_memory_pass_the_suite_of_the_library() {
-    Suite::test_all(InMemory).unwrap();
+    Suite::test_all(Empty(|| (shared(&in_memory()), None))).unwrap();
 }
 
 #[cfg(feature = "rocksdb")]
@@ -51,24 +55,18 @@ mod on_disk {
     use super::*;
     use crate::storage::RocksDb;
 
-    struct OnDisk;
-
     fn stores(dir: &std::path::Path) -> Stores {
         let open = |name, kind| Arc::new(RocksDb::open(&dir.join(name), kind).unwrap());
         (open("log", StoreKind::Log), open("state", StoreKind::State))
     }
 
-    impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for OnDisk {
-        async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), RaftStorageError> {
-            let dir = tempfile::tempdir().unwrap();
-            let (log, machine) = open(&stores(dir.path()));
-            Ok((dir, log, machine))
-        }
-    }
-
     #[test]
     fn stores_on_disk_pass_the_suite_of_the_library() {
-        Suite::test_all(OnDisk).unwrap();
+        let on_disk = || {
+            let dir = tempfile::tempdir().unwrap();
+            (stores(dir.path()), Some(dir))
+        };
+        Suite::test_all(Empty(on_disk)).unwrap();
     }
 
     #[tokio::test]

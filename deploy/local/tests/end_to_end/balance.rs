@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::support::cache::{Cache, noise};
-use crate::support::fetch::{assert_served, path_infos, try_get};
+use crate::support::fetch::{assert_served, path_infos};
 use crate::support::local::Local;
-use crate::support::{Running, command, tcp_port, wait_for};
+use crate::support::reading::while_reading;
+use crate::support::wait_for;
 use serde_json::Value;
 
 // At 4/12 twelve nodes hold a shard of every bundle each: about two fifths of their quotas. Four more make room.
@@ -91,26 +91,10 @@ fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_r
     publish(&local, &cache);
     let before = placements(&local);
 
-    // One that remembers next to nothing, so that reads come from nodes.
-    let listen = format!("127.0.0.1:{}", tcp_port());
-    let mut gateway = command("firn", local.home());
-    gateway.arg("--config").arg(local.dir().join("firn.toml"));
-    gateway.args(["gateway", "--memory-cache", "1MB", "--listen", &listen]);
-    let mut gateway = Running::start(&mut gateway, &local.home().join("gateway.log"));
-    let (url, wanted) = (format!("http://{listen}"), path_infos(cache.path()));
-    let is_served =
-        |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
-    wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
-
-    let (balanced, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        // It reads until all is over, and fails the test when a read fails.
-        let reader = scope.spawn(|| {
-            while !balanced.load(Ordering::Acquire) {
-                assert_served(&url, &wanted, &key);
-                rounds.fetch_add(1, Ordering::AcqRel);
-            }
-        });
+    let wanted = path_infos(cache.path());
+    let (mut gateway, url) = local.forgetful_gateway(&wanted);
+    let read = || assert_served(&url, &wanted, &key);
+    let rounds = while_reading(read, |reading| {
         add_nodes(&local, NODES_MORE);
         let all = usize::try_from(NODES + NODES_MORE).unwrap();
         let roles =
@@ -121,12 +105,11 @@ fn empty_nodes_are_filled_until_all_are_about_equally_full_while_everything_is_r
             let kept = kept_bytes(&local, &roles);
             let fleet = kept.values().sum::<u64>() / (NODES + NODES_MORE);
             let is_even = |kept: &u64| kept.abs_diff(fleet) * 100 <= TOLERANCE * QUOTA_BYTES;
-            (reader.is_finished() || at_rest && kept.values().all(is_even)).then_some(())
+            reading.assert_goes_on();
+            (at_rest && kept.values().all(is_even)).then_some(())
         });
-        balanced.store(true, Ordering::Release);
-        reader.join().unwrap();
     });
-    assert!(rounds.into_inner() > 0);
+    assert!(rounds > 0);
     gateway.assert_alive();
     let after = placements(&local);
     // No shard was made or lost; what is elsewhere now came to the new nodes, and was sent once.

@@ -1,12 +1,11 @@
 //! Many small publishes leave many small bundles; `firn compact` packs them together, killed midway as well, while everything is
 //! read; the small ones go from every disk.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::dependents::up;
 use crate::support::cache::{Cache, Entry, info_of, nar_of, noise, store_path};
 use crate::support::fetch::{assert_recovered, assert_served, path_infos};
 use crate::support::local::Local;
+use crate::support::reading::while_reading;
 use crate::support::{Running, command, run, wait_for};
 use firn_nix_format::Sha256;
 use serde_json::Value;
@@ -59,17 +58,11 @@ fn many_small_publishes_come_together_in_a_full_bundle_and_go_from_every_disk() 
         "whoever uploads them may still be at it: {young}"
     );
 
-    let ended = AtomicBool::new(false);
-    let rounds = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let mut rounds = 0;
-            while !ended.load(Ordering::Acquire) {
-                local.firn(&["verify", "--all"]).success();
-                assert_served(&local.url, &published, &key);
-                rounds += 1;
-            }
-            rounds
-        });
+    let read = || {
+        local.firn(&["verify", "--all"]).success();
+        assert_served(&local.url, &published, &key);
+    };
+    let rounds = while_reading(read, |reading| {
         // One that is killed while it sends leaves everything as it was.
         let before = local.shard_files(NODES);
         let mut program = command("firn", local.home());
@@ -87,11 +80,9 @@ fn many_small_publishes_come_together_in_a_full_bundle_and_go_from_every_disk() 
         }
         assert_eq!(small(&local), (0, 0.0), "{compacted}");
         wait_for("the small ones are erased", || {
-            assert!(!reading.is_finished(), "a reader failed");
+            reading.assert_goes_on();
             (bundles(&local) == 1 && local.shard_files(NODES) == NODES).then_some(())
         });
-        ended.store(true, Ordering::Release);
-        reading.join().unwrap()
     });
     assert!(rounds > 0, "{rounds} rounds of reading");
 

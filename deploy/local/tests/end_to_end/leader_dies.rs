@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::support::cache::{Cache, noise, store_path};
 use crate::support::fetch::{path_infos, try_get};
 use crate::support::fleet::{COORDINATORS, Fleet, text};
+use crate::support::reading::EndsWhenDropped;
 use crate::support::{Running, wait_for};
 use firn_base::{ObjectKey, PublicKey};
 use firn_coordinator::{ask_control, ask_ledger};
@@ -367,7 +368,7 @@ fn no_read_fails_or_waits_long_while_leaders_die_and_writes_come_back() {
             })
             .collect();
         // Else readers would go on for ever behind a test that has failed.
-        let stop = StopAtEnd(&world.stop);
+        let stop = EndsWhenDropped(&world.stop);
         let gateways = kill_leaders(&mut fleet, &world, kills);
         drop(stop);
         readers.into_iter().for_each(|reader| reader.join().unwrap());
@@ -389,13 +390,5 @@ fn no_read_fails_or_waits_long_while_leaders_die_and_writes_come_back() {
     }
     for program in fleet.nodes.iter_mut().chain(&mut fleet.coordinators) {
         program.as_mut().unwrap().assert_alive();
-    }
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }

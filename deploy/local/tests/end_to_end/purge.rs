@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::cache::{Cache, noise, store_path};
 use crate::support::fetch::{assert_recovered, assert_served, get, path_infos};
 use crate::support::local::Local;
+use crate::support::reading::while_reading;
 use crate::support::{Ended, Running, command, run, wait_for};
 use serde_json::Value;
 
@@ -86,17 +86,11 @@ fn a_purged_path_is_gone_from_every_disk_and_all_that_shared_its_bundle_stays_re
 
     let gone = store_path("gone").hash_part().to_owned();
     let kept: BTreeMap<_, _> = published.clone().into_iter().filter(|(hash, _)| *hash != gone).collect();
-    let ended = AtomicBool::new(false);
-    let rounds = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let mut rounds = 0;
-            while !ended.load(Ordering::Acquire) {
-                local.firn(&["verify", "--all"]).success();
-                assert_served(&local.url, &kept, &key);
-                rounds += 1;
-            }
-            rounds
-        });
+    let read = || {
+        local.firn(&["verify", "--all"]).success();
+        assert_served(&local.url, &kept, &key);
+    };
+    let rounds = while_reading(read, |reading| {
         // One that is killed while it sends leaves everything as it was.
         let before = local.shard_files(NODES);
         let mut program = command("firn", local.home());
@@ -106,16 +100,18 @@ fn a_purged_path_is_gone_from_every_disk_and_all_that_shared_its_bundle_stays_re
             (local.shard_files(NODES) > before || first.ended().is_some()).then_some(())
         });
         first.kill();
-        let repacking = scope.spawn(|| {
-            wait_for("the bundle is packed anew", || {
-                let ended = local.firn(&["repack", "--json"]);
-                let said: Value = serde_json::from_str(&ended.stdout).ok()?;
-                (ended.code == Some(0) && said[0]["failure"].is_null()).then_some(said)
-            })
+        let (leader, repacked) = std::thread::scope(|scope| {
+            let repacking = scope.spawn(|| {
+                wait_for("the bundle is packed anew", || {
+                    let ended = local.firn(&["repack", "--json"]);
+                    let said: Value = serde_json::from_str(&ended.stdout).ok()?;
+                    (ended.code == Some(0) && said[0]["failure"].is_null()).then_some(said)
+                })
+            });
+            let leader = local.leader();
+            local.control("stop", &leader).success();
+            (leader, repacking.join().unwrap())
         });
-        let leader = local.leader();
-        local.control("stop", &leader).success();
-        let repacked = repacking.join().unwrap();
         if let Some(report) = repacked.get(0) {
             assert_eq!((&report["kept"], &report["left_out"]), (&5.into(), &1.into()), "{repacked}");
             assert!(
@@ -125,13 +121,11 @@ fn a_purged_path_is_gone_from_every_disk_and_all_that_shared_its_bundle_stays_re
         }
         local.control("start", &leader).success();
         let waiting = wait_for("all but one holder have erased it", || {
-            assert!(!reading.is_finished(), "a reader failed");
+            reading.assert_goes_on();
             let now = progress(&local)?;
             (now["holders"] == NODES && now["waiting"].as_array().unwrap().len() == 1).then_some(now)
         });
         assert_eq!(waiting["waiting"][0]["online"], false);
-        ended.store(true, Ordering::Release);
-        reading.join().unwrap()
     });
     assert!(rounds > 1, "{rounds} rounds of reading");
     let told = coordinator(&local, &["path", "purges"]).success();

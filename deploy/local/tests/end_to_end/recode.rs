@@ -1,11 +1,10 @@
 //! A fleet that grows from 6 nodes to 24: its bundles are coded anew from k = 4 to k = 8 while they are read, and while
 //! the coordinator that leads is killed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use crate::support::cache::{Cache, noise};
 use crate::support::fetch::{assert_recovered, assert_served, path_infos};
 use crate::support::local::Local;
+use crate::support::reading::while_reading;
 use crate::support::wait_for;
 use serde_json::Value;
 
@@ -32,17 +31,11 @@ fn bundles_of_a_fleet_that_grows_are_coded_anew_and_read_all_the_while() {
     assert!(schemes(&bundles).iter().all(|k| *k == 4), "{bundles}");
 
     // `verify` reads everything from nodes in each round; the gateway what it does not remember, by facts that grow old.
-    let ended = AtomicBool::new(false);
-    let rounds = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let mut rounds = 0;
-            while !ended.load(Ordering::Acquire) {
-                local.firn(&["verify", "--all"]).success();
-                assert_served(&local.url, &published, &key);
-                rounds += 1;
-            }
-            rounds
-        });
+    let read = || {
+        local.firn(&["verify", "--all"]).success();
+        assert_served(&local.url, &published, &key);
+    };
+    let rounds = while_reading(read, |reading| {
         for _ in 6..24 {
             local.control("add", "storage-node").success();
         }
@@ -55,14 +48,12 @@ fn bundles_of_a_fleet_that_grows_are_coded_anew_and_read_all_the_while() {
         local.control("stop", &leader).success();
         wait_for("another coordinator leads", || (local.leader() != leader).then_some(()));
         wait_for("every bundle is coded for 8", || {
-            assert!(!reading.is_finished(), "a reader failed");
+            reading.assert_goes_on();
             let all_are = schemes(&json(&local, &["bundle", "list", "--json"])).iter().all(|k| *k == 8);
             let status = json(&local, &["status", "--json"]);
             (all_are && status["recoding"]["older"] == 0 && status["recoding"]["under_way"] == 0)
                 .then_some(())
         });
-        ended.store(true, Ordering::Release);
-        reading.join().unwrap()
     });
     assert!(rounds > 1, "{rounds} rounds of reading");
     assert!(json(&local, &["bundle", "show", "0", "--json"])["second"].is_null());

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::fetch::path_infos;
 use crate::support::fleet::Fleet;
+use crate::support::reading::EndsWhenDropped;
 use crate::support::{DEADLINE, Running, demo_cache, demo_key, nix, program, wait_for};
 use firn_nix_format::PathInfo;
 
@@ -118,14 +119,6 @@ fn copy_on(
 
 fn counts(answered: &[AtomicUsize]) -> Vec<usize> {
     answered.iter().map(|count| count.load(Ordering::Relaxed)).collect()
-}
-
-struct EndsWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for EndsWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Requests that were sent on another connection because theirs ended before the first byte of an answer.

@@ -2,13 +2,14 @@
 //! uploads more than its bound, and readers read on all the while.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::support::cache::{Cache, noise};
-use crate::support::fetch::{assert_served, path_infos, try_get};
+use crate::support::fetch::{assert_served, path_infos};
 use crate::support::local::Local;
-use crate::support::{Running, command, tcp_port, wait_for};
+use crate::support::reading::while_reading;
+use crate::support::wait_for;
 
 // Wide enough for 16/40.
 const NODES: u64 = 60;
@@ -56,15 +57,6 @@ impl Look {
     }
 }
 
-/// A gateway that remembers next to nothing, so that reads come from nodes.
-fn forgetful_gateway(local: &Local) -> (Running, String) {
-    let listen = format!("127.0.0.1:{}", tcp_port());
-    let mut gateway = command("firn", local.home());
-    gateway.arg("--config").arg(local.dir().join("firn.toml"));
-    gateway.args(["gateway", "--memory-cache", "1MB", "--listen", &listen]);
-    (Running::start(&mut gateway, &local.home().join("gateway.log")), format!("http://{listen}"))
-}
-
 #[test]
 fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
     let place = tempfile::tempdir().unwrap();
@@ -84,23 +76,16 @@ fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
     let bundles = bundles.as_array().unwrap();
     assert!(bundles.iter().all(|bundle| bundle["scheme"]["n"] == 40), "{bundles:?}");
 
-    let (mut gateway, url) = forgetful_gateway(&local);
     let wanted = path_infos(cache.path());
-    let is_served =
-        |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
-    wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
-
-    let (healed, reads) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        // It reads until all is over, and fails the test when a read fails.
-        let reader = scope.spawn(|| {
-            while !healed.load(Ordering::Acquire) {
-                for (hash, info) in &wanted {
-                    assert_served(&url, &BTreeMap::from([(hash.clone(), info.clone())]), &key);
-                    reads.fetch_add(1, Ordering::AcqRel);
-                }
-            }
-        });
+    let (mut gateway, url) = local.forgetful_gateway(&wanted);
+    let reads = AtomicU64::new(0);
+    let read = || {
+        for (hash, info) in &wanted {
+            assert_served(&url, &BTreeMap::from([(hash.clone(), info.clone())]), &key);
+            reads.fetch_add(1, Ordering::AcqRel);
+        }
+    };
+    while_reading(read, |reading| {
         let lost = LOST.map(|number| format!("storage-node-{number}"));
         lost.iter().for_each(|role| drop(local.control("stop", role).success()));
         lost.iter().for_each(|role| local.declare_lost(role));
@@ -119,14 +104,13 @@ fn repair_keeps_to_its_part_of_slow_lines_and_readers_have_the_rest() {
             let status = local.json(&["status"]);
             let is_whole = status["health"]["full"] == status["bundles"] && status["repair_backlog"] == 0;
             let uploaded: u64 = looks.values().map(|look| look.for_builds).sum();
-            (reader.is_finished() || (is_whole && uploaded > 0)).then_some(uploaded)
+            reading.assert_goes_on();
+            (is_whole && uploaded > 0).then_some(uploaded)
         });
         // Of each bundle 16 shards were read at least.
         let shards: u64 = bundles.iter().map(|bundle| 16 * bundle["shard_bytes"].as_u64().unwrap()).sum();
         assert!(uploaded >= shards, "{uploaded} of {shards}");
         assert!(reads.load(Ordering::Acquire) > before, "nothing was read while repair went on");
-        healed.store(true, Ordering::Release);
-        reader.join().unwrap();
     });
     gateway.assert_alive();
     local.firn(&["verify", "--all"]).success();

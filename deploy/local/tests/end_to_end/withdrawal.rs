@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::support::cache::{Cache, noise};
 use crate::support::fetch::{assert_recovered, assert_served, get, path_infos};
@@ -17,6 +18,15 @@ fn path(local: &Local, verb: &str, name: &str) -> crate::support::Ended {
     let act =
         ["path", verb, &path, "--reason", "asked by its author", "--data-dir", directory.to_str().unwrap()];
     run(local.home(), "firn-coordinator", act)
+}
+
+/// Waits until the gateway answers `narinfo` with `status`, and prints how long that took since an act was acknowledged: no
+/// bound, for a machine that is busy with other tests says little of one that is not.
+#[track_caller]
+fn wait_for_answer(narinfo: &str, status: u16, act: &str) {
+    let acknowledged = Instant::now();
+    wait_for(act, || (get(narinfo).status == status).then_some(()));
+    println!("the gateway answers {status} {:.2} s after {act}", acknowledged.elapsed().as_secs_f64());
 }
 
 /// What `firn recover` makes of the nodes' disks.
@@ -45,7 +55,7 @@ fn a_withdrawn_path_is_served_and_recovered_no_more_until_it_is_reinstated() {
     path(&local, "withdraw", "gone").success();
     let gone = crate::support::cache::store_path("gone").hash_part().to_owned();
     let narinfo = format!("{}/{gone}.narinfo", local.url);
-    wait_for("the gateway serves it no more", || (get(&narinfo).status == 404).then_some(()));
+    wait_for_answer(&narinfo, 404, "a withdrawal");
     let kept: BTreeMap<_, _> = published.clone().into_iter().filter(|(hash, _)| *hash != gone).collect();
     assert_served(&local.url, &kept, &publisher);
     let again = local.firn(&["publish", cache.path().to_str().unwrap(), "--json"]).success();
@@ -73,7 +83,11 @@ fn a_withdrawn_path_is_served_and_recovered_no_more_until_it_is_reinstated() {
     assert_recovered(&output, &published);
 
     local.start();
+    // It may have forgotten; once it has answered so, it remembers that too.
+    wait_for("a gateway that has just started does not serve it", || {
+        (get(&narinfo).status == 404).then_some(())
+    });
     path(&local, "reinstate", "gone").success();
-    wait_for("the gateway serves it again", || (get(&narinfo).status == 200).then_some(()));
+    wait_for_answer(&narinfo, 200, "a reinstatement");
     assert_served(&local.url, &published, &publisher);
 }

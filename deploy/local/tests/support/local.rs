@@ -1,9 +1,13 @@
 //! An archive run by `firn-local`.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use firn_nix_format::PathInfo;
+
+use super::fetch::try_get;
 use super::{Ended, Running, command, run, tcp_port, wait_for};
 
 /// A directory with an archive that runs in it.
@@ -89,6 +93,21 @@ impl Local {
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let said = self.firn(&[arguments, &["--json"]].concat()).success();
         serde_json::from_str(&said).expect("it is JSON")
+    }
+
+    /// A gateway that remembers next to nothing, so that reads come from nodes, and its URL; it knows of all that is `wanted`.
+    #[track_caller]
+    pub fn forgetful_gateway(&self, wanted: &BTreeMap<String, PathInfo>) -> (Running, String) {
+        let listen = format!("127.0.0.1:{}", tcp_port());
+        let mut gateway = command("firn", self.home());
+        gateway.arg("--config").arg(self.dir().join("firn.toml"));
+        gateway.args(["gateway", "--memory-cache", "1MB", "--listen", &listen]);
+        let gateway = Running::start(&mut gateway, &self.home().join("gateway.log"));
+        let url = format!("http://{listen}");
+        let is_served =
+            |hash: &String| try_get(&format!("{url}/{hash}.narinfo")).is_ok_and(|it| it.status == 200);
+        wait_for("the gateway knows everything", || wanted.keys().all(is_served).then_some(()));
+        (gateway, url)
     }
 
     /// Makes and starts one more storage node, which uploads at `rate`.

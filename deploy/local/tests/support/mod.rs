@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod local;
 pub mod nix;
 pub mod pipeline;
+pub mod reading;
 
 use std::ffi::OsStr;
 use std::fs::File;
