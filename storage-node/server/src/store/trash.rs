@@ -30,7 +30,8 @@ impl Shelf {
     pub(super) fn trash_entries(&self) -> impl DoubleEndedIterator<Item = TrashEntry> {
         self.trash.iter().map(|(name, bytes)| TrashEntry {
             since: name.since,
-            bytes: self.account.on_disk(*bytes),
+            file_bytes: *bytes,
+            disk_bytes: self.account.on_disk(*bytes),
             ordered: name.reason.ordered(),
         })
     }
@@ -80,10 +81,10 @@ impl ShardStore {
         let mut shelf = self.shelf();
         let Some(bytes) = shelf.shards.get(&name).map(|held| held.bytes) else { return Ok(false) };
         // Under the same lock as the move, so that two orders at a time do not share an allowance.
-        let room = shelf.limits.room(shelf.account.stored().0, &shelf.young_trash(now));
-        let wanted = shelf.account.on_disk(bytes);
-        if room.after(reason, wanted).is_none() {
-            return Err(TooManyDeletes { left: room.of(reason).0, wanted }.into());
+        let room = shelf.limits.room(shelf.account.stored_file_bytes(), &shelf.young_trash(now));
+        // By its length, as the leader takes it off the room that it was told.
+        if room.after(reason, bytes).is_none() {
+            return Err(TooManyDeletes { left: room.of(reason).0, wanted: bytes }.into());
         }
         let moved = self.move_to_trash(&mut shelf, name, TrashReason::Ordered(reason), now)?;
         drop(shelf);
