@@ -1,7 +1,9 @@
 //! What an index of shards costs a start: the file `shards/index` that is built, and RocksDB that holds the same.
 //!
 //! Always holds: what is started is a process of its own, so that the memory that it took is of that start alone; a start that
-//! does not find every entry ends the run. Leaves to others: listing the directories of shards, which a start does with either.
+//! does not find every entry ends the run, where of the file its length says how many it has. That of the file is all that opening
+//! a store is: it makes and syncs three directories, too. Leaves to others: listing the directories of shards, which a start does
+//! with either.
 
 use std::fs::{self, File};
 use std::io::Write;

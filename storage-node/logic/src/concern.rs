@@ -263,8 +263,8 @@ pub fn concerns(facts: &OwnerFacts) -> Vec<Concern> {
     if unread_shards > 0 {
         found.push(Concern::DiskFailing { unread_shards });
     }
-    // Who leaves or is drained is given nothing, whatever room there is.
-    let is_given_shards = !is_removed && !leaving && state != Some(NodeState::Draining);
+    // Who leaves, is drained or suspended is given nothing, whatever room there is.
+    let is_given_shards = !leaving && matches!(state, None | Some(NodeState::Active));
     if let Some(free) = disk_filled.filter(|_| is_given_shards) {
         found.push(Concern::DiskFilled { free });
     }
@@ -421,6 +421,13 @@ mod tests {
     #[test]
     fn a_drain_that_the_owner_has_not_asked_for_is_told_when_it_begins() {
         assert_eq!(of(facts(NodeState::Draining)), [Concern::Draining]);
+    }
+
+    #[test]
+    fn a_full_disk_concerns_the_owner_of_a_node_that_is_given_shards() {
+        let filled = |state| of(OwnerFacts { disk_filled: Some(ByteCount(7_000)), ..facts(state) });
+        assert_eq!(filled(NodeState::Active), [Concern::DiskFilled { free: ByteCount(7_000) }]);
+        assert_eq!(filled(NodeState::Suspended), [Concern::Suspended]);
     }
 
     #[test]

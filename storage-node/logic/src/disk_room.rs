@@ -65,7 +65,7 @@ impl DiskRoom {
         self.left_in_the_end().saturating_sub(self.pending_bytes)
     }
 
-    /// The same once what is being written is on the disk.
+    /// The same where nothing is being written.
     const fn left_in_the_end(self) -> u64 {
         self.free_bytes.saturating_add(self.old_trash_bytes).saturating_sub(self.reserve_bytes)
     }

@@ -17,6 +17,8 @@ pub struct Account {
     // What a disk gives at least.
     block: u64,
     stored: u64,
+    // The same by the lengths of the files.
+    stored_file_bytes: u64,
     pending: u64,
     trash: u64,
     index: u64,
@@ -28,8 +30,8 @@ pub struct Account {
 #[derive(Debug)]
 #[must_use = "bytes that are set aside stay so until they are kept or released"]
 pub struct Admitted {
-    // What the file takes.
-    bytes: u64,
+    // The length of the file.
+    file_bytes: u64,
     set_aside: u64,
 }
 
@@ -46,7 +48,16 @@ pub struct QuotaExceeded {
 impl Account {
     /// An empty account with a quota of `quota` bytes.
     pub const fn new(quota: ByteCount) -> Self {
-        Self { quota: quota.0, block: 1, stored: 0, pending: 0, trash: 0, index: 0, beside: 0 }
+        Self {
+            quota: quota.0,
+            block: 1,
+            stored: 0,
+            stored_file_bytes: 0,
+            pending: 0,
+            trash: 0,
+            index: 0,
+            beside: 0,
+        }
     }
 
     /// The same on a disk that gives files and directories room in whole blocks of so many bytes; 1 where lengths count.
@@ -71,7 +82,7 @@ impl Account {
             return Err(QuotaExceeded { wanted: set_aside, free });
         }
         self.pending += set_aside;
-        Ok(Admitted { bytes: self.on_disk(bytes), set_aside })
+        Ok(Admitted { file_bytes: bytes, set_aside })
     }
 
     /// What is said where there is no room for a file of `bytes`.
@@ -94,7 +105,8 @@ impl Account {
     /// counted.
     pub const fn keep(&mut self, admitted: Admitted) {
         self.pending -= admitted.set_aside;
-        self.stored += admitted.bytes;
+        self.stored += self.on_disk(admitted.file_bytes);
+        self.stored_file_bytes += admitted.file_bytes;
     }
 
     /// The file was not written, or is gone.
@@ -122,6 +134,7 @@ impl Account {
     /// A file of `bytes` was found at start.
     pub const fn found_stored(&mut self, bytes: u64) {
         self.stored = self.stored.saturating_add(self.on_disk(bytes));
+        self.stored_file_bytes = self.stored_file_bytes.saturating_add(bytes);
     }
 
     /// Trash of `bytes` was found at start.
@@ -132,6 +145,7 @@ impl Account {
     /// A stored file of `bytes` was moved to trash.
     pub const fn moved_to_trash(&mut self, bytes: u64) {
         self.stored -= self.on_disk(bytes);
+        self.stored_file_bytes -= bytes;
         self.trash += self.on_disk(bytes);
     }
 
@@ -176,9 +190,9 @@ impl Account {
         ByteCount(self.used_bytes())
     }
 
-    /// Bytes of shards.
-    pub const fn stored(&self) -> ByteCount {
-        ByteCount(self.stored)
+    /// The lengths of the files of shards, as whoever orders their deletion reckons them.
+    pub const fn stored_file_bytes(&self) -> u64 {
+        self.stored_file_bytes
     }
 
     /// Bytes set aside for files that are being written.
@@ -245,13 +259,14 @@ mod tests {
             account.keep(admitted);
             assert!(account.used() <= account.quota(), "{account:?}");
         }
-        assert_eq!(account.stored(), ByteCount(records * 8_192));
+        assert_eq!((account.stored, account.stored_file_bytes()), (records * 8_192, records * 5_000));
         assert_eq!(account.beside(), ByteCount((2 + records) * 4_096));
         assert!(records >= 5 && account.missing(5_000) > 0);
         assert_eq!(account.on_disk(account.index_bytes_max()), account.index_bytes_max());
         account.moved_to_trash(5_000);
         assert_eq!(account.trash(), ByteCount(8_192));
         account.emptied(5_000);
+        assert_eq!(account.stored_file_bytes(), (records - 1) * 5_000);
         account.set_index(0);
         assert_eq!(account.used(), ByteCount((records - 1) * 8_192 + (2 + records) * 4_096));
     }

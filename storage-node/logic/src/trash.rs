@@ -2,7 +2,8 @@
 //!
 //! Owns: which trash goes when, and the room that is left of the day's allowances. Always holds: nothing leaves trash
 //! within a day, whatever needs its room; so what was deleted within a day is exactly the trash that is younger, and
-//! the allowances need no record of their own that a restart or a lost file could forget.
+//! the allowances need no record of their own that a restart or a lost file could forget. Allowances are reckoned in lengths of
+//! files, as whoever orders reckons them: blocks of the node's disk are for the room that trash makes.
 //! Leaves to others: moving and removing files; remembering refusals (`refusals`).
 //!
 //! The allowances bound what an erring coordinator, or whoever stole a coordinator's key, can do before somebody
@@ -43,9 +44,9 @@ impl DeletionLimits {
     /// file of the largest size (256 MiB at k = 1, beside header and tree) and most of a second.
     pub const STANDARD: Self = Self { all_percent: 10, unique_percent: 2, floor_bytes: 512 << 20 };
 
-    /// What a node that stores `stored_bytes` and has `young` in trash would still delete.
-    pub fn room(&self, stored_bytes: u64, young: &YoungTrash) -> DeletionRoom {
-        let held = stored_bytes.saturating_add(young.deleted_bytes);
+    /// What a node that stores files of `stored_file_bytes` and has `young` in trash would still delete.
+    pub fn room(&self, stored_file_bytes: u64, young: &YoungTrash) -> DeletionRoom {
+        let held = stored_file_bytes.saturating_add(young.deleted_bytes);
         let left = |percent: u64, deleted: u64| {
             let share = u128::from(held) * u128::from(percent) / 100;
             let allowed = u64::try_from(share).unwrap_or(u64::MAX).max(self.floor_bytes);
@@ -61,8 +62,10 @@ impl DeletionLimits {
 pub struct TrashEntry {
     /// When it was moved there, by the node's clock.
     pub since: Timestamp,
-    /// What it takes on the disk, as everything that is summed here.
-    pub bytes: u64,
+    /// Its length.
+    pub file_bytes: u64,
+    /// What it takes on the disk, in whole blocks.
+    pub disk_bytes: u64,
     /// Why its deletion was ordered; none if it was found damaged and set aside.
     pub ordered: Option<DeleteReason>,
 }
@@ -70,9 +73,9 @@ pub struct TrashEntry {
 /// Trash that is younger than [`TRASH_KEPT_LEAST`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct YoungTrash {
-    /// All bytes: they make room for nothing yet.
+    /// What all of it takes on the disk: it makes room for nothing yet.
     pub bytes: u64,
-    /// Of these, deleted by order.
+    /// The lengths of what of it was deleted by order.
     pub deleted_bytes: u64,
     /// Of these, what may be unique.
     pub unique_bytes: u64,
@@ -83,11 +86,11 @@ impl YoungTrash {
     pub fn sum(trash: impl IntoIterator<Item = TrashEntry>, now: Timestamp) -> Self {
         let mut sum = Self::default();
         for entry in trash.into_iter().take_while(|entry| is_young(entry, now)) {
-            sum.bytes = sum.bytes.saturating_add(entry.bytes);
+            sum.bytes = sum.bytes.saturating_add(entry.disk_bytes);
             if let Some(reason) = entry.ordered {
-                sum.deleted_bytes = sum.deleted_bytes.saturating_add(entry.bytes);
+                sum.deleted_bytes = sum.deleted_bytes.saturating_add(entry.file_bytes);
                 if reason.is_unique() {
-                    sum.unique_bytes = sum.unique_bytes.saturating_add(entry.bytes);
+                    sum.unique_bytes = sum.unique_bytes.saturating_add(entry.file_bytes);
                 }
             }
         }
@@ -100,7 +103,7 @@ pub fn expired_trash(trash: impl IntoIterator<Item = TrashEntry>, now: Timestamp
     trash.into_iter().take_while(|entry| now.since(entry.since) >= TRASH_KEPT).count()
 }
 
-/// How many of the oldest of `trash`, given oldest first, have to go for `needed` bytes to become free; none if what
+/// How many of the oldest of `trash`, given oldest first, have to go for `needed` bytes of the disk to become free; none if what
 /// may go is not enough, for then nothing need go at all.
 pub fn trash_for_room(
     trash: impl IntoIterator<Item = TrashEntry>,
@@ -110,7 +113,7 @@ pub fn trash_for_room(
     let (mut freed, mut count) = (0_u64, 0);
     let mut old = trash.into_iter().take_while(|entry| !is_young(entry, now));
     while freed < needed {
-        freed = freed.saturating_add(old.next()?.bytes);
+        freed = freed.saturating_add(old.next()?.disk_bytes);
         count += 1;
     }
     Some(count)
@@ -129,7 +132,7 @@ fn is_young(entry: &TrashEntry, now: Timestamp) -> bool {
 pub struct TooManyDeletes {
     /// Bytes that it would delete now for the same reason.
     pub left: u64,
-    /// What the shard's file takes on the disk.
+    /// The length of the shard's file.
     pub wanted: u64,
 }
 
@@ -145,7 +148,8 @@ mod tests {
 
     fn entry(hours_ago: u32, bytes: u64, ordered: Option<DeleteReason>) -> TrashEntry {
         let millis = u64::try_from((HOUR * hours_ago).as_millis()).unwrap();
-        TrashEntry { since: Timestamp::from_millis(NOW.as_millis() - millis), bytes, ordered }
+        let since = Timestamp::from_millis(NOW.as_millis() - millis);
+        TrashEntry { since, file_bytes: bytes, disk_bytes: bytes, ordered }
     }
 
     fn oldest_first() -> [TrashEntry; 5] {
@@ -180,6 +184,10 @@ mod tests {
         ];
         let young = YoungTrash { bytes: 4_321, deleted_bytes: 4_320, unique_bytes: 300 };
         assert_eq!(YoungTrash::sum(trash, NOW), young);
+        // What the disk gives for it beyond its length is no deletion.
+        let in_blocks = trash.map(|entry| TrashEntry { disk_bytes: 65_536, ..entry });
+        assert_eq!(YoungTrash::sum(in_blocks, NOW), YoungTrash { bytes: 4 * 65_536, ..young });
+        assert_eq!(trash_for_room(in_blocks.into_iter().rev(), NOW, 65_536), Some(1));
     }
 
     #[test]

@@ -168,8 +168,15 @@ fn look(path: &Path) -> Result<Option<Identity>, OpenDataError> {
     let not_this = |node: String, why| OpenDataError::NotThisNode { path: path.to_owned(), node, why };
     match (identity, marker_bytes) {
         (Some(identity), Some(bytes)) if bytes == marker(identity.node_id()).as_bytes() => Ok(Some(identity)),
-        (Some(identity), Some(_)) => {
-            Err(not_this(identity.node_id().to_string(), "shards/marker is that of another node"))
+        (Some(identity), Some(bytes)) => {
+            let is_known =
+                bytes.strip_prefix(MARKER_MAGIC.as_bytes()).is_some_and(|rest| rest.starts_with(b"\n"));
+            let why = if is_known {
+                "shards/marker is that of another node"
+            } else {
+                "shards/marker is damaged, or of a later version: then update the program"
+            };
+            Err(not_this(identity.node_id().to_string(), why))
         }
         (Some(identity), None) => Err(not_this(
             identity.node_id().to_string(),

@@ -486,7 +486,14 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
         let mut measured = None;
         loop {
             let now = shared.local_time();
-            if let Err(error) = shared.with_store(move |store| store.empty_trash(now)).await {
+            let node = Arc::clone(&shared);
+            let emptied = shared.with_store(move |store| {
+                let emptied = store.empty_trash(now);
+                // What has gone is no trash any more: it has to count as free at once.
+                node.look_for_room();
+                emptied
+            });
+            if let Err(error) = emptied.await {
                 tracing::error!(%error, "trash cannot be emptied");
             }
             shared.with_store(|store| keep_index(store)).await;
@@ -510,7 +517,8 @@ fn spawn_tasks(shared: &Arc<Shared>, endpoint: &Endpoint) -> JoinSet<()> {
 async fn keep_room_known(shared: Arc<Shared>) {
     loop {
         sleep(DISK_LOOK_INTERVAL).await;
-        shared.look_for_room().await;
+        let node = Arc::clone(&shared);
+        shared.with_store(move |_| node.look_for_room()).await;
     }
 }
 

@@ -344,10 +344,9 @@ impl Shared {
         ByteCount(self.disk_free_bytes.load(Ordering::Acquire))
     }
 
-    /// Asks the disk what it has free. If it does not say, what it said last goes on to count.
-    pub(crate) async fn look_for_room(&self) -> ByteCount {
-        let disk = Arc::clone(&self.disk);
-        match self.environment.blocking(move || disk.free_bytes()).await {
+    /// Asks the disk what it has free, and blocks. If it does not say, what it said last goes on to count.
+    pub(crate) fn look_for_room(&self) -> ByteCount {
+        match self.disk.free_bytes() {
             Ok(free_bytes) => self.disk_free_bytes.store(free_bytes, Ordering::Release),
             Err(error) => tracing::warn!(%error, "the disk does not say what it has free"),
         }

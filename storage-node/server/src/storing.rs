@@ -48,8 +48,8 @@ pub(crate) async fn admit_shard(
         return Ok(Admitted::Here(receipt(shared, &ticket)));
     }
     // Others may have filled the disk meanwhile. It is to be refused before a write fails, and with it whatever else the node writes.
-    let disk_free = shared.look_for_room().await;
-    let begun = shared.with_store(move |store| store.begin_within(&header, disk_free, now));
+    let node = Arc::clone(shared);
+    let begun = shared.with_store(move |store| store.begin_within(&header, || node.look_for_room(), now));
     let writer = begun.await.map_err(refuse_store)?;
     let incoming = Incoming { shared: Arc::clone(shared), ticket, writer: Some(writer) };
     Ok(Admitted::Taking(Box::new(incoming)))

@@ -121,7 +121,7 @@ impl Shelf {
             beside: self.account.beside(),
             trash: self.account.trash(),
             young,
-            deletion_room: self.limits.room(self.account.stored().0, &young),
+            deletion_room: self.limits.room(self.account.stored_file_bytes(), &young),
         }
     }
 }

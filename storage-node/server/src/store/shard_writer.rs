@@ -47,10 +47,11 @@ impl ShardStore {
         header: &ShardFileHeader,
         now: Timestamp,
     ) -> Result<ShardWriter, StoreShardError> {
-        self.begin_within(header, ByteCount(u64::MAX), now)
+        self.begin_within(header, || ByteCount(u64::MAX), now)
     }
 
-    /// The same on a disk that has `disk_free` left, of which the node keeps a part free: room is made there, too.
+    /// The same on a disk that has left what `disk_free` says each time it is asked, of which the node keeps a part free: room is
+    /// made there, too.
     ///
     /// # Errors
     ///
@@ -58,7 +59,7 @@ impl ShardStore {
     pub fn begin_within(
         self: &Arc<Self>,
         header: &ShardFileHeader,
-        disk_free: ByteCount,
+        disk_free: impl FnMut() -> ByteCount,
         now: Timestamp,
     ) -> Result<ShardWriter, StoreShardError> {
         let name = ShardName::new(header.coding().coding_id(), header.index());
@@ -90,11 +91,14 @@ impl ShardStore {
         name: ShardName,
         bundle: BundleId,
         bytes: u64,
-        mut disk_free: ByteCount,
+        mut disk_free: impl FnMut() -> ByteCount,
         now: Timestamp,
     ) -> Result<Admitted, StoreShardError> {
+        let mut free_at_least = ByteCount(0);
         // Each turn takes files out of trash, or is the last.
         loop {
+            // Others take and give meanwhile. Without the lock, for nobody waits with that for a disk.
+            let free = disk_free().max(free_at_least);
             let going = {
                 let mut shelf = self.shelf();
                 if shelf.erased.contains(&bundle) {
@@ -107,7 +111,7 @@ impl ShardStore {
                     return Err(StoreShardError::InProgress);
                 }
                 // Under the lock that sets bytes aside, so that two shards do not share what is free.
-                let room = shelf.figures(now).disk_room(disk_free);
+                let room = shelf.figures(now).disk_room(free);
                 room.check(bytes)?;
                 let missing_bytes = shelf.account.missing(bytes).max(room.missing_bytes(bytes));
                 if missing_bytes == 0 {
@@ -119,7 +123,8 @@ impl ShardStore {
                 going.ok_or_else(|| shelf.account.refusal(bytes))?
             };
             let freed_bytes = self.remove_trash(going)?;
-            disk_free = ByteCount(disk_free.0.saturating_add(freed_bytes));
+            // Some file systems say late what they have got back: no more of trash is to go for that.
+            free_at_least = ByteCount(free.0.saturating_add(freed_bytes));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Always holds: a file gets into trash by one rename and out of it by rule only; an order is followed only within the
 //! day's allowances, which are counted from what lies here; no file in trash takes the place of another; nobody waits for the files
-//! that are removed, however many there are.
+//! that are removed or dated anew, however many there are.
 //! Leaves to others: the rules (`storage-node/logic`), who may order (`admission`).
 
 use std::io;
@@ -30,7 +30,8 @@ impl Shelf {
     pub(super) fn trash_entries(&self) -> impl DoubleEndedIterator<Item = TrashEntry> {
         self.trash.iter().map(|(name, bytes)| TrashEntry {
             since: name.since,
-            bytes: self.account.on_disk(*bytes),
+            file_bytes: *bytes,
+            disk_bytes: self.account.on_disk(*bytes),
             ordered: name.reason.ordered(),
         })
     }
@@ -80,10 +81,10 @@ impl ShardStore {
         let mut shelf = self.shelf();
         let Some(bytes) = shelf.shards.get(&name).map(|held| held.bytes) else { return Ok(false) };
         // Under the same lock as the move, so that two orders at a time do not share an allowance.
-        let room = shelf.limits.room(shelf.account.stored().0, &shelf.young_trash(now));
-        let wanted = shelf.account.on_disk(bytes);
-        if room.after(reason, wanted).is_none() {
-            return Err(TooManyDeletes { left: room.of(reason).0, wanted }.into());
+        let room = shelf.limits.room(shelf.account.stored_file_bytes(), &shelf.young_trash(now));
+        // By its length, as the leader takes it off the room that it was told.
+        if room.after(reason, bytes).is_none() {
+            return Err(TooManyDeletes { left: room.of(reason).0, wanted: bytes }.into());
         }
         let moved = self.move_to_trash(&mut shelf, name, TrashReason::Ordered(reason), now)?;
         drop(shelf);
@@ -94,24 +95,41 @@ impl ShardStore {
     /// Removes what has lain in trash for its time, and gives the number of files removed. What seems to come from
     /// the future, because the clock was wrong then, counts as having come now: else it would never go.
     pub fn empty_trash(&self, now: Timestamp) -> io::Result<usize> {
-        let mut shelf = self.shelf();
-        let from_the_future =
-            |(name, bytes): (&TrashName, &u64)| (name.since > now).then_some((*name, *bytes));
-        let future: Vec<_> = shelf.trash.iter().rev().map_while(from_the_future).collect();
-        for (name, bytes) in &future {
-            let dated = shelf.free_trash_name(now, name.shard, name.reason);
-            self.disk.rename(&name.path(), &dated.path())?;
-            shelf.trash.remove(name);
-            shelf.trash.insert(dated, *bytes);
+        let future: Vec<TrashName> = {
+            let shelf = self.shelf();
+            shelf.trash.keys().rev().take_while(|name| name.since > now).copied().collect()
+        };
+        for name in &future {
+            self.date_anew(*name, now)?;
         }
         if !future.is_empty() {
             self.disk.sync_directory(TRASH)?;
         }
+        let shelf = self.shelf();
         let count = expired_trash(shelf.trash_entries(), now);
         let expired = shelf.trash.keys().take(count).copied().collect();
         drop(shelf);
         self.remove_trash(expired)?;
         Ok(count)
+    }
+
+    /// Lets a file in trash have come at `now`. Others have the shelf between two of them, and may have removed it.
+    fn date_anew(&self, name: TrashName, now: Timestamp) -> io::Result<()> {
+        let mut shelf = self.shelf();
+        let Some(bytes) = shelf.trash.get(&name).copied() else { return Ok(()) };
+        let dated = shelf.free_trash_name(now, name.shard, name.reason);
+        let is_there = match self.disk.rename(&name.path(), &dated.path()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        shelf.trash.remove(&name);
+        if is_there {
+            shelf.trash.insert(dated, bytes);
+        } else {
+            shelf.account.emptied(bytes);
+        }
+        Ok(())
     }
 
     /// Sets a shard aside that does not match its root.

@@ -3,6 +3,7 @@
 
 mod build;
 mod crash_points;
+mod deletion_allowance;
 mod disk_faults;
 mod disk_usage;
 mod lent;

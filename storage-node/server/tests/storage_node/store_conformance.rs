@@ -82,9 +82,11 @@ conformance!(
     the_quota_is_hard_and_counts_files_being_written_and_trash,
     trash_makes_room_after_a_day_and_goes_after_a_week,
     shards_that_are_taken_at_a_time_have_their_room_on_the_disk_one_beside_the_other,
+    what_the_disk_has_free_is_asked_again_once_trash_has_gone,
     the_deletions_of_a_day_are_limited_and_a_restart_forgets_none,
     what_may_be_unique_is_deleted_less_than_surplus,
     trash_of_the_future_counts_from_now_on,
+    a_file_that_is_gone_from_trash_keeps_no_other_from_its_date,
     no_file_in_trash_takes_the_place_of_another,
     a_flipped_byte_is_not_served_and_its_shard_is_set_aside,
     a_damaged_header_is_found_at_start_or_by_its_reader_and_set_aside,
@@ -246,20 +248,43 @@ fn shards_that_are_taken_at_a_time_have_their_room_on_the_disk_one_beside_the_ot
     store.trash(bundle.name(0), SURPLUS, NOW).unwrap();
     // Of the quota a twentieth is left alone on the disk.
     let free = ByteCount(ROOMY.0 / 20 + bytes);
-    let first = store.begin_within(&bundle.header(1), free, NOW).unwrap();
-    let refused = store.begin_within(&bundle.header(2), free, NOW).unwrap_err();
+    let first = store.begin_within(&bundle.header(1), || free, NOW).unwrap();
+    let refused = store.begin_within(&bundle.header(2), || free, NOW).unwrap_err();
     assert!(matches!(refused, StoreShardError::DiskFilled(_)), "{refused}");
     assert_eq!(in_trash(rig).len(), 1);
     // Trash of more than a day goes for what the disk lacks, if it is enough.
     let later = NOW.after(DAY);
     let lacking = ByteCount(free.0 - bytes);
-    assert!(store.begin_within(&bundle.header(2), lacking, later).is_err());
+    assert!(store.begin_within(&bundle.header(2), || lacking, later).is_err());
     assert_eq!(in_trash(rig).len(), 1);
     drop(first);
-    drop(store.begin_within(&bundle.header(2), lacking, later).unwrap());
+    drop(store.begin_within(&bundle.header(2), || lacking, later).unwrap());
     assert!(in_trash(rig).is_empty());
-    drop(store.begin_within(&bundle.header(2), free, later).unwrap());
+    drop(store.begin_within(&bundle.header(2), || free, later).unwrap());
     assert_eq!(store.used(), ByteCount(INDEX_RECORD_BYTES));
+}
+
+fn what_the_disk_has_free_is_asked_again_once_trash_has_gone(rig: &Rig) {
+    let bundle = CodedBundle::new(10, 100_000, 2);
+    let store = rig.open(ROOMY);
+    for index in 0..2 {
+        put(&store, &bundle, index).unwrap();
+        store.trash(bundle.name(index), SURPLUS, NOW).unwrap();
+    }
+    let (mut asked, mut other) = (0, None);
+    let free = || {
+        asked += 1;
+        if asked == 1 {
+            // One file of trash has to go.
+            return ByteCount(ROOMY.0 / 20);
+        }
+        // Meanwhile another shard has begun to come, and whoever filled the disk has made room.
+        other = Some(store.begin(&bundle.header(3), NOW).unwrap());
+        ROOMY
+    };
+    let writer = store.begin_within(&bundle.header(2), free, NOW.after(DAY)).unwrap();
+    assert_eq!((asked, in_trash(rig).len()), (2, 1), "no more goes than has to");
+    drop((writer, other));
 }
 
 /// Limits under which a node of `shards` shards deletes a tenth and a fiftieth of them.
@@ -329,6 +354,21 @@ fn trash_of_the_future_counts_from_now_on(rig: &Rig) {
         assert_eq!(store.figures(NOW.after(DAY)).young.bytes, 0);
     }
     assert_eq!(rig.open(ROOMY).empty_trash(NOW.after(DAY * 7)).unwrap(), 1);
+    assert!(in_trash(rig).is_empty());
+}
+
+fn a_file_that_is_gone_from_trash_keeps_no_other_from_its_date(rig: &Rig) {
+    let bundle = CodedBundle::new(18, 1_000, 2);
+    let store = rig.open(ROOMY);
+    for index in 0..3 {
+        put(&store, &bundle, index).unwrap();
+        store.trash(bundle.name(index), SURPLUS, NOW.after(DAY * 3650)).unwrap();
+    }
+    // The middle one: there is one on either side, from wherever they are looked at.
+    rig.disk.remove(&format!("shards/trash/{}", in_trash(rig)[1])).unwrap();
+    assert_eq!(store.empty_trash(NOW).unwrap(), 0);
+    assert_eq!(store.trash_bytes(), ByteCount(2 * bundle.header(0).layout().file_bytes));
+    assert_eq!(store.empty_trash(NOW.after(DAY * 7)).unwrap(), 2);
     assert!(in_trash(rig).is_empty());
 }
 

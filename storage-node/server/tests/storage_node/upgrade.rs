@@ -299,7 +299,7 @@ async fn what_the_owner_was_told_before_an_upgrade_is_not_told_again() {
 async fn a_directory_of_a_later_version_is_refused_with_a_sentence_and_left_alone() {
     for (file, version_1, later, told) in [
         ("format", "firn-storage-node 1", "firn-storage-node 2", "update the program"),
-        ("shards/marker", "firn-storage-node 1", "firn-storage-node 2", "shards/marker"),
+        ("shards/marker", "firn-storage-node 1", "firn-storage-node 2", "then update the program"),
         ("archive", "firn-archive 1", "firn-archive 2", "does not begin with `firn-archive 1`"),
     ] {
         let (place, mut files) = laid_out().await;
