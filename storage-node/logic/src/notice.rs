@@ -108,18 +108,26 @@ impl From<&Concern> for Notice {
     }
 }
 
-/// The name under which it is written that a concern was told: its cause, and of an announcement also its time, so that each
-/// is told. In letters, since programs of before read no file with other names in it.
+/// The name under which it is written that a concern was told: its cause, and of an announcement also its time and reason, so
+/// that each is told, also two for the same time. In letters, since programs of before read no file with other names in it.
 fn written_name(concern: &Concern) -> String {
     let cause = concern.cause();
     match concern {
-        Concern::SuspensionAnnounced { at, .. } => {
-            let digits = at.as_millis().to_string();
-            let letters: String = digits.bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
-            format!("{cause}-{letters}")
+        Concern::SuspensionAnnounced { at, reason } => {
+            format!("{cause}-{}-{}", letters(at.as_millis()), letters(u64::from(fingerprint(reason))))
         }
         _ => cause.to_owned(),
     }
+}
+
+/// A number's digits, each a letter from `a` on.
+fn letters(number: u64) -> String {
+    number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect()
+}
+
+/// Tells reasons apart, by FNV-1a: nobody gains anything by two that are alike here.
+fn fingerprint(reason: &str) -> u32 {
+    reason.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Which causes were told, and how long those that are gone have been.
@@ -275,7 +283,7 @@ mod tests {
             (NoticeEvent::Suspended, Some(Timestamp::from_millis(1_795_383_909_000)))
         );
         let text = book.to_text();
-        assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa 0\n");
+        assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa-ecefeecgjf 0\n");
         book = text.parse().unwrap();
         // Not known for a moment after a start, and there again.
         assert_eq!(book.take(&[], HOUR).0, []);
@@ -283,6 +291,18 @@ mod tests {
         // Taken back, and announced anew an hour later.
         assert_eq!(book.take(&[], HOUR).0, []);
         assert_eq!(book.take(&[announced(1_795_383_909_001)], HOUR).0.len(), 1);
+        // Taken back and announced for the same time, as where the archive's time is ahead of the leader's clock.
+        let other = Concern::SuspensionAnnounced {
+            at: Timestamp::from_millis(1_795_383_909_001),
+            reason: "y".into(),
+        };
+        assert_eq!(book.take(std::slice::from_ref(&other), HOUR).0.len(), 1);
+        assert_eq!(book.take(&[other], HOUR).0, []);
+        // Whatever a coordinator says, the file can be read again.
+        let last =
+            Concern::SuspensionAnnounced { at: Timestamp::from_millis(u64::MAX), reason: "x".repeat(200) };
+        assert_eq!(book.take(&[last], HOUR).0.len(), 1);
+        assert_eq!(book.to_text().parse::<NoticeBook>(), Ok(book.clone()));
         // It has come: that is told, too.
         assert_eq!(causes(&book.take(&[Concern::Suspended], HOUR).0), ["suspended"]);
     }
