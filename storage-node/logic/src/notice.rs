@@ -19,6 +19,10 @@ const MAGIC: &str = "firn-notices 1";
 /// How long a cause must be gone before it is another one when it is there again.
 const CAUSE_GONE_FOR: Duration = Duration::from_secs(86_400);
 
+// It is remembered longer that an announcement was told: it stands for two days and half an hour, in which a node that reaches
+// nobody after a start does not know it.
+const ANNOUNCEMENT_GONE_FOR: Duration = Duration::from_secs(3 * 86_400);
+
 // How long a cause has been gone is written so often: a node that is started again every day comes to an end with it too.
 const WRITTEN_EVERY: Duration = Duration::from_secs(21_600);
 
@@ -26,8 +30,11 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(21_600);
 const CAUSES_MOST: usize = 64;
 const CAUSE_BYTES_MOST: usize = 64;
 
-// Announcements of which it is remembered that they were told. Operators do not mean more of them within a day.
+// Announcements that are told within a day. Operators do not mean more of them.
 const ANNOUNCEMENTS_MOST: usize = 4;
+
+// What is written of announcements begins with it.
+const ANNOUNCEMENT: &str = "suspension-announced-";
 
 /// The cause of a notice that a node has left.
 const DRAINED: &str = "drained";
@@ -120,6 +127,11 @@ fn written_name(concern: &Concern) -> String {
     }
 }
 
+/// How long what was told under a name must be gone before that is forgotten.
+fn remembered_for(name: &str) -> Duration {
+    if name.starts_with(ANNOUNCEMENT) { ANNOUNCEMENT_GONE_FOR } else { CAUSE_GONE_FOR }
+}
+
 /// A number's digits, each a letter from `a` on.
 fn letters(number: u64) -> String {
     number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect()
@@ -150,7 +162,7 @@ impl NoticeBook {
             *gone_for = if is_there(cause) { Duration::ZERO } else { before.saturating_add(passed) };
             let steps = |time: Duration| time.as_secs() / WRITTEN_EVERY.as_secs();
             is_due |= steps(before) != steps(*gone_for);
-            *gone_for < CAUSE_GONE_FOR
+            *gone_for < remembered_for(cause)
         });
         let mut notices = Vec::new();
         for (concern, name) in concerns.iter().zip(names) {
@@ -165,9 +177,11 @@ impl NoticeBook {
 
     /// Whether one more of its kind may be told today.
     fn may_tell(&self, concern: &Concern) -> bool {
-        let is_of_kind = |name: &&String| name.starts_with(concern.cause());
+        let is_of_today = |(name, gone_for): &(&String, &Duration)| {
+            name.starts_with(ANNOUNCEMENT) && **gone_for < CAUSE_GONE_FOR
+        };
         !matches!(concern, Concern::SuspensionAnnounced { .. })
-            || self.told.keys().filter(is_of_kind).count() < ANNOUNCEMENTS_MOST
+            || self.told.iter().filter(is_of_today).count() < ANNOUNCEMENTS_MOST
     }
 
     /// That the node has left; none if that was told. From now on it counts as told.
@@ -285,8 +299,8 @@ mod tests {
         let text = book.to_text();
         assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa-ecefeecgjf 0\n");
         book = text.parse().unwrap();
-        // Not known for a moment after a start, and there again.
-        assert_eq!(book.take(&[], HOUR).0, []);
+        // Not known after a start, for as long as it may stand, and there again.
+        assert_eq!(book.take(&[], HOUR * 49).0, []);
         assert_eq!(book.take(&[announced(1_795_383_909_000)], HOUR).0, []);
         // Taken back, and announced anew an hour later.
         assert_eq!(book.take(&[], HOUR).0, []);
