@@ -1,9 +1,9 @@
 //! Suspensions that a node's owner is told of before they take effect.
 //!
 //! An operator announces one; the leader says when it takes effect, keeps it in the node's record, and has it carried out
-//! when its time has come. Always holds: its owner can hear of it for 48 hours before; a node that was announced to be
-//! suspended is so once, in the name of whoever announced it, unless its state was set meanwhile, which takes the
-//! announcement back; so nobody who resumes a node sees it suspended a moment later.
+//! when its time has come. Always holds: its owner can hear of it for 48 hours before, less what all coordinators were down
+//! of them; a node that was announced to be suspended is so once, in the name of whoever announced it, unless its state was
+//! set meanwhile, which takes the announcement back; so nobody who resumes a node sees it suspended a moment later.
 //! Leaves to others: who may (`rights`), telling the node, suspending one at once (`apply`).
 
 use std::time::Duration;
@@ -11,10 +11,16 @@ use std::time::Duration;
 use firn_base::{NodeId, Timestamp};
 use firn_wire::{Actor, NodeState, RejectReason};
 
+use crate::clock_rule::CLOCK_BAND;
 use crate::state::NodeRecord;
 
-/// How long before a suspension its owner is told of it: whoever is away for a weekend can still ask why.
-pub const SUSPENSION_NOTICE: Duration = Duration::from_secs(48 * 3600);
+/// How long before a suspension it is announced: 48 hours, so that an owner who is away for a weekend can still ask why, and
+/// half an hour more, for the node asks once a minute, and the clock of whoever leads at the end may be ahead of that of
+/// whoever led at the beginning.
+pub const SUSPENSION_NOTICE: Duration = Duration::from_secs(48 * 3600 + 1800);
+
+// One clock may be that much behind the others' and one ahead.
+const _: () = assert!(SUSPENSION_NOTICE.as_secs() >= 48 * 3600 + 2 * CLOCK_BAND.as_secs() + 60);
 
 /// A suspension to come.
 #[derive(Debug, Clone, PartialEq, Eq)]

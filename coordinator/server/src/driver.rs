@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use firn_base::{NodeId, Timestamp};
 use firn_coordinator_logic::{
-    NodeRecord, Orders, PassPlan, RefusedSteps, SUMMARY_INTERVAL, Scan, due_suspensions, plan_pass,
+    NodeRecord, Orders, PassPlan, RefusedSteps, SUMMARY_INTERVAL, Scan, Suspension, due_suspensions,
+    plan_pass,
 };
 use firn_wire::{Command, CommandOutcome, NodeState, RefusalKind, RefusedRequest};
 use tokio::time::{MissedTickBehavior, interval};
@@ -104,7 +105,10 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
     note(shared, &decisions, now, shared.is_still_hearing()?);
     let nodes = shared.facts()?.all_nodes().map_err(|error| disk(&error))?;
     for node in leaving_nodes(shared, &nodes) {
-        set_state(shared, node, NodeState::Draining).await?;
+        set_state(shared, node.id, NodeState::Draining).await?;
+        if let Some(Suspension { at, .. }) = &node.suspension {
+            tracing::info!(node = %node.id.short(), %at, "an announced suspension stands no more: the node leaves");
+        }
     }
     for (node, at) in due_suspensions(&nodes, now) {
         carry_out_suspension(shared, node, at).await?;
@@ -132,11 +136,10 @@ async fn pass(shared: &Arc<Shared>, last_summary: &mut Timestamp) -> Result<(), 
 }
 
 /// Active nodes whose owners want them to leave.
-fn leaving_nodes(shared: &Shared, nodes: &[NodeRecord]) -> Vec<NodeId> {
+fn leaving_nodes<'a>(shared: &Shared, nodes: &'a [NodeRecord]) -> Vec<&'a NodeRecord> {
     let soft = shared.soft();
     let leaves = |number| soft.fleet.status(number).is_some_and(|status| status.leaving);
-    let leaving = nodes.iter().filter(|node| node.state == NodeState::Active && leaves(node.number));
-    leaving.map(|node| node.id).collect()
+    nodes.iter().filter(|node| node.state == NodeState::Active && leaves(node.number)).collect()
 }
 
 /// Suspends a node for which this was announced. Whoever took that back a moment ago was faster.

@@ -19,6 +19,10 @@ const MAGIC: &str = "firn-notices 1";
 /// How long a cause must be gone before it is another one when it is there again.
 const CAUSE_GONE_FOR: Duration = Duration::from_secs(86_400);
 
+// It is remembered longer that an announcement was told: it stands for two days and half an hour, in which a node that reaches
+// nobody after a start does not know it.
+const ANNOUNCEMENT_GONE_FOR: Duration = Duration::from_secs(3 * 86_400);
+
 // How long a cause has been gone is written so often: a node that is started again every day comes to an end with it too.
 const WRITTEN_EVERY: Duration = Duration::from_secs(21_600);
 
@@ -26,8 +30,11 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(21_600);
 const CAUSES_MOST: usize = 64;
 const CAUSE_BYTES_MOST: usize = 64;
 
-// Announcements of which it is remembered that they were told. Operators do not mean more of them within a day.
+// Announcements that are told within a day. Operators do not mean more of them.
 const ANNOUNCEMENTS_MOST: usize = 4;
+
+// What is written of announcements begins with it.
+const ANNOUNCEMENT: &str = "suspension-announced-";
 
 /// The cause of a notice that a node has left.
 const DRAINED: &str = "drained";
@@ -108,18 +115,31 @@ impl From<&Concern> for Notice {
     }
 }
 
-/// The name under which it is written that a concern was told: its cause, and of an announcement also its time, so that each
-/// is told. In letters, since programs of before read no file with other names in it.
+/// The name under which it is written that a concern was told: its cause, and of an announcement also its time and reason, so
+/// that each is told, also two for the same time. In letters, since programs of before read no file with other names in it.
 fn written_name(concern: &Concern) -> String {
     let cause = concern.cause();
     match concern {
-        Concern::SuspensionAnnounced { at, .. } => {
-            let digits = at.as_millis().to_string();
-            let letters: String = digits.bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
-            format!("{cause}-{letters}")
+        Concern::SuspensionAnnounced { at, reason } => {
+            format!("{cause}-{}-{}", letters(at.as_millis()), letters(u64::from(fingerprint(reason))))
         }
         _ => cause.to_owned(),
     }
+}
+
+/// How long what was told under a name must be gone before that is forgotten.
+fn remembered_for(name: &str) -> Duration {
+    if name.starts_with(ANNOUNCEMENT) { ANNOUNCEMENT_GONE_FOR } else { CAUSE_GONE_FOR }
+}
+
+/// A number's digits, each a letter from `a` on.
+fn letters(number: u64) -> String {
+    number.to_string().bytes().map(|digit| char::from(digit - b'0' + b'a')).collect()
+}
+
+/// Tells reasons apart, by FNV-1a: nobody gains anything by two that are alike here.
+fn fingerprint(reason: &str) -> u32 {
+    reason.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Which causes were told, and how long those that are gone have been.
@@ -142,7 +162,7 @@ impl NoticeBook {
             *gone_for = if is_there(cause) { Duration::ZERO } else { before.saturating_add(passed) };
             let steps = |time: Duration| time.as_secs() / WRITTEN_EVERY.as_secs();
             is_due |= steps(before) != steps(*gone_for);
-            *gone_for < CAUSE_GONE_FOR
+            *gone_for < remembered_for(cause)
         });
         let mut notices = Vec::new();
         for (concern, name) in concerns.iter().zip(names) {
@@ -157,9 +177,11 @@ impl NoticeBook {
 
     /// Whether one more of its kind may be told today.
     fn may_tell(&self, concern: &Concern) -> bool {
-        let is_of_kind = |name: &&String| name.starts_with(concern.cause());
+        let is_of_today = |(name, gone_for): &(&String, &Duration)| {
+            name.starts_with(ANNOUNCEMENT) && **gone_for < CAUSE_GONE_FOR
+        };
         !matches!(concern, Concern::SuspensionAnnounced { .. })
-            || self.told.keys().filter(is_of_kind).count() < ANNOUNCEMENTS_MOST
+            || self.told.iter().filter(is_of_today).count() < ANNOUNCEMENTS_MOST
     }
 
     /// That the node has left; none if that was told. From now on it counts as told.
@@ -275,14 +297,26 @@ mod tests {
             (NoticeEvent::Suspended, Some(Timestamp::from_millis(1_795_383_909_000)))
         );
         let text = book.to_text();
-        assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa 0\n");
+        assert_eq!(text, "firn-notices 1\ntold suspension-announced-bhjfdidjajaaa-ecefeecgjf 0\n");
         book = text.parse().unwrap();
-        // Not known for a moment after a start, and there again.
-        assert_eq!(book.take(&[], HOUR).0, []);
+        // Not known after a start, for as long as it may stand, and there again.
+        assert_eq!(book.take(&[], HOUR * 49).0, []);
         assert_eq!(book.take(&[announced(1_795_383_909_000)], HOUR).0, []);
         // Taken back, and announced anew an hour later.
         assert_eq!(book.take(&[], HOUR).0, []);
         assert_eq!(book.take(&[announced(1_795_383_909_001)], HOUR).0.len(), 1);
+        // Taken back and announced for the same time, as where the archive's time is ahead of the leader's clock.
+        let other = Concern::SuspensionAnnounced {
+            at: Timestamp::from_millis(1_795_383_909_001),
+            reason: "y".into(),
+        };
+        assert_eq!(book.take(std::slice::from_ref(&other), HOUR).0.len(), 1);
+        assert_eq!(book.take(&[other], HOUR).0, []);
+        // Whatever a coordinator says, the file can be read again.
+        let last =
+            Concern::SuspensionAnnounced { at: Timestamp::from_millis(u64::MAX), reason: "x".repeat(200) };
+        assert_eq!(book.take(&[last], HOUR).0.len(), 1);
+        assert_eq!(book.to_text().parse::<NoticeBook>(), Ok(book.clone()));
         // It has come: that is told, too.
         assert_eq!(causes(&book.take(&[Concern::Suspended], HOUR).0), ["suspended"]);
     }

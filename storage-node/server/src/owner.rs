@@ -58,13 +58,16 @@ pub(crate) fn concerns_of(shared: &Shared) -> Vec<Concern> {
         links.values().any(|link| link.speaks_another_version) && !links.values().any(|link| link.connected)
     };
     let announced = shared.announced.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    // An old word, of a coordinator that does not lead or from before the leader was out of reach, is of nothing to come.
+    let archive_now = shared.authority.now();
+    let suspension = announced.flatten().filter(|notice| notice.at > archive_now);
     let (state, unknown_since) = {
         let membership = shared.membership();
         (membership.state(), membership.unknown_since())
     };
     let facts = OwnerFacts {
         state,
-        suspension: announced.flatten(),
+        suspension,
         unknown_for: unknown_since.map(|since| running_for.saturating_sub(since)),
         leaving: shared.leaving.load(std::sync::atomic::Ordering::Acquire),
         heard_ago: shared.heard_ago(),

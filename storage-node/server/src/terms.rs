@@ -48,16 +48,22 @@ async fn tell(shared: &Shared) {
         links.iter().filter(|(_, link)| link.connected).map(|(id, link)| (*id, link.leads)).collect()
     };
     let before = *shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mut answers, mut announced) = (Vec::new(), Vec::new());
+    let (mut answers, mut reached) = (Vec::new(), Vec::new());
     for (coordinator, leads) in connected {
         match shared.client.tell_terms(coordinator, terms, TELL_WITHIN).await {
-            Ok(standing) => answers.push((leads, standing)),
+            Ok(standing) => {
+                answers.push((leads, standing));
+                reached.push((coordinator, leads));
+            }
             // One of an older version, too: nor does it know of suspensions.
             Err(error) => {
                 tracing::debug!(coordinator = %coordinator.short(), %error, "the terms were not heard");
-                continue;
             }
         }
+    }
+    // Not before all know the terms: a rest is told at once.
+    let mut announced = Vec::new();
+    for (coordinator, leads) in reached {
         match shared.client.suspension(coordinator, TELL_WITHIN).await {
             Ok(notice) => announced.push((leads, notice)),
             Err(error) => {

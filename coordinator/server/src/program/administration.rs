@@ -148,20 +148,23 @@ async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
     let AdminReply::Nodes(nodes) = desk.ask(AdminRequest::Nodes).await? else {
         return Err(misfit());
     };
-    let announced = suspensions::by_node(desk).await?;
+    // The nodes are listed whether it is answered or not.
+    let announced = suspensions::by_node(desk).await;
     for node in nodes {
-        let suspension = announced.get(&node.node);
+        let suspension = announced.as_ref().ok().and_then(|announced| announced.get(&node.node));
         match json {
-            true => println!(
-                "{}",
-                serde_json::json!({
+            true => {
+                let mut line = serde_json::json!({
                     "node": node.node.to_string(), "operator": node.operator, "failure_domain": node.failure_domain,
                     "address": node.address, "state": node.state.to_string(), "online": node.online,
                     "proved": node.proved, "quota": node.quota.0, "assigned": node.assigned.0, "shards": node.shards,
                     "drain": node.drain, "refused_deletions": node.refused_deletions,
-                    "suspension": suspension.map(suspensions::json),
-                })
-            ),
+                });
+                if announced.is_ok() {
+                    line["suspension"] = serde_json::json!(suspension.map(suspensions::json));
+                }
+                println!("{line}");
+            }
             false => println!(
                 "{}  {:<10}  {:<7}  {:<20}  {:>6} shards  {} of {}",
                 node.node,
@@ -186,7 +189,9 @@ async fn nodes(desk: &Desk, json: bool) -> Result<(), Failure> {
             );
         }
     }
-    Ok(())
+    announced
+        .map(drop)
+        .map_err(|error| format!("which suspensions are announced is not known: {error}").into())
 }
 
 async fn publisher(action: &PublisherAction, desk: &Desk, json: bool) -> Result<(), Failure> {

@@ -511,12 +511,26 @@ pub(crate) enum RosterAction {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use clap::error::ErrorKind;
 
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_suspension_is_announced_with_a_reason_or_is_at_once_without_one() {
+        let parse = |rest: &[&str]| {
+            let node = "0".repeat(64);
+            let words = ["firn-coordinator", "node", "suspend", node.as_str()];
+            Cli::try_parse_from(words.iter().chain(rest)).map_err(|refusal| refusal.kind())
+        };
+        assert!(parse(&["--reason", "new disks"]).is_ok());
+        assert!(parse(&["--now"]).is_ok());
+        assert_eq!(parse(&[]).unwrap_err(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse(&["--now", "--reason", "x"]).unwrap_err(), ErrorKind::ArgumentConflict);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Administration: governance, tokens, the states of nodes; coordinators are in `members`.
 //!
 //! Always holds: whatever changes something is in the ledger, with whoever asked for it; a suspension that is announced comes
-//! there when it is carried out, and is in the log until then. Leaves to others: whether whoever asks may (`operators`).
+//! there when it is carried out, and is in the log until then; that one is taken back is in the log alone. Leaves to others:
+//! whether whoever asks may (`operators`).
 
 use std::time::Duration;
 

@@ -55,9 +55,14 @@ async fn hear(connection: &Connection) -> Option<SuspensionNotice> {
 
 async fn announce(archive: &Archive, reason: &str) -> Result<Timestamp, RefusedRequest> {
     let request = AdminRequest::AnnounceSuspension { node: id(), reason: reason.into() };
-    match archive.ask(request).await? {
-        AdminReply::SuspensionAnnounced { at } => Ok(at),
-        other => panic!("{other:?}"),
+    match archive.ask(request).await {
+        Ok(AdminReply::SuspensionAnnounced { at }) => Ok(at),
+        Ok(other) => panic!("{other:?}"),
+        // It asks again where it may have been done: then it was, and is refused as told already.
+        Err(refused) => match announced(archive).await.pop() {
+            Some(done) if done.reason == reason => Ok(done.at),
+            _ => Err(refused),
+        },
     }
 }
 

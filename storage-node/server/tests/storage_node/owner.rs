@@ -139,9 +139,9 @@ async fn the_owner_is_told_of_a_suspension_when_it_is_announced_and_of_the_next_
     // Two announcements, each across a kill; the first was taken back between.
     let disk = MemoryDisk::new();
     for (millis, reason, times) in [
-        (1_795_383_909_000, "new disks", 1),
-        (1_795_383_909_000, "new disks", 1),
-        (1_795_383_910_000, "a move", 2),
+        (4_102_444_800_000, "new disks", 1),
+        (4_102_444_800_000, "new disks", 1),
+        (4_102_444_801_000, "a move", 2),
     ] {
         announce(millis, reason);
         let node = world.start(1, Arc::new(disk.clone())).await;
@@ -158,6 +158,20 @@ async fn the_owner_is_told_of_a_suspension_when_it_is_announced_and_of_the_next_
         assert!(report.sentence().starts_with("This node needs attention: "), "{}", report.sentence());
         assert_eq!(report.attention[0].consequence_millis, Some(millis));
     }
+}
+
+#[tokio::test]
+async fn a_suspension_whose_time_has_passed_is_no_more_told_as_to_come() {
+    let world = World::new().await;
+    // As a coordinator says that was down since.
+    let notice =
+        SuspensionNotice { at: Timestamp::from_millis(1_795_383_909_000), reason: "new disks".into() };
+    world.heard.lock().unwrap().suspension = Ok(Some(notice));
+    let node = world.start(1, Arc::new(MemoryDisk::new())).await;
+    // That is taken when both were answered.
+    let handle = node.handle();
+    world.wait("it hears where it stands", |_| handle.report().absence_left_millis.is_some()).await;
+    assert_eq!(handle.concerns(), []);
 }
 
 #[tokio::test]
