@@ -1,4 +1,5 @@
 //! An owner says that a node will be away, pauses it, says that it is back, and lets it leave: real coordinators take his word for it.
+//! Operators announce that they will suspend it, and he is told.
 
 use crate::support::local::Local;
 use crate::support::{Ended, demo_cache, demo_key, run, wait_for};
@@ -43,6 +44,48 @@ fn a_node_that_resumes_is_one_that_is_there_and_has_its_days_back() {
     wait_for("everybody knows it", || rest(&local, &node).is_null().then_some(()));
     // Once more ends nothing, and is no failure.
     owner(&local, &["resume"]).success();
+}
+
+#[test]
+fn an_owner_is_told_of_a_suspension_before_it_comes() {
+    let local = Local::up(&["--coordinators", "3", "--storage-nodes", "3"]);
+    let node = local.node_id(ROLE);
+    let directory = local.role("coordinator-2");
+    let operator = |words: &[&str]| {
+        let all = [words, &["--data-dir", directory.to_str().unwrap()]].concat();
+        run(local.home(), "firn-coordinator", all)
+    };
+    let announced = || {
+        let listed = operator(&["node", "list", "--json"]).success();
+        let nodes = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        nodes.into_iter().find(|listed| listed["node"] == node.as_str()).unwrap()
+    };
+    // Whoever changes what it lends tells that at once, and asks what there is to know of it: else it asks each minute.
+    let asked_of_him = |change: &[&str]| {
+        owner(&local, change).success();
+        owner(&local, &["status"])
+    };
+    let said =
+        operator(&["node", "suspend", &node, "--reason", "its disks are older than they say"]).success();
+    assert!(said.contains("will be suspended at 20") && said.contains("node resume"), "{said}");
+    let listed = announced();
+    assert_eq!(listed["state"], "active");
+    assert_eq!(listed["suspension"]["reason"], "its disks are older than they say", "{listed}");
+    let told = wait_for("the owner is told", || {
+        let told = asked_of_him(&["pause", "1d"]);
+        told.stdout.contains("will suspend this node at 20").then_some(told)
+    });
+    assert!(told.code == Some(1) && told.stdout.contains("its disks are older"), "{}", told.stdout);
+
+    operator(&["node", "resume", &node]).success();
+    assert_eq!(announced()["suspension"], Value::Null);
+    wait_for("he is told that too", || (asked_of_him(&["resume"]).code == Some(0)).then_some(()));
+
+    operator(&["node", "suspend", &node, "--now"]).success();
+    assert_eq!(announced()["state"], "suspended");
+    wait_for("he is told it is done", || {
+        (owner(&local, &["status"]).stdout.contains("it is suspended and is given nothing new")).then_some(())
+    });
 }
 
 #[test]
