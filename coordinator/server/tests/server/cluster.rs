@@ -4,7 +4,7 @@ use crate::support::{Cluster, PATIENCE, add_uploader, timing, uploaders};
 use firn_base::Timestamp;
 use firn_coordinator::storage::{Fault, KeyValue};
 use firn_coordinator::{ProposeError, Timing};
-use firn_coordinator_logic::Facts;
+use firn_coordinator_logic::{ClockRefusal, Facts};
 use firn_wire::{Command, CommandOutcome, Identity, LedgerAct, TimedCommand};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,8 +105,14 @@ async fn a_leader_without_a_majority_refuses_writes_and_a_majority_goes_on() {
     let alone = cluster.consensus(leader).clone();
     cluster.wait(leader, |_| !alone.may_write()).await;
     let refused = alone.propose(add_uploader(2)).await;
+    // Whoever has heard nobody for long enough knows no clock but its own, and refuses for that.
     assert!(
-        matches!(refused, Err(ProposeError::Unavailable | ProposeError::NotLeader { .. })),
+        matches!(
+            refused,
+            Err(ProposeError::Unavailable
+                | ProposeError::NotLeader { .. }
+                | ProposeError::Clock(ClockRefusal::Unheard))
+        ),
         "{refused:?}"
     );
     assert!(alone.ensure_linearizable().await.is_err());
