@@ -56,9 +56,13 @@ pub(crate) const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr
 // Room for every shard of the small caches many times over.
 const QUOTA: ByteCount = ByteCount(256 << 20);
 
-// As ever, but with a floor of one shard: nodes of so few bytes could delete everything else.
-pub(crate) const DELETION_LIMITS: DeletionLimits =
-    DeletionLimits { floor_bytes: 100 << 10, ..DeletionLimits::STANDARD };
+// A shard file of these caches: nodes of so few bytes could delete everything else.
+const FLOOR_BYTES: u64 = 100 << 10;
+
+// Room for a shard file of any size, as the floor of every node is. Of what is left behind of a coding that was replaced
+// or given up the leader does not know k any more: it reckons with the most that a file of the payload may have, which
+// is 450 kB for all that these caches hold, and a node that deletes less would keep such a file for ever.
+const FLOOR_BYTES_GROWTH: u64 = 512 << 10;
 
 // Small enough that every run cuts its logs, and that a coordinator that was away gets a snapshot.
 const SNAPSHOT_EVERY: u64 = 40;
@@ -66,6 +70,16 @@ const ENTRIES_KEPT: u64 = 10;
 
 // The owner of each node has every shard read so often: this and a repair are over before an archive has to have settled.
 const READ_AGAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How much a node deletes within a day: as ever, but with another floor.
+pub(crate) const fn deletion_limits(story: Story) -> DeletionLimits {
+    let floor_bytes = match story {
+        // The codings of a bundle change in a fleet that grows alone.
+        Story::Growth => FLOOR_BYTES_GROWTH,
+        Story::Losses | Story::Disaster => FLOOR_BYTES,
+    };
+    DeletionLimits { floor_bytes, ..DeletionLimits::STANDARD }
+}
 
 impl Machine {
     /// The name of its host.
@@ -294,7 +308,7 @@ fn options(cast: &Cast, number: usize, disk: &MemoryDisk) -> StorageNodeOptions 
         token: cast.succeeded().is_none().then(|| cast.token(number)),
         quota: Some(QUOTA),
         terms: LineTerms { max_upload: cast.max_upload(number), ..LineTerms::default() },
-        deletion_limits: DELETION_LIMITS,
+        deletion_limits: deletion_limits(cast.story),
         // Every shard within ten minutes, for the world is an hour old at most.
         scrub: ScrubPlan { period: Duration::from_secs(600), windows_per_day: 288 },
         failure_domain: Cast::failure_domain(number),

@@ -11,11 +11,11 @@ use firn_base::{BundleId, CodingId, Digest, NodeId, ShardIndex, Timestamp};
 use firn_coordinator::StateFacts;
 use firn_coordinator::storage::{Memory, Read, Table};
 use firn_coordinator_logic::{BundleRecord, CLOCK_BAND, CodingRecord, Facts, NodeNumber, NodeRecord, Scan};
-use firn_storage_node::{Disk, MemoryDisk, verify_file};
+use firn_storage_node::{DeletionLimits, Disk, MemoryDisk, verify_file};
 use firn_wire::NodeState;
 
 use crate::cast::{self, Cast};
-use crate::machines::{DELETION_LIMITS, Machines};
+use crate::machines::{Machines, deletion_limits};
 use crate::operator::shards_at_rest;
 
 /// A shard on a node.
@@ -321,7 +321,7 @@ fn files_of(
                 Err(what) => faults.push(format!("{path} on node {number}: {what}")),
             }
         }
-        faults.extend(held.check(number));
+        faults.extend(held.check(number, deletion_limits(cast.story)));
     }
     (files, faults)
 }
@@ -352,13 +352,12 @@ impl Held {
     }
 
     /// No more was deleted than a node deletes within a day.
-    fn check(&self, number: usize) -> Option<String> {
+    fn check(&self, number: usize, limits: DeletionLimits) -> Option<String> {
         let held = self.stored + self.damaged + self.deleted;
-        let exceeds = |deleted: u64, percent: u64| {
-            deleted > DELETION_LIMITS.floor_bytes && deleted * 100 > held * percent
-        };
-        let too_much = exceeds(self.deleted, DELETION_LIMITS.all_percent)
-            || exceeds(self.unique, DELETION_LIMITS.unique_percent);
+        let exceeds =
+            |deleted: u64, percent: u64| deleted > limits.floor_bytes && deleted * 100 > held * percent;
+        let too_much =
+            exceeds(self.deleted, limits.all_percent) || exceeds(self.unique, limits.unique_percent);
         too_much.then(|| format!("node {number} has deleted more than it does within a day: {self:?}"))
     }
 }

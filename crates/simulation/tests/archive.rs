@@ -61,6 +61,7 @@ seeds! {
     &["--growth"];
     a_fleet_grows_falls_silent_and_returns_with_everything_1 = 1;
     a_fleet_grows_falls_silent_and_returns_with_everything_2 = 2;
+    a_shard_left_behind_of_a_replaced_coding_goes_in_a_fleet_that_grows = 6;
 }
 
 seeds! {
