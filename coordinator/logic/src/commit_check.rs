@@ -61,6 +61,15 @@ pub const fn check_has_records(
     }
 }
 
+/// References that are external.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExternalReferences<'a> {
+    /// If nothing of them is archived.
+    Offered(&'a [ObjectKey]),
+    /// They were recorded when what refers to them was committed, whatever has come of them since.
+    Recorded(&'a [ObjectKey]),
+}
+
 /// The command for checked bundles. Of `externals` only references of these bundles are taken that are neither
 /// archived nor in the commit.
 pub fn plan_commit<F: Facts>(
@@ -69,7 +78,7 @@ pub fn plan_commit<F: Facts>(
     externals: &[ObjectKey],
 ) -> Result<Command, F::Error> {
     let records: Vec<&RecordSummary> = bundles.iter().flat_map(|bundle| &bundle.records).collect();
-    let (entries, externals) = plan_entries(facts, &records, externals)?;
+    let (entries, externals) = plan_entries(facts, &records, ExternalReferences::Offered(externals))?;
     let mut entries = entries.into_iter();
     let bundles = bundles.iter().map(|bundle| BundleCommit {
         reservation: bundle.reservation,
@@ -83,7 +92,7 @@ pub fn plan_commit<F: Facts>(
 pub fn plan_entries<F: Facts>(
     facts: &F,
     records: &[&RecordSummary],
-    externals: &[ObjectKey],
+    externals: ExternalReferences<'_>,
 ) -> Result<(Vec<IndexEntry>, Vec<ObjectKey>), F::Error> {
     let mut own_keys = BTreeSet::new();
     for record in records {
@@ -92,14 +101,21 @@ pub fn plan_entries<F: Facts>(
             own_keys.insert(record.key);
         }
     }
-    let given: BTreeSet<_> = externals.iter().copied().collect();
+    let (given, are_recorded) = match externals {
+        ExternalReferences::Offered(keys) => (keys, false),
+        ExternalReferences::Recorded(keys) => (keys, true),
+    };
+    let given: BTreeSet<_> = given.iter().copied().collect();
     let mut taken = BTreeSet::new();
     let mut satisfied = BTreeMap::new();
     for reference in records.iter().flat_map(|record| &record.references) {
         if !satisfied.contains_key(reference) {
             let known = facts.is_satisfied(*reference)?;
             let external = !known && given.contains(reference) && !own_keys.contains(reference);
-            if external && facts.held(*reference)?.is_empty() && !facts.is_withdrawn(*reference)? {
+            let is_external = external
+                && (are_recorded
+                    || (facts.held(*reference)?.is_empty() && !facts.is_withdrawn(*reference)?));
+            if is_external {
                 taken.insert(*reference);
             }
             satisfied.insert(*reference, known || taken.contains(reference));

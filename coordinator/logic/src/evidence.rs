@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use firn_base::{ArchiveId, BundleId, NodeId, PublicKey, ShardIndex};
 use firn_wire::{
-    Certificate, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, Roster, Signed, VerifiedRoster,
-    believed_entries, is_chain,
+    Certificate, KeptBundle, KeptName, LedgerAct, LedgerEntry, LedgerHead, NodeState, Roster, Signed,
+    VerifiedRoster, believed_entries, is_chain,
 };
 
 use crate::evidence_book::{CodingName, CommitOrder, EvidenceBook, Showing, ShownCoding, ShownHeaders};
@@ -95,6 +95,8 @@ pub struct Evidence<B> {
     refused: BTreeMap<NodeId, (u64, EvidenceError)>,
     shown: BTreeSet<NodeId>,
     named: Arc<BTreeSet<NodeId>>,
+    // Of these, those that have left for good.
+    left: BTreeSet<NodeId>,
     news: u64,
     shards: u64,
 }
@@ -134,6 +136,7 @@ impl<B: EvidenceBook> Evidence<B> {
             refused: BTreeMap::new(),
             shown: BTreeSet::new(),
             named: Arc::default(),
+            left: BTreeSet::new(),
             news: 0,
             shards: 0,
         }
@@ -205,6 +208,19 @@ impl<B: EvidenceBook> Evidence<B> {
             _ => None,
         });
         Arc::make_mut(&mut self.named).extend(named);
+        // Neither state is ever taken back.
+        let left = self.ledger.iter().filter_map(|entry| match &entry.act {
+            LedgerAct::SetNodeState { node, state: NodeState::Gone | NodeState::Lost } => Some(*node),
+            _ => None,
+        });
+        self.left = left.collect();
+    }
+
+    /// Whether there may be bundles that cannot be told: one has too few shards, or a named node has not shown all that
+    /// has not left for good. What has no certificate does not count: anybody may have made it up.
+    pub fn may_lack(&self) -> bool {
+        let mut awaited = self.named.difference(&self.shown);
+        self.readable < self.certified || awaited.any(|node| !self.left.contains(node))
     }
 
     /// Nodes that a ledger which was believed, or a backup, names.

@@ -63,7 +63,6 @@ mod placement;
 mod planning;
 mod policy;
 mod purge_index;
-mod purged_references;
 mod purging;
 mod receipts;
 mod recode;
@@ -92,6 +91,7 @@ mod view;
 mod voices;
 mod vouching;
 mod width;
+mod withdrawn_references;
 
 pub use absence::{ABSENCE_MOST, Absence, AbsenceRefused};
 pub use act_check::{ActRefusal, check_act, check_name};
@@ -105,7 +105,8 @@ pub use catalogue::{BundleView, Catalogue};
 pub use change::Change;
 pub use clock_rule::{CLOCK_BAND, ClockReading, ClockRefusal, ClockStanding, Clocks, READING_GOOD_FOR};
 pub use commit_check::{
-    CheckedBundle, RecordSummary, WithoutRecords, check_has_records, plan_commit, plan_entries,
+    CheckedBundle, ExternalReferences, RecordSummary, WithoutRecords, check_has_records, plan_commit,
+    plan_entries,
 };
 pub use commit_room::{CommitRoom, CommitTooLarge};
 pub use compacting::{
@@ -157,7 +158,6 @@ pub use placement::{PlacementError, PlacementRequest, plan_placement};
 pub use planning::{PlanningBudget, PlanningView};
 pub use policy::{COUNT_LOST_AFTER_MILLIS, default_policy};
 pub use purge_index::PurgeIndex;
-pub use purged_references::PurgedReferences;
 pub use purging::{
     PurgeBook, PurgesWanted, ReplacementError, leaving_with, plan_purging, plan_replacement, purge_progress,
     purge_summary, replaced_among, unwanted_of,
@@ -189,3 +189,4 @@ pub use view::{BundleFindings, bundle_info, bundle_summary, caps_status, node_su
 pub use voices::{Hearing, Voice, Voices};
 pub use vouching::{RootsAnswer, RootsError, judge_roots};
 pub use width::{WIDTH_REMEMBERED_FOR, WidthMemory, choose_scheme};
+pub use withdrawn_references::{ToldSoFar, WithdrawnReferences};

@@ -11,7 +11,7 @@ use firn_base::BundleId;
 use firn_bundle::{BundleRole, ContentHeader};
 use firn_wire::{Command, RestoredBundle};
 
-use crate::commit_check::{RecordSummary, plan_entries};
+use crate::commit_check::{ExternalReferences, RecordSummary, plan_entries};
 use crate::evidence::CertifiedBundle;
 use crate::facts::Facts;
 use crate::similar::plan_features;
@@ -40,7 +40,8 @@ pub fn plan_restored<F: Facts>(
     let records = if uses_erased { &[] } else { records };
     let CertifiedBundle { content_header, coding_header, certificate, .. } = bundle;
     let summaries: Vec<&RecordSummary> = records.iter().collect();
-    let (entries, externals) = plan_entries(facts, &summaries, &certificate.externals)?;
+    let recorded = ExternalReferences::Recorded(&certificate.externals);
+    let (entries, externals) = plan_entries(facts, &summaries, recorded)?;
     // A bundle that took the place of another is told where that one stood, so what comes later is the latest again.
     let remember = plan_features(certificate.bundle, None, records);
     let is_head = content.as_ref().is_some_and(|own| own.role() == BundleRole::Head);

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 use crate::cache::{Cache, CachedPath};
 use crate::cast::Cast;
 use crate::chance::Chance;
+use crate::content::{content_of, differences};
 use crate::machines::Machine;
 use crate::operator::{Operator, Seen};
 use crate::purging::Purger;
@@ -115,7 +116,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     purger.until_done().await?;
     sleep(HEARD_BY_NODES).await;
 
-    let before = digests(cast, stage)?;
+    let before = Told::of(cast, stage)?;
     let (first_hidden, all) = (bundle_of(cast, stage, last)?, bundles_there(cast, stage));
     let absent = away.nodes((cast, stage), first_hidden, &mut chance)?;
     for number in &absent {
@@ -131,7 +132,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
     let readable = all.iter().filter(|(_, number)| is_readable(number)).map(|(id, _)| *id);
     compare_bundles(cast, stage, &readable.collect(), &all.keys().copied().collect())?;
     if !away.hides_bundles() {
-        compare(stage, before, digests(cast, stage)?);
+        compare(stage, &before, &Told::of(cast, stage)?);
     }
     until_agreed(cast, stage).await?;
     let mut gone = vec![(purged, needle)];
@@ -156,7 +157,7 @@ async fn act(cast: &Cast, stage: &Rc<Stage>, cache: &Cache) -> Result<(), String
         rebuilder.until_in_service(false).await?;
         let all = all.into_keys().collect();
         compare_bundles(cast, stage, &all, &all)?;
-        compare(stage, before, digests(cast, stage)?);
+        compare(stage, &before, &Told::of(cast, stage)?);
         operator.until("all nodes are there again", seconds(240), all_there).await?;
     }
     sleep_on(stage, &operator, first, SETTLED_AFTER).await?;
@@ -212,10 +213,13 @@ fn compare_bundles(
     ))
 }
 
-fn compare(stage: &Stage, before: (Digest, Digest), after: (Digest, Digest)) {
-    if before != after {
+fn compare(stage: &Stage, before: &Told, after: &Told) {
+    if before.digests != after.digests {
         stage.violated(format!(
-            "digests of content and governance are {after:?} after the rebuild, and were {before:?}"
+            "digests of content and governance are {:?} after the rebuild, and were {:?}; {}",
+            after.digests,
+            before.digests,
+            differences(&before.content, &after.content)
         ));
     }
 }
@@ -244,10 +248,21 @@ async fn lose_coordinators(
     open(cast, PUBLISHER, "operator").await
 }
 
-/// The digests of content and governance of the coordinator in force that has applied most.
-fn digests(cast: &Cast, stage: &Stage) -> Result<(Digest, Digest), String> {
-    let digest = full_digest(&latest(cast, stage)).map_err(|error| error.to_string())?;
-    Ok(digest.restorable())
+/// What a rebuild has to bring back.
+struct Told {
+    /// Of content and governance.
+    digests: (Digest, Digest),
+    /// The content, in words.
+    content: BTreeSet<String>,
+}
+
+impl Told {
+    /// Of the coordinator in force that has applied most.
+    fn of(cast: &Cast, stage: &Stage) -> Result<Self, String> {
+        let state = latest(cast, stage);
+        let digest = full_digest(&state).map_err(|error| error.to_string())?;
+        Ok(Self { digests: digest.restorable(), content: content_of(&state)? })
+    }
 }
 
 /// Which of some paths something is to happen to. It is read no more from now on.

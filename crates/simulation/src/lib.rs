@@ -12,6 +12,7 @@ mod cache;
 mod cast;
 mod chance;
 mod clock;
+mod content;
 mod council;
 mod disaster;
 mod entropy;

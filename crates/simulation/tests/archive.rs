@@ -68,6 +68,7 @@ seeds! {
     &["--disaster"];
     what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_while_nodes_are_away = 4;
     what_was_published_outlives_a_purge_and_the_loss_of_every_coordinator_while_one_of_the_next_is_away = 5;
+    what_was_published_comes_back_alike_with_those_who_held_the_latest_bundles = 8;
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use firn_base::{ArchiveId, BundleId, Digest, NodeId, ObjectKey, ShardIndex, Timestamp};
 use firn_coordinator_logic::{
-    BundleRecord, CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, PurgedReferences,
-    RecordSummary, Scan, full_digest, plan_restored,
+    BundleRecord, CertifiedBundle, CommitOrder, Evidence, Facts, MemoryBook, MemoryState, RecordSummary,
+    Scan, ToldSoFar, WithdrawnReferences, full_digest, plan_restored,
 };
 use firn_wire::{
     Certificate, Command, CommandOutcome, CoordinatorEntry, Identity, KeptBundle, LedgerAct, LedgerEntry,
@@ -144,7 +144,8 @@ impl Archive {
 
     /// Tells everything again that `evidence` believes.
     pub(crate) fn restore(&mut self, evidence: &Shown, manifests: Manifests) {
-        let (purged, erased) = (PurgedReferences::read(evidence.ledger()), evidence.erased());
+        let Ok(withdrawn) = WithdrawnReferences::read(&self.state, evidence.ledger());
+        let (erased, may_lack) = (evidence.erased(), evidence.may_lack());
         for id in in_order(evidence) {
             let Ok(known) = self.state.bundle_number(id);
             if known.is_some() {
@@ -153,7 +154,8 @@ impl Archive {
             let bundle = codings(evidence, id).remove(0);
             self.restore_ledger(evidence, bundle.certificate.ledger_entries);
             let mut records = manifests(&bundle);
-            purged.forget_in(&mut records, bundle.certificate.ledger_entries);
+            let told = ToldSoFar { ledger_entries: self.ledger_entries(), may_lack };
+            withdrawn.forget_in(&mut records, &bundle.certificate, told);
             let Ok(plan) = plan_restored(&self.state, bundle, &records, &erased);
             for command in [Some(plan.restore), plan.remember].into_iter().flatten() {
                 assert_eq!(self.run(command), CommandOutcome::Applied);
@@ -196,7 +198,7 @@ pub(crate) fn restored(bundle: CertifiedBundle) -> Command {
 pub(crate) fn manifests(bundle: &CertifiedBundle) -> Vec<RecordSummary> {
     let tag = (1..=9).find(|tag| bundle_id(*tag) == bundle.certificate.bundle).unwrap();
     let references = match tag {
-        2 => vec![key(50)],
+        2 | 7 => vec![key(50)],
         3 => vec![key(1), key(60)],
         4 | 5 => vec![key(1)],
         _ => Vec::new(),

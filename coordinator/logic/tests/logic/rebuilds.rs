@@ -4,8 +4,8 @@ use firn_base::{NodeId, ShardIndex, Timestamp, TokenId};
 use firn_bundle::{BundleRole, CodingHeader, ContentHeader};
 use firn_coordinator_logic::{Facts, MemoryState, RecordSummary, Scan};
 use firn_wire::{
-    Command, CommandOutcome, LedgerAct, LedgerEntry, PlacementChange, RejectReason, RestoredBundle,
-    SurplusCopy,
+    Command, CommandOutcome, KeptBundle, LedgerAct, LedgerEntry, PlacementChange, RejectReason,
+    RestoredBundle, SurplusCopy,
 };
 
 use crate::rebuild_support::{
@@ -18,10 +18,16 @@ use crate::support::{
 
 /// All bundles of `archive`, as two nodes show them, in any order.
 fn show_all(evidence: &mut Shown, archive: &Archive) {
+    show_some(evidence, archive, |_| true);
+}
+
+/// Of the bundles of `archive` those that `is_shown`.
+fn show_some(evidence: &mut Shown, archive: &Archive, is_shown: impl Fn(u8) -> bool) {
     let ledger = archive.ledger();
     for (node, indexes) in [(3, [0, 1]), (2, [2, 3])] {
         evidence.show_governance(node_id(node), &[], &heads(&[1, 2], &ledger), ledger.clone());
-        for tag in [6, 2, 4, 1, 5, 3] {
+        let is_there = |tag: &u8| matches!(archive.state.bundle_by_id(bundle_id(*tag)), Ok(Some(_)));
+        for tag in [6, 2, 7, 4, 1, 5, 3].into_iter().filter(is_there).filter(|tag| is_shown(*tag)) {
             show(evidence, node_id(node), archive.kept(tag, &indexes));
         }
         evidence.all_shown(node_id(node));
@@ -60,6 +66,60 @@ fn a_history_told_again_gives_the_same_digests_feed_and_nodes() {
     let placed = PlacementChange::Placed { coding: coding_id(1, 2), index: ShardIndex(0), node: node_id(0) };
     assert_eq!(new.run(Command::RecordPlacements(vec![placed])), CommandOutcome::Applied);
     assert_eq!(new.placements(1), [(0, 0)]);
+}
+
+#[test]
+fn whichever_bundles_come_back_only_when_it_is_told_once_more_content_is_the_same_in_the_end() {
+    let mut old = eventful();
+    old.govern(withdraw(50));
+    // Refers to what is withdrawn and was external before: it does not wait.
+    old.commit_with(7, vec![entry(7, &[])], Vec::new());
+    for late in 0..1_u8 << 7 {
+        let is_late = |tag: u8| late & 1 << (tag - 1) != 0;
+        let mut first = evidence();
+        // Nodes that the ledger names are awaited.
+        show_some(&mut first, &old, |tag| !is_late(tag));
+        let mut new = Archive::beginning(MemoryState::new(), old.now);
+        new.restore(&first, manifests);
+        assert_eq!(new.run(Command::EndRebuild), CommandOutcome::Applied);
+        assert_eq!(new.run(Command::BeginRebuild), CommandOutcome::Applied);
+        let mut second = evidence();
+        show_all(&mut second, &old);
+        new.restore(&second, manifests);
+        let visible =
+            |archive: &Archive| (1..=7).filter(|name| archive.is_visible(*name)).collect::<Vec<_>>();
+        assert_eq!((visible(&new), new.digests()), (visible(&old), old.digests()), "late: {late:07b}");
+    }
+}
+
+#[test]
+fn what_waited_for_a_path_that_was_withdrawn_before_it_came_waits_on_in_an_archive_that_lacks_nothing() {
+    let mut uncertified = eventful();
+    uncertified.commit_with(8, vec![entry(8, &[])], Vec::new());
+    let mut old = eventful();
+    old.govern(withdraw(60));
+    let mut evidence = evidence();
+    show_all(&mut evidence, &old);
+    assert!(evidence.may_lack(), "nodes that the ledger names are awaited");
+    [0, 1].into_iter().for_each(|node| evidence.all_shown(node_id(node)));
+    // Anybody can name a bundle that nobody certified.
+    show(&mut evidence, node_id(9), KeptBundle { certificate: Vec::new(), ..uncertified.kept(8, &[0]) });
+    assert_eq!((evidence.counts().uncertified, evidence.may_lack()), (1, false));
+    let mut new = Archive::beginning(MemoryState::new(), old.now);
+    new.restore(&evidence, manifests);
+    assert!(!new.is_visible(3));
+    assert_eq!(new.digests(), old.digests());
+}
+
+#[test]
+fn a_reference_that_was_external_when_a_bundle_was_committed_is_so_again_though_it_was_withdrawn_later() {
+    let mut old = eventful();
+    old.govern(withdraw(50));
+    let mut evidence = evidence();
+    show_all(&mut evidence, &old);
+    let mut new = Archive::beginning(MemoryState::new(), old.now);
+    new.restore(&evidence, manifests);
+    assert_eq!(new.digests(), old.digests());
 }
 
 #[test]

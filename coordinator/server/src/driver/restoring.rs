@@ -13,7 +13,8 @@ use std::time::Duration;
 use firn_base::BundleId;
 use firn_bundle::{ContentHeader, FeatureReader, Manifest};
 use firn_coordinator_logic::{
-    CertifiedBundle, CommitOrder, Facts, LevelRefusal, PurgedReferences, RecordSummary, plan_restored,
+    CertifiedBundle, CommitOrder, Facts, LevelRefusal, RecordSummary, ToldSoFar, WithdrawnReferences,
+    plan_restored,
 };
 use firn_nix_format::PublisherKey;
 use firn_wire::{
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::evidence_reader::read_manifest;
+use crate::raft::StateFacts;
 use crate::rebuild::{SharedEvidence, lock_evidence};
 use crate::serve::{check_record, publishers_ever};
 use crate::shared::{Shared, disk, malformed};
@@ -48,7 +50,7 @@ struct Telling {
     erased: BTreeSet<BundleId>,
     /// Until when it is waited for coordinators that have not said which commands they know.
     known_by: Instant,
-    purged: PurgedReferences,
+    withdrawn: WithdrawnReferences,
 }
 
 /// The next bundles, in order, with what is known of their records.
@@ -88,12 +90,13 @@ pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> 
     {
         return Ok(());
     }
-    let (shown, erased, purged) = {
+    let (shown, own, erased, withdrawn) = {
+        let facts = shared.facts()?;
         let evidence = lock_evidence(&evidence);
         let ledger = evidence.ledger();
-        (LedgerState::read(ledger), evidence.erased(), PurgedReferences::read(ledger))
+        let withdrawn = WithdrawnReferences::read(&facts, ledger).map_err(|error| disk(&error))?;
+        (LedgerState::read(ledger), shared.governance(&facts)?, evidence.erased(), withdrawn)
     };
-    let own = shared.governance(&shared.facts()?)?;
     let mut publishers = publishers_ever(&shown);
     publishers.extend(publishers_ever(&own));
     let telling = Telling {
@@ -102,7 +105,7 @@ pub(super) async fn restore(shared: &Arc<Shared>) -> Result<(), RefusedRequest> 
         publishers: publishers.into(),
         erased,
         known_by: Instant::now() + KNOWN_WITHIN,
-        purged,
+        withdrawn,
     };
     let mut ahead = Ahead::behind(told);
     while let Some(order) = ahead.tell_next(&telling).await? {
@@ -280,9 +283,12 @@ impl Telling {
         let id = bundle.certificate.bundle;
         let dependencies = ContentHeader::parse(&bundle.content_header)
             .map_or(Vec::new(), |content| content.dependencies().to_vec());
-        self.purged.forget_in(&mut records, bundle.certificate.ledger_entries);
-        let plan = plan_restored(&self.shared.facts()?, bundle, &records, &self.erased)
-            .map_err(|error| disk(&error))?;
+        let plan = {
+            let facts = self.shared.facts()?;
+            let told = self.told_so_far(&facts)?;
+            self.withdrawn.forget_in(&mut records, &bundle.certificate, told);
+            plan_restored(&facts, bundle, &records, &self.erased).map_err(|error| disk(&error))?
+        };
         if let Some(refusal) = self.wait_until_known(&plan.restore).await? {
             let reason = format!("it lacks a bundle whose chunks it uses, and waits: {refusal}");
             return Ok(Err(Untold::PutOff(reason)));
@@ -309,6 +315,14 @@ impl Telling {
             self.shared.rebuild.with(|under_way| under_way.unrestored.miss(missing, reason))?;
         }
         Ok(Ok(()))
+    }
+
+    /// How much was told, and whether there may be bundles that were not.
+    fn told_so_far(&self, facts: &StateFacts) -> Result<ToldSoFar, RefusedRequest> {
+        let ledger_entries = facts.counters().map_err(|error| disk(&error))?.ledger.entries;
+        let unrestored = self.shared.rebuild.with(|under_way| under_way.unrestored.count())?;
+        let may_lack = unrestored > 0 || lock_evidence(&self.evidence).may_lack();
+        Ok(ToldSoFar { ledger_entries, may_lack })
     }
 
     /// Waits for a while until all coordinators have said that they know the command: a leader that is new has not asked.
