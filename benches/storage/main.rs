@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use firn_base::ObjectKey;
-use firn_benches::process::{Failure, own_memory_kib};
+use firn_benches::process::{Failure, own_memory_kib, reset_own_peak};
 use firn_bundle::{FrameCompression, PAYLOAD_BYTES_MAX};
 
 use crate::cold_closure::ColdClosure;
@@ -181,6 +181,7 @@ fn print_speed(corpus: &Corpus, options: &Options, rounds: u32) -> Result<(), Fa
     let bytes = options.frame_bytes.unwrap_or(compression.frame_bytes());
     let frames = FrameOptions { bytes: usize::try_from(bytes)?, compression };
     let (mut whole, mut alone, mut peak) = (Vec::new(), Vec::new(), None);
+    reset_own_peak()?;
     for _ in 0..rounds.max(1) {
         let measured = Variant::Publish.measure(corpus, options.publishing())?;
         whole.push((measured.cpu, measured.wall));

@@ -64,16 +64,20 @@ fn timed<T>(total: &mut Duration, work: impl FnOnce() -> Result<T, Failure>) -> 
 }
 
 impl Parts {
-    /// Does every part for the whole corpus, coded with `k`.
+    /// Does every part for each generation of the corpus, coded with `k`.
     pub(crate) fn measure(corpus: &Corpus, options: FrameOptions, k: u8) -> Result<Self, Failure> {
-        let (mut parts, mut packed) = (Self::default(), Packed::default());
-        for path in corpus.paths.values() {
-            parts.path(corpus, &path.info, options, &mut packed)?;
-        }
-        parts.close_frame(options, &mut packed)?;
-        let payload = usize::try_from(PAYLOAD_BYTES_MAX)?;
-        for bundle in packed.payload.chunks(payload) {
-            timed(&mut parts.coding, || code(bundle, k))?;
+        let mut parts = Self::default();
+        for generation in &corpus.generations {
+            // A publish of its own, which stores nothing but its own chunks.
+            let mut packed = Packed::default();
+            for path in corpus.paths.values().filter(|path| path.generation == *generation) {
+                parts.path(corpus, &path.info, options, &mut packed)?;
+            }
+            parts.close_frame(options, &mut packed)?;
+            let payload = usize::try_from(PAYLOAD_BYTES_MAX)?;
+            for bundle in packed.payload.chunks(payload) {
+                timed(&mut parts.coding, || code(bundle, k))?;
+            }
         }
         Ok(parts)
     }
