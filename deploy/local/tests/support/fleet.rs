@@ -105,7 +105,8 @@ impl Fleet {
             .arg("--data-dir")
             .arg(self.node(number))
             .args(["--listen", &self.address(COORDINATORS + number)]);
-        program.args(["--archive", &self.descriptor_url(), "--quota", "1GB"]);
+        // A frame of 1 MiB is a second of the line that a node lends by default: who reads where would decide what reads take.
+        program.args(["--archive", &self.descriptor_url(), "--quota", "1GB", "--max-upload", "100Mbit/s"]);
         program.args(["--failure-domain", &format!("shelf-{number}")]);
         program.arg("--token-file").arg(self.home().join(format!("token-{number}")));
         Running::start(&mut program, &self.home().join(format!("node-{number}.log")))
