@@ -16,7 +16,6 @@ use firn_client_logic::{GroupMember, UploadPolicy, parted};
 use firn_retrieval::ObjectReader;
 use firn_transport::Environment;
 use firn_wire::{CompactionGroup, Gathered};
-use futures::future::LocalBoxFuture;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
@@ -111,17 +110,7 @@ pub async fn compact(
 }
 
 /// Packs the objects of small bundles of any destination together.
-pub(crate) fn compact_in<'a>(
-    destination: Arc<dyn Destination>,
-    objects: &'a ObjectReader,
-    environment: &'a Environment,
-    options: &'a CompactOptions,
-    events: PublishEvents,
-) -> LocalBoxFuture<'a, Result<Compacted, CompactError>> {
-    Box::pin(compacted_in(destination, objects, environment, options, events))
-}
-
-async fn compacted_in(
+pub(crate) async fn compact_in(
     destination: Arc<dyn Destination>,
     objects: &ObjectReader,
     environment: &Environment,

@@ -18,7 +18,6 @@ use firn_retrieval::ObjectReader;
 use firn_transport::{AskError, BoxFuture, Environment};
 use firn_wire::{HeldPath, SimilarRecord};
 use futures::StreamExt;
-use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::mpsc;
 
@@ -71,18 +70,7 @@ pub async fn publish(
 
 /// Publishes into any destination whose accepted publishers are these; what `objects` reads of it is not stored again if
 /// the options say so.
-pub(crate) fn publish_into(
-    destination: Arc<dyn Destination>,
-    objects: Option<ObjectReader>,
-    publishers: Vec<PublisherKey>,
-    environment: &Environment,
-    options: PublishOptions,
-    events: PublishEvents,
-) -> LocalBoxFuture<'_, Result<PublishSummary, PublishStopped>> {
-    Box::pin(published_into(destination, objects, publishers, environment, options, events))
-}
-
-async fn published_into(
+pub(crate) async fn publish_into(
     destination: Arc<dyn Destination>,
     objects: Option<ObjectReader>,
     publishers: Vec<PublisherKey>,

@@ -16,7 +16,6 @@ use firn_client_logic::UploadPolicy;
 use firn_retrieval::{ObjectReader, ReadError};
 use firn_transport::Environment;
 use firn_wire::{BUNDLES_PER_REQUEST_MAX, GatheredPlace, Replaced};
-use futures::future::LocalBoxFuture;
 
 use crate::archive::Archive;
 use crate::archive_destination::ArchiveDestination;
@@ -105,17 +104,7 @@ pub async fn repack(
 }
 
 /// Packs a bundle of any destination anew.
-pub(crate) fn repack_in<'a>(
-    destination: Arc<dyn Destination>,
-    objects: &'a ObjectReader,
-    environment: &'a Environment,
-    options: &'a RepackOptions,
-    events: PublishEvents,
-) -> LocalBoxFuture<'a, Result<Repacked, RepackError>> {
-    Box::pin(repacked_in(destination, objects, environment, options, events))
-}
-
-async fn repacked_in(
+pub(crate) async fn repack_in(
     destination: Arc<dyn Destination>,
     objects: &ObjectReader,
     environment: &Environment,
